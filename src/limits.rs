@@ -282,6 +282,10 @@ pub const BUNDLE_ROOTS_MAX: usize = 64;
 pub const BUNDLE_CERTIFICATES_MAX: usize = 1_024;
 /// Failed handshakes that the log names in one minute; it counts the others.
 pub const HANDSHAKE_FAILURES_LOGGED: u32 = 60;
+/// Lines about one origin of identities, such as a SPIFFE agent, that the log has in one minute; it counts the others.
+pub const IDENTITY_LINES_LOGGED: u32 = 30;
+/// Pairs of trust domains with a shared root that a source warns of.
+pub const SHARED_ROOTS_WARNED_MAX: usize = 256;
 /// Between two checks of the identity files. SPIRE rotates half a life before the end.
 pub const IDENTITY_POLL: Duration = Duration::from_secs(2);
 /// How long a start waits for a first identity: a registration entry reaches its agent within seconds, and people need a minute.
@@ -480,6 +484,12 @@ pub const SPOOL_NOTE_AGE_MAX: Duration = JOB_DURATION_MAX;
 
 /// Letters by which a mistyped name may differ from the suggested one: more is another name.
 pub const NEAREST_EDITS_MAX: usize = 8;
+/// Names of variables that one message lists. It counts the others.
+pub const NAMES_SHOWN_MAX: usize = 20;
+/// Characters of a value that a message quotes. More does not help to find it.
+pub const SHOWN_CHARS_MAX: usize = 80;
+/// Combining marks on one letter that are shown as they are: writing in any script needs fewer.
+pub const MARKS_IN_A_ROW_MAX: usize = 4;
 
 // ---------- the command line ----------
 

@@ -3,41 +3,93 @@
 //! Names, reasons and details come from launchers, agents and files. Some characters move the cursor, turn the reading
 //! direction around or cannot be seen at all. Each of them is shown as Rust writes it: `\n`, `\u{202e}`.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, path::Path};
+
+use crate::{
+    limits::{MARKS_IN_A_ROW_MAX, SHOWN_CHARS_MAX},
+    secret::{looks_secret, redacted, withheld},
+};
 
 /// Shows a text as one line. Marks of scripts that combine, quotes and backslashes stay as they are.
 pub fn line(text: &str) -> Cow<'_, str> {
-    if text.chars().all(is_plain) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        match is_plain(c) {
-            true => out.push(c),
-            false if c.is_control() => out.extend(c.escape_debug()),
-            false => out.extend(c.escape_unicode()),
-        }
-    }
-    Cow::Owned(out)
+    escape(text, is_plain, |c, out| match c.is_control() {
+        true => out.extend(c.escape_debug()),
+        false => out.extend(c.escape_unicode()),
+    })
 }
 
 /// Writes what is not plain as JSON escapes. The value of the JSON text stays the same.
 pub fn json(text: &str) -> Cow<'_, str> {
     // Line breaks between the tokens of JSON stay: inside its strings they are escaped already.
-    let stays = |c: char| c == '\n' || is_plain(c);
-    if text.chars().all(stays) {
+    escape(
+        text,
+        |c| c == '\n' || is_plain(c),
+        |c, out| {
+            out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        },
+    )
+}
+
+/// Shows an error or another message as one line, with what looks like a secret withheld.
+///
+/// Every message that leaves the program goes through here, because people paste tokens and keys where a path, a name or a
+/// command belongs.
+pub fn message(text: &str) -> Cow<'_, str> {
+    match redacted(text) {
+        Cow::Borrowed(text) => line(text),
+        Cow::Owned(text) => Cow::Owned(line(&text).into_owned()),
+    }
+}
+
+/// Shows a value from outside that a message quotes: bounded, on one line, withheld if it looks like a secret.
+pub fn value(text: &str) -> String {
+    bounded(text, |head| line(head).into_owned())
+}
+
+/// Shows a value whose valid form is ASCII. Escapes every other character, so that a look-alike is seen.
+pub(crate) fn ascii_value(text: &str) -> String {
+    bounded(text, |head| head.escape_default().to_string())
+}
+
+/// Shows a path that a message quotes: whole, on one line, withheld if it looks like a secret.
+pub fn path(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if looks_secret(&text) { withheld(&text) } else { line(&text).into_owned() }
+}
+
+fn bounded(text: &str, show: impl Fn(&str) -> String) -> String {
+    if looks_secret(text) {
+        return withheld(text);
+    }
+    match text.char_indices().nth(SHOWN_CHARS_MAX) {
+        Some((end, _)) => format!("{}…", show(text.get(..end).unwrap_or_default())),
+        None => show(text),
+    }
+}
+
+/// Writes each character that may not stay with `write`, and so each mark past a few in a row: a heap of marks on one letter
+/// covers the lines above and below.
+fn escape(text: &str, may_stay: impl Fn(char) -> bool, write: impl Fn(char, &mut String)) -> Cow<'_, str> {
+    if text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
+    // A mark at the beginning would stand on what is printed before the text.
+    let mut marks = MARKS_IN_A_ROW_MAX;
     for c in text.chars() {
-        match stays(c) {
+        marks = if is_mark(c) { marks.saturating_add(1) } else { 0 };
+        match may_stay(c) && marks <= MARKS_IN_A_ROW_MAX {
             true => out.push(c),
-            false => {
-                out.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
-            }
+            false => write(c, &mut out),
         }
     }
-    Cow::Owned(out)
+    if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
+}
+
+/// Whether a character is drawn onto the one before it.
+fn is_mark(c: char) -> bool {
+    // At the beginning of a text, std escapes these too.
+    !c.is_ascii() && is_plain(c) && c.escape_debug().count() > 1
 }
 
 /// Whether a character can be shown as it is: it is visible or a blank, and does not control a terminal.
@@ -64,6 +116,8 @@ const fn is_blank_mark(c: char) -> bool {
             | '\u{3164}'
             | '\u{fe00}'..='\u{fe0f}'
             | '\u{ffa0}'
+            | '\u{16fe4}'
+            | '\u{1d159}'
             | '\u{e0100}'..='\u{e01ef}'
     )
 }
@@ -109,6 +163,32 @@ mod tests {
     }
 
     #[test]
+    fn marks_are_bounded_and_stand_on_a_letter_of_the_text() {
+        let heap = |count: usize| format!("e{}", "\u{301}".repeat(count));
+        assert_eq!(line(&heap(MARKS_IN_A_ROW_MAX)), heap(MARKS_IN_A_ROW_MAX));
+        let shown = line(&heap(5_000)).into_owned();
+        assert_eq!(shown.matches('\u{301}').count(), MARKS_IN_A_ROW_MAX);
+        assert_eq!(line(&shown), shown, "it may be escaped twice");
+        assert_eq!(line("\u{301}e"), r"\u{301}e");
+        let value = serde_json::json!(heap(50)).to_string();
+        assert_eq!(json(&value).matches(r"\u0301").count(), 50 - MARKS_IN_A_ROW_MAX);
+    }
+
+    #[test]
+    fn a_quoted_value_is_bounded_and_a_token_is_withheld() {
+        assert_eq!(value("a\u{1b}[2J\nb"), r"a\u{1b}[2J\nb");
+        let long = value(&"x".repeat(1_000));
+        assert_eq!((long.chars().count(), long.ends_with('…')), (SHOWN_CHARS_MAX + 1, true));
+        assert_eq!(ascii_value("dаta"), r"d\u{430}ta");
+        let token = "hvs.CAESIJ0p3kX9cQ2mZr7bT5wYv1LsNd8HfGa4";
+        let text = format!("cannot open `/run/{token}`: no such file\u{202e}");
+        for shown in [value(token), ascii_value(token), path(Path::new(token)), message(&text).into_owned()] {
+            assert!(!shown.contains(token) && shown.contains("not shown"), "{shown}");
+        }
+        assert!(message(&text).starts_with("cannot open `(") && message(&text).ends_with(r"\u{202e}"));
+    }
+
+    #[test]
     fn no_character_that_moves_or_hides_is_plain() {
         let hidden = (0..=0x10_ffff).filter_map(char::from_u32).filter(|c| c.is_control());
         assert!(hidden.into_iter().all(|c| !is_plain(c)));
@@ -117,6 +197,21 @@ mod tests {
             '\u{2028}'..='\u{202e}',
             '\u{2060}'..='\u{206f}',
             '\u{fff9}'..='\u{fffb}',
+            // The others that Unicode calls Default_Ignorable_Code_Point.
+            '\u{ad}'..='\u{ad}',
+            '\u{34f}'..='\u{34f}',
+            '\u{61c}'..='\u{61c}',
+            '\u{115f}'..='\u{1160}',
+            '\u{17b4}'..='\u{17b5}',
+            '\u{180b}'..='\u{180f}',
+            '\u{3164}'..='\u{3164}',
+            '\u{fe00}'..='\u{fe0f}',
+            '\u{feff}'..='\u{feff}',
+            '\u{ffa0}'..='\u{ffa0}',
+            '\u{fff0}'..='\u{fff8}',
+            '\u{1bca0}'..='\u{1bca3}',
+            '\u{1d173}'..='\u{1d17a}',
+            '\u{e0000}'..='\u{e0fff}',
         ] {
             assert!(range.into_iter().all(|c| !is_plain(c)));
         }

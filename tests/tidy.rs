@@ -8,7 +8,8 @@ use std::{
 };
 
 /// Floor 0: everybody may use it.
-const GROUND: [&str; 8] = ["backoff", "clock", "secret", "limits", "reason", "sync", "written", "plain"];
+const GROUND: [&str; 9] =
+    ["backoff", "clock", "secret", "limits", "log_budget", "reason", "sync", "written", "plain"];
 
 /// What each module may use, beside floor 0 and, from floor 2 on, `name`.
 const FLOORS: [(&str, &[&str]); 25] = [

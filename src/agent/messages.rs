@@ -33,9 +33,10 @@ impl MessageSink {
         MessageSink(Arc::new(send))
     }
 
-    /// Sends one line. Control characters are escaped, so that text from other programs cannot control the terminal.
+    /// Sends one line. What looks like a secret is withheld, and control characters are escaped, so that text from other
+    /// programs cannot control the terminal.
     pub(super) fn send(&self, line: &str) {
-        (self.0)(&plain::line(line));
+        (self.0)(&plain::message(line));
     }
 }
 

@@ -35,4 +35,4 @@ pub use process::{
 };
 pub use run::{RunOptions, run};
 pub use sidecar::{SidecarEnd, SidecarOptions, run_sidecar};
-pub use spec::{OnRevoke, RunSettings, RunSpec};
+pub use spec::{OnRevoke, RunSettings, RunSpec, variable_name};

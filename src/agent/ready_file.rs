@@ -10,6 +10,7 @@ use std::{
 };
 
 use super::access::{credential_dir::CredentialDir, folder::is_same, manifest::draft_name};
+use crate::plain;
 
 /// Writes and removes the ready file, if there is to be one.
 pub(super) struct ReadySignal {
@@ -95,7 +96,7 @@ impl ReadyFile {
         };
         match write() {
             Ok(file) => Ok(ReadyFile { path, file }),
-            Err(e) => Err(format!("the ready file {} could not be written: {e}", path.display())),
+            Err(e) => Err(format!("the ready file {} could not be written: {e}", plain::path(&path))),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::{
         arrivals::{Arrivals, SentTo},
         child::{Child, ChildEvent, ChildHandle, ChildSpec, SpawnError},
         command,
-        environment::ChildEnvironment,
+        environment::{ChildEnvironment, EnvChoice},
         exit::{ChildExit, ChildStatus, FinishRequest, outcome_name},
         front::{FrontHandle, FrontPipes},
         processes::Survivors,
@@ -83,10 +83,9 @@ async fn run_behind(
     let access = ObtainedAccess::obtain(&joining, dir, &context, &mut signals, OnKill::EndCommand).await?;
 
     let set = access.env(joining.svid.as_ref());
-    let env = ChildEnvironment::of_this_process(&joining.settings.keep_env, set);
-    if let Some(notice) = env.notice() {
-        context.messages.send(&notice);
-    }
+    let choice = EnvChoice { keep: &joining.settings.keep_env, scrub: &joining.settings.scrub };
+    let env = ChildEnvironment::of_this_process(choice, set);
+    env.notices().for_each(|notice| context.messages.send(&notice));
     let settings = joining.settings;
     let spec = ChildSpec {
         grace: settings.grace,

@@ -139,6 +139,13 @@ impl AccessControl {
         })
     }
 
+    /// Refuses a call about a job that does not exist. Asks policy first, as for a foreign job, so that the time of the answer
+    /// does not show which of the two it was.
+    pub(super) fn absent_job(&self, caller: &Caller, rpc: Rpc) -> Refusal {
+        drop(self.authorize(caller, rpc, None, &[], ""));
+        job_not_found()
+    }
+
     /// Whether the caller may know that a tenant's things exist.
     pub(super) fn sees(&self, caller: &Caller, tenant: &TenantName) -> bool {
         caller.tenant() == tenant || self.authorize(caller, Rpc::GetJob, Some(tenant), &[], "").is_ok()

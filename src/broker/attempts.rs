@@ -70,7 +70,8 @@ impl JobUseCases {
     pub async fn begin_attempt(&self, caller: &Caller, begin: &BeginRequest<'_>) -> Result<Began, Refusal> {
         let BeginRequest { job: id, key, supersede, vouched, joins_with } = *begin;
         self.context.refuse_if_held()?;
-        let named = self.context.state.job(id).ok_or_else(job_not_found)?;
+        let named =
+            self.context.state.job(id).ok_or_else(|| self.access.absent_job(caller, Rpc::BeginAttempt))?;
         let request = self.access.access_request(&caller.peer, Rpc::BeginAttempt)?;
         let mut names = names::of_job(&request.rules, &named);
         names.extend(names::of_identity(&request.rules, request.caller.id()));
@@ -238,7 +239,7 @@ impl JobUseCases {
         concerned: &Concerned,
         reason: &str,
     ) -> Result<Arc<Job>, Refusal> {
-        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
+        let job = self.context.state.job(id).ok_or_else(|| self.access.absent_job(caller, rpc))?;
         let mut relations = caller.relations(&job);
         let is_workload = caller.principal.kind == PrincipalKind::Workload;
         if let Concerned::Member { instance, proof } = concerned {
@@ -277,7 +278,7 @@ impl JobUseCases {
         outcome: Outcome,
         reason: &str,
     ) -> Result<EndAnswer, Refusal> {
-        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
+        let job = self.context.state.job(id).ok_or_else(|| self.access.absent_job(caller, Rpc::CloseJob))?;
         self.access.authorize_job(caller, Rpc::CloseJob, &job, reason)?;
         let closed = self.endings.close(id, &caller.actor(), outcome, reason, outcome.as_str())?;
         if let Some(stands) = closed.conflict {

@@ -32,14 +32,14 @@ pub struct JobUseCases {
 
 impl JobUseCases {
     pub fn get_job(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Refusal> {
-        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
+        let job = self.context.state.job(id).ok_or_else(|| self.access.absent_job(caller, Rpc::GetJob))?;
         self.access.authorize_job(caller, Rpc::GetJob, &job, "")?;
         Ok(job)
     }
 
     /// Returns a receiver of the job: its state now and after each change.
     pub fn watch_job(&self, caller: &Caller, id: JobId) -> Result<watch::Receiver<Arc<Job>>, Refusal> {
-        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
+        let job = self.context.state.job(id).ok_or_else(|| self.access.absent_job(caller, Rpc::WatchJob))?;
         self.access.authorize_job(caller, Rpc::WatchJob, &job, "")?;
         self.context.state.watch(id).ok_or_else(job_not_found)
     }

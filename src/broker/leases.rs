@@ -43,7 +43,11 @@ impl LeaseUseCases {
             Ok(()) => lease_not_found(),
             Err(refusal) => refusal,
         };
-        let view = view.ok_or_else(absent)?;
+        let Some(view) = view else {
+            // As much work as for a foreign lease.
+            drop(self.access.authorize(caller, Rpc::GetJob, None, &[], ""));
+            return Err(absent());
+        };
         let (tenant, job) = match &view {
             LeaseView::Live(l) => (l.facts.tenant.clone(), l.facts.job),
             LeaseView::Ended(e) => (e.facts.tenant.clone(), e.facts.job),

@@ -63,7 +63,8 @@ impl MemberUseCases {
     ) -> Result<JoinedMember, Refusal> {
         let JoinRequest { job: id, attempt, instance, .. } = *join;
         self.context.refuse_if_held()?;
-        let named = self.context.state.job(id).ok_or_else(job_not_found)?;
+        let named =
+            self.context.state.job(id).ok_or_else(|| self.access.absent_job(caller, Rpc::JoinAttempt))?;
         let _permit = self.context.reconnects.permit_to_join(&named, attempt, instance, caller.id()).await?;
         let request = self.access.access_request(&caller.peer, Rpc::JoinAttempt)?;
         let names = names::of_member(&request.rules, &named, attempt, instance, caller.id());

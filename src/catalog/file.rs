@@ -11,7 +11,8 @@ use super::{
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, SPEC_LIST_MAX},
     name::{Pin, PrincipalKind, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName},
-    written::{Notes, Placed, Problem, Section, Value, parse_toml, shown},
+    plain,
+    written::{Notes, Placed, Problem, Section, Value, parse_toml},
 };
 
 /// The audience of the examples.
@@ -107,7 +108,7 @@ impl TenantFile {
             if name != self.tenant.as_str() {
                 let what = format!(
                     "tenant `{}` in the file of another; write [tenant.{}], or move it to a file named like its tenant",
-                    shown(name),
+                    plain::value(name),
                     self.tenant
                 );
                 notes.problem(table.line(), what);
@@ -333,7 +334,7 @@ fn once<T: FromStr<Err: Display>>() -> impl FnMut(&str) -> Result<T, String> {
         if seen.insert(text.to_owned()) {
             Ok(value)
         } else {
-            Err(format!("`{}` stands in it twice; remove one", shown(text)))
+            Err(format!("`{}` stands in it twice; remove one", plain::value(text)))
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, CATALOG_ENTRIES_PER_TENANT_MAX, FILE_BYTES_MAX},
     name::{Digest, PrincipalKind, ResourceName, SpiffeId, SpiffePattern, TenantName, TrustDomain},
+    plain,
     written::{Placed, Problem, read_regular_text},
 };
 
@@ -97,7 +98,7 @@ pub(super) fn indexed(
     mut warnings: Vec<String>,
 ) -> CatalogIndex {
     if files.is_empty() {
-        warnings.push(format!("{}: no TENANT.toml in it, so no one may do anything", dir.display()));
+        warnings.push(format!("{}: no TENANT.toml in it, so no one may do anything", plain::path(dir)));
     }
     let mut index = CatalogIndex {
         digest: Some(digest(sources)),
@@ -176,7 +177,7 @@ pub(super) fn sources(
     let mut problem = |file: &str, what: String, fix: &str| {
         problems.push(Problem { file: file.into(), line: 0, what: format!("{what}; {fix}") });
     };
-    let shown = dir.display().to_string();
+    let shown = plain::path(dir);
     let names = match fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
         Ok(entries) => entries,
         Err(e) => {
@@ -193,7 +194,8 @@ pub(super) fn sources(
     let mut out = Vec::new();
     for name in names {
         let Some(file) = name.to_str() else {
-            warnings.push(format!("{}: not read, its name is not UTF-8", name.display()));
+            warnings
+                .push(format!("{}: not read, its name is not UTF-8", plain::value(&name.to_string_lossy())));
             continue;
         };
         // Editors and mounted volumes keep their own data in hidden files.

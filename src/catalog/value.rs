@@ -9,7 +9,8 @@ use crate::{
     clock::Wall,
     limits::{NAME_BYTES_MAX, TEXT_BYTES_MAX},
     name::{NameError, Pin, ResourceKind, ResourceName, TenantName},
-    written::{Value, shown},
+    plain,
+    written::Value,
 };
 
 /// A lower-case word: a role, group, purpose or data class. No two words look alike.
@@ -34,7 +35,7 @@ impl FromStr for LowerWord {
 pub(super) fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|why: T::Err| {
         let why = why.to_string();
-        if why.starts_with('`') { why } else { format!("`{}` is not one: {why}", shown(text)) }
+        if why.starts_with('`') { why } else { format!("`{}` is not one: {why}", plain::value(text)) }
     })
 }
 
@@ -59,23 +60,23 @@ pub(super) fn local_name(
 ) -> Result<ResourceName, String> {
     if let Ok(full) = text.parse::<ResourceName>() {
         return Err(if full.tenant() == *tenant {
-            format!("`{}` says kind and tenant, which this file says already", shown(text))
+            format!("`{}` says kind and tenant, which this file says already", plain::value(text))
         } else {
             format!(
                 "`{}` is of tenant `{}`: it belongs in the file of that tenant",
-                shown(text),
+                plain::value(text),
                 full.tenant()
             )
         });
     }
     if text.contains('/') || text.contains(':') {
-        return Err(format!("`{}` has a tenant or a kind in it", shown(text)));
+        return Err(format!("`{}` has a tenant or a kind in it", plain::value(text)));
     }
     let name: ResourceName =
         format!("{}:{tenant}/{text}", kind.as_str()).parse().map_err(|e: NameError| e.to_string())?;
     match (kind, name.version()) {
         (ResourceKind::Dataset | ResourceKind::Model, None) => {
-            Err(format!("`{}` has no version, as in NAME@VERSION", shown(text)))
+            Err(format!("`{}` has no version, as in NAME@VERSION", plain::value(text)))
         }
         _ => Ok(name),
     }
@@ -85,7 +86,7 @@ pub(super) fn local_name(
 pub(super) fn model_name(tenant: &TenantName, text: &str) -> Result<ResourceName, String> {
     match text.parse::<ResourceName>() {
         Ok(full) if full.kind() == ResourceKind::Model && full.version().is_some() => Ok(full),
-        Ok(_) => Err(format!("`{}` is not a model with its version", shown(text))),
+        Ok(_) => Err(format!("`{}` is not a model with its version", plain::value(text))),
         Err(_) => local_name(ResourceKind::Model, tenant, text),
     }
 }
@@ -117,7 +118,7 @@ pub(super) fn location(text: &str) -> Result<String, String> {
     } else {
         return Ok(text.to_owned());
     };
-    Err(format!("`{}`: {why}", shown(text)))
+    Err(format!("`{}`: {why}", plain::value(text)))
 }
 
 /// Reads `"none"`, or a table of a kind and its value.
@@ -125,7 +126,7 @@ pub(super) fn pin(value: &Value) -> Result<Pin, String> {
     let fields = match value {
         Value::Text(text) if text == "none" => return Ok(Pin::None),
         Value::Text(text) => {
-            return Err(format!("`{}` is no pin: it is a table, or \"none\"", shown(text)));
+            return Err(format!("`{}` is no pin: it is a table, or \"none\"", plain::value(text)));
         }
         Value::Table(fields) => fields,
         other => return Err(format!("it is {}, not a table or \"none\"", other.kind())),
@@ -139,12 +140,12 @@ pub(super) fn pin(value: &Value) -> Result<Pin, String> {
         _ => {
             return Err(format!(
                 "its kind `{}` is none of manifest, hf-revision, lakefs-commit, iceberg-snapshot, s3-versions",
-                shown(kind)
+                plain::value(kind)
             ));
         }
     };
     if let Some(other) = fields.iter().find(|f| f.key != "kind" && f.key != key) {
-        return Err(format!("a {kind} has `kind` and `{key}`, not `{}`", shown(&other.key)));
+        return Err(format!("a {kind} has `kind` and `{key}`, not `{}`", plain::value(&other.key)));
     }
     let pinned = text_of(key)?.ok_or_else(|| format!("a {kind} has no `{key}`"))?;
     format!("{kind}:{pinned}").parse().map_err(|e: NameError| e.to_string())

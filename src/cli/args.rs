@@ -20,7 +20,7 @@ use crate::{
     identity::WorkloadEndpoint,
     name::PrincipalKind,
     plain,
-    secret::{looks_secret, withheld},
+    secret::{looks_secret, redacted, withheld},
 };
 
 /// Gives each tuning job access to the data that it was approved for, and ends that access when the job ends.
@@ -234,7 +234,7 @@ fn tip(error: &clap::Error, args: &[OsString]) -> Option<&'static str> {
 }
 
 /// Prints a clap error. If it quotes a secret, or a character that moves the cursor, the text is printed without colours and
-/// with that part replaced.
+/// with that part replaced. The value may come from a variable too.
 fn print_error(error: &clap::Error, args: &[OsString]) {
     let text = error.to_string();
     let safe = without_secrets(&text, args);
@@ -246,18 +246,19 @@ fn print_error(error: &clap::Error, args: &[OsString]) {
     }
 }
 
-/// Replaces the arguments that an error text quotes and that must not be shown as they are.
+/// Replaces what an error text quotes and must not show as it is: secrets, and line breaks of an argument.
 fn without_secrets(text: &str, args: &[OsString]) -> String {
     let args = args.iter().map(|arg| arg.to_string_lossy());
     let values = args.flat_map(|arg| match arg.split_once('=') {
         Some((_, value)) => vec![value.to_owned(), arg.into_owned()],
         None => vec![arg.into_owned()],
     });
-    values.fold(text.to_owned(), |text, value| match looks_secret(&value) {
+    let text = values.fold(text.to_owned(), |text, value| match looks_secret(&value) {
         true => text.replace(&value, &withheld(&value)),
         false if plain::line(&value) != value.as_str() => text.replace(&value, &plain::line(&value)),
         false => text,
-    })
+    });
+    redacted(&text).split('\n').map(plain::line).collect::<Vec<_>>().join("\n")
 }
 
 /// Turns the many lines of a clap error into one failure.

@@ -20,6 +20,7 @@ use crate::{
     ledger::{self, Dir, Head, HeadPublic, ReadError, SignedHead, VerifyReport},
     limits,
     name::{Digest, PrincipalKind},
+    plain,
     state::Recorded,
 };
 
@@ -109,7 +110,7 @@ struct KeptHead {
 
 fn read_head(text: &str) -> Result<KeptHead, Failure> {
     let wrong = |why: String| {
-        Failure::usage(format!("`{}` is not a head: {why}", text.escape_debug()))
+        Failure::usage(format!("`{}` is not a head: {why}", plain::value(text)))
             .fix("write INDEX:sha256:…, or the path of a file that `leasehold audit head` wrote")
     };
     let parse = |text: &str| {
@@ -147,9 +148,9 @@ fn check_signature(kept: &KeptHead, key: Option<&Path>, dir: &Path) -> Result<()
     let mut pem = String::new();
     File::open(&path)
         .and_then(|f| f.take(limits::PEM_BYTES_MAX).read_to_string(&mut pem))
-        .map_err(|e| Failure::usage(format!("the key {} cannot be read: {e}", path.display())))?;
+        .map_err(|e| Failure::usage(format!("the key {} cannot be read: {e}", plain::path(&path))))?;
     let public = HeadPublic::from_pem(&pem).ok_or_else(|| {
-        Failure::usage(format!("{} is not an Ed25519 public key in PEM form", path.display()))
+        Failure::usage(format!("{} is not an Ed25519 public key in PEM form", plain::path(&path)))
     })?;
     public.verify(signed).map_err(|why| {
         Failure::new(Exit::VerificationFailed, format!("the signature of the head is wrong: {why}"))
@@ -180,7 +181,7 @@ async fn print_head(key: bool, session: &Session) -> Result<Exit, Failure> {
 fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session) -> Result<Exit, Failure> {
     let kept = head.map(read_head).transpose()?;
     if !dir.is_dir() {
-        return Err(Failure::usage(format!("`{}` is not a directory", dir.display()))
+        return Err(Failure::usage(format!("`{}` is not a directory", plain::path(dir)))
             .fix("name the directory of the ledger: server.state of the daemon's configuration"));
     }
     if let Some(kept) = &kept {
@@ -194,7 +195,7 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
         // A daemon writes its first record before it is ready, so this is not a ledger, or its files are gone.
         return Err(Failure::new(
             Exit::VerificationFailed,
-            format!("`{}` has no record of a ledger", dir.display()),
+            format!("`{}` has no record of a ledger", plain::path(dir)),
         )
         .fix("name the directory of the ledger; if this is it, its files were removed"));
     }
@@ -218,7 +219,7 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
         let snapshots = format!("{all}, {followed} of them checked against the records");
         let types = report.types.iter().map(|(kind, count)| format!("{kind} {count}"));
         print(&fields([
-            ("good", TableCell::from(dir.display().to_string())),
+            ("good", TableCell::from(plain::path(dir))),
             ("records", report.records.to_string().into()),
             ("by type", TableCell::list(types)),
             ("segments", report.segments.to_string().into()),
@@ -275,7 +276,7 @@ fn ledger_failure(error: &ReadError, dir: &Path) -> Failure {
         .with("what", place.what.to_string())
         .fix("keep these files as they are; compare them with a copy and with heads that were kept on another machine"),
         ReadError::Io { file, source } => {
-            Failure::new(Exit::Failure, format!("{} cannot be read: {source}", dir.join(file).display()))
+            Failure::new(Exit::Failure, format!("{} cannot be read: {source}", plain::path(&dir.join(file))))
                 .fix("run this as a user who may read it, or verify a copy")
         }
     }

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     catalog::Catalog,
     name::{PrincipalKind, ResourceName},
+    plain,
     policy::{Engine, Explain, PolicySource},
     proto::v1,
 };
@@ -154,7 +155,7 @@ async fn show(name: &ResourceName, session: &Session) -> Result<Exit, Failure> {
 pub(super) fn load(dir: &std::path::Path) -> Result<Catalog, Failure> {
     Catalog::load(dir).map_err(|errors| {
         let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        let what = mistakes(&format!("the catalog {}", dir.display()), lines.len());
+        let what = mistakes(&format!("the catalog {}", plain::path(dir)), lines.len());
         Failure { exit: Exit::Failure, ..Failure::of_problems(what, lines.into_iter()) }
     })
 }
@@ -162,8 +163,7 @@ pub(super) fn load(dir: &std::path::Path) -> Result<Catalog, Failure> {
 fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> Result<Exit, Failure> {
     let catalog = load(dir)?;
     let mut warnings = catalog.warnings().to_vec();
-    let judged_by =
-        policy.as_ref().map_or("the built-in policies".to_owned(), |dir| dir.display().to_string());
+    let judged_by = policy.as_ref().map_or("the built-in policies".to_owned(), |dir| plain::path(dir));
     let source = policy.map_or(PolicySource::Default, PolicySource::Dir);
     match Engine::load(&source, &catalog, Explain::Requester) {
         Ok(engine) => warnings.extend(engine.gaps().into_iter().map(|gap| format!("by {judged_by}: {gap}"))),
@@ -179,7 +179,7 @@ fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> R
         return Ok(Exit::Ok);
     }
     print(&fields([
-        ("good", dir.display().to_string()),
+        ("good", plain::path(dir)),
         ("digest", catalog.digest().to_string()),
         ("tenants", counts.tenants.to_string()),
         ("principals", counts.principals.to_string()),

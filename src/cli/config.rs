@@ -14,6 +14,7 @@ use super::{
 use crate::{
     config::{Config, DefaultUsed},
     daemon::{Inspection, inspect},
+    plain,
 };
 
 /// Checks the daemon's configuration file.
@@ -72,7 +73,7 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
             false => "so `leasehold serve` would not start",
             true => "and `leasehold serve` would start without those files or entries of the catalog",
         };
-        let what = format!("{}, {so}", mistakes(&file.display().to_string(), count));
+        let what = format!("{}, {so}", mistakes(&plain::path(file), count));
         let all = faults.into_iter().chain(of_tenants);
         let failure = Failure { exit: Exit::Failure, ..Failure::of_problems(what, all) };
         return Err(match mint_of(&loaded.config, session) {

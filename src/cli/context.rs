@@ -16,6 +16,8 @@ use crate::{
     identity::Pick,
     link::Endpoint,
     name::{InstanceName, PrincipalKind, SpiffeId, TrustDomain},
+    plain,
+    secret::redacted,
     written::shown_key_path,
 };
 
@@ -146,7 +148,7 @@ impl ContextArgs {
         let mut contexts = Contexts::load(path)?;
         let save = |contexts: &Contexts| {
             contexts.save(path).map_err(|e| {
-                Failure::new(Exit::Failure, format!("`{}` cannot be written: {e}", path.display()))
+                Failure::new(Exit::Failure, format!("`{}` cannot be written: {e}", plain::path(path)))
                     .fix("set LEASEHOLD_CONTEXTS to a file that you may write")
             })
         };
@@ -190,7 +192,7 @@ impl ContextArgs {
                 } else {
                     format!("To use it: leasehold context use {name}")
                 };
-                note(&format!("Context {name} is written to {}. {use_it}", path.display()));
+                note(&format!("Context {name} is written to {}. {use_it}", plain::path(path)));
                 note(&format!("To check that it works: leasehold doctor --context {name}"));
             }
             ContextCommand::Use { name } => {
@@ -219,8 +221,8 @@ impl ContextArgs {
 /// Says that there is no context, and how to get one.
 fn no_context(file: &Path) -> String {
     let what = match file.exists() {
-        true => format!("`{}` has no context.", file.display()),
-        false => format!("There is no contexts file: `{}` does not exist.", file.display()),
+        true => format!("`{}` has no context.", plain::path(file)),
+        false => format!("There is no contexts file: `{}` does not exist.", plain::path(file)),
     };
     format!("{what} `leasehold dev` writes one, and `leasehold context add` describes another daemon.")
 }
@@ -245,7 +247,7 @@ fn missing_files(context: &Context) -> Vec<String> {
 
 fn unknown(name: &str, contexts: &Contexts) -> Failure {
     let known = contexts.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
-    Failure::usage(format!("there is no context `{}`", name.escape_debug())).fix(if known.is_empty() {
+    Failure::usage(format!("there is no context `{}`", plain::value(name))).fix(if known.is_empty() {
         "start `leasehold dev`, which writes a context".to_owned()
     } else {
         format!("name one of: {known}")
@@ -269,7 +271,7 @@ fn list(contexts: &Contexts, session: &Session) -> Result<(), Failure> {
         vec![
             star.to_owned(),
             name.clone(),
-            context.server.clone(),
+            redacted(&context.server).into_owned(),
             roles(context),
             context.server_id.to_string(),
         ]
@@ -285,13 +287,13 @@ fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure>
     if session.for_programs() {
         return session.print_value(&value(name, context));
     }
-    let bundles = context.bundles.iter().map(|(domain, path)| format!("{domain}: {}", path.display()));
+    let bundles = context.bundles.iter().map(|(domain, path)| format!("{domain}: {}", plain::path(path)));
     let identities = context.identities.iter().map(|(role, from)| format!("{role}: {}", svid(from)));
     print(&fields([
         ("name", TableCell::from(name)),
-        ("server", context.server.as_str().into()),
+        ("server", redacted(&context.server).into_owned().into()),
         ("server id", context.server_id.as_str().into()),
-        ("issuer", context.issuer.clone().unwrap_or_default().into()),
+        ("issuer", redacted(context.issuer.as_deref().unwrap_or_default()).into_owned().into()),
         ("bundles", TableCell::list(bundles)),
         ("identities", TableCell::list(identities)),
     ]))
@@ -300,7 +302,7 @@ fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure>
 /// Shows on one line where an SVID comes from.
 fn svid(from: &SvidFrom) -> String {
     match from {
-        SvidFrom::Files(files) => format!("{}, {}", files.cert.display(), shown_key_path(&files.key)),
+        SvidFrom::Files(files) => format!("{}, {}", plain::path(&files.cert), shown_key_path(&files.key)),
         SvidFrom::WorkloadApi { endpoint, pick } => {
             format!("{pick}, from {}", shown_endpoint(endpoint.as_ref()))
         }
@@ -309,17 +311,17 @@ fn svid(from: &SvidFrom) -> String {
 
 fn value(name: &str, context: &Context) -> Value {
     let bundles: serde_json::Map<_, _> =
-        context.bundles.iter().map(|(d, p)| (d.to_string(), json!(p.display().to_string()))).collect();
+        context.bundles.iter().map(|(d, p)| (d.to_string(), json!(plain::path(p)))).collect();
     let identities: serde_json::Map<_, _> = context
         .identities
         .iter()
         .map(|(role, from)| {
             let from = match from {
                 SvidFrom::Files(files) => {
-                    json!({ "cert": files.cert.display().to_string(), "key": shown_key_path(&files.key) })
+                    json!({ "cert": plain::path(&files.cert), "key": shown_key_path(&files.key) })
                 }
                 SvidFrom::WorkloadApi { endpoint, pick: Pick::Hint(hint) } => {
-                    json!({ "workload_api": shown_endpoint(endpoint.as_ref()), "hint": hint })
+                    json!({ "workload_api": shown_endpoint(endpoint.as_ref()), "hint": redacted(hint) })
                 }
                 SvidFrom::WorkloadApi { endpoint, pick: Pick::Id(id) } => {
                     json!({ "workload_api": shown_endpoint(endpoint.as_ref()), "spiffe_id": id.as_str() })
@@ -332,7 +334,7 @@ fn value(name: &str, context: &Context) -> Value {
         })
         .collect();
     json!({
-        "name": name, "server": context.server, "server_id": context.server_id.as_str(),
-        "issuer": context.issuer, "bundles": bundles, "identities": identities,
+        "name": name, "server": redacted(&context.server), "server_id": context.server_id.as_str(),
+        "issuer": context.issuer.as_deref().map(redacted), "bundles": bundles, "identities": identities,
     })
 }

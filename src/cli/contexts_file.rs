@@ -12,7 +12,8 @@ use crate::{
     identity::{ENDPOINT_VARIABLE, Pick, WorkloadEndpoint},
     link::Endpoint,
     name::{InstanceName, PrincipalKind, SpiffeId, TrustDomain},
-    written::{Notes, Problems, Section, parse_toml, path, read_document, read_file, shown},
+    plain,
+    written::{Notes, Problems, Section, parse_toml, path, read_document, read_file},
 };
 
 /// The contexts file: `current = "dev"` and a `[context.NAME]` for each daemon.
@@ -168,7 +169,7 @@ fn whole(
             current_line,
             format!(
                 "current: there is no [context.{}]: write the name of a context in this file",
-                shown(current)
+                plain::value(current)
             ),
         );
     }
@@ -179,7 +180,7 @@ fn named_context(name: &str, table: Section<'_>, folder: &Path, notes: &mut Note
     if name.parse::<InstanceName>().is_err() {
         let why = format!(
             "`{}` cannot be the name of a context: use letters, digits, `.`, `_` and `-`",
-            shown(name)
+            plain::value(name)
         );
         notes.problem(table.line(), why);
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Context, Contexts, Exit, Failure, Session, SvidFiles,
     output::{Page, note, print},
+    parse,
     serve::{Stops, not_started, serve},
 };
 use crate::{
@@ -37,7 +38,7 @@ Examples:
 )]
 pub struct DevArgs {
     /// The folder [default: ~/.local/share/leasehold/dev]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = parse::new_path)]
     pub dir: Option<PathBuf>,
     /// Serve this folder as the dataset, read only [default: sample data]
     #[arg(long, value_name = "DIR")]

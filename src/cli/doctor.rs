@@ -19,6 +19,7 @@ use crate::{
     limits::{CALL, CLOCK_DIFFERENCE_MAX},
     link::Connector,
     name::PrincipalKind,
+    secret::redacted,
 };
 
 /// Finds what is wrong between you and the daemon, and says how to fix it.
@@ -72,19 +73,20 @@ impl DoctorReport {
 
     fn page(&self) -> Page {
         let width = self.0.iter().map(|c| c.what.chars().count()).max().unwrap_or(0) + 2;
-        Page::lines(self.0.iter().flat_map(|check| match &check.found {
+        let lines = self.0.iter().flat_map(|check| match &check.found {
             Ok(found) => vec![format!("ok    {:<width$}{found}", check.what)],
             Err(wrong) => vec![
                 format!("FAIL  {:<width$}{}", check.what, wrong.what),
                 format!("      {:<width$}fix: {}", "", wrong.fix),
             ],
-        }))
+        });
+        Page::messages(lines)
     }
 
     fn to_json(&self) -> serde_json::Value {
         let all = self.0.iter().map(|check| match &check.found {
-            Ok(found) => json!({ "check": check.what, "ok": true, "found": found }),
-            Err(wrong) => json!({ "check": check.what, "ok": false, "found": wrong.what, "fix": wrong.fix }),
+            Ok(found) => json!({ "check": check.what, "ok": true, "found": redacted(found) }),
+            Err(wrong) => json!({ "check": check.what, "ok": false, "found": redacted(&wrong.what), "fix": redacted(&wrong.fix) }),
         });
         all.collect()
     }

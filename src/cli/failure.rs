@@ -8,6 +8,7 @@ use super::{Exit, output::Page};
 use crate::{
     plain,
     reason::{Reason, Refusal},
+    secret::redacted,
     written::Problems,
 };
 
@@ -108,7 +109,7 @@ impl Failure {
 
     /// Makes a failure for a file that cannot be read.
     pub(super) fn of_unreadable(file: &Path, what: &str) -> Self {
-        let failure = Self::usage(format!("{} {what}", file.display()));
+        let failure = Self::usage(format!("{} {what}", plain::path(file)));
         if what.starts_with("cannot be read") {
             failure.fix("name a file that exists and that this user may read")
         } else {
@@ -126,7 +127,8 @@ impl Failure {
         facts
     }
 
-    /// Returns the text for people, without a newline at its end. Control characters are escaped.
+    /// Returns the text for people, without a newline at its end. What looks like a secret is withheld, and control characters
+    /// are escaped.
     pub fn render(&self) -> String {
         // `run` exits with 125 for every refusal, so look at the reason first.
         let kind = match self.reason.map_or(self.exit, Exit::of) {
@@ -135,16 +137,16 @@ impl Failure {
         };
         let facts = self.ordered();
         let width = facts.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0).max(5) + 2;
-        let mut out = format!("leasehold: {kind}: {}\n", plain::line(&self.text));
+        let mut out = format!("leasehold: {kind}: {}\n", plain::message(&self.text));
         for (label, value) in facts {
-            let (label, value) = (plain::line(label), plain::line(value));
+            let (label, value) = (plain::line(label), plain::message(value));
             // Writing to a String never fails.
             let _ = match label.is_empty() {
                 true => writeln!(out, "  {value}"),
                 false => writeln!(out, "  {label:<width$}{value}"),
             };
         }
-        out.push_str(&plain::line(self.effect.text()));
+        out.push_str(&plain::message(self.effect.text()));
         out
     }
 
@@ -153,16 +155,17 @@ impl Failure {
         Page::verbatim(format!("{}\n", self.render()))
     }
 
-    /// Returns the value for programs.
+    /// Returns the value for programs. What looks like a secret is withheld.
     pub fn to_json(&self) -> Value {
         let mut facts = Map::new();
         let mut lines = Vec::new();
         for (label, value) in self.ordered() {
+            let value = redacted(value);
             match (label, facts.get_mut(label)) {
                 ("", _) => lines.push(Value::from(value)),
                 (_, Some(Value::String(before))) => {
                     before.push('\n');
-                    before.push_str(value);
+                    before.push_str(&value);
                 }
                 _ => {
                     facts.insert(label.to_owned(), Value::from(value));
@@ -171,9 +174,9 @@ impl Failure {
         }
         let mut error = json!({
             "reason": self.reason.map(Reason::code),
-            "message": self.text,
+            "message": redacted(&self.text),
             "facts": facts,
-            "effect": self.effect.text(),
+            "effect": redacted(self.effect.text()),
             "exit": self.exit.code(),
         });
         if let (false, Some(error)) = (lines.is_empty(), error.as_object_mut()) {
@@ -203,7 +206,7 @@ impl From<Problems> for Failure {
         {
             return Failure::of_unreadable(&only.file, &only.what);
         }
-        let file = problems.first().map(|p| p.file.display().to_string()).unwrap_or_default();
+        let file = problems.first().map(|p| plain::path(&p.file)).unwrap_or_default();
         Failure::of_problems(mistakes(&file, problems.len()), problems.iter().map(ToString::to_string))
     }
 }

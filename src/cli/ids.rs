@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, str::FromStr};
 use super::{Client, Exit, Failure, client::CallKind};
 use crate::{
     name::{JobId, LeaseId},
+    plain,
     proto::v1,
 };
 
@@ -46,7 +47,7 @@ impl FromStr for LeaseRef {
 fn wrong(text: &str, what: &str, kind: &str) -> String {
     format!(
         "`{}` is not a {what} id: write `{kind}` and at least four more characters, as `leasehold {what} list` shows it",
-        text.escape_debug()
+        plain::value(text)
     )
 }
 

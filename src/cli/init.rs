@@ -9,10 +9,12 @@ use super::{
     Contexts, Exit, Failure, Session, SvidFiles,
     contexts_file::Context,
     output::{Page, note, print},
+    parse,
 };
 use crate::{
     dev::{Role, Starter},
     name::{PrincipalKind, TenantName, TrustDomain},
+    plain,
 };
 
 /// Writes the files of a new daemon: configuration, catalog, policy, and certificates to try it.
@@ -27,7 +29,7 @@ Examples:
   leasehold init /etc/leasehold --trust-domain acme.example --tenant acme")]
 pub struct InitArgs {
     /// An empty directory, or a new one
-    #[arg(value_name = "DIR")]
+    #[arg(value_name = "DIR", value_parser = parse::new_path)]
     dir: PathBuf,
     /// The trust domain: the part of each identity after spiffe://
     #[arg(long, value_name = "NAME", default_value = "leasehold.test")]
@@ -42,7 +44,7 @@ pub struct InitArgs {
 
 impl InitArgs {
     pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let shown = self.dir.display().to_string();
+        let shown = plain::path(&self.dir);
         if fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::new(Exit::Failure, format!("`{shown}` is not empty"))
                 .fix("name an empty directory, or a new one"));

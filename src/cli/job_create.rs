@@ -13,7 +13,9 @@ use super::{
     output::{note, note_page, print, print_line},
     render,
 };
-use crate::{agent::RunSpec, name::PrincipalKind, proto::v1, reason::APPROVALS_ABSENT, secret::random_u128};
+use crate::{
+    agent::RunSpec, name::PrincipalKind, plain, proto::v1, reason::APPROVALS_ABSENT, secret::random_u128,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
@@ -42,7 +44,7 @@ pub(super) fn read_spec(path: &Path) -> Result<RunSpec, Failure> {
         {
             return Failure::of_unreadable(&only.file, &only.what).saying(NO_JOB);
         }
-        let what = mistakes(&path.display().to_string(), problems.len());
+        let what = mistakes(&plain::path(path), problems.len());
         Failure::of_problems(what, problems.iter().map(ToString::to_string))
             .fix("correct them, then run `leasehold job check`")
             .saying(NO_JOB)

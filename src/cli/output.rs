@@ -1,6 +1,7 @@
 //! What a command prints: data on stdout, everything else on stderr.
 
 use std::{
+    borrow::Cow,
     fmt,
     io::{self, Write},
 };
@@ -34,6 +35,16 @@ impl Page {
     /// Makes one line. A line break in `text` is shown as `\n`.
     pub(super) fn line(text: &str) -> Self {
         Page(format!("{}\n", plain::line(text)))
+    }
+
+    /// Makes one line of a message, with what looks like a secret withheld.
+    pub(super) fn message(text: &str) -> Self {
+        Page(format!("{}\n", plain::message(text)))
+    }
+
+    /// Makes one line of each message.
+    pub(super) fn messages<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
+        texts.into_iter().fold(Page::default(), |page, text| page.then(&Page::message(text.as_ref())))
     }
 
     /// Makes a line of each text.
@@ -153,14 +164,14 @@ pub(super) fn json_line(value: &Value) -> Page {
 /// Renders one YAML document. Text with special characters is escaped as in JSON, which YAML can read.
 pub(super) fn yaml(value: &Value) -> Page {
     match serde_saphyr::to_string(value) {
-        Ok(text) if text.chars().all(|c| c == '\n' || plain::is_plain(c)) => Page(text),
+        Ok(text) if matches!(plain::json(&text), Cow::Borrowed(_)) => Page(text),
         _ => json(value),
     }
 }
 
-/// Writes one line to stderr.
+/// Writes one line to stderr. What looks like a secret is withheld.
 pub(super) fn note(text: &str) {
-    note_page(&Page::line(text));
+    note_page(&Page::message(text));
 }
 
 /// Writes several lines to stderr.

@@ -16,7 +16,9 @@ use crate::{
     name::{
         FenceKind, FenceName, PrincipalKind, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TrustDomain,
     },
+    plain,
     proto::{convert::timestamp, v1},
+    secret::looks_secret,
 };
 
 /// Parses what can be revoked: a name with its kind, or the id of a job, lease or workload by itself.
@@ -51,7 +53,7 @@ pub(super) fn lock_name(text: &str) -> Result<String, String> {
         Some(Ok(_)) => Ok(text.to_owned()),
         _ => Err(format!(
             "`{}` is not a prefix: write identity-prefix:spiffe://DOMAIN/PATH/",
-            prefix.escape_debug()
+            plain::value(prefix)
         )),
     }
 }
@@ -178,6 +180,14 @@ pub(super) fn identity(text: &str) -> Result<(PrincipalKind, SvidFrom), String> 
     }
     let (cert, key) = from.split_once(',').ok_or(shape)?;
     Ok((role, SvidFiles { cert: absolute(cert)?, key: absolute(key)? }.into()))
+}
+
+/// Parses the path of something that a command may create: a pasted token would become a name in the file system.
+pub(super) fn new_path(text: &str) -> Result<PathBuf, String> {
+    match looks_secret(text) {
+        true => Err("it looks like a key or a token: write a path".to_owned()),
+        false => Ok(text.into()),
+    }
 }
 
 fn absolute(path: &str) -> Result<PathBuf, String> {

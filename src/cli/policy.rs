@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     catalog::Catalog,
+    plain,
     policy::{Engine, Explain, PolicyErrors, PolicySource},
 };
 
@@ -83,7 +84,7 @@ fn policy_failure(errors: &PolicyErrors, shown: &str) -> Failure {
 }
 
 fn show(rule: Option<&str>, dir: Option<PathBuf>, session: &Session) -> Result<Exit, Failure> {
-    let shown = dir.as_ref().map_or_else(|| "the built-in policies".to_owned(), |d| d.display().to_string());
+    let shown = dir.as_ref().map_or_else(|| "the built-in policies".to_owned(), |d| plain::path(d));
     let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
     let text = match rule {
         None => source.text().map_err(|errors| policy_failure(&errors, &shown))?,
@@ -91,7 +92,7 @@ fn show(rule: Option<&str>, dir: Option<PathBuf>, session: &Session) -> Result<E
             let engine = load(&source, &shown, &Catalog::empty())?;
             engine.rule_text(id).ok_or_else(|| {
                 let known: Vec<_> = engine.rules().map(|rule| rule.id.clone()).collect();
-                Failure::usage(format!("{shown} have no rule `{}`", id.escape_debug()))
+                Failure::usage(format!("{shown} have no rule `{}`", plain::value(id)))
                     .with("rules", known.join(", "))
                     .fix("use one of these ids; refusals and `audit tail` show the same ids")
             })?
@@ -105,7 +106,7 @@ fn show(rule: Option<&str>, dir: Option<PathBuf>, session: &Session) -> Result<E
 }
 
 fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Result<Exit, Failure> {
-    let shown = dir.as_ref().map_or_else(|| "the built-in policies".to_owned(), |d| d.display().to_string());
+    let shown = dir.as_ref().map_or_else(|| "the built-in policies".to_owned(), |d| plain::path(d));
     let known = catalog.map(catalog::load).transpose()?;
     let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
     let engine = load(&source, &shown, known.as_ref().unwrap_or(&Catalog::empty()))?;

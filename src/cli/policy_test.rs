@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    plain,
     policy::{CaseReport, FailedCase, PolicyCase, PolicySource, read_cases},
 };
 
@@ -41,7 +42,7 @@ impl PolicyTestArgs {
     pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
         let (dir, catalog) = self.directories()?;
         let catalog = catalog::load(&catalog)?;
-        let shown = dir.display().to_string();
+        let shown = plain::path(&dir);
         let engine = policy::load(&PolicySource::Dir(dir.clone()), &shown, &catalog)?;
         let cases = cases_of(&dir, session)?;
         let report = engine.run_cases(&cases);
@@ -89,7 +90,7 @@ impl PolicyTestArgs {
 /// Reads the cases of a directory. Reports all mistakes at once.
 pub(super) fn cases_of(dir: &Path, session: &Session) -> Result<Vec<PolicyCase>, Failure> {
     read_cases(dir, session.now().wall).map_err(|problems| {
-        let what = mistakes(&format!("the cases in {}", dir.display()), problems.len());
+        let what = mistakes(&format!("the cases in {}", plain::path(dir)), problems.len());
         let failure = Failure::of_problems(what, problems.iter().map(ToString::to_string));
         Failure { exit: Exit::Failure, ..failure }
     })

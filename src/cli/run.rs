@@ -23,6 +23,7 @@ use crate::{
     identity::IdentitySource,
     limits::TICKET_BYTES_MAX,
     name::{InstanceName, JobId, PrincipalKind},
+    plain,
     reason::Reason,
     secret::{Secret, SecretText},
 };
@@ -30,7 +31,7 @@ use crate::{
 /// Runs a command with the access of a job, and ends the access when the command ends.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command gets these variables, and none with other credentials (AWS_* keys, HF_TOKEN, …):
+The command gets these variables, and none with a credential for other data (AWS_* keys, HF_TOKEN):
   LEASEHOLD_TOKEN_FILE_READING, _WRITING        the token files, renewed in place
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
@@ -52,6 +53,12 @@ pub struct RunArgs {
     /// Where to put the credential files [default: in memory]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Pass this variable on, though it has a credential. Repeatable
+    #[arg(long, value_name = "NAME", value_parser = agent::variable_name)]
+    pub keep_env: Vec<String>,
+    /// Do not pass this variable on. Repeatable
+    #[arg(long, value_name = "NAME", value_parser = agent::variable_name)]
+    pub scrub: Vec<String>,
     /// The command and its arguments
     #[arg(required = true, value_name = "CMD", last = true)]
     pub command: Vec<OsString>,
@@ -152,7 +159,7 @@ fn read_ticket(path: &Path) -> Result<SecretText, Failure> {
     let mut text = String::new();
     let read = File::open(path).and_then(|f| f.take(TICKET_BYTES_MAX).read_to_string(&mut text));
     let failure = |what: String| {
-        Failure::usage(what).with("file", path.display().to_string()).fix(
+        Failure::usage(what).with("file", plain::path(path)).fix(
             "give the file that `leasehold job begin --ticket-to` wrote: one line of 43 characters; with --attempt-key you need no ticket",
         )
     };
@@ -204,8 +211,14 @@ impl RunConnection {
 impl RunArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let connection = RunConnection::of(session).await.map_err(Failure::before_the_command)?;
+        if let Some(name) = self.keep_env.iter().find(|name| self.scrub.contains(name)) {
+            return Err(Failure::usage(format!("{name} is named by --keep-env and by --scrub"))
+                .fix("remove one of the two")
+                .before_the_command());
+        }
         let which = if self.running { WhichAttempt::Running } else { WhichAttempt::OfKey };
-        let joining = self.join.joining(which, &connection).map_err(Failure::before_the_command)?;
+        let mut joining = self.join.joining(which, &connection).map_err(Failure::before_the_command)?;
+        joining.settings = joining.settings.with_variables(&self.keep_env, &self.scrub);
         let options = RunOptions { front: session.behind, joining, dir: self.dir, command: self.command };
         let source = connection.source();
         let RunConnection { place, svid, .. } = connection;

@@ -22,6 +22,7 @@ use crate::{
     limits,
     link::{Connector, Endpoint},
     name::PrincipalKind,
+    plain,
 };
 
 /// The output format, context, identity and clock of one command.
@@ -123,7 +124,7 @@ impl Session {
             false => format!("run `leasehold context use NAME`, or add --context NAME; the known names are: {known}"),
         }
         };
-        let file = path.display().to_string();
+        let file = plain::path(path);
         let Some(name) = self.context.clone().or_else(|| contexts.current.take()) else {
             let text = match path.exists() {
                 true => "no context is chosen, so it is not known which daemon to ask",
@@ -142,7 +143,7 @@ impl Session {
         }
         match contexts.contexts.remove(&name) {
             Some(context) => Ok((name, context)),
-            None => Err(Failure::usage(format!("there is no context `{}`", name.escape_debug()))
+            None => Err(Failure::usage(format!("there is no context `{}`", plain::value(&name)))
                 .with("file", file)
                 .fix(fix())),
         }

@@ -320,18 +320,18 @@ fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
     let lines = |is: &str, failure: &Failure| {
         let why = failure.render();
         let why = why.trim_start_matches("leasehold: ");
-        Page::lines(format!("leasehold: {run}: {what} {is}: {why}").lines())
+        Page::messages(format!("leasehold: {run}: {what} {is}: {why}").lines())
     };
     match delivery {
-        Delivery::Done(done) => Page::line(&format!("leasehold: {run}: {done}")),
-        Delivery::Outdated(why) => Page::line(&format!("leasehold: {run}: {what} is not reported: {why}")),
+        Delivery::Done(done) => Page::message(&format!("leasehold: {run}: {done}")),
+        Delivery::Outdated(why) => Page::message(&format!("leasehold: {run}: {what} is not reported: {why}")),
         Delivery::Dropped(failure) => lines("is not reported", failure),
         Delivery::NotTheirs(refusal) => lines(
             "is not reported",
             &Failure::from(refusal.clone())
                 .saying("No attempt was begun. The Slurm job runs without access."),
         ),
-        Delivery::Waits(so_far) => Page::line(&format!(
+        Delivery::Waits(so_far) => Page::message(&format!(
             "leasehold: {run}: {so_far}; {what} is reported again later, in case its start arrives"
         )),
         Delivery::Kept(failure) => lines(

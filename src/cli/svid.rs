@@ -47,7 +47,7 @@ struct MintArgs {
     #[arg(long, value_name = "DIR")]
     ca: PathBuf,
     /// Write PATH.pem and PATH.key, and replace existing files
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", value_parser = parse::new_path)]
     out: PathBuf,
     /// How long it is valid, at most 25h
     #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = parse::span)]

@@ -22,10 +22,10 @@ use crate::{
     identity::Leaf,
     limits::TOKEN_BYTES_MAX,
     name::{PrincipalKind, SpiffeId},
+    plain,
     proto::v1,
     reason::{Reason, Refusal},
     secret::SecretText,
-    written::shown,
 };
 
 /// Shows what a credential says, and checks whether it is valid now.
@@ -104,7 +104,7 @@ fn read(file: &Path) -> Result<SecretText, Failure> {
     match read {
         Err(e) => Err(Failure::new(
             Exit::Failure,
-            format!("`{}` cannot be read: {e}", shown(&file.to_string_lossy())),
+            format!("`{}` cannot be read: {e}", plain::value(&file.to_string_lossy())),
         )
         .fix("give the file that has the token, or - for stdin")),
         Ok(_) if token.expose().trim().len() > TOKEN_BYTES_MAX => Err(malformed(format!(
@@ -202,7 +202,7 @@ fn read_presenter(file: &Path) -> Result<(SpiffeId, Vec<u8>), Failure> {
     let unusable = |why: String| {
         Failure::new(
             Exit::Failure,
-            format!("{} is not a certificate with a SPIFFE ID: {why}", file.display()),
+            format!("{} is not a certificate with a SPIFFE ID: {why}", plain::path(file)),
         )
         .fix("give the certificate chain of the token's holder as PEM, leaf first")
     };

@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::{
     identity::{BundleEndpoint, EndpointProfile, EndpointUrl},
     name::{SpiffeId, TrustDomain},
-    written::{Notes, Section, path, shown},
+    plain,
+    written::{Notes, Section, path},
 };
 
 /// One entry, and its line.
@@ -24,12 +25,12 @@ fn entry(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Fed
     let line = table.line();
     let trust_domain = table.need("trust_domain", "\"partner.example\"", notes, str::parse::<TrustDomain>);
     let url = table.need("url", "\"https://spire.partner.example/bundle\"", notes, |t| {
-        t.parse::<EndpointUrl>().map_err(|why| format!("`{}` {why}", shown(t)))
+        t.parse::<EndpointUrl>().map_err(|why| format!("`{}` {why}", plain::value(t)))
     });
     let profile = table.need("profile", "\"https_spiffe\" or \"https_web\"", notes, |t| match t {
         "https_spiffe" => Ok(true),
         "https_web" => Ok(false),
-        other => Err(format!("`{}` is not known: write one of https_spiffe, https_web", shown(other))),
+        other => Err(format!("`{}` is not known: write one of https_spiffe, https_web", plain::value(other))),
     });
     let file = |t: &str| path(t, folder);
     let profile = match profile {

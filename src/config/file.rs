@@ -18,9 +18,10 @@ use crate::{
         REQUESTS_PER_PEER_MAX, ROOM_MAX, STREAMS_PER_CONNECTION_MAX, TRUST_DOMAINS_MAX, TTL_MIN,
     },
     name::SpiffeId,
+    plain,
     policy::Explain,
     written::{
-        Notes, Problems, Section, parse_toml, path, read_document, read_file, shown, size, size_text, span,
+        Notes, Problems, Section, parse_toml, path, read_document, read_file, size, size_text, span,
         span_text,
     },
 };
@@ -280,13 +281,16 @@ fn check_addresses(config: &Config, line: usize, notes: &mut Notes) {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
-        format!("`{}` is not an address: write IP:PORT, as \"0.0.0.0:8443\" or \"[::]:8443\"", shown(text))
+        format!(
+            "`{}` is not an address: write IP:PORT, as \"0.0.0.0:8443\" or \"[::]:8443\"",
+            plain::value(text)
+        )
     })
 }
 
 /// Reads an issuer: a URL with https and without query or fragment (RFC 8414 section 2); plain HTTP only on a loopback host.
 fn issuer_url(text: &str) -> Result<String, String> {
-    let wrong = |why: &str| format!("`{}` {why}", shown(text));
+    let wrong = |why: &str| format!("`{}` {why}", plain::value(text));
     let uri: http::Uri =
         text.parse().map_err(|_| wrong("is not a URL: write https://HOST, with its port and path"))?;
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -310,5 +314,5 @@ fn issuer_url(text: &str) -> Result<String, String> {
 }
 
 fn one_of(found: &str, words: &[&str]) -> String {
-    format!("`{}` is not known: write one of {}", shown(found), words.join(", "))
+    format!("`{}` is not known: write one of {}", plain::value(found), words.join(", "))
 }

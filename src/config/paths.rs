@@ -9,6 +9,7 @@ use std::{
 use super::{Config, IdentityFrom, IssuerListen};
 use crate::{
     identity::{BundleEndpoint, EndpointProfile, WorkloadEndpoint},
+    plain,
     written::shown_key_path,
 };
 
@@ -151,9 +152,7 @@ impl ConfiguredPath {
             PathUse::State | PathUse::Kept => match self.path.parent() {
                 Some(parent) if parent.as_os_str().is_empty() => writable(Path::new(".")),
                 Some(parent) if parent.is_dir() => writable(parent),
-                parent => Err(PathFault::NoParent {
-                    parent: parent.map(|p| p.display().to_string()).unwrap_or_default(),
-                }),
+                parent => Err(PathFault::NoParent { parent: parent.map(plain::path).unwrap_or_default() }),
             },
         }
     }

@@ -62,8 +62,8 @@ pub enum StartError {
     BrokenOff(String),
 }
 
-/// The refusal's line and a line for each mistake.
+/// The refusal's text and each mistake, on one line of the log.
 pub(super) fn with_mistakes(refusal: &Refusal) -> String {
     let mistakes = refusal.facts.iter().filter(|(label, _)| label == rules::MISTAKE);
-    mistakes.fold(refusal.text.to_string(), |all, (_, mistake)| format!("{all}\n{mistake}"))
+    mistakes.fold(refusal.text.to_string(), |all, (_, mistake)| format!("{all}; {mistake}"))
 }

@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     clock::Clock,
     limits::{HANDSHAKE, WEB_CONNECTION, WEB_CONNECTIONS_MAX, WEB_REQUEST_BYTES_MAX},
+    plain,
 };
 
 /// A mistake in the issuer's certificate or key.
@@ -39,7 +40,7 @@ pub(super) struct WebFault {
 pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, WebFault> {
     let bad = |key: &'static str, path: &Path, what: String| WebFault {
         key,
-        what: format!("`{}` cannot be used: {what}", path.display()),
+        what: format!("`{}` cannot be used: {what}", plain::path(path)),
     };
     let bad_cert = |e: &dyn std::error::Error| bad("issuer.cert", cert, e.to_string());
     let chain = CertificateDer::pem_file_iter(cert)

@@ -17,6 +17,7 @@ use crate::{
     config::Config,
     identity::{FileSource, IdentityFiles, IdentitySource, LoadError},
     name::{SpiffeId, TrustDomain},
+    plain,
     written::Problems,
 };
 
@@ -81,14 +82,14 @@ impl Role {
 /// Why a deployment could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    #[error("{} cannot be written", path.display())]
+    #[error("{} cannot be written", plain::path(path))]
     Write { path: PathBuf, source: io::Error },
-    #[error("{} cannot be read", path.display())]
+    #[error("{} cannot be read", plain::path(path))]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} is not a directory", path.display())]
+    #[error("{} is not a directory", plain::path(path))]
     NoDirectory { path: PathBuf },
     /// The authority belongs to another trust domain than the SVID.
-    #[error("the CA in {} does not belong to the trust domain {domain}", ca.display())]
+    #[error("the CA in {} does not belong to the trust domain {domain}", plain::path(ca))]
     OtherDomain { ca: PathBuf, domain: TrustDomain },
     #[error("a certificate could not be made: {0}")]
     Certificate(#[from] rcgen::Error),

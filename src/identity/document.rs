@@ -10,7 +10,7 @@ use serde::{
 };
 
 use super::load::{LoadError, LoadFault};
-use crate::{limits, name::TrustDomain};
+use crate::{limits, name::TrustDomain, plain};
 
 /// The bundle of one trust domain, with its keys for X.509-SVIDs. The roots are not parsed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +187,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
         let mut object = BTreeMap::new();
         while let Some((name, value)) = members.next_entry::<String, Json>()? {
             if object.contains_key(&name) {
-                let name: String = name.chars().take(80).flat_map(char::escape_debug).collect();
+                let name = plain::value(&name);
                 return Err(de::Error::custom(format_args!("`{name}` is repeated")));
             }
             object.insert(name, value);

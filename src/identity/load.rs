@@ -8,7 +8,7 @@ use x509_parser::asn1_rs::{Any, FromDer};
 use zeroize::Zeroizing;
 
 use super::svid_error::SvidError;
-use crate::{limits, name::TrustDomain};
+use crate::{limits, name::TrustDomain, plain};
 
 /// Which file cannot be used, and why. Never contains bytes of a file.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub struct LoadError {
 
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "`{}` {}", self.file, self.fault)
+        write!(f, "`{}` {}", plain::path(Path::new(&self.file)), self.fault)
     }
 }
 

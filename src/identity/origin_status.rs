@@ -17,6 +17,7 @@ use super::{
 use crate::{
     clock::{Clock, Wall},
     limits,
+    log_budget::LogBudget,
 };
 
 /// The last good answer of an origin. Roots that expire are dropped, and everything is dropped after too long an outage. The
@@ -29,6 +30,7 @@ pub(super) struct OriginStatus {
     published: Published,
     outage: Mutex<Outage>,
     retry: Notify,
+    log: LogBudget,
 }
 
 impl OriginStatus {
@@ -42,6 +44,7 @@ impl OriginStatus {
     ) -> Self {
         OriginStatus {
             origin,
+            log: LogBudget::new(limits::IDENTITY_LINES_LOGGED, clock.clone()),
             clock,
             svid_life_max: shown.svid_life_max(),
             published: Published::new(None, shown, standing),
@@ -61,6 +64,15 @@ impl OriginStatus {
     /// Bundles that trust no one.
     pub(super) fn no_bundles(&self) -> TrustBundles {
         TrustBundles::empty().with_svid_life_max(self.svid_life_max)
+    }
+
+    /// Whether a line about the origin may be logged: one that repeats itself must not fill the disk.
+    pub(super) fn may_log(&self) -> bool {
+        let admitted = self.log.admit();
+        if let Some(left_out @ 1..) = admitted {
+            tracing::warn!(origin = self.origin, left_out, "more happened than the log has lines for");
+        }
+        admitted.is_some()
     }
 
     // ---------- answers ----------
@@ -122,13 +134,16 @@ impl OriginStatus {
             let now = self.clock.now().wall;
             let trust = self.current();
             if let Some(bundles) = trust.bundles.without_expired(now) {
-                tracing::warn!(origin = self.origin, %bundles, "roots expired and were dropped");
+                if self.may_log() {
+                    tracing::warn!(origin = self.origin, %bundles, "roots expired and were dropped");
+                }
                 self.replace(trust.svid.clone(), bundles, trust.standing.clone());
             }
             self.give_up_if_overdue();
             let expired = trust.svid.as_ref().filter(|svid| now >= svid.not_after());
             if let Some(svid) = expired
                 && !is_reported
+                && self.may_log()
             {
                 tracing::error!(%svid, "our own SVID has expired and was not replaced: no peer will accept it");
             }
@@ -145,7 +160,9 @@ impl OriginStatus {
             | SourceState::Ended { why, .. } => why.clone(),
             SourceState::Good | SourceState::GivenUp { .. } => return,
         };
-        tracing::error!(origin = self.origin, %since, %why, "it failed for longer than the limit: its identities and roots are no longer used");
+        if self.may_log() {
+            tracing::error!(origin = self.origin, %since, %why, "it failed for longer than the limit: its identities and roots are no longer used");
+        }
         self.replace(None, self.no_bundles(), SourceState::GivenUp { since, why });
     }
 

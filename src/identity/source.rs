@@ -1,6 +1,10 @@
 //! The sources of our own SVID and of the trust bundles.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -12,7 +16,10 @@ use super::{
     source_state::{SourceState, Unusable},
     svid::X509Svid,
 };
-use crate::clock::{Clock, Wall};
+use crate::{
+    clock::{Clock, Wall},
+    limits::SHARED_ROOTS_WARNED_MAX,
+};
 
 /// Our own SVID and the roots that we trust, at one moment.
 #[derive(Clone, Debug)]
@@ -118,26 +125,28 @@ impl IdentitySource for StaticSource {
 
 /// The trust that a source shows. Only this type counts revisions.
 #[derive(Debug)]
-pub(super) struct Published(watch::Sender<Arc<Trust>>);
+pub(super) struct Published {
+    trust: watch::Sender<Arc<Trust>>,
+    /// The pairs of domains with a shared root that the log has, so that bundles that come and go do not fill it.
+    warned: Mutex<BTreeSet<String>>,
+}
 
 impl Published {
     pub(super) fn new(svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: SourceState) -> Self {
-        warn_of_shared_roots(&bundles);
-        Published(watch::Sender::new(Arc::new(Trust {
-            revision: 1,
-            svid,
-            bundles: Arc::new(bundles.with_revision(1)),
-            standing,
-        })))
+        let warned = Mutex::default();
+        warn_of_shared_roots(&bundles, &warned);
+        let bundles = Arc::new(bundles.with_revision(1));
+        let trust = watch::Sender::new(Arc::new(Trust { revision: 1, svid, bundles, standing }));
+        Published { trust, warned }
     }
 
     /// Replaces the trust. The bundles keep their revision if they trust the same roots.
     pub(super) fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles, standing: SourceState) {
-        self.0.send_modify(|trust| {
+        self.trust.send_modify(|trust| {
             let bundles = if bundles.trusts_as(&trust.bundles) {
                 trust.bundles.clone()
             } else {
-                warn_of_shared_roots(&bundles);
+                warn_of_shared_roots(&bundles, &self.warned);
                 Arc::new(bundles.with_revision(trust.bundles.revision().saturating_add(1)))
             };
             *trust = Arc::new(Trust { revision: trust.revision.saturating_add(1), svid, bundles, standing });
@@ -146,7 +155,7 @@ impl Published {
 
     /// Replaces the state only. Watchers are woken only if it differs.
     pub(super) fn set_state(&self, standing: SourceState) {
-        self.0.send_if_modified(|trust| {
+        self.trust.send_if_modified(|trust| {
             let changes = trust.standing != standing;
             if changes {
                 *trust = Arc::new(Trust { standing, ..Trust::clone(trust) });
@@ -156,17 +165,20 @@ impl Published {
     }
 
     pub(super) fn current(&self) -> Arc<Trust> {
-        self.0.borrow().clone()
+        self.trust.borrow().clone()
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Arc<Trust>> {
-        self.0.subscribe()
+        self.trust.subscribe()
     }
 }
 
-fn warn_of_shared_roots(bundles: &TrustBundles) {
+fn warn_of_shared_roots(bundles: &TrustBundles, warned: &Mutex<BTreeSet<String>>) {
+    let mut warned = warned.lock().unwrap_or_else(PoisonError::into_inner);
     for (one, other) in bundles.shared_roots() {
-        tracing::warn!(%one, %other, "two trust domains share a root: each can issue identities of the other");
+        if warned.len() < SHARED_ROOTS_WARNED_MAX && warned.insert(format!("{one} {other}")) {
+            tracing::warn!(%one, %other, "two trust domains share a root: each can issue identities of the other");
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     identity::{IdentitySource, Peer, client_config},
     limits,
     name::SpiffeId,
+    plain,
     sync::run_blocking,
 };
 
@@ -45,8 +46,7 @@ impl Endpoint {
     ///
     /// The address has a scheme, a user or a path, or lacks the port.
     pub fn new(address: &str, server_id: SpiffeId) -> Result<Self, EndpointError> {
-        let error =
-            || EndpointError { shown: address.chars().take(80).flat_map(char::escape_default).collect() };
+        let error = || EndpointError { shown: plain::ascii_value(address) };
         let authority = http::uri::Authority::from_str(address).map_err(|_| error())?;
         let written = authority.as_str() == address && !address.contains('@');
         if !written || authority.host().is_empty() || authority.port_u16().is_none() {

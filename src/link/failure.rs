@@ -1,18 +1,9 @@
 //! Failed handshakes.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, sync::Arc};
 
 use crate::{
-    clock::{BootTime, Clock},
-    identity::SvidError,
-    limits,
-    name::SpiffeId,
-    reason::Reason,
+    clock::Clock, identity::SvidError, limits, log_budget::LogBudget, name::SpiffeId, reason::Reason,
 };
 
 /// A connection that was refused before a request was read.
@@ -123,36 +114,18 @@ impl fmt::Debug for HandshakeObserver {
 
 /// Logs at most [`limits::HANDSHAKE_FAILURES_LOGGED`] failures a minute: unknown clients must not fill the disk.
 pub(super) struct FailureLog {
-    clock: Arc<dyn Clock>,
+    budget: LogBudget,
     observer: HandshakeObserver,
-    window: Mutex<LogWindow>,
-}
-
-struct LogWindow {
-    began: BootTime,
-    logged: u32,
-    left_out: u64,
-}
-
-/// Whether a failure is logged.
-#[derive(Debug, PartialEq, Eq)]
-enum LogDecision {
-    /// Log it, and the number of failures of the last minute that were left out.
-    Log {
-        left_out: u64,
-    },
-    LeaveOut,
 }
 
 impl FailureLog {
     pub(super) fn new(clock: Arc<dyn Clock>, observer: HandshakeObserver) -> Self {
-        let began = clock.now().boot;
-        FailureLog { clock, observer, window: Mutex::new(LogWindow { began, logged: 0, left_out: 0 }) }
+        FailureLog { budget: LogBudget::new(limits::HANDSHAKE_FAILURES_LOGGED, clock), observer }
     }
 
     pub(super) fn note(&self, failure: &HandshakeFailure) {
         (self.observer.0)(failure);
-        let LogDecision::Log { left_out } = self.decide() else { return };
+        let Some(left_out) = self.budget.admit() else { return };
         if left_out > 0 {
             tracing::warn!(left_out, "more handshakes failed than are logged");
         }
@@ -161,22 +134,6 @@ impl FailureLog {
             Some(reason) => tracing::warn!(%reason, %remote, %cause, "handshake refused"),
             None => tracing::warn!(%remote, %cause, "handshake failed"),
         }
-    }
-
-    fn decide(&self) -> LogDecision {
-        let now = self.clock.now().boot;
-        let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut left_out = 0;
-        if now.since(window.began) >= Duration::from_secs(60) {
-            left_out = window.left_out;
-            *window = LogWindow { began: now, logged: 0, left_out: 0 };
-        }
-        if window.logged >= limits::HANDSHAKE_FAILURES_LOGGED {
-            window.left_out = window.left_out.saturating_add(1);
-            return LogDecision::LeaveOut;
-        }
-        window.logged += 1;
-        LogDecision::Log { left_out }
     }
 }
 
@@ -199,10 +156,6 @@ mod tests {
             log.note(&failure);
         }
         assert_eq!(seen.load(std::sync::atomic::Ordering::Relaxed), 1_000);
-        assert_eq!(log.decide(), LogDecision::LeaveOut);
-        clock.advance(Duration::from_secs(60));
-        let left_out = 1_001 - u64::from(limits::HANDSHAKE_FAILURES_LOGGED);
-        assert_eq!(log.decide(), LogDecision::Log { left_out });
-        assert_eq!(log.decide(), LogDecision::Log { left_out: 0 });
+        assert_eq!(log.budget.admit(), None);
     }
 }

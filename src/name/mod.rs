@@ -25,7 +25,7 @@ pub use pin::Pin;
 pub use resource::{ResourceKind, ResourceName};
 pub use spiffe::{SpiffeId, TrustDomain};
 
-use crate::secret::{looks_secret, withheld};
+use crate::plain;
 
 /// Why a text is not a name of the kind that was wanted.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,14 +38,7 @@ pub struct NameError {
 
 impl NameError {
     pub(crate) fn new(text: &str, wanted: &'static str, why: &'static str) -> Self {
-        // The text is bounded and without control characters, because it ends in logs and terminals.
-        let mut shown: String = text.chars().take(80).flat_map(char::escape_default).collect();
-        if looks_secret(text) {
-            shown = withheld(text);
-        } else if text.chars().nth(80).is_some() {
-            shown.push('…');
-        }
-        NameError { shown, wanted, why }
+        NameError { shown: plain::ascii_value(text), wanted, why }
     }
 }
 

@@ -7,7 +7,8 @@ use crate::{
     catalog::Principal,
     clock::Wall,
     name::{Action, Method, NameError, ResourceName, SpiffeId, TenantName},
-    written::{nearest, shown},
+    plain,
+    written::nearest,
 };
 
 /// The caller that a question is about. The engine finds its entry in its own catalog.
@@ -93,10 +94,10 @@ impl AskedAct {
         let Some(rpc) = Rpc::parse(action) else {
             let known = Action::ALL.iter().map(|a| a.as_str()).chain(Rpc::ALL.iter().map(|r| r.as_str()));
             let what = match nearest(action, known.clone()) {
-                Some(near) => format!("`{}` is no action: write `{near}`?", shown(action)),
+                Some(near) => format!("`{}` is no action: write `{near}`?", plain::value(action)),
                 None => {
                     let known: Vec<_> = known.collect();
-                    format!("`{}` is no action: write one of {}", shown(action), known.join(", "))
+                    format!("`{}` is no action: write one of {}", plain::value(action), known.join(", "))
                 }
             };
             return Err(("action", what));

@@ -7,7 +7,8 @@ use crate::{
     clock::Wall,
     limits::{FILE_BYTES_MAX, LEASE_TTL_DEFAULT, POLICY_CASES_MAX, SPEC_LIST_MAX, TEXT_BYTES_MAX},
     name::{Method, SpiffeId, TenantName},
-    written::{Notes, Placed, Problem, Section, Value, nearest, parse_toml, read_regular_text, shown},
+    plain,
+    written::{Notes, Placed, Problem, Section, Value, nearest, parse_toml, read_regular_text},
 };
 
 /// An answer of the engine in one word, as a case expects it.
@@ -53,7 +54,7 @@ impl CaseAnswer {
     fn parse(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|answer| answer.as_str() == text).ok_or_else(|| {
             let words: Vec<_> = Self::ALL.iter().map(|a| a.as_str()).collect();
-            format!("`{}` stands here: write one of {}", shown(text), words.join(", "))
+            format!("`{}` stands here: write one of {}", plain::value(text), words.join(", "))
         })
     }
 }
@@ -219,9 +220,13 @@ fn values<T>(items: Vec<Placed<T>>) -> impl Iterator<Item = T> {
 
 fn unknown<'k>(word: &str, known: impl Iterator<Item = &'k str> + Clone) -> String {
     match nearest(word, known.clone()) {
-        Some(near) => format!("`{}` stands here: write `{near}`?", shown(word)),
+        Some(near) => format!("`{}` stands here: write `{near}`?", plain::value(word)),
         None => {
-            format!("`{}` stands here: write one of {}", shown(word), known.collect::<Vec<_>>().join(", "))
+            format!(
+                "`{}` stands here: write one of {}",
+                plain::value(word),
+                known.collect::<Vec<_>>().join(", ")
+            )
         }
     }
 }
@@ -251,7 +256,7 @@ fn phase(text: &str) -> Result<Phase, String> {
 
 fn moment(text: &str) -> Result<Wall, String> {
     Wall::parse(text)
-        .ok_or_else(|| format!("`{}` is no moment: write it as \"2026-11-20T10:00:00Z\"", shown(text)))
+        .ok_or_else(|| format!("`{}` is no moment: write it as \"2026-11-20T10:00:00Z\"", plain::value(text)))
 }
 
 /// Reads a number of seconds.

@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{PolicyErrors, fault::PolicyFault};
-use crate::{limits::FILE_BYTES_MAX, name::Digest, written::read_regular_text};
+use crate::{limits::FILE_BYTES_MAX, name::Digest, plain, written::read_regular_text};
 
 /// The schema that all policies are written in.
 pub const SCHEMA: &str = include_str!("../../config/policy/leasehold.cedarschema");
@@ -70,7 +70,7 @@ pub(super) fn digest(texts: &[PolicyText]) -> Digest {
 }
 
 fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {
-    let shown = dir.display().to_string();
+    let shown = plain::path(dir);
     let entries = fs::read_dir(dir)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| PolicyErrors::one(&shown, format!("the directory cannot be read: {e}")))?;

@@ -5,6 +5,7 @@ use std::fmt;
 use crate::{
     limits::KEY_BYTES_MAX,
     name::{JobId, SpiffeId},
+    plain,
 };
 
 /// The word before a Leasehold job's id in the comment of a Slurm job.
@@ -46,11 +47,15 @@ pub struct SlurmExit {
 pub enum SlurmEnvError {
     #[error("{0} is not set: Slurm sets it for the scripts that slurm.conf names, see deploy/slurm")]
     Absent(&'static str),
-    #[error("{name} is `{}`, which is not a value that Slurm sets", value.escape_debug())]
+    #[error("{name} is `{}`, which is not a value that Slurm sets", plain::value(value))]
     InvalidValue { name: &'static str, value: String },
-    #[error("the Slurm comment has `{}`, which is not a job id: write leasehold:JOB with the id that `leasehold job create` printed", .0.escape_debug())]
+    #[error("the Slurm comment has `{}`, which is not a job id: write leasehold:JOB with the id that `leasehold job create` printed", plain::value(.0))]
     Comment(String),
-    #[error("the template `{template}` gives no valid SPIFFE ID for the Slurm user `{}`: change --runs-as", user.escape_debug())]
+    #[error(
+        "the template `{}` gives no valid SPIFFE ID for the Slurm user `{}`: change --runs-as",
+        plain::value(template),
+        plain::value(user)
+    )]
     Template { template: String, user: String },
 }
 

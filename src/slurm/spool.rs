@@ -14,6 +14,7 @@ use super::report::{NotedRun, RunEvent, RunReport};
 use crate::{
     clock::Wall,
     limits::{SPOOL_FILE_BYTES_MAX, SPOOL_NOTE_AGE_MAX, SPOOL_REPORTS_MAX},
+    plain,
 };
 
 /// A directory with one file for each report that is still to be sent, and one for each Slurm job whose run is noted.
@@ -32,9 +33,9 @@ pub struct Spool {
 /// Why the spool cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
-    #[error("{} cannot be used: {why}", path.display())]
+    #[error("{} cannot be used: {why}", plain::path(path))]
     Io { path: PathBuf, why: io::Error },
-    #[error("{} is full with {SPOOL_REPORTS_MAX} unsent reports: run `leasehold slurm resend`, which sends them or says why it cannot", .0.display())]
+    #[error("{} is full with {SPOOL_REPORTS_MAX} unsent reports: run `leasehold slurm resend`, which sends them or says why it cannot", plain::path(.0))]
     Full(PathBuf),
 }
 
@@ -187,7 +188,7 @@ fn remove(path: &Path, warn: fn(&str)) {
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
-        warn(&format!("leasehold: {} cannot be removed: {error}", path.display()));
+        warn(&format!("leasehold: {} cannot be removed: {error}", plain::path(path)));
     }
 }
 

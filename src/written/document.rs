@@ -6,7 +6,8 @@ use toml::{
     value::Datetime,
 };
 
-use super::text::{Lines, one_line, shown};
+use super::text::{Lines, one_line};
+use crate::plain;
 
 /// A tree, or every mistake of the syntax with its line.
 pub(crate) type Parsed = Result<Node, Vec<(usize, String)>>;
@@ -82,7 +83,7 @@ pub(crate) fn parse_toml(text: &str) -> Parsed {
     let mistakes = errors.iter().map(|e| {
         let what = one_line(e.message());
         let key = e.span().filter(|_| what == "duplicate key").and_then(|s| text.get(s));
-        let key = key.map(|key| format!(" `{}`", shown(key))).unwrap_or_default();
+        let key = key.map(|key| format!(" `{}`", plain::value(key))).unwrap_or_default();
         (e.span().map_or(1, |s| lines.at(s.start)), format!("it is not TOML: {what}{key}"))
     });
     Err(mistakes.collect())

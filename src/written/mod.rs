@@ -9,7 +9,7 @@
 //! | `section` | `Section`: one table of a file, read key by key |
 //! | `document` | a TOML text as a tree in which each value knows its line |
 //! | `problem` | [`Problems`]: all that is wrong with a file |
-//! | `text` | the text of a file, and what of it may be shown |
+//! | `text` | the text of a file |
 //! | `units` | durations and sizes, as people write them |
 
 mod document;
@@ -22,7 +22,5 @@ pub(crate) use document::{Field, Node, Parsed, Value, parse_toml};
 pub use problem::{Problem, Problems};
 pub use section::DefaultUsed;
 pub(crate) use section::{Notes, Placed, Section, path, read_document};
-pub(crate) use text::{
-    Lines, nearest, one_line, read_file, read_regular_text, read_text, shown, shown_key_path,
-};
+pub(crate) use text::{Lines, nearest, one_line, read_file, read_regular_text, read_text, shown_key_path};
 pub(crate) use units::{size, size_text, span, span_text};

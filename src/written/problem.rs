@@ -5,9 +5,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::plain;
+
 /// One mistake in a file. `Display` is `FILE:LINE: what, and what to write instead`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
-#[error("{}{}: {what}", file.display(), if *.line == 0 { String::new() } else { format!(":{line}") })]
+#[error("{}{}: {what}", plain::path(file), if *.line == 0 { String::new() } else { format!(":{line}") })]
 pub struct Problem {
     pub file: PathBuf,
     /// From 1; 0 if no line is to blame, so that `Display` names none.

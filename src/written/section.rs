@@ -9,9 +9,12 @@ use std::{
 use super::{
     document::{Field, Node, Parsed, Value},
     problem::{Problem, Problems},
-    text::{nearest, shown},
+    text::nearest,
 };
-use crate::secret::{looks_secret, withheld};
+use crate::{
+    plain,
+    secret::{looks_secret, withheld},
+};
 
 /// A key that the file leaves out, and the default that is used, as it would be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,7 +153,7 @@ impl<'t> Section<'t> {
         let named = self.fields.iter().find(|field| field.key == key).map(|field| field.node.value.text());
         let kind = self.prefix.trim_end_matches('.');
         self.prefix = match named {
-            Some(Ok(name)) => format!("{kind} `{}`: ", shown(name)),
+            Some(Ok(name)) => format!("{kind} `{}`: ", plain::value(name)),
             _ => format!("this {kind}: "),
         };
     }
@@ -207,7 +210,7 @@ impl<'t> Section<'t> {
     pub(crate) fn finish(&self, notes: &mut Notes) {
         for field in self.fields.iter().filter(|field| !self.asked.contains(&field.key.as_str())) {
             let known = self.asked.join(", ");
-            let (prefix, name) = (&self.prefix, shown(&field.key));
+            let (prefix, name) = (&self.prefix, plain::value(&field.key));
             let what = match nearest(&field.key, self.asked.iter().copied()) {
                 Some(near) => format!("write `{near}`, or remove it; the keys here are {known}"),
                 None => format!("write one of {known}, or remove it"),
@@ -366,7 +369,7 @@ impl<'t> Section<'t> {
         for field in &self.fields {
             match field.node.value.text() {
                 Ok(text) => out.push((field.key.as_str(), field.line, text)),
-                Err(why) => self.wrong_at(field.line, &shown(&field.key), why, notes),
+                Err(why) => self.wrong_at(field.line, &plain::value(&field.key), why, notes),
             }
         }
         out
@@ -410,7 +413,7 @@ impl<'t> Section<'t> {
     }
 
     fn subsection(&self, field: &'t Field, notes: &mut Notes) -> Section<'t> {
-        let name = format!("{}{}", self.prefix, shown(&field.key));
+        let name = format!("{}{}", self.prefix, plain::value(&field.key));
         let wanted = format!("a table, [{name}]");
         Section::of(format!("{name}."), field.line, &field.node.value, &wanted, notes)
     }

@@ -1,4 +1,4 @@
-//! The text of a file, and what of it may be shown.
+//! The text of a file.
 
 use std::{
     fs::File,
@@ -12,7 +12,8 @@ use nix::fcntl::OFlag;
 use super::problem::Problems;
 use crate::{
     limits::{FILE_BYTES_MAX, NEAREST_EDITS_MAX},
-    secret::{looks_secret, withheld},
+    plain,
+    secret::looks_secret,
 };
 
 /// Reads a file of [`FILE_BYTES_MAX`] at most.
@@ -65,25 +66,12 @@ impl Lines {
     }
 }
 
-/// Returns a text of a file as a message may show it: bounded, without control characters, and withheld if it looks like a
-/// secret.
-pub(crate) fn shown(text: &str) -> String {
-    if looks_secret(text) {
-        return withheld(text);
-    }
-    let mut out: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    if text.chars().nth(80).is_some() {
-        out.push('…');
-    }
-    out
-}
-
 /// Returns the path of a private key, if there is such a file or if it can only be a path. Otherwise the key itself may have
 /// been pasted in its place.
 pub(crate) fn shown_key_path(path: &Path) -> String {
     match path.try_exists() {
-        Ok(true) => path.display().to_string(),
-        Ok(false) if is_named_as_file(path) => path.display().to_string(),
+        Ok(true) => plain::path(path),
+        Ok(false) if is_named_as_file(path) => plain::path(path),
         _ => "(not shown: no file is there, and a pasted key must not be printed)".to_owned(),
     }
 }
@@ -167,23 +155,12 @@ mod tests {
     fn a_pasted_key_is_never_shown() {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         for text in [key.clone(), key.replace('\n', ""), key.lines().nth(1).unwrap().to_owned()] {
-            assert!(
-                shown(&text).ends_with("not shown: they look like a key or a token)"),
-                "{}",
-                shown(&text)
-            );
+            assert!(plain::value(&text).ends_with("not shown: they look like a key or a token)"), "{text}");
             assert!(shown_key_path(Path::new(&text)).starts_with("(not shown"));
         }
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("svid.key");
         std::fs::write(&file, &key).unwrap();
         assert_eq!(shown_key_path(&file), file.display().to_string());
-    }
-
-    #[test]
-    fn what_is_shown_is_bounded_and_without_control_characters() {
-        assert_eq!(shown("a\u{1b}[2J\nb"), "a\\u{1b}[2J\\nb");
-        let long = shown(&"x".repeat(1_000));
-        assert_eq!((long.chars().count(), long.ends_with('…')), (81, true));
     }
 }

@@ -2,17 +2,17 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use super::text::shown;
+use crate::plain;
 
 /// Reads a span of time within bounds.
 pub(crate) fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
     let (least, most) = (span_text(*bounds.start()), span_text(*bounds.end()));
     match humantime::parse_duration(text) {
         Ok(d) if bounds.contains(&d) => Ok(d),
-        Ok(_) => Err(format!("`{}` is out of bounds: write {least} to {most}", shown(text))),
+        Ok(_) => Err(format!("`{}` is out of bounds: write {least} to {most}", plain::value(text))),
         Err(_) => Err(format!(
             "`{}` is not a span of time: write a number and a unit, as \"{least}\" to \"{most}\"",
-            shown(text)
+            plain::value(text)
         )),
     }
 }
@@ -31,10 +31,10 @@ pub(crate) fn size(text: &str, bounds: RangeInclusive<u64>) -> Result<u64, Strin
     let (least, most) = (size_text(*bounds.start()), size_text(*bounds.end()));
     match number {
         Some(n) if bounds.contains(&n) => Ok(n),
-        Some(_) => Err(format!("`{}` is out of bounds: write {least} to {most}", shown(text))),
+        Some(_) => Err(format!("`{}` is out of bounds: write {least} to {most}", plain::value(text))),
         None => Err(format!(
             "`{}` is not a size: write a whole number and KiB, MiB, GiB or TiB, as \"{least}\"",
-            shown(text)
+            plain::value(text)
         )),
     }
 }

@@ -28,6 +28,7 @@ mod matrix;
 mod members;
 mod mistakes;
 mod pasted_keys;
+mod pasted_tokens;
 mod path;
 mod policy_code;
 mod reach;

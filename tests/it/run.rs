@@ -508,3 +508,59 @@ async fn a_full_disk_keeps_the_valid_token() {
     assert_eq!(said.matches("cannot be written (No space left on device").count(), 1, "{said}");
     assert_eq!(said.matches("are written again (No space left on device").count(), 1, "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_inherits_no_credential_of_a_data_store() {
+    let world = world().await;
+    world.write("job.toml", &job_toml("", "[run]\nkeep_env = [\"HF_TOKEN\"]\nscrub = [\"WANDB_API_KEY\"]\n"));
+    let (spec, dir) = (world.file("job.toml"), world.file("credentials"));
+    let (spec, dir) = (spec.to_str().unwrap(), dir.to_str().unwrap());
+    let set = [
+        "env",
+        "aws_secret_access_key=in-lower-case",
+        "S3_SECRET_ACCESS_KEY=of-a-store",
+        "WAREHOUSE_PASSWORD=hunter2",
+        "PGPASSFILE=/home/ada/.pgpass",
+        "FEATURES=postgres://ml:hunter2@db.acme.example/features",
+        "ML_CREDENTIALS=/home/ada/ml.json",
+        "HF_TOKEN=kept-by-the-job-file",
+        "WANDB_API_KEY=removed-by-the-job-file",
+        "GITHUB_TOKEN=for-the-code",
+        "KUBECONFIG=/home/ada/.kube/config",
+        "OPENAI_API_KEY=removed-by-the-command-line",
+        "VAULT_TOKEN=kept-by-the-command-line",
+        "PAD_TOKEN=<pad>",
+    ];
+    let run =
+        ["run", "--spec", spec, "--dir", dir, "--keep-env", "VAULT_TOKEN", "--scrub", "OPENAI_API_KEY", "--"];
+    let mut wrapper = world.leasehold(WORKER, &set, &[&run[..], &["env"]].concat());
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+    let (said, out) = (wrapper.stderr(), wrapper.stdout());
+    let has = |name: &str| out.lines().any(|line| line.split('=').next() == Some(name));
+    for kept in ["HF_TOKEN", "VAULT_TOKEN", "GITHUB_TOKEN", "KUBECONFIG", "PAD_TOKEN", "PATH"] {
+        assert!(has(kept), "{kept} is gone: {said}");
+    }
+    let removed = [
+        "FEATURES",
+        "ML_CREDENTIALS",
+        "OPENAI_API_KEY",
+        "PGPASSFILE",
+        "S3_SECRET_ACCESS_KEY",
+        "WANDB_API_KEY",
+        "WAREHOUSE_PASSWORD",
+        "aws_secret_access_key",
+    ];
+    for name in removed {
+        assert!(!has(name), "{name} is inherited: {said}");
+        assert!(said.contains(name), "{name} is not named: {said}");
+    }
+    let kept = said.lines().find(|line| line.contains("the command keeps standing credentials")).unwrap();
+    assert!(kept.contains("GITHUB_TOKEN, KUBECONFIG"), "{kept}");
+    assert!(["HF_TOKEN", "VAULT_TOKEN", "PAD_TOKEN"].iter().all(|name| !kept.contains(name)), "{kept}");
+    assert!(!said.contains("hunter2"), "{said}");
+
+    let both = ["run", "--spec", spec, "--keep-env", "A", "--scrub", "A", "--", "true"];
+    let mut wrapper = world.leasehold(WORKER, &[], &both);
+    assert_eq!(wrapper.exit().await, Some(125));
+    assert!(wrapper.stderr().contains("A is named by --keep-env and by --scrub"), "{}", wrapper.stderr());
+}

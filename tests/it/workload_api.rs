@@ -8,6 +8,7 @@ use leasehold::{
         IdentitySource, NoIdentity, Pick, SourceState, Trust, WorkloadOptions, WorkloadSource,
         wait_for_identity,
     },
+    limits,
     link::{Connector, Endpoint},
 };
 use tokio_util::sync::CancellationToken;
@@ -526,4 +527,28 @@ async fn a_daemon_without_its_identity_is_not_ready() {
     world.time().pass_until("readiness", MINUTE, ready).await;
     let launcher = world.svid(LAUNCHER);
     world.connector(&launcher).connected_channel().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_repeats_itself_does_not_fill_the_log() {
+    capture();
+    let case = Case::start();
+    let id = "spiffe://k8s.acme.example/ns/ml/repeated";
+    let good = case.entry_of(id);
+    case.agent.say(vec![good.clone()], &[]);
+    case.until("a first SVID", |t| t.svid.is_some()).await;
+    for turn in 1..=100 {
+        let bad = format!("not-an-id-{turn}-of-a-flood");
+        let unusable = X509svid { spiffe_id: bad.clone(), ..good.clone() };
+        case.agent.say(vec![unusable], &[]);
+        case.until("the discarding", |t| t.standing.why().is_some_and(|why| why.contains(&bad))).await;
+        case.agent.say(vec![good.clone()], &[]);
+        case.until("the SVID again", |t| t.standing == SourceState::Good).await;
+    }
+    let log = logged();
+    let given = log.lines().filter(|line| line.contains("gave us our SVID") && line.contains(id)).count();
+    assert_eq!(given, 1, "the same SVID is logged once");
+    let discarded = log.lines().filter(|line| line.contains("-of-a-flood")).count();
+    let most = limits::IDENTITY_LINES_LOGGED as usize;
+    assert!((1..=most).contains(&discarded), "{discarded} lines");
 }

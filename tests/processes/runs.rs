@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use leasehold::proto::v1::{JobState, MemberState, Outcome};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 
 use crate::{harness::*, scene::*};
 
@@ -99,6 +99,28 @@ async fn a_killed_wrapper_leaves_nothing_behind() {
     assert_eq!(wrapper.exit().await, None);
     eventually("its files are gone", async || wrapper.directory().is_none()).await;
     row("  its ranks, under setsid, one deaf to SIGTERM", "processes, files", since, "the guard", None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_left_by_a_double_kill_go_with_the_next_run() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], "echo up; exec sleep 600");
+    wrapper.child_says("up").await;
+    let guard = nix::unistd::Pid::from_raw(children(wrapper.pid().as_raw())[0]);
+    let command = nix::unistd::Pid::from_raw(children(guard.as_raw())[0]);
+    let (client, job) = (world.client(WORKER).await, wrapper.job().await);
+    // Stopped, the wrapper does not see the guard end.
+    wrapper.signal(Signal::SIGSTOP);
+    kill(guard, Signal::SIGKILL).unwrap();
+    wrapper.signal(Signal::SIGKILL);
+    assert_eq!(wrapper.exit().await, None);
+    eventually("access has ended", async || client.stands(&job).await.0.live_leases == 0).await;
+    assert!(wrapper.directory().is_some(), "no one was left to erase the files");
+    kill(command, Signal::SIGKILL).unwrap();
+    // Whether this run gets access or not, it erases what it finds.
+    let mut next = world.wrap(&job_toml("", ""), &[], "true");
+    next.exit().await;
+    assert!(wrapper.directory().is_none(), "{}", next.stderr());
 }
 
 // Proves law 27.

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     limits::{CREDENTIALS_MAX, SESSIONS_LEFT_MAX},
+    plain,
     secret::{NoRandomness, SecretText},
 };
 
@@ -80,11 +81,14 @@ pub enum MendResult {
 /// Why credentials could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
-    #[error("no private directory for credentials could be created in {}: name another with --dir", tried.display())]
+    #[error(
+        "no private directory for credentials could be created in {}: name another with --dir",
+        plain::path(tried)
+    )]
     NoDirectory { tried: PathBuf, source: io::Error },
-    #[error("{} cannot hold credentials: {why}", path.display())]
+    #[error("{} cannot hold credentials: {why}", plain::path(path))]
     Unfit { path: PathBuf, why: String },
-    #[error("the credential file {} could not be written", path.display())]
+    #[error("the credential file {} could not be written", plain::path(path))]
     Write { path: PathBuf, source: io::Error },
     #[error(
         "`{0}` cannot name a credential file: use letters, digits, `.`, `_` and `-`, a letter or digit first"
@@ -124,7 +128,7 @@ impl CredentialDir {
                     let on_disk = (!is_in_memory(&base)).then(|| {
                         format!(
                             "credentials are on disk, in {}: name a directory on tmpfs with --dir",
-                            folder.path().display()
+                            plain::path(folder.path())
                         )
                     });
                     return Ok(Self::new(folder, above.or(on_disk), None, sessions));
@@ -152,8 +156,7 @@ impl CredentialDir {
         for entry in fs::read_dir(folder.path()).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             if !left.proves(&name) {
-                let name: String =
-                    name.to_string_lossy().chars().take(80).flat_map(char::escape_default).collect();
+                let name = plain::ascii_value(&name.to_string_lossy());
                 let why = format!("there are other files in it (`{name}`); name an empty one");
                 return Err(CredentialError::Unfit { path: path.to_owned(), why });
             }
@@ -164,7 +167,7 @@ impl CredentialDir {
         let on_disk = (!is_in_memory(folder.path()))
             .then(|| "it is on disk; a directory on tmpfs would be better".into());
         let warning =
-            above.or(on_disk).map(|w| format!("credentials are in {}: {w}", folder.path().display()));
+            above.or(on_disk).map(|w| format!("credentials are in {}: {w}", plain::path(folder.path())));
         let manifest = Manifest::new(folder.path().to_owned())?;
         let sessions = session.map(SecretText::new).into_iter().collect();
         Ok(Self::new(folder, warning, Some(manifest), sessions))
@@ -203,9 +206,7 @@ impl CredentialDir {
     /// Writes or replaces the token file of a credential. If that fails, [`mend`](Self::mend) tries again.
     pub fn put(&self, name: &str, token: &SecretText) -> Result<PathBuf, CredentialError> {
         if !is_file_name(name) || OWN_NAMES.contains(&name) {
-            return Err(CredentialError::Name(
-                name.chars().take(80).flat_map(char::escape_default).collect(),
-            ));
+            return Err(CredentialError::Name(plain::ascii_value(name)));
         }
         let mut state = self.state();
         let credentials = state.files.keys().filter(|n| !OWN_NAMES.contains(&n.as_str())).count();

@@ -17,6 +17,7 @@ use nix::{
 use super::credential_dir::{CredentialError, erase_files};
 use crate::{
     agent::process::processes,
+    plain,
     secret::{NoRandomness, Secret},
 };
 
@@ -231,14 +232,14 @@ pub(crate) fn check_ancestors(path: &Path) -> Result<Option<String>, CredentialE
                 path: path.to_owned(),
                 why: format!(
                     "{} belongs to user {}, who could put another folder in its place; name one elsewhere",
-                    folder.display(),
+                    plain::path(folder),
                     is.uid()
                 ),
             });
         }
         // Kubernetes mounts each emptyDir like this, and the containers that share the volume trust one another.
         if is.mode() & 0o022 != 0 && is.mode() & 0o1000 == 0 {
-            warning = Some(format!("others may rename what is in {}", folder.display()));
+            warning = Some(format!("others may rename what is in {}", plain::path(folder)));
         }
     }
     Ok(warning)

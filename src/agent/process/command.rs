@@ -9,6 +9,8 @@ use std::{
 
 use nix::unistd::{AccessFlags, access};
 
+use crate::plain;
+
 /// Why a command cannot be run. The exit codes are those of `env`, `docker` and shells.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CommandError {
@@ -30,7 +32,7 @@ impl CommandError {
 
 /// Finds a command as a shell does: a name with a slash is a path, any other is searched on the PATH.
 pub fn resolve(command: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, CommandError> {
-    let shown = || command.to_string_lossy().escape_debug().to_string();
+    let shown = || plain::value(&command.to_string_lossy());
     let refuse = |why: &str| CommandError::NotExecutable { command: shown(), why: why.to_owned() };
     if command.is_empty() {
         return Err(CommandError::NotFound { command: shown() });
@@ -70,7 +72,7 @@ fn check_executable(path: &Path) -> Result<(), Option<&'static str>> {
 
 /// The reason why a command that was found could not be started.
 pub(crate) fn start_error(program: &Path, error: &io::Error) -> CommandError {
-    let command = program.to_string_lossy().escape_debug().to_string();
+    let command = plain::value(&program.to_string_lossy());
     match error.kind() {
         // The file exists, so the interpreter that its first line names is missing.
         io::ErrorKind::NotFound if program.exists() => CommandError::NotExecutable {

@@ -5,71 +5,8 @@ use std::{
     ffi::{OsStr, OsString},
 };
 
-/// Variables with a standing credential for a store of data or models, or with its path. With one of them a script can bypass
-/// the broker, often without knowing.
-///
-/// Regions, endpoints and account names stay, because they open nothing. Keys of experiment trackers (`WANDB_API_KEY`,
-/// `MLFLOW_TRACKING_TOKEN`) stay too: a run needs its metrics, and the broker does not guard them.
-const STANDING_CREDENTIALS: &[&str] = &[
-    "AWS_ACCESS_KEY_ID",
-    "AWS_BEARER_TOKEN_BEDROCK",
-    "AWS_CONFIG_FILE",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-    "AWS_CREDENTIAL_EXPIRATION",
-    "AWS_DEFAULT_PROFILE",
-    "AWS_PROFILE",
-    "AWS_ROLE_ARN",
-    "AWS_ROLE_SESSION_NAME",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SECURITY_TOKEN",
-    "AWS_SESSION_TOKEN",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AZCOPY_SPA_CLIENT_SECRET",
-    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
-    "AZURE_CLIENT_CERTIFICATE_PATH",
-    "AZURE_CLIENT_SECRET",
-    "AZURE_FEDERATED_TOKEN_FILE",
-    "AZURE_PASSWORD",
-    "AZURE_STORAGE_ACCOUNT_KEY",
-    "AZURE_STORAGE_CONNECTION_STRING",
-    "AZURE_STORAGE_KEY",
-    "AZURE_STORAGE_SAS_TOKEN",
-    "B2_APPLICATION_KEY",
-    "CLOUDSDK_AUTH_ACCESS_TOKEN",
-    "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE",
-    "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
-    "CLOUDSDK_CONFIG",
-    "DATABRICKS_CLIENT_SECRET",
-    "DATABRICKS_TOKEN",
-    "GOOGLE_APPLICATION_CREDENTIALS",
-    "GOOGLE_CREDENTIALS",
-    "GOOGLE_OAUTH_ACCESS_TOKEN",
-    "HF_API_TOKEN",
-    "HF_TOKEN",
-    "HF_TOKEN_PATH",
-    "HUGGINGFACEHUB_API_TOKEN",
-    "HUGGINGFACE_TOKEN",
-    "HUGGING_FACE_HUB_TOKEN",
-    "IDENTITY_HEADER",
-    "KAGGLE_KEY",
-    "LAKECTL_CREDENTIALS_ACCESS_KEY_ID",
-    "LAKECTL_CREDENTIALS_SECRET_ACCESS_KEY",
-    "LAKEFS_SECRET_ACCESS_KEY",
-    "MINIO_ROOT_PASSWORD",
-    "MINIO_SECRET_KEY",
-    "MSI_SECRET",
-    "OSS_ACCESS_KEY_SECRET",
-    "OS_PASSWORD",
-    "PGPASSWORD",
-    "R2_SECRET_ACCESS_KEY",
-    "S3_SECRET_KEY",
-    "SNOWFLAKE_PASSWORD",
-    "VAULT_TOKEN",
-];
+use super::standing::{Inheritance, inheritance};
+use crate::{limits::NAMES_SHOWN_MAX, plain};
 
 /// The variables that the wrapper sets. If they are inherited, they belong to another job.
 const WRAPPER_VARIABLES: &[&str] = &[
@@ -84,6 +21,15 @@ const WRAPPER_VARIABLES: &[&str] = &[
     "LEASEHOLD_TOKEN_FILE_WRITING",
 ];
 
+/// The variables about which the user has decided.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EnvChoice<'a> {
+    /// `keep_env`: inherited whatever they contain.
+    pub keep: &'a [String],
+    /// `scrub`: removed whatever they contain.
+    pub scrub: &'a [String],
+}
+
 /// How the child's environment differs from the wrapper's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChildEnvironment {
@@ -91,44 +37,73 @@ pub struct ChildEnvironment {
     pub set: Vec<(OsString, OsString)>,
     /// Removed from the child's environment.
     pub removed: BTreeSet<OsString>,
+    /// The standing credentials among the removed.
+    credentials: BTreeSet<String>,
+    /// Standing credentials that the child inherits and about which the user has not decided.
+    standing: BTreeSet<String>,
 }
 
 impl ChildEnvironment {
-    /// Marks for removal the inherited standing credentials that `keep` (`keep_env`) does not list, and every inherited
-    /// variable that the wrapper sets.
+    /// Decides about each inherited variable. Those that the wrapper sets are always removed.
     pub fn new(
-        inherited: impl IntoIterator<Item = OsString>,
-        keep: &[String],
+        inherited: impl IntoIterator<Item = (OsString, OsString)>,
+        choice: EnvChoice<'_>,
         set: Vec<(OsString, OsString)>,
     ) -> Self {
-        let kept = |name: &OsStr| keep.iter().any(|k| OsStr::new(k) == name);
-        let is = |list: &[&str], name: &OsStr| list.iter().any(|n| OsStr::new(n) == name);
-        let removed = inherited
-            .into_iter()
-            .filter(|name| is(WRAPPER_VARIABLES, name) || is(STANDING_CREDENTIALS, name) && !kept(name))
-            .collect();
-        ChildEnvironment { set, removed }
+        let mut env = ChildEnvironment { set, ..ChildEnvironment::default() };
+        let is_in = |list: &[String], name: &OsStr| list.iter().any(|one| OsStr::new(one) == name);
+        for (name, value) in inherited {
+            if WRAPPER_VARIABLES.iter().any(|one| OsStr::new(one) == name) {
+                env.removed.insert(name);
+                continue;
+            }
+            let text = name.to_string_lossy().into_owned();
+            let fate = match () {
+                () if is_in(choice.scrub, &name) => Inheritance::Removed,
+                () if is_in(choice.keep, &name) => Inheritance::Plain,
+                () => inheritance(&text, &value.to_string_lossy()),
+            };
+            match fate {
+                Inheritance::Plain => {}
+                Inheritance::Named => drop(env.standing.insert(text)),
+                Inheritance::Removed => {
+                    env.removed.insert(name);
+                    env.credentials.insert(text);
+                }
+            }
+        }
+        env
     }
 
     /// Starts from the environment of this process.
-    pub fn of_this_process(keep: &[String], set: Vec<(OsString, OsString)>) -> Self {
-        Self::new(std::env::vars_os().map(|(name, _)| name), keep, set)
+    pub fn of_this_process(choice: EnvChoice<'_>, set: Vec<(OsString, OsString)>) -> Self {
+        Self::new(std::env::vars_os(), choice, set)
     }
 
-    /// A message with the names of the standing credentials that were removed, if any.
-    pub fn notice(&self) -> Option<String> {
-        let names: Vec<_> = self
-            .removed
-            .iter()
-            .filter_map(|n| n.to_str())
-            .filter(|n| STANDING_CREDENTIALS.contains(n))
-            .collect();
-        (!names.is_empty()).then(|| {
+    /// Messages with the names of the standing credentials: those that were removed, and those that the command keeps.
+    pub fn notices(&self) -> impl Iterator<Item = String> {
+        let removed = (!self.credentials.is_empty()).then(|| {
             format!(
-                "standing credentials are not passed on: {}; list a name in [run] keep_env to pass it",
-                names.join(", ")
+                "standing credentials are not passed on: {}; to pass one: --keep-env NAME, or keep_env below [run]",
+                listed(&self.credentials)
             )
-        })
+        });
+        let kept = (!self.standing.is_empty()).then(|| {
+            format!(
+                "the command keeps standing credentials: {}; to remove one: --scrub NAME, or scrub below [run]",
+                listed(&self.standing)
+            )
+        });
+        removed.into_iter().chain(kept)
+    }
+}
+
+/// Lists names, and counts those past a bound.
+fn listed(names: &BTreeSet<String>) -> String {
+    let shown: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|name| plain::value(name)).collect();
+    match names.len().saturating_sub(NAMES_SHOWN_MAX) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
 }
 
@@ -136,41 +111,61 @@ impl ChildEnvironment {
 mod tests {
     use super::*;
 
-    fn names(list: &[&str]) -> Vec<OsString> {
+    fn inherited(names: &[&str]) -> Vec<(OsString, OsString)> {
+        names.iter().map(|name| (name.into(), "a-long-value".into())).collect()
+    }
+
+    fn names(list: &[&str]) -> BTreeSet<OsString> {
         list.iter().map(OsString::from).collect()
     }
 
     #[test]
-    fn standing_credentials_are_removed() {
-        let inherited =
-            names(&["PATH", "AWS_REGION", "AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "HF_HOME", "WANDB_API_KEY"]);
-        let env = ChildEnvironment::new(inherited, &[], Vec::new());
-        assert_eq!(env.removed, names(&["AWS_SECRET_ACCESS_KEY", "HF_TOKEN"]).into_iter().collect());
-        assert_eq!(
-            env.notice().unwrap(),
-            "standing credentials are not passed on: AWS_SECRET_ACCESS_KEY, HF_TOKEN; list a name in [run] keep_env to pass it"
-        );
+    fn standing_credentials_are_removed_or_named() {
+        let all = inherited(&[
+            "PATH",
+            "AWS_REGION",
+            "aws_secret_access_key",
+            "HF_TOKEN",
+            "HF_HOME",
+            "WANDB_API_KEY",
+        ]);
+        let env = ChildEnvironment::new(all, EnvChoice::default(), Vec::new());
+        assert_eq!(env.removed, names(&["aws_secret_access_key", "HF_TOKEN"]));
+        insta::assert_snapshot!(env.notices().collect::<Vec<_>>().join("\n"), @"
+        standing credentials are not passed on: HF_TOKEN, aws_secret_access_key; to pass one: --keep-env NAME, or keep_env below [run]
+        the command keeps standing credentials: WANDB_API_KEY; to remove one: --scrub NAME, or scrub below [run]
+        ");
     }
 
     #[test]
-    fn only_names_in_keep_env_are_kept() {
-        let env = ChildEnvironment::new(
-            names(&["AWS_PROFILE", "AWS_SESSION_TOKEN"]),
-            &["AWS_PROFILE".into()],
-            Vec::new(),
-        );
-        assert_eq!(env.removed, names(&["AWS_SESSION_TOKEN"]).into_iter().collect());
+    fn keep_env_and_scrub_decide_before_the_table() {
+        let (keep, scrub) =
+            (["AWS_PROFILE".into(), "GH_TOKEN".into()], ["WANDB_API_KEY".into(), "HOME".into()]);
+        let all = inherited(&["AWS_PROFILE", "AWS_SESSION_TOKEN", "GH_TOKEN", "WANDB_API_KEY", "HOME"]);
+        let env = ChildEnvironment::new(all, EnvChoice { keep: &keep, scrub: &scrub }, Vec::new());
+        assert_eq!(env.removed, names(&["AWS_SESSION_TOKEN", "HOME", "WANDB_API_KEY"]));
+        assert_eq!(env.standing, BTreeSet::new(), "the user knows of it");
     }
 
     #[test]
     fn variables_of_an_outer_wrapper_are_removed() {
-        let env = ChildEnvironment::new(names(WRAPPER_VARIABLES), &["LEASEHOLD_JOB".into()], Vec::new());
+        let keep = ["LEASEHOLD_JOB".into()];
+        let choice = EnvChoice { keep: &keep, scrub: &[] };
+        let env = ChildEnvironment::new(inherited(WRAPPER_VARIABLES), choice, Vec::new());
         assert_eq!(env.removed.len(), WRAPPER_VARIABLES.len());
-        assert_eq!(env.notice(), None);
+        assert_eq!(env.notices().next(), None);
     }
 
     #[test]
-    fn the_list_is_sorted_and_has_no_duplicates() {
-        assert!(STANDING_CREDENTIALS.is_sorted_by(|a, b| a < b));
+    fn a_message_names_a_bounded_number_of_credentials() {
+        let many: Vec<_> = (0..1_000).map(|n| format!("A{n:04}_TOKEN")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        let env = ChildEnvironment::new(inherited(&many), EnvChoice::default(), Vec::new());
+        assert_eq!(env.removed.len(), 1_000);
+        let notice = env.notices().next().unwrap();
+        assert!(
+            notice.contains(&format!("and {} more", 1_000 - NAMES_SHOWN_MAX)) && notice.len() < 1_000,
+            "{notice}"
+        );
     }
 }

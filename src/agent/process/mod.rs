@@ -2,7 +2,7 @@
 //!
 //! | What | Files |
 //! |---|---|
-//! | the command: how it is found, started, followed and ended | `command` `environment` `child` `exit` `rlimits` |
+//! | the command: how it is found, started, followed and ended | `command` `environment` `standing` `child` `exit` `rlimits` |
 //! | the small process that ends everything if the wrapper is killed | `guard` |
 //! | its descendants, and how all of them are ended | `processes` `cgroup` |
 //! | signals, and the process in front of the wrapper at a terminal | `signals` `arrivals` `front` `terminal` |
@@ -19,5 +19,6 @@ pub(super) mod guard;
 pub(super) mod processes;
 pub(super) mod rlimits;
 pub(super) mod signals;
+pub(super) mod standing;
 pub(super) mod terminal;
 pub(super) mod work_watch;

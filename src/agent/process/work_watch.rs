@@ -16,6 +16,7 @@ use crate::{
     agent::access::manifest::open_regular,
     clock::{Clock, LeaseTime},
     limits::{END_FILE_SETTLE_TIME, WATCH_INTERVAL, WORD_BYTES_MAX},
+    plain,
     proto::v1,
 };
 
@@ -73,7 +74,7 @@ impl ReportedEnd {
             "interrupted" => ReportedEnd::Outcome(v1::Outcome::Interrupted),
             _ => match text.parse() {
                 Ok(code) => ReportedEnd::Code(code),
-                Err(_) => ReportedEnd::Other(text.chars().flat_map(char::escape_default).collect()),
+                Err(_) => ReportedEnd::Other(plain::value(text)),
             },
         })
     }
@@ -106,7 +107,7 @@ impl WorkWatch {
         if let Some(file) = until.file.as_ref().filter(|f| f.symlink_metadata().is_ok()) {
             return Err(format!(
                 "{} is there already, as if the work had ended: remove it before the work begins",
-                file.display()
+                plain::path(file)
             ));
         }
         let StopConditions { file, lock, .. } = until.clone();

@@ -10,8 +10,9 @@ use crate::{
     name::{
         Digest, HumanName, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffePattern, TenantName,
     },
+    plain,
     proto::v1,
-    written::{Notes, Placed, Section, shown, span},
+    written::{Notes, Placed, Section, span},
 };
 
 pub(super) const NEEDS_GATEWAY: &str = "needs the S3 gateway, which this version does not have: remove it";
@@ -34,7 +35,7 @@ pub(super) fn read(
     let acting_for = root.text("acting_for", notes, |t| {
         let name = t
             .strip_prefix("human:")
-            .ok_or_else(|| format!("`{}` is not a person: write \"human:NAME\"", shown(t)))?;
+            .ok_or_else(|| format!("`{}` is not a person: write \"human:NAME\"", plain::value(t)))?;
         name.parse::<HumanName>().map(|h| format!("human:{h}")).map_err(|e| e.to_string())
     });
     let tune = root.section_if_there("tune", notes).map(|table| tuning(table, folder, notes));
@@ -78,7 +79,7 @@ fn job_name(text: &str) -> Result<String, String> {
     text.parse::<InstanceName>().map(|n| n.to_string()).map_err(|_| {
         format!(
             "`{}` is not a job name: write letters, digits, `.`, `_`, `-`, a letter or digit first, at most {NAME_BYTES_MAX} bytes",
-            shown(text)
+            plain::value(text)
         )
     })
 }
@@ -100,8 +101,9 @@ fn plain(text: &str, most: usize) -> Result<String, String> {
 fn tuning(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> v1::Tuning {
     let example = "\"lora\", or one of full, adapter, prompt-tuning, preference";
     let method = table.need("method", example, notes, |t| t.parse::<Method>().map(v1::Method::from));
-    let params = table
-        .text("params", notes, |t| digest_of(&folder.join(t)).map_err(|e| format!("`{}` {e}", shown(t))));
+    let params = table.text("params", notes, |t| {
+        digest_of(&folder.join(t)).map_err(|e| format!("`{}` {e}", plain::value(t)))
+    });
     let free_params = table.list("free_params", SPEC_LIST_MAX, notes, |t| plain(t, NAME_BYTES_MAX));
     let prompts = table.list("prompts", SPEC_LIST_MAX, notes, |t| plain(t, TEXT_BYTES_MAX));
     table.finish(notes);
@@ -195,7 +197,9 @@ fn members(mut table: Section<'_>, notes: &mut Notes) -> v1::Members {
             instance.parse::<InstanceName>().map(|i| format!("instance:{i}")).map_err(|e| e.to_string())
         }
         None if t == "all" || t == "any" => Ok(t.to_owned()),
-        None => Err(format!("`{}` is not known: write \"all\", \"any\" or \"instance:NAME\"", shown(t))),
+        None => {
+            Err(format!("`{}` is not known: write \"all\", \"any\" or \"instance:NAME\"", plain::value(t)))
+        }
     });
     let least = expect.unwrap_or(1);
     if let Some(max) = max.filter(|max| *max < least) {

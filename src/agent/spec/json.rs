@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use crate::written::{Field, Node, Parsed, Value, one_line, shown};
+use crate::{
+    plain,
+    written::{Field, Node, Parsed, Value, one_line},
+};
 
 /// Parses JSON. `serde_json` checks the syntax and limits the depth. After that, [`Scan`] reads the valid text again for the line of
 /// each value, and finds duplicate keys.
@@ -83,7 +86,7 @@ impl<'a> Scan<'a> {
             self.eat(b':')?;
             let node = self.node()?;
             if !seen.insert(key.clone()) {
-                self.twice.push((line, format!("`{}` stands twice: remove one", shown(&key))));
+                self.twice.push((line, format!("`{}` stands twice: remove one", plain::value(&key))));
             }
             entries.push(Field { key, line, node });
         }

@@ -9,7 +9,7 @@ mod run;
 
 use std::path::Path;
 
-pub use run::{OnRevoke, RunSettings};
+pub use run::{OnRevoke, RunSettings, variable_name};
 
 use self::json::parse_json;
 use crate::{

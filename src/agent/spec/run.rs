@@ -9,7 +9,8 @@ use crate::{
     limits::{
         DRAIN_GRACE_MAX, JOB_DURATION_MAX, REJOIN, SPEC_LIST_MAX, TERM_GRACE_DEFAULT, TERM_GRACE_MAX, TTL_MIN,
     },
-    written::{Notes, Section, shown, span},
+    plain,
+    written::{Notes, Section, span},
 };
 
 /// How the wrapper treats its child.
@@ -24,8 +25,10 @@ pub struct RunSettings {
     pub drain_signal: Option<Signal>,
     /// For how long to retry after the connection was lost.
     pub rejoin: Duration,
-    /// The variables of standing cloud credentials that the child inherits.
+    /// The variables with standing credentials that the child inherits.
     pub keep_env: Vec<String>,
+    /// The variables that the child does not inherit, besides those that the wrapper removes.
+    pub scrub: Vec<String>,
 }
 
 impl Default for RunSettings {
@@ -37,11 +40,22 @@ impl Default for RunSettings {
             drain_signal: None,
             rejoin: REJOIN,
             keep_env: Vec::new(),
+            scrub: Vec::new(),
         }
     }
 }
 
 impl RunSettings {
+    /// Takes the names of the command line, which overrule those of the job file.
+    #[must_use]
+    pub fn with_variables(mut self, keep: &[String], scrub: &[String]) -> Self {
+        self.keep_env.retain(|name| !scrub.contains(name));
+        self.scrub.retain(|name| !keep.contains(name));
+        self.keep_env.extend_from_slice(keep);
+        self.scrub.extend_from_slice(scrub);
+        self
+    }
+
     /// The signal that asks the work to finish when an operator drains the job. `None` sends no signal.
     pub(in crate::agent) fn signal_to_finish(&self) -> Option<Signal> {
         match self.on_revoke {
@@ -84,7 +98,9 @@ impl FromStr for OnRevoke {
         [OnRevoke::Term, OnRevoke::Kill, OnRevoke::Ignore]
             .into_iter()
             .find(|o| o.as_str() == text)
-            .ok_or_else(|| format!("`{}` is not known: write \"term\", \"kill\" or \"ignore\"", shown(text)))
+            .ok_or_else(|| {
+                format!("`{}` is not known: write \"term\", \"kill\" or \"ignore\"", plain::value(text))
+            })
     }
 }
 
@@ -94,7 +110,15 @@ fn drain_signal(text: &str) -> Result<Signal, String> {
     let all = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];
     let name = text.strip_prefix("SIG").unwrap_or(text);
     all.into_iter().find(|signal| signal.as_str().strip_prefix("SIG") == Some(name)).ok_or_else(|| {
-        format!("`{}` is not known: write one of TERM, INT, HUP, QUIT, USR1, USR2", shown(text))
+        format!("`{}` is not known: write one of TERM, INT, HUP, QUIT, USR1, USR2", plain::value(text))
+    })
+}
+
+/// Reads the name of a variable, as `keep_env` and `scrub` list it.
+pub fn variable_name(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    is_name.then(|| text.to_owned()).ok_or_else(|| {
+        format!("`{}` is not the name of a variable: write one name, without `*`", plain::value(text))
     })
 }
 
@@ -112,20 +136,23 @@ pub(super) fn read(root: &mut Section<'_>, notes: &mut Notes) -> RunSettings {
     if let Some(rejoin) = table.text("rejoin", notes, |t| span(t, TTL_MIN..=JOB_DURATION_MAX)) {
         run.rejoin = rejoin;
     }
-    let keep_env = table.list("keep_env", SPEC_LIST_MAX, notes, |name| {
-        let plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        plain.then(|| name.to_owned()).ok_or_else(|| {
-            format!("`{}` is not the name of a variable: write one name, without `*`", shown(name))
-        })
-    });
-    run.keep_env = keep_env.into_iter().map(|name| name.value).collect();
+    let keep = table.list("keep_env", SPEC_LIST_MAX, notes, variable_name);
+    let scrub = table.list("scrub", SPEC_LIST_MAX, notes, variable_name);
+    for name in scrub.iter().filter(|name| keep.iter().any(|kept| kept.value == name.value)) {
+        notes.problem(
+            name.line,
+            format!("run.scrub: `{}` is in keep_env too: remove it from one of them", name.value),
+        );
+    }
+    run.keep_env = keep.into_iter().map(|name| name.value).collect();
+    run.scrub = scrub.into_iter().map(|name| name.value).collect();
     // The two values that the gateway would use anyway may be written already.
     table.text("on_away", notes, |t| {
-        if t == "hold" { Ok(()) } else { Err(format!("`{}` {NEEDS_GATEWAY}", shown(t))) }
+        if t == "hold" { Ok(()) } else { Err(format!("`{}` {NEEDS_GATEWAY}", plain::value(t))) }
     });
     table.text("hold_max", notes, |t| match humantime::parse_duration(t) {
         Ok(d) if d == Duration::from_secs(8 * 60) => Ok(()),
-        _ => Err(format!("`{}` {NEEDS_GATEWAY}", shown(t))),
+        _ => Err(format!("`{}` {NEEDS_GATEWAY}", plain::value(t))),
     });
     table.finish(notes);
     run

@@ -44,6 +44,7 @@ hold_max  = "8m"
 rejoin    = "30m"
 grace     = "3s"
 keep_env  = ["AWS_PROFILE"]
+scrub     = ["WANDB_API_KEY"]
 "#;
 
 /// The mistakes in a TOML text, as `LINE: what`.
@@ -91,6 +92,7 @@ fn a_complete_specification_is_read() {
         drain_signal: Some(nix::sys::signal::Signal::SIGUSR1),
         rejoin: Duration::from_secs(1800),
         keep_env: vec!["AWS_PROFILE".into()],
+        scrub: vec!["WANDB_API_KEY".into()],
     };
     assert_eq!(spec.run, run);
 }
@@ -204,6 +206,8 @@ fn each_mistake_is_reported_with_what_to_write() {
         ),
         ("[run]\ngrace = \"soon\"", "5: run.grace: `soon` is not a span of time: write"),
         ("[run]\nkeep_env = [\"AWS_*\"]", "5: run.keep_env: `AWS_*` is not the name of a variable"),
+        ("[run]\nscrub = [\"A=b\"]", "5: run.scrub: `A=b` is not the name of a variable"),
+        ("[run]\nkeep_env = [\"A\"]\nscrub = [\"A\"]", "6: run.scrub: `A` is in keep_env too"),
         ("[run]\non_exit = 1", "5: run.on_exit is not a key: write one of on_revoke"),
     ] {
         let all = with(more);

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr};
 
-use crate::secret::{looks_secret, withheld};
+use crate::plain;
 
 /// The environment variable of the standard.
 pub const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
@@ -60,10 +60,7 @@ impl FromStr for WorkloadEndpoint {
     type Err = EndpointFault;
 
     fn from_str(text: &str) -> Result<Self, EndpointFault> {
-        let shown = || match looks_secret(text) {
-            true => withheld(text),
-            false => text.chars().take(120).flat_map(char::escape_debug).collect::<String>(),
-        };
+        let shown = || plain::value(text);
         if let Some(rest) = text.strip_prefix("unix:") {
             // `unix:/a` and `unix:///a` are one URI (RFC 3986, section 3.3): the second has an empty authority.
             let path = match rest.strip_prefix("//") {

@@ -14,6 +14,7 @@ use crate::{
     },
     limits,
     name::{SpiffeId, TrustDomain},
+    plain,
 };
 
 /// Which of the SVIDs that the agent gives is our own.
@@ -120,7 +121,7 @@ impl WorkloadState {
     /// 4.1.3).
     fn foreign_bundle(&mut self, key: &str, der: &[u8], now: Wall) {
         let Some(domain) = key.strip_prefix("spiffe://").and_then(|d| d.parse::<TrustDomain>().ok()) else {
-            let key: String = key.chars().take(120).flat_map(char::escape_debug).collect();
+            let key = plain::value(key);
             self.left_out
                 .push(format!("`{key}` is not the SPIFFE ID of a trust domain: its bundle is left out"));
             return;
@@ -184,10 +185,9 @@ fn domain_of(entry: &X509svid) -> Result<TrustDomain, MessageFault> {
 }
 
 fn shown(entry: &X509svid) -> String {
-    let plain = |text: &str| text.chars().take(160).flat_map(char::escape_debug).collect::<String>();
     match entry.hint.as_str() {
-        "" => plain(&entry.spiffe_id),
-        hint => format!("{} (hint {})", plain(&entry.spiffe_id), plain(hint)),
+        "" => plain::value(&entry.spiffe_id),
+        hint => format!("{} (hint {})", plain::value(&entry.spiffe_id), plain::value(hint)),
     }
 }
 
@@ -205,7 +205,7 @@ impl fmt::Display for Pick {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Pick::First => f.write_str("any SVID"),
-            Pick::Hint(hint) => write!(f, "an SVID with the hint `{}`", hint.escape_debug()),
+            Pick::Hint(hint) => write!(f, "an SVID with the hint `{}`", plain::value(hint)),
             Pick::Id(id) => write!(f, "an SVID of `{id}`"),
         }
     }

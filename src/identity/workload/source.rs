@@ -178,14 +178,19 @@ impl WorkloadSource {
     }
 
     fn show(&self, state: WorkloadState) {
-        for line in &state.left_out {
+        for line in state.left_out.iter().filter(|_| self.status.may_log()) {
             tracing::error!(line, "a part of a message of the SPIFFE agent cannot be used");
         }
-        let had = self.status.current().svid.clone();
+        let before = self.status.current();
+        let had = before.svid.as_ref();
         let standing = match &state.svid {
             Some(svid) => {
                 let (id, until) = (svid.spiffe_id(), svid.not_after());
-                tracing::info!(%id, %until, bundles = %state.bundles, "the SPIFFE agent gave us our SVID and bundles");
+                let is_new = !had.is_some_and(|had| had.presents_as(svid))
+                    || !state.bundles.trusts_as(&before.bundles);
+                if is_new && self.status.may_log() {
+                    tracing::info!(%id, %until, bundles = %state.bundles, "the SPIFFE agent gave us our SVID and bundles");
+                }
                 self.status.end_outage();
                 SourceState::Good
             }
@@ -199,7 +204,9 @@ impl WorkloadSource {
     }
 
     fn discard(&self, fault: &MessageFault) {
-        tracing::error!(%fault, "a message of the SPIFFE agent was discarded: the state before stays");
+        if self.status.may_log() {
+            tracing::error!(%fault, "a message of the SPIFFE agent was discarded: the state before stays");
+        }
         let why = format!("a message of the SPIFFE agent cannot be used: {fault}");
         match self.status.current().standing {
             SourceState::Awaited { .. } => self.status.set_state(SourceState::Awaited { why }),
@@ -226,10 +233,10 @@ impl WorkloadSource {
             StreamEnd::Closed => {}
             StreamEnd::Denied { said } => {
                 let why = denied(&self.options.endpoint, said);
-                if trust.svid.is_some()
+                let is_new = trust.svid.is_some()
                     || matches!(trust.standing, SourceState::Awaited { .. })
-                        && trust.standing.why() != Some(&why)
-                {
+                        && trust.standing.why() != Some(&why);
+                if is_new && self.status.may_log() {
                     tracing::error!(%why, "the SPIFFE agent gives us no identity");
                 }
                 let standing = self.without_svid(why, trust.svid.is_some());
@@ -242,7 +249,9 @@ impl WorkloadSource {
                 }
             }
             StreamEnd::Never { why } => {
-                tracing::error!(%why, "the SPIFFE agent is not contacted again before SIGHUP or a restart");
+                if self.status.may_log() {
+                    tracing::error!(%why, "the SPIFFE agent is not contacted again before SIGHUP or a restart");
+                }
                 let since = self.status.begin_outage();
                 self.status.set_state(SourceState::Ended { since, why: why.clone() });
             }
@@ -250,11 +259,15 @@ impl WorkloadSource {
                 let since = self.status.begin_outage();
                 match &trust.standing {
                     SourceState::Good => {
-                        tracing::warn!(%why, "the SPIFFE agent is unreachable: its last state is used until its SVIDs expire");
+                        if self.status.may_log() {
+                            tracing::warn!(%why, "the SPIFFE agent is unreachable: its last state is used until its SVIDs expire");
+                        }
                         self.status.set_state(SourceState::Stale { since, why: why.clone() });
                     }
                     SourceState::Awaited { why: before } if before != why => {
-                        tracing::warn!(%why, "no identity yet");
+                        if self.status.may_log() {
+                            tracing::warn!(%why, "no identity yet");
+                        }
                         self.status.set_state(SourceState::Awaited { why: why.clone() });
                     }
                     _ => {}

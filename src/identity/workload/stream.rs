@@ -16,10 +16,13 @@ use super::{
     endpoint::WorkloadEndpoint,
     wire::{X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
-use crate::{clock::Clock, limits};
+use crate::{clock::Clock, limits, plain};
 
 /// The metadata of every call (SPIFFE Workload Endpoint, section 6.1).
 const SECURITY_HEADER: &str = "workload.spiffe.io";
+
+/// Characters of an error of the agent that a message quotes.
+const SAID_CHARS_MAX: usize = 200;
 
 /// How a stream ended, or why it could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +82,8 @@ async fn connect(endpoint: &WorkloadEndpoint) -> Result<Channel, tonic::transpor
 
 impl StreamEnd {
     pub(super) fn of(endpoint: &WorkloadEndpoint, status: &Status) -> Self {
-        let said: String = status.message().chars().take(200).flat_map(char::escape_debug).collect();
+        let said =
+            plain::message(&status.message().chars().take(SAID_CHARS_MAX).collect::<String>()).into_owned();
         let code = status.code();
         match code {
             Code::PermissionDenied => StreamEnd::Denied { said },

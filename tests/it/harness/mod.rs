@@ -27,7 +27,8 @@ mod wrapper;
 pub use authority::{Authority, Credentials, at, uri};
 pub use client::{Client, Refused, refused};
 pub use clock::{NOW, TestClock};
-pub use log::logged;
+#[allow(unused_imports, reason = "not all tests look into the log")]
+pub use log::{capture, logged};
 pub use port::Port;
 pub use records::Records;
 pub use stopwatch::Stopwatch;

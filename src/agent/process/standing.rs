@@ -1,0 +1,287 @@
+//! Standing credentials: which inherited variables have one, and whether the command gets it.
+//!
+//! | Variable | The command |
+//! |---|---|
+//! | `REMOVED`: a credential for a store of data or models, or its path | does not get it: it would reach data around the lease |
+//! | `KEPT`: a credential that a run needs for something else | gets it, and it is named once |
+//! | by the end of its name, such as `_PASSWORD` or `_SECRET_ACCESS_KEY` | does not get it |
+//! | by its value: a key, a token of a well-known form, a URL with a password | does not get it |
+//! | by its value: it may be encoded bytes, such as a token of an unknown form | gets it, and it is named once |
+//!
+//! Upper and lower case are the same. `keep_env` and `scrub` decide before this table.
+
+use crate::secret::{has_secret_form, looks_secret};
+
+/// What becomes of an inherited variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Inheritance {
+    /// It is no credential.
+    Plain,
+    /// A standing credential that the command gets.
+    Named,
+    /// A standing credential that the command does not get.
+    Removed,
+}
+
+/// Variables with a standing credential for a store of data or models, or with its path. With one of them a script can bypass
+/// the broker, often without knowing.
+///
+/// Regions, endpoints and account names stay, because they open nothing.
+const REMOVED: &[&str] = &[
+    "AWS_ACCESS_KEY_ID",
+    "AWS_BEARER_TOKEN_BEDROCK",
+    "AWS_CONFIG_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CREDENTIAL_EXPIRATION",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_PROFILE",
+    "AWS_ROLE_ARN",
+    "AWS_ROLE_SESSION_NAME",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SECURITY_TOKEN",
+    "AWS_SESSION_TOKEN",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AZCOPY_SPA_CLIENT_SECRET",
+    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+    "AZURE_CLIENT_CERTIFICATE_PATH",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_CONFIG_DIR",
+    "AZURE_FEDERATED_TOKEN_FILE",
+    "AZURE_PASSWORD",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_CONNECTION_STRING",
+    "AZURE_STORAGE_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "B2_APPLICATION_KEY",
+    "BOTO_CONFIG",
+    "CLOUDSDK_AUTH_ACCESS_TOKEN",
+    "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE",
+    "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
+    "CLOUDSDK_CONFIG",
+    "DATABRICKS_CLIENT_SECRET",
+    "DATABRICKS_TOKEN",
+    "GOOGLE_APPLICATION_CREDENTIALS",
+    "GOOGLE_CREDENTIALS",
+    "GOOGLE_OAUTH_ACCESS_TOKEN",
+    "HADOOP_TOKEN_FILE_LOCATION",
+    "HF_API_TOKEN",
+    "HF_TOKEN",
+    "HF_TOKEN_PATH",
+    "HUGGINGFACEHUB_API_TOKEN",
+    "HUGGINGFACE_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "IDENTITY_HEADER",
+    "KAGGLE_CONFIG_DIR",
+    "KAGGLE_KEY",
+    "LAKECTL_CREDENTIALS_ACCESS_KEY_ID",
+    "LAKECTL_CREDENTIALS_SECRET_ACCESS_KEY",
+    "LAKEFS_SECRET_ACCESS_KEY",
+    "MINIO_ROOT_PASSWORD",
+    "MINIO_SECRET_KEY",
+    "MSI_SECRET",
+    "MYSQL_PWD",
+    "NETRC",
+    "NGC_API_KEY",
+    "NGC_CLI_API_KEY",
+    "OSS_ACCESS_KEY_SECRET",
+    "OS_PASSWORD",
+    "PGPASSFILE",
+    "PGPASSWORD",
+    "PGSERVICEFILE",
+    "R2_SECRET_ACCESS_KEY",
+    "RCLONE_CONFIG",
+    "RCLONE_CONFIG_PASS",
+    "REDISCLI_AUTH",
+    "S3_ACCESS_KEY_ID",
+    "S3_SECRET_ACCESS_KEY",
+    "S3_SECRET_KEY",
+    "SNOWFLAKE_PASSWORD",
+    "SSHPASS",
+    "VAULT_TOKEN",
+];
+
+/// Variables with a standing credential that a run needs for something else: its metrics, its code, its cluster, a proxy.
+const KEPT: &[&str] = &[
+    "ALL_PROXY",
+    "ANTHROPIC_API_KEY",
+    "AZURE_OPENAI_API_KEY",
+    "CI_JOB_TOKEN",
+    "CLEARML_API_ACCESS_KEY",
+    "CLEARML_API_SECRET_KEY",
+    "COMET_API_KEY",
+    "DD_API_KEY",
+    "DOCKER_AUTH_CONFIG",
+    "DOCKER_CONFIG",
+    "FTP_PROXY",
+    "GH_TOKEN",
+    "GITHUB_TOKEN",
+    "GITLAB_TOKEN",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "KRB5CCNAME",
+    "KUBECONFIG",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_URI",
+    "NEPTUNE_API_TOKEN",
+    "NPM_TOKEN",
+    "OPENAI_API_KEY",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_INDEX_URL",
+    "SENTRY_DSN",
+    "SLURM_JWT",
+    "SSH_AUTH_SOCK",
+    "SWANLAB_API_KEY",
+    "TWINE_PASSWORD",
+    "UV_EXTRA_INDEX_URL",
+    "UV_INDEX_URL",
+    "WANDB_API_KEY",
+];
+
+/// Variables of `KEPT` whose value is most often no credential: they count only if it has one.
+const KEPT_IF_SECRET: &[&str] = &[
+    "ALL_PROXY",
+    "FTP_PROXY",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "MLFLOW_TRACKING_URI",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_INDEX_URL",
+    "UV_EXTRA_INDEX_URL",
+    "UV_INDEX_URL",
+];
+
+/// How the names of other credentials end. A name that is only this word counts too.
+const REMOVED_ENDS: &[&str] = &[
+    "_ACCESS_KEY",
+    "_ACCESS_KEY_ID",
+    "_APIKEY",
+    "_API_KEY",
+    "_CONNECTION_STRING",
+    "_CREDENTIAL",
+    "_CREDENTIALS",
+    "_PASSWD",
+    "_PASSWORD",
+    "_PRIVATE_KEY",
+    "_SAS",
+    "_TOKEN",
+];
+
+/// A part of the names of other credentials.
+const REMOVED_PART: &str = "SECRET";
+
+/// Decides about one variable that neither `keep_env` nor `scrub` names.
+pub(super) fn inheritance(name: &str, value: &str) -> Inheritance {
+    let name = name.to_ascii_uppercase();
+    let is_in = |list: &[&str]| list.binary_search(&name.as_str()).is_ok();
+    if value.is_empty() || is_for_this_program(&name) {
+        return Inheritance::Plain;
+    }
+    if is_in(REMOVED) {
+        return Inheritance::Removed;
+    }
+    if is_in(KEPT) {
+        let counts = !is_in(KEPT_IF_SECRET) || has_secret_form(value);
+        return if counts { Inheritance::Named } else { Inheritance::Plain };
+    }
+    let whole = format!("_{name}");
+    let is_named_so = name.contains(REMOVED_PART) || REMOVED_ENDS.iter().any(|end| whole.ends_with(end));
+    if is_named_so && !is_word_of_a_model(&whole, value) || has_secret_form(value) {
+        return Inheritance::Removed;
+    }
+    // Environment modules keep their state in encoded bytes.
+    let is_state = name.starts_with("_MODULETABLE");
+    if looks_secret(value) && !is_state { Inheritance::Named } else { Inheritance::Plain }
+}
+
+/// The wrapper's own settings: none is a credential.
+fn is_for_this_program(name: &str) -> bool {
+    name.starts_with("LEASEHOLD_")
+}
+
+/// Whether a variable such as `PAD_TOKEN` has a word of a tokenizer, `<pad>` or `[CLS]`, or a number.
+fn is_word_of_a_model(name: &str, value: &str) -> bool {
+    name.ends_with("_TOKEN") && (value.len() < 8 || value.starts_with(['<', '[']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &str = "4kX9cQ2mZr7bT5wYv1LsNd8HfGa0Pq3E";
+
+    #[test]
+    fn what_opens_a_store_of_data_is_removed() {
+        for name in [
+            "AWS_SECRET_ACCESS_KEY",
+            "aws_secret_access_key",
+            "S3_SECRET_ACCESS_KEY",
+            "TEAM_S3_ACCESS_KEY_ID",
+            "WAREHOUSE_PASSWORD",
+            "db_passwd",
+            "PGPASSFILE",
+            "NETRC",
+            "GOOGLE_APPLICATION_CREDENTIALS",
+            "ML_CREDENTIALS",
+            "FEATURES_TOKEN",
+            "TOKEN",
+            "LAKE_API_KEY",
+            "CLIENT_SECRET_FILE",
+        ] {
+            assert_eq!(inheritance(name, "/a/path-or-value"), Inheritance::Removed, "{name}");
+        }
+        for value in [
+            "postgres://ml:hunter2@db.acme.example/features",
+            "AKIAIOSFODNN7EXAMPLE",
+            "-----BEGIN PRIVATE KEY-----",
+        ] {
+            assert_eq!(inheritance("WHATEVER", value), Inheritance::Removed, "{value}");
+        }
+    }
+
+    #[test]
+    fn what_a_run_needs_for_something_else_is_named() {
+        for (name, value) in [
+            ("WANDB_API_KEY", SECRET),
+            ("GITHUB_TOKEN", "ghp_0123456789abcdefABCDEF0123456789abcd"),
+            ("gh_token", "x"),
+            ("KUBECONFIG", "/home/ada/.kube/config"),
+            ("HTTPS_PROXY", "http://ada:hunter2@proxy.acme.example:3128"),
+            ("WHATEVER", "4kX9cQ2mZr7bT5wYv1LsNd8HfGa0Pq3E4kX9cQ2m"),
+        ] {
+            assert_eq!(inheritance(name, value), Inheritance::Named, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_credential_is_inherited_without_a_word() {
+        for (name, value) in [
+            ("PATH", "/usr/bin:/bin"),
+            ("AWS_REGION", "eu-central-1"),
+            ("HF_HOME", "/data/hf"),
+            ("HTTPS_PROXY", "http://proxy.acme.example:3128"),
+            ("PAD_TOKEN", "<|endoftext|>"),
+            ("MAX_TOKEN", "4096"),
+            ("TOKENIZERS_PARALLELISM", "false"),
+            ("DB_PASSWORD", ""),
+            ("_ModuleTable001_", "X01vZHVsZVRhYmxlXyA9IHsKTVR2ZXJzaW9uID0gMywKY19yZWJ1aWxkVGltZSA9IGZhbHNl"),
+            ("LEASEHOLD_ATTEMPT_KEY", SECRET),
+            ("LS_COLORS", "rs=0:di=01;34:ln=01;36:mh=00:pi=40;33:so=01;35:do=01;35"),
+        ] {
+            assert_eq!(inheritance(name, value), Inheritance::Plain, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_lists_are_sorted_and_have_no_duplicates() {
+        for list in [REMOVED, KEPT, KEPT_IF_SECRET, REMOVED_ENDS] {
+            assert!(list.is_sorted_by(|a, b| a < b), "{list:?}");
+        }
+        assert!(KEPT_IF_SECRET.iter().all(|name| KEPT.contains(name)));
+        assert!(KEPT.iter().all(|name| !REMOVED.contains(name)));
+    }
+}
