@@ -129,7 +129,8 @@ struct Made {
 }
 
 fn made() -> Made {
-    let date = |wall: Wall| time::OffsetDateTime::from_unix_timestamp(wall.seconds() as i64).expect("a date");
+    let date =
+        |wall: Wall| time::OffsetDateTime::from_unix_timestamp(wall.seconds().cast_signed()).expect("a date");
     let mut ca = CertificateParams::default();
     ca.not_before = date(NOW);
     ca.not_after = date(NOW.plus(Duration::from_secs(86_400)));
@@ -202,7 +203,7 @@ struct Naive {
 }
 
 impl Naive {
-    /// `None` if the document is malformed. Of a repeated member it keeps the last, as serde_json does.
+    /// `None` if the document is malformed. Of a repeated member it keeps the last, as `serde_json` does.
     fn read(data: &[u8]) -> Option<Self> {
         let json: Value = serde_json::from_slice(data).ok()?;
         let top = json.as_object()?;
@@ -281,7 +282,7 @@ fn has_usual_key(der: &[u8]) -> bool {
         && matches!(key.parsed(), Ok(x509_parser::public_key::PublicKey::EC(point)) if point.data().len() == 65)
 }
 
-/// Compares JSON with serde_json and x509-parser: equal roots, numbers and usable roots, also after the document is written
+/// Compares JSON with `serde_json` and x509-parser: equal roots, numbers and usable roots, also after the document is written
 /// again.
 pub fn document(data: &[u8]) -> bool {
     let domain: TrustDomain = "td".parse().expect("a trust domain");

@@ -1,4 +1,4 @@
-//! The calls of OperatorService about policy: their requests read, their answers written.
+//! The calls of `OperatorService` about policy: their requests read, their answers written.
 
 use super::{
     fields::{page_size, read_duration, read_name, read_optional_name, read_text},

@@ -175,7 +175,7 @@ fn notes(
         notes.push("a rule looks at single SPIFFE IDs: ask for one with can-i --for".to_owned());
     }
     let Some(resource) = resource else { return notes };
-    let others: Vec<_> = resource.shared_with.iter().map(|t| t.as_str()).collect();
+    let others: Vec<_> = resource.shared_with.iter().map(TenantName::as_str).collect();
     if !sees_all && resource.tenant == *caller.tenant() && !others.is_empty() {
         notes.push(format!("it is shared with {}, whose own operators see who can there", others.join(", ")));
     }

@@ -18,6 +18,8 @@
 //! | `runtime` | the threads that a command runs on |
 //! | all others | a subcommand each |
 
+#![allow(clippy::doc_markdown, reason = "clap prints doc comments as help, without Markdown")]
+
 mod args;
 mod client;
 mod contexts_file;

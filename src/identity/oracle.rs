@@ -92,7 +92,7 @@ const LEAVES: [(&str, Change); 44] = [
         san(p, &[tlv(0x86, b"spiffe://good.example/a"), tlv(0x86, b"spiffe://b/\xff")]);
     }),
     ("a DNS name that is not UTF-8", |p| {
-        san(p, &[tlv(0x86, b"spiffe://good.example/a"), tlv(0x82, b"\xff")])
+        san(p, &[tlv(0x86, b"spiffe://good.example/a"), tlv(0x82, b"\xff")]);
     }),
     ("no name", |p| p.subject_alt_names.clear()),
     ("a DNS name alone", |p| p.subject_alt_names = vec![SanType::DnsName("a".try_into().unwrap())]),
@@ -206,7 +206,7 @@ const BETWEEN: [(&str, Option<Above>); 14] = [
             let subtree = tlv(0x30, &tlv(0x86, b"good.example"));
             let constraints = tlv(0x30, &tlv(0xa0, &subtree));
             root.intermediate("upper", &|p| {
-                p.custom_extensions.push(extension(30, true, constraints.clone()))
+                p.custom_extensions.push(extension(30, true, constraints.clone()));
             })
         }),
     ),
@@ -371,7 +371,7 @@ struct X509Svid {
 }
 
 /// Serves these bundles on a socket, for as long as its runtime lives.
-async fn serve_workload_api(socket: &std::path::Path, roots: &Roots) {
+fn serve_workload_api(socket: &std::path::Path, roots: &Roots) {
     let (ca, svid) = own();
     let answer = X509SvidResponse {
         svids: vec![X509Svid {
@@ -429,7 +429,7 @@ impl Oracle {
         let time = Arc::new(SetTime::default());
         let its_time = time.clone();
         let server = runtime.block_on(async {
-            serve_workload_api(&socket, &roots).await;
+            serve_workload_api(&socket, &roots);
             let endpoint = format!("unix://{}", socket.display());
             let source = spiffe::X509Source::builder()
                 .endpoint(endpoint)

@@ -350,7 +350,7 @@ async fn tls_1_2_is_answered_by_an_alert_and_nothing_else() {
     assert_eq!((answer.len(), answer[0], &answer[5..]), (7, 0x15, &[2u8, 70][..]), "{answer:?}");
 }
 
-/// A ClientHello of TLS 1.2 (RFC 5246 section 7.4.1.2).
+/// A `ClientHello` of TLS 1.2 (RFC 5246 section 7.4.1.2).
 fn client_hello_1_2() -> Vec<u8> {
     fn sized(bytes: &[u8]) -> Vec<u8> {
         [&u16::try_from(bytes.len()).unwrap().to_be_bytes(), bytes].concat()

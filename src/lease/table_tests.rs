@@ -17,7 +17,7 @@ use crate::{
 
 const START: LeaseTime = LeaseTime(1_000_000);
 
-/// LeaseHolder asks: one of three jobs of two tenants, one of two members, which two jobs share.
+/// Who asks: one of three jobs of two tenants, one of two members, which two jobs share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct LeaseHolder {
     job: u8,

@@ -64,7 +64,7 @@ async fn the_observer_gets_the_reason_and_the_client_an_alert() {
         (TestCa::new("a.example").svid("/x"), Reason::SvidUntrusted),
         (
             ca.issue("spiffe://a.example/x", &|p| {
-                p.not_after = crate::identity::testing::at(NOW.plus(48 * HOUR))
+                p.not_after = crate::identity::testing::at(NOW.plus(48 * HOUR));
             }),
             Reason::SvidInvalid,
         ),

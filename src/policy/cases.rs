@@ -109,7 +109,7 @@ pub fn read_cases(dir: &Path, now: Wall) -> Result<Vec<PolicyCase>, Vec<Problem>
 pub(super) fn case_files(dir: &Path) -> Result<Vec<(String, String)>, Vec<Problem>> {
     let problem = |file: &Path, what: String| Problem { file: file.to_owned(), line: 0, what };
     let entries = fs::read_dir(dir)
-        .and_then(|d| d.collect::<Result<Vec<_>, _>>())
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(|e| vec![problem(dir, format!("the directory cannot be read: {e}"))])?;
     let mut names: Vec<_> = entries.into_iter().filter_map(|e| e.file_name().into_string().ok()).collect();
     names.retain(|name| name.ends_with(".toml") && !name.starts_with('.'));

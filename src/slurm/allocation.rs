@@ -196,7 +196,7 @@ mod tests {
         Allocation::read(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
     }
 
-    /// The environment that slurmctld 22.05 sets for an EpilogSlurmctld, on a cluster without accounts.
+    /// The environment that slurmctld 22.05 sets for an `EpilogSlurmctld`, on a cluster without accounts.
     fn epilog<'a>(comment: &'a str, exit: &'a str, restarts: &'a str) -> Vec<(&'a str, &'a str)> {
         vec![
             ("SLURM_CLUSTER_NAME", "hpc"),

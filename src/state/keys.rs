@@ -32,13 +32,13 @@ impl KeyUse {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyKeys {
     #[error("you used {0} idempotency keys within a day, as many as are remembered of one caller")]
-    OfCaller(usize),
+    Caller(usize),
     #[error(
         "the tenant {tenant} used {count} idempotency keys of {mib} MiB within a day, as many as are remembered of one"
     )]
-    OfTenant { tenant: TenantName, count: usize, mib: usize },
+    Tenant { tenant: TenantName, count: usize, mib: usize },
     #[error("all callers used {0} idempotency keys within a day, as many as are remembered")]
-    OfAll(usize),
+    All(usize),
 }
 
 /// The remembered keys. Past a bound a new key is refused, and no old one is dropped for it: if the caller of a dropped
@@ -92,17 +92,17 @@ impl IdempotencyKeys {
     ) -> Result<(), TooManyKeys> {
         let of_caller = self.by_caller.get(caller).map_or(0, HashMap::len);
         if of_caller >= limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX {
-            return Err(TooManyKeys::OfCaller(of_caller));
+            return Err(TooManyKeys::Caller(of_caller));
         }
         let held = self.tenants.get(tenant).copied().unwrap_or_default();
         if held.count >= limits::IDEMPOTENCY_KEYS_PER_TENANT_MAX
             || held.bytes >= limits::IDEMPOTENCY_KEYS_BYTES_PER_TENANT_MAX
         {
             let (count, mib) = (held.count, held.bytes >> 20);
-            return Err(TooManyKeys::OfTenant { tenant: tenant.clone(), count, mib });
+            return Err(TooManyKeys::Tenant { tenant: tenant.clone(), count, mib });
         }
         if self.count >= limits::IDEMPOTENCY_KEYS_MAX {
-            return Err(TooManyKeys::OfAll(self.count));
+            return Err(TooManyKeys::All(self.count));
         }
         self.insert(caller, key, KeyUse::Pending { tenant: tenant.clone() });
         Ok(())
@@ -186,7 +186,7 @@ mod tests {
         for n in 0..limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX {
             keys.put((caller(1), format!("key {n}")), made(n as u128));
         }
-        let full = TooManyKeys::OfCaller(limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX);
+        let full = TooManyKeys::Caller(limits::IDEMPOTENCY_KEYS_PER_CALLER_MAX);
         assert_eq!(keys.hold(&caller(1), "one more", &tenant(0)), Err(full));
         assert_eq!(keys.find(&caller(1), "one more"), None);
         assert_eq!(keys.find(&caller(1), "key 0"), Some(&KeyUse::Made(made(0))), "none was given up for it");
@@ -215,7 +215,7 @@ mod tests {
             keys.put((caller(n / each), n.to_string()), made_of(n as u128, n % 100));
         }
         keys.put((caller(0), "0".to_owned()), made(0));
-        let full = TooManyKeys::OfAll(limits::IDEMPOTENCY_KEYS_MAX);
+        let full = TooManyKeys::All(limits::IDEMPOTENCY_KEYS_MAX);
         assert_eq!(
             keys.hold(&caller(999_999), "new", &tenant(0)),
             Err(full.clone()),

@@ -257,7 +257,7 @@ impl DaemonLife {
                     let begun = store.widen(id, actor(), Some(decision()), |j: &Job| {
                         j.begin(&key, true, ticket, &[], now).map(|b| match b {
                             Begin::New(change) => Some(change),
-                            _ => None,
+                            Begin::Existing(_) => None,
                         })
                     });
                     if let Ok(done) = begun.await
@@ -277,7 +277,7 @@ impl DaemonLife {
                         j.join(number, &instance, &worker(), SecretDigest([2; 32]), WINDOW, now).map(|join| {
                             match join {
                                 Join::New(change) => Some(change),
-                                _ => None,
+                                Join::Same => None,
                             }
                         })
                     });
@@ -853,7 +853,7 @@ async fn past_its_keys_a_caller_makes_no_job_but_finds_its_own() {
     let store = Store::new(rebuilt, fences, opened.ledger.clone(), clock);
     let create = async |job| store.create(NewJob { job, decision: decision() }).await;
     let full = create(job(2, at)).await.unwrap_err();
-    assert_eq!(full, Refused::TooManyKeys(TooManyKeys::OfCaller(MAX)));
+    assert_eq!(full, Refused::TooManyKeys(TooManyKeys::Caller(MAX)));
     assert_eq!(full.reason(), Some(Reason::QuotaExceeded));
     // A client that sends a key again gets the same answer: no key was dropped, so no request makes two jobs.
     assert!(matches!(create(job(1, at)).await, Ok(Created::Existing(j)) if j.id == JobId(1)));

@@ -70,7 +70,7 @@ pub(crate) struct Wire {
     pub(crate) introspection: Mutex<Result<IntrospectResponse, Status>>,
 }
 
-/// The daemon's side of one WatchFences stream.
+/// The daemon's side of one `WatchFences` stream.
 pub(crate) struct Subscription {
     pub(crate) audience: String,
     /// Makes the tags of what it lowers.

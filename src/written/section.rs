@@ -438,11 +438,11 @@ mod tests {
     }
 
     fn read(root: &mut Section<'_>, notes: &mut Notes) {
-        root.need("port", "8443", notes, |t| t.parse::<u16>());
+        root.need("port", "8443", notes, str::parse::<u16>);
         root.list("hosts", 2, notes, |t| if t == "bad" { Err("bad host: write a good one") } else { Ok(()) });
         for mut table in root.list_of_sections("user", 2, notes) {
             table.name_by("name");
-            table.need("name", "\"ada\"", notes, |t| t.parse::<String>());
+            table.need("name", "\"ada\"", notes, str::parse::<String>);
             table.value("admin", notes, Value::truth);
             table.finish(notes);
         }

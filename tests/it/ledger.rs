@@ -141,7 +141,7 @@ async fn every_ending_is_in_exactly_one_record() {
                     if let Some(id) = lease.filter(|id| !endings.contains_key(id)) {
                         match kind {
                             "revoked" | "lock.set" => {
-                                assert_eq!(record["by"]["spiffe_id"], OPERATOR, "{record}")
+                                assert_eq!(record["by"]["spiffe_id"], OPERATOR, "{record}");
                             }
                             _ => assert_eq!(record["because"], "released", "{record}"),
                         }

@@ -1,4 +1,4 @@
-//! How large a token may be: whatever CreateJob accepts can be issued.
+//! How large a token may be: whatever `CreateJob` accepts can be issued.
 
 use leasehold::{
     limits::{JOB_RESOURCES_MAX, TOKEN_BYTES_MAX, WILDCARD_BYTES_MAX},
