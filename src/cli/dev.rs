@@ -17,6 +17,7 @@ use crate::{
     dev::{
         DevDeployment, FileClient, Ports, Role, Running, TRUST_DOMAIN, encode_path, free_ports, read_token,
     },
+    limits::SHUTDOWN,
     link::{Connector, Endpoint},
     name::{PrincipalKind, ResourceName},
 };
@@ -123,13 +124,15 @@ impl DevArgs {
         } else {
             print(&welcome(&deployment, &file))?;
         }
-        // The file server is a client of the daemon, whose stop waits for its connections: it stops at the same time.
-        let stopper = daemon.stopper();
-        let running_stops = async {
-            stopper.cancelled().await;
-            running.stop().await;
+        // The file server is a client of the daemon: it stops first, so that it does not report a lost daemon.
+        let clock = session.clock.clone();
+        let first = async move {
+            tokio::select! {
+                () = running.stop() => {}
+                () = clock.sleep(SHUTDOWN) => {}
+            }
         };
-        let (stopped, ()) = tokio::join!(serve(daemon, stops), running_stops);
+        let stopped = serve(daemon, stops, first).await;
         Ok(match stopped {
             Stopped::InOrder => Exit::Ok,
             Stopped::Failed => Exit::Failure,

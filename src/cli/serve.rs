@@ -61,7 +61,7 @@ impl ServeArgs {
             version = env!("CARGO_PKG_VERSION"),
             "ready"
         );
-        Ok(match serve(daemon, stops).await {
+        Ok(match serve(daemon, stops, async {}).await {
             Stopped::InOrder => Exit::Ok,
             Stopped::Failed => Exit::Failure,
         })
@@ -88,15 +88,19 @@ fn apply_options(identity: &mut IdentityConfig, session: &Session) {
     }
 }
 
-/// Serves until a signal stops it.
-pub(super) async fn serve(daemon: Daemon, mut stops: Stops) -> Stopped {
+/// Serves until a signal stops it. `first` stops what depends on the daemon, before the daemon stops.
+pub(super) async fn serve(
+    daemon: Daemon,
+    mut stops: Stops,
+    first: impl Future<Output = ()> + Send + 'static,
+) -> Stopped {
     let stopper = daemon.stopper();
     let reload = daemon.reloader();
     let signals = tokio::spawn(async move {
         loop {
             tokio::select! {
-                _ = stops.term.recv() => return stopper.cancel(),
-                _ = stops.int.recv() => return stopper.cancel(),
+                _ = stops.term.recv() => break,
+                _ = stops.int.recv() => break,
                 _ = stops.hangup.recv() => {
                     tracing::info!("SIGHUP: reading identity files, catalog and policy again");
                     // A panic in the reload must not stop this task, which also waits for SIGTERM. Mistakes are logged.
@@ -105,6 +109,8 @@ pub(super) async fn serve(daemon: Daemon, mut stops: Stops) -> Stopped {
                 }
             }
         }
+        first.await;
+        stopper.cancel();
     });
     let stopped = daemon.run().await;
     signals.abort();
