@@ -405,6 +405,16 @@ pub const POLICIES_MAX: usize = 1_000;
 pub const WHO_CAN_PURPOSES_MAX: usize = 32;
 /// Catalog entries that an answer names as the approvers of one gate.
 pub const APPROVERS_SHOWN_MAX: usize = 8;
+/// Files of one policy that is applied, and of its cases.
+pub const POLICY_FILES_MAX: usize = 256;
+/// Lines of mistakes, failing cases and warnings in an answer about a policy.
+pub const MISTAKES_SHOWN_MAX: usize = 100;
+/// Waiting jobs that an answer about a policy names.
+pub const JOBS_CHANGED_SHOWN_MAX: usize = 64;
+/// Last records of the ledger that are searched for the decisions of a job: about a second of reading.
+pub const EXPLAINED_RECORDS_MAX: u64 = 200_000;
+/// Decisions of one job that are explained, and leases whose issue is remembered while they are searched.
+pub const EXPLAINED_MAX: usize = 256;
 /// Policies, and catalogs, that the daemon keeps by digest to decide by again: a change a day for some months.
 pub const KEPT_RULES_MAX: usize = 128;
 /// Bytes on disk of all kept policies and catalogs. The oldest go first, but never what is in force.

@@ -238,6 +238,7 @@ impl OperatorService for Operators {
                     resources: u32::try_from(counts.resources()).unwrap_or(u32::MAX),
                     ended: done.ended,
                     not_taken: catalog_mistakes(rules.catalog(), limits::CATALOG_MISTAKES_SHOWN_MAX),
+                    policy: done.policy.to_string(),
                 })
             })
             .await
@@ -265,6 +266,27 @@ impl OperatorService for Operators {
                 |broker, caller, q| async move { policy::who_can(&broker, &caller, &q) },
             )
             .await
+    }
+
+    async fn explain_job(
+        &self,
+        request: Request<v1::ExplainJobRequest>,
+    ) -> Result<Response<v1::ExplainJobResponse>, Status> {
+        self.0.call(Rpc::ExplainJob, request, policy::explain_job).await
+    }
+
+    async fn apply_policy(
+        &self,
+        request: Request<v1::ApplyPolicyRequest>,
+    ) -> Result<Response<v1::ApplyPolicyResponse>, Status> {
+        self.0.call(Rpc::ApplyPolicy, request, policy::apply).await
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        self.0.call(Rpc::ListPolicies, request, |broker, caller, _| policy::list(broker, caller)).await
     }
 
     type TailLedgerStream = Pin<Box<dyn Stream<Item = Result<v1::TailLedgerResponse, Status>> + Send>>;

@@ -1,17 +1,21 @@
 //! The calls of `OperatorService` about policy: their requests read, their answers written.
 
+use std::sync::Arc;
+
 use super::{
-    fields::{page_size, read_duration, read_name, read_optional_name, read_text},
+    fields::{page_size, read_duration, read_name, read_optional_name, read_required_text, read_text},
     response::fit_page,
 };
 use crate::{
     broker::{
-        Broker, Caller, EntryThatCan, GateToApprove, PolicyQuestion, PolicyReply, WhoCanPage, WhoCanQuestion,
+        Broker, Caller, DecideBy, DecidedAgain, EntryThatCan, Explained, GateToApprove, PolicyOrder,
+        PolicyOrigin, PolicyQuestion, PolicyReply, RecordedDecision, RuleChange, WantedPolicy, WhoCanPage,
+        WhoCanQuestion,
     },
     limits,
-    name::{Method, SpiffePattern, TenantName},
-    policy::{AskedAct, Relation},
-    proto::v1,
+    name::{AttemptNumber, Method, SpiffePattern, TenantName},
+    policy::{AskedAct, PolicyBundle, PolicyText, Relation},
+    proto::{convert::timestamp, v1},
     reason::{Reason, Refusal},
 };
 
@@ -113,6 +117,149 @@ fn entry(found: &EntryThatCan) -> v1::WhoCanEntry {
         gates: found.gates.clone(),
         purposes: found.purposes.clone(),
     }
+}
+
+/// Explains the decisions of a job. The second decisions may read kept rules from disk.
+pub(super) async fn explain_job(
+    broker: Arc<Broker>,
+    caller: Caller,
+    q: v1::ExplainJobRequest,
+) -> Result<v1::ExplainJobResponse, Refusal> {
+    let what = match (q.job.as_str(), q.lease.as_str()) {
+        (job, "") => Explained::Job(read_name("job", job)?),
+        ("", lease) => Explained::Lease(read_name("lease", lease)?),
+        _ => {
+            return Err(Refusal::new(Reason::FieldInvalid, "`job` and `lease` are both set: set one")
+                .with("field", "lease"));
+        }
+    };
+    let by = if q.replay { DecideBy::Then } else { DecideBy::Now };
+    let explanation = broker.policies.recorded_decisions(&caller, what).await?;
+    let decided = tokio::task::spawn_blocking(move || {
+        let again = broker.policies.decide_again(&explanation, by);
+        (broker, explanation, again)
+    });
+    let (broker, explanation, again) =
+        decided.await.map_err(|_| Refusal::new(Reason::Internal, "the decisions could not be made again"))?;
+    let rules = broker.rules.in_force();
+    let decisions = fit_page(explanation.decisions.iter().zip(again).map(|(d, again)| recorded(d, again)));
+    Ok(v1::ExplainJobResponse {
+        job: explanation.job.id.to_string(),
+        policy: rules.engine.digest().to_string(),
+        catalog: rules.catalog().digest().to_string(),
+        whole: explanation.is_whole && decisions.len() == explanation.decisions.len(),
+        decisions,
+        from_index: explanation.from,
+    })
+}
+
+fn recorded(d: &RecordedDecision, again: DecidedAgain) -> v1::RecordedDecision {
+    let (outcome, answer, why) = match again {
+        DecidedAgain::Same(answer) => (v1::DecidedAgain::Same, Some(answer), String::new()),
+        DecidedAgain::Differs(answer) => {
+            let why = answer.why.clone();
+            (v1::DecidedAgain::Differs, Some(answer), why)
+        }
+        DecidedAgain::Not(why) => (v1::DecidedAgain::NotPossible, None, why),
+    };
+    let (result_again, rules_again, approved) =
+        answer.map(|a| (a.result.to_owned(), a.rules, a.approved)).unwrap_or_default();
+    v1::RecordedDecision {
+        record: d.kind.clone(),
+        index: d.index,
+        time: Some(timestamp(d.at)),
+        times: d.times,
+        attempt: d.attempt.map_or(0, AttemptNumber::value),
+        lease: d.lease.map(|id| id.to_string()).unwrap_or_default(),
+        member: d.member.as_ref().map(ToString::to_string).unwrap_or_default(),
+        result: d.decision.result.clone(),
+        rules: d.decision.rules.clone(),
+        policy: d.decision.policy.to_string(),
+        catalog: d.decision.catalog.to_string(),
+        again: outcome.into(),
+        result_again,
+        rules_again,
+        why,
+        approved,
+    }
+}
+
+/// The word for the policy before the last change.
+const PREVIOUS: &str = "previous";
+
+/// Changes the policy, or shows what a change would do.
+pub(super) async fn apply(
+    broker: Arc<Broker>,
+    caller: Caller,
+    q: v1::ApplyPolicyRequest,
+) -> Result<v1::ApplyPolicyResponse, Refusal> {
+    let text = |file: v1::PolicyFile| PolicyText { file: file.file, text: file.text };
+    let bundle =
+        PolicyBundle::of(q.policies.into_iter().map(text).collect(), q.cases.into_iter().map(text).collect());
+    let bundle = bundle.map_err(|faults| {
+        let refusal = Refusal::new(Reason::FieldInvalid, "the files of a policy have other names");
+        faults.into_iter().take(limits::MISTAKES_SHOWN_MAX).fold(refusal, |r, line| r.with("mistake", line))
+    })?;
+    let wanted = match q.kept.as_str() {
+        "" => WantedPolicy::Bundle(bundle),
+        _ if !bundle.policies.is_empty() || !bundle.cases.is_empty() => {
+            return Err(Refusal::new(Reason::FieldInvalid, "`kept` and files are both set: set one")
+                .with("field", "kept"));
+        }
+        PREVIOUS => WantedPolicy::Previous,
+        digest => WantedPolicy::Kept(read_name("kept", digest)?),
+    };
+    let order = PolicyOrder {
+        wanted,
+        reason: read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?,
+        dry_run: q.dry_run,
+        in_force: read_optional_name("in_force", &q.in_force)?,
+        ends_at_most: q.ends_at_most,
+    };
+    let done = tokio::task::spawn_blocking(move || broker.rules.apply_policy(&caller, &order)).await;
+    let done = done.map_err(|_| Refusal::new(Reason::Internal, "the policy could not be applied"))??;
+    let rule = |r: RuleChange| v1::RuleChange {
+        id: r.id,
+        before: r.before.unwrap_or_default(),
+        after: r.after.unwrap_or_default(),
+    };
+    Ok(v1::ApplyPolicyResponse {
+        before: done.before.to_string(),
+        after: done.after.to_string(),
+        rules: done.rules.into_iter().map(rule).collect(),
+        ended: done.ended,
+        jobs: done
+            .jobs
+            .into_iter()
+            .map(|(job, change)| v1::JobChange { job: job.to_string(), change })
+            .collect(),
+        cases: u64::try_from(done.cases).unwrap_or(u64::MAX),
+        failed: done.failed.into_iter().take(limits::MISTAKES_SHOWN_MAX).collect(),
+        warnings: done.warnings.into_iter().take(limits::MISTAKES_SHOWN_MAX).collect(),
+        applied: done.is_applied,
+    })
+}
+
+/// Lists the kept policies, which are read from disk.
+pub(super) async fn list(broker: Arc<Broker>, caller: Caller) -> Result<v1::ListPoliciesResponse, Refusal> {
+    let listed = tokio::task::spawn_blocking(move || broker.rules.policy_history(&caller)).await;
+    let history =
+        listed.map_err(|_| Refusal::new(Reason::Internal, "the policies could not be listed"))??;
+    let kept = history.kept.into_iter().map(|kept| v1::KeptPolicy {
+        digest: kept.digest.to_string(),
+        since: Some(timestamp(kept.since)),
+        by: kept.by,
+        reason: kept.reason,
+        files: kept.files,
+    });
+    Ok(v1::ListPoliciesResponse {
+        in_force: history.in_force.to_string(),
+        source: match history.origin {
+            PolicyOrigin::Files(dir) => dir.display().to_string(),
+            PolicyOrigin::Applied => String::new(),
+        },
+        policies: kept.collect(),
+    })
 }
 
 fn read_act(action: &str, resource: &str, own: &TenantName) -> Result<AskedAct, Refusal> {

@@ -136,9 +136,17 @@ impl Rooms {
             (_, Some(rpc)) if ends_access(rpc) => (&self.endings, &self.bytes),
             (_, Some(Rpc::WaitDurable)) => (&self.waits, &self.bytes),
             (_, Some(Rpc::KeepAlive | Rpc::WatchFences)) => (&self.feeds, &self.bytes),
-            (_, Some(Rpc::ListJobs | Rpc::ListLeases | Rpc::ListLocks | Rpc::WhoCan | Rpc::VerifyClean)) => {
-                (&self.lists, &self.bytes)
-            }
+            (
+                _,
+                Some(
+                    Rpc::ListJobs
+                    | Rpc::ListLeases
+                    | Rpc::ListLocks
+                    | Rpc::WhoCan
+                    | Rpc::VerifyClean
+                    | Rpc::ExplainJob,
+                ),
+            ) => (&self.lists, &self.bytes),
             (_, Some(Rpc::WatchJob | Rpc::TailLedger) | None) => (&self.watches, &self.bytes),
             _ => (&self.work, &self.bytes),
         }

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -12,8 +12,8 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    denials::Denials, presence::Sessions, rates::Rates, reach::AudienceReach,
-    reconnect_limiter::ReconnectLimiter, rules::Rules,
+    apply_policy::PolicyOrigin, denials::Denials, kept_rules::KeptRules, presence::Sessions, rates::Rates,
+    reach::AudienceReach, reconnect_limiter::ReconnectLimiter, rules::Rules,
 };
 use crate::{
     clock::Clock,
@@ -21,7 +21,7 @@ use crate::{
     lease::Table,
     ledger::Ledger,
     limits,
-    name::{LeaseId, SpiffeId, TenantName},
+    name::{JobId, LeaseId, SpiffeId, TenantName},
     reason::{Reason, Refusal},
     state::{Lock, LockName, Store},
     token::SigningKey,
@@ -39,6 +39,8 @@ pub struct BrokerSettings {
     pub drain_read: Duration,
     /// Identities that may lift locks even if a lock shuts them out.
     pub break_glass: Vec<SpiffeId>,
+    /// Where the policy comes from.
+    pub policy: PolicyOrigin,
     /// KiB of records a second that one SPIFFE ID, and one tenant, may have written.
     pub rate_per_identity: u32,
     pub rate_per_tenant: u32,
@@ -54,6 +56,7 @@ impl Default for BrokerSettings {
             rejoin: limits::REJOIN,
             drain_read: limits::DRAIN_READ,
             break_glass: Vec::new(),
+            policy: PolicyOrigin::default(),
             rate_per_identity: limits::RATE_PER_IDENTITY,
             rate_per_tenant: limits::RATE_PER_TENANT,
         }
@@ -76,6 +79,8 @@ pub struct BrokerContext {
     pub(super) reach: AudienceReach,
     pub(super) reconnects: ReconnectLimiter,
     pub(super) rates: Rates,
+    /// The policies and catalogs that were in force, if there is a folder for them.
+    pub(super) kept: OnceLock<KeptRules>,
     /// Set while the ledger's disk is nearly full: requests for access are refused.
     held: AtomicBool,
     /// Tells open streams that a lock or new rules are in force.
@@ -115,6 +120,7 @@ impl BrokerContext {
             reach,
             reconnects,
             rates,
+            kept: OnceLock::new(),
             held: AtomicBool::new(false),
             changes: watch::Sender::new(()),
         }
@@ -178,6 +184,11 @@ impl BrokerContext {
             ),
             name => format!("ask an operator to lift it: leasehold unlock {name}"),
         })
+    }
+
+    /// Returns the job of a lease that lives, or ended a short while ago.
+    pub(super) fn lease_job(&self, id: LeaseId) -> Option<JobId> {
+        self.table.find(id).map(|l| l.facts.job).or_else(|| self.table.find_ended(id).map(|l| l.facts.job))
     }
 
     /// Returns the tenant of a lease that lives, or ended a short while ago.

@@ -248,11 +248,11 @@ fn await_approval(job: &mut Job, gates: Vec<Gate>) {
 }
 
 /// A catalog entry that may join, with the identity if the job names exactly one.
-type Joiner = (Option<SpiffeId>, Arc<Principal>);
+pub(super) type Joiner = (Option<SpiffeId>, Arc<Principal>);
 
 /// Returns the catalog entries that may join. Entries of other tenants count only if they may take part. If
 /// the launcher is a workload, it is added, so that it cannot launch a job with access that it could not get for itself.
-fn joiners(
+pub(super) fn joiners(
     rules: &Rules,
     job: &Job,
     is_foreign: impl Fn(Asker<'_>, &Principal) -> bool,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{access::AccessControl, caller::Caller, context::BrokerContext, rules::Rules};
+use super::{access::AccessControl, caller::Caller, context::BrokerContext, decide::Decisions, rules::Rules};
 use crate::{
     catalog::Principal,
     limits::APPROVERS_SHOWN_MAX,
@@ -60,6 +60,7 @@ pub struct PolicyEvaluation {
 pub struct PolicyUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
+    pub(super) decisions: Decisions,
 }
 
 impl PolicyUseCases {

@@ -14,8 +14,8 @@
 //! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `issue` `renew` `draft` | credentials: offered, issued, renewed, released, and what these share |
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
 //! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings; what they end, what is left, and mistakes that are caught before |
-//! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` | loads policy and catalog again; shows the catalog |
-//! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` | questions about policy: what it would decide, and for whom |
+//! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` | loads policy and catalog again, or applies another policy; shows the catalog |
+//! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | questions about policy: what it would decide, for whom, and what it has decided |
 //! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `receipt` | shows the ledger, and waits for it |
 //! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` | what verifiers ask, and which lowerings they get |
 //!
@@ -23,7 +23,7 @@
 //! |---|---|---|
 //! | [`BrokerContext`] | `context` | holds the state of one run of the daemon |
 //! | [`AccessControl`](access::AccessControl) | `access` `access_request` | finds the [`Caller`], refuses what it may not do, and keeps the order of a request for access |
-//! | `Decisions` | `decide` `launcher` | asks policy about the work of a job, and about its launcher |
+//! | `Decisions` | `decide` `judge_job` `launcher` | asks policy about the work of a job, and about its launcher |
 //! | `Endings` | `endings` | ends access, and cleans up behind it |
 //! | [`Joining`](joining::Joining) | `joining` | decides who may be a member: before an attempt begins, and at a join |
 //! | `Tokens` | `wording` | makes the claims of tokens |
@@ -32,6 +32,7 @@
 //! |---|---|
 //! | `parts` | [`Broker`] itself |
 //! | `caller` `session` `rules` | [`Caller`]; the session of a member; [`Rules`] |
+//! | `kept_rules` | the policies and catalogs that were in force |
 //! | `names` | the fences that a request stands behind |
 //! | `presence` `reconnect_limiter` | which members are connected, and how many may reconnect at once |
 //! | `denials` `refusals` `rates` | refused requests in the ledger; shared refusals; how much a caller may have recorded |
@@ -39,6 +40,7 @@
 
 mod access;
 mod access_request;
+mod apply_policy;
 mod attachment;
 mod attempts;
 mod background;
@@ -53,12 +55,15 @@ mod dependents;
 mod draft;
 mod endings;
 mod evaluate;
+mod explain_job;
 mod feed;
 mod introspect;
 mod issue;
 mod job_filter;
 mod jobs;
 mod joining;
+mod judge_job;
+mod kept_rules;
 mod known;
 mod launcher;
 mod leases;
@@ -90,6 +95,7 @@ mod verifiers;
 mod who_can;
 mod wording;
 
+pub use apply_policy::{PolicyOrder, PolicyOrigin, RuleChange, WantedPolicy};
 pub use attachment::{Attachment, Notice, NoticeKind};
 pub use attempts::{BeginRequest, Concerned};
 pub use background::Task;
@@ -99,8 +105,10 @@ pub use context::{BrokerContext, BrokerSettings};
 pub use draft::Binding;
 pub use endings::RecordedEnding;
 pub use evaluate::{GateToApprove, PolicyQuestion, PolicyReply};
+pub use explain_job::{DecideBy, DecidedAgain, Explained, RecordedDecision};
 pub use introspect::TokenVerdict;
 pub use job_filter::{JobFilter, JobStateFilter};
+pub use kept_rules::KeptRules;
 pub use leases::LeaseView;
 pub use listing::{LeaseCursor, LeaseFilter};
 pub use locks::LockOrder;

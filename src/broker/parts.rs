@@ -82,11 +82,11 @@ impl Broker {
             rules: RuleUseCases {
                 context: context.clone(),
                 access: access.clone(),
-                decisions,
+                decisions: decisions.clone(),
                 endings: endings.clone(),
                 reloading: Mutex::new(()),
             },
-            policies: PolicyUseCases { context: context.clone(), access: access.clone() },
+            policies: PolicyUseCases { context: context.clone(), access: access.clone(), decisions },
             records: RecordUseCases {
                 context: context.clone(),
                 access: access.clone(),

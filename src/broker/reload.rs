@@ -8,6 +8,7 @@ use super::{
     context::BrokerContext,
     decide::{Decisions, WorkQuestion, check_pins, work_of},
     endings::Endings,
+    kept_rules::{BroughtBy, KeptRules},
     renew::stands_behind_todays_names,
     rules::Rules,
 };
@@ -72,15 +73,15 @@ impl RuleUseCases {
                 self.no_longer_allowed(&rules).iter().map(|(name, _)| self.context.fences.behind(name)).sum();
             return Ok((rules, RulesReloaded { catalog, policy, ended }));
         }
-        let reloaded = self.replace_rules(rules.clone(), by);
+        let reloaded = self.replace_rules(rules.clone(), by, "reload");
         Ok((rules, reloaded))
     }
 
     /// Puts new rules in force. The revision is raised once they are in place, so that a request that read the old rules sees that
     /// it must decide again; and before the sweep, so that the sweep or that second look finds every lease made by the old rules.
-    fn replace_rules(&self, rules: Arc<Rules>, by: Actor) -> RulesReloaded {
+    pub(super) fn replace_rules(&self, rules: Arc<Rules>, by: Actor, reason: &str) -> RulesReloaded {
         self.context.reach.widen(rules.catalog());
-        self.context.rules.store(rules.clone());
+        let before = self.context.rules.swap(rules.clone());
         self.context.fences.raise_revision();
         let mut ended = 0u64;
         for (name, why) in self.no_longer_allowed(&rules) {
@@ -92,14 +93,41 @@ impl RuleUseCases {
         // Members and open streams must be decided again, by the new catalog.
         self.context.sessions.call_all();
         self.context.decide_again();
+        self.keep_rules(&before, &rules, &by, reason);
         let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
         self.context.ledger.defer(&Event::CatalogLoaded { catalog, policy, by, ended });
         tracing::info!(%catalog, %policy, ended, "catalog and policy in force");
         RulesReloaded { catalog, policy, ended }
     }
 
+    /// Begins to keep the rules that are in force, now and after each change. Blocks.
+    pub fn keep_rules_in(&self, folder: KeptRules) {
+        let how = BroughtBy {
+            since: self.context.clock.now().wall,
+            by: "the daemon".to_owned(),
+            reason: "its start".to_owned(),
+        };
+        if let Err(error) = self.context.kept.get_or_init(|| folder).keep(&self.context.rules(), &how) {
+            tracing::error!(%error, "the policy and the catalog in force are not kept");
+        }
+    }
+
+    /// Keeps rules that came into force. What they end does not wait for a disk, so this comes after the change.
+    fn keep_rules(&self, before: &Rules, rules: &Rules, by: &Actor, reason: &str) {
+        let Some(kept) = self.context.kept.get() else { return };
+        let how =
+            BroughtBy { since: self.context.clock.now().wall, by: by.to_string(), reason: reason.to_owned() };
+        let policy = match before.engine.digest() == rules.engine.digest() {
+            true => Ok(()),
+            false => kept.keep_policy(&rules.engine, &how),
+        };
+        if let Err(error) = policy.and_then(|()| kept.keep(rules, &how)) {
+            tracing::error!(%error, "the policy and the catalog in force are not kept");
+        }
+    }
+
     /// Returns the fence of each member that these rules no longer allow, with the reason.
-    fn no_longer_allowed(&self, rules: &Rules) -> Vec<(FenceName, String)> {
+    pub(super) fn no_longer_allowed(&self, rules: &Rules) -> Vec<(FenceName, String)> {
         let mut names = Vec::new();
         for job in self.context.state.open_jobs() {
             let Some(a) = job.current() else { continue };

@@ -320,7 +320,7 @@ impl CliCommand {
             CliCommand::Identity(args) => args.run(session).await,
             CliCommand::Tenant(args) => args.run(session).await,
             CliCommand::VerifyClean(args) => args.run(session).await,
-            CliCommand::Policy(args) => args.run(session),
+            CliCommand::Policy(args) => args.run(session).await,
             CliCommand::CanI(args) => args.run(session).await,
             CliCommand::WhoCan(args) => args.run(session).await,
             CliCommand::Catalog(args) => args.run(session).await,

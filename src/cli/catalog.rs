@@ -201,12 +201,13 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
     let answer = client.ask(kind, request, async |r| client.operator().reload_catalog(r).await).await?;
     if session.for_programs() {
         session.print_value(&json!({
-            "dry_run": dry_run, "digest": answer.digest, "principals": answer.principals,
+            "dry_run": dry_run, "digest": answer.digest, "policy": answer.policy, "principals": answer.principals,
             "resources": answer.resources, "ended": answer.ended, "not_taken": answer.not_taken,
         }))?;
     } else {
         print(&fields([
             (if dry_run { "would load" } else { "loaded" }, answer.digest),
+            ("policy", answer.policy),
             ("principals", answer.principals.to_string()),
             ("resources", answer.resources.to_string()),
             (if dry_run { "leases that would end" } else { "leases ended" }, answer.ended.to_string()),

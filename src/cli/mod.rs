@@ -32,6 +32,7 @@ mod render;
 mod runtime;
 mod session;
 mod table;
+mod text_diff;
 mod timestamp;
 mod wait_durable;
 
@@ -57,6 +58,8 @@ mod lease;
 mod lock;
 mod offboard;
 mod policy;
+mod policy_apply;
+mod policy_explain;
 mod policy_test;
 mod record;
 mod revoke;

@@ -9,6 +9,8 @@ use super::{
     Exit, Failure, Session, catalog,
     failure::mistakes,
     output::{Page, columns, fields, note, print},
+    policy_apply::{PolicyApplyArgs, PolicyDiffArgs, PolicyRollbackArgs, history},
+    policy_explain::PolicyExplainArgs,
     policy_test::PolicyTestArgs,
 };
 use crate::{
@@ -60,14 +62,33 @@ Examples:
     },
     /// Runs the cases of a policy directory: who asks for what, and the answer you expect. Needs no daemon.
     Test(PolicyTestArgs),
+    /// Explains the decisions of a job or a lease, and decides them again: the same answer, or what differs.
+    Explain(PolicyExplainArgs),
+    /// Compares a policy directory with the policy in force, and counts what it would end.
+    Diff(PolicyDiffArgs),
+    /// Puts a policy directory in force, if the daemon takes its policy this way.
+    Apply(PolicyApplyArgs),
+    /// Brings an earlier policy back, if the daemon takes its policy this way.
+    Rollback(PolicyRollbackArgs),
+    /// Lists the policies that were in force, and which one is.
+    #[command(after_help = "\
+Examples:
+  leasehold policy history
+  leasehold policy history -o json | jq -r .in_force")]
+    History,
 }
 
 impl PolicyArgs {
-    pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.command {
             PolicyCommand::Check { dir, catalog } => check(dir, catalog.as_deref(), session),
             PolicyCommand::Show { rule, dir } => show(rule.as_deref(), dir, session),
             PolicyCommand::Test(args) => args.run(session),
+            PolicyCommand::Explain(args) => args.run(session).await,
+            PolicyCommand::Diff(args) => args.run(session).await,
+            PolicyCommand::Apply(args) => args.run(session).await,
+            PolicyCommand::Rollback(args) => args.run(session).await,
+            PolicyCommand::History => history(session).await,
         }
     }
 }
@@ -120,6 +141,9 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
             json!({
                 "id": rule.id, "permits": rule.permits, "explain": rule.explain, "place": rule.place,
                 "gate": rule.gate.as_ref().map(|gate| gate.id.clone()),
+                "approver_group": rule.gate.as_ref().map(|gate| gate.approver_group.clone()),
+                "approvals_needed": rule.gate.as_ref().map(|gate| gate.approvals_needed),
+                "approval_ttl_s": rule.gate.as_ref().map(|gate| gate.approval_ttl.as_secs()),
             })
         });
         session.print_value(&json!({
@@ -129,11 +153,11 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
     }
     let rows = engine.rules().map(|rule| {
         let effect = match (&rule.gate, rule.permits) {
-            (Some(_), _) => "needs approval",
-            (None, true) => "permit",
-            (None, false) => "forbid",
+            (Some(gate), _) => format!("needs {} of {}", gate.approvals_needed, gate.approver_group),
+            (None, true) => "permit".to_owned(),
+            (None, false) => "forbid".to_owned(),
         };
-        vec![effect.to_owned(), rule.id.clone(), rule.place.clone(), rule.explain.clone().unwrap_or_default()]
+        vec![effect, rule.id.clone(), rule.place.clone(), rule.explain.clone().unwrap_or_default()]
     });
     let about = fields([("good", shown), ("digest", engine.digest().to_string())]);
     print(&about.below(&columns(&["EFFECT", "RULE", "PLACE", "EXPLANATION"], rows)))?;

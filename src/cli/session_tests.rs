@@ -158,6 +158,27 @@ impl OperatorService for Answers {
         Err(Status::unimplemented(""))
     }
 
+    async fn explain_job(
+        &self,
+        _: Request<v1::ExplainJobRequest>,
+    ) -> Result<Response<v1::ExplainJobResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn apply_policy(
+        &self,
+        _: Request<v1::ApplyPolicyRequest>,
+    ) -> Result<Response<v1::ApplyPolicyResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_policies(
+        &self,
+        _: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn tail_ledger(
         &self,
         _: Request<v1::TailLedgerRequest>,

@@ -41,6 +41,11 @@ pub(super) fn both(at: Option<&prost_types::Timestamp>, now: Wall) -> String {
     moment(at).map_or_else(String::new, |at| format!("{at} ({})", relative(at, now)))
 }
 
+/// Returns the absolute time, or empty text.
+pub(super) fn whole(at: &prost_types::Timestamp) -> String {
+    wall(at).map(|at| at.to_string()).unwrap_or_default()
+}
+
 /// Returns the value for programs: RFC 3339, and the seconds from now (negative in the past). Null if there is no time.
 pub(super) fn value(at: Option<&prost_types::Timestamp>, now: Wall) -> Value {
     let Some(at) = moment(at) else { return Value::Null };

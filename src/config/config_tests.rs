@@ -69,6 +69,7 @@ fn a_minimal_configuration_is_enough_and_names_its_defaults() {
             "identity.max_svid_ttl = \"1day1h\"",
             "identity.wait = \"1m\"",
             "identity.outage_max = \"1day1h\"",
+            "policy.source = \"files\"",
             "policy.explain = \"requester\"",
             "lease.token_ttl = \"5m\"",
             "lease.beat = \"5s\"",

@@ -6,7 +6,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::{
     Config, DefaultUsed, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
-    PolicyConfig, RoomConfig, ServerConfig, federation, identity,
+    PolicyConfig, PolicyFrom, RoomConfig, ServerConfig, federation, identity,
 };
 use crate::{
     ledger::Lost,
@@ -191,6 +191,11 @@ fn issuer(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Is
 fn policy(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<PolicyConfig> {
     let dir = table.need("dir", "\"policy\"", notes, |t| path(t, folder));
     let catalog = table.need("catalog", "\"catalog.d\"", notes, |t| path(t, folder));
+    let source = table.or("source", "files", notes, |t| match t {
+        "files" => Ok(PolicyFrom::Files),
+        "applied" => Ok(PolicyFrom::Applied),
+        other => Err(one_of(other, &["files", "applied"])),
+    });
     let explain = table.or("explain", "requester", notes, |t| match t {
         "requester" => Ok(Explain::Requester),
         "operators" => Ok(Explain::Operators),
@@ -199,7 +204,7 @@ fn policy(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Po
     let break_glass = table.list("break_glass", BREAK_GLASS_MAX, notes, str::parse::<SpiffeId>);
     table.finish(notes);
     let break_glass = break_glass.into_iter().map(|id| id.value).collect();
-    Some(PolicyConfig { dir: dir?, catalog: catalog?, explain: explain?, break_glass })
+    Some(PolicyConfig { source: source?, dir: dir?, catalog: catalog?, explain: explain?, break_glass })
 }
 
 fn lease(mut table: Section<'_>, notes: &mut Notes) -> Option<LeaseConfig> {

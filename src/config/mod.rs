@@ -22,7 +22,7 @@ mod settings;
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use settings::{
     Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
-    LogFormat, PolicyConfig, RoomConfig, ServerConfig,
+    LogFormat, PolicyConfig, PolicyFrom, RoomConfig, ServerConfig,
 };
 
 pub use crate::written::DefaultUsed;

@@ -126,9 +126,19 @@ pub enum IdentityFrom {
     WorkloadApi { endpoint: Option<WorkloadEndpoint>, pick: Pick },
 }
 
+/// Where the policy comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PolicyFrom {
+    /// The files in `policy.dir`.
+    Files,
+    /// What `leasehold policy apply` applied last. Until then, the files in `policy.dir`.
+    Applied,
+}
+
 /// What the daemon decides by: policies and the catalog.
 #[derive(Clone, Debug)]
 pub struct PolicyConfig {
+    pub source: PolicyFrom,
     /// Cedar policies.
     pub dir: PathBuf,
     pub catalog: PathBuf,

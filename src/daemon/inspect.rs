@@ -7,6 +7,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{listeners, rules};
 use crate::{
+    broker::KeptRules,
     broker::Rules,
     clock::{Clock, Wall},
     config::{Config, ConfiguredPath, IdentityFrom, IssuerListen},
@@ -220,7 +221,7 @@ impl Inspection {
     }
 
     fn look_at_rules(&mut self, config: &Config) {
-        let read = rules::read_all(&config.policy, None);
+        let read = rules::read_all(&config.policy, &KeptRules::at(&config.server.state), None);
         self.look_mut("policy.catalog").faults.extend(read.catalog_faults);
         self.look_mut("policy.catalog").mistakes.extend(read.catalog_mistakes);
         self.look_mut("policy.dir").faults.extend(read.policy_faults);

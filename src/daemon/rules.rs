@@ -1,9 +1,12 @@
 //! Reading the catalog and the policy that the configuration names.
 
+use std::sync::Arc;
+
 use crate::{
-    broker::Rules,
+    api::Reloader,
+    broker::{KeptRules, Rules},
     catalog::Catalog,
-    config::PolicyConfig,
+    config::{Config, PolicyConfig, PolicyFrom},
     policy::{Engine, PolicySource},
     reason::{Reason, Refusal},
 };
@@ -19,14 +22,20 @@ pub(super) struct ReadRules {
 
 /// Reads both. If the catalog is bad, policies are still checked as far as they do not need it. A start and a reload accept the
 /// catalog files that are good. Blocking.
-pub(super) fn read_all(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadRules {
+pub(super) fn read_all(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> ReadRules {
     let mut read = ReadRules {
         rules: None,
         catalog_mistakes: Vec::new(),
         catalog_faults: Vec::new(),
         policy_faults: Vec::new(),
     };
-    let source = PolicySource::Dir(policy.dir.clone());
+    let source = match source(policy, kept, before) {
+        Ok(source) => source,
+        Err(fault) => {
+            read.policy_faults.push(fault);
+            return read;
+        }
+    };
     let catalog = match before {
         None => Catalog::load(&policy.catalog).or_else(|all| {
             let catalog = Catalog::load_at_start(&policy.catalog);
@@ -35,7 +44,7 @@ pub(super) fn read_all(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadR
             }
             catalog
         }),
-        Some(before) => before.reload(&policy.catalog),
+        Some(before) => before.catalog().reload(&policy.catalog),
     };
     let engine = match catalog {
         Ok(catalog) => Engine::load(&source, &catalog, policy.explain).map(Some),
@@ -51,9 +60,34 @@ pub(super) fn read_all(policy: &PolicyConfig, before: Option<&Catalog>) -> ReadR
     read
 }
 
+/// Returns what reads both again for this configuration.
+pub(super) fn reloader(config: &Config) -> Reloader {
+    let (policy, kept) = (config.policy.clone(), KeptRules::at(&config.server.state));
+    Arc::new(move |before| read(&policy, &kept, Some(before)))
+}
+
+/// Returns where to read the policy: from files, or what was applied last. Until something is applied, the files hold.
+fn source(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Result<PolicySource, String> {
+    let was_never_applied = matches!(kept.applied(), Ok(None));
+    match (policy.source, before) {
+        (PolicyFrom::Files, _) => Ok(PolicySource::Dir(policy.dir.clone())),
+        (PolicyFrom::Applied, _) if was_never_applied => Ok(PolicySource::Dir(policy.dir.clone())),
+        (PolicyFrom::Applied, Some(before)) => Ok(PolicySource::Texts(before.engine.texts().to_vec())),
+        (PolicyFrom::Applied, None) => match kept.applied()? {
+            None => Ok(PolicySource::Dir(policy.dir.clone())),
+            Some(applied) => {
+                let texts = kept.policy(applied.digest).map_err(|e| {
+                    format!("{e}; restore the folder policies of server.state, or write source = \"files\"")
+                })?;
+                Ok(PolicySource::Texts(texts))
+            }
+        },
+    }
+}
+
 /// Reads both again. Blocking.
-pub(super) fn read(policy: &PolicyConfig, before: Option<&Catalog>) -> Result<Rules, Refusal> {
-    let ReadRules { rules, catalog_faults, policy_faults, .. } = read_all(policy, before);
+fn read(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Result<Rules, Refusal> {
+    let ReadRules { rules, catalog_faults, policy_faults, .. } = read_all(policy, kept, before);
     let Some(rules) = rules else {
         let count = catalog_faults.len().saturating_add(policy_faults.len());
         let text = format!("catalog and policy have {count} mistake(s)");

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -26,9 +26,9 @@ use crate::{
     api::{
         Edge, EdgeRoom, MetricsText, NotReady, Readiness, ReadyNotes, Reloader, issuer_routes, probe_routes,
     },
-    broker::{Broker, BrokerContext, BrokerSettings, Rules, Task, Tickets},
+    broker::{Broker, BrokerContext, BrokerSettings, KeptRules, PolicyOrigin, Rules, Task, Tickets},
     clock::{Clock, SystemClock, Wall},
-    config::{Config, RoomConfig},
+    config::{Config, PolicyFrom, RoomConfig},
     fence::Registry,
     identity::{IdentitySource, wait_for_identity},
     ledger::{Actor, EpochBegan, Event, Head, HeadCopy, HeadKey, Health, Ledger},
@@ -133,8 +133,8 @@ impl Daemon {
         let context =
             BrokerContext::new(clock.clone(), fences, state, ledger.clone(), rules, key, epoch, settings);
         let broker = Broker::new(context, tickets)?;
-        let policy = config.policy.clone();
-        let reloader: Reloader = Arc::new(move |before| rules::read(&policy, Some(before.catalog())));
+        keep_rules(&broker, &config.server.state).await?;
+        let reloader = rules::reloader(config);
 
         let mut daemon = Daemon {
             grpc: local(&listeners.grpc, config.server.grpc),
@@ -376,6 +376,13 @@ async fn inspect_config(
     Ok(parts)
 }
 
+/// Begins to keep the rules that were in force.
+async fn keep_rules(broker: &Arc<Broker>, state: &Path) -> Result<(), StartError> {
+    let (broker, folder) = (broker.clone(), KeptRules::at(state));
+    let kept = tokio::task::spawn_blocking(move || broker.rules.keep_rules_in(folder)).await;
+    kept.map_err(|e| StartError::BrokenOff(e.to_string()))
+}
+
 async fn open_ledger(config: &Config, clock: &Arc<dyn Clock>) -> Result<OpenedLedger, StartError> {
     let (ledger, state, clock) = (config.ledger.clone(), config.server.state.clone(), clock.clone());
     let opened = tokio::task::spawn_blocking(move || OpenedLedger::open(&ledger, &state, clock))
@@ -415,6 +422,10 @@ fn broker_settings(config: &Config) -> BrokerSettings {
         rejoin: config.lease.rejoin,
         drain_read: config.lease.drain_read,
         break_glass: config.policy.break_glass.clone(),
+        policy: match config.policy.source {
+            PolicyFrom::Files => PolicyOrigin::Files(config.policy.dir.clone()),
+            PolicyFrom::Applied => PolicyOrigin::Applied,
+        },
         rate_per_identity: config.ledger.rate_per_identity,
         rate_per_tenant: config.ledger.rate_per_tenant,
     }

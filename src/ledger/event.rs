@@ -30,6 +30,21 @@ pub enum Event {
     #[serde(rename = "catalog.loaded")]
     CatalogLoaded { catalog: Digest, policy: Digest, by: Actor, ended: u64 },
 
+    /// A policy was applied through the daemon, and is in force after this record.
+    #[serde(rename = "policy.applied")]
+    PolicyApplied {
+        policy: Digest,
+        before: Digest,
+        catalog: Digest,
+        by: Actor,
+        reason: String,
+        /// Live leases that were counted as those that it ends.
+        ends: u64,
+    },
+    /// A policy whose record was written did not come into force.
+    #[serde(rename = "policy.not_applied")]
+    PolicyNotApplied { policy: Digest, why: String },
+
     #[serde(rename = "job.created")]
     JobCreated(Box<JobCreated>),
     #[serde(rename = "job.closed")]

@@ -1,6 +1,6 @@
 //! Runs the cases of a policy over a catalog.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt};
 
 use super::{AskedAct, Asker, Bundle, Call, Engine, PolicyCase, Verdict, cases::CaseAnswer};
 use crate::{
@@ -26,6 +26,30 @@ pub struct FailedCase<'a> {
     pub got: CaseOutcome,
     /// What may be wrong with the case itself.
     pub hint: Option<String>,
+}
+
+/// `tests.toml:4: trainers read: expected deny by guard-ttl, got allow by trainer-reads-own-or-shared-data`.
+impl fmt::Display for FailedCase<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by = |rules: &BTreeSet<String>| match rules.is_empty() {
+            true => "no rule".to_owned(),
+            false => rules.iter().cloned().collect::<Vec<_>>().join(", "),
+        };
+        let FailedCase { case, got, hint } = self;
+        write!(f, "{}: ", case.place)?;
+        if !case.name.is_empty() {
+            write!(f, "{}: ", case.name)?;
+        }
+        write!(
+            f,
+            "expected {} by {}, got {} by {}",
+            case.expected,
+            by(&case.rules),
+            got.answer,
+            by(&got.rules)
+        )?;
+        hint.as_ref().map_or(Ok(()), |hint| write!(f, "; {hint}"))
+    }
 }
 
 /// What a run of all cases found.

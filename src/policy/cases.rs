@@ -125,7 +125,10 @@ pub(super) fn case_files(dir: &Path) -> Result<Vec<(String, String)>, Vec<Proble
 }
 
 /// Reads the cases in texts, each with the name of its file.
-pub(super) fn read_case_texts<'t>(
+///
+/// # Errors
+/// Every mistake in them.
+pub fn read_case_texts<'t>(
     files: impl Iterator<Item = (&'t str, &'t str)>,
     now: Wall,
 ) -> Result<Vec<PolicyCase>, Vec<Problem>> {

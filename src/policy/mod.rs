@@ -13,6 +13,7 @@
 //! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; the outcome for one act, and a cache of outcomes |
 //! | `source` `rules` `entity_references` `fault` | policies read, validated, and what is wrong with them |
 //! | `entities` `context` `slice` | what Cedar is given: entities, context, and the rules that can matter |
+//! | `bundle` | [`PolicyBundle`]: the files of a policy and of its cases, as they are handed over |
 //! | `cases` `case_run` | [`PolicyCase`]: an expected answer, as a file has it; the run of all cases |
 //! | `entry_answer` | what one entry of the catalog may do, without the reasons of a denial |
 //! | `gaps` | entries of a catalog that have no effect under the policies |
@@ -20,6 +21,7 @@
 //! | `rpc` | [`Rpc`]: each call as an action of the schema |
 
 mod ask;
+mod bundle;
 mod case_run;
 mod cases;
 mod context;
@@ -40,8 +42,9 @@ mod slice;
 mod source;
 
 pub use ask::{AskedAct, Asker, Bundle, Call, Phase};
+pub use bundle::PolicyBundle;
 pub use case_run::{CaseReport, FailedCase};
-pub use cases::{PolicyCase, read_cases};
+pub use cases::{PolicyCase, read_case_texts, read_cases};
 pub use decision::{ApprovalGate, Decided, Decision, Grant, GrantParts, Verdict};
 pub use engine::Engine;
 pub use entry_answer::EntryAnswer;
@@ -49,4 +52,4 @@ pub use explain::Explain;
 pub use fault::PolicyErrors;
 pub use rpc::{Relation, Rpc};
 pub use rules::Rule;
-pub use source::{PolicySource, PolicyText};
+pub use source::{PolicySource, PolicyText, policy_digest, schema_digest};

@@ -87,7 +87,7 @@ impl RuleSet {
             .collect();
         match PolicyErrors::of(faults) {
             Some(errors) => Err(errors),
-            None => Ok(RuleSet { schema, digest: source::digest(&texts), policies, texts, places }),
+            None => Ok(RuleSet { schema, digest: source::policy_digest(&texts), policies, texts, places }),
         }
     }
 }

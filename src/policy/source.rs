@@ -58,8 +58,8 @@ impl PolicySource {
     }
 }
 
-/// Over the schema, and the names and texts of the files.
-pub(super) fn digest(texts: &[PolicyText]) -> Digest {
+/// Returns the digest of a policy: over the schema, and the names and texts of its files.
+pub fn policy_digest(texts: &[PolicyText]) -> Digest {
     let mut bytes = b"leasehold policy v1\n".to_vec();
     let files = texts.iter().flat_map(|t| [t.file.as_bytes(), t.text.as_bytes()]);
     for part in std::iter::once(SCHEMA.as_bytes()).chain(files) {
@@ -67,6 +67,11 @@ pub(super) fn digest(texts: &[PolicyText]) -> Digest {
         bytes.extend_from_slice(part);
     }
     Digest::of(&bytes)
+}
+
+/// Returns the digest of the built-in schema, which every policy of this version is written in.
+pub fn schema_digest() -> Digest {
+    Digest::of(SCHEMA.as_bytes())
 }
 
 fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {

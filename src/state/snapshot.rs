@@ -46,6 +46,8 @@ impl Fold for Recorded {
                 | "leases.ended"
                 | "denied"
                 | "catalog.loaded"
+                | "policy.applied"
+                | "policy.not_applied"
                 | "job.conflict"
                 | "records.coalesced"
                 | "outputs.quarantined"

@@ -205,6 +205,16 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
             };
             done(operators.who_can(request).await)
         }
+        "ExplainJob" => {
+            done(operators.explain_job(v1::ExplainJobRequest { job, ..Default::default() }).await)
+        }
+        "ApplyPolicy" => {
+            let file = v1::PolicyFile { file: "a.cedar".into(), text: String::new() };
+            let request =
+                v1::ApplyPolicyRequest { policies: vec![file], reason, dry_run: true, ..Default::default() };
+            done(operators.apply_policy(request).await)
+        }
+        "ListPolicies" => done(operators.list_policies(v1::ListPoliciesRequest {}).await),
         "WhoAmI" => done(operators.who_am_i(v1::WhoAmIRequest {}).await),
         "Introspect" => {
             let request = v1::IntrospectRequest {
@@ -358,6 +368,7 @@ async fn an_absent_and_a_foreign_thing_get_the_same_answer() {
         "RenewLease",
         "ReleaseLease",
         "GetLease",
+        "ExplainJob",
         "Revoke",
         "Lock",
         "Unlock",
@@ -375,6 +386,8 @@ async fn an_absent_and_a_foreign_thing_get_the_same_answer() {
         "TailLedger",
         "EvaluatePolicy",
         "WhoCan",
+        "ApplyPolicy",
+        "ListPolicies",
         "WhoAmI",
         "Introspect",
         "WatchFences",

@@ -212,3 +212,254 @@ async fn who_can_is_cut_into_pages() {
     let no = refused(client.operators().who_can(request).await);
     assert_eq!(no.reason, "FIELD_INVALID");
 }
+
+// ---------- decisions again ----------
+
+const NO_TICKETS: &str = "@id(\"no-tickets\")\n@explain(\"the tickets are under review\")\n\
+     forbid (principal is Leasehold::Workload, action == Leasehold::Action::\"read_dataset\", resource)\n\
+     when { resource == Leasehold::Dataset::\"dataset:acme/tickets@v3\" };\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_explain_decides_again_and_replays() {
+    let world = world().await;
+    let worker = world.working().await;
+    let token = worker.issue(leasehold::proto::v1::Half::Reading).await;
+    let explain = async |id: &str, args: &[&str]| {
+        run(&world, id, &[&["policy", "explain"], args, &["--as", "workload"]].concat()).await
+    };
+    let (code, out, err) = explain(OPERATOR, &[&worker.job]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+    for said in ["job.created", "attempt.began", "credential.issued", "the same: allow"] {
+        assert!(out.contains(said), "{said}: {out}");
+    }
+    assert!(!out.contains("differs"), "{out}");
+    let (code, out, err) = explain(LAUNCHER, &[&token.lease.id]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains(&token.lease.id) && !out.contains("job.created"), "{out}");
+
+    // Another policy now: what was decided is explained by what decided it.
+    world.write("policy/no-tickets.cedar", NO_TICKETS);
+    world.daemon().reload();
+    let (code, out, err) = explain(OPERATOR, &[&worker.job]).await;
+    assert_eq!(code, Some(1), "{out}{err}");
+    assert!(
+        out.contains("differs: deny") && out.contains("no-tickets: the tickets are under review"),
+        "{out}"
+    );
+    let (code, out, err) = explain(OPERATOR, &[&worker.job, "--replay"]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("the same: allow") && !out.contains("no-tickets"), "{out}");
+
+    // What is not kept is not guessed.
+    for file in fs::read_dir(world.file("state/policies")).unwrap().map(Result::unwrap) {
+        fs::remove_file(file.path()).unwrap();
+    }
+    let (code, out, _) = explain(OPERATOR, &[&worker.job, "--replay"]).await;
+    assert!(code == Some(1) && out.contains("is not kept"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_explain_replays_at_the_moment_of_the_decision() {
+    let world = World::start().await;
+    let read = vec!["dataset:acme/fading@v1".into()];
+    let spec = leasehold::proto::v1::JobSpec { read, write: Vec::new(), ..spec() };
+    let worker = world.working_on(spec, WORKER).await;
+    // The dataset may not be read any more.
+    world.time().advance(std::time::Duration::from_secs(3_600));
+    let client = world.client(OPERATOR).await;
+    let explain = async |replay: bool| {
+        let request =
+            leasehold::proto::v1::ExplainJobRequest { job: worker.job.clone(), replay, ..Default::default() };
+        client.operators().explain_job(request).await.unwrap().into_inner().decisions
+    };
+    let now = explain(false).await;
+    assert!(now.iter().all(|d| d.result_again == "deny" && d.why.contains("guard-retention")), "{now:?}");
+    let then = explain(true).await;
+    assert!(then.iter().all(|d| d.again() == leasehold::proto::v1::DecidedAgain::Same), "{then:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_and_an_absent_job_are_not_explained_alike() {
+    let world = world().await;
+    let worker = world.working().await;
+    let token = worker.issue(leasehold::proto::v1::Half::Reading).await;
+    let ask = async |id: &str| {
+        let (code, out, err) =
+            run(&world, GLOBEX_OPERATOR, &["policy", "explain", id, "--as", "workload"]).await;
+        (code, out, err.replace(id, "ID"))
+    };
+    let absent = leasehold::name::JobId(7).to_string();
+    assert_eq!(ask(&worker.job).await, ask(&absent).await);
+    let absent = leasehold::name::LeaseId(7).to_string();
+    assert_eq!(ask(&token.lease.id).await, ask(&absent).await);
+}
+
+// ---------- changes ----------
+
+/// A policy directory beside the world's own, with rules of a test and cases of their own.
+fn policy_dir(world: &World, name: &str, more: &str, expect: &str) -> String {
+    let dir = world.file(name);
+    fs::create_dir_all(&dir).unwrap();
+    for file in ["leasehold.cedar", "dev.cedar"] {
+        fs::copy(world.file("policy").join(file), dir.join(file)).unwrap();
+    }
+    if !more.is_empty() {
+        fs::write(dir.join("more.cedar"), more).unwrap();
+    }
+    let case = format!(
+        "[[case]]\nname = \"tickets\"\nas = \"{WORKER}\"\ndo = \"read_dataset\"\non = \"{TICKETS}\"\n\
+         purpose = \"support-tuning\"\nexpect = \"{expect}\"\nrule = \"{}\"\n",
+        if expect == "allow" { "trainer-reads-own-or-shared-data" } else { "no-tickets" }
+    );
+    fs::write(dir.join("tests.toml"), case).unwrap();
+    dir.to_str().unwrap().to_owned()
+}
+
+async fn applying() -> World {
+    World::with(|setup| {
+        setup.real_clock = true;
+        setup.policy = "source = \"applied\"".into();
+    })
+    .await
+}
+
+async fn policy(world: &World, id: &str, args: &[&str]) -> (Option<i32>, String, String) {
+    run(world, id, &[&["policy"], args, &["--as", "workload"]].concat()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_diff_shows_rules_leases_and_waiting_jobs() {
+    let world = world().await;
+    let worker = world.working().await;
+    worker.issue_both().await;
+    let patients = leasehold::proto::v1::JobSpec { read: vec![PATIENTS.into()], write: Vec::new(), ..spec() };
+    let launcher = world.client(LAUNCHER).await;
+    let waiting = launcher.create(patients, "waits").await.unwrap().into_inner().job.unwrap().id;
+    let same = policy_dir(&world, "same", "", "allow");
+    let (code, out, err) = policy(&world, PLATFORM, &["diff", &same]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+    let next = policy_dir(&world, "next", NO_TICKETS, "deny");
+    let text = world.read("next/leasehold.cedar").replace("\"phi\", ", "");
+    world.write("next/leasehold.cedar", &text);
+    let (code, out, err) = policy(&world, PLATFORM, &["diff", &next]).await;
+    assert_eq!(code, Some(1), "{out}{err}");
+    for said in
+        ["no-tickets (added)", "gate-sensitive-data (changed)", "\n-", "\n+", &waiting, "waits for no one"]
+    {
+        assert!(out.contains(said), "{said}: {out}");
+    }
+    assert!(out.lines().any(|l| l.starts_with("leases that would end") && l.ends_with(" 2")), "{out}");
+    assert_eq!(world.daemon().broker.live_leases(), 2, "nothing was changed");
+    let (code, _, err) = policy(&world, OPERATOR, &["diff", &next]).await;
+    assert_eq!(code, Some(2), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_apply_takes_effect_is_recorded_and_lasts() {
+    let mut world = applying().await;
+    let worker = world.working().await;
+    worker.issue_both().await;
+    let first = world.daemon().broker.rules.in_force().engine.digest().to_string();
+    let next = policy_dir(&world, "next", NO_TICKETS, "deny");
+    let apply = ["apply", &next, "--reason", "CHG-1412"];
+    let (code, out, err) = policy(&world, PLATFORM, &apply).await;
+    assert!(code == Some(64) && err.contains("2 leases would end"), "{out}{err}");
+    let (code, out, err) = policy(&world, PLATFORM, &[&apply[..], &["--dry-run"]].concat()).await;
+    assert_eq!((code, world.daemon().broker.live_leases()), (Some(0), 2), "{out}{err}");
+    let (code, out, err) = policy(&world, PLATFORM, &[&apply[..], &["--yes"]].concat()).await;
+    assert_eq!((code, world.daemon().broker.live_leases()), (Some(0), 0), "{out}{err}");
+    let records = world.records().await;
+    let record = records.one("policy.applied");
+    assert_eq!(
+        (&record["before"], &record["reason"], &record["ends"]),
+        (&first.as_str().into(), &"CHG-1412".into(), &2.into())
+    );
+    assert_eq!(record["by"]["spiffe_id"], PLATFORM);
+    let kinds = records.kinds();
+    let at = |kind: &str| kinds.iter().position(|k| *k == kind).unwrap();
+    assert!(at("policy.applied") < at("lowered"), "the record is before what it ends: {kinds:?}");
+    assert!(worker.try_issue(leasehold::proto::v1::Half::Reading).await.is_err());
+
+    // A restart keeps it, and a reload of the files does not bring the old one back.
+    drop(worker);
+    world.restart().await;
+    world.daemon().reload();
+    let second = world.daemon().broker.rules.in_force().engine.digest().to_string();
+    assert_eq!(record["policy"], second.as_str());
+    let (code, out, err) = policy(&world, PLATFORM, &["history", "-o", "json"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let history: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        (&history["in_force"], history["policies"].as_array().unwrap().len()),
+        (&second.as_str().into(), 2)
+    );
+    assert_eq!(history["policies"][0]["reason"], "CHG-1412");
+
+    // And back.
+    let (code, out, err) = policy(&world, PLATFORM, &["rollback", "--reason", "too strict", "--yes"]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert_eq!(world.daemon().broker.rules.in_force().engine.digest().to_string(), first);
+    let (code, _, err) = policy(&world, PLATFORM, &["rollback", &second, "--reason", "again", "--yes"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    world.restart().await;
+    assert_eq!(world.daemon().broker.rules.in_force().engine.digest().to_string(), second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_policy_changes_nothing() {
+    let world = applying().await;
+    let before = world.daemon().broker.rules.in_force().engine.digest();
+    let apply = async |world: &World, id: &str, dir: &str| {
+        policy(world, id, &["apply", dir, "--reason", "CHG-1", "--yes"]).await
+    };
+    let typo = policy_dir(&world, "typo", &NO_TICKETS.replace("resource ==", "resource.teir =="), "deny");
+    let (code, _, err) = apply(&world, PLATFORM, &typo).await;
+    assert!(code == Some(1) && err.contains("more.cedar:4"), "{err}");
+    let failing = policy_dir(&world, "failing", NO_TICKETS, "allow");
+    let (code, _, err) = apply(&world, PLATFORM, &failing).await;
+    assert!(code == Some(1) && err.contains("tests.toml:1: tickets: expected allow"), "{err}");
+    let good = policy_dir(&world, "good", NO_TICKETS, "deny");
+    let (code, _, err) = apply(&world, OPERATOR, &good).await;
+    assert_eq!(code, Some(2), "an operator of one tenant: {err}");
+    let (code, _, err) = policy(&world, PLATFORM, &["rollback", "--reason", "x"]).await;
+    assert!(code == Some(1) && err.contains("no policy was applied before"), "{err}");
+    assert_eq!(world.daemon().broker.rules.in_force().engine.digest(), before);
+    assert!(world.records().await.of("policy.applied").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_of_files_is_not_applied() {
+    let world = world().await;
+    let dir = policy_dir(&world, "next", NO_TICKETS, "deny");
+    let (code, _, err) = policy(&world, PLATFORM, &["apply", &dir, "--reason", "x", "--yes"]).await;
+    assert_eq!(code, Some(1), "{err}");
+    for said in [world.file("policy").to_str().unwrap(), "catalog reload", "source = \"applied\""] {
+        assert!(err.contains(said), "{said}: {err}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_saw_another_policy_is_refused() {
+    let world = applying().await;
+    let client = world.client(PLATFORM).await;
+    let worker = world.working().await;
+    worker.issue_both().await;
+    let file = |file: &str, text: String| leasehold::proto::v1::PolicyFile { file: file.into(), text };
+    let policies = vec![
+        file("leasehold.cedar", world.read("policy/leasehold.cedar")),
+        file("more.cedar", NO_TICKETS.into()),
+    ];
+    let order =
+        leasehold::proto::v1::ApplyPolicyRequest { policies, reason: "x".into(), ..Default::default() };
+    let stale = leasehold::proto::v1::ApplyPolicyRequest {
+        in_force: format!("sha256:{}", "0".repeat(64)),
+        ..order.clone()
+    };
+    assert_eq!(refused(client.operators().apply_policy(stale).await).reason, "STATE_CONFLICT");
+    let fewer = leasehold::proto::v1::ApplyPolicyRequest { ends_at_most: Some(1), ..order.clone() };
+    let no = refused(client.operators().apply_policy(fewer).await);
+    assert!(no.reason == "STATE_CONFLICT" && no.text.contains("2 leases"), "{no:?}");
+    assert_eq!(world.daemon().broker.live_leases(), 2);
+    let done = client.operators().apply_policy(order).await.unwrap().into_inner();
+    assert!(done.applied && done.ended == 2, "{done:?}");
+}

@@ -1,0 +1,356 @@
+//! Changing the policy through the daemon: checked, tried on its cases, counted, recorded, and then put in force at once.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, PoisonError},
+};
+
+use tokio::runtime::Handle;
+
+use super::{
+    caller::Caller,
+    judge_job::{JobQuestion, judge_job},
+    kept_rules::{BroughtBy, KeptPolicy, KeptRules},
+    refusals::ledger_unavailable,
+    reload::RuleUseCases,
+    rules::Rules,
+};
+use crate::{
+    job::JobState,
+    ledger::Event,
+    limits::{JOBS_CHANGED_SHOWN_MAX, LEDGER_WAIT, MISTAKES_SHOWN_MAX},
+    name::{Digest, JobId},
+    policy::{Call, Engine, Phase, PolicyBundle, PolicySource, PolicyText, Rpc, read_case_texts},
+    reason::{Reason, Refusal},
+};
+
+/// Where the daemon's policy comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum PolicyOrigin {
+    /// Files in this directory, which a reload reads again.
+    Files(PathBuf),
+    /// What was applied last.
+    #[default]
+    Applied,
+}
+
+/// The policy that is wanted.
+#[derive(Clone, Debug)]
+pub enum WantedPolicy {
+    Bundle(PolicyBundle),
+    /// A kept one.
+    Kept(Digest),
+    /// The one that was in force before the last change.
+    Previous,
+}
+
+/// An order to change the policy.
+#[derive(Clone, Debug)]
+pub struct PolicyOrder {
+    pub wanted: WantedPolicy,
+    pub reason: String,
+    /// Show what would change, and change nothing.
+    pub dry_run: bool,
+    /// The policy that the caller saw in force. Another one refuses the order.
+    pub in_force: Option<Digest>,
+    /// The leases that the caller accepts to end. More refuse the order.
+    pub ends_at_most: Option<u64>,
+}
+
+/// A rule that is new, gone or changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleChange {
+    pub id: String,
+    /// Its text in the policy in force; `None` if it is new.
+    pub before: Option<String>,
+    /// Its text in the wanted policy; `None` if it is gone.
+    pub after: Option<String>,
+}
+
+/// What an order changes, or would change.
+#[derive(Clone, Debug)]
+pub struct PolicyChange {
+    pub before: Digest,
+    pub after: Digest,
+    /// By id.
+    pub rules: Vec<RuleChange>,
+    /// Live leases that end.
+    pub ended: u64,
+    /// Jobs that wait for approval and for which the decision changes, and what it becomes. Some of them if there are many.
+    pub jobs: Vec<(JobId, String)>,
+    pub cases: usize,
+    /// A line for each case that fails.
+    pub failed: Vec<String>,
+    pub warnings: Vec<String>,
+    pub is_applied: bool,
+}
+
+/// The history of the policy.
+#[derive(Clone, Debug)]
+pub struct PolicyHistory {
+    pub in_force: Digest,
+    pub origin: PolicyOrigin,
+    /// The last one first.
+    pub kept: Vec<KeptPolicy>,
+}
+
+impl RuleUseCases {
+    /// Refuses a caller that may not change the policy of all tenants.
+    fn may_change_policy(&self, caller: &Caller, rpc: Rpc) -> Result<(), Refusal> {
+        if self.access.is_for_all_tenants(caller, rpc)? || caller.is_only_tenant() {
+            return Ok(());
+        }
+        let text = "the policy is that of every tenant, and you are an operator of only one";
+        Err(Refusal::new(Reason::KindNotAllowed, text).fix("ask a platform operator"))
+    }
+
+    /// Lists the kept policies.
+    pub fn policy_history(&self, caller: &Caller) -> Result<PolicyHistory, Refusal> {
+        self.may_change_policy(caller, Rpc::ListPolicies)?;
+        let kept = self.context.kept.get().map(|kept| kept.policies()).unwrap_or_default();
+        let (in_force, origin) = (self.context.rules().engine.digest(), self.context.settings.policy.clone());
+        Ok(PolicyHistory { in_force, origin, kept })
+    }
+
+    /// Changes the policy, or shows what a change would do. A policy that cannot be used changes nothing. Blocks.
+    pub fn apply_policy(&self, caller: &Caller, order: &PolicyOrder) -> Result<PolicyChange, Refusal> {
+        self.may_change_policy(caller, Rpc::ApplyPolicy)?;
+        if self.access.authorize(caller, Rpc::ApplyPolicy, None, &[], "").is_err() {
+            self.context.rates.charge_call(caller)?;
+        }
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.context.rules();
+        let (texts, cases) = self.texts_of(&order.wanted)?;
+        let engine = Engine::load(&PolicySource::Texts(texts), before.catalog(), before.engine.explain())
+            .map_err(|errors| unusable(errors.iter().map(ToString::to_string).collect()))?;
+        let wanted = Arc::new(Rules { engine });
+        let mut change = self.change_to(&before, &wanted);
+        self.run_cases(&wanted.engine, &cases, &mut change)?;
+        self.warn_of_lockout(caller, &wanted.engine, &mut change);
+        if order.dry_run {
+            return Ok(change);
+        }
+        let kept = self.may_apply(order, &change)?;
+        if change.before == change.after {
+            return Ok(change);
+        }
+        self.record_change(caller, order, &wanted, &change, kept)?;
+        let reloaded = self.replace_rules(wanted, caller.actor(), &order.reason);
+        Ok(PolicyChange { ended: reloaded.ended, is_applied: true, ..change })
+    }
+
+    /// Returns the texts of a policy, and of its cases if it came with some.
+    fn texts_of(&self, wanted: &WantedPolicy) -> Result<(Vec<PolicyText>, Vec<PolicyText>), Refusal> {
+        let kept = |digest: Digest| {
+            let kept = self.context.kept.get().ok_or_else(|| no_previous("this daemon keeps no policies"))?;
+            kept.policy(digest).map_err(|e| no_previous(&e.to_string()))
+        };
+        match wanted {
+            WantedPolicy::Bundle(bundle) => Ok((bundle.policies.clone(), bundle.cases.clone())),
+            WantedPolicy::Kept(digest) => Ok((kept(*digest)?, Vec::new())),
+            WantedPolicy::Previous => {
+                let last = self.context.kept.get().and_then(|kept| kept.applied().ok().flatten());
+                let previous = last.and_then(|last| last.before);
+                let previous = previous.ok_or_else(|| no_previous("no policy was applied before"))?;
+                Ok((kept(previous)?, Vec::new()))
+            }
+        }
+    }
+
+    /// Compares the policy in force with the wanted one.
+    fn change_to(&self, before: &Rules, wanted: &Rules) -> PolicyChange {
+        let ended =
+            self.no_longer_allowed(wanted).iter().map(|(name, _)| self.context.fences.behind(name)).sum();
+        PolicyChange {
+            before: before.engine.digest(),
+            after: wanted.engine.digest(),
+            rules: rule_changes(&before.engine, &wanted.engine),
+            ended,
+            jobs: self.waiting_jobs_that_change(wanted),
+            cases: 0,
+            failed: Vec::new(),
+            warnings: wanted.engine.warnings().iter().cloned().chain(wanted.engine.gaps()).collect(),
+            is_applied: false,
+        }
+    }
+
+    /// Decides the waiting jobs by the wanted policy, and returns those for which the answer is another one.
+    fn waiting_jobs_that_change(&self, wanted: &Rules) -> Vec<(JobId, String)> {
+        let (at, nothing) = (self.context.clock.now().wall, BTreeSet::new());
+        let waiting =
+            self.context.state.open_jobs().into_iter().filter(|j| j.state == JobState::AwaitingApproval);
+        let changed = waiting.filter_map(|job| {
+            let answer = judge_job(
+                wanted,
+                &JobQuestion {
+                    job: &job,
+                    phase: Phase::Creating,
+                    attempt: 0,
+                    member: None,
+                    scopes: None,
+                    ttl: self.decisions.ttl_of(&job),
+                    at,
+                    approved: &nothing,
+                },
+            );
+            let before: BTreeSet<String> = job.waiting_for.iter().map(|gate| gate.id.clone()).collect();
+            match answer.result {
+                "deny" => Some((job.id, format!("denied: {}", answer.why))),
+                "wait" if answer.gates == before => None,
+                "wait" => {
+                    let gates: Vec<String> = answer.gates.into_iter().collect();
+                    Some((job.id, format!("waits for {}", gates.join(", "))))
+                }
+                _ => Some((job.id, "waits for no one".to_owned())),
+            }
+        });
+        changed.take(JOBS_CHANGED_SHOWN_MAX).collect()
+    }
+
+    /// Runs the cases that came with a policy.
+    fn run_cases(
+        &self,
+        engine: &Engine,
+        cases: &[PolicyText],
+        change: &mut PolicyChange,
+    ) -> Result<(), Refusal> {
+        let files = cases.iter().map(|file| (file.file.as_str(), file.text.as_str()));
+        let cases = read_case_texts(files, self.context.clock.now().wall)
+            .map_err(|problems| unusable(problems.iter().map(ToString::to_string).collect()))?;
+        let report = engine.run_cases(&cases);
+        change.cases = cases.len();
+        change.failed = report.failed.iter().map(ToString::to_string).collect();
+        if !cases.is_empty() {
+            let untried = report.untried.iter().map(|id| format!("no case is decided by the rule `{id}`"));
+            change.warnings.extend(untried);
+        }
+        Ok(())
+    }
+
+    /// Warns a caller that could not change the policy again.
+    fn warn_of_lockout(&self, caller: &Caller, wanted: &Engine, change: &mut PolicyChange) {
+        let may = |tenant| {
+            let (rpc, now) = (Rpc::ApplyPolicy, self.context.clock.now().wall);
+            let call = Call { caller: caller.id(), rpc, tenant, relations: &[], now, reason: "" };
+            wanted.authorize(&call).is_ok()
+        };
+        if !may(None) && !(caller.is_only_tenant() && may(Some(caller.tenant()))) {
+            change.warnings.push(
+                "this policy does not let you apply another one: the way back is policy.source = \"files\" in the daemon's configuration"
+                    .to_owned(),
+            );
+        }
+    }
+
+    /// Refuses an order that must not take effect.
+    fn may_apply(&self, order: &PolicyOrder, change: &PolicyChange) -> Result<&KeptRules, Refusal> {
+        let conflict = |text: String| Refusal::new(Reason::StateConflict, text);
+        if let PolicyOrigin::Files(dir) = &self.context.settings.policy {
+            return Err(conflict(format!("this daemon reads its policy from files in {}", dir.display())).fix(
+                "change the files and run `leasehold catalog reload`; or set policy.source = \"applied\" in the daemon's configuration",
+            ));
+        }
+        if !change.failed.is_empty() {
+            let text = format!("{} of {} cases of this policy fail", change.failed.len(), change.cases);
+            return Err(mistakes(Refusal::new(Reason::CatalogInvalid, text), &change.failed).fix(
+                "nothing was changed: correct the policy or its cases, and run `leasehold policy test`",
+            ));
+        }
+        if order.in_force.is_some_and(|seen| seen != change.before) {
+            return Err(conflict("another policy is in force than the one that you saw".to_owned())
+                .with("in force", change.before.to_string())
+                .fix("look at the difference again"));
+        }
+        if order.ends_at_most.is_some_and(|most| change.ended > most) {
+            return Err(conflict(format!("it would now end {} leases", change.ended))
+                .fix("look at the difference again"));
+        }
+        self.context
+            .kept
+            .get()
+            .ok_or_else(|| conflict("this daemon has no folder to keep policies in".to_owned()))
+    }
+
+    /// Keeps the policy, records the change, and only then makes it the one that the next start reads.
+    fn record_change(
+        &self,
+        caller: &Caller,
+        order: &PolicyOrder,
+        wanted: &Rules,
+        change: &PolicyChange,
+        kept: &KeptRules,
+    ) -> Result<(), Refusal> {
+        let how = BroughtBy {
+            since: self.context.clock.now().wall,
+            by: caller.id().to_string(),
+            reason: order.reason.clone(),
+        };
+        let unwritten = |e: std::io::Error| {
+            tracing::error!(error = %e, "an applied policy could not be written");
+            ledger_unavailable("the policy could not be written")
+        };
+        kept.keep_policy(&wanted.engine, &how).map_err(unwritten)?;
+        let record = Event::PolicyApplied {
+            policy: change.after,
+            before: change.before,
+            catalog: wanted.catalog().digest(),
+            by: caller.actor(),
+            reason: order.reason.clone(),
+            ends: change.ended,
+        };
+        self.context.rates.charge(caller, &record)?;
+        let appended = Handle::current()
+            .block_on(async { tokio::time::timeout(LEDGER_WAIT, self.context.ledger.append(&record)).await });
+        match appended {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(ledger_unavailable(&error.to_string())),
+            Err(_) => return Err(ledger_unavailable("it took too long")),
+        }
+        kept.set_applied(change.after, change.before).map_err(|e| {
+            // The record says that it was applied, so another one must say that it was not.
+            let why = "the next start would not find it".to_owned();
+            self.context.ledger.defer(&Event::PolicyNotApplied { policy: change.after, why });
+            unwritten(e)
+        })
+    }
+}
+
+/// Returns the rules that are new, gone or changed, by id.
+fn rule_changes(before: &Engine, after: &Engine) -> Vec<RuleChange> {
+    let texts = |engine: &Engine| -> BTreeMap<String, String> {
+        engine.rules().filter_map(|rule| Some((rule.id.clone(), engine.rule_text(&rule.id)?))).collect()
+    };
+    let (before, mut after) = (texts(before), texts(after));
+    let mut changes: Vec<RuleChange> = before
+        .into_iter()
+        .filter_map(|(id, before)| {
+            let now = after.remove(&id);
+            let is_same = now.as_ref() == Some(&before);
+            (!is_same).then_some(RuleChange { id, before: Some(before), after: now })
+        })
+        .collect();
+    changes.extend(after.into_iter().map(|(id, text)| RuleChange { id, before: None, after: Some(text) }));
+    changes.sort_by(|a, b| a.id.cmp(&b.id));
+    changes
+}
+
+/// Refuses a policy with mistakes.
+fn unusable(lines: Vec<String>) -> Refusal {
+    let text = format!("this policy has {} mistake(s)", lines.len());
+    mistakes(Refusal::new(Reason::CatalogInvalid, text), &lines)
+        .fix("nothing was changed: correct it, and run `leasehold policy check`")
+}
+
+fn mistakes(refusal: Refusal, lines: &[String]) -> Refusal {
+    let shown = lines.iter().take(MISTAKES_SHOWN_MAX);
+    let refusal = shown.fold(refusal, |refusal, line| refusal.with("mistake", line.clone()));
+    match lines.len().checked_sub(MISTAKES_SHOWN_MAX) {
+        Some(more) if more > 0 => refusal.with("mistake", format!("{more} more")),
+        _ => refusal,
+    }
+}
+
+fn no_previous(why: &str) -> Refusal {
+    Refusal::new(Reason::StateConflict, why.to_owned()).fix("choose one of `leasehold policy history`")
+}

@@ -1,0 +1,105 @@
+//! Decides a job by any rules and for any moment, without a grant: to explain a decision, and to see what other rules would say.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use super::{
+    create::joiners,
+    decide::{work_of, work_of_scopes},
+    rules::Rules,
+};
+use crate::{
+    catalog::Principal,
+    clock::Wall,
+    job::Job,
+    name::{Scope, SpiffeId},
+    policy::{Asker, Bundle, Phase, Verdict},
+};
+
+/// What is decided.
+pub(super) struct JobQuestion<'a> {
+    pub job: &'a Job,
+    pub phase: Phase,
+    pub attempt: u64,
+    /// The member that holds a credential; `None` decides for all that may join.
+    pub member: Option<&'a SpiffeId>,
+    /// What a credential is for; `None` decides all that the job does.
+    pub scopes: Option<&'a [Scope]>,
+    pub ttl: Duration,
+    pub at: Wall,
+    /// Ids of gates that count as approved.
+    pub approved: &'a BTreeSet<String>,
+}
+
+/// What rules say about a job.
+#[derive(Clone, Debug)]
+pub(super) struct JobAnswer {
+    /// `allow`, `wait` or `deny`.
+    pub result: &'static str,
+    /// Sorted, as text for records.
+    pub rules: Vec<String>,
+    /// Why it was denied.
+    pub why: String,
+    /// Ids of the gates that hold it back.
+    pub gates: BTreeSet<String>,
+}
+
+/// Decides. One denial denies all.
+pub(super) fn judge_job(rules: &Rules, q: &JobQuestion<'_>) -> JobAnswer {
+    let job = q.job;
+    let parts = match q.scopes {
+        Some(scopes) => work_of_scopes(rules, job, scopes),
+        None => work_of(rules, &job.spec.read, &job.spec.write),
+    };
+    let name = job.id.to_string();
+    let judge = |asker: Asker<'_>| {
+        let bundle = Bundle {
+            job: &name,
+            tenant: &job.spec.tenant,
+            attempt: q.attempt,
+            phase: q.phase,
+            purpose: &job.spec.purpose,
+            method: job.spec.tune.as_ref().map(|t| t.method),
+            ttl: q.ttl,
+            now: q.at,
+            approved: q.approved,
+            own_checkpoint: true,
+            parts: &parts,
+        };
+        rules.engine.judge(asker, &bundle)
+    };
+    let verdicts = match q.member {
+        Some(member) => vec![judge(Asker::Identity(member))],
+        None => {
+            let is_foreign = |asker: Asker<'_>, p: &Principal| {
+                p.tenant != job.spec.tenant && matches!(judge(asker), Verdict::Deny { .. })
+            };
+            match joiners(rules, job, is_foreign) {
+                Ok(found) => found
+                    .iter()
+                    .map(|(id, p)| judge(id.as_ref().map_or(Asker::Entry(p), Asker::Identity)))
+                    .collect(),
+                Err(refusal) => vec![Verdict::Deny { refusal, rules: Vec::new() }],
+            }
+        }
+    };
+    join(verdicts)
+}
+
+fn join(verdicts: Vec<Verdict>) -> JobAnswer {
+    let (mut result, mut by, mut gates) = ("allow", BTreeSet::new(), BTreeSet::new());
+    for verdict in verdicts {
+        match verdict {
+            Verdict::Deny { refusal, rules } => {
+                let why = refusal.fact("rule").map_or_else(|| refusal.text.to_string(), str::to_owned);
+                return JobAnswer { result: "deny", rules, why, gates: BTreeSet::new() };
+            }
+            Verdict::Allow { parts } => by.extend(parts.iter().map(ToString::to_string)),
+            Verdict::Wait { gates: held, parts } => {
+                result = "wait";
+                gates.extend(held.into_iter().map(|gate| gate.id));
+                by.extend(parts.iter().map(ToString::to_string));
+            }
+        }
+    }
+    JobAnswer { result, rules: by.into_iter().collect(), why: String::new(), gates }
+}

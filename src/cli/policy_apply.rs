@@ -1,0 +1,271 @@
+//! `leasehold policy diff`, `apply`, `rollback` and `history`.
+
+use std::{
+    io::{self, BufRead, IsTerminal},
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{
+    Client, Exit, Failure, Session,
+    client::CallKind,
+    failure::mistakes,
+    output::{Page, TableCell, columns, fields, note, note_page, print, print_line},
+    parse,
+    text_diff::line_diff,
+    timestamp,
+};
+use crate::{
+    name::{Digest, PrincipalKind},
+    policy::{PolicyBundle, PolicyText},
+    proto::v1,
+};
+
+/// The word that asks for the policy before the last change.
+const PREVIOUS: &str = "previous";
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It exits with 0 if the rules are the same, and with 1 if they differ.
+
+Examples:
+  leasehold policy diff my/policy
+  leasehold policy diff my/policy -o json | jq '.leases_that_end, .jobs'")]
+pub(super) struct PolicyDiffArgs {
+    /// The directory of .cedar files and cases
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The daemon must have policy.source = \"applied\" in its configuration. It checks the policy, runs its
+cases and refuses it if one fails. Then it keeps and records it, puts it in force, and ends access
+that it no longer allows. Before that, the command shows what changes and asks if leases end.
+
+Examples:
+  leasehold policy apply my/policy --dry-run --reason \"CHG-1412\"
+  leasehold policy apply my/policy --reason \"CHG-1412: untrusted data\"")]
+pub(super) struct PolicyApplyArgs {
+    /// The directory of .cedar files and cases
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  leasehold policy history
+  leasehold policy rollback --reason \"CHG-1412 denied too much\"
+  leasehold policy rollback sha256:… --reason \"back to October\"")]
+pub(super) struct PolicyRollbackArgs {
+    /// The digest of a kept policy [default: the one before the last change]
+    #[arg(value_name = "DIGEST")]
+    digest: Option<Digest>,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+/// The options of every change.
+#[derive(Debug, Args)]
+struct ChangeArgs {
+    /// Why, for auditors
+    #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
+    reason: String,
+    /// Show what would change, and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask, even if leases end
+    #[arg(long)]
+    yes: bool,
+}
+
+impl PolicyDiffArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let request = v1::ApplyPolicyRequest {
+            reason: "a difference".to_owned(),
+            dry_run: true,
+            ..of_directory(&self.dir)?
+        };
+        let client = session.client(&[PrincipalKind::Operator])?;
+        let answer = send(&client, request).await?;
+        show(&answer, session)?;
+        Ok(if answer.rules.is_empty() { Exit::Ok } else { Exit::Failure })
+    }
+}
+
+impl PolicyApplyArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        self.change.carry_out(of_directory(&self.dir)?, session).await
+    }
+}
+
+impl PolicyRollbackArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let kept = self.digest.map_or_else(|| PREVIOUS.to_owned(), |digest| digest.to_string());
+        let request = v1::ApplyPolicyRequest { kept, ..Default::default() };
+        self.change.carry_out(request, session).await
+    }
+}
+
+impl ChangeArgs {
+    /// Shows what changes, asks if leases end, and has the daemon do it.
+    async fn carry_out(self, request: v1::ApplyPolicyRequest, session: &Session) -> Result<Exit, Failure> {
+        let client = session.client(&[PrincipalKind::Operator])?;
+        let request = v1::ApplyPolicyRequest { reason: self.reason.clone(), ..request };
+        let would = send(&client, v1::ApplyPolicyRequest { dry_run: true, ..request.clone() }).await?;
+        if self.dry_run {
+            show(&would, session)?;
+            return Ok(if would.failed.is_empty() { Exit::Ok } else { Exit::Failure });
+        }
+        if would.ended > 0 && !self.yes {
+            note_page(&page(&would));
+            confirm(would.ended)?;
+        }
+        let order = v1::ApplyPolicyRequest {
+            in_force: would.before.clone(),
+            ends_at_most: Some(would.ended),
+            ..request
+        };
+        let done = send(&client, order).await?;
+        show(&done, session)?;
+        Ok(Exit::Ok)
+    }
+}
+
+async fn send(client: &Client, request: v1::ApplyPolicyRequest) -> Result<v1::ApplyPolicyResponse, Failure> {
+    let kind = CallKind::of_dry_run(request.dry_run);
+    client.ask(kind, request, async |r| client.operator().apply_policy(r).await).await
+}
+
+/// Reads a policy directory. The daemon checks what is in the files.
+fn of_directory(dir: &Path) -> Result<v1::ApplyPolicyRequest, Failure> {
+    let bundle = PolicyBundle::read(dir).map_err(|lines| {
+        let what = mistakes(&format!("the policy directory {}", dir.display()), lines.len());
+        Failure { exit: Exit::Failure, ..Failure::of_problems(what, lines.into_iter()) }
+    })?;
+    if bundle.policies.is_empty() {
+        return Err(Failure::usage(format!("{} has no .cedar file", dir.display()))
+            .fix("without rules everything is denied: name the directory of the policies"));
+    }
+    let file = |t: PolicyText| v1::PolicyFile { file: t.file, text: t.text };
+    Ok(v1::ApplyPolicyRequest {
+        policies: bundle.policies.into_iter().map(file).collect(),
+        cases: bundle.cases.into_iter().map(file).collect(),
+        ..Default::default()
+    })
+}
+
+/// Asks a person at a terminal to type the number of leases that end.
+fn confirm(leases: u64) -> Result<(), Failure> {
+    let refused = |text: String| {
+        Failure::usage(text).fix("add --yes to end them, or --dry-run to see only what would change")
+    };
+    if !io::stdin().is_terminal() {
+        return Err(refused(format!("{leases} leases would end, and there is no terminal to ask at")));
+    }
+    note(&format!("{leases} leases end at once. Type {leases} to go on:"));
+    let mut typed = String::new();
+    let read = io::stdin().lock().read_line(&mut typed);
+    match read {
+        Ok(_) if typed.trim() == leases.to_string() => Ok(()),
+        _ => Err(refused("it was not confirmed".to_owned())),
+    }
+}
+
+fn show(answer: &v1::ApplyPolicyResponse, session: &Session) -> Result<(), Failure> {
+    match session.for_programs() {
+        true => session.print_value(&value(answer)),
+        false => {
+            print(&page(answer))?;
+            for warning in &answer.warnings {
+                note(&format!("leasehold: warning: {warning}"));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn page(answer: &v1::ApplyPolicyResponse) -> Page {
+    let count = |is: fn(&v1::RuleChange) -> bool| answer.rules.iter().filter(|r| is(r)).count().to_string();
+    let jobs = answer.jobs.iter().map(|job| format!("{}: {}", job.job, job.change));
+    let applied = answer.applied;
+    let about = fields([
+        ("in force", TableCell::from(answer.before.as_str())),
+        (if applied { "now" } else { "wanted" }, answer.after.as_str().into()),
+        ("rules added", count(|r| r.before.is_empty()).into()),
+        ("rules removed", count(|r| r.after.is_empty()).into()),
+        ("rules changed", count(|r| !r.before.is_empty() && !r.after.is_empty()).into()),
+        (if applied { "leases ended" } else { "leases that would end" }, answer.ended.to_string().into()),
+        ("waiting jobs that change", TableCell::list(jobs)),
+        ("cases", answer.cases.to_string().into()),
+        ("cases that fail", TableCell::list(&answer.failed)),
+    ]);
+    let rules = answer.rules.iter().fold(Page::default(), |all, rule| {
+        let what = match (rule.before.is_empty(), rule.after.is_empty()) {
+            (true, _) => "added",
+            (_, true) => "removed",
+            _ => "changed",
+        };
+        let title = Page::line(&format!("{} ({what})", rule.id));
+        all.then(&title).then(&Page::lines(line_diff(&rule.before, &rule.after)))
+    });
+    match answer.rules.is_empty() {
+        true => about,
+        false => rules.below(&about),
+    }
+}
+
+fn value(answer: &v1::ApplyPolicyResponse) -> Value {
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let rules = answer
+        .rules
+        .iter()
+        .map(|r| json!({ "id": r.id, "before": text(&r.before), "after": text(&r.after) }));
+    let jobs = answer.jobs.iter().map(|j| json!({ "job": j.job, "change": j.change }));
+    let leases = if answer.applied { "leases_ended" } else { "leases_that_end" };
+    json!({
+        "applied": answer.applied, "before": answer.before, "after": answer.after,
+        "rules": rules.collect::<Vec<_>>(), leases: answer.ended, "jobs": jobs.collect::<Vec<_>>(),
+        "cases": answer.cases, "failed": answer.failed, "warnings": answer.warnings,
+    })
+}
+
+/// `leasehold policy history`.
+pub(super) async fn history(session: &Session) -> Result<Exit, Failure> {
+    let client = session.client(&[PrincipalKind::Operator, PrincipalKind::Auditor])?;
+    let request = v1::ListPoliciesRequest {};
+    let answer =
+        client.ask(CallKind::Reads, request, async |r| client.operator().list_policies(r).await).await?;
+    let since = |p: &v1::KeptPolicy| p.since.as_ref().map(timestamp::whole).unwrap_or_default();
+    if session.for_programs() {
+        let kept = answer.policies.iter().map(|p| {
+            json!({
+                "digest": p.digest, "in_force": p.digest == answer.in_force, "since": since(p), "by": p.by,
+                "reason": p.reason, "files": p.files,
+            })
+        });
+        session.print_value(&json!({
+            "in_force": answer.in_force, "source": answer.source, "policies": kept.collect::<Vec<_>>(),
+        }))?;
+        return Ok(Exit::Ok);
+    }
+    let rows = answer.policies.iter().map(|p| {
+        let mark = if p.digest == answer.in_force { "in force" } else { "" };
+        vec![p.digest.clone(), mark.to_owned(), since(p), p.by.clone(), p.reason.clone()]
+    });
+    if answer.policies.is_empty() {
+        print_line("no policy is kept yet")?;
+    } else {
+        print(&columns(&["POLICY", "", "SINCE", "BY", "REASON"], rows))?;
+    }
+    note(&match answer.source.as_str() {
+        "" => "The policy is the one that was applied last.".to_owned(),
+        dir => format!("The policy is read from files in {dir}."),
+    });
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,87 @@
+//! A policy as it is handed over: the texts of its files, and of the cases beside them.
+
+use std::path::Path;
+
+use super::{PolicySource, PolicyText, cases::case_files};
+use crate::{
+    limits::{NAME_BYTES_MAX, POLICY_FILES_MAX},
+    plain::value,
+};
+
+/// The files of a policy directory. Each list is in the order of the names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyBundle {
+    /// The `.cedar` files.
+    pub policies: Vec<PolicyText>,
+    /// The `.toml` files.
+    pub cases: Vec<PolicyText>,
+}
+
+impl PolicyBundle {
+    /// Reads a directory. Does not check what is in the files.
+    ///
+    /// # Errors
+    /// A line for each file that cannot be read.
+    pub fn read(dir: &Path) -> Result<Self, Vec<String>> {
+        let policies = PolicySource::Dir(dir.to_owned()).read();
+        let policies =
+            policies.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let cases = case_files(dir).map_err(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>())?;
+        let cases = cases.into_iter().map(|(file, text)| PolicyText { file, text }).collect();
+        Ok(PolicyBundle { policies, cases })
+    }
+
+    /// Takes files that someone sent, and sorts them by name.
+    ///
+    /// # Errors
+    /// A line for each name that no file of such a directory has, or that two of them have.
+    pub fn of(policies: Vec<PolicyText>, cases: Vec<PolicyText>) -> Result<Self, Vec<String>> {
+        let mut faults = Vec::new();
+        let mut bundle = PolicyBundle { policies, cases };
+        for (files, ending) in [(&mut bundle.policies, ".cedar"), (&mut bundle.cases, ".toml")] {
+            if files.len() > POLICY_FILES_MAX {
+                faults.push(format!("{} {ending} files, {POLICY_FILES_MAX} are the most", files.len()));
+            }
+            files.sort_by(|a, b| a.file.cmp(&b.file));
+            for file in files.iter().filter(|file| !is_name(&file.file, ending)) {
+                faults.push(format!("`{}` is no name of a {ending} file", value(&file.file)));
+            }
+            for two in files.windows(2) {
+                if let [one, other] = two
+                    && one.file == other.file
+                {
+                    faults.push(format!("`{}` is there twice", value(&one.file)));
+                }
+            }
+        }
+        if faults.is_empty() { Ok(bundle) } else { Err(faults) }
+    }
+}
+
+fn is_name(name: &str, ending: &str) -> bool {
+    let is_plain = |c: char| !c.is_control() && c != '/' && c != '\\';
+    name.len() <= NAME_BYTES_MAX
+        && !name.starts_with('.')
+        && name.chars().all(is_plain)
+        && name.strip_suffix(ending).is_some_and(|stem| !stem.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_has_only_names_of_policy_files() {
+        let text = |file: &str| PolicyText { file: file.into(), text: String::new() };
+        let bundle = PolicyBundle::of(vec![text("b.cedar"), text("a.cedar")], vec![text("t.toml")]).unwrap();
+        assert_eq!(
+            bundle.policies.iter().map(|t| t.file.as_str()).collect::<Vec<_>>(),
+            ["a.cedar", "b.cedar"]
+        );
+        for bad in ["../a.cedar", "a/b.cedar", ".a.cedar", ".cedar", "a.txt", "", "a\n.cedar"] {
+            assert!(PolicyBundle::of(vec![text(bad)], Vec::new()).is_err(), "{bad}");
+        }
+        let twice = PolicyBundle::of(vec![text("a.cedar"), text("a.cedar")], Vec::new()).unwrap_err();
+        assert!(twice[0].contains("twice"), "{twice:?}");
+    }
+}
