@@ -1,8 +1,16 @@
 //! Questions before something large ends: the user types its name.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::{
+    future::Future,
+    io::{self, BufRead, IsTerminal},
+};
 
 use super::{Failure, output::note};
+use crate::proto::v1;
+
+/// An ending of this many leases, or of this many jobs, is large.
+const LARGE_LEASES: u64 = 100;
+const LARGE_JOBS: u64 = 10;
 
 /// Whether the user has confirmed by an option.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +40,33 @@ pub(super) fn confirm(name: &str, ends: &str, confirmed: Confirmed) -> Result<()
     check_typed(name, read.map(|_| typed.trim()).unwrap_or_default())
 }
 
+/// Whether an ending is so large that a person at a terminal is asked first. A script is not: it has decided already.
+fn is_large(ending: Option<&v1::Ending>, jobs: u64) -> bool {
+    ending.is_some_and(|e| e.behind >= LARGE_LEASES) || jobs >= LARGE_JOBS
+}
+
+/// Asks a person at a terminal before a large ending, after `count` has counted it.
+pub(super) async fn confirm_if_large(
+    name: &str,
+    confirmed: Confirmed,
+    count: impl Future<Output = Result<(Option<v1::Ending>, u64), Failure>>,
+) -> Result<(), Failure> {
+    if confirmed == Confirmed::ByOption || !io::stdin().is_terminal() {
+        return Ok(());
+    }
+    let (ending, jobs) = count.await?;
+    match is_large(ending.as_ref(), jobs) {
+        true => confirm(name, &would_end(ending.as_ref(), jobs), confirmed),
+        false => Ok(()),
+    }
+}
+
+/// Says what will end, for the question before it.
+pub(super) fn would_end(ending: Option<&v1::Ending>, jobs: u64) -> String {
+    let leases = ending.map_or(0, |e| e.behind);
+    format!("{leases} lease(s) end and {jobs} job(s) are closed")
+}
+
 fn check_typed(name: &str, typed: &str) -> Result<(), Failure> {
     if typed == name {
         return Ok(());
@@ -49,6 +84,9 @@ mod tests {
         for typed in ["", "y", "yes", "dataset:acme/ticket"] {
             assert_eq!(check_typed("dataset:acme/tickets", typed).unwrap_err().exit.code(), 64);
         }
+        let ending = |behind| v1::Ending { behind, ..Default::default() };
+        assert!(!is_large(Some(&ending(99)), 9) && !is_large(None, 0));
+        assert!(is_large(Some(&ending(100)), 0) && is_large(None, 10));
         assert!(confirm("tenant:acme", "2 leases end", Confirmed::of_option(true)).is_ok());
     }
 }

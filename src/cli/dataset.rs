@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::CallKind,
-    confirm::{Confirmed, confirm},
+    confirm::{Confirmed, confirm, would_end},
     output::{TableCell, fields, note, print, print_line},
     parse, render,
     wait_durable::{Wait, wait_durable},
@@ -91,12 +91,6 @@ impl LargeEndingArgs {
     pub(super) fn confirmed(&self) -> Confirmed {
         Confirmed::of_option(self.yes)
     }
-}
-
-/// Says what will end, for the question before it.
-pub(super) fn would_end(ending: Option<&v1::Ending>, jobs: u64) -> String {
-    let leases = ending.map_or(0, |e| e.behind);
-    format!("{leases} lease(s) end and {jobs} job(s) are closed")
 }
 
 impl DatasetArgs {

@@ -8,12 +8,13 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     client::{CallKind, fetch_pages},
+    confirm::confirm_if_large,
     ids,
     output::{fields, note, print, print_line},
     parse, render,
     revoke::{EndingArgs, ending_rows, no_lease},
     timestamp,
-    wait_durable::{Wait, wait_durable},
+    wait_durable::wait_durable,
 };
 use crate::{
     clock::Wall,
@@ -21,15 +22,14 @@ use crate::{
     proto::{convert::duration, v1},
 };
 
-/// Ends all access that depends on a name, and refuses new access until you unlock it. `freeze` is the same command.
+/// Ends all access that depends on a name, and keeps new access out. `freeze` is the same command.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "\
-A lock survives a restart of the daemon. On a launcher, it also closes the jobs that it launched. On a
-person, it also refuses the calls of the SPIFFE IDs that the catalog says are this person. Only the
-platform unlocks what it locked.
+A lock survives a restart. On a launcher, it also closes the jobs that it launched. On a person, it
+also refuses the calls of all their SPIFFE IDs. Only the platform unlocks what it locked.
 
 Examples:
   leasehold freeze model:acme/base-7b --reason \"INC-7\" --dry-run
@@ -78,22 +78,27 @@ impl LockArgs {
                     ahead: self.ending.ahead,
                     locks_out: self.locks_out,
                 };
-                let wait = self.ending.wait();
-                lock(request, wait, session).await
+                lock(request, &self.ending, session).await
             }
             _ => list(session).await,
         }
     }
 }
 
-async fn lock(mut request: v1::LockRequest, wait: Wait, session: &Session) -> Result<Exit, Failure> {
+async fn lock(mut request: v1::LockRequest, args: &EndingArgs, session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Operator])?;
     request.name = ids::resolve_name(&client, &request.name).await?;
     let (name, dry_run) = (request.name.clone(), request.dry_run);
+    let dry = v1::LockRequest { dry_run: true, ..request.clone() };
+    let count = async {
+        let dry = client.ask(CallKind::Reads, dry, async |r| client.operator().lock(r).await).await?;
+        Ok((dry.ending, dry.jobs_closed_total))
+    };
+    confirm_if_large(&name, args.confirmed(), count).await?;
     let kind = CallKind::of_dry_run(dry_run);
     let answer = client.ask(kind, request, async |r| client.operator().lock(r).await).await?;
     let mut ending = answer.ending.unwrap_or_default();
-    let recorded = wait_durable(&client, &mut ending, wait).await;
+    let recorded = wait_durable(&client, &mut ending, args.wait()).await;
     let now = session.now().wall;
     if session.for_programs() {
         session.print_value(&json!({

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::CallKind,
-    confirm::confirm,
-    dataset::{LargeEndingArgs, would_end},
+    confirm::{confirm, would_end},
+    dataset::LargeEndingArgs,
     output::{Page, TableCell, columns, fields, note, print},
     parse, render,
     wait_durable::wait_durable,

@@ -6,8 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Client, Exit, Failure, Session,
     client::CallKind,
-    confirm::{Confirmed, confirm},
-    dataset::would_end,
+    confirm::{Confirmed, confirm, confirm_if_large, would_end},
     ids,
     output::{TableCell, fields, note, print},
     parse, render,
@@ -41,9 +40,6 @@ pub struct RevokeArgs {
     /// `compromise` also locks the identities that held the access, and what their launcher launches
     #[arg(long, value_name = "CAUSE", value_enum)]
     cause: Option<CauseArg>,
-    /// Do not ask, if --cause locks something
-    #[arg(long, requires = "cause")]
-    yes: bool,
     #[command(flatten)]
     ending: EndingArgs,
 }
@@ -60,6 +56,9 @@ pub(super) struct EndingArgs {
     /// Count what would end, and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
+    /// Do not ask, not even before something large
+    #[arg(long)]
+    pub(super) yes: bool,
     /// Do not wait until the record is on disk
     #[arg(long, conflicts_with = "dry_run")]
     pub(super) no_wait: bool,
@@ -69,6 +68,10 @@ pub(super) struct EndingArgs {
 }
 
 impl EndingArgs {
+    pub(super) fn confirmed(&self) -> Confirmed {
+        Confirmed::of_option(self.yes || self.dry_run)
+    }
+
     pub(super) fn wait(&self) -> Wait {
         if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable }
     }
@@ -139,6 +142,10 @@ impl RevokeArgs {
             }
             answer = Some(counted).filter(|_| self.ending.dry_run);
         }
+        if self.cause.is_none() {
+            let count = async { ask(true).await.map(|dry| (dry.ending, dry.jobs_closed_total)) };
+            confirm_if_large(name, self.ending.confirmed(), count).await?;
+        }
         let answer = match answer {
             Some(counted) => counted,
             None => ask(self.ending.dry_run).await?,
@@ -179,7 +186,7 @@ impl RevokeArgs {
         let locks: Vec<&str> = counted.locks.iter().map(|l| l.name.as_str()).collect();
         let ends = would_end(counted.ending.as_ref(), counted.jobs_closed_total);
         let ends = format!("{ends}, and these are locked: {}", locks.join(", "));
-        confirm(name, &ends, Confirmed::of_option(self.yes))
+        confirm(name, &ends, self.ending.confirmed())
     }
 }
 
