@@ -185,6 +185,12 @@ pub const LEDGER_RETRY_FIRST: Duration = Duration::from_millis(100);
 pub const LEDGER_RETRY_MAX: Duration = Duration::from_secs(5);
 /// Lines that a reader of the ledger's tail holds at once.
 pub const LEDGER_TAIL_CHUNK: usize = 256;
+/// Readers of one tenant's records at once. Each reads the whole ledger, and remembers the jobs and leases of the tenant.
+pub const READERS_PER_TENANT_MAX: usize = 4;
+/// Jobs, and live leases, that a reader of one tenant's records remembers: some 40 MiB. More than a tenant may have.
+pub const RECORDS_FOLLOWED_MAX: usize = 1_200_000;
+/// Records that a reader of one tenant's records can still name after a `withdrawn`, which is written seconds after them.
+pub const RECORDS_WITHDRAWN_WITHIN: usize = 4_096;
 /// Kibibytes of records a second that calls of one SPIFFE ID may have written in the long run: 10,000 members that share one ID
 /// renew two credentials each every two to three minutes.
 pub const RATE_PER_IDENTITY: u32 = 250;

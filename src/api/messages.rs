@@ -277,8 +277,8 @@ pub(super) fn lease_view(now: Now, view: &LeaseView) -> v1::Lease {
     }
 }
 
-/// A lease as the owner of data sees it. If the lease is of another tenant, it shows only the scopes on the owner's
-/// resources.
+/// A lease as the owner of data sees it. If the lease is of another tenant, it shows who reads the data, in which job, since
+/// when and until when. Other scopes, the cause of its end and the count of lowerings are not shown.
 pub(super) fn lease_of_owner(now: Now, view: &LeaseView, owner: Option<&TenantName>) -> v1::Lease {
     let mut shown = lease_view(now, view);
     if let Some(owner) = owner
@@ -286,6 +286,8 @@ pub(super) fn lease_of_owner(now: Now, view: &LeaseView, owner: Option<&TenantNa
     {
         let is_own = |s: &v1::Scope| s.resource.parse::<ResourceName>().is_ok_and(|r| r.tenant() == *owner);
         shown.scopes.retain(is_own);
+        shown.cause.clear();
+        shown.stood_at = 0;
     }
     shown
 }

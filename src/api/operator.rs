@@ -13,11 +13,13 @@ use super::{
     response::{ResponseStream, fit_page},
 };
 use crate::{
-    broker::{Broker, Caller, EndingOptions, LeaseCursor, LeaseFilter, LockOrder, RevokedAndLocked},
-    ledger::{Tail, TailError},
+    broker::{
+        Broker, Caller, EndingOptions, LeaseCursor, LeaseFilter, LedgerView, LockOrder, RecordStart,
+        RecordStream, RevokedAndLocked,
+    },
     limits,
     link::Connection,
-    name::FenceName,
+    name::{Digest, FenceName},
     policy::Rpc,
     proto::{
         convert::timestamp,
@@ -298,15 +300,16 @@ impl OperatorService for Operators {
         let connection = self.0.connection(&request)?;
         let caller = self.0.caller(Rpc::TailLedger, &connection)?;
         let room = self.0.room(&request)?;
-        let q = request.into_inner();
-        let from = match q.from_index {
-            0 => self.0.broker.ledger().head().index.saturating_add(1),
-            n => n,
+        let records = &self.0.broker.records;
+        let opened = || -> Result<_, Refusal> {
+            let q = request.get_ref();
+            let view = records.ledger_view(&caller)?;
+            let stream = records.tail_ledger(&view, read_record_start(q)?, q.no_follow)?;
+            Ok((view, stream))
         };
-        let tail = self.0.broker.records.tail_ledger(&caller, from);
-        let tail = tail.map_err(|r| self.0.refuse(Rpc::TailLedger, &connection, &r))?;
+        let (view, stream) = opened().map_err(|r| self.0.refuse(Rpc::TailLedger, &connection, &r))?;
         let (out, answers) = ResponseStream::new(room, self.0.broker.clock().clone());
-        tokio::spawn(tail_ledger(self.0.clone(), connection, from, q.no_follow, tail, out));
+        tokio::spawn(tail_ledger(self.0.clone(), connection, view, stream, out));
         Ok(Response::new(Box::pin(answers)))
     }
 
@@ -345,27 +348,30 @@ impl OperatorService for Operators {
     }
 }
 
-/// Sends the ledger's records from an index on, until the last one or until the stream must end.
+/// Sends the records that a caller may see, until the last one or until the stream must end.
 async fn tail_ledger(
     edge: Edge,
     connection: Connection,
-    from: u64,
-    no_follow: bool,
-    mut tail: Tail,
+    view: LedgerView,
+    mut stream: RecordStream,
     mut out: ResponseStream<v1::TailLedgerResponse>,
 ) {
-    let may = |broker: &Broker, caller: &Caller| broker.records.tail_ledger(caller, from).map(drop);
+    let may = |broker: &Broker, caller: &Caller| broker.records.may_go_on(caller, &view);
     let over = edge.stream_over(Rpc::TailLedger, &connection, may);
+    let tenant = match &view {
+        LedgerView::All => String::new(),
+        LedgerView::OfTenant(tenant) => tenant.to_string(),
+    };
     let records = async {
         loop {
-            let next = async { if no_follow { tail.next_present().await } else { tail.next().await } };
-            let line = tokio::select! {
-                line = next => line,
+            let shown = tokio::select! {
+                shown = stream.next() => shown,
                 () = out.gone() => return Ok(()),
             };
-            let Some(line) = line else { return Ok(()) };
-            let line = line.map_err(|e| tail_refusal(&e))?;
-            out.send(v1::TailLedgerResponse { index: line.index, record: line.line })?;
+            let Some(shown) = shown else { return Ok(()) };
+            let shown = shown?;
+            let tenant = tenant.clone();
+            out.send(v1::TailLedgerResponse { index: shown.index, record: shown.line, tenant })?;
             out.wait_until_taken().await?;
         }
     };
@@ -377,6 +383,17 @@ async fn tail_ledger(
     out.end(ended);
 }
 
+fn read_record_start(q: &v1::TailLedgerRequest) -> Result<RecordStart, Refusal> {
+    let after: Option<Digest> = read_optional_name("after", &q.after)?;
+    match (q.from_index, after) {
+        (0, None) => Ok(RecordStart::Next),
+        (from, None) => Ok(RecordStart::At(from)),
+        (0, Some(after)) => Ok(RecordStart::After(after)),
+        (_, Some(_)) => Err(Refusal::new(Reason::FieldInvalid, "set `from_index` or `after`, not both")
+            .with("field", "after")),
+    }
+}
+
 fn read_lease_page(token: &str) -> Result<Option<LeaseCursor>, Refusal> {
     if token.is_empty() {
         return Ok(None);
@@ -385,9 +402,4 @@ fn read_lease_page(token: &str) -> Result<Option<LeaseCursor>, Refusal> {
         Refusal::new(Reason::FieldInvalid, "`page_token` is not from a response of this daemon")
             .with("field", "page_token")
     })
-}
-
-fn tail_refusal(e: &TailError) -> Refusal {
-    tracing::warn!(error = %e, "a ledger reader was cut off");
-    Refusal::new(Reason::FellBehind, e.to_string()).fix("read on from the last record that you have")
 }

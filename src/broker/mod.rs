@@ -16,7 +16,7 @@
 //! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings; what they end, what is left, and mistakes that are caught before |
 //! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` | loads policy and catalog again, or applies another policy; shows the catalog |
 //! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | questions about policy: what it would decide, for whom, and what it has decided |
-//! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `receipt` | shows the ledger, and waits for it |
+//! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `record_stream` `tenant_view` `receipt` | shows the ledger, or a tenant's part of it, and waits for it |
 //! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` | what verifiers ask, and which lowerings they get |
 //!
 //! | Shared by the parts | Files | What it does |
@@ -82,6 +82,7 @@ mod reach;
 mod recall;
 mod receipt;
 mod reconnect_limiter;
+mod record_stream;
 mod records;
 mod refusals;
 mod reload;
@@ -90,6 +91,7 @@ mod renew;
 mod revocations;
 mod rules;
 mod session;
+mod tenant_view;
 mod tickets;
 mod verifiers;
 mod who_can;
@@ -117,6 +119,7 @@ pub use offboard::Offboarded;
 pub use offer::{IssueRequest, Offer};
 pub use parts::Broker;
 pub use recall::Recalled;
+pub use record_stream::{LedgerView, RecordStart, RecordStream};
 pub use remnants::{Remnant, Remnants};
 pub use revocations::EndingOptions;
 pub use rules::Rules;

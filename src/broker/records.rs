@@ -2,9 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{access::AccessControl, caller::Caller, context::BrokerContext, receipt::Receipts};
+use super::{
+    access::AccessControl,
+    caller::Caller,
+    context::BrokerContext,
+    receipt::Receipts,
+    record_stream::{LedgerView, PartReader, RecordStart, RecordStream, TenantReaders},
+    tenant_view::TenantView,
+};
 use crate::{
-    ledger::{LedgerError, Tail},
+    ledger::LedgerError,
     limits,
     policy::Rpc,
     reason::{Reason, Refusal},
@@ -15,6 +22,7 @@ pub struct RecordUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
     pub(super) receipts: Receipts,
+    pub(super) readers: TenantReaders,
 }
 
 impl RecordUseCases {
@@ -49,13 +57,66 @@ impl RecordUseCases {
         caller.is_only_tenant() || self.access.authorize(caller, Rpc::TailLedger, None, &[], "").is_ok()
     }
 
-    /// Follows the ledger from a record on. It covers all tenants, so only callers that may see all of them may read it.
-    pub fn tail_ledger(&self, caller: &Caller, from: u64) -> Result<Tail, Refusal> {
-        if self.access.is_for_all_tenants(caller, Rpc::TailLedger)? || caller.is_only_tenant() {
-            return Ok(self.context.ledger.tail(from));
-        }
-        let text = "the ledger covers every tenant, and you may see only one";
-        Err(Refusal::new(Reason::KindNotAllowed, text)
-            .fix("ask a platform operator, or an auditor of all tenants"))
+    /// Returns what a caller may see of the ledger: all of it, or what concerns its tenant.
+    pub fn ledger_view(&self, caller: &Caller) -> Result<LedgerView, Refusal> {
+        let is_for_all = self.access.is_for_all_tenants(caller, Rpc::TailLedger)?;
+        Ok(match is_for_all || caller.is_only_tenant() {
+            true => LedgerView::All,
+            false => LedgerView::OfTenant(caller.tenant().clone()),
+        })
     }
+
+    /// Refuses a reader whose view of the ledger is no longer the one that it began with.
+    pub fn may_go_on(&self, caller: &Caller, view: &LedgerView) -> Result<(), Refusal> {
+        match self.ledger_view(caller)? == *view {
+            true => Ok(()),
+            false => Err(Refusal::new(Reason::KindNotAllowed, "you may now see another part of the ledger")
+                .fix("read it again, from the first record")),
+        }
+    }
+
+    /// Follows the ledger, or what concerns the caller's tenant in it.
+    ///
+    /// A reader of one tenant's records begins with the first or the next one, or after one that it has. It gives no index: by
+    /// trying several it would learn how many records the others have.
+    pub fn tail_ledger(
+        &self,
+        view: &LedgerView,
+        start: RecordStart,
+        no_follow: bool,
+    ) -> Result<RecordStream, Refusal> {
+        let last = self.context.ledger.head().index;
+        let next = last.saturating_add(1);
+        let LedgerView::OfTenant(tenant) = view else {
+            let from = match start {
+                RecordStart::Next => next,
+                RecordStart::At(from) => from,
+                RecordStart::After(_) => {
+                    return Err(invalid("after", "you see the whole ledger: use an index"));
+                }
+            };
+            return Ok(RecordStream { tail: self.context.ledger.tail(from), no_follow, part: None });
+        };
+        let place = self.readers.take(tenant)?;
+        let mut view = TenantView::new(self.context.clone(), tenant.clone());
+        let (from, after) = match start {
+            RecordStart::Next => {
+                view.remember_live_leases();
+                (next, None)
+            }
+            RecordStart::At(1) => (1, None),
+            RecordStart::After(hash) => (1, Some(hash)),
+            RecordStart::At(_) => {
+                let text =
+                    "you see the records of one tenant, which have no index: begin with 1, or with `after`";
+                return Err(invalid("from_index", text));
+            }
+        };
+        let part = PartReader { view, after, last, _place: place };
+        Ok(RecordStream { tail: self.context.ledger.tail(from), no_follow, part: Some(part) })
+    }
+}
+
+fn invalid(field: &'static str, text: &'static str) -> Refusal {
+    Refusal::new(Reason::FieldInvalid, text).with("field", field)
 }

@@ -74,8 +74,9 @@ Examples:
     },
     /// Prints the records of the ledger as they are written, one a row.
     #[command(after_help = "\
-For operators of the platform, and for auditors of all tenants. `-o wide` shows more of each
-record, `-o json` all of it. After a restart of the daemon it goes on with the next record.
+Operators and auditors of the platform see all records, those of another tenant see what concerns
+their tenant, without an index. `-o wide` shows more of each record, `-o json` all of it. After a
+restart of the daemon it goes on with the next record.
 
 Examples:
   leasehold audit tail --since 2h --no-follow --type revoked,lock.set,denied

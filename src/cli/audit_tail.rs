@@ -14,6 +14,7 @@ use super::{
     parse,
     record::{self, About},
     table::cut,
+    timestamp,
 };
 use crate::{
     clock::Wall,
@@ -27,7 +28,7 @@ use crate::{
 /// Which records, and whether to wait for more.
 #[derive(Debug, Args)]
 pub(super) struct TailArgs {
-    /// Begin with this record [default: the next one that is written]
+    /// Begin with this record [default: the next one that is written]. If you see one tenant's records, only 1
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     from: u64,
     /// Begin at this time: a span before now (2h), or a time (2026-11-29T08:00:00Z)
@@ -72,6 +73,10 @@ struct RecordTail<'a> {
     no_follow: bool,
     /// The next record to ask for; 0 until it is known.
     next: u64,
+    /// The last record that was read, if it had no index: the hash of the record to continue after.
+    after: String,
+    /// Whether it was said that these are one tenant's records.
+    has_noted: bool,
     retries: Retries,
 }
 
@@ -101,6 +106,8 @@ impl TailArgs {
             until: self.until.map(|until| until.wall(now)),
             no_follow: self.no_follow,
             next: self.from,
+            after: String::new(),
+            has_noted: false,
             retries: Retries::new(),
         };
         loop {
@@ -123,27 +130,54 @@ impl RecordTail<'_> {
     /// Prints records until the stream ends. Connects with the present SVID.
     async fn read(&mut self) -> Result<After, Failure> {
         let client = self.session.client(&READERS)?;
-        if self.next == 0 {
+        if self.next == 0 && self.after.is_empty() {
             self.next = self.first(&client).await?;
         }
-        let mut stream = records(&client, self.next, self.no_follow).await?;
+        let mut stream = self.open(&client).await?;
         // The daemon accepted the stream, so a restart before the first record is retried too.
         self.retries.answered();
+        // A reader that gets no index begins again with the first record. `since` leaves out what came before.
+        self.next = self.next.max(1);
         while let Some(answer) = next(&client, &mut stream).await? {
             self.retries.answered();
             let record: Value = serde_json::from_str(&answer.record).unwrap_or(Value::Null);
             if self.until.is_some_and(|until| record::time(&record).is_some_and(|at| at > until)) {
                 return Ok(After::Done);
             }
+            self.note_part(&answer.tenant);
             self.show(answer.index, &record)?;
-            self.next = answer.index.saturating_add(1);
+            match answer.index {
+                0 => self.after = record.get("hash").and_then(Value::as_str).unwrap_or_default().to_owned(),
+                index => self.next = index.saturating_add(1),
+            }
         }
         Ok(if self.no_follow { After::Done } else { After::More })
     }
 
-    /// Returns the record to begin with if the command line names none: the first since a time, or the next to be written.
-    async fn first(&self, client: &Client) -> Result<u64, Failure> {
+    async fn open(&self, client: &Client) -> Result<AnswerStream, Failure> {
+        let from_index = if self.after.is_empty() { self.next } else { 0 };
+        open(client, from_index, self.no_follow, self.after.clone()).await
+    }
+
+    /// Says once that only the records of one tenant are shown.
+    fn note_part(&mut self, tenant: &str) {
+        if !tenant.is_empty() && !self.has_noted {
+            self.has_noted = true;
+            note(&format!(
+                "These are the records that concern the tenant {tenant}, each with its hash. Only a reader of the whole ledger \
+                 can verify the chain."
+            ));
+        }
+    }
+
+    /// Returns the record to begin with if the command line names none: the first since a time, or the next to be written (0
+    /// for a reader who sees no index).
+    async fn first(&mut self, client: &Client) -> Result<u64, Failure> {
         let answer = client.who_am_i().await?;
+        if answer.ledger_head.is_empty() && self.since.is_none() {
+            self.since = timestamp::moment(answer.server_time.as_ref());
+            return Ok(0);
+        }
         let head = answer.ledger_head.parse::<SignedHead>().map_or(0, |signed| signed.head.index);
         let after = if head == 0 { 0 } else { head.saturating_add(1) };
         let Some(since) = self.since else { return Ok(after) };
@@ -151,7 +185,7 @@ impl RecordTail<'_> {
         let (mut low, mut high) = (1, after.max(1));
         while low < high {
             let middle = low + (high - low) / 2;
-            let mut stream = records(client, middle, true).await?;
+            let mut stream = open(client, middle, true, String::new()).await?;
             let is_before = match next(client, &mut stream).await {
                 Ok(record) => record
                     .and_then(|r| record::time(&serde_json::from_str(&r.record).ok()?))
@@ -184,6 +218,7 @@ impl RecordTail<'_> {
         }
         self.shown = self.shown.saturating_add(1);
         if self.session.for_programs() {
+            let index = (index > 0).then_some(index);
             return self.session.print_item(&json!({ "index": index, "record": record::with_times(record) }));
         }
         let size = self.session.table_size();
@@ -239,13 +274,18 @@ async fn unknown(client: &Client, name: &str) -> Result<Option<String>, Failure>
     }
 }
 
-type RecordStream = tonic::Streaming<v1::TailLedgerResponse>;
+type AnswerStream = tonic::Streaming<v1::TailLedgerResponse>;
 
-async fn records(client: &Client, from_index: u64, no_follow: bool) -> Result<RecordStream, Failure> {
-    let request = v1::TailLedgerRequest { from_index, no_follow };
+async fn open(
+    client: &Client,
+    from_index: u64,
+    no_follow: bool,
+    after: String,
+) -> Result<AnswerStream, Failure> {
+    let request = v1::TailLedgerRequest { from_index, no_follow, after };
     client.follow(request, async |r| client.operator().tail_ledger(r).await).await
 }
 
-async fn next(client: &Client, stream: &mut RecordStream) -> Result<Option<v1::TailLedgerResponse>, Failure> {
+async fn next(client: &Client, stream: &mut AnswerStream) -> Result<Option<v1::TailLedgerResponse>, Failure> {
     stream.message().await.map_err(|status| client.failure(&status, CallKind::Reads))
 }

@@ -94,6 +94,8 @@ fn text<'r>(record: &'r Value, key: &str) -> &'r str {
 }
 
 fn written(index: u64, time: &str, record: &Value, said: &[String]) -> String {
+    // A record of one tenant's part of the ledger has no index.
+    let index = if index == 0 { "-".to_owned() } else { index.to_string() };
     format!("{index:>8}  {time}  {:<18}  {}", text(record, "type"), said.join(" "))
 }
 

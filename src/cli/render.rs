@@ -233,7 +233,7 @@ pub(super) fn decision_value(d: &v1::Decision) -> Value {
     })
 }
 
-const LEASE_COLUMNS: [Column; 11] = [
+const LEASE_COLUMNS: [Column; 13] = [
     Column::whole("ID", 0),
     Column::whole("STATE", 1),
     Column::whole("ACCESS", 8),
@@ -243,6 +243,8 @@ const LEASE_COLUMNS: [Column; 11] = [
     Column::cut("OPENS", 20, 3),
     Column::cut("HOLDER", 24, 4),
     Column::cut("CAUSE", 16, 6),
+    Column::extra("TENANT"),
+    Column::extra("ISSUED"),
     Column::extra("ATTEMPT"),
     Column::extra("AUDIENCE"),
 ];
@@ -261,6 +263,8 @@ pub(super) fn lease_table(leases: &[v1::Lease], now: Wall, size: TableSize) -> P
             opens.join(", "),
             l.holder.clone(),
             l.cause.clone(),
+            l.tenant.clone(),
+            short(l.issued.as_ref(), now),
             l.attempt.to_string(),
             l.audience.clone(),
         ]

@@ -78,9 +78,9 @@ pub use fold::Fold;
 pub use handle::{Appending, Deferred, Ledger};
 pub use health::{Health, LedgerError};
 pub use open::{Lost, OpenError, Opened, Options};
-pub use record::Head;
+pub use record::{Head, Record};
 pub use signed_head::{HEAD_PUBLIC_FILE, HeadError, HeadKey, HeadKeyError, HeadPublic, SignedHead};
-pub use tail::{Tail, TailError};
+pub use tail::{Tail, TailError, TailLine};
 pub use verify::{VerifyReport, verify, verify_folded};
 
 #[cfg(test)]
@@ -88,5 +88,4 @@ pub use {
     fault::{Fault, Tamper},
     file::Disk,
     health::{CloseError, WriterEnd},
-    record::Record,
 };

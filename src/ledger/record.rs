@@ -113,6 +113,8 @@ pub(super) struct Line<'a> {
     /// The event's `type`.
     pub(super) kind: &'a str,
     pub(super) fields: &'a str,
+    /// The line's own hash.
+    pub(super) hash: Digest,
 }
 
 /// The `type` of the record that a segment begins with.
@@ -167,7 +169,7 @@ pub(super) fn split(line: &[u8]) -> Result<Line<'_>, Fault> {
     let (epoch, rest) = field(rest, ",\"epoch\":").ok_or(Fault::Malformed("`epoch` is not a number"))?;
     let (refused, rest) = field(rest, ",\"refused\":").unwrap_or((0, rest));
     let fields = rest.strip_prefix(',').ok_or(Fault::Malformed("it holds no event"))?;
-    Ok(Line { index, prev, time, epoch, refused, kind: kind_of(fields), fields })
+    Ok(Line { index, prev, time, epoch, refused, kind: kind_of(fields), fields, hash })
 }
 
 /// The index of a line that is known to be good.

@@ -12,8 +12,14 @@ use std::{
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
-use super::{file::Disk, health::WriterEnd, record, segment};
-use crate::limits;
+use super::{
+    fault::Fault,
+    file::Disk,
+    health::WriterEnd,
+    record::{self, Record},
+    segment,
+};
+use crate::{limits, name::Digest};
 
 /// A reader of durable records, in order.
 pub struct Tail {
@@ -44,6 +50,16 @@ pub struct TailLine {
     pub behind: u64,
 }
 
+impl TailLine {
+    /// Reads the line: its record and its own hash. Refuses a line that does not match its hash.
+    pub fn read(&self) -> Result<(Record, Digest), TailError> {
+        let unreadable = |fault| TailError::Unreadable { index: self.index, fault };
+        let line = record::split(self.line.as_bytes()).map_err(unreadable)?;
+        let hash = line.hash;
+        Ok((line.record().map_err(unreadable)?, hash))
+    }
+}
+
 /// Why reading the tail cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum TailError {
@@ -51,6 +67,12 @@ pub enum TailError {
     Io(#[source] io::Error),
     #[error("ledger file {file} has a line that is no record: see `audit verify`")]
     Damaged { file: String },
+    #[error("record {index} cannot be read: see `audit verify`")]
+    Unreadable {
+        index: u64,
+        #[source]
+        fault: Fault,
+    },
     #[error("record {index} is no longer in the ledger's files: see `audit verify`")]
     Missing { index: u64 },
     #[error("the task that reads the ledger was cancelled")]

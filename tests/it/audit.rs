@@ -203,7 +203,7 @@ async fn a_flipped_byte_in_a_copy_of_the_ledger_is_found() {
 async fn the_ledger_is_tailed_by_those_who_may_see_all() {
     let world = World::start().await;
     let platform = world.client(PLATFORM).await;
-    let ask = v1::TailLedgerRequest { from_index: 1, no_follow: false };
+    let ask = v1::TailLedgerRequest { from_index: 1, no_follow: false, after: String::new() };
     let mut tail = platform.operators().tail_ledger(ask).await.unwrap().into_inner();
     let worker = world.working().await;
     worker.issue(Half::Reading).await;

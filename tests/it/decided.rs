@@ -48,7 +48,7 @@ async fn feed(gateway: &Client) -> Result<Streaming<v1::WatchFencesResponse>, St
 }
 
 async fn tail(reader: &Client) -> Streaming<v1::TailLedgerResponse> {
-    let request = v1::TailLedgerRequest { from_index: 1, no_follow: false };
+    let request = v1::TailLedgerRequest { from_index: 1, no_follow: false, after: String::new() };
     reader.operators().tail_ledger(request).await.unwrap().into_inner()
 }
 
@@ -312,9 +312,9 @@ async fn only_the_platform_lifts_a_lock_of_the_platform() {
     world.client(PLATFORM).await.unlock(TICKETS).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_owner_sees_foreign_leases_on_its_shared_data() {
-    let world = World::with(|setup| {
+/// A world in which globex may read acme's tickets.
+pub async fn sharing_world() -> World {
+    World::with(|setup| {
         let acme = setup.catalog.get_mut("acme.toml").unwrap();
         *acme = acme
             .replacen(
@@ -329,21 +329,33 @@ async fn an_owner_sees_foreign_leases_on_its_shared_data() {
             &format!("audience = \"{GATEWAY}\""),
         );
     })
-    .await;
+    .await
+}
+
+/// A worker of globex in a job that reads these datasets.
+pub async fn globex_worker(world: &World, read: Vec<String>, key: &str) -> Worker {
     let launcher = world.client(GLOBEX_LAUNCHER).await;
-    let members = v1::Members { join: vec![GLOBEX_WORKER.into()], ..Default::default() };
+    let id = format!("{GLOBEX_WORKER}-{key}");
+    let members = v1::Members { join: vec![id.clone()], ..Default::default() };
     let job = v1::JobSpec {
-        read: vec![TICKETS.into(), "dataset:globex/reviews@v1".into()],
+        name: key.into(),
+        read,
         write: Vec::new(),
         tune: None,
         acting_for: String::new(),
         members: Some(members),
         ..spec()
     };
-    let job = launcher.create(job, "k").await.unwrap().into_inner().job.unwrap().id;
+    let job = launcher.create(job, key).await.unwrap().into_inner().job.unwrap().id;
     launcher.begin(&job, "run-1").await.unwrap();
-    let worker = Worker::join(world.client(GLOBEX_WORKER).await, &job, 1, "rank-0", "").await.unwrap();
-    let token = worker.issue(Half::Reading).await;
+    Worker::join(world.client(&id).await, &job, 1, "rank-0", "").await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_owner_sees_foreign_leases_on_its_shared_data() {
+    let world = sharing_world().await;
+    let worker = globex_worker(&world, vec![TICKETS.into(), "dataset:globex/reviews@v1".into()], "k").await;
+    let (job, token) = (worker.job.clone(), worker.issue(Half::Reading).await);
     let ada = world.client(OPERATOR).await;
     let dry =
         v1::RevokeRequest { name: TICKETS.into(), reason: "r".into(), dry_run: true, ..Default::default() };
@@ -359,6 +371,8 @@ async fn an_owner_sees_foreign_leases_on_its_shared_data() {
             [TICKETS],
             "{behind}"
         );
+        assert_eq!((seen[0].holder.as_str(), seen[0].stood_at), (worker.client.id.as_str(), 0));
+        assert!(seen[0].issued.is_some() && seen[0].expires.is_some());
     }
     for none in ["", "tenant:globex", "dataset:globex/reviews@v1", &format!("job:{job}")] {
         let request = v1::ListLeasesRequest { behind: none.into(), ..Default::default() };

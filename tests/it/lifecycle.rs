@@ -74,7 +74,7 @@ async fn a_stop_ends_every_stream_with_a_retryable_reason() {
     let mut watch = launcher.jobs().watch_job(v1::WatchJobRequest { job }).await.unwrap().into_inner();
     watch.message().await.unwrap().unwrap();
     let platform = world.client(PLATFORM).await;
-    let ask = v1::TailLedgerRequest { from_index: 0, no_follow: false };
+    let ask = v1::TailLedgerRequest { from_index: 0, no_follow: false, after: String::new() };
     let mut tail = platform.operators().tail_ledger(ask).await.unwrap().into_inner();
     let (tx, rx) = mpsc::channel(1);
     tx.send(v1::WatchFencesRequest { audience: GATEWAY.into(), tick: 1 }).await.unwrap();
