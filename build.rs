@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
+    "leasehold/v1/approval.proto",
     "leasehold/v1/common.proto",
     "leasehold/v1/job.proto",
     "leasehold/v1/member.proto",

@@ -43,10 +43,15 @@ pub const MEMBERSHIPS_ENDED_SHOWN: usize = 8;
 /// Locks before one job that an answer shows.
 pub const LOCKS_SHOWN: usize = 8;
 
+/// Approvals of one job: a gate asks for 100 people at most, and few ask for more than two. With their reasons under 128 KiB.
+pub const APPROVALS_PER_JOB_MAX: usize = 128;
+
 // ---------- durations ----------
 
 /// The longest duration of a job: a run of three weeks, with a week to spare.
 pub const JOB_DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long a job with gates waits to be approved and to begin: a week, so that a long weekend is no reason to ask again.
+pub const APPROVAL_WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The shortest life of a credential: a renewal needs a part of it.
 pub const TTL_MIN: Duration = Duration::from_secs(1);
 /// The longest life of a lease between renewals.
@@ -85,6 +90,9 @@ pub const INTROSPECT_WAIT: Duration = Duration::from_secs(5);
 pub const IDEMPOTENCY: Duration = Duration::from_secs(24 * 3600);
 /// How long a lowered fence is kept past the life of its tokens: clocks differ, and feeds reconnect.
 pub const FENCE_RETENTION_MARGIN: Duration = Duration::from_secs(60);
+
+/// Between two looks at a job that waits for approval, if its stream ended.
+pub const APPROVAL_LOOK: Duration = Duration::from_secs(1);
 
 // ---------- counts ----------
 

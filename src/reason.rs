@@ -11,10 +11,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The `domain` of every `ErrorInfo` from leasehold.
 pub const ERROR_DOMAIN: &str = "leasehold";
 
-/// What can be done about [`Reason::ApprovalRequired`] in this version.
+/// What can be done about [`Reason::ApprovalRequired`].
 #[cfg(feature = "server")]
-pub(crate) const APPROVALS_ABSENT: &str = "this version has no command to approve a job: ask for what the rule lets pass without \
-                                           approval, or have the owners of the policy change the rule";
+pub(crate) const ASK_APPROVERS: &str = "people of these groups approve it: leasehold approve JOB --reason TEXT; `leasehold job show JOB` says whom it waits for";
 
 /// What kind of refusal a reason is. The exit code of a command follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +156,12 @@ reasons! {
     PolicyError = "POLICY_ERROR": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// People must approve first.
     ApprovalRequired = "APPROVAL_REQUIRED": FailedPrecondition, CONFLICT, AwaitingApproval, Recorded, Stop;
+    /// The caller is in none of the groups that the gates of the job ask.
+    NotAnApprover = "NOT_AN_APPROVER": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
+    /// The caller has a part in the job, so someone else must approve it.
+    ApproverInvolved = "APPROVER_INVOLVED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
+    /// The request that the caller approved is not that of the job.
+    RequestMismatch = "REQUEST_MISMATCH": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
     /// A lock is in force.
     Locked = "LOCKED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use crate::{
+    clock::LeaseTime,
     limits,
-    name::{AttemptNumber, NameError},
+    name::{AttemptNumber, JobId, NameError},
     reason::{Reason, Refusal},
 };
 
@@ -79,6 +80,21 @@ pub(super) fn read_duration(
         return bad(format!("is longer than {} s, the most that there is", max.as_secs()));
     }
     Ok(Some(life))
+}
+
+/// Reads the position of a page in a list of jobs.
+pub(super) fn read_job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, Refusal> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    token
+        .split_once('.')
+        .and_then(|(t, id)| Some((LeaseTime(t.parse().ok()?), id.parse().ok()?)))
+        .map(Some)
+        .ok_or_else(|| {
+            Refusal::new(Reason::FieldInvalid, "`page_token` is not from a response of this daemon")
+                .with("field", "page_token")
+        })
 }
 
 /// The number of entries on a page: as many as asked for, within the bound.

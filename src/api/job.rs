@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status};
 use super::{
     edge::Edge,
     fields::{
-        page_size, read_attempt_number, read_duration, read_name, read_optional_name, read_required_text,
-        read_text,
+        page_size, read_attempt_number, read_duration, read_job_page, read_name, read_optional_name,
+        read_required_text, read_text,
     },
     messages::{self, ending, read_outcome},
     response::{ResponseStream, fit_page},
@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     broker::{BeginRequest, Broker, Caller, Concerned, JobFilter, JobStateFilter},
-    clock::LeaseTime,
     job::Job,
     limits::{self, JOB_FILTER_ITEMS_MAX},
     link::Connection,
@@ -334,18 +333,4 @@ fn read_patterns(field: &'static str, list: &[String]) -> Result<Vec<SpiffePatte
         return Err(Refusal::new(Reason::FieldInvalid, text).with("field", field));
     }
     list.iter().map(|text| read_name(field, text)).collect()
-}
-
-fn read_job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, Refusal> {
-    if token.is_empty() {
-        return Ok(None);
-    }
-    token
-        .split_once('.')
-        .and_then(|(t, id)| Some((LeaseTime(t.parse().ok()?), id.parse().ok()?)))
-        .map(Some)
-        .ok_or_else(|| {
-            Refusal::new(Reason::FieldInvalid, "`page_token` is not from a response of this daemon")
-                .with("field", "page_token")
-        })
 }

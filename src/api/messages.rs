@@ -5,14 +5,17 @@ use crate::{
     broker::{Broker, Caller, LeaseView, Offer, RecordedEnding},
     catalog::{self, Catalog, Resource},
     clock::{LeaseTime, Now},
-    job::{Attempt, AttemptState, Job, JobState, Member, MemberState},
+    job::{Approval, Attempt, AttemptState, Gate, Input, Job, JobState, Member, MemberState},
     lease::{Facts, Lease},
     ledger::Ending,
     limits,
     name::{Half, InstanceName, LeaseId, Outcome, ResourceName, Scope, TenantName},
-    proto::{convert::timestamp, v1},
+    proto::{
+        convert::{duration, timestamp},
+        v1,
+    },
     reason::{Reason, Refusal},
-    state::Lock,
+    state::{Lock, request_digest},
 };
 
 /// A moment of the lease timeline as a timestamp of the wall clock.
@@ -185,7 +188,54 @@ pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
     let mut attempts: Vec<_> = newest_first.collect();
     attempts.reverse();
     let (spec, notes) = (Some(super::spec::to_wire(&j.spec)), broker.jobs.notes_on(j));
-    v1::Job { attempts, spec, notes, ..job_summary(broker, j) }
+    v1::Job { attempts, spec, notes, ..job_with_gates(broker, j) }
+}
+
+/// A job with its gates, its approvals and the digest that approvals name.
+pub(super) fn job_with_gates(broker: &Broker, j: &Job) -> v1::Job {
+    let now = broker.clock().now();
+    let gate = |g: &Gate| {
+        let at = j.approvals.iter().filter(|a| a.gate == g.id);
+        v1::Gate { approvals: at.map(|a| approval(broker, now, j, a)).collect(), ..gate(g) }
+    };
+    v1::Job {
+        request_digest: request_digest(j).map(|digest| digest.to_string()).unwrap_or_default(),
+        gates: j.gates.iter().map(gate).collect(),
+        inputs: j.inputs.iter().map(input).collect(),
+        ..job_summary(broker, j)
+    }
+}
+
+fn gate(g: &Gate) -> v1::Gate {
+    v1::Gate {
+        id: g.id.clone(),
+        explanation: g.explanation.clone(),
+        approver_group: g.approver_group.clone(),
+        approvals_needed: g.approvals_needed,
+        approval_ttl: Some(duration(g.approval_ttl)),
+        approvals: Vec::new(),
+    }
+}
+
+fn approval(broker: &Broker, now: Now, j: &Job, a: &Approval) -> v1::Approval {
+    v1::Approval {
+        by: a.by.to_string(),
+        human: a.human.as_ref().map(|h| format!("human:{h}")).unwrap_or_default(),
+        group: a.group.clone(),
+        at: at(now, a.at),
+        reason: a.reason.clone(),
+        void_because: broker.approvals.void_because(j, a).unwrap_or_default(),
+    }
+}
+
+fn input(i: &Input) -> v1::JobInput {
+    v1::JobInput {
+        resource: i.resource.to_string(),
+        pin: i.pin.to_string(),
+        classification: i.classification.clone().unwrap_or_default(),
+        data_classes: i.data_classes.clone(),
+        tier: i.tier.clone().unwrap_or_default(),
+    }
 }
 
 /// A job in a list: without its specification, members and notes.
@@ -215,22 +265,16 @@ pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
             .iter()
             .map(|a| v1::Attempt { key: String::new(), detail: String::new(), ..attempt_summary(now, a) })
             .collect(),
-        waiting_for: j
-            .waiting_for
-            .iter()
-            .map(|g| v1::Gate {
-                id: g.id.clone(),
-                explanation: g.explanation.clone(),
-                approver_group: g.approver_group.clone(),
-                approvals_needed: g.approvals_needed,
-            })
-            .collect(),
+        waiting_for: broker.approvals.gates_waiting(j).into_iter().map(gate).collect(),
         detail: j.detail.clone(),
         spec: None,
         live_leases: broker.jobs.live_leases_of(j.id) as u64,
         closed: j.closed.and_then(|t| at(now, t)),
         notes: Vec::new(),
         quarantined: broker.jobs.quarantine_of(j).unwrap_or_default(),
+        request_digest: String::new(),
+        gates: Vec::new(),
+        inputs: Vec::new(),
     }
 }
 

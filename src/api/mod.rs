@@ -11,12 +11,13 @@
 //! | `room` | [`EdgeRoom`]: bounds on requests, streams and bytes, for each caller and in all |
 //! | `request_body` | the body of a request, which counts against that room |
 //! | `response` | pages, streams and bodies of responses |
-//! | `job` `member` `operator` `verifier` | the services, one file each |
+//! | `job` `member` `operator` `approval` `verifier` | the services, one file each |
 //! | `policy` | the questions about policy, which OperatorService takes |
 //! | `spec` | a job's specification, read with all mistakes at once |
 //! | `fields` `messages` | the fields of requests; the messages of responses |
 //! | `http` | discovery, keys and probes |
 
+mod approval;
 mod edge;
 mod fields;
 mod http;

@@ -1,4 +1,4 @@
-//! The four services with health and reflection, as one that `link` serves.
+//! The five services with health and reflection, as one that `link` serves.
 
 use std::task::{Context, Poll};
 
@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use tonic::service::Routes;
 
 use super::{
+    approval::Approvals,
     edge::{Edge, rpc_of},
     job::Jobs,
     member::MembersService,
@@ -53,10 +54,12 @@ impl Edge {
         let jobs = v1::job_service_server::JobServiceServer::new(Jobs(self.clone()));
         let members = v1::member_service_server::MemberServiceServer::new(MembersService(self.clone()));
         let operators = v1::operator_service_server::OperatorServiceServer::new(Operators(self.clone()));
+        let approvals = v1::approval_service_server::ApprovalServiceServer::new(Approvals(self.clone()));
         let verifiers = v1::verifier_service_server::VerifierServiceServer::new(Verifiers(self));
         let routes = Routes::new(jobs.max_decoding_message_size(max))
             .add_service(members.max_decoding_message_size(max))
             .add_service(operators.max_decoding_message_size(max))
+            .add_service(approvals.max_decoding_message_size(max))
             .add_service(verifiers.max_decoding_message_size(max))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)

@@ -160,8 +160,12 @@ impl RuleUseCases {
 
     /// Compares the policy in force with the wanted one.
     fn change_to(&self, before: &Rules, wanted: &Rules) -> PolicyChange {
-        let ended =
-            self.no_longer_allowed(wanted).iter().map(|(name, _)| self.context.fences.behind(name)).sum();
+        let ended = self
+            .sweeps
+            .no_longer_allowed(wanted, &self.context.state.open_jobs())
+            .iter()
+            .map(|(name, _)| self.context.fences.behind(name))
+            .sum();
         PolicyChange {
             before: before.engine.digest(),
             after: wanted.engine.digest(),
@@ -194,7 +198,7 @@ impl RuleUseCases {
                     approved: &nothing,
                 },
             );
-            let before: BTreeSet<String> = job.waiting_for.iter().map(|gate| gate.id.clone()).collect();
+            let before: BTreeSet<String> = job.gates.iter().map(|gate| gate.id.clone()).collect();
             match answer.result {
                 "deny" => Some((job.id, format!("denied: {}", answer.why))),
                 "wait" if answer.gates == before => None,

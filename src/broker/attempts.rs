@@ -7,7 +7,7 @@ use super::{
     caller::Caller,
     create::JobDecision,
     decide::{approval_required, decision_record},
-    endings::{EndedWork, RecordedEnding},
+    endings::EndAnswer,
     jobs::JobUseCases,
     joining::TicketFound,
     names,
@@ -40,15 +40,6 @@ pub enum Concerned {
     Attempt,
     /// Only one member. `proof` is the digest of the session secret that the caller sent.
     Member { instance: InstanceName, proof: Option<SecretDigest> },
-}
-
-/// The answer to an end that is in force.
-#[derive(Debug)]
-pub struct EndAnswer {
-    pub job: Arc<Job>,
-    pub ending: RecordedEnding,
-    /// Whether the report disagreed with an earlier one, which stands.
-    pub conflict: bool,
 }
 
 /// A call to begin an attempt.
@@ -225,7 +216,7 @@ impl JobUseCases {
         if let Some(stands) = ended.conflict {
             self.endings.record_conflict(id, Some(attempt), stands, outcome, caller.actor(), detail);
         }
-        Ok(self.end_answer(ended))
+        Ok(self.endings.end_answer(ended))
     }
 
     /// Refuses a call about an attempt or a member of it that the caller may not make. A workload speaks only for itself, and
@@ -284,13 +275,7 @@ impl JobUseCases {
         if let Some(stands) = closed.conflict {
             self.endings.record_conflict(id, None, stands, outcome, caller.actor(), reason);
         }
-        Ok(self.end_answer(closed))
-    }
-
-    fn end_answer(&self, ended: EndedWork) -> EndAnswer {
-        let EndedWork { done, conflict } = ended;
-        let ending = self.endings.recorded(done.ending, done.record);
-        EndAnswer { job: done.value, ending, conflict: conflict.is_some() }
+        Ok(self.endings.end_answer(closed))
     }
 }
 

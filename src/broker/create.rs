@@ -92,17 +92,15 @@ impl JobUseCases {
             return Err(key_conflict(existing.id));
         }
         let inputs = self.may_create(rules, caller, &spec, &standing.names)?;
-        let mut job = self.new_job(id, &spec, digest, caller, idempotency_key, inputs);
+        let job = self.new_job(id, &spec, digest, caller, idempotency_key, inputs);
         let decided = self.decide_job(rules, &job, Phase::Creating)?;
         self.tokens.tokens_fit(rules, &job)?;
         let decisions = decided.decisions;
-        if !decided.gates.is_empty() {
-            await_approval(&mut job, decided.gates);
-        }
+        let job = job.held_by(decided.gates);
         if dry_run {
             return Ok(CreatedJob { job: Arc::new(job), created: false, decisions });
         }
-        let result = if job.waiting_for.is_empty() { "allow" } else { "wait" };
+        let result = if job.gates.is_empty() { "allow" } else { "wait" };
         let decision = decision_record(rules, result, decided.rules);
         self.context.rates.charge_bytes(caller, JOB_RECORD_BYTES.saturating_add(spec_bytes(&job.spec)))?;
         let created = self.context.state.create(NewJob { job, decision }).await;
@@ -120,7 +118,7 @@ impl JobUseCases {
             return Err(refusal);
         }
         metrics::counter!("leasehold_jobs_created_total").increment(1);
-        let (tenant, waits) = (&job.spec.tenant, !job.waiting_for.is_empty());
+        let (tenant, waits) = (&job.spec.tenant, !job.gates.is_empty());
         tracing::info!(job = %job.id, %tenant, launcher = %job.launcher, waits, "job created");
         Ok(CreatedJob { job, created: true, decisions })
     }
@@ -146,7 +144,8 @@ impl JobUseCases {
             ends: now.plus(spec.max_duration),
             inputs: inputs.into(),
             state: JobState::Ready,
-            waiting_for: Vec::new(),
+            gates: Vec::new(),
+            approvals: Vec::new(),
             attempts: Vec::new(),
             closed: None,
             detail: String::new(),
@@ -189,11 +188,7 @@ impl JobUseCases {
         }
         let gates = self.decide_job(rules, job, Phase::Creating)?.gates;
         self.tokens.tokens_fit(rules, job)?;
-        if gates.iter().all(|g| job.waiting_for.contains(g)) {
-            Ok(())
-        } else {
-            Err(approval_required(&gates))
-        }
+        if gates.iter().all(|g| job.gates.contains(g)) { Ok(()) } else { Err(approval_required(&gates)) }
     }
 
     /// Decides a job for every catalog entry that its `join` can match.
@@ -237,14 +232,6 @@ impl JobUseCases {
         decided.rules = by.into_iter().collect();
         Ok(decided)
     }
-}
-
-/// Makes a new job wait for the people of its gates.
-fn await_approval(job: &mut Job, gates: Vec<Gate>) {
-    let names: Vec<&str> = gates.iter().map(|g| g.id.as_str()).collect();
-    job.detail = format!("waits for {}", names.join(", "));
-    job.state = JobState::AwaitingApproval;
-    job.waiting_for = gates;
 }
 
 /// A catalog entry that may join, with the identity if the job names exactly one.

@@ -11,7 +11,7 @@ use crate::{
     ledger, limits,
     name::{Action, ResourceKind, ResourceName, Scope, SpiffeId},
     policy::{self, Asker, Bundle, Decision, Engine, Grant, Phase, Verdict},
-    reason::{APPROVALS_ABSENT, Reason, Refusal},
+    reason::{ASK_APPROVERS, Reason, Refusal},
 };
 
 /// Returns all that a job does: what it reads and writes, and the tuning that follows from it. `finetune` is derived,
@@ -113,7 +113,11 @@ impl Decisions {
     }
 
     fn with_bundle<R>(&self, q: WorkQuestion<'_>, f: impl FnOnce(&Engine, Asker<'_>, &Bundle<'_>) -> R) -> R {
-        let approved = BTreeSet::new();
+        let holder = match q.asker {
+            Asker::Identity(id) => Some(id),
+            Asker::Entry(_) => None,
+        };
+        let approved = self.approved_gates(q.rules, q.job, holder);
         let job = q.job.id.to_string();
         let bundle = Bundle {
             job: &job,
@@ -139,6 +143,7 @@ pub(super) fn gate_of(gate: policy::ApprovalGate) -> Gate {
         explanation: gate.explanation,
         approver_group: gate.approver_group,
         approvals_needed: gate.approvals_needed,
+        approval_ttl: gate.approval_ttl,
     }
 }
 
@@ -153,7 +158,7 @@ pub(super) fn approval_required(gates: &[Gate]) -> Refusal {
             format!("{}: {}; {} of group {}", g.id, g.explanation, g.approvals_needed, g.approver_group),
         );
     }
-    refusal.fix(APPROVALS_ABSENT)
+    refusal.fix(ASK_APPROVERS)
 }
 
 /// Returns each granted action with the rules that allowed it, as text for records.

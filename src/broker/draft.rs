@@ -23,7 +23,7 @@ use crate::{
     name::{Digest, Half},
     policy::{Asker, Grant, Phase, Verdict},
     reason::{Reason, Refusal},
-    state::input_record,
+    state::{approval_record, input_record},
     token::{Claims, UnsignedToken},
 };
 
@@ -248,6 +248,7 @@ impl CredentialUseCases {
             method: job.spec.tune.as_ref().map(|t| t.method),
             params_digest: job.spec.tune.as_ref().and_then(|t| t.params_digest),
             prompt_lineage: job.spec.tune.as_ref().map(|t| t.prompts.clone()).unwrap_or_default(),
+            approvals: job.approvals.iter().map(approval_record).collect(),
             decision: decision_record(&draft.request.rules, "allow", granted_by(grant)),
             stood_at: lh.stood_at,
             issued: draft.now.lease,

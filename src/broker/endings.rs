@@ -22,6 +22,15 @@ pub struct RecordedEnding {
     pub durable: bool,
 }
 
+/// The answer to an end that is in force.
+#[derive(Debug)]
+pub struct EndAnswer {
+    pub job: Arc<Job>,
+    pub ending: RecordedEnding,
+    /// Whether the report disagreed with an earlier one, which stands.
+    pub conflict: bool,
+}
+
 /// Work that was ended, or had ended before.
 pub(super) struct EndedWork {
     pub done: Committed<Arc<Job>>,
@@ -66,6 +75,12 @@ impl Endings {
             index: None,
             durable: true,
         }
+    }
+
+    pub(super) fn end_answer(&self, ended: EndedWork) -> EndAnswer {
+        let EndedWork { done, conflict } = ended;
+        let ending = self.recorded(done.ending, done.record);
+        EndAnswer { job: done.value, ending, conflict: conflict.is_some() }
     }
 
     /// Makes the changes that `decide` returns, and cleans up after them. Leases that end remember `cause`.

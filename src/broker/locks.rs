@@ -7,6 +7,7 @@ use super::{
     revocations::EndingOptions,
 };
 use crate::{
+    job::{Approval, Job},
     name::{FenceKind, FenceName, JobId, TenantName},
     policy::Rpc,
     reason::{Reason, Refusal},
@@ -39,7 +40,7 @@ impl OperatorUseCases {
         check_no_recall(&name)?;
         let tenant = self.tenant_of_lock(caller, Rpc::Lock, &name, reason)?;
         self.access.authorize(caller, Rpc::Lock, tenant.as_ref(), &[], reason)?;
-        self.charge_operator(caller, Rpc::Lock)?;
+        self.access.charge_operator(caller, Rpc::Lock)?;
         if !ahead {
             self.check_known(caller, Rpc::Lock, &name)?;
         }
@@ -110,6 +111,10 @@ impl OperatorUseCases {
         self.endings.sweep(&done.lowered, "locked");
         let detail = format!("its launcher was locked: {reason}");
         let closed = self.endings.close_all(caller, self.closed_by(&name), &detail, "locked");
+        // What runs on the approval of someone who is locked ends too.
+        let is_void = |job: &Job| job.approvals.iter().any(|a| shuts_out_approver(&done.value, a));
+        let unapproved = self.sweeps.end_unapproved("an approver is locked", is_void);
+        ending.behind = ending.behind.saturating_add(unapproved);
         self.context.decide_again();
         let recorded = self.endings.recorded(ending, done.record);
         let ending = self.endings.with_closed(recorded, &closed);
@@ -132,7 +137,7 @@ impl OperatorUseCases {
         if !breaks_glass {
             let tenant = self.tenant_of_lock(caller, Rpc::Unlock, name, reason)?;
             self.access.authorize(caller, Rpc::Unlock, tenant.as_ref(), &[], reason)?;
-            self.charge_operator(caller, Rpc::Unlock)?;
+            self.access.charge_operator(caller, Rpc::Unlock)?;
         }
         self.context.refuse_if_held()?;
         let is_of_all = breaks_glass || self.access.authorize(caller, Rpc::Unlock, None, &[], reason).is_ok();
@@ -220,4 +225,11 @@ fn check_no_recall(name: &LockName) -> Result<(), Refusal> {
     Err(refusal.with("field", "name").fix(format!(
         "recall data by `leasehold dataset recall {dataset}`; the platform takes it back by `leasehold dataset unrecall {dataset}`"
     )))
+}
+
+/// Whether a lock may shut out an approver: by identity, trust domain or prefix, or the person by name.
+fn shuts_out_approver(lock: &Lock, approval: &Approval) -> bool {
+    // The catalog may say today that another identity is this person, so each approval is judged again.
+    let is_human = matches!(&lock.name, LockName::Name(name) if matches!(name.kind(), FenceKind::Human(_)));
+    is_human || lock.shuts_out(&approval.by)
 }

@@ -10,6 +10,7 @@
 //! | Part of the broker | Files | What it does |
 //! |---|---|---|
 //! | `jobs`: [`JobUseCases`](jobs::JobUseCases) | `jobs` `create` `attempts` `job_filter` `tickets` | a job from its creation over its attempts to its end; shows jobs |
+//! | `approvals`: [`ApprovalUseCases`](approvals::ApprovalUseCases) | `approvals` | people let a job pass its gates, refuse it, and take approvals back |
 //! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | joining, keep-alive streams, and the loss of members |
 //! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `issue` `renew` `draft` | credentials: offered, issued, renewed, released, and what these share |
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
@@ -23,9 +24,10 @@
 //! |---|---|---|
 //! | [`BrokerContext`] | `context` | holds the state of one run of the daemon |
 //! | [`AccessControl`](access::AccessControl) | `access` `access_request` | finds the [`Caller`], refuses what it may not do, and keeps the order of a request for access |
-//! | `Decisions` | `decide` `judge_job` `launcher` | asks policy about the work of a job, and about its launcher |
+//! | `Decisions` | `decide` `judge_job` `launcher` `approved` | asks policy about the work of a job, and about its launcher; which approvals count now |
 //! | `Endings` | `endings` | ends access, and cleans up behind it |
 //! | [`Joining`](joining::Joining) | `joining` | decides who may be a member: before an attempt begins, and at a join |
+//! | `Sweeps` | `sweeps` | decides again what open jobs hold, and ends what is no longer allowed |
 //! | `Tokens` | `wording` | makes the claims of tokens |
 //!
 //! | Other file | What it holds |
@@ -41,6 +43,8 @@
 mod access;
 mod access_request;
 mod apply_policy;
+mod approvals;
+mod approved;
 mod attachment;
 mod attempts;
 mod background;
@@ -91,6 +95,7 @@ mod renew;
 mod revocations;
 mod rules;
 mod session;
+mod sweeps;
 mod tenant_view;
 mod tickets;
 mod verifiers;
@@ -98,6 +103,7 @@ mod who_can;
 mod wording;
 
 pub use apply_policy::{PolicyOrder, PolicyOrigin, RuleChange, WantedPolicy};
+pub use approvals::{ApproveOrder, WaitingGate, WaitingJob};
 pub use attachment::{Attachment, Notice, NoticeKind};
 pub use attempts::{BeginRequest, Concerned};
 pub use background::Task;

@@ -43,7 +43,7 @@ impl OperatorUseCases {
             }
         };
         self.access.authorize(caller, Rpc::Offboard, tenant.as_ref(), &[], reason)?;
-        self.charge_operator(caller, Rpc::Offboard)?;
+        self.access.charge_operator(caller, Rpc::Offboard)?;
         let locked = LockName::Name(name.clone());
         if !ahead {
             self.check_known(caller, Rpc::Offboard, &locked)?;

@@ -2,7 +2,9 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use super::{access::AccessControl, caller::Caller, context::BrokerContext, endings::Endings};
+use super::{
+    access::AccessControl, caller::Caller, context::BrokerContext, endings::Endings, sweeps::Sweeps,
+};
 use crate::{
     clock::LeaseTime,
     job::{Change, Job, MemberState},
@@ -16,6 +18,7 @@ pub struct OperatorUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
     pub(super) endings: Endings,
+    pub(super) sweeps: Sweeps,
 }
 
 impl OperatorUseCases {
@@ -55,13 +58,6 @@ impl OperatorUseCases {
             }
             FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => Ok(None),
         }
-    }
-
-    /// Counts a call of an operator, unless it is one of the platform's: those must be able to end access at any time.
-    pub(super) fn charge_operator(&self, caller: &Caller, rpc: Rpc) -> Result<(), Refusal> {
-        let is_of_all = self.access.breaks_glass(caller.id())
-            || self.access.authorize(caller, rpc, None, &[], "").is_ok();
-        if is_of_all { Ok(()) } else { self.context.rates.charge_call(caller) }
     }
 
     /// Ends all memberships of an identity, after it was revoked or locked, as `done` says. Returns the names that this lowered,

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::{
     access::AccessControl,
+    approvals::ApprovalUseCases,
     context::{BrokerContext, BrokerSettings},
     credentials::CredentialUseCases,
     decide::Decisions,
@@ -19,6 +20,7 @@ use super::{
     record_stream::TenantReaders,
     records::RecordUseCases,
     reload::RuleUseCases,
+    sweeps::Sweeps,
     tickets::Tickets,
     verifiers::VerifierUseCases,
     wording::Tokens,
@@ -31,6 +33,7 @@ pub struct Broker {
     pub(super) endings: Endings,
     pub access: AccessControl,
     pub jobs: JobUseCases,
+    pub approvals: ApprovalUseCases,
     pub members: MemberUseCases,
     pub credentials: CredentialUseCases,
     pub leases: LeaseUseCases,
@@ -48,6 +51,8 @@ impl Broker {
         let access = AccessControl { context: context.clone() };
         let decisions = Decisions { context: context.clone() };
         let endings = Endings { context: context.clone() };
+        let sweeps =
+            Sweeps { context: context.clone(), decisions: decisions.clone(), endings: endings.clone() };
         let tokens = Tokens { context: context.clone() };
         let joining =
             Joining { context: context.clone(), access: access.clone(), decisions: decisions.clone() };
@@ -60,6 +65,13 @@ impl Broker {
                 joining: joining.clone(),
                 tokens: tokens.clone(),
                 tickets,
+            },
+            approvals: ApprovalUseCases {
+                context: context.clone(),
+                access: access.clone(),
+                decisions: decisions.clone(),
+                endings: endings.clone(),
+                sweeps: sweeps.clone(),
             },
             members: MemberUseCases {
                 context: context.clone(),
@@ -79,12 +91,13 @@ impl Broker {
                 context: context.clone(),
                 access: access.clone(),
                 endings: endings.clone(),
+                sweeps: sweeps.clone(),
             },
             rules: RuleUseCases {
                 context: context.clone(),
                 access: access.clone(),
                 decisions: decisions.clone(),
-                endings: endings.clone(),
+                sweeps,
                 reloading: Mutex::new(()),
             },
             policies: PolicyUseCases { context: context.clone(), access: access.clone(), decisions },

@@ -96,7 +96,7 @@ impl OperatorUseCases {
         let fence = FenceName::resource(name.clone());
         let tenant = self.tenant_of(caller, Rpc::RecallDataset, &fence, reason)?;
         self.access.authorize(caller, Rpc::RecallDataset, tenant.as_ref(), &[], reason)?;
-        self.charge_operator(caller, Rpc::RecallDataset)?;
+        self.access.charge_operator(caller, Rpc::RecallDataset)?;
         if !ahead {
             self.check_known(caller, Rpc::RecallDataset, &LockName::Name(fence.clone()))?;
         }

@@ -6,7 +6,7 @@ use crate::{
     job::Illegal,
     limits,
     name::JobId,
-    reason::{Reason, Refusal},
+    reason::{ASK_APPROVERS, Reason, Refusal},
     state::Refused,
 };
 
@@ -88,7 +88,11 @@ pub(super) fn move_refusal(illegal: Illegal) -> Refusal {
         Illegal::AttemptsExhausted(_) => {
             refusal.fix("create another job, or allow more with members.attempts")
         }
-        Illegal::AwaitingApproval => refusal.fix("see whom it waits for: leasehold job show"),
+        Illegal::AwaitingApproval => refusal.fix(ASK_APPROVERS),
+        Illegal::SameHuman(..) => refusal.fix("someone else of the group approves it"),
+        Illegal::Begun => {
+            refusal.fix("take your approval back (leasehold unapprove), or have an operator revoke the job")
+        }
         _ => refusal,
     }
 }

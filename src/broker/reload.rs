@@ -4,20 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
     access::AccessControl,
-    caller::{Caller, relations},
+    caller::Caller,
     context::BrokerContext,
-    decide::{Decisions, WorkQuestion, check_pins, work_of},
-    endings::Endings,
+    decide::Decisions,
     kept_rules::{BroughtBy, KeptRules},
-    renew::stands_behind_todays_names,
     rules::Rules,
+    sweeps::Sweeps,
 };
 use crate::{
     catalog::Resource,
-    job::{Job, MemberState},
     ledger::{Actor, Event},
-    name::{Digest, FenceName, InstanceName, ResourceName, Scope, SpiffeId},
-    policy::{Asker, Call, Phase, Rpc, Verdict},
+    name::{Digest, ResourceName},
+    policy::Rpc,
     reason::{Reason, Refusal},
 };
 
@@ -35,7 +33,7 @@ pub struct RuleUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
     pub(super) decisions: Decisions,
-    pub(super) endings: Endings,
+    pub(super) sweeps: Sweeps,
     /// One reload at a time.
     pub(super) reloading: Mutex<()>,
 }
@@ -69,8 +67,12 @@ impl RuleUseCases {
         let rules = Arc::new(read(&self.context.rules())?);
         if dry_run {
             let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
-            let ended =
-                self.no_longer_allowed(&rules).iter().map(|(name, _)| self.context.fences.behind(name)).sum();
+            let ended = self
+                .sweeps
+                .no_longer_allowed(&rules, &self.context.state.open_jobs())
+                .iter()
+                .map(|(name, _)| self.context.fences.behind(name))
+                .sum();
             return Ok((rules, RulesReloaded { catalog, policy, ended }));
         }
         let reloaded = self.replace_rules(rules.clone(), by, "reload");
@@ -83,13 +85,9 @@ impl RuleUseCases {
         self.context.reach.widen(rules.catalog());
         let before = self.context.rules.swap(rules.clone());
         self.context.fences.raise_revision();
-        let mut ended = 0u64;
-        for (name, why) in self.no_longer_allowed(&rules) {
-            let why = format!("catalog or policy no longer allow it: {why}");
-            let lowered = self.context.state.lower(&name, &why);
-            ended = ended.saturating_add(lowered.ending.behind);
-            self.endings.sweep(&[name], &why);
-        }
+        let because = "catalog or policy no longer allow it";
+        let jobs = self.context.state.open_jobs();
+        let ended = self.sweeps.end_no_longer_allowed(&rules, &jobs, because);
         // Members and open streams must be decided again, by the new catalog.
         self.context.sessions.call_all();
         self.context.decide_again();
@@ -126,73 +124,6 @@ impl RuleUseCases {
         }
     }
 
-    /// Returns the fence of each member that these rules no longer allow, with the reason.
-    pub(super) fn no_longer_allowed(&self, rules: &Rules) -> Vec<(FenceName, String)> {
-        let mut names = Vec::new();
-        for job in self.context.state.open_jobs() {
-            let Some(a) = job.current() else { continue };
-            let launched = self.decisions.check_launcher(rules, &job).map_err(|r| why(&r));
-            for (instance, id) in joined(&job) {
-                let name = FenceName::member(job.id, a.number, instance);
-                let allowed = launched
-                    .clone()
-                    .and_then(|()| self.still_allowed(rules, &job, &id).map_err(|r| why(&r)))
-                    .and_then(|()| match self.stand_behind_todays_names(rules, &job, &name) {
-                        true => Ok(()),
-                        false => {
-                            Err("the catalog entry of something that the job uses has changed".to_owned())
-                        }
-                    });
-                if let Err(why) = allowed {
-                    names.push((name, why));
-                }
-            }
-        }
-        names
-    }
-
-    /// Whether each lease of this member would have the same fences if it were issued by these rules.
-    fn stand_behind_todays_names(&self, rules: &Rules, job: &Job, member: &FenceName) -> bool {
-        let mut leases = self.context.table.live(Some(member));
-        // Leases with the same facts have the same fences, so it is enough to check one of them.
-        leases.sort_unstable_by_key(|l| Arc::as_ptr(&l.facts));
-        leases.dedup_by_key(|l| Arc::as_ptr(&l.facts));
-        leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
-    }
-
-    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> Result<(), Refusal> {
-        let parts = work_of(rules, &job.spec.read, &job.spec.write);
-        let question = WorkQuestion {
-            rules,
-            asker: Asker::Identity(id),
-            job,
-            attempt: job.attempts.len() as u64,
-            phase: Phase::Running,
-            ttl: self.decisions.ttl_of(job),
-            parts: &parts,
-        };
-        let scopes: Vec<Scope> =
-            job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();
-        let call = Call {
-            caller: id,
-            rpc: Rpc::IssueCredential,
-            tenant: Some(&job.spec.tenant),
-            relations: &relations(id, job),
-            now: self.context.clock.now().wall,
-            reason: "",
-        };
-        check_pins(rules, job, &scopes)?;
-        rules.engine.authorize(&call)?;
-        match self.decisions.judge(question) {
-            Verdict::Allow { .. } => Ok(()),
-            Verdict::Wait { gates, .. } => {
-                let gate = gates.first().map(|gate| gate.id.clone()).unwrap_or_default();
-                Err(Refusal::new(Reason::ApprovalRequired, "people must approve it").with("rule", gate))
-            }
-            Verdict::Deny { refusal, .. } => Err(refusal),
-        }
-    }
-
     /// Returns the resources that the caller may name in a job, or all if it may see all, by name, after `after`.
     pub fn list_resources(
         &self,
@@ -221,19 +152,4 @@ impl RuleUseCases {
         });
         Ok(shown.collect())
     }
-}
-
-/// Returns the rule that refuses, or else the text of the refusal.
-fn why(refusal: &Refusal) -> String {
-    refusal.fact("rule").map_or_else(|| refusal.text.to_string(), str::to_owned)
-}
-
-fn joined(job: &Job) -> Vec<(InstanceName, SpiffeId)> {
-    job.current().map_or_else(Vec::new, |a| {
-        a.members
-            .iter()
-            .filter(|(_, m)| m.state == MemberState::Joined)
-            .map(|(i, m)| (i.clone(), m.spiffe_id.clone()))
-            .collect()
-    })
 }

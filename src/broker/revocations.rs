@@ -44,7 +44,7 @@ impl OperatorUseCases {
         let EndingOptions { reason, dry_run, ahead } = *options;
         let tenant = self.tenant_of(caller, Rpc::Revoke, name, reason)?;
         self.access.authorize(caller, Rpc::Revoke, tenant.as_ref(), &[], reason)?;
-        self.charge_operator(caller, Rpc::Revoke)?;
+        self.access.charge_operator(caller, Rpc::Revoke)?;
         if matches!(name.kind(), FenceKind::Epoch) {
             return Err(Refusal::new(
                 Reason::FieldInvalid,

@@ -121,6 +121,8 @@ impl TenantView {
                 of_stake(stake?, &["job", "outcome", "at"])
             }
             Event::JobConflict { job, .. }
+            | Event::JobApproved { job, .. }
+            | Event::JobApprovalWithdrawn { job, .. }
             | Event::AttemptBegan { job, .. }
             | Event::AttemptDraining { job, .. }
             | Event::AttemptEnded { job, .. }

@@ -33,7 +33,7 @@ fn every_subcommand_has_help_and_examples() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 30);
+    assert_eq!(seen, 34);
 }
 
 /// Returns what `--help` of a command prints on a terminal of 100 columns.
@@ -75,6 +75,12 @@ fn the_promised_command_lines_parse() {
         &format!("agent --job {JOB} --attempt-key k --watch-pid 7 --on-revoke kill"),
         &format!("agent attach {JOB} --instance n0 --ticket-file t"),
         "job create --spec job.toml --idempotency-key k --wait",
+        "job create --spec job.toml --wait --timeout 8h",
+        "run --spec job.toml --wait-approval -- true",
+        "approvals --needs-me -o json",
+        &format!("approve {JOB} --gate gate-a --gate gate-b --reason why --yes"),
+        &format!("reject {JOB} --reason why"),
+        &format!("unapprove {JOB} --gate gate-a --reason why"),
         "job create --spec job.toml --dry-run",
         "job check job.toml",
         "job list --open -o json",

@@ -15,8 +15,8 @@ use crate::{
     proto::{
         DaemonRefusal, transport_refusal,
         v1::{
-            self, job_service_client::JobServiceClient, operator_service_client::OperatorServiceClient,
-            verifier_service_client::VerifierServiceClient,
+            self, approval_service_client::ApprovalServiceClient, job_service_client::JobServiceClient,
+            operator_service_client::OperatorServiceClient, verifier_service_client::VerifierServiceClient,
         },
     },
     reason::{Reason, Refusal},
@@ -72,6 +72,10 @@ impl Client {
 
     pub(super) fn operator(&self) -> OperatorServiceClient<Channel> {
         OperatorServiceClient::new(self.daemon.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn approvals(&self) -> ApprovalServiceClient<Channel> {
+        ApprovalServiceClient::new(self.daemon.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     pub(super) fn verifier(&self) -> VerifierServiceClient<Channel> {

@@ -51,6 +51,9 @@ fn every_reason_is_rendered_with_its_exit_code() {
     POLICY_DENIED: denied, exit 2
     POLICY_ERROR: denied, exit 2
     APPROVAL_REQUIRED: denied, exit 3
+    NOT_AN_APPROVER: denied, exit 2
+    APPROVER_INVOLVED: denied, exit 2
+    REQUEST_MISMATCH: denied, exit 2
     LOCKED: denied, exit 2
     JOB_CLOSED: error, exit 4
     IDEMPOTENCY_CONFLICT: error, exit 1

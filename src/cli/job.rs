@@ -187,7 +187,7 @@ impl JobArgs {
     }
 }
 
-async fn get(client: &Client, job: JobId) -> Result<v1::Job, Failure> {
+pub(super) async fn get(client: &Client, job: JobId) -> Result<v1::Job, Failure> {
     let request = v1::GetJobRequest { job: job.to_string() };
     let answer = client.ask(CallKind::Reads, request, async |r| client.jobs().get_job(r).await).await?;
     answer.job.ok_or_else(incomplete)

@@ -1,6 +1,9 @@
 //! `leasehold job create` and `leasehold job check`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use serde_json::json;
@@ -11,11 +14,9 @@ use super::{
     failure::mistakes,
     job::{READERS, follow, incomplete},
     output::{note, note_page, print, print_line},
-    render,
+    parse, render,
 };
-use crate::{
-    agent::RunSpec, name::PrincipalKind, plain, proto::v1, reason::APPROVALS_ABSENT, secret::random_u128,
-};
+use crate::{agent::RunSpec, name::PrincipalKind, plain, proto::v1, secret::random_u128};
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
@@ -25,9 +26,12 @@ pub(super) struct CreateArgs {
     /// The same key and file mean the same job, for one day [default: a new key]
     #[arg(long, value_name = "K")]
     idempotency_key: Option<String>,
-    /// Wait until the job is ready (exit 0) or closed (exit 2). This version has no command to approve a job
+    /// Wait until people have decided: exit 0 if the job is ready, 2 if it was rejected, 4 if it was closed otherwise
     #[arg(long)]
     wait: bool,
+    /// With --wait: stop waiting after this time, and exit with 3. The job goes on waiting
+    #[arg(long, value_name = "SPAN", value_parser = parse::span, requires = "wait")]
+    timeout: Option<Duration>,
     /// Create nothing; like `job check`
     #[arg(long, conflicts_with = "wait")]
     dry_run: bool,
@@ -99,10 +103,19 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
             note_page(&render::gate_table(&job.waiting_for));
         }
     }
-    let was_awaited = args.wait && awaiting(&job);
-    if was_awaited {
+    if args.wait && awaiting(&job) {
         note(&waits_for_approval(&job.id));
-        job = wait_for_approval(&job.id, session).await?;
+        let waited = wait_for_approval(&job.id, session);
+        let end = async {
+            match args.timeout {
+                Some(timeout) => session.clock.sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            decided = waited => job = decided?,
+            () = end => {}
+        }
     }
     if session.for_programs() {
         session.print_value(&json!({
@@ -122,23 +135,21 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
                 .with("why", job.detail)
                 .saying("No access was given."))
         }
-        // The caller waited for an approval, and there will be none.
-        (v1::JobState::Closed, _) => {
-            let exit = if was_awaited { Exit::Denied } else { Exit::Ended };
-            Err(Failure::new(
-                exit,
-                format!("job {} is closed: {}", job.id, render::job_state_or_outcome(&job)),
-            )
-            .with("why", job.detail)
-            .saying("No access was given."))
-        }
+        (v1::JobState::Closed, _) => Err(Failure::new(
+            Exit::Ended,
+            format!("job {} is closed: {}", job.id, render::job_state_or_outcome(&job)),
+        )
+        .with("why", job.detail)
+        .saying("No access was given.")),
         _ => Ok(Exit::Ok),
     }
 }
 
 /// Returns the note about a job that waits for people.
 fn waits_for_approval(id: &str) -> String {
-    format!("Job {id} waits for approval and has no access until then. Note: {APPROVALS_ABSENT}.")
+    format!(
+        "Job {id} waits for approval and has no access until then. To approve it: leasehold approve {id} --reason TEXT"
+    )
 }
 
 /// Waits until people have decided, also over restarts of the daemon and rotations of our SVID.

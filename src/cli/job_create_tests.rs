@@ -114,7 +114,58 @@ async fn a_wait_for_approval_survives_a_restart() {
     let close = ["job", "close", &id, "--outcome", "cancelled", "--reason", "not this one"];
     assert_eq!(home.run_as(Some(PrincipalKind::Operator), &close).await.unwrap(), Exit::Ok);
     let refused = waiting.await.unwrap().unwrap_err();
-    assert_eq!(refused.exit.code(), 2, "as its help says: {}", refused.render());
+    assert_eq!(refused.exit.code(), 4, "as its help says: {}", refused.render());
     assert!(refused.render().contains("not this one"), "{}", refused.render());
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approved_job_ends_the_wait_and_can_be_unapproved() {
+    let home = Home::start().await;
+    let waiting = create_and_wait(&home, &gated(&home));
+    let id = recorded(&home).await;
+    let operator = Some(PrincipalKind::Operator);
+    let asked = ["approve", &id, "--reason", "seen", "-o", "json"];
+    let refused = home.run_as(operator, &asked).await.unwrap_err();
+    assert_eq!(refused.exit, Exit::Usage, "there is no terminal: {}", refused.render());
+    let approve = ["approve", &id[..12], "--reason", "seen", "--yes"];
+    for _ in 0..2 {
+        assert_eq!(home.run_as(operator, &approve).await.unwrap(), Exit::Ok, "twice is once");
+    }
+    assert_eq!(waiting.await.unwrap().unwrap(), Exit::Ok);
+    for words in
+        [&["approvals"][..], &["approvals", "--needs-me", "-o", "json"], &["approvals", "-o", "yaml"]]
+    {
+        assert_eq!(home.run_as(operator, words).await.unwrap(), Exit::Ok, "{words:?}");
+    }
+    let unapprove = ["unapprove", &id, "--reason", "a doubt"];
+    assert_eq!(home.run_as(operator, &unapprove).await.unwrap(), Exit::Ok);
+    let rejected = home.run_as(operator, &["reject", &id, "--reason", "no"]).await;
+    assert_eq!(rejected.unwrap(), Exit::Ok, "it waited again");
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_job_ends_the_wait_with_two() {
+    let home = Home::start().await;
+    let waiting = create_and_wait(&home, &gated(&home));
+    let id = recorded(&home).await;
+    let reject = ["reject", &id, "--reason", "not cleared"];
+    assert_eq!(home.run_as(Some(PrincipalKind::Operator), &reject).await.unwrap(), Exit::Ok);
+    let refused = waiting.await.unwrap().unwrap_err();
+    assert_eq!(refused.exit.code(), 2, "{}", refused.render());
+    assert!(refused.render().contains("not cleared"), "{}", refused.render());
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_is_over_leaves_the_job_waiting() {
+    let home = Home::start().await;
+    let spec = gated(&home);
+    let create = ["job", "create", "--spec", spec.to_str().unwrap(), "--wait", "--timeout", "1s"];
+    assert_eq!(home.run(&create).await.unwrap(), Exit::AwaitingApproval);
+    let id = recorded(&home).await;
+    let approve = ["approve", &id, "--reason", "late", "--yes"];
+    assert_eq!(home.run_as(Some(PrincipalKind::Operator), &approve).await.unwrap(), Exit::Ok);
     home.stop().await;
 }

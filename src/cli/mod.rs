@@ -15,6 +15,7 @@
 //! | `record` | a record of the ledger as one row, and whether it is about a name |
 //! | `confirm` | the question before something large ends |
 //! | `wait_durable` | waiting until the record of an ending is on disk |
+//! | `approval_request` | a job's request as its approver reads it |
 //! | `runtime` | the threads that a command runs on |
 //! | all others | a subcommand each |
 
@@ -37,6 +38,9 @@ mod timestamp;
 mod wait_durable;
 
 mod agent;
+mod approval_request;
+mod approvals;
+mod approve;
 mod audit;
 mod audit_tail;
 mod can_i;

@@ -28,6 +28,11 @@ fn outcome(outcome: v1::Outcome) -> String {
     word(outcome.as_str_name(), "OUTCOME_")
 }
 
+/// Returns the word for a method, such as `lora`. Empty if the job tunes nothing.
+pub(super) fn method(method: v1::Method) -> String {
+    word(method.as_str_name(), "METHOD_")
+}
+
 fn half(half: v1::Half) -> String {
     word(half.as_str_name(), "HALF_")
 }
@@ -117,9 +122,13 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("closed", both(job.closed.as_ref(), now).into()),
         ("live leases", job.live_leases.to_string().into()),
         ("spec", job.spec_digest.as_str().into()),
+        ("request", job.request_digest.as_str().into()),
     ]);
     if !job.waiting_for.is_empty() {
         page = page.below(&gate_table(&job.waiting_for));
+    }
+    if job.gates.iter().any(|gate| !gate.approvals.is_empty()) {
+        page = page.below(&approval_table(&job.gates, now));
     }
     if !job.attempts.is_empty() {
         let rows = job.attempts.iter().map(|a| {
@@ -159,8 +168,42 @@ pub(super) fn gate_table(gates: &[v1::Gate]) -> Page {
     columns(&["WAITS FOR", "GROUP", "APPROVALS", "BECAUSE"], rows)
 }
 
-fn gate_value(g: &v1::Gate) -> Value {
+/// Renders the approvals of a job.
+pub(super) fn approval_table(gates: &[v1::Gate], now: Wall) -> Page {
+    let approvals = gates.iter().flat_map(|gate| gate.approvals.iter().map(move |a| (gate, a)));
+    let rows = approvals.map(|(gate, a)| {
+        let counts =
+            if a.void_because.is_empty() { "yes".to_owned() } else { format!("no: {}", a.void_because) };
+        vec![
+            gate.id.clone(),
+            a.group.clone(),
+            a.by.clone(),
+            short(a.at.as_ref(), now),
+            a.reason.clone(),
+            counts,
+        ]
+    });
+    columns(&["APPROVED AT", "GROUP", "BY", "WHEN", "REASON", "COUNTS"], rows)
+}
+
+fn approval_value(a: &v1::Approval, now: Wall) -> Value {
     json!({
+        "by": a.by, "human": none_if_empty(a.human.clone()), "group": a.group, "at": value(a.at.as_ref(), now),
+        "reason": a.reason, "void_because": none_if_empty(a.void_because.clone()),
+    })
+}
+
+fn input_value(i: &v1::JobInput) -> Value {
+    json!({
+        "resource": i.resource, "pin": i.pin, "classification": none_if_empty(i.classification.clone()),
+        "data_classes": i.data_classes, "tier": none_if_empty(i.tier.clone()),
+    })
+}
+
+fn gate_value(g: &v1::Gate, now: Wall) -> Value {
+    json!({
+        "approval_ttl_s": g.approval_ttl.as_ref().map(|d| d.seconds),
+        "approvals": g.approvals.iter().map(|a| approval_value(a, now)).collect::<Vec<_>>(),
         "id": g.id, "explanation": g.explanation, "approver_group": g.approver_group,
         "approvals_needed": g.approvals_needed,
     })
@@ -190,7 +233,10 @@ pub(super) fn job_value(job: &v1::Job, now: Wall) -> Value {
         "created": value(job.created.as_ref(), now), "ends_at_latest": value(job.ends_at_latest.as_ref(), now),
         "closed": value(job.closed.as_ref(), now), "quarantined": none_if_empty(job.quarantined.clone()), "spec_digest": job.spec_digest,
         "detail": none_if_empty(job.detail.clone()), "live_leases": job.live_leases, "notes": job.notes,
-        "waiting_for": job.waiting_for.iter().map(gate_value).collect::<Vec<_>>(),
+        "waiting_for": job.waiting_for.iter().map(|g| gate_value(g, now)).collect::<Vec<_>>(),
+        "gates": job.gates.iter().map(|g| gate_value(g, now)).collect::<Vec<_>>(),
+        "request_digest": none_if_empty(job.request_digest.clone()),
+        "inputs": job.inputs.iter().map(input_value).collect::<Vec<_>>(),
         "attempts": attempts.collect::<Vec<_>>(),
         "spec": job.spec.as_ref().map(spec_value),
     })
@@ -472,6 +518,7 @@ mod tests {
                 explanation: "production".into(),
                 approver_group: "ops".into(),
                 approvals_needed: 1,
+                ..Default::default()
             }],
             attempts: vec![v1::Attempt {
                 number: 1,

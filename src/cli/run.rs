@@ -21,7 +21,7 @@ use crate::{
         SvidPaths,
     },
     identity::IdentitySource,
-    limits::TICKET_BYTES_MAX,
+    limits::{APPROVAL_WAIT_MAX, TICKET_BYTES_MAX},
     name::{InstanceName, JobId, PrincipalKind},
     plain,
     reason::Reason,
@@ -31,12 +31,11 @@ use crate::{
 /// Runs a command with the access of a job, and ends the access when the command ends.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command gets these variables, and none with a credential for other data (AWS_* keys, HF_TOKEN):
+The command gets LEASEHOLD_JOB, _ATTEMPT and these, but none with a credential for other data:
   LEASEHOLD_TOKEN_FILE_READING, _WRITING        the token files, renewed in place
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
   LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
-  LEASEHOLD_JOB, LEASEHOLD_ATTEMPT
 If access is revoked, the files are removed, then the command gets a signal. The exit code is that
 of the command (128+n for signal n), 125 if leasehold fails, 126 or 127 if the command cannot run.
 
@@ -53,6 +52,9 @@ pub struct RunArgs {
     /// Where to put the credential files [default: in memory]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// If people must approve the job, wait until they have decided, at most 7 days
+    #[arg(long)]
+    pub wait_approval: bool,
     /// Pass this variable on, though it has a credential. Repeatable
     #[arg(long, value_name = "NAME", value_parser = agent::variable_name)]
     pub keep_env: Vec<String>,
@@ -146,6 +148,7 @@ impl MemberArgs {
             what,
             attempt_key: None,
             supersede: false,
+            approval_wait: None,
             instance: self.instance,
             ticket: self.ticket_file.as_deref().map(read_ticket).transpose()?,
             settings: RunSettings { on_revoke, ..settings },
@@ -219,6 +222,7 @@ impl RunArgs {
         let which = if self.running { WhichAttempt::Running } else { WhichAttempt::OfKey };
         let mut joining = self.join.joining(which, &connection).map_err(Failure::before_the_command)?;
         joining.settings = joining.settings.with_variables(&self.keep_env, &self.scrub);
+        joining.approval_wait = self.wait_approval.then_some(APPROVAL_WAIT_MAX);
         let options = RunOptions { front: session.behind, joining, dir: self.dir, command: self.command };
         let source = connection.source();
         let RunConnection { place, svid, .. } = connection;

@@ -16,6 +16,7 @@ enum MetricKind {
 
 /// Every metric of the daemon. A test compares the table with what the code counts.
 const METRICS: &[(&str, MetricKind, &str)] = &[
+    ("leasehold_approvals_total", Counter, "Approvals of jobs by people."),
     ("leasehold_attempts_begun_total", Counter, "Attempts that were begun."),
     ("leasehold_catalog_mistakes", Gauge, "Mistakes in the catalog files on disk, which are not in force."),
     ("leasehold_credentials_issued_total", Counter, "Credentials that were issued, without renewals."),

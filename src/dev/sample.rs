@@ -49,7 +49,8 @@ catalog = "catalog.d"
     pub(super) fn platform(&self) -> String {
         let SampleFiles { domain, tenant, .. } = self;
         format!(
-            r#"# The operators of this daemon. They see and end access in every tenant.
+            r#"# The operators of this daemon. They see and end access in every tenant, and approve jobs that the gates of the policy hold back.
+# In a team the approvers are other people: an entry for each group that a gate asks.
 [tenant.platform]
 contact = "you"
 
@@ -62,7 +63,7 @@ match  = ["spiffe://{domain}/**"]
 match  = "spiffe://{domain}/people/*"
 kind   = "operator"
 human  = "segment:2"
-groups = ["platform-operators"]
+groups = ["platform-operators", "model-owners", "data-protection"]
 "#
         )
     }

@@ -1,16 +1,30 @@
 //! Changes of a job. Each is one record of the ledger.
 
-use super::{Attempt, AttemptState, Drain, EndedMembership, Job, JobState, Member, MemberState};
+use super::{Approval, Attempt, AttemptState, Drain, EndedMembership, Job, JobState, Member, MemberState};
 use crate::{
     clock::LeaseTime,
     limits,
-    name::{AttemptNumber, FenceName, InstanceName, Outcome, SpiffeId, SpiffePattern},
+    name::{AttemptNumber, Digest, FenceName, InstanceName, Outcome, SpiffeId, SpiffePattern},
     secret::SecretDigest,
 };
 
 /// One step of a job's life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
+    /// One person approved, at one gate or several.
+    Approved {
+        /// The digest of the request that was approved.
+        request: Digest,
+        /// Never empty.
+        approvals: Vec<Approval>,
+    },
+    /// An approval no longer counts: its giver took it back, or it became too old before the job began.
+    ApprovalWithdrawn {
+        gate: String,
+        by: SpiffeId,
+        at: LeaseTime,
+        detail: String,
+    },
     Closed {
         outcome: Outcome,
         at: LeaseTime,
@@ -75,6 +89,7 @@ impl Change {
     pub fn widened_at(&self) -> Option<LeaseTime> {
         match self {
             Change::AttemptBegan { at, .. } | Change::MemberJoined { at, .. } => Some(*at),
+            Change::Approved { approvals, .. } => approvals.last().map(|a| a.at),
             _ => None,
         }
     }
@@ -93,6 +108,8 @@ impl Job {
             return;
         }
         match change {
+            Change::Approved { approvals, .. } => self.approve_now(approvals),
+            Change::ApprovalWithdrawn { gate, by, at, detail } => self.withdraw_now(gate, by, *at, detail),
             Change::Closed { outcome, at, detail } => self.close_now(*outcome, *at, detail),
             Change::AttemptBegan { attempt, key, at, ticket, vouched } => {
                 self.begin_now(*attempt, key, *at, *ticket, vouched);
@@ -166,6 +183,9 @@ impl Job {
         }
         match change {
             Change::Closed { .. } => vec![FenceName::job(self.id)],
+            Change::ApprovalWithdrawn { gate, by, .. } if self.loses_its_gate(gate, by) => {
+                vec![FenceName::job(self.id)]
+            }
             Change::AttemptBegan { .. } => {
                 self.current().map(|a| FenceName::attempt(self.id, a.number)).into_iter().collect()
             }
@@ -181,9 +201,11 @@ impl Job {
             | Change::MemberLost { attempt, instance, .. } => {
                 vec![FenceName::member(self.id, *attempt, instance.clone())]
             }
-            Change::AttemptDraining { .. } | Change::MemberDraining { .. } | Change::MemberJoined { .. } => {
-                Vec::new()
-            }
+            Change::Approved { .. }
+            | Change::ApprovalWithdrawn { .. }
+            | Change::AttemptDraining { .. }
+            | Change::MemberDraining { .. }
+            | Change::MemberJoined { .. } => Vec::new(),
         }
     }
 
@@ -195,6 +217,10 @@ impl Job {
         ticket: SecretDigest,
         vouched: &[SpiffePattern],
     ) {
+        if !self.has_begun() && !self.gates.is_empty() {
+            // Its time does not run while people think.
+            self.ends = at.plus(self.spec.max_duration);
+        }
         if let Some(previous) = self.attempts.last_mut().filter(|a| !a.is_ended()) {
             previous.end_now(Outcome::Superseded, at, &format!("attempt {attempt} began"));
         }
@@ -232,14 +258,13 @@ impl Job {
         }
     }
 
-    fn close_now(&mut self, outcome: Outcome, at: LeaseTime, detail: &str) {
+    pub(super) fn close_now(&mut self, outcome: Outcome, at: LeaseTime, detail: &str) {
         for a in self.attempts.iter_mut().filter(|a| !a.is_ended()) {
             a.end_now(outcome, at, detail);
         }
         self.state = JobState::Closed(outcome);
         self.closed = Some(at);
         detail.clone_into(&mut self.detail);
-        self.waiting_for.clear();
     }
 
     fn set_member(

@@ -14,19 +14,20 @@
 //! |---|---|
 //! | `spec` | [`Spec`]: what its launcher asked for |
 //! | `state` `roster` | [`Job`], [`Attempt`], [`Member`]; the members of an attempt |
+//! | `approval` | [`Gate`] and [`Approval`]: what holds a job back, and who let it pass |
 //! | `transitions` | which transitions are legal, and the changes that each makes |
 //! | `change` | [`Change`], and applying one |
 
+mod approval;
 mod change;
 mod roster;
 mod spec;
 mod state;
 mod transitions;
 
+pub use approval::{Approval, Approver, Gate, count_people};
 pub use change::Change;
 pub use roster::{Roster, member_bytes};
 pub use spec::{DoneWhen, Members, Spec, Tuning};
-pub use state::{
-    Attempt, AttemptState, Drain, EndedMembership, Gate, Input, Job, JobState, Member, MemberState,
-};
+pub use state::{Attempt, AttemptState, Drain, EndedMembership, Input, Job, JobState, Member, MemberState};
 pub use transitions::{Begin, Close, DrainSpans, End, Illegal, Join};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Roster, Spec};
+use super::{Approval, Gate, Roster, Spec};
 use crate::{
     clock::LeaseTime,
     name::{
@@ -70,12 +70,16 @@ pub struct Job {
     pub acting_for: Option<HumanName>,
     pub idempotency_key: String,
     pub created: LeaseTime,
-    /// The end of all access, whatever happens.
+    /// The end of all access, whatever happens. A job with gates waits until then, and its time begins with its first
+    /// attempt.
     pub ends: LeaseTime,
     /// What it reads, as listed in the catalog when the job was created.
     pub inputs: Arc<[Input]>,
     pub state: JobState,
-    pub waiting_for: Vec<Gate>,
+    /// The rules that demanded approval when it was created.
+    pub gates: Vec<Gate>,
+    /// At most [`limits::APPROVALS_PER_JOB_MAX`](crate::limits::APPROVALS_PER_JOB_MAX), in the order in which they came.
+    pub approvals: Vec<Approval>,
     /// In the order of their numbers; the last one is the current one.
     pub attempts: Vec<Attempt>,
     pub closed: Option<LeaseTime>,
@@ -102,15 +106,6 @@ pub struct Input {
     pub classification: Option<String>,
     pub data_classes: Vec<String>,
     pub tier: Option<String>,
-}
-
-/// A rule that demands approval first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Gate {
-    pub id: String,
-    pub explanation: String,
-    pub approver_group: String,
-    pub approvals_needed: u32,
 }
 
 /// One run of a job.

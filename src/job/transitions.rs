@@ -19,6 +19,16 @@ pub enum Illegal {
     JobClosed(Outcome),
     #[error("the job waits for approval")]
     AwaitingApproval,
+    #[error("the job waits for no approval")]
+    NoGates,
+    #[error("no gate of the job is called `{0}`")]
+    NoGate(String),
+    #[error("the same person approved at {0} as {1}")]
+    SameHuman(String, SpiffeId),
+    #[error("the job has as many approvals as it may: {0}")]
+    TooManyApprovals(usize),
+    #[error("the job has begun")]
+    Begun,
     #[error("the job has no attempt {0}")]
     NoAttempt(AttemptNumber),
     #[error("attempt {0} is not the current one: attempt {1} has begun")]
@@ -52,11 +62,14 @@ impl Illegal {
         match self {
             Illegal::JobClosed(_) => Reason::JobClosed,
             Illegal::AwaitingApproval => Reason::ApprovalRequired,
+            Illegal::NoGate(_) => Reason::FieldInvalid,
+            Illegal::SameHuman(..) => Reason::ApproverInvolved,
+            Illegal::TooManyApprovals(_) => Reason::QuotaExceeded,
             Illegal::NoAttempt(_) => Reason::AttemptNotFound,
             Illegal::Stale(..) => Reason::AttemptStale,
             Illegal::Ended(..) => Reason::AttemptEnded,
             Illegal::KeyUsed(_) => Reason::AttemptKeyUsed,
-            Illegal::OtherMembers(_) => Reason::StateConflict,
+            Illegal::OtherMembers(_) | Illegal::NoGates | Illegal::Begun => Reason::StateConflict,
             Illegal::Draining(_) => Reason::AttemptDraining,
             Illegal::AttemptsExhausted(_) => Reason::AttemptsExhausted,
             Illegal::MembersFull(_) | Illegal::InstancesExhausted(_) => Reason::MembersFull,
@@ -155,6 +168,10 @@ impl Job {
         match self.state {
             JobState::Closed(o) => return Err(Illegal::JobClosed(o)),
             JobState::AwaitingApproval => return Err(Illegal::AwaitingApproval),
+            // An approval may be too old by now, although nothing has taken it back yet.
+            JobState::Ready if !self.has_begun() && self.waiting_for(now).next().is_some() => {
+                return Err(Illegal::AwaitingApproval);
+            }
             JobState::Ready | JobState::Running => {}
         }
         if let Some(a) = self.attempts.iter().find(|a| a.key == key) {
@@ -429,15 +446,15 @@ impl Job {
             return changes;
         }
         if now >= self.ends {
-            let outcome = if self.attempts.is_empty() { Outcome::Expired } else { Outcome::Interrupted };
-            changes.push(Change::Closed {
-                outcome,
-                at: now,
-                detail: "the job reached its maximum duration".into(),
-            });
+            let (outcome, detail) = match (self.has_begun(), self.gates.is_empty()) {
+                (true, _) => (Outcome::Interrupted, "the job reached its maximum duration"),
+                (false, true) => (Outcome::Expired, "the job reached its maximum duration"),
+                (false, false) => (Outcome::Expired, "the job waited too long to be approved and to begin"),
+            };
+            changes.push(Change::Closed { outcome, at: now, detail: detail.into() });
             return changes;
         }
-        let Some(a) = self.current() else { return changes };
+        let Some(a) = self.current() else { return self.lapsed_approvals(now) };
         let end = |outcome, detail: &str| {
             let detail = detail.to_owned();
             Change::AttemptEnded { attempt: a.number, outcome, at: now, detail }

@@ -49,6 +49,25 @@ pub enum Event {
     JobCreated(Box<JobCreated>),
     #[serde(rename = "job.closed")]
     JobClosed { job: JobId, outcome: Outcome, at: LeaseTime, by: Actor, detail: String, ending: Ending },
+    /// One person approved a job, at one gate or several.
+    #[serde(rename = "job.approved")]
+    JobApproved {
+        job: JobId,
+        /// The digest of the request that was approved.
+        request_digest: Digest,
+        approvals: Vec<ApprovalRecord>,
+    },
+    /// An approval no longer counts: its giver took it back, or it became too old before the job began.
+    #[serde(rename = "job.approval_withdrawn")]
+    JobApprovalWithdrawn {
+        job: JobId,
+        gate: String,
+        approver: SpiffeId,
+        at: LeaseTime,
+        by: Actor,
+        detail: String,
+        ending: Ending,
+    },
     /// Two reports of one end disagreed. The first remains in force.
     #[serde(rename = "job.conflict")]
     JobConflict {
@@ -336,6 +355,9 @@ pub struct JobCreated {
     pub idempotency_key: String,
     pub spec: JobSpec,
     pub spec_digest: Digest,
+    /// The digest of the whole request, which approvals name. Absent in records of older daemons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_digest: Option<Digest>,
     pub at: LeaseTime,
     pub ends: LeaseTime,
     /// What the job opens, as the catalog had it.
@@ -353,6 +375,24 @@ pub struct GateRecord {
     pub explanation: String,
     pub approver_group: String,
     pub approvals_needed: u32,
+    #[serde(default = "approval_ttl_of_old_records")]
+    pub approval_ttl_ms: u64,
+}
+
+/// A daemon that could not record approvals did not record how long they are good: an hour.
+fn approval_ttl_of_old_records() -> u64 {
+    3_600_000
+}
+
+/// The approval of one person at one gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRecord {
+    pub gate: String,
+    pub group: String,
+    pub by: SpiffeId,
+    pub human: Option<HumanName>,
+    pub at: LeaseTime,
+    pub reason: String,
 }
 
 /// A job's specification, normalised. Its digest is SHA-256 over its canonical JSON (RFC 8785).
@@ -432,6 +472,9 @@ pub struct CredentialIssued {
     pub method: Option<Method>,
     pub params_digest: Option<Digest>,
     pub prompt_lineage: Vec<String>,
+    /// Who let the job pass its gates.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalRecord>,
     pub decision: DecisionRecord,
     pub stood_at: u64,
     pub issued: LeaseTime,

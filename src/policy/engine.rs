@@ -100,6 +100,11 @@ impl Engine {
         self.rules.policies.iter()
     }
 
+    /// The gate with this id.
+    pub fn gate(&self, id: &str) -> Option<&ApprovalGate> {
+        self.by_id.get(id)?.gate.as_ref()
+    }
+
     /// The text of a rule, with its annotations.
     pub fn rule_text(&self, id: &str) -> Option<String> {
         self.rules.policies.iter().find(|(rule, _)| rule.id == id).map(|(_, policy)| policy.to_string())

@@ -44,7 +44,7 @@ pub use locks::{Extent, Lock, LockName, Locks};
 pub use narrowing::Committed;
 pub use rebuild::{KeyedJob, OpenCounts, Rebuilt};
 pub use recorded::Recorded;
-pub use records::{input_record, spec_digest};
+pub use records::{approval_record, input_record, request_digest, spec_digest};
 pub use refused::Refused;
 pub use size::spec_bytes;
 pub use store::Store;

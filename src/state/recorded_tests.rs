@@ -17,7 +17,7 @@ use super::{
 use crate::{
     clock::{Clock, LeaseTime, SystemClock},
     fence::Registry,
-    job::{Begin, Change, Close, DoneWhen, Drain, End, Job, JobState, Join, Members, Spec},
+    job::{Approver, Begin, Change, Close, DoneWhen, Drain, End, Gate, Job, JobState, Join, Members, Spec},
     ledger::{
         Actor, DecisionRecord, EpochBegan, Event, Fault, Fold, Ledger, Options, ReadError,
         forgetful::{Dice, Faults, Forgetful},
@@ -83,12 +83,30 @@ fn job(id: u128, at: LeaseTime) -> Job {
         ends: at.plus(Duration::from_secs(3_600)),
         inputs: Arc::new([]),
         state: JobState::Ready,
-        waiting_for: vec![],
+        gates: vec![],
+        approvals: vec![],
         attempts: vec![],
         closed: None,
         detail: String::new(),
         ended_memberships: Vec::new(),
     }
+}
+
+const GATE: &str = "gate-a";
+
+/// A job that waits until two people have approved it.
+fn gated(id: u128, at: LeaseTime) -> Job {
+    job(id, at).held_by(vec![Gate {
+        id: GATE.into(),
+        explanation: "people first".into(),
+        approver_group: "owners".into(),
+        approvals_needed: 2,
+        approval_ttl: Duration::from_secs(3_600),
+    }])
+}
+
+fn person(n: u64) -> SpiffeId {
+    format!("spiffe://td/people/{n}").parse().unwrap()
 }
 
 fn lock(n: u64, now: LeaseTime) -> Lock {
@@ -143,6 +161,8 @@ struct Promised {
     closed: BTreeSet<JobId>,
     /// By number: how often it was touched, and whether it stands, where that is known.
     locks: BTreeMap<u64, (u64, Option<bool>)>,
+    /// By job and approver, as for locks.
+    approvals: BTreeMap<(JobId, SpiffeId), (u64, Option<bool>)>,
     /// Nothing that is answered from here on counts: the process is gone.
     over: bool,
 }
@@ -168,6 +188,25 @@ impl Book {
         turn
     }
 
+    fn touch_approval(&self, of: &(JobId, SpiffeId)) -> u64 {
+        let mut turn = 0;
+        self.write(|b| {
+            let entry = b.approvals.entry(of.clone()).or_default();
+            *entry = (entry.0 + 1, None);
+            turn = entry.0;
+        });
+        turn
+    }
+
+    fn settle_approval(&self, of: (JobId, SpiffeId), turn: u64, stands: bool) {
+        self.write(|b| {
+            let entry = b.approvals.entry(of).or_default();
+            if entry.0 == turn {
+                entry.1 = Some(stands);
+            }
+        });
+    }
+
     fn settle(&self, lock: u64, turn: u64, stands: bool) {
         self.write(|b| {
             let entry = b.locks.entry(lock).or_default();
@@ -188,6 +227,12 @@ impl Book {
         }
         for id in &book.closed {
             assert!(jobs[id].is_closed(), "{at}: {id} answered closed and is {:?}", jobs[id].state);
+        }
+        for ((id, by), (_, stands)) in &book.approvals {
+            let found = jobs.get(id).is_some_and(|job| job.approvals.iter().any(|a| a.by == *by));
+            if let Some(stands) = stands {
+                assert_eq!(found, *stands, "{at}: the approval of {id} by {by}");
+            }
         }
         for (n, (_, stands)) in &book.locks {
             let name = lock(*n, LeaseTime(0)).name;
@@ -236,10 +281,12 @@ impl DaemonLife {
         let (store, book) = (self.store.clone(), book.clone());
         let picked = usize::try_from(dice.roll(self.known.len() as u64)).unwrap();
         let id = self.known.get(picked).copied();
-        match (dice.roll(12), id) {
+        match (dice.roll(15), id) {
             (0 | 1, _) | (_, None) => {
                 self.next += 1;
-                let new = NewJob { job: job(self.next, now), decision: decision() };
+                // Every second job waits for two people.
+                let job = if self.next % 2 == 0 { job(self.next, now) } else { gated(self.next, now) };
+                let new = NewJob { job, decision: decision() };
                 let id = new.job.id;
                 self.known.push(id);
                 self.work.spawn(async move {
@@ -303,6 +350,34 @@ impl DaemonLife {
                     })
                 });
                 self.promise_closed(id, closed.ok(), book);
+            }
+            (11 | 12, Some(id)) => {
+                let by = person(dice.roll(3));
+                self.work.spawn(async move {
+                    let of = (id, by.clone());
+                    let turn = book.touch_approval(&of);
+                    let approved = store.widen(id, actor(), None, |j: &Job| {
+                        let approver = Approver { by: &by, human: None, reason: "by chance" };
+                        j.approve(approver, &[GATE.to_owned()], Digest::ZERO, now)
+                    });
+                    if approved.await.is_ok() {
+                        book.settle_approval(of, turn, true);
+                    }
+                });
+            }
+            (13, Some(id)) => {
+                let by = person(dice.roll(3));
+                let of = (id, by.clone());
+                let turn = book.touch_approval(&of);
+                let done =
+                    store.narrow(id, &actor(), |j: &Job| j.withdraw_approval(&by, None, "by chance", now));
+                if let Ok(Committed { record: Some(record), .. }) = done {
+                    self.work.spawn(async move {
+                        if record.durable().await.is_ok() {
+                            book.settle_approval(of, turn, false);
+                        }
+                    });
+                }
             }
             (9 | 10, _) => {
                 let n = dice.roll(NAMES);
@@ -403,6 +478,7 @@ async fn unsynced_bytes_hold_no_promise() {
                     );
                     let last = |j: &Job| j.attempts.last().map(|a| (a.number, a.is_ended()));
                     assert!(seen.is_closed() || last(&seen) == last(job), "{at}: {}", job.id);
+                    assert_eq!((&seen.approvals, seen.ends), (&job.approvals, job.ends), "{at}: {}", job.id);
                 }
                 let names = |locks: Vec<Lock>| locks.into_iter().map(|l| l.name).collect::<BTreeSet<_>>();
                 assert_eq!(

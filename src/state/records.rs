@@ -2,11 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::Serialize;
+
 use crate::{
     fence::Seq,
-    job::{Change, DoneWhen, Drain, Gate, Input, Job, JobState, Members, Spec, Tuning},
+    job::{Approval, Change, DoneWhen, Drain, Gate, Input, Job, JobState, Members, Spec, Tuning},
     ledger::{self, Actor, DecisionRecord, Ending, Event},
-    name::{Digest, JobId},
+    name::{Digest, HumanName, JobId, SpiffeId},
     secret::SecretDigest,
 };
 
@@ -15,35 +17,86 @@ const SPEC_VERSION: u32 = 1;
 
 /// The record of a specification.
 pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
+    // Without `..`: a new field does not compile until it is part of the record, and so of both digests.
+    let Spec {
+        name,
+        tenant,
+        purpose,
+        why,
+        max_duration,
+        tune,
+        read,
+        write,
+        pins,
+        members: Members { start, join, expect, max, attempts, done_when },
+        acting_for,
+        credential_ttl,
+        drain,
+    } = spec.clone();
+    let (method, params_digest, free_params, prompts) = match tune {
+        None => (None, None, Vec::new(), Vec::new()),
+        Some(Tuning { method, params_digest, free_params, prompts }) => {
+            (Some(method), params_digest, free_params, prompts)
+        }
+    };
     ledger::JobSpec {
         v: SPEC_VERSION,
-        name: spec.name.clone(),
-        tenant: spec.tenant.clone(),
-        purpose: spec.purpose.clone(),
-        why: spec.why.clone(),
-        max_duration_ms: millis(spec.max_duration),
-        method: spec.tune.as_ref().map(|t| t.method),
-        params_digest: spec.tune.as_ref().and_then(|t| t.params_digest),
-        free_params: spec.tune.as_ref().map(|t| t.free_params.clone()).unwrap_or_default(),
-        prompt_lineage: spec.tune.as_ref().map(|t| t.prompts.clone()).unwrap_or_default(),
-        read: spec.read.clone(),
-        write: spec.write.clone(),
-        pins: spec.pins.clone(),
-        start: spec.members.start.clone(),
-        join: spec.members.join.clone(),
-        expect: spec.members.expect,
-        max: spec.members.max,
-        attempts: spec.members.attempts,
-        done_when: spec.members.done_when.to_string(),
-        acting_for: spec.acting_for.clone(),
-        credential_ttl_ms: spec.credential_ttl.map(millis),
-        drain_ms: spec.drain.map(millis),
+        name,
+        tenant,
+        purpose,
+        why,
+        max_duration_ms: millis(max_duration),
+        method,
+        params_digest,
+        free_params,
+        prompt_lineage: prompts,
+        read,
+        write,
+        pins,
+        start,
+        join,
+        expect,
+        max,
+        attempts,
+        done_when: done_when.to_string(),
+        acting_for,
+        credential_ttl_ms: credential_ttl.map(millis),
+        drain_ms: drain.map(millis),
     }
 }
 
 /// SHA-256 over the canonical JSON (RFC 8785) of a specification's record.
 pub fn spec_digest(spec: &Spec) -> Result<Digest, serde_json::Error> {
     serde_json_canonicalizer::to_vec(&spec_record(spec)).map(|json| Digest::of(&json))
+}
+
+/// All that a person approves: the specification, who asks and for whom, and what the catalog said of each input.
+#[derive(Serialize)]
+struct RequestRecord<'a> {
+    /// The domain and version of this form.
+    is: &'static str,
+    spec: ledger::JobSpec,
+    launcher: &'a SpiffeId,
+    acting_for: Option<&'a HumanName>,
+    inputs: Vec<ledger::InputRecord>,
+}
+
+/// The domain of the digest of a request. No other digest is made of a text with it.
+const REQUEST: &str = "leasehold/request/v1";
+
+fn request_record(job: &Job) -> RequestRecord<'_> {
+    RequestRecord {
+        is: REQUEST,
+        spec: spec_record(&job.spec),
+        launcher: &job.launcher,
+        acting_for: job.acting_for.as_ref(),
+        inputs: job.inputs.iter().map(input_record).collect(),
+    }
+}
+
+/// SHA-256 over the canonical JSON (RFC 8785) of a job's request: what approvals are bound to.
+pub fn request_digest(job: &Job) -> Result<Digest, serde_json::Error> {
+    serde_json_canonicalizer::to_vec(&request_record(job)).map(|json| Digest::of(&json))
 }
 
 pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
@@ -78,13 +131,9 @@ pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
 }
 
 pub fn input_record(i: &Input) -> ledger::InputRecord {
-    ledger::InputRecord {
-        resource: i.resource.clone(),
-        pin: i.pin.clone(),
-        classification: i.classification.clone(),
-        data_classes: i.data_classes.clone(),
-        tier: i.tier.clone(),
-    }
+    // Without `..`, as in `spec_record`.
+    let Input { resource, pin, classification, data_classes, tier } = i.clone();
+    ledger::InputRecord { resource, pin, classification, data_classes, tier }
 }
 
 pub(super) fn created_record(job: &Job, decision: DecisionRecord) -> Event {
@@ -95,12 +144,13 @@ pub(super) fn created_record(job: &Job, decision: DecisionRecord) -> Event {
         idempotency_key: job.idempotency_key.clone(),
         spec: spec_record(&job.spec),
         spec_digest: job.spec_digest,
+        request_digest: request_digest(job).ok(),
         at: job.created,
         ends: job.ends,
         inputs: job.inputs.iter().map(input_record).collect(),
         outputs: job.spec.write.clone(),
         decision,
-        waiting_for: job.waiting_for.iter().map(gate_record).collect(),
+        waiting_for: job.gates.iter().map(gate_record).collect(),
     }))
 }
 
@@ -110,6 +160,7 @@ pub(super) fn gate_record(g: &Gate) -> ledger::GateRecord {
         explanation: g.explanation.clone(),
         approver_group: g.approver_group.clone(),
         approvals_needed: g.approvals_needed,
+        approval_ttl_ms: millis(g.approval_ttl),
     }
 }
 
@@ -119,7 +170,18 @@ pub(super) fn gate_of(g: ledger::GateRecord) -> Gate {
         explanation: g.explanation,
         approver_group: g.approver_group,
         approvals_needed: g.approvals_needed,
+        approval_ttl: Duration::from_millis(g.approval_ttl_ms),
     }
+}
+
+pub fn approval_record(a: &Approval) -> ledger::ApprovalRecord {
+    let Approval { gate, group, by, human, at, reason } = a.clone();
+    ledger::ApprovalRecord { gate, group, by, human, at, reason }
+}
+
+pub(super) fn approval_of(a: ledger::ApprovalRecord) -> Approval {
+    let ledger::ApprovalRecord { gate, group, by, human, at, reason } = a;
+    Approval { gate, group, by, human, at, reason }
 }
 
 pub(super) fn input_of(i: ledger::InputRecord) -> Input {
@@ -133,9 +195,10 @@ pub(super) fn input_of(i: ledger::InputRecord) -> Input {
 }
 
 pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
-    let waiting_for: Vec<Gate> = r.waiting_for.into_iter().map(gate_of).collect();
+    let gates: Vec<Gate> = r.waiting_for.into_iter().map(gate_of).collect();
     let inputs: Vec<Input> = r.inputs.into_iter().map(input_of).collect();
-    Ok(Job {
+    let ends = r.ends;
+    let job = Job {
         id: r.job,
         spec: Arc::new(spec_of(r.spec)?),
         spec_digest: r.spec_digest,
@@ -143,15 +206,18 @@ pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
         acting_for: r.acting_for,
         idempotency_key: r.idempotency_key,
         created: r.at,
-        ends: r.ends,
+        ends,
         inputs: inputs.into(),
-        state: if waiting_for.is_empty() { JobState::Ready } else { JobState::AwaitingApproval },
-        waiting_for,
+        state: JobState::Ready,
+        gates: Vec::new(),
+        approvals: Vec::new(),
         attempts: Vec::new(),
         closed: None,
         detail: String::new(),
         ended_memberships: Vec::new(),
-    })
+    };
+    // The record says when it ends, also for a job of a daemon that had no longer wait for approval.
+    Ok(Job { ends, ..job.held_by(gates) })
 }
 
 /// The record of one change. A begin has a `decision`, a narrowing change an `ending`.
@@ -163,6 +229,14 @@ pub(super) fn change_record(
     ending: Ending,
 ) -> Event {
     match change.clone() {
+        Change::Approved { request, approvals } => Event::JobApproved {
+            job,
+            request_digest: request,
+            approvals: approvals.iter().map(approval_record).collect(),
+        },
+        Change::ApprovalWithdrawn { gate, by: approver, at, detail } => {
+            Event::JobApprovalWithdrawn { job, gate, approver, at, by, detail, ending }
+        }
         Change::Closed { outcome, at, detail } => Event::JobClosed { job, outcome, at, by, detail, ending },
         Change::AttemptBegan { attempt, key, at, ticket, vouched } => Event::AttemptBegan {
             job,
@@ -207,6 +281,13 @@ pub(super) fn change_record(
 pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
     let none = Ending::default();
     Some(match event {
+        Event::JobApproved { job, request_digest, approvals } => {
+            let approvals = approvals.into_iter().map(approval_of).collect();
+            (job, Change::Approved { request: request_digest, approvals }, none)
+        }
+        Event::JobApprovalWithdrawn { job, gate, approver, at, detail, ending, .. } => {
+            (job, Change::ApprovalWithdrawn { gate, by: approver, at, detail }, ending)
+        }
         Event::JobClosed { job, outcome, at, detail, ending, .. } => {
             (job, Change::Closed { outcome, at, detail }, ending)
         }
@@ -248,6 +329,7 @@ pub(super) fn seq_of(event: &Event) -> Seq {
     Seq(match event {
         Event::EpochBegan(e) => e.seq,
         Event::JobClosed { ending, .. }
+        | Event::JobApprovalWithdrawn { ending, .. }
         | Event::AttemptEnded { ending, .. }
         | Event::MemberAway { ending, .. }
         | Event::MemberLeft { ending, .. }
@@ -263,3 +345,7 @@ pub(super) fn seq_of(event: &Event) -> Seq {
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+#[path = "records_tests.rs"]
+mod tests;

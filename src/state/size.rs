@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::records::{input_record, spec_record};
 use crate::{
-    job::{Change, Job, Spec},
+    job::{Approval, Change, Job, Spec},
     ledger::json_bytes,
     limits,
     name::TenantName,
@@ -14,6 +14,9 @@ use crate::{
 const JOB_BYTES: usize = 1_024 + 2 * limits::TEXT_BYTES_MAX;
 /// Bytes of an attempt besides its key and members.
 const ATTEMPT_BYTES: usize = 512 + limits::TEXT_BYTES_MAX;
+
+/// Bytes of an approval besides its texts and the approver's SPIFFE ID.
+const APPROVAL_BYTES: usize = 256;
 
 /// Bytes of a job that do not change after its creation, mostly its recorded specification.
 pub(super) fn of_creation(job: &Job) -> usize {
@@ -26,12 +29,18 @@ pub(super) fn of_creation(job: &Job) -> usize {
 /// Bytes of a job that had `creation` bytes when it was created.
 pub(super) fn of_job(creation: usize, job: &Job) -> usize {
     let attempts = job.attempts.iter().map(|a| ATTEMPT_BYTES + a.key.len() + a.members.bytes());
-    attempts.fold(creation, usize::saturating_add)
+    attempts.chain(job.approvals.iter().map(of_approval)).fold(creation, usize::saturating_add)
+}
+
+fn of_approval(a: &Approval) -> usize {
+    let texts = [&a.gate, &a.group, &a.reason].map(String::len).iter().sum::<usize>();
+    APPROVAL_BYTES.saturating_add(texts).saturating_add(a.by.as_str().len())
 }
 
 /// Bytes that a change may add to a job.
 pub(super) fn of_change(change: &Change) -> usize {
     match change {
+        Change::Approved { approvals, .. } => approvals.iter().map(of_approval).sum(),
         Change::AttemptBegan { key, .. } => ATTEMPT_BYTES + key.len(),
         Change::MemberJoined { instance, member, .. } => crate::job::member_bytes(instance, member),
         _ => 0,

@@ -13,7 +13,10 @@ use super::{
     locks::{Lock, Locks},
     rebuild::KeyedJob,
     recorded::{BeforeWidening, Recorded, RecordedJob},
-    records::{change_of, change_record, gate_of, gate_record, input_of, input_record, spec_of, spec_record},
+    records::{
+        approval_of, approval_record, change_of, change_record, gate_of, gate_record, input_of, input_record,
+        spec_of, spec_record,
+    },
     size,
 };
 use crate::{
@@ -29,7 +32,7 @@ use crate::{
 
 /// The version of the text. Raise it if the same records produce other bytes than before. A text of an older version is not
 /// compared and not read.
-const FORM: u32 = 3;
+const FORM: u32 = 4;
 
 /// The ledger's writer owns a `Recorded` and applies each record to it.
 impl Fold for Recorded {
@@ -220,7 +223,10 @@ struct JobItem {
     ends: LeaseTime,
     inputs: Vec<ledger::InputRecord>,
     state: JobStateItem,
-    waiting_for: Vec<ledger::GateRecord>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    gates: Vec<ledger::GateRecord>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    approvals: Vec<ledger::ApprovalRecord>,
     attempts: Vec<AttemptItem>,
     closed: Option<LeaseTime>,
     detail: String,
@@ -314,7 +320,8 @@ impl JobItem {
                 JobState::Running => JobStateItem::Running,
                 JobState::Closed(outcome) => JobStateItem::Closed(outcome),
             },
-            waiting_for: job.waiting_for.iter().map(gate_record).collect(),
+            gates: job.gates.iter().map(gate_record).collect(),
+            approvals: job.approvals.iter().map(approval_record).collect(),
             attempts: job.attempts.iter().map(AttemptItem::of).collect(),
             closed: job.closed,
             detail: job.detail.clone(),
@@ -339,7 +346,8 @@ impl JobItem {
                 JobStateItem::Running => JobState::Running,
                 JobStateItem::Closed(outcome) => JobState::Closed(outcome),
             },
-            waiting_for: self.waiting_for.into_iter().map(gate_of).collect(),
+            gates: self.gates.into_iter().map(gate_of).collect(),
+            approvals: self.approvals.into_iter().map(approval_of).collect(),
             attempts: self.attempts.into_iter().map(AttemptItem::attempt).collect(),
             closed: self.closed,
             detail: self.detail,

@@ -11,6 +11,7 @@ mod guarded;
 mod harness;
 
 mod accounting;
+mod approvals;
 mod audit;
 mod bad_input;
 mod commands;

@@ -219,6 +219,18 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
         }
         "ListPolicies" => done(operators.list_policies(v1::ListPoliciesRequest {}).await),
         "WhoAmI" => done(operators.who_am_i(v1::WhoAmIRequest {}).await),
+        "ListApprovals" => done(client.approvals().list_approvals(v1::ListApprovalsRequest::default()).await),
+        // The target has no gate: STATE_CONFLICT is the answer to those who may approve.
+        "Approve" => {
+            let request_digest = format!("sha256:{}", "00".repeat(32));
+            let request = v1::ApproveRequest { job, request_digest, gates: Vec::new(), reason };
+            done(client.approvals().approve(request).await)
+        }
+        "Reject" => done(client.approvals().reject(v1::RejectRequest { job, reason }).await),
+        "WithdrawApproval" => {
+            let request = v1::WithdrawApprovalRequest { job, gate: String::new(), reason };
+            done(client.approvals().withdraw_approval(request).await)
+        }
         "Introspect" => {
             let request = v1::IntrospectRequest {
                 token: t.token.clone(),
@@ -306,7 +318,7 @@ async fn each_call_succeeds_only_for_callers_in_the_matrix() {
     let mut seen = String::new();
     let mut turn = 0;
     for rpc in rpcs() {
-        write!(seen, "{rpc:<16}").unwrap();
+        write!(seen, "{rpc:<17}").unwrap();
         for (column, client) in &callers {
             turn += 1;
             let (t, kept) = target(&world, &launcher, turn).await;
@@ -322,7 +334,7 @@ async fn each_call_succeeds_only_for_callers_in_the_matrix() {
         seen.truncate(seen.trim_end().len());
         seen.push('\n');
     }
-    let mut head = format!("{:<16}", "");
+    let mut head = format!("{:<17}", "");
     for (column, _) in CALLERS {
         write!(head, "{column:<10}").unwrap();
     }
@@ -376,6 +388,9 @@ async fn an_absent_and_a_foreign_thing_get_the_same_answer() {
         "Lock",
         "Unlock",
         "VerifyClean",
+        "Approve",
+        "Reject",
+        "WithdrawApproval",
     ];
     // Each call is in one list: about one thing, by a name, or about nothing that a tenant has. A new call must be added to one.
     let named: BTreeSet<String> =

@@ -87,6 +87,7 @@ async fn a_job_goes_through_24_rotations_with_one_member_and_no_failed_renewal()
         what: JoinTarget::New(spec.job),
         attempt_key: None,
         supersede: false,
+        approval_wait: None,
         instance: None,
         ticket: None,
         settings: spec.run,

@@ -60,6 +60,10 @@ impl Calls {
         Calls::new(self.connector.clone(), self.clock.clone())
     }
 
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
     pub(crate) fn jobs(&self) -> JobServiceClient<Channel> {
         JobServiceClient::new(self.channel.clone())
     }

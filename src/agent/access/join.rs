@@ -12,10 +12,10 @@ use super::{
 use crate::{
     agent::messages::MessageSink,
     clock::Wall,
-    limits::{NAME_BYTES_MAX, START_PATIENCE, TEXT_BYTES_MAX, UNDO},
+    limits::{APPROVAL_LOOK, NAME_BYTES_MAX, START_PATIENCE, TEXT_BYTES_MAX, UNDO},
     name::{AttemptNumber, InstanceName, JobId},
     proto::v1,
-    reason::{APPROVALS_ABSENT, MemberStep, Reason, Refusal},
+    reason::{MemberStep, Reason, Refusal},
     secret::{NoRandomness, Secret, SecretText, random_u128},
 };
 
@@ -159,11 +159,23 @@ pub(crate) async fn join_job(
         }
     };
     let id = state.set_job(&job)?;
-    if let Some(refusal) = approval_refusal(&job) {
-        // Keep the job open for its approvers.
-        state.job = None;
-        return Err(refusal.into());
-    }
+    let job = match (approval_refusal(&job), options.approval_wait) {
+        (None, _) => job,
+        (Some(refusal), None) => {
+            // Keep the job open for its approvers.
+            state.job = None;
+            return Err(refusal.into());
+        }
+        (Some(refusal), Some(wait)) => {
+            context.messages.send(&format!("{refusal}: {}", refusal.fact("fix").unwrap_or_default()));
+            let decided = wait_for_approval(&calls, id, wait).await?;
+            if let Some(refusal) = approval_refusal(&decided) {
+                state.job = None;
+                return Err(refusal.into());
+            }
+            decided
+        }
+    };
 
     let (number, ticket) = match &options.what {
         JoinTarget::Attempt(_) => (running_attempt(&job)?, None),
@@ -176,6 +188,10 @@ pub(crate) async fn join_job(
             let number =
                 begun.attempt.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(not_understood)?;
             state.is_own_attempt = options.attempt_key.is_none();
+            if !job.gates.is_empty() {
+                // The time of a job with gates began just now.
+                state.set_job(&get_job(&calls, id).await?)?;
+            }
             (number, Some(SecretText::new(begun.ticket)))
         }
     };
@@ -316,7 +332,34 @@ fn approval_refusal(job: &v1::Job) -> Option<Refusal> {
         let people = format!("{} of {}", gate.approvals_needed, gate.approver_group);
         refusal.with("asks", format!("{people} ({}: {})", gate.id, gate.explanation))
     });
-    Some(refusal.fix(APPROVALS_ABSENT))
+    Some(refusal.fix(format!("someone of these groups runs: leasehold approve {} --reason TEXT", job.id)))
+}
+
+/// Waits until people have decided about a job, at most this long. Returns the job as it is then.
+async fn wait_for_approval(calls: &Calls, id: JobId, wait: Duration) -> Result<v1::Job, Refusal> {
+    let decided = async {
+        loop {
+            // The answer of the stream may be lost with the daemon or the SVID: then ask, and follow again.
+            let job = get_job(calls, id).await?;
+            if job.state() != v1::JobState::AwaitingApproval {
+                return Ok(job);
+            }
+            let request = v1::WatchJobRequest { job: id.to_string() };
+            if let Ok(answer) = calls.new_connection().jobs().watch_job(request).await {
+                let mut stream = answer.into_inner();
+                while let Ok(Some(seen)) = stream.message().await {
+                    if seen.job.is_some_and(|job| job.state() != v1::JobState::AwaitingApproval) {
+                        break;
+                    }
+                }
+            }
+            calls.clock().sleep(APPROVAL_LOOK).await;
+        }
+    };
+    tokio::select! {
+        decided = decided => decided,
+        () = calls.clock().sleep(wait) => get_job(calls, id).await,
+    }
 }
 
 fn random_key() -> Result<String, NoRandomness> {
@@ -383,6 +426,7 @@ mod tests {
             explanation: "tuning a production model".into(),
             approver_group: "model-owners".into(),
             approvals_needed: 2,
+            ..Default::default()
         };
         let mut job = v1::Job { id: "j-1".into(), waiting_for: vec![gate], ..Default::default() };
         job.set_state(v1::JobState::Ready);
@@ -391,7 +435,7 @@ mod tests {
         let refusal = approval_refusal(&job).unwrap();
         assert_eq!(refusal.reason, Reason::ApprovalRequired);
         assert_eq!(refusal.fact("asks"), Some("2 of model-owners (gate-x: tuning a production model)"));
-        assert!(format!("{refusal:?}").contains("no command to approve"), "{refusal:?}");
+        assert!(refusal.fact("fix").unwrap().contains("leasehold approve j-1"), "{refusal:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How a process obtains access: it joins a job and writes the credential files, or undoes what it has created.
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc};
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
 use nix::sys::{prctl, signal::Signal};
 
@@ -38,6 +38,8 @@ pub struct JoinOptions {
     pub attempt_key: Option<String>,
     /// Whether to end another attempt that is still draining.
     pub supersede: bool,
+    /// How long to wait if people must approve the job. `None` does not wait.
+    pub approval_wait: Option<Duration>,
     /// `None` uses the host's name and the process id.
     pub instance: Option<InstanceName>,
     /// `None` uses the ticket from `BeginAttempt`.

@@ -81,6 +81,7 @@ mod tests {
             what,
             attempt_key: Some("pod-1".into()),
             supersede: false,
+            approval_wait: None,
             instance: None,
             ticket: None,
             settings: RunSettings::default(),

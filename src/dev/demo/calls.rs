@@ -14,8 +14,9 @@ use crate::{
         DaemonRefusal,
         convert::duration,
         v1::{
-            self, job_service_client::JobServiceClient, member_service_client::MemberServiceClient,
-            operator_service_client::OperatorServiceClient, verifier_service_client::VerifierServiceClient,
+            self, approval_service_client::ApprovalServiceClient, job_service_client::JobServiceClient,
+            member_service_client::MemberServiceClient, operator_service_client::OperatorServiceClient,
+            verifier_service_client::VerifierServiceClient,
         },
     },
     secret::{Secret, SecretText},
@@ -46,6 +47,10 @@ impl Stage {
 
     pub(super) fn operator_client(&self, role: Role) -> Observed<OperatorServiceClient<Channel>> {
         Ok(OperatorServiceClient::new(self.connector(role)?.channel()))
+    }
+
+    pub(super) fn approval_client(&self) -> Observed<ApprovalServiceClient<Channel>> {
+        Ok(ApprovalServiceClient::new(self.connector(Role::Operator)?.channel()))
     }
 
     pub(super) fn verifier_client(&self) -> Observed<VerifierServiceClient<Channel>> {

@@ -150,18 +150,67 @@ impl Story<'_> {
                 .iter()
                 .map(|g| format!("{} ({} of {})", g.id, g.approvals_needed, g.approver_group))
                 .collect();
-            let mut jobs = self.stage.job_client(Role::Trainer)?;
             match self.stage.join(&job.id, "too-early").await {
                 Err(status) if calls::reason(&status) == "APPROVAL_REQUIRED" => {}
                 Err(status) => return Err(describe(&status)),
                 Ok(_) => return Err("it began without approval".to_owned()),
             }
-            let close = v1::CloseJobRequest { job: job.id, outcome: 0, reason: "only to see".into() };
-            jobs.close_job(close).await.map_err(|s| describe(&s))?;
-            Ok(format!("waits for {}; cannot begin; cancelled", gates.join(", ")))
+            Ok((format!("waits for {}; cannot begin", gates.join(", ")), job))
         }
         .await;
-        self.report("a job on personal data waits for approval", start, seen);
+        match seen {
+            Ok((seen, job)) => {
+                self.report("a job on personal data waits for approval", start, Ok(seen));
+                self.show_approval(job).await;
+            }
+            Err(why) => self.report("a job on personal data waits for approval", start, Err(why)),
+        }
+    }
+
+    /// Approves a job, runs it, and takes the approval back.
+    async fn show_approval(&mut self, job: v1::Job) {
+        let start = Stopwatch::now();
+        let run = async {
+            let mut approvals = self.stage.approval_client()?;
+            let request = v1::ApproveRequest {
+                job: job.id.clone(),
+                request_digest: job.request_digest.clone(),
+                gates: Vec::new(),
+                reason: "the demo".into(),
+            };
+            let answer = approvals.approve(request).await.map_err(|s| describe(&s))?.into_inner();
+            let mut member = self.stage.join(&job.id, "approved").await.map_err(|s| describe(&s))?;
+            let (lease, _) = member.issue(None).await.map_err(|s| describe(&s))?;
+            Ok((format!("approved at {}; {} was issued", answer.gates.join(", "), lease.id), member))
+        }
+        .await;
+        let mut member = match run {
+            Ok((seen, member)) => {
+                self.report("it runs once a person of the group has approved it", start, Ok(seen));
+                member
+            }
+            Err(why) => {
+                return self.report("it runs once a person of the group has approved it", start, Err(why));
+            }
+        };
+        let start = Stopwatch::now();
+        let seen = async {
+            let mut approvals = self.stage.approval_client()?;
+            let request = v1::WithdrawApprovalRequest {
+                job: job.id,
+                gate: String::new(),
+                reason: "the demo has a doubt".into(),
+            };
+            let answer = approvals.withdraw_approval(request).await.map_err(|s| describe(&s))?.into_inner();
+            let ended = answer.ending.unwrap_or_default().behind;
+            match member.issue(None).await {
+                Err(status) if ended > 0 => Ok(format!("{ended} lease ended; {}", describe(&status))),
+                Err(status) => Err(format!("no lease ended; {}", describe(&status))),
+                Ok(_) => Err("it was given access again".to_owned()),
+            }
+        }
+        .await;
+        self.report("its access ends when the approval is taken back", start, seen);
     }
 
     async fn show_credential(&mut self, checks: &Checks<'_>) {

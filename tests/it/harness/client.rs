@@ -1,8 +1,9 @@
 //! An identity on a connection, and what refusals look like from there.
 
 use leasehold::proto::v1::{
-    job_service_client::JobServiceClient, member_service_client::MemberServiceClient,
-    operator_service_client::OperatorServiceClient, verifier_service_client::VerifierServiceClient,
+    approval_service_client::ApprovalServiceClient, job_service_client::JobServiceClient,
+    member_service_client::MemberServiceClient, operator_service_client::OperatorServiceClient,
+    verifier_service_client::VerifierServiceClient,
 };
 use tonic::{Code, Response, Status, transport::Channel};
 use tonic_types::StatusExt;
@@ -32,6 +33,10 @@ impl Client {
 
     pub fn operators(&self) -> OperatorServiceClient<Channel> {
         OperatorServiceClient::new(self.channel.clone())
+    }
+
+    pub fn approvals(&self) -> ApprovalServiceClient<Channel> {
+        ApprovalServiceClient::new(self.channel.clone())
     }
 
     pub fn verifiers(&self) -> VerifierServiceClient<Channel> {

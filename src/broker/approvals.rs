@@ -1,0 +1,314 @@
+//! How people let a job pass its gates, refuse it, and take an approval back.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    access::AccessControl,
+    access_request::{AccessRequest, Overtaken},
+    approved::{check_uninvolved, gate_now, human_of},
+    caller::Caller,
+    context::BrokerContext,
+    decide::Decisions,
+    endings::{EndAnswer, Endings},
+    refusals::{job_not_found, move_refusal, state_refusal},
+    rules::Rules,
+    sweeps::Sweeps,
+};
+use crate::{
+    clock::LeaseTime,
+    job::{Approval, Approver, Change, Close, End, Gate, Illegal, Job},
+    ledger::Actor,
+    limits,
+    name::{Digest, FenceName, HumanName, JobId, PrincipalKind, TenantName},
+    policy::Rpc,
+    reason::{Reason, Refusal},
+    state::request_digest,
+};
+
+/// Bytes of the record of an approval beside its reason.
+const APPROVAL_RECORD_BYTES: usize = 1_024;
+
+/// What a person approves.
+#[derive(Clone, Copy, Debug)]
+pub struct ApproveOrder<'a> {
+    pub job: JobId,
+    /// The digest of the request that the person saw.
+    pub request: Digest,
+    /// Empty: all gates that ask a group of the caller.
+    pub gates: &'a [String],
+    pub reason: &'a str,
+}
+
+/// The answer to an approval.
+#[derive(Debug)]
+pub struct Approved {
+    pub job: Arc<Job>,
+    /// The gates at which the caller has approved, now or before.
+    pub gates: Vec<String>,
+    pub changed: bool,
+}
+
+/// The answer to a withdrawal.
+#[derive(Debug)]
+pub struct Withdrawal {
+    pub end: EndAnswer,
+    /// The gates at which an approval was taken back.
+    pub gates: Vec<String>,
+}
+
+/// A job that waits for people.
+#[derive(Debug)]
+pub struct WaitingJob {
+    pub job: Arc<Job>,
+    pub gates: Vec<WaitingGate>,
+}
+
+/// A gate that lacks people.
+#[derive(Debug)]
+pub struct WaitingGate {
+    pub gate: Gate,
+    pub missing: u32,
+    /// The operators of its group that the caller may know of, as the catalog matches them.
+    pub operators: Vec<String>,
+    /// Whether the caller can approve here.
+    pub needs_me: bool,
+}
+
+/// What approvers do: they let jobs pass the gates of the policy, refuse them, and take approvals back.
+pub struct ApprovalUseCases {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) access: AccessControl,
+    pub(super) decisions: Decisions,
+    pub(super) endings: Endings,
+    pub(super) sweeps: Sweeps,
+}
+
+impl ApprovalUseCases {
+    /// Approves a job. Resolves when the approval is on disk.
+    pub async fn approve(&self, caller: &Caller, order: &ApproveOrder<'_>) -> Result<Approved, Refusal> {
+        self.context.refuse_if_held()?;
+        self.context.state.job(order.job).ok_or_else(job_not_found)?;
+        let request = self.access.access_request(&caller.peer, Rpc::Approve)?;
+        let id = request.caller.id();
+        let human = request.caller.principal.human(id);
+        let mut names = vec![
+            FenceName::job(order.job),
+            FenceName::identity(id.clone()),
+            FenceName::domain(id.trust_domain()),
+        ];
+        names.extend(human.clone().map(FenceName::human));
+        let standing = request.stand(names);
+        let AccessRequest { rules, caller, .. } = &standing.request;
+
+        // Everything below is read after the stand was taken.
+        let job = self.context.state.job(order.job).ok_or_else(job_not_found)?;
+        let gates = self.may_approve(rules, caller, &job, order)?;
+        self.access.charge_operator(caller, Rpc::Approve)?;
+        self.context.rates.charge_bytes(caller, APPROVAL_RECORD_BYTES.saturating_add(order.reason.len()))?;
+        let now = self.context.clock.now().lease;
+        let approver = Approver { by: caller.id(), human: human.as_ref(), reason: order.reason };
+        let decide = |job: &Job| job.approve(approver, &gates, order.request, now);
+        let widened = self.context.state.widen(order.job, caller.actor(), None, decide).await;
+        let widened = widened.map_err(|r| state_refusal(r, move_refusal))?;
+        if widened.changed {
+            let again = standing.look_again("it was being approved", None, |changed| match changed {
+                None => Ok(()),
+                Some((rules, caller)) => self.may_approve(rules, caller, &widened.job, order).map(drop),
+            });
+            if let Err(Overtaken { refusal, detail }) = again {
+                let by = Actor::Daemon(detail.clone());
+                for gate in &gates {
+                    let withdraw = |job: &Job| {
+                        job.withdraw_approval(caller.id(), Some(gate), &detail, now).map(End::Now)
+                    };
+                    // If the job is closed meanwhile, there is nothing to take back.
+                    let _ = self.endings.end_work(order.job, &by, "an approval was withdrawn", withdraw);
+                }
+                return Err(refusal);
+            }
+            metrics::counter!("leasehold_approvals_total").increment(1);
+            tracing::info!(job = %order.job, by = %caller.id(), gates = gates.join(", "), "approved");
+        }
+        Ok(Approved { job: widened.job, gates, changed: widened.changed })
+    }
+
+    /// Checks all that an approval asks of the rules. Returns the gates that it is for.
+    fn may_approve(
+        &self,
+        rules: &Rules,
+        caller: &Caller,
+        job: &Job,
+        order: &ApproveOrder<'_>,
+    ) -> Result<Vec<String>, Refusal> {
+        self.access.authorize_job(caller, Rpc::Approve, job, order.reason)?;
+        let gates = self.gates_of(rules, caller, job, order.gates)?;
+        let request = request_digest(job)
+            .map_err(|_| Refusal::new(Reason::Internal, "the request has no canonical form"))?;
+        if request != order.request {
+            let text = "what you approve is not what the job asks";
+            return Err(Refusal::new(Reason::RequestMismatch, text)
+                .with("yours", order.request.to_string())
+                .with("job", request.to_string())
+                .fix(format!("look at it again: leasehold job show {}", job.id)));
+        }
+        let human = caller.principal.human(caller.id());
+        for gate in &gates {
+            self.decisions.check_approver(rules, job, caller.id(), human.as_ref(), &gate.approver_group)?;
+        }
+        Ok(gates.into_iter().map(|gate| gate.id).collect())
+    }
+
+    /// Returns the gates of a job that ask a group of the caller: those that are wanted, or all.
+    fn gates_of(
+        &self,
+        rules: &Rules,
+        caller: &Caller,
+        job: &Job,
+        wanted: &[String],
+    ) -> Result<Vec<Gate>, Refusal> {
+        if job.gates.is_empty() {
+            return Err(move_refusal(Illegal::NoGates));
+        }
+        if let Some(unknown) = wanted.iter().find(|w| !job.gates.iter().any(|g| g.id == **w)) {
+            let names: Vec<&str> = job.gates.iter().map(|g| g.id.as_str()).collect();
+            return Err(move_refusal(Illegal::NoGate(unknown.clone())).with("gates", names.join(", ")));
+        }
+        let asked = job.gates.iter().filter(|g| wanted.is_empty() || wanted.contains(&g.id));
+        let asked: Vec<Gate> = asked.filter_map(|g| gate_now(rules, job, &g.id)).collect();
+        let groups = &caller.principal.groups;
+        let (mine, others): (Vec<Gate>, Vec<Gate>) =
+            asked.into_iter().partition(|g| groups.contains(&g.approver_group));
+        if mine.is_empty() || (!wanted.is_empty() && !others.is_empty()) {
+            let refusal = Refusal::new(Reason::NotAnApprover, "you are in none of the groups that are asked");
+            let refusal = others
+                .iter()
+                .fold(refusal, |refusal, g| refusal.with("asks", format!("{} ({})", g.approver_group, g.id)));
+            return Err(refusal.fix("have someone of these groups decide: leasehold approvals"));
+        }
+        Ok(mine)
+    }
+
+    /// Closes a job that has not begun, because an approver refuses it. In force when this returns.
+    pub fn reject(&self, caller: &Caller, id: JobId, reason: &str) -> Result<EndAnswer, Refusal> {
+        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
+        self.access.authorize_job(caller, Rpc::Reject, &job, reason)?;
+        let rules = self.context.rules();
+        self.gates_of(&rules, caller, &job, &[])?;
+        let humans: BTreeSet<HumanName> = human_of(&rules, caller.id()).into_iter().collect();
+        check_uninvolved(&rules, &job, caller.id(), &humans)?;
+        self.access.charge_operator(caller, Rpc::Reject)?;
+        let now = self.context.clock.now().lease;
+        let ended = self.endings.end_work(id, &caller.actor(), "rejected", |job| {
+            job.reject(reason, now).map(|close| match close {
+                Close::Now(change) => End::Now(vec![change]),
+                Close::Already => End::Already,
+                Close::Conflict(stands) => End::Conflict(stands),
+            })
+        });
+        let ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
+        tracing::info!(job = %id, by = %caller.id(), reason, "rejected");
+        Ok(self.endings.end_answer(ended))
+    }
+
+    /// Takes the caller's approvals of a job back. In force when this returns.
+    pub fn withdraw_approval(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        gate: Option<&str>,
+        reason: &str,
+    ) -> Result<Withdrawal, Refusal> {
+        let job = self.context.state.job(id).ok_or_else(job_not_found)?;
+        self.access.authorize_job(caller, Rpc::WithdrawApproval, &job, reason)?;
+        self.access.charge_operator(caller, Rpc::WithdrawApproval)?;
+        let now = self.context.clock.now().lease;
+        let mut gates = Vec::new();
+        let ended = self.endings.end_work(id, &caller.actor(), "its approval was withdrawn", |job| {
+            let changes = job.withdraw_approval(caller.id(), gate, reason, now)?;
+            gates = changes
+                .iter()
+                .filter_map(|change| match change {
+                    Change::ApprovalWithdrawn { gate, .. } => Some(gate.clone()),
+                    _ => None,
+                })
+                .collect();
+            Ok(if changes.is_empty() { End::Already } else { End::Now(changes) })
+        });
+        let mut ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
+        if !gates.is_empty() {
+            tracing::warn!(job = %id, by = %caller.id(), gates = gates.join(", "), reason, "approval withdrawn");
+            // The others may have left their group since: then the gate is shut, and what runs on it ends.
+            let behind = self.sweeps.end_unapproved("an approval was withdrawn", |job| job.id == id);
+            ended.done.ending.behind = ended.done.ending.behind.saturating_add(behind);
+        }
+        Ok(Withdrawal { end: self.endings.end_answer(ended), gates })
+    }
+
+    /// The gates of an open job that lack people now.
+    pub fn gates_waiting<'a>(&self, job: &'a Job) -> Vec<&'a Gate> {
+        self.decisions.gates_waiting(job)
+    }
+
+    /// Why an approval does not count now. None if it does.
+    pub fn void_because(&self, job: &Job, approval: &Approval) -> Option<String> {
+        self.decisions.void_because(job, approval)
+    }
+
+    /// Lists the open jobs that wait for people and that the caller may see, newest first, after a position in the order.
+    pub fn list_approvals(
+        &self,
+        caller: &Caller,
+        needs_me: bool,
+        below: Option<(LeaseTime, JobId)>,
+        max: usize,
+    ) -> Result<Vec<WaitingJob>, Refusal> {
+        let everything = self.access.is_for_all_tenants(caller, Rpc::ListApprovals)?;
+        let rules = self.context.rules();
+        let waiting = |job: &Job| -> Vec<WaitingGate> {
+            if job.is_closed() || !(everything || job.spec.tenant == *caller.tenant()) {
+                return Vec::new();
+            }
+            let gates = job.gates.iter().filter_map(|gate| {
+                let missing = self.decisions.missing_people(&rules, job, &gate.id, None);
+                let gate = gate_now(&rules, job, &gate.id).filter(|_| missing > 0)?;
+                let operators = operators_of(&rules, caller, job, &gate, everything);
+                let needs_me = self.can_approve(&rules, caller, job, &gate);
+                Some(WaitingGate { gate, missing, operators, needs_me })
+            });
+            gates.collect()
+        };
+        let is_shown = |gates: &[WaitingGate]| match needs_me {
+            true => gates.iter().any(|gate| gate.needs_me),
+            false => !gates.is_empty(),
+        };
+        let jobs = self.context.state.list(below, max, |job| is_shown(&waiting(job)));
+        Ok(jobs.into_iter().map(|job| WaitingJob { gates: waiting(&job), job }).collect())
+    }
+
+    /// Whether the caller can approve a job at a gate, and has not done so.
+    fn can_approve(&self, rules: &Rules, caller: &Caller, job: &Job, gate: &Gate) -> bool {
+        let human = caller.principal.human(caller.id());
+        let approver = Approver { by: caller.id(), human: human.as_ref(), reason: "" };
+        let gates = std::slice::from_ref(&gate.id);
+        let is_new = job.approve(approver, gates, Digest::ZERO, self.context.clock.now().lease);
+        matches!(is_new, Ok(Some(_)))
+            && self
+                .decisions
+                .check_approver(rules, job, caller.id(), human.as_ref(), &gate.approver_group)
+                .is_ok()
+            && self.access.authorize(caller, Rpc::Approve, Some(&job.spec.tenant), &[], "").is_ok()
+    }
+}
+
+/// Returns the operators who may approve at a gate and whom the caller may know of: those of the caller's tenant, or all.
+fn operators_of(rules: &Rules, caller: &Caller, job: &Job, gate: &Gate, everything: bool) -> Vec<String> {
+    let platform = TenantName::platform();
+    let may = rules.catalog().principals().filter(|p| {
+        p.kind == PrincipalKind::Operator
+            && !p.disabled
+            && p.groups.contains(&gate.approver_group)
+            && (p.tenant == job.spec.tenant || p.tenant == platform)
+            && (everything || p.tenant == *caller.tenant())
+    });
+    may.take(limits::APPROVERS_SHOWN_MAX).map(|p| p.pattern.to_string()).collect()
+}

@@ -1,0 +1,138 @@
+//! The sweep: decides again what open jobs hold, and ends what is no longer allowed.
+
+use std::sync::Arc;
+
+use super::{
+    caller::relations,
+    context::BrokerContext,
+    decide::{Decisions, WorkQuestion, check_pins, work_of},
+    endings::Endings,
+    renew::stands_behind_todays_names,
+    rules::Rules,
+};
+use crate::{
+    job::{Job, MemberState},
+    name::{FenceName, InstanceName, Scope, SpiffeId},
+    policy::{Asker, Call, Phase, Rpc, Verdict},
+    reason::{Reason, Refusal},
+};
+
+/// Ends access that the rules, or the approvals that count, no longer allow.
+#[derive(Clone)]
+pub(super) struct Sweeps {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) decisions: Decisions,
+    pub(super) endings: Endings,
+}
+
+impl Sweeps {
+    /// Ends the access of the members of these jobs that the rules no longer allow. Returns how many leases that ended.
+    pub(super) fn end_no_longer_allowed(&self, rules: &Rules, jobs: &[Arc<Job>], because: &str) -> u64 {
+        let mut ended = 0u64;
+        for (name, why) in self.no_longer_allowed(rules, jobs) {
+            let why = format!("{because}: {why}");
+            let lowered = self.context.state.lower(&name, &why);
+            ended = ended.saturating_add(lowered.ending.behind);
+            self.endings.sweep(&[name], &why);
+        }
+        ended
+    }
+
+    /// Ends the access that open jobs have by approvals which no longer count. What voided them is in force already. Returns how
+    /// many leases that ended.
+    pub(super) fn end_unapproved(&self, because: &str, concerns: impl Fn(&Job) -> bool) -> u64 {
+        let concerned = || {
+            let mut jobs = self.context.state.open_jobs();
+            jobs.retain(|job| !job.approvals.is_empty() && job.has_begun() && concerns(job));
+            jobs
+        };
+        if concerned().is_empty() {
+            return 0;
+        }
+        // A request that counted such an approval looks at the revision before it answers, and starts over.
+        self.context.fences.raise_revision();
+        self.end_no_longer_allowed(&self.context.rules(), &concerned(), because)
+    }
+
+    /// Returns the fence of each member of these jobs that the rules no longer allow, with the reason.
+    pub(super) fn no_longer_allowed(&self, rules: &Rules, jobs: &[Arc<Job>]) -> Vec<(FenceName, String)> {
+        let mut names = Vec::new();
+        for job in jobs {
+            let Some(a) = job.current() else { continue };
+            let launched = self.decisions.check_launcher(rules, job).map_err(|r| why(&r));
+            for (instance, id) in joined(job) {
+                let name = FenceName::member(job.id, a.number, instance);
+                let allowed = launched
+                    .clone()
+                    .and_then(|()| self.still_allowed(rules, job, &id).map_err(|r| why(&r)))
+                    .and_then(|()| match self.stand_behind_todays_names(rules, job, &name) {
+                        true => Ok(()),
+                        false => {
+                            Err("the catalog entry of something that the job uses has changed".to_owned())
+                        }
+                    });
+                if let Err(why) = allowed {
+                    names.push((name, why));
+                }
+            }
+        }
+        names
+    }
+
+    /// Whether each lease of this member would have the same fences if it were issued by these rules.
+    fn stand_behind_todays_names(&self, rules: &Rules, job: &Job, member: &FenceName) -> bool {
+        let mut leases = self.context.table.live(Some(member));
+        // Leases with the same facts have the same fences, so it is enough to check one of them.
+        leases.sort_unstable_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.dedup_by_key(|l| Arc::as_ptr(&l.facts));
+        leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
+    }
+
+    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> Result<(), Refusal> {
+        let parts = work_of(rules, &job.spec.read, &job.spec.write);
+        let question = WorkQuestion {
+            rules,
+            asker: Asker::Identity(id),
+            job,
+            attempt: job.attempts.len() as u64,
+            phase: Phase::Running,
+            ttl: self.decisions.ttl_of(job),
+            parts: &parts,
+        };
+        let scopes: Vec<Scope> =
+            job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();
+        let call = Call {
+            caller: id,
+            rpc: Rpc::IssueCredential,
+            tenant: Some(&job.spec.tenant),
+            relations: &relations(id, job),
+            now: self.context.clock.now().wall,
+            reason: "",
+        };
+        check_pins(rules, job, &scopes)?;
+        rules.engine.authorize(&call)?;
+        match self.decisions.judge(question) {
+            Verdict::Allow { .. } => Ok(()),
+            Verdict::Wait { gates, .. } => {
+                let gate = gates.first().map(|gate| gate.id.clone()).unwrap_or_default();
+                Err(Refusal::new(Reason::ApprovalRequired, "people must approve it").with("rule", gate))
+            }
+            Verdict::Deny { refusal, .. } => Err(refusal),
+        }
+    }
+}
+
+/// Returns the rule that refuses, or else the text of the refusal.
+fn why(refusal: &Refusal) -> String {
+    refusal.fact("rule").map_or_else(|| refusal.text.to_string(), str::to_owned)
+}
+
+fn joined(job: &Job) -> Vec<(InstanceName, SpiffeId)> {
+    job.current().map_or_else(Vec::new, |a| {
+        a.members
+            .iter()
+            .filter(|(_, m)| m.state == MemberState::Joined)
+            .map(|(i, m)| (i.clone(), m.spiffe_id.clone()))
+            .collect()
+    })
+}
