@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     catalog::Checks,
-    job::{Job, JobState, MemberState},
+    job::{Attempt, Job, JobState, MemberState},
     limits,
     name::{FenceKind, FenceName},
     policy::Rpc,
@@ -67,7 +67,7 @@ impl OperatorUseCases {
         let mut left = Vec::new();
         // Of the jobs that an identity only takes part in, its own memberships count.
         let is_whole = job_itself_is_behind(rules, job, name);
-        let present = job.current().into_iter().flat_map(|a| a.present());
+        let present = job.current().into_iter().flat_map(Attempt::present);
         for (instance, m) in present.filter(|(_, m)| m.state == MemberState::Joined) {
             if is_whole || identity_is_behind(rules, &m.spiffe_id, name) {
                 let detail = format!("joined to {} as {}", job.id, m.spiffe_id);
