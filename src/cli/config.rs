@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::{Config, DefaultUsed},
-    daemon::{Inspection, inspect},
+    daemon::{Inspection, Look, inspect},
     plain,
 };
 
@@ -94,7 +94,7 @@ fn value(inspection: &Inspection, defaults: &[DefaultUsed]) -> Value {
     });
     let defaults = defaults.iter().map(|d| json!({ "key": d.key, "value": d.value }));
     json!({
-        "good": inspection.looks.iter().all(|look| look.is_ok()),
+        "good": inspection.looks.iter().all(Look::is_ok),
         "paths": looks.collect::<Vec<_>>(), "defaults": defaults.collect::<Vec<_>>(),
     })
 }

@@ -27,7 +27,7 @@ mod start;
 mod telemetry;
 
 pub use failure::StartError;
-pub use inspect::{ConfigFaults, Inspection, inspect};
+pub use inspect::{ConfigFaults, Inspection, Look, inspect};
 pub use open_files::{BoundFrom, allow_open_files};
 pub use start::{Daemon, Stopped};
 pub use telemetry::{init_logging, init_metrics};
