@@ -108,7 +108,7 @@ impl RuleUseCases {
     /// Lists the kept policies.
     pub fn policy_history(&self, caller: &Caller) -> Result<PolicyHistory, Refusal> {
         self.may_change_policy(caller, Rpc::ListPolicies)?;
-        let kept = self.context.kept.get().map(|kept| kept.policies()).unwrap_or_default();
+        let kept = self.context.kept.get().map(KeptRules::policies).unwrap_or_default();
         let (in_force, origin) = (self.context.rules().engine.digest(), self.context.settings.policy.clone());
         Ok(PolicyHistory { in_force, origin, kept })
     }
@@ -239,7 +239,8 @@ impl RuleUseCases {
             let call = Call { caller: caller.id(), rpc, tenant, relations: &[], now, reason: "" };
             wanted.authorize(&call).is_ok()
         };
-        if !may(None) && !(caller.is_only_tenant() && may(Some(caller.tenant()))) {
+        let may_again = may(None) || (caller.is_only_tenant() && may(Some(caller.tenant())));
+        if !may_again {
             change.warnings.push(
                 "this policy does not let you apply another one: the way back is policy.source = \"files\" in the daemon's configuration"
                     .to_owned(),
