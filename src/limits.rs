@@ -413,6 +413,12 @@ pub const CATALOG_MISTAKES_SHOWN_MAX: usize = 1_000;
 pub const CATALOG_MISTAKES_SHOWN_BRIEFLY_MAX: usize = 20;
 /// Questions to the policies in one search for catalog entries without effect: some 0.2 s. Past it, entries count as used.
 pub const POLICY_GAP_QUESTIONS_MAX: usize = 5_000;
+/// The most brackets inside each other in one policy. Cedar reads by recursion.
+pub const POLICY_BRACKETS_MAX: usize = 16;
+/// The most operators in one policy. Each nests one level deeper.
+pub const POLICY_OPERATORS_MAX: usize = 48;
+/// The most attributes in one chain, as in `a.b.c`.
+pub const POLICY_CHAIN_MAX: usize = 32;
 /// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
 pub const POLICIES_MAX: usize = 1_000;
 /// Purposes of one dataset that are tried in a list of who may read it: each is a decision for each entry.

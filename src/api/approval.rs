@@ -1,4 +1,4 @@
-//! The gRPC service ApprovalService.
+//! The gRPC service `ApprovalService`.
 
 use tonic::{Request, Response, Status};
 

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     catalog::Principal,
     job::{Approval, Gate, Job, count_people},
-    name::{FenceName, HumanName, PrincipalKind, SpiffeId, TenantName},
+    name::{FenceName, HumanName, PrincipalKind, SpiffeId, SpiffePattern, TenantName},
     reason::{Reason, Refusal},
 };
 
@@ -147,7 +147,7 @@ pub(super) fn check_uninvolved(
             if is_same(&job.launcher) {
                 return Some(format!("human:{human} launched the job, as {}", job.launcher));
             }
-            let named = members.start.iter().chain(&members.join).filter_map(|p| p.exact());
+            let named = members.start.iter().chain(&members.join).filter_map(SpiffePattern::exact);
             let member = named.into_iter().find(|other| is_same(other));
             member.map(|other| format!("human:{human} has a part in the job, as {other}"))
         })

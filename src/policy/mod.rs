@@ -34,6 +34,7 @@ mod entry_answer;
 mod explain;
 mod fault;
 mod gaps;
+mod nesting;
 mod outcome;
 mod probe;
 mod rpc;

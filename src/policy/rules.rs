@@ -13,6 +13,7 @@ use miette::Diagnostic;
 use super::{
     ApprovalGate, PolicyErrors,
     fault::PolicyFault,
+    nesting,
     source::{self, PolicySource, PolicyText, SCHEMA},
 };
 use crate::{
@@ -114,6 +115,10 @@ impl Reading {
         reason = "Cedar does not export the type of a location"
     )]
     fn file(&mut self, number: usize, text: &PolicyText) {
+        if let Err((at, what)) = nesting::check(&text.text) {
+            self.fault(text, Lines::of(&text.text).at(at), None, what);
+            return;
+        }
         let set = match PolicySet::from_str(&text.text) {
             Ok(set) => set,
             Err(errors) => {

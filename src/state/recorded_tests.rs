@@ -285,7 +285,8 @@ impl DaemonLife {
             (0 | 1, _) | (_, None) => {
                 self.next += 1;
                 // Every second job waits for two people.
-                let job = if self.next % 2 == 0 { job(self.next, now) } else { gated(self.next, now) };
+                let job =
+                    if self.next.is_multiple_of(2) { job(self.next, now) } else { gated(self.next, now) };
                 let new = NewJob { job, decision: decision() };
                 let id = new.job.id;
                 self.known.push(id);

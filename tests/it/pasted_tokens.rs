@@ -102,7 +102,7 @@ fn good(arg: &Arg) -> String {
         return value.get_name().to_owned();
     }
     let names = arg.get_value_names().unwrap_or_default();
-    match (names.first().map(|n| n.as_str()).unwrap_or_default(), arg.get_id().as_str()) {
+    match (names.first().map(clap::builder::Str::as_str).unwrap_or_default(), arg.get_id().as_str()) {
         ("ID", _) | (_, "job") => "j-01jd3m8tzzzzzzzzzzzzzzzzzz",
         ("SPIFFE ID", _) => "spiffe://a.example/w",
         ("ROLE=FROM", _) => "operator=c.pem,c.key",
