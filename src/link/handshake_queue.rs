@@ -20,11 +20,11 @@ use crate::limits;
 pub(super) struct HandshakeQueue {
     handshakes_max: usize,
     waiting_max: usize,
-    state: Mutex<Lines>,
+    state: Mutex<WaitingLines>,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct WaitingLines {
     addresses: HashMap<IpAddr, AddressEntry>,
     handshakes: usize,
     waiting: usize,
@@ -84,12 +84,12 @@ impl HandshakeQueue {
         Ok(HandshakePlace { queue: self.clone(), address, number, phase })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Lines> {
+    fn lock(&self) -> MutexGuard<'_, WaitingLines> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Lines {
+impl WaitingLines {
     fn take_number(&mut self) -> u64 {
         self.next = self.next.saturating_add(1);
         self.next

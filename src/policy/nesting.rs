@@ -5,7 +5,7 @@ use crate::limits::{POLICY_BRACKETS_MAX, POLICY_CHAIN_MAX, POLICY_OPERATORS_MAX}
 
 /// What of one policy is counted. Each of these nests one level deeper.
 #[derive(Default)]
-struct Counts {
+struct NestingCounts {
     /// Brackets that are open now.
     open: usize,
     /// `||`, `&&`, `+`, `-`, `*` and `if`.
@@ -14,7 +14,7 @@ struct Counts {
     chain: usize,
 }
 
-impl Counts {
+impl NestingCounts {
     fn fault(&self) -> Option<String> {
         let too_many = |what: &str, found: usize, most: usize, fix: &str| {
             (found > most).then(|| format!("this policy has more than {most} {what}: {fix}"))
@@ -30,7 +30,7 @@ impl Counts {
 
 /// Checks each policy of a text. The error has the byte offset of the place, and what is wrong.
 pub(super) fn check(text: &str) -> Result<(), (usize, String)> {
-    let mut counts = Counts::default();
+    let mut counts = NestingCounts::default();
     let mut rest = text.char_indices().peekable();
     let mut word = String::new();
     while let Some((at, c)) = rest.next() {
@@ -62,7 +62,7 @@ pub(super) fn check(text: &str) -> Result<(), (usize, String)> {
             }
             ',' | '=' | '<' | '>' | '!' => counts.chain = 0,
             '.' => counts.chain = counts.chain.saturating_add(1),
-            ';' => counts = Counts::default(),
+            ';' => counts = NestingCounts::default(),
             _ => {}
         }
         if let Some(what) = counts.fault() {

@@ -159,23 +159,7 @@ pub(crate) async fn join_job(
         }
     };
     let id = state.set_job(&job)?;
-    let job = match (approval_refusal(&job), options.approval_wait) {
-        (None, _) => job,
-        (Some(refusal), None) => {
-            // Keep the job open for its approvers.
-            state.job = None;
-            return Err(refusal.into());
-        }
-        (Some(refusal), Some(wait)) => {
-            context.messages.send(&format!("{refusal}: {}", refusal.fact("fix").unwrap_or_default()));
-            let decided = wait_for_approval(&calls, id, wait).await?;
-            if let Some(refusal) = approval_refusal(&decided) {
-                state.job = None;
-                return Err(refusal.into());
-            }
-            decided
-        }
-    };
+    let job = wait_at_gates(job, id, options, state, context).await?;
 
     let (number, ticket) = match &options.what {
         JoinTarget::Attempt(_) => (running_attempt(&job)?, None),
@@ -209,6 +193,32 @@ pub(crate) async fn join_job(
     }
     let connected = join_attempt(&session, state, context).await?;
     Ok((session, connected))
+}
+
+/// Returns the job once people have decided, if it waits for them and the options say to wait. Otherwise it stays open for its
+/// approvers, and the refusal names them.
+async fn wait_at_gates(
+    job: v1::Job,
+    id: JobId,
+    options: &JoinOptions,
+    state: &mut JoinState,
+    context: &RunContext,
+) -> Result<v1::Job, RunError> {
+    let Some(refusal) = approval_refusal(&job) else { return Ok(job) };
+    let mut left = Some(refusal);
+    let mut job = job;
+    if let (Some(refusal), Some(wait)) = (&left, options.approval_wait) {
+        context.messages.send(&format!("{refusal}: {}", refusal.fact("fix").unwrap_or_default()));
+        job = wait_for_approval(&state.calls, id, wait).await?;
+        left = approval_refusal(&job);
+    }
+    match left {
+        None => Ok(job),
+        Some(refusal) => {
+            state.job = None;
+            Err(refusal.into())
+        }
+    }
 }
 
 async fn join_attempt(
