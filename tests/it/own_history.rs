@@ -303,9 +303,11 @@ async fn the_command_shows_a_tenant_its_history() {
     let item: Value = serde_json::from_str(command.stdout().lines().next().unwrap()).unwrap();
     assert_eq!((&item["index"], &item["record"]["job"]), (&Value::Null, &worker.job.as_str().into()));
     let follower = world.leasehold(AUDITOR, &[], &["audit", "tail", "--as", "workload"]);
+    let ada = world.client(OPERATOR).await;
     eventually("the new record", async || {
-        world.client(OPERATOR).await.lock(TICKETS).await.unwrap();
-        world.client(OPERATOR).await.unlock(TICKETS).await.unwrap();
+        // The first ones may come before the follower, and the last ones may be past the operator's rate.
+        let _ = ada.lock(TICKETS).await;
+        let _ = ada.unlock(TICKETS).await;
         follower.stdout().contains("lock.lifted")
     })
     .await;
