@@ -29,11 +29,18 @@ pub(super) fn of_spec(
     names.extend(of_identity(rules, launcher));
     names.extend(acting_for.cloned().map(FenceName::human));
     for r in resources {
-        names.push(FenceName::tenant(r.tenant()));
-        names.push(FenceName::resource(r.unversioned()));
-        names.push(FenceName::resource(r));
+        names.extend(of_resource(&r));
     }
     names
+}
+
+/// Returns what a resource depends on: the tenant that owns it, all its versions, and the version itself.
+pub(super) fn of_resource(name: &ResourceName) -> [FenceName; 3] {
+    [
+        FenceName::tenant(name.tenant()),
+        FenceName::resource(name.unversioned()),
+        FenceName::resource(name.clone()),
+    ]
 }
 
 /// Returns what a job depends on, with the job itself and the models that it tunes.

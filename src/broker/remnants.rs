@@ -12,10 +12,10 @@ use crate::{
     catalog::Checks,
     job::{Attempt, Job, JobState, MemberState},
     limits,
-    name::{FenceKind, FenceName},
+    name::{FenceKind, FenceName, SpiffePattern},
     policy::Rpc,
     reason::Refusal,
-    state::LockName,
+    state::{Extent, Lock, LockName},
 };
 
 /// Something that is left.
@@ -44,7 +44,7 @@ pub struct Remnants {
 
 impl OperatorUseCases {
     /// Finds what is left behind a name: live leases, tokens that a server still accepts, joined members, and open jobs that
-    /// can ask again because no lock stops them.
+    /// can ask again because no lock stops them. For an identity, a job that it may start or join counts too.
     pub fn verify_clean(&self, caller: &Caller, name: &LockName) -> Result<Remnants, Refusal> {
         let tenant = self.tenant_of_lock(caller, Rpc::VerifyClean, name, "")?;
         self.access.authorize(caller, Rpc::VerifyClean, tenant.as_ref(), &[], "")?;
@@ -56,8 +56,11 @@ impl OperatorUseCases {
             left.push(Remnant::new("lease", lease.id.to_string(), &detail));
         }
         left.extend(self.late_tokens(&rules, name));
-        for job in self.context.state.open_jobs().iter().filter(|job| job_is_behind(&rules, job, name)) {
-            left.extend(self.left_of_job(&rules, job, name));
+        let locks = self.context.state.locks(None, usize::MAX);
+        for job in self.context.state.open_jobs() {
+            if job_is_behind(&rules, &job, name) || self.is_open_to(&rules, &job, name, &locks) {
+                left.extend(self.left_of_job(&rules, &job, name));
+            }
         }
         let lock = self.lock_over(name).map(|lock| lock.to_string());
         Ok(Remnants { left, lock })
@@ -87,6 +90,20 @@ impl OperatorUseCases {
         left
     }
 
+    /// Whether an identity behind a name may start or join a job, and no lock shuts it out.
+    fn is_open_to(&self, rules: &Rules, job: &Job, name: &LockName, locks: &[Lock]) -> bool {
+        let is_shut_out = |named: &SpiffePattern| match named.exact() {
+            Some(id) => self.access.lock_on_identity(&id).is_some(),
+            None => locks.iter().any(|lock| lock.shuts_out_of(named) == Extent::All),
+        };
+        let members = &job.spec.members;
+        members
+            .start
+            .iter()
+            .chain(&members.join)
+            .any(|named| has_identity_behind(rules, named, name) && !is_shut_out(named))
+    }
+
     /// Returns the ended leases whose tokens a server that only reads `/keys` still accepts.
     fn late_tokens(&self, rules: &Rules, name: &LockName) -> Vec<Remnant> {
         let LockName::Name(fence) = name else { return Vec::new() };
@@ -113,16 +130,46 @@ impl OperatorUseCases {
         if let Some(lock) = self.context.state.lock_named(name) {
             return Some(lock.name);
         }
-        let LockName::Name(name) = name else { return None };
+        let name = match name {
+            LockName::Name(name) => name,
+            // A wider prefix and the trust domain shut out the same identities.
+            LockName::Prefix(prefix) => {
+                let below = below(prefix)?;
+                let mut locks = self.context.state.locks(None, usize::MAX).into_iter();
+                return locks.find(|lock| lock.shuts_out_of(&below) == Extent::All).map(|lock| lock.name);
+            }
+            LockName::Launcher(_) | LockName::Recall(_) => return None,
+        };
         let names: Vec<FenceName> = match name.kind() {
             FenceKind::Identity(id) => names::of_identity(&self.context.rules(), &id),
-            FenceKind::Resource(r) => vec![
-                FenceName::tenant(r.tenant()),
-                FenceName::resource(r.unversioned()),
-                FenceName::resource(r),
-            ],
+            FenceKind::Resource(r) => names::of_resource(&r).into(),
             _ => vec![name.clone()],
         };
         self.context.state.lock_on(names.iter()).map(|lock| lock.name)
     }
+}
+
+/// Whether a pattern in the members of a job matches an identity behind a name.
+fn has_identity_behind(rules: &Rules, named: &SpiffePattern, name: &LockName) -> bool {
+    if let Some(id) = named.exact() {
+        return identity_is_behind(rules, &id, name);
+    }
+    match name {
+        LockName::Name(name) => match name.kind() {
+            FenceKind::Identity(id) => named.matches(&id),
+            FenceKind::Domain(domain) => domain == *named.trust_domain(),
+            _ => false,
+        },
+        // The texts are compared too: the pattern below a prefix leaves out the identities of SPIRE itself.
+        LockName::Prefix(prefix) => {
+            named.to_string().starts_with(prefix.as_str())
+                || below(prefix).is_some_and(|below| below.overlaps(named))
+        }
+        LockName::Launcher(_) | LockName::Recall(_) => false,
+    }
+}
+
+/// Returns the pattern of the identities below a prefix.
+fn below(prefix: &str) -> Option<SpiffePattern> {
+    format!("{prefix}**").parse().ok()
 }

@@ -363,6 +363,35 @@ async fn verify_clean_lists_all_that_is_left() {
     assert_eq!(ada.operators().verify_clean(request).await.unwrap().into_inner().locked_by, TICKETS);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_clean_lists_jobs_that_an_identity_may_join() {
+    let world = World::start().await;
+    let (ada, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
+    let launcher = world.client(LAUNCHER).await;
+    let mut jobs = Vec::new();
+    for (name, join) in [("exact", WORKER), ("pattern", "spiffe://k8s.acme.example/ns/ml/job/*")] {
+        let created = launcher.create(reading(name, join, &[TICKETS]), name).await.unwrap();
+        jobs.push(format!("job {}", created.into_inner().job.unwrap().id));
+    }
+    let pattern = jobs[1].clone();
+    jobs.sort();
+    let sorted = |mut left: Vec<String>| {
+        left.sort();
+        left
+    };
+    let worker = format!("identity:{WORKER}");
+    let prefix = "identity-prefix:spiffe://k8s.acme.example/ns/ml/job/";
+    assert_eq!(sorted(ada.left(&worker).await), jobs);
+    assert_eq!(sorted(platform.left(prefix).await), jobs);
+    assert_eq!(ada.left(&format!("identity:{OTHER_WORKER}")).await, [pattern.clone()]);
+    // A lock on the one identity that a job names keeps that job shut. A pattern stays open to others.
+    ada.lock(&worker).await.unwrap();
+    assert_eq!(ada.left(&worker).await, [""; 0]);
+    assert_eq!(platform.left(prefix).await, [pattern]);
+    platform.lock("identity-prefix:spiffe://k8s.acme.example/ns/ml/").await.unwrap();
+    assert_eq!(platform.left(prefix).await, [""; 0], "a wider prefix is locked");
+}
+
 /// A server that only reads `/keys` accepts the token of an ended lease for a while: that is not clean.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_clean_counts_tokens_that_are_still_accepted() {
