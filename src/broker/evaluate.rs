@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use super::{access::AccessControl, caller::Caller, context::BrokerContext, decide::Decisions, rules::Rules};
+use super::{
+    access::AccessControl, caller::Caller, context::BrokerContext, decide::Decisions, names, rules::Rules,
+};
 use crate::{
-    catalog::Principal,
+    catalog::{Principal, Resource},
     limits::APPROVERS_SHOWN_MAX,
-    name::{Digest, FenceName, Method, PrincipalKind, ResourceName, SpiffeId, TenantName},
+    name::{Digest, FenceName, Method, PrincipalKind, SpiffeId, TenantName},
     policy::{ApprovalGate, AskedAct, Asker, Bundle, Call, Explain, Phase, Relation, Rpc, Verdict},
     reason::{Reason, Refusal},
 };
@@ -19,10 +21,20 @@ pub struct PolicyQuestion {
     pub identity: Option<SpiffeId>,
     pub purpose: String,
     pub method: Option<Method>,
-    /// The tenant of the job; `None` takes that of the identity.
+    /// The tenant of the job; `None` takes that of the identity, or of the call.
     pub tenant: Option<TenantName>,
     pub ttl: Option<Duration>,
     pub relations: Vec<Relation>,
+}
+
+impl PolicyQuestion {
+    /// The tenant that a call is on, if the act is one. `None` if it is on all tenants.
+    fn tenant_of_call(&self) -> Option<&TenantName> {
+        match &self.act {
+            AskedAct::Call(_, on) => on.as_ref().map(|on| self.tenant.as_ref().unwrap_or(on)),
+            AskedAct::Part(..) => None,
+        }
+    }
 }
 
 /// What was decided.
@@ -71,7 +83,7 @@ impl PolicyUseCases {
         let entry = self.entry_to_ask_about(caller, &rules, identity)?;
         let tenant = q.tenant.as_ref().unwrap_or(&entry.tenant);
         let (reply, by) = match &q.act {
-            AskedAct::Call(rpc, on) => self.evaluate_call(&rules, identity, *rpc, on.as_ref(), q),
+            AskedAct::Call(rpc, _) => self.evaluate_call(&rules, identity, *rpc, q),
             AskedAct::Part(action, on) => {
                 let parts = [(*action, on.clone())];
                 let approved = BTreeSet::new();
@@ -107,12 +119,10 @@ impl PolicyUseCases {
         };
         let (reply, by) = match reply {
             PolicyReply::Deny(_) => (reply, by),
-            open => {
-                match self.access.check_unlocked(names(identity, tenant, resource.map(|r| &r.name)).iter()) {
-                    Ok(()) => (open, by),
-                    Err(locked) => (PolicyReply::Deny(locked), Vec::new()),
-                }
-            }
+            open => match self.check_locks(caller, &rules, identity, tenant, resource, q) {
+                Ok(()) => (open, by),
+                Err(locked) => (PolicyReply::Deny(locked), Vec::new()),
+            },
         };
         Ok(PolicyEvaluation {
             rules: rules_shown(caller, &rules, &reply, by),
@@ -143,11 +153,8 @@ impl PolicyUseCases {
             return Ok(caller.principal.clone());
         }
         self.access.authorize(caller, Rpc::EvaluatePolicy, Some(caller.tenant()), &[], "")?;
-        let may_see = |p: &Principal| {
-            p.tenant == *caller.tenant()
-                || self.access.authorize(caller, Rpc::EvaluatePolicy, Some(&p.tenant), &[], "").is_ok()
-        };
-        rules.catalog().principal(identity).filter(|p| may_see(p)).cloned().ok_or_else(|| {
+        let entry = rules.catalog().principal(identity).filter(|p| self.may_ask_about(caller, &p.tenant));
+        entry.cloned().ok_or_else(|| {
             Refusal::new(Reason::PrincipalUnknown, "no catalog entry that you may see matches this identity")
                 .with("asked", identity.to_string())
                 .fix("correct the SPIFFE ID, or ask an operator of its tenant")
@@ -159,46 +166,81 @@ impl PolicyUseCases {
         rules: &Rules,
         identity: &SpiffeId,
         rpc: Rpc,
-        on: Option<&TenantName>,
         q: &PolicyQuestion,
     ) -> (PolicyReply, Vec<String>) {
-        let mut relations = q.relations.clone();
-        // As when a job is created: the caller launches it.
-        if rpc == Rpc::CreateJob {
-            relations.push(Relation::Launcher);
-        }
-        let now = self.context.clock.now().wall;
-        let call = Call { caller: identity, rpc, tenant: on, relations: &relations, now, reason: "asked" };
+        let relations = relations_of(rpc, &q.relations);
+        let (tenant, now) = (q.tenant_of_call(), self.context.clock.now().wall);
+        let call = Call { caller: identity, rpc, tenant, relations: &relations, now, reason: "asked" };
         match rules.engine.authorize_by(&call) {
             Ok(by) => (PolicyReply::Allow, by),
             Err((refusal, by)) => (PolicyReply::Deny(refusal), by),
         }
     }
 
-    fn to_approve(&self, caller: &Caller, rules: &Rules, gate: ApprovalGate) -> GateToApprove {
-        let may_see = |p: &Principal| {
-            p.tenant == *caller.tenant()
-                || self.access.authorize(caller, Rpc::EvaluatePolicy, Some(&p.tenant), &[], "").is_ok()
+    /// Refuses what policy allows if a lock is in the way. A tenant that the caller may not ask about has no locks for it, so
+    /// that it looks like one that does not exist.
+    fn check_locks(
+        &self,
+        caller: &Caller,
+        rules: &Rules,
+        identity: &SpiffeId,
+        tenant: &TenantName,
+        resource: Option<&Resource>,
+        q: &PolicyQuestion,
+    ) -> Result<(), Refusal> {
+        let mut behind = names::of_identity(rules, identity);
+        let tenant = match &q.act {
+            AskedAct::Call(rpc, _) => {
+                if is_launching(*rpc, &q.relations) {
+                    self.decisions.check_launcher_unlocked(identity)?;
+                }
+                q.tenant_of_call().filter(|_| gives_access(*rpc))
+            }
+            AskedAct::Part(..) => Some(tenant),
         };
+        let tenant = tenant.filter(|tenant| self.may_ask_about(caller, tenant));
+        behind.extend(tenant.cloned().map(FenceName::tenant));
+        behind.extend(resource.into_iter().flat_map(|r| names::of_resource(&r.name)));
+        self.access.check_unlocked(behind.iter())
+    }
+
+    /// Whether a caller may ask about the identities and the jobs of a tenant.
+    fn may_ask_about(&self, caller: &Caller, tenant: &TenantName) -> bool {
+        tenant == caller.tenant()
+            || self.access.authorize(caller, Rpc::EvaluatePolicy, Some(tenant), &[], "").is_ok()
+    }
+
+    fn to_approve(&self, caller: &Caller, rules: &Rules, gate: ApprovalGate) -> GateToApprove {
         let members = rules.catalog().principals().filter(|p| p.groups.contains(&gate.approver_group));
-        let approvers = members.filter(|p| !p.disabled && may_see(p)).map(|p| p.pattern.to_string());
+        let approvers = members
+            .filter(|p| !p.disabled && self.may_ask_about(caller, &p.tenant))
+            .map(|p| p.pattern.to_string());
         GateToApprove { approvers: approvers.take(APPROVERS_SHOWN_MAX).collect(), gate }
     }
 }
 
-/// The names whose lock would refuse it.
-fn names(identity: &SpiffeId, tenant: &TenantName, resource: Option<&ResourceName>) -> Vec<FenceName> {
-    let mut names = vec![
-        FenceName::identity(identity.clone()),
-        FenceName::domain(identity.trust_domain()),
-        FenceName::tenant(tenant.clone()),
-    ];
-    if let Some(name) = resource {
-        names.push(FenceName::tenant(name.tenant()));
-        names.push(FenceName::resource(name.unversioned()));
-        names.push(FenceName::resource(name.clone()));
-    }
-    names
+/// Returns the relations that a question about a call is decided with. A caller that creates a job is its launcher.
+pub(super) fn relations_of(rpc: Rpc, asked: &[Relation]) -> Vec<Relation> {
+    let launcher = (rpc == Rpc::CreateJob).then_some(Relation::Launcher);
+    asked.iter().copied().chain(launcher).collect()
+}
+
+/// Whether a call gives access to a job, so that a lock on the job's tenant refuses it.
+pub(super) fn gives_access(rpc: Rpc) -> bool {
+    matches!(
+        rpc,
+        Rpc::CreateJob
+            | Rpc::BeginAttempt
+            | Rpc::JoinAttempt
+            | Rpc::KeepAlive
+            | Rpc::IssueCredential
+            | Rpc::RenewLease
+    )
+}
+
+/// Whether a call gives access to a job that the caller launches, so that a `launcher:` lock on the caller refuses it.
+pub(super) fn is_launching(rpc: Rpc, asked: &[Relation]) -> bool {
+    gives_access(rpc) && relations_of(rpc, asked).contains(&Relation::Launcher)
 }
 
 /// Returns the rules with their explanations. If only operators see what refused, others see none of a denial.

@@ -69,7 +69,7 @@ impl OperatorUseCases {
 }
 
 /// Returns how many of an entry's identities a lock shuts out: by their names, or as the person that they are.
-fn extent(lock: &Lock, p: &Principal) -> Extent {
+pub(super) fn extent(lock: &Lock, p: &Principal) -> Extent {
     match (locked_human(lock), p.human_text()) {
         (None, _) => lock.shuts_out_of(&p.pattern),
         (Some(_), Some("*")) => Extent::Some,

@@ -2,13 +2,20 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{caller::Caller, evaluate::PolicyUseCases, rules::Rules};
+use super::{
+    caller::Caller,
+    evaluate::{PolicyUseCases, gives_access, is_launching, relations_of},
+    lockout::extent,
+    names,
+    rules::Rules,
+};
 use crate::{
     catalog::{Principal, Resource},
     limits::WHO_CAN_PURPOSES_MAX,
-    name::{Action, Method, ResourceName, SpiffePattern, TenantName},
+    name::{Action, FenceKind, FenceName, Method, ResourceName, SpiffePattern, TenantName},
     policy::{AskedAct, Bundle, Call, EntryAnswer, Phase, Relation, Rpc},
     reason::{Reason, Refusal},
+    state::{Extent, Lock, LockName},
 };
 
 /// What is asked of every entry.
@@ -90,8 +97,62 @@ impl PolicyUseCases {
             (AskedAct::Call(rpc, tenant), _) => self.entry_that_may_call(&rules, p, *rpc, tenant.as_ref(), q),
             (AskedAct::Part(..), None) => None,
         });
-        let entries = entries.collect();
-        Ok(WhoCanPage { entries, next, notes: notes(caller, &rules, resource, sees_all, q) })
+        let mut notes = notes(caller, &rules, resource, sees_all, q);
+        let entries = match self.lock_for_all(q, resource) {
+            Some(lock) => {
+                // The lock of another tenant is not named, even if that tenant shares the resource.
+                if sees_all || resource.is_none_or(|r| r.tenant == *caller.tenant()) {
+                    notes.push(format!("no entry may: {}", self.context.locked(&lock).text));
+                }
+                Vec::new()
+            }
+            None => {
+                let wide = self.locks_on_patterns();
+                entries.filter(|found| !self.is_locked(&found.entry, q, &wide)).collect()
+            }
+        };
+        Ok(WhoCanPage { entries, next, notes })
+    }
+
+    /// Returns the lock that refuses it to every entry: on the resource, or on the tenant of a call that gives access.
+    fn lock_for_all(&self, q: &WhoCanQuestion, resource: Option<&Resource>) -> Option<Lock> {
+        let names: Vec<FenceName> = match (&q.act, resource) {
+            (AskedAct::Part(..), Some(r)) => names::of_resource(&r.name).into(),
+            (AskedAct::Call(rpc, Some(tenant)), _) if gives_access(*rpc) => {
+                vec![FenceName::tenant(tenant.clone())]
+            }
+            (AskedAct::Part(..) | AskedAct::Call(..), _) => Vec::new(),
+        };
+        self.context.state.lock_on(names.iter())
+    }
+
+    /// Returns the locks that can shut out all identities of a pattern.
+    fn locks_on_patterns(&self) -> Vec<Lock> {
+        let mut locks = self.context.state.locks(None, usize::MAX);
+        locks.retain(|lock| match &lock.name {
+            LockName::Prefix(_) => true,
+            LockName::Name(name) => matches!(name.kind(), FenceKind::Domain(_) | FenceKind::Human(_)),
+            LockName::Launcher(_) | LockName::Recall(_) => false,
+        });
+        locks
+    }
+
+    /// Whether locks refuse it to all identities of an entry.
+    fn is_locked(&self, entry: &Principal, q: &WhoCanQuestion, wide: &[Lock]) -> bool {
+        let is_shut_out = match entry.pattern.exact() {
+            Some(id) => self.access.lock_on_identity(&id).is_some(),
+            None => wide.iter().any(|lock| extent(lock, entry) == Extent::All),
+        };
+        let is_refused = match &q.act {
+            AskedAct::Part(..) => {
+                self.context.state.lock_on([FenceName::tenant(entry.tenant.clone())].iter()).is_some()
+            }
+            AskedAct::Call(rpc, _) => {
+                let launcher = entry.pattern.exact().filter(|_| is_launching(*rpc, &q.relations));
+                launcher.is_some_and(|id| self.decisions.check_launcher_unlocked(&id).is_err())
+            }
+        };
+        is_shut_out || is_refused
     }
 
     /// Whether an entry may do it in a job, for the purpose of the question or for any that the dataset allows.
@@ -151,10 +212,7 @@ impl PolicyUseCases {
         tenant: Option<&TenantName>,
         q: &WhoCanQuestion,
     ) -> Option<EntryThatCan> {
-        let mut relations = q.relations.clone();
-        if rpc == Rpc::CreateJob {
-            relations.push(Relation::Launcher);
-        }
+        let relations = relations_of(rpc, &q.relations);
         let (caller, now) = (entry.pattern.example(), self.context.clock.now().wall);
         let call = Call { caller: &caller, rpc, tenant, relations: &relations, now, reason: "asked" };
         let EntryAnswer { gates, rules } = rules.engine.entry_may_call(entry, &call)?;

@@ -125,6 +125,34 @@ async fn can_i_counts_a_lock() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn can_i_counts_a_lock_on_a_launcher() {
+    let world = world().await;
+    world.client(OPERATOR).await.lock(&format!("launcher:{LAUNCHER}")).await.unwrap();
+    let questions: [&[&str]; 2] =
+        [&["can-i", "CreateJob"], &["can-i", "BeginAttempt", "--relation", "launcher"]];
+    for args in questions {
+        let (code, out, err) = run(&world, LAUNCHER, args).await;
+        assert!(code == Some(2) && out.contains("locked as a launcher"), "{args:?} {out}{err}");
+        let (code, out, err) = run(&world, NIGHTLY, args).await;
+        assert_eq!(code, Some(0), "{args:?} {out}{err}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn can_i_shows_no_lock_of_another_tenant() {
+    let world = world().await;
+    world.client(PLATFORM).await.lock("tenant:globex").await.unwrap();
+    let ask = async |tenant: &str| {
+        let (code, out, err) = run(&world, LAUNCHER, &["can-i", "CreateJob", "--tenant", tenant]).await;
+        (code, out.replace(tenant, "NAME"), err.replace(tenant, "NAME"))
+    };
+    let foreign = ask("globex").await;
+    assert_eq!(foreign, ask("nosuch").await);
+    assert_eq!(foreign.0, Some(2), "{}{}", foreign.1, foreign.2);
+    assert!(foreign.1.contains("may not call CreateJob"), "{}", foreign.1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn can_i_for_others_is_for_who_oversees_their_tenant() {
     let world = world().await;
     let ask = async |id: &str, whom: &str| {
@@ -179,6 +207,29 @@ async fn who_can_lists_entries_with_their_gates() {
     assert_eq!(ask(LIVE).await, ask("model:acme/nothing@1").await);
     let (code, _, err) = run(&world, WORKER, &["who-can", "finetune", LIVE, "--as", "workload"]).await;
     assert!(code == Some(2) && err.contains("WhoCan"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_can_counts_locks() {
+    let world = World::start().await;
+    let ada = world.client(OPERATOR).await;
+    let list = async |action: &str, resource: &str| {
+        let request = leasehold::proto::v1::WhoCanRequest {
+            action: action.into(),
+            resource: resource.into(),
+            ..Default::default()
+        };
+        let answer = ada.operators().who_can(request).await.unwrap().into_inner();
+        answer.entries.into_iter().map(|e| e.r#match).collect::<Vec<_>>()
+    };
+    assert_eq!(list("CreateJob", "acme").await, [LAUNCHER, NIGHTLY]);
+    ada.lock(&format!("launcher:{LAUNCHER}")).await.unwrap();
+    assert_eq!(list("CreateJob", "acme").await, [NIGHTLY]);
+    ada.lock(&format!("identity:{NIGHTLY}")).await.unwrap();
+    assert_eq!(list("CreateJob", "acme").await, [""; 0]);
+    assert_ne!(list("read_dataset", TICKETS).await, [""; 0]);
+    ada.lock("dataset:acme/tickets").await.unwrap();
+    assert_eq!(list("read_dataset", TICKETS).await, [""; 0]);
 }
 
 #[tokio::test]
