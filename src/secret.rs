@@ -1,6 +1,6 @@
 //! Secrets: bytes that no log, error or `Debug` shows and that are wiped when they are dropped.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, ops::Range};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::{
@@ -138,8 +138,168 @@ const TOKEN_BEGINNINGS: &[(&str, usize)] = &[
     ("ya29.", 10),
 ];
 
-/// Whether a text has the form of a secret: a PEM block of a private key, the token of a well-known system, a URL with a
-/// password.
+/// What signs a URL, in lower case. The prefix of the store is in the name, so no other parameter has it.
+const SIGNATURES: &[&str] =
+    &["x-amz-security-token", "x-amz-signature", "x-goog-signature", "x-oss-signature", "q-signature"];
+
+/// What signs a URL if it is long or one of `SIGNED_WITH` is in the same URL.
+const SHORT_SIGNATURES: &[&str] = &["sig", "signature"];
+
+/// The other parameters of a signed URL, in lower case.
+const SIGNED_WITH: &[&str] = &[
+    "awsaccesskeyid",
+    "expires",
+    "googleaccessid",
+    "key-pair-id",
+    "ossaccesskeyid",
+    "se",
+    "sp",
+    "sr",
+    "ss",
+    "sv",
+];
+
+/// The settings of a connection string that are keys, in lower case.
+const KEY_SETTINGS: &[&str] = &["accountkey", "sharedaccesskey", "sharedaccesssignature"];
+
+/// The settings of a connection string that are passwords. They count if a `;` ends them or one of `STORE_SETTINGS` is in
+/// the same text.
+const PASSWORD_SETTINGS: &[&str] = &["password", "pwd"];
+
+/// The last words of other settings of a connection string, such as `User Id`.
+const STORE_SETTINGS: &[&str] = &[
+    "address", "catalog", "database", "dbname", "driver", "dsn", "endpoint", "host", "id", "server",
+    "source", "ssl", "uid", "user", "username",
+];
+
+/// The schemes of an `Authorization` header whose credential can be used again.
+const SCHEMES: &[&str] = &["basic ", "bearer "];
+
+/// What stands between the words of a message.
+fn is_between(c: char) -> bool {
+    c.is_whitespace() || "`'\"()<>[]{},;\\".contains(c)
+}
+
+/// Whether a text has a URL, or the query of one, that its signature opens for everyone.
+fn has_signed_url(text: &str) -> bool {
+    /// A signature has at least 128 bits.
+    const LONG: usize = 16;
+    text.split(is_between).filter(|word| word.contains(['?', '&'])).any(|word| {
+        let parameters: Vec<_> = word
+            .split(['?', '&', '#'])
+            .filter_map(|one| one.split_once('='))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect();
+        let is_signed_with = parameters.iter().any(|(name, _)| SIGNED_WITH.contains(&name.as_str()));
+        parameters.iter().any(|(name, value)| {
+            let is_signature = SIGNATURES.contains(&name.as_str());
+            let may_be = SHORT_SIGNATURES.contains(&name.as_str()) && (is_signed_with || value.len() >= LONG);
+            !value.is_empty() && (is_signature || may_be)
+        })
+    })
+}
+
+/// Where the secrets are that only the words before them show: in a connection string, in an `Authorization` header.
+fn named_secrets(text: &str) -> Vec<Range<usize>> {
+    let lower = text.to_ascii_lowercase();
+    let mut found = Vec::new();
+    for (at, value) in settings(&lower, KEY_SETTINGS) {
+        found.push(at..setting_end(text, value));
+    }
+    let has_store = !settings(&lower, STORE_SETTINGS).is_empty();
+    for (at, value) in settings(&lower, PASSWORD_SETTINGS) {
+        let end = setting_end(text, value);
+        let is_ended = text.get(end..).is_some_and(|rest| rest.starts_with(';'));
+        // The directory of a shell is in `PWD` too.
+        let is_path = lower.get(at..).is_some_and(|name| name.starts_with("pwd=/"));
+        if (has_store || is_ended) && !is_path {
+            found.push(at..end);
+        }
+    }
+    let headers = lower.match_indices("authorization").map(|(at, name)| at + name.len());
+    let after_name = |at: usize| {
+        let rest = lower.get(at..).unwrap_or_default();
+        lower.len() - rest.trim_start_matches(|c: char| c == ' ' || "=:'\"\\".contains(c)).len()
+    };
+    let is_whole = |at: usize| text.get(at..).is_some_and(|token| !token.contains(char::is_whitespace));
+    let places = headers.map(|at| (after_name(at), false)).chain([(0, true)]);
+    found.extend(places.filter_map(|(at, must_be_whole)| {
+        let token = bearer_token(text, &lower, at)?;
+        (!must_be_whole || is_whole(token.start)).then_some(token)
+    }));
+    found.sort_by_key(|range| range.start);
+    found
+}
+
+/// Finds the settings with these names in a text in lower case. Returns where the name and where the value begins.
+fn settings(lower: &str, names: &[&str]) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    for name in names {
+        for (at, _) in lower.match_indices(name) {
+            let is_in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+            let begins = lower.get(..at).is_some_and(|before| !before.ends_with(is_in_name));
+            let rest = lower.get(at + name.len()..).unwrap_or_default();
+            let value =
+                rest.trim_start_matches(' ').strip_prefix('=').map(|value| value.trim_start_matches(' '));
+            // In the JSON of a log, such a quote ends the field.
+            let ends_field = |value: &str| {
+                let rest = value.strip_prefix('"');
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([',', '}', ']', ':']))
+            };
+            if let Some(value) = value
+                && begins
+                && !ends_field(value)
+                && !value.is_empty()
+                && !value.starts_with([';', '&', ',', '`'])
+            {
+                found.push((at, lower.len() - value.len()));
+            }
+        }
+    }
+    found
+}
+
+/// Where the value of a setting ends: at its closing quote or brace, or else at a `;`, a blank or the quote of the message.
+fn setting_end(text: &str, start: usize) -> usize {
+    let value = text.get(start..).unwrap_or_default();
+    let before = |at: usize| value.get(..at).unwrap_or_default();
+    // In the JSON of a log, a backslash stands before a quote of the value, and none before a quote that ends the field.
+    let is_escaped = |at: usize| (at - before(at).trim_end_matches('\\').len()) % 2 == 1;
+    let quote = if value.starts_with('"') { Some(1) } else { value.starts_with("\\\"").then_some(2) };
+    if let Some(open) = quote {
+        let close = value.get(open..).and_then(|body| body.find('"')).map(|at| open + at);
+        return start
+            + match close {
+                Some(at) if open == 1 || is_escaped(at) => at + 1,
+                Some(at) => at,
+                None => value.len(),
+            };
+    }
+    let stop = value.find(['"', '`', '\n']).unwrap_or(value.len());
+    let head = before(stop);
+    let closing = |close: char| head.get(1..).and_then(|body| body.find(close)).map_or(stop, |at| at + 2);
+    let end = match head.chars().next() {
+        Some('{') => closing('}'),
+        Some('\'') => closing('\''),
+        _ => head.find(';').or_else(|| head.find(|c: char| c.is_whitespace() || c == '\'')).unwrap_or(stop),
+    };
+    start + if end == stop { head.trim_end_matches('\\').len() } else { end }
+}
+
+/// Finds the credential after `Basic` or `Bearer`, which begins at `at`.
+fn bearer_token(text: &str, lower: &str, at: usize) -> Option<Range<usize>> {
+    /// Shorter words are prose.
+    const LEAST: usize = 7;
+    let rest = lower.get(at..)?;
+    let scheme = SCHEMES.iter().find(|scheme| rest.starts_with(**scheme))?;
+    let start = at + scheme.len();
+    let token = text.get(start..)?.split(is_between).next()?;
+    let is_encoded = token.contains(|c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '=');
+    (token.len() >= LEAST && is_encoded).then(|| start..start + token.len())
+}
+
+/// Whether a text has the form of a secret: a PEM block of a private key, the token of a well-known system, a signed URL, a
+/// URL or a connection string with a password, an `Authorization` header.
 pub(crate) fn has_secret_form(text: &str) -> bool {
     let is_token = |(begin, least): &(&str, usize)| {
         text.match_indices(begin).any(|(at, _)| {
@@ -157,6 +317,8 @@ pub(crate) fn has_secret_form(text: &str) -> bool {
     text.contains("-----BEGIN")
         || text.contains("PRIVATE KEY")
         || has_password
+        || has_signed_url(text)
+        || !named_secrets(text).is_empty()
         || TOKEN_BEGINNINGS.iter().any(is_token)
 }
 
@@ -202,14 +364,16 @@ pub(crate) fn withheld(text: &str) -> String {
     format!("({} characters, not shown: they look like a key or a token)", text.chars().count())
 }
 
-/// Replaces each part of a text that looks like a secret: a PEM block, or a word between blanks, quotes and brackets.
+/// Replaces each part of a text that looks like a secret: a password of a connection string, a PEM block, or a word between
+/// blanks, quotes and brackets.
 pub(crate) fn redacted(text: &str) -> Cow<'_, str> {
     if !looks_secret(text) {
         return Cow::Borrowed(text);
     }
     const BEGIN: &str = "-----BEGIN";
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
+    let named = redact_named(text);
+    let mut out = String::with_capacity(named.len());
+    let mut rest = named.as_str();
     while let Some((before, block)) = rest.split_once(BEGIN) {
         redact_words(before, &mut out);
         let end = pem_end(block);
@@ -229,11 +393,34 @@ fn pem_end(block: &str) -> usize {
         let label = at + END.len();
         Some(label + block.get(label..)?.find(DASHES)? + DASHES.len())
     });
-    end.or_else(|| block.find(['`', '\'', '"'])).unwrap_or(block.len())
+    // In JSON, a backslash stands before a quote. It stays with the quote.
+    let quote = || {
+        let before = block.get(..block.find(['`', '\'', '"'])?)?;
+        Some(before.trim_end_matches('\\').len())
+    };
+    end.or_else(quote).unwrap_or(block.len())
+}
+
+/// Replaces the secrets that [`named_secrets`] finds, with the names of their settings.
+fn redact_named(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    for range in named_secrets(text) {
+        // Two of them may overlap: the second is then withheld with the first, or from its end on.
+        let start = range.start.max(done);
+        if let Some(secret) = text.get(start..range.end)
+            && !secret.is_empty()
+        {
+            out.push_str(text.get(done..start).unwrap_or_default());
+            out.push_str(&withheld(secret));
+            done = range.end;
+        }
+    }
+    out.push_str(text.get(done..).unwrap_or_default());
+    out
 }
 
 fn redact_words(text: &str, out: &mut String) {
-    let is_between = |c: char| c.is_whitespace() || "`'\"()<>[]{},;".contains(c);
     for part in text.split_inclusive(is_between) {
         let word = part.trim_end_matches(is_between);
         match looks_secret(word) {
@@ -299,6 +486,18 @@ mod tests {
             "AKIAIOSFODNN7EXAMPLE",
             "wJalrXUtnFEMI/K7MDENG/bPxRfiCYz9Q2kLpe8T",
             "postgres://ml:hunter2@db.acme.example/features",
+            "https://acme.blob.core.windows.net/data/train?sv=2024-11-04&sp=r&sig=Zm9vYmFy%2Bx%3D",
+            "sv=2024-11-04&ss=b&sig=Zm9vYmFy%2Bx%3D",
+            "https://s3.acme.example/b/k?AWSAccessKeyId=ada&Signature=Zm9v%3D&Expires=1795148000",
+            "https://s3.acme.example/b/k?X-Amz-Expires=60&X-Amz-Signature=4be1c0de",
+            "https://storage.googleapis.com/b/k?X-Goog-Expires=60&X-Goog-Signature=4be1c0de",
+            "AccountName=acme;AccountKey=Zm9vYmFy==;EndpointSuffix=core.windows.net",
+            "Endpoint=sb://acme.example/;SharedAccessKeyName=root;SharedAccessKey=Zm9vYmFy=",
+            "Server=db.acme.example;User Id=ml;Password=hunter2;",
+            "Driver={ODBC Driver 18 for SQL Server};Server=db;UID=ml;PWD={hunter;2}",
+            "host=db.acme.example user=ml password=hunter2",
+            "Authorization: Basic bWw6aHVudGVyMg==",
+            "Authorization: Bearer hunter2-and-more",
             Secret::from_bytes(&sha256(b"a")).unwrap().to_text().expose(),
         ] {
             assert!(looks_secret(secret), "{secret}");
@@ -321,6 +520,12 @@ mod tests {
             "https://leasehold.acme.example:8443/keys?of=ada@acme.example",
             "/data/sk-learn-experiments/hf_datasets_cache_2026/glpat-notes",
             "sha256:4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de is no key",
+            "https://data.acme.example/tickets?version=3&format=parquet&sig=none",
+            "https://docs.acme.example/signature?expires=never#password",
+            "the password of the user is wrong; write password=… in the file",
+            "PWD=/home/ada USER=ada",
+            "authorization: bearer token is missing",
+            "Basic authentication",
         ] {
             assert!(!looks_secret(plain), "{plain}");
             assert_eq!(redacted(plain), plain);
@@ -336,6 +541,32 @@ mod tests {
         assert!(shown.contains("for job j-1: (20 characters"), "{shown}");
         let cut = format!("`{}`: cut", key.get(..60).unwrap());
         assert!(redacted(&cut).ends_with("`: cut"), "{}", redacted(&cut));
+    }
+
+    #[test]
+    fn a_password_is_replaced_and_json_stays_json() {
+        for (password, quoted) in [
+            ("hunter2", "hunter2"),
+            ("hunter2 and more", "\"hunter2 and more\""),
+            ("hunter2;more", "{hunter2;more}"),
+            ("hunter2", "hunter2\""),
+            ("hunter2", "\"hunter2"),
+            ("hunter2\\", "hunter2\\"),
+            ("hunter2", "hunter2;Pwd="),
+            ("hunter2", "hunter2;Pwd=\""),
+            ("hunter2", "hunter2;Pwd={"),
+        ] {
+            let text = format!("Server=db;Uid=ml;Pwd={quoted}");
+            let shown = redacted(&text);
+            assert!(shown.starts_with("Server=db;Uid=ml;(") && !shown.contains(password), "{shown}");
+            let json = serde_json::json!({ "job": "j-1", "reason": text, "target": "x" }).to_string();
+            let read: serde_json::Value = serde_json::from_str(&redacted(&json)).unwrap();
+            assert!(read["job"] == "j-1" && read["target"] == "x", "{read}");
+            assert!(!read.to_string().contains("hunter2"), "{read}");
+        }
+        let json = serde_json::json!({ "reason": "AKIAIOSFODNN7EXAMPLE\"x", "job": "j-1" }).to_string();
+        let read: serde_json::Value = serde_json::from_str(&redacted(&json)).unwrap();
+        assert_eq!(read["job"], "j-1");
     }
 
     #[test]
