@@ -8,9 +8,11 @@ use std::{
 use super::standing::{Inheritance, inheritance};
 use crate::{limits::NAMES_SHOWN_MAX, plain};
 
-/// The variables that the wrapper sets. If they are inherited, they belong to another job.
+/// The variables that the wrapper sets or reads for one job. If they are inherited, they belong to another job or only to the
+/// wrapper.
 const WRAPPER_VARIABLES: &[&str] = &[
     "LEASEHOLD_ATTEMPT",
+    "LEASEHOLD_ATTEMPT_KEY",
     "LEASEHOLD_BUNDLE",
     "LEASEHOLD_CREDENTIALS",
     "LEASEHOLD_DRAIN_FILE",
@@ -20,6 +22,9 @@ const WRAPPER_VARIABLES: &[&str] = &[
     "LEASEHOLD_TOKEN_FILE_READING",
     "LEASEHOLD_TOKEN_FILE_WRITING",
 ];
+
+/// How the names of all variables with token files begin.
+const TOKEN_FILES: &str = "LEASEHOLD_TOKEN_FILE";
 
 /// The variables about which the user has decided.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,11 +58,11 @@ impl ChildEnvironment {
         let mut env = ChildEnvironment { set, ..ChildEnvironment::default() };
         let is_in = |list: &[String], name: &OsStr| list.iter().any(|one| OsStr::new(one) == name);
         for (name, value) in inherited {
-            if WRAPPER_VARIABLES.iter().any(|one| OsStr::new(one) == name) {
+            let text = name.to_string_lossy().into_owned();
+            if WRAPPER_VARIABLES.contains(&text.as_str()) || text.starts_with(TOKEN_FILES) {
                 env.removed.insert(name);
                 continue;
             }
-            let text = name.to_string_lossy().into_owned();
             let fate = match () {
                 () if is_in(choice.scrub, &name) => Inheritance::Removed,
                 () if is_in(choice.keep, &name) => Inheritance::Plain,
@@ -151,8 +156,9 @@ mod tests {
     fn variables_of_an_outer_wrapper_are_removed() {
         let keep = ["LEASEHOLD_JOB".into()];
         let choice = EnvChoice { keep: &keep, scrub: &[] };
-        let env = ChildEnvironment::new(inherited(WRAPPER_VARIABLES), choice, Vec::new());
-        assert_eq!(env.removed.len(), WRAPPER_VARIABLES.len());
+        let stale = [WRAPPER_VARIABLES, &["LEASEHOLD_TOKEN_FILE", "LEASEHOLD_TOKEN_FILE_READING_2"]].concat();
+        let env = ChildEnvironment::new(inherited(&stale), choice, Vec::new());
+        assert_eq!(env.removed, names(&stale));
         assert_eq!(env.notices().next(), None);
     }
 

@@ -5,7 +5,7 @@
 //! | `REMOVED`: a credential for a store of data or models, or its path | does not get it: it would reach data around the lease |
 //! | `KEPT`: a credential that a run needs for something else | gets it, and it is named once |
 //! | by the end of its name, such as `_PASSWORD` or `_SECRET_ACCESS_KEY` | does not get it |
-//! | by its value: a key, a token of a well-known form, a URL with a password | does not get it |
+//! | by its value: a key, a token of a well-known form, a signed URL, a URL or a connection string with a password | does not get it |
 //! | by its value: it may be encoded bytes, such as a token of an unknown form | gets it, and it is named once |
 //!
 //! Upper and lower case are the same. `keep_env` and `scrub` decide before this table.
@@ -63,6 +63,7 @@ const REMOVED: &[&str] = &[
     "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
     "CLOUDSDK_CONFIG",
     "DATABRICKS_CLIENT_SECRET",
+    "DATABRICKS_CONFIG_FILE",
     "DATABRICKS_TOKEN",
     "GOOGLE_APPLICATION_CREDENTIALS",
     "GOOGLE_CREDENTIALS",
@@ -77,6 +78,9 @@ const REMOVED: &[&str] = &[
     "IDENTITY_HEADER",
     "KAGGLE_CONFIG_DIR",
     "KAGGLE_KEY",
+    "KRB5CCNAME",
+    "KRB5_CLIENT_KTNAME",
+    "KRB5_KTNAME",
     "LAKECTL_CREDENTIALS_ACCESS_KEY_ID",
     "LAKECTL_CREDENTIALS_SECRET_ACCESS_KEY",
     "LAKEFS_SECRET_ACCESS_KEY",
@@ -100,7 +104,10 @@ const REMOVED: &[&str] = &[
     "S3_SECRET_ACCESS_KEY",
     "S3_SECRET_KEY",
     "SNOWFLAKE_PASSWORD",
+    "SNOWSQL_PWD",
     "SSHPASS",
+    "ST_KEY",
+    "SWIFT_KEY",
     "VAULT_TOKEN",
 ];
 
@@ -122,7 +129,6 @@ const KEPT: &[&str] = &[
     "GITLAB_TOKEN",
     "HTTPS_PROXY",
     "HTTP_PROXY",
-    "KRB5CCNAME",
     "KUBECONFIG",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
@@ -164,9 +170,12 @@ const REMOVED_ENDS: &[&str] = &[
     "_CONNECTION_STRING",
     "_CREDENTIAL",
     "_CREDENTIALS",
+    "_CREDS",
+    "_KEY_CONTENT",
     "_PASSWD",
     "_PASSWORD",
     "_PRIVATE_KEY",
+    "_PWD",
     "_SAS",
     "_TOKEN",
 ];
@@ -174,11 +183,26 @@ const REMOVED_ENDS: &[&str] = &[
 /// A part of the names of other credentials.
 const REMOVED_PART: &str = "SECRET";
 
+/// How the names of connection strings for Azure begin.
+const REMOVED_BEGINNING: &str = "AZURE_CONN";
+
+/// The directory of the shell, whose name ends like that of a password.
+const SHELL_DIRECTORY: &str = "PWD";
+
+/// The settings of this program that its user sets. None is a credential.
+const SETTINGS: &[&str] = &[
+    "LEASEHOLD_CONFIG",
+    "LEASEHOLD_CONTEXT",
+    "LEASEHOLD_CONTEXTS",
+    "LEASEHOLD_IDENTITY_WAIT",
+    "LEASEHOLD_LOG",
+];
+
 /// Decides about one variable that neither `keep_env` nor `scrub` names.
 pub(super) fn inheritance(name: &str, value: &str) -> Inheritance {
     let name = name.to_ascii_uppercase();
     let is_in = |list: &[&str]| list.binary_search(&name.as_str()).is_ok();
-    if value.is_empty() || is_for_this_program(&name) {
+    if value.is_empty() || is_in(SETTINGS) {
         return Inheritance::Plain;
     }
     if is_in(REMOVED) {
@@ -189,18 +213,14 @@ pub(super) fn inheritance(name: &str, value: &str) -> Inheritance {
         return if counts { Inheritance::Named } else { Inheritance::Plain };
     }
     let whole = format!("_{name}");
-    let is_named_so = name.contains(REMOVED_PART) || REMOVED_ENDS.iter().any(|end| whole.ends_with(end));
+    let ends_so = name != SHELL_DIRECTORY && REMOVED_ENDS.iter().any(|end| whole.ends_with(end));
+    let is_named_so = ends_so || name.contains(REMOVED_PART) || name.starts_with(REMOVED_BEGINNING);
     if is_named_so && !is_word_of_a_model(&whole, value) || has_secret_form(value) {
         return Inheritance::Removed;
     }
     // Environment modules keep their state in encoded bytes.
     let is_state = name.starts_with("_MODULETABLE");
     if looks_secret(value) && !is_state { Inheritance::Named } else { Inheritance::Plain }
-}
-
-/// The wrapper's own settings: none is a credential.
-fn is_for_this_program(name: &str) -> bool {
-    name.starts_with("LEASEHOLD_")
 }
 
 /// Whether a variable such as `PAD_TOKEN` has a word of a tokenizer, `<pad>` or `[CLS]`, or a number.
@@ -231,6 +251,19 @@ mod tests {
             "TOKEN",
             "LAKE_API_KEY",
             "CLIENT_SECRET_FILE",
+            "SNOWSQL_PWD",
+            "WAREHOUSE_PWD",
+            "LAKE_CREDS",
+            "SSL_KEY_CONTENT",
+            "ST_KEY",
+            "SWIFT_KEY",
+            "OS_PASSWORD",
+            "DATABRICKS_CONFIG_FILE",
+            "KRB5_KTNAME",
+            "KRB5CCNAME",
+            "AZURE_CONN",
+            "azure_connstr",
+            "LEASEHOLD_LAKE_TOKEN",
         ] {
             assert_eq!(inheritance(name, "/a/path-or-value"), Inheritance::Removed, "{name}");
         }
@@ -238,6 +271,16 @@ mod tests {
             "postgres://ml:hunter2@db.acme.example/features",
             "AKIAIOSFODNN7EXAMPLE",
             "-----BEGIN PRIVATE KEY-----",
+            "https://acme.blob.core.windows.net/data/train?sv=2024-11-04&sp=r&sig=Zm9vYmFy%2Bx%3D",
+            "https://s3.acme.example/b/k?AWSAccessKeyId=ada&Signature=Zm9v%3D&Expires=1795148000",
+            "https://s3.acme.example/b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=4be1c0de",
+            "https://storage.googleapis.com/b/k?X-Goog-Expires=60&X-Goog-Signature=4be1c0de",
+            "DefaultEndpointsProtocol=https;AccountName=acme;AccountKey=Zm9vYmFy==;",
+            "Endpoint=sb://acme.example/;SharedAccessKeyName=root;SharedAccessKey=Zm9vYmFy=",
+            "Server=db.acme.example;User Id=ml;Password=hunter2;",
+            "Driver={ODBC Driver 18 for SQL Server};Server=db;UID=ml;PWD={hunter;2}",
+            "Authorization: Bearer hunter2-and-more",
+            "Authorization: Basic bWw6aHVudGVyMg==",
         ] {
             assert_eq!(inheritance("WHATEVER", value), Inheritance::Removed, "{value}");
         }
@@ -269,7 +312,11 @@ mod tests {
             ("TOKENIZERS_PARALLELISM", "false"),
             ("DB_PASSWORD", ""),
             ("_ModuleTable001_", "X01vZHVsZVRhYmxlXyA9IHsKTVR2ZXJzaW9uID0gMywKY19yZWJ1aWxkVGltZSA9IGZhbHNl"),
-            ("LEASEHOLD_ATTEMPT_KEY", SECRET),
+            ("LEASEHOLD_CONTEXT", "dev"),
+            ("LEASEHOLD_CONTEXTS", "/home/ada/contexts.toml"),
+            ("PWD", "/home/ada"),
+            ("OLDPWD", "/home/ada/project"),
+            ("DATASET_URL", "https://data.acme.example/tickets?version=3&format=parquet"),
             ("LS_COLORS", "rs=0:di=01;34:ln=01;36:mh=00:pi=40;33:so=01;35:do=01;35"),
         ] {
             assert_eq!(inheritance(name, value), Inheritance::Plain, "{name}");
@@ -278,7 +325,7 @@ mod tests {
 
     #[test]
     fn the_lists_are_sorted_and_have_no_duplicates() {
-        for list in [REMOVED, KEPT, KEPT_IF_SECRET, REMOVED_ENDS] {
+        for list in [REMOVED, KEPT, KEPT_IF_SECRET, REMOVED_ENDS, SETTINGS] {
             assert!(list.is_sorted_by(|a, b| a < b), "{list:?}");
         }
         assert!(KEPT_IF_SECRET.iter().all(|name| KEPT.contains(name)));
