@@ -7,7 +7,11 @@ use std::{
     time::Duration,
 };
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{
+    Parser, Subcommand,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use super::{
     Exit, Failure, Format, Session,
@@ -162,7 +166,7 @@ impl Cli {
             )));
         }
         let parsed = Cli::try_parse_from(&args).map(|cli| Cli { behind, ..cli });
-        parsed.map_err(|e| match e.use_stderr() {
+        parsed.map_err(with_safe_values).map_err(|e| match e.use_stderr() {
             true if wants_json(&args) => {
                 output::note_page(&output::json_line(&usage_failure(&e, &args).to_json()));
                 Exit::Usage
@@ -237,6 +241,37 @@ fn tip(error: &clap::Error, args: &[OsString]) -> Option<&'static str> {
     }
 }
 
+/// Replaces each value that a clap error quotes and must not show as it is.
+///
+/// This happens before the error becomes text: the text of clap leaves escape sequences out and keeps line breaks, so a search
+/// for the value would not find it.
+fn with_safe_values(mut error: clap::Error) -> clap::Error {
+    let changed: Vec<_> =
+        error.context().filter_map(|(kind, value)| safe_value(value).map(|safe| (kind, safe))).collect();
+    if !changed.is_empty() {
+        // Tips quote the value too, in text with colours.
+        error.remove(ContextKind::Suggested);
+    }
+    for (kind, safe) in changed {
+        error.insert(kind, safe);
+    }
+    error
+}
+
+/// Returns what a clap error shows instead of a value. None if the value is safe.
+fn safe_value(value: &ContextValue) -> Option<ContextValue> {
+    let safe = |text: &String| match looks_secret(text) {
+        true => withheld(text),
+        false => plain::line(text).into_owned(),
+    };
+    let shown = match value {
+        ContextValue::String(text) => ContextValue::String(safe(text)),
+        ContextValue::Strings(texts) => ContextValue::Strings(texts.iter().map(safe).collect()),
+        _ => return None,
+    };
+    (shown != *value).then_some(shown)
+}
+
 /// Prints a clap error. If it quotes a secret, or a character that moves the cursor, the text is printed without colours and
 /// with that part replaced. The value may come from a variable too.
 fn print_error(error: &clap::Error, args: &[OsString]) {
@@ -257,10 +292,19 @@ fn without_secrets(text: &str, args: &[OsString]) -> String {
         Some((_, value)) => vec![value.to_owned(), arg.into_owned()],
         None => vec![arg.into_owned()],
     });
-    let text = values.fold(text.to_owned(), |text, value| match looks_secret(&value) {
-        true => text.replace(&value, &withheld(&value)),
-        false if plain::line(&value) != value.as_str() => text.replace(&value, &plain::line(&value)),
-        false => text,
+    let text = values.fold(text.to_owned(), |text, value| {
+        // The text of clap has no escape sequences.
+        let bare = StyledStr::from(value.clone()).to_string();
+        let shown = match looks_secret(&value) || looks_secret(&bare) {
+            true => withheld(&value),
+            false => plain::line(&value).into_owned(),
+        };
+        let must_go =
+            |text: &str| looks_secret(text) || (plain::line(text) != text && !text.trim().is_empty());
+        [value, bare]
+            .iter()
+            .filter(|quoted| must_go(quoted.as_str()))
+            .fold(text, |text, quoted| text.replace(quoted.as_str(), &shown))
     });
     redacted(&text).split('\n').map(plain::line).collect::<Vec<_>>().join("\n")
 }

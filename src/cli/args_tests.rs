@@ -198,18 +198,34 @@ fn a_parse_error_is_json_if_json_was_asked_for() {
 #[test]
 fn no_usage_error_prints_a_token_or_obeys_an_argument() {
     let token = "eyJhbGciOiJFUzI1NiJ9.eyJqdGkiOiJsLTEyMzQ1Njc4OTAifQ.Zm9vYmFyMTIzNDU2Nzg5MGFiY2RlZkdISUpLTE1OTzEyMzQ1";
-    for value in [token, "x\u{202e}\nFAKE", "\u{1b}[31mred"] {
+    let signed = "https://acme.blob.core.windows.net/data?sv=2024-11-04&sig=Zm9vYmFy%2Bx%3D";
+    for value in [
+        token,
+        signed,
+        "x\u{202e}\nFAKE",
+        "\u{1b}[31mred",
+        "x\u{1b}[0m\nFAKE: ok",
+        "--x\u{1b}[0m\nFAKE: ok",
+        "x\u{7}\nFAKE: ok",
+    ] {
+        let attached = format!("-o{value}");
         for line in [
             &["revoke", value, "--reason", "r"][..],
             &["job", "show", value],
+            &["job", "list", attached.as_str()],
+            &["verify-clean", value],
+            &["audit", "tail", "--type", value],
             &["lease", "list", "--behind", value],
             &[value],
         ] {
-            let error = parse(line).unwrap_err();
+            let error = with_safe_values(parse(line).unwrap_err());
+            assert!(!error.render().ansi().to_string().contains(value), "{value:?}");
             let words: Vec<_> = line.iter().map(OsString::from).collect();
             let (shown, json) = (without_secrets(&error.to_string(), &words), usage_failure(&error, &words));
             assert!(!shown.contains(value) && !json.to_json().to_string().contains(token), "{shown}");
             assert!(shown.lines().all(|l| l.chars().all(plain::is_plain)), "{shown:?}");
+            assert!(shown.lines().count() > 1, "lines of our own are lines: {shown}");
+            assert!(shown.lines().all(|l| !l.starts_with("FAKE")), "{shown}");
         }
     }
 }

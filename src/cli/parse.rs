@@ -197,7 +197,9 @@ fn absolute(path: &str) -> Result<PathBuf, String> {
 /// Parses a type of the ledger's records. The error lists all types.
 pub(super) fn record_type(text: &str) -> Result<String, String> {
     match serde_json::from_value::<Event>(serde_json::json!({ "type": text })) {
-        Err(e) if e.to_string().starts_with("unknown variant") => Err(e.to_string()),
+        Err(e) if e.to_string().starts_with("unknown variant") => {
+            Err(plain::message(&e.to_string()).into_owned())
+        }
         // The type is known; only the other fields of a record are missing here.
         _ => Ok(text.to_owned()),
     }
@@ -226,6 +228,7 @@ mod tests {
         assert!(dataset("model:acme/base@1").is_err());
         assert_eq!(record_type("lock.set"), Ok("lock.set".to_owned()));
         assert!(record_type("lock").unwrap_err().contains("`lock.set`"), "it lists all types");
+        assert!(!record_type("x\u{1b}[0m\nFAKE").unwrap_err().contains('\n'));
         let now = Wall(1_795_148_000_000);
         assert_eq!(since("2h").unwrap().wall(now), Wall(1_795_140_800_000));
         assert_eq!(since("2026-11-20T04:13:20Z").unwrap().wall(now), now);
