@@ -36,8 +36,7 @@ The command gets LEASEHOLD_JOB, _ATTEMPT and these, but none with a credential f
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
   LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
-If access is revoked, the files are removed, then the command gets a signal. The exit code is that
-of the command (128+n for signal n), 125 if leasehold fails, 126 or 127 if the command cannot run.
+Revoked access: the files go, then the command gets a signal. Exit code: the command's, 125 to 127.
 
 Examples:
   leasehold run --spec job.toml -- python train.py
