@@ -431,7 +431,9 @@ async fn a_lock_on_operators_is_confirmed_by_their_names() {
             assert!(no.facts["locked out"].contains(wanted), "{name}: {no:?}");
         }
     }
-    lock_out(&platform, "domain:people.acme.example", &["spiffe://people.acme.example/u/*"]).await.unwrap();
+    let people = ["u", "models", "privacy"].map(|group| format!("spiffe://people.acme.example/{group}/*"));
+    let people: Vec<&str> = people.iter().map(String::as_str).collect();
+    lock_out(&platform, "domain:people.acme.example", &people).await.unwrap();
     // A lock on one operator needs no confirmation: it names the operator already.
     lock_out(&platform, "identity:spiffe://people.platform.example/ops/other", &[]).await.unwrap();
 }
@@ -443,7 +445,8 @@ async fn the_break_glass_identity_lifts_every_lock() {
     let domain = "domain:people.platform.example";
     let locks = [domain, "identity-prefix:spiffe://people.platform.example/ops/", "tenant:acme"];
     for name in locks {
-        lock_out(&platform, name, &["spiffe://people.platform.example/ops/*"]).await.ok();
+        let people = ["spiffe://people.platform.example/ops/*", "spiffe://people.platform.example/review/*"];
+        lock_out(&platform, name, &people).await.ok();
     }
     let own = format!("identity:{BREAK_GLASS}");
     refused(platform.unlock(domain).await).is(Code::PermissionDenied, "LOCKED");

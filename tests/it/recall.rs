@@ -383,7 +383,7 @@ async fn verify_clean_lists_jobs_that_an_identity_may_join() {
     let prefix = "identity-prefix:spiffe://k8s.acme.example/ns/ml/job/";
     assert_eq!(sorted(ada.left(&worker).await), jobs);
     assert_eq!(sorted(platform.left(prefix).await), jobs);
-    assert_eq!(ada.left(&format!("identity:{OTHER_WORKER}")).await, [pattern.clone()]);
+    assert_eq!(ada.left(&format!("identity:{OTHER_WORKER}")).await, std::slice::from_ref(&pattern));
     // A lock on the one identity that a job names keeps that job shut. A pattern stays open to others.
     ada.lock(&worker).await.unwrap();
     assert_eq!(ada.left(&worker).await, [""; 0]);

@@ -151,7 +151,7 @@ fn each_mistake_is_reported_with_what_to_write() {
     for (more, reported) in [
         ("colour = 1", "4: colour is not a key: write one of run, name, tenant"),
         ("tenant = \"Acme\"", "4: tenant: `Acme` is not a tenant name"),
-        ("why = \"\"", "4: why: is empty: write a word"),
+        ("why = \"\"", "4: why: is empty: write a text, or remove the key"),
         ("why = \"a\\u0007\"", "4: why: contains a control character"),
         ("credential_ttl = \"0s\"", "4: credential_ttl: `0s` is out of bounds: write 1s to 15m"),
         ("credential_ttl = \"100y\"", "4: credential_ttl: `100y` is out of bounds"),
