@@ -222,11 +222,14 @@ async fn who_can_counts_locks() {
         let answer = ada.operators().who_can(request).await.unwrap().into_inner();
         answer.entries.into_iter().map(|e| e.r#match).collect::<Vec<_>>()
     };
-    assert_eq!(list("CreateJob", "acme").await, [LAUNCHER, NIGHTLY]);
+    let mut creators = list("CreateJob", "acme").await;
+    assert!([LAUNCHER, NIGHTLY].iter().all(|id| creators.iter().any(|c| c == id)), "{creators:?}");
     ada.lock(&format!("launcher:{LAUNCHER}")).await.unwrap();
-    assert_eq!(list("CreateJob", "acme").await, [NIGHTLY]);
+    creators.retain(|id| id != LAUNCHER);
+    assert_eq!(list("CreateJob", "acme").await, creators);
     ada.lock(&format!("identity:{NIGHTLY}")).await.unwrap();
-    assert_eq!(list("CreateJob", "acme").await, [""; 0]);
+    creators.retain(|id| id != NIGHTLY);
+    assert_eq!(list("CreateJob", "acme").await, creators);
     assert_ne!(list("read_dataset", TICKETS).await, [""; 0]);
     ada.lock("dataset:acme/tickets").await.unwrap();
     assert_eq!(list("read_dataset", TICKETS).await, [""; 0]);
