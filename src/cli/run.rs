@@ -36,7 +36,7 @@ The command gets LEASEHOLD_JOB, _ATTEMPT and these, but none with a credential f
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
   LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
-Revoked access: the files go, then the command gets a signal. Exit code: the command's, 125 to 127.
+If access is revoked, the files go and the command gets a signal. Exit: the command's, or 125-127.
 
 Examples:
   leasehold run --spec job.toml -- python train.py
@@ -45,13 +45,13 @@ Examples:
 pub struct RunArgs {
     #[command(flatten)]
     pub join: JoinArgs,
-    /// Join the attempt that runs already, and begin none: see `job begin --member`
+    /// Join the running attempt, and begin none (see `job begin --member`)
     #[arg(long, requires = "job", conflicts_with = "supersede")]
     pub running: bool,
     /// Where to put the credential files [default: in memory]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// If people must approve the job, wait until they have decided, at most 7 days
+    /// Wait until people have decided on the job, at most 7 days
     #[arg(long)]
     pub wait_approval: bool,
     /// Pass this variable on, though it has a credential. Repeatable
