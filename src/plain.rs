@@ -32,7 +32,7 @@ pub fn json(text: &str) -> Cow<'_, str> {
 
 /// Shows an error or another message as one line, with what looks like a secret withheld.
 ///
-/// Every message that leaves the program goes through here, because people paste tokens and keys where a path, a name or a
+/// Every message that leaves the program goes through here, because people paste tokens and keys in the place of a path, a name or a
 /// command belongs.
 pub fn message(text: &str) -> Cow<'_, str> {
     match redacted(text) {

@@ -231,7 +231,7 @@ fn named_secrets(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Finds the settings with these names in a text in lower case. Returns where the name and where the value begins.
+/// Finds the settings with these names in a text in lower case. Returns the places of the name and of the value.
 fn settings(lower: &str, names: &[&str]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     for name in names {

@@ -154,7 +154,7 @@ fn every_proves_line_names_laws_or_cases() {
         let Some(proves) = proves else { continue };
         for item in proves.split(", ") {
             let is_known = matches!(item.split_once(' '), Some(("law" | "case", id)) if !id.contains(' '));
-            assert!(is_known, "{name}: `{item}` is neither `law 09` nor `case B13`");
+            assert!(is_known, "{name}: `{item}` is not `law 09` or `case B13`");
         }
     }
 }

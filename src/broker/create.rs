@@ -78,13 +78,7 @@ impl JobUseCases {
         let AccessRequest { rules, caller, .. } = &standing.request;
 
         // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
-        self.access.authorize(
-            caller,
-            Rpc::CreateJob,
-            Some(&spec.tenant),
-            &[Relation::Launcher],
-            &spec.why,
-        )?;
+        self.authorize_create(caller, &spec)?;
         if !dry_run && let Some(existing) = self.context.state.by_key(caller.id(), idempotency_key) {
             if existing.spec_digest == digest {
                 return Ok(CreatedJob { job: existing, created: false, decisions: Vec::new() });
@@ -153,6 +147,11 @@ impl JobUseCases {
         }
     }
 
+    fn authorize_create(&self, caller: &Caller, spec: &Spec) -> Result<(), Refusal> {
+        let relations = [Relation::Launcher];
+        self.access.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &relations, &spec.why)
+    }
+
     /// Checks everything that must hold before a job is decided: the caller, the person it acts for, the resources, the locks. Returns
     /// the job's inputs.
     fn may_create(
@@ -162,13 +161,7 @@ impl JobUseCases {
         spec: &Spec,
         names: &[FenceName],
     ) -> Result<Vec<Input>, Refusal> {
-        self.access.authorize(
-            caller,
-            Rpc::CreateJob,
-            Some(&spec.tenant),
-            &[Relation::Launcher],
-            &spec.why,
-        )?;
+        self.authorize_create(caller, spec)?;
         self.decisions.check_launcher_unlocked(caller.id())?;
         self.decisions.may_launch(caller)?;
         check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;

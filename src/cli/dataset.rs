@@ -6,10 +6,11 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::CallKind,
-    confirm::{Confirmed, confirm, would_end},
+    confirm::{confirm, would_end},
     output::{TableCell, fields, note, print, print_line},
     parse, render,
-    wait_durable::{Wait, wait_durable},
+    revoke::EndingArgs,
+    wait_durable::wait_durable,
 };
 use crate::{
     name::{PrincipalKind, ResourceName},
@@ -63,34 +64,7 @@ struct RecallArgs {
     #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
     reason: String,
     #[command(flatten)]
-    large: LargeEndingArgs,
-}
-
-/// The options of commands that end much at once.
-#[derive(Debug, Args)]
-pub(super) struct LargeEndingArgs {
-    /// Count what would end, and change nothing
-    #[arg(long)]
-    pub(super) dry_run: bool,
-    /// Do not ask
-    #[arg(long)]
-    pub(super) yes: bool,
-    /// Do not wait until the record is on disk
-    #[arg(long, conflicts_with = "dry_run")]
-    pub(super) no_wait: bool,
-    /// Allow a name that nothing has yet. Without this, an unknown name is refused as a typing mistake
-    #[arg(long)]
-    pub(super) ahead: bool,
-}
-
-impl LargeEndingArgs {
-    pub(super) fn wait(&self) -> Wait {
-        if self.no_wait || self.dry_run { Wait::No } else { Wait::UntilDurable }
-    }
-
-    pub(super) fn confirmed(&self) -> Confirmed {
-        Confirmed::of_option(self.yes)
-    }
+    large: EndingArgs,
 }
 
 impl DatasetArgs {

@@ -318,7 +318,7 @@ async fn check_connection(connector: &Connector, asked: &mut AskedDaemon, report
                 Some(cause) => format!("{error}: {cause}"),
                 None => error.to_string(),
             };
-            // The same problem with another identity, such as an address where nothing listens, is said once.
+            // The same problem with another identity, such as an address at which nothing listens, is said once.
             if !asked.problems.contains(&why) {
                 report.add_problem(asked.of("connection"), &*why, error.fix());
                 asked.problems.push(why);

@@ -7,9 +7,9 @@ use super::{
     Exit, Failure, Session,
     client::CallKind,
     confirm::{confirm, would_end},
-    dataset::LargeEndingArgs,
     output::{Page, TableCell, columns, fields, note, print},
     parse, render,
+    revoke::EndingArgs,
     wait_durable::wait_durable,
 };
 use crate::{
@@ -78,7 +78,7 @@ struct OffboardArgs {
     #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
     reason: String,
     #[command(flatten)]
-    large: LargeEndingArgs,
+    large: EndingArgs,
     /// Confirm that this locks out these operators, as the refusal names them
     #[arg(long, value_name = "OPERATORS", value_parser = parse::pattern)]
     locks_out: Vec<String>,

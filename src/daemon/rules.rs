@@ -66,7 +66,7 @@ pub(super) fn reloader(config: &Config) -> Reloader {
     Arc::new(move |before| read(&policy, &kept, Some(before)))
 }
 
-/// Returns where to read the policy: from files, or what was applied last. Until something is applied, the files hold.
+/// Returns the source of the policy: the files, or what was applied last. Until something is applied, the files hold.
 fn source(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Result<PolicySource, String> {
     let was_never_applied = matches!(kept.applied(), Ok(None));
     match (policy.source, before) {

@@ -203,7 +203,7 @@ impl DevDeployment {
     ///
     /// # Errors
     ///
-    /// Never: the names are constants that are valid.
+    /// Cannot fail: the names are constants, and valid.
     pub fn id(&self, role: Role) -> Result<SpiffeId, SetupError> {
         Ok(self.authority.id(role.path())?)
     }
@@ -212,7 +212,7 @@ impl DevDeployment {
     ///
     /// # Errors
     ///
-    /// Never: the name is a constant that is valid.
+    /// Cannot fail: the name is a constant, and valid.
     pub fn domain(&self) -> Result<TrustDomain, SetupError> {
         Ok(TRUST_DOMAIN.parse()?)
     }

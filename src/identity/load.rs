@@ -79,7 +79,7 @@ pub enum LoadFault {
         /// Counted from 1.
         number: usize,
     },
-    /// Certificates that arrived as DER cannot be told apart.
+    /// Certificates that arrived as DER cannot be separated.
     #[error("is not a concatenation of DER certificates")]
     NotDer,
     /// The file of an SVID or a bundle is empty, or has only other sections.

@@ -177,7 +177,7 @@ fn command_lines(value: &mut impl FnMut(usize) -> String) -> Vec<(Vec<String>, S
     lines
 }
 
-/// Whether a text has neither the secret in it, nor a character that a terminal obeys.
+/// Whether a text is free of the secret, and of characters that a terminal obeys.
 fn is_safe(said: &str, secret: &str) -> bool {
     let has_secret = !secret.is_empty() && said.contains(secret);
     !has_secret && said.chars().all(|c| c == '\n' || leasehold::internals::plain::is_plain(c))

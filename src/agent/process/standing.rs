@@ -198,7 +198,7 @@ const SETTINGS: &[&str] = &[
     "LEASEHOLD_LOG",
 ];
 
-/// Decides about one variable that neither `keep_env` nor `scrub` names.
+/// Decides about one variable that `keep_env` and `scrub` do not name.
 pub(super) fn inheritance(name: &str, value: &str) -> Inheritance {
     let name = name.to_ascii_uppercase();
     let is_in = |list: &[&str]| list.binary_search(&name.as_str()).is_ok();

@@ -19,7 +19,7 @@ pub enum WorkloadEndpoint {
 /// The fault of the text of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointFault {
-    /// It begins neither with `unix:` nor with `tcp://`.
+    /// It does not begin with `unix:` or `tcp://`.
     #[error("`{0}` has no known scheme: write unix:///PATH or tcp://IP:PORT")]
     Scheme(String),
     /// Two slashes follow `unix:`, so what comes next is a host.
