@@ -11,8 +11,8 @@ export GRPC_VERBOSITY=NONE
 interop=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$interop/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
-# What is installed stays between runs; `work` is new for each.
-kept=$target/interop
+# What is built or installed for a suite stays between runs, also of another checkout; `work` is new for each run.
+kept=${LEASEHOLD_INTEROP_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/leasehold-interop}
 work=
 
 passed=0
@@ -59,8 +59,8 @@ not_run() {
 # Begins the suite NAME: a new folder for this run, removed at the end where all went well.
 begin() {
     suite=$1
-    mkdir -p "$kept"
-    work=$(mktemp -d "$kept/$suite.XXXXXX")
+    mkdir -p "$kept" "$target/interop"
+    work=$(mktemp -d "$target/interop/$suite.XXXXXX")
     trap clean_up EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM

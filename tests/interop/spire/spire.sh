@@ -3,7 +3,7 @@
 spire_version=$(sed -n 's|.*github.com/spiffe/spire v\([0-9.]*\).*|\1|p' "$interop/spire/go.mod")
 
 # Sets `spire` to the folder with spire-server and spire-agent, built where they are not there yet. LEASEHOLD_SPIRE names a folder that
-# has them already, LEASEHOLD_SPIRE_CACHE where they are kept between runs.
+# has them already.
 need_spire() {
     if [ -n "${LEASEHOLD_SPIRE:-}" ]; then
         spire=$LEASEHOLD_SPIRE
@@ -12,7 +12,7 @@ need_spire() {
     fi
     local go wanted from=$SECONDS
     wanted=$(cat "$interop/spire/go.mod" "$interop/spire/go.sum" | sha256sum | cut -c1-12)
-    spire=${LEASEHOLD_SPIRE_CACHE:-$kept}/spire-$spire_version-$wanted
+    spire=$kept/spire-$spire_version-$wanted
     if [ -x "$spire/spire-server" ] && [ -x "$spire/spire-agent" ]; then
         printf 'SPIRE %s: built before\n' "$spire_version"
         return
