@@ -29,14 +29,17 @@ other program. For each claim it prints what was observed and how long that took
 claim was not observed. The story `path` is about one credential: it is refused, issued, checked
 and renewed, a download is cut half way, and access ends in each possible way. The story `jobs` is
 about a job with four members: one is killed and comes back, one is preempted while it saves a
-checkpoint, the job is requeued, and the daemon is killed.
+checkpoint, the job is requeued, and the daemon is killed. The story `governance` is about people: a
+tune of a production model waits, two of its owners approve it, another dataset needs new approvals,
+the tune runs, and a recall of its dataset ends it, also for a daemon that was killed.
 
 Examples:
   leasehold demo
   leasehold demo --story jobs
+  leasehold demo --story governance
   leasehold demo -o json | jq -r '[.ms, .claim] | @tsv'")]
 pub struct DemoArgs {
-    /// The story: path or jobs
+    /// The story: path, jobs or governance
     #[arg(long, value_enum, value_name = "STORY", default_value = "path", hide_possible_values = true)]
     pub story: StoryName,
     /// Keep the folder with the ledger and the logs, and print its path

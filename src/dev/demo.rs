@@ -9,6 +9,8 @@
 //! | `path` | the story of one credential, from its issue on |
 //! | `endings` | all the ways in which its access ends |
 //! | `jobs` | the story of a job with four members |
+//! | `governance` | the story of a tune that people must approve, and of a recall |
+//! | `people` | `People`: who approves in that story, and what is in its catalog |
 //! | `team` | `Team`: the wrappers of one attempt |
 //! | `child` | the command that the wrappers run |
 //! | `daemon` | the process of the daemon |
@@ -19,8 +21,10 @@ mod calls;
 mod child;
 mod daemon;
 mod endings;
+mod governance;
 mod jobs;
 mod path;
+mod people;
 mod story;
 mod team;
 mod watch;
@@ -39,6 +43,8 @@ pub enum StoryName {
     Path,
     /// A job with four members: one dies, one is preempted, all are requeued, the daemon is killed
     Jobs,
+    /// A tune of a production model: people approve it, it runs, and its dataset is recalled
+    Governance,
 }
 
 /// Runs a story. Calls `report` with each claim. Returns whether all of them were observed.
@@ -50,6 +56,7 @@ pub async fn run(
     match name {
         StoryName::Path => path::run(stage, report).await,
         StoryName::Jobs => jobs::run(stage, report).await,
+        StoryName::Governance => governance::run(stage, report).await,
     }
 }
 

@@ -44,6 +44,7 @@ mod rotations;
 mod run;
 mod second_look;
 mod sizes;
+mod stories;
 mod surfaces;
 mod tenants;
 mod workload_api;

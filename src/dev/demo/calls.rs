@@ -8,8 +8,10 @@ use tonic::{Status, transport::Channel};
 
 use super::{Stage, watch::Observed};
 use crate::{
-    dev::{Role, deployment::TENANT},
+    dev::{Authority, Role, deployment::TENANT},
+    identity::{IdentitySource, StaticSource, TrustBundles, X509Svid},
     link::Connector,
+    name::SpiffeId,
     proto::{
         DaemonRefusal,
         convert::duration,
@@ -21,6 +23,9 @@ use crate::{
     },
     secret::{Secret, SecretText},
 };
+
+/// The life of an SVID that is issued for one call of a story.
+const SVID_LIFE: Duration = Duration::from_secs(600);
 
 /// Describes an error of a call.
 pub(super) fn describe(status: &Status) -> String {
@@ -39,6 +44,21 @@ pub(super) fn reason(status: &Status) -> String {
 impl Stage {
     pub(super) fn connector(&self, role: Role) -> Observed<Connector> {
         self.deployment.connector(role, self.clock.clone()).map_err(|e| e.to_string())
+    }
+
+    /// Makes a connector to the daemon with an SVID that is issued for this call.
+    pub(super) fn connector_as(&self, authority: &Authority, id: &SpiffeId) -> Observed<Connector> {
+        let deployment = &self.deployment;
+        let now = self.clock.now().wall;
+        let pem = authority.issue(id, &[], now, SVID_LIFE).map_err(|e| e.to_string())?;
+        let svid = X509Svid::from_pem(pem.cert.as_bytes(), pem.key.as_bytes()).map_err(|e| e.to_string())?;
+        let domain = deployment.domain().map_err(|e| e.to_string())?;
+        let bundles = TrustBundles::empty()
+            .with_pem(domain, "bundle", deployment.authority().bundle().as_bytes(), now)
+            .map_err(|e| e.to_string())?;
+        let source: Arc<dyn IdentitySource> = Arc::new(StaticSource::new(Some(Arc::new(svid)), bundles));
+        let endpoint = self.connector(Role::Trainer)?.endpoint().clone();
+        Ok(Connector::new(source, self.clock.clone(), endpoint))
     }
 
     pub(super) fn job_client(&self, role: Role) -> Observed<JobServiceClient<Channel>> {

@@ -19,8 +19,6 @@ use super::{
 };
 use crate::{
     dev::{Authority, FileClient, Role, Running, deployment::TENANT},
-    identity::{IdentitySource, StaticSource, TrustBundles, X509Svid},
-    link::Connector,
     proto::v1,
     secret::SecretText,
     token::Presenter,
@@ -108,21 +106,7 @@ impl Story<'_> {
         authority: &Authority,
         id: &crate::name::SpiffeId,
     ) -> Observed<Result<v1::ListJobsResponse, tonic::Status>> {
-        let deployment = &self.stage.deployment;
-        let now = self.stage.clock.now().wall;
-        let pem = authority.issue(id, &[], now, Duration::from_secs(600)).map_err(|e| e.to_string())?;
-        let svid = X509Svid::from_pem(pem.cert.as_bytes(), pem.key.as_bytes()).map_err(|e| e.to_string())?;
-        let bundles = TrustBundles::empty()
-            .with_pem(
-                deployment.domain().map_err(|e| e.to_string())?,
-                "bundle",
-                deployment.authority().bundle().as_bytes(),
-                now,
-            )
-            .map_err(|e| e.to_string())?;
-        let source: Arc<dyn IdentitySource> = Arc::new(StaticSource::new(Some(Arc::new(svid)), bundles));
-        let endpoint = self.stage.connector(Role::Trainer)?.endpoint().clone();
-        let connector = Connector::new(source, self.stage.clock.clone(), endpoint);
+        let connector = self.stage.connector_as(authority, id)?;
         let mut jobs = v1::job_service_client::JobServiceClient::new(connector.channel());
         Ok(jobs.list_jobs(v1::ListJobsRequest::default()).await.map(tonic::Response::into_inner))
     }

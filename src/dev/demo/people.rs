@@ -1,0 +1,138 @@
+//! The people of a story, and the catalog entries that they and their model need.
+
+use std::fs;
+
+use tonic::{Status, transport::Channel};
+
+use super::{Stage, watch::Observed};
+use crate::{
+    dev::deployment::TENANT,
+    name::SpiffeId,
+    proto::v1::{
+        self, approval_service_client::ApprovalServiceClient, operator_service_client::OperatorServiceClient,
+    },
+};
+
+/// A person, by the last segment of the SPIFFE ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Person {
+    /// Owns models.
+    Ada,
+    /// Owns models too.
+    Grace,
+    /// Protects data, and owns no model.
+    Dana,
+    /// Operates the platform, and approves nothing.
+    You,
+}
+
+impl Person {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Person::Ada => "ada",
+            Person::Grace => "grace",
+            Person::Dana => "dana",
+            Person::You => "you",
+        }
+    }
+
+    const fn group(self) -> &'static str {
+        match self {
+            Person::Ada | Person::Grace => "model-owners",
+            Person::Dana => "data-protection",
+            Person::You => "platform-operators",
+        }
+    }
+}
+
+/// The production model, the line of its checkpoints, and a second dataset.
+pub(super) const MODEL: &str = "assistant@1";
+pub(super) const LINE: &str = "assistant-tuned";
+pub(super) const OTHER_DATASET: &str = "more@v1";
+
+impl Stage {
+    /// Writes the catalog of the story, before the daemon starts.
+    pub(super) fn write_catalog(&self) -> Observed<()> {
+        let deployment = &self.deployment;
+        let domain = deployment.domain().map_err(|e| e.to_string())?;
+        let mut platform = format!(
+            "[tenant.platform]\ncontact = \"you\"\n\n[[claim]]\ntenant = \"{TENANT}\"\nmatch  = [\"spiffe://{domain}/**\"]\n"
+        );
+        for person in [Person::Ada, Person::Grace, Person::Dana, Person::You] {
+            let (name, group) = (person.name(), person.group());
+            platform.push_str(&format!(
+                "\n[[principal]]\nmatch  = \"spiffe://{domain}/people/{name}\"\nkind   = \"operator\"\nhuman  = \"segment:2\"\ngroups = [\"{group}\"]\n"
+            ));
+        }
+        fs::write(deployment.path("catalog.d/platform.toml"), platform).map_err(|e| e.to_string())?;
+        let file = deployment.path("catalog.d/dev.toml");
+        let catalog = fs::read_to_string(&file).map_err(|e| e.to_string())?;
+        let location = format!("https://localhost:{}", deployment.ports.files);
+        let more = format!(
+            r#"
+[[dataset]]
+name           = "{OTHER_DATASET}"
+location       = "{location}/dataset/{TENANT}/{OTHER_DATASET}/"
+audience       = "spiffe://{domain}/files"
+pin            = "none"
+classification = "internal"
+data_classes   = []
+source_trust   = "curated"
+purposes       = ["trying-out"]
+owner          = "you"
+
+[[model]]
+name        = "{MODEL}"
+location    = "{location}/model/{TENANT}/{MODEL}/"
+audience    = "spiffe://{domain}/files"
+pin         = "none"
+tier        = "production"
+environment = "production"
+risk        = "high"
+tool_access = "none"
+owner       = "model-owners"
+
+[[checkpoint]]
+name     = "{LINE}"
+model    = "{MODEL}"
+location = "{location}/checkpoint/{TENANT}/{LINE}/"
+audience = "spiffe://{domain}/files"
+owner    = "model-owners"
+"#
+        );
+        fs::write(file, catalog + &more).map_err(|e| e.to_string())
+    }
+
+    fn id_of(&self, person: Person) -> Observed<SpiffeId> {
+        let path = format!("/people/{}", person.name());
+        self.deployment.authority().id(&path).map_err(|e| e.to_string())
+    }
+
+    fn channel_of(&self, person: Person) -> Observed<Channel> {
+        let id = self.id_of(person)?;
+        Ok(self.connector_as(self.deployment.authority(), &id)?.channel())
+    }
+
+    /// Makes a client of an operator's calls for a person.
+    pub(super) fn operator_of(&self, person: Person) -> Observed<OperatorServiceClient<Channel>> {
+        Ok(OperatorServiceClient::new(self.channel_of(person)?))
+    }
+
+    /// Approves a job as a person who saw the request with this digest.
+    pub(super) async fn approve_as(
+        &self,
+        person: Person,
+        job: &str,
+        request_digest: &str,
+    ) -> Result<v1::Job, Status> {
+        let channel = self.channel_of(person).map_err(Status::internal)?;
+        let request = v1::ApproveRequest {
+            job: job.to_owned(),
+            request_digest: request_digest.to_owned(),
+            gates: Vec::new(),
+            reason: "reviewed in the demo".into(),
+        };
+        let answer = ApprovalServiceClient::new(channel).approve(request).await?.into_inner();
+        Ok(answer.job.unwrap_or_default())
+    }
+}
