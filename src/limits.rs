@@ -226,6 +226,8 @@ pub const REVISION_RETRIES: u32 = 8;
 /// Bytes of a token. nginx, Apache and gunicorn accept header lines of 8 KiB, and Tomcat accepts 8 KiB for all lines of a
 /// request: half a KiB is left for the others. 64 resources with names of 33 bytes fit.
 pub const TOKEN_BYTES_MAX: usize = 7_680;
+/// Tokens whose signature the daemon, or one verifier, need not check again. Claims take up to 8 KiB: 64 MiB in all.
+pub const VERIFIED_TOKENS_MAX: usize = 8_192;
 /// Bytes by which an identity that joins by a pattern with wildcards may be longer than the pattern: a namespace, a name and
 /// a UID. The tokens of a job are measured with it before anyone joins.
 pub const WILDCARD_BYTES_MAX: usize = 256;

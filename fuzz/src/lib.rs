@@ -379,7 +379,7 @@ fn issued() -> &'static Issued {
         let key_of_tags = key.fence_key(&claims.aud);
         claims.set_fences(std::iter::empty(), &key_of_tags).expect("claims of names");
         let text = token::mint(&key, &claims).expect("a token").expose().to_owned();
-        let keys = key.public();
+        let keys = key.public().clone();
         let jwks: jsonwebtoken::jwk::JwkSet = serde_json::from_str(&keys.to_jwks()).expect("a JWK set");
         let theirs = jsonwebtoken::DecodingKey::from_jwk(&jwks.keys[0]).expect("a key");
         Issued { keys, claims, text, theirs }

@@ -24,7 +24,7 @@ use crate::{
     name::{JobId, LeaseId, SpiffeId, TenantName},
     reason::{Reason, Refusal},
     state::{Lock, LockName, Store},
-    token::SigningKey,
+    token::{SigningKey, VerifiedTokens},
 };
 
 /// What the configuration of the daemon sets.
@@ -72,6 +72,7 @@ pub struct BrokerContext {
     pub(super) ledger: Ledger,
     pub(super) rules: ArcSwap<Rules>,
     pub(super) key: SigningKey,
+    pub(super) verified_tokens: VerifiedTokens,
     pub(super) epoch: u64,
     pub(super) settings: BrokerSettings,
     pub(super) sessions: Sessions,
@@ -113,6 +114,7 @@ impl BrokerContext {
             ledger,
             rules: ArcSwap::from_pointee(rules),
             key,
+            verified_tokens: VerifiedTokens::default(),
             epoch,
             settings,
             sessions: Sessions::default(),

@@ -10,13 +10,13 @@ use crate::{
     name::SpiffeId,
     policy::{Relation, Rpc},
     reason::{Reason, Refusal},
-    token::{Claims, Expected, Presenter, TokenError, check, peek_key_id},
+    token::{Claims, Expected, Presenter, peek_key_id},
 };
 
 /// The answer to an introspection. A token that is not good is an answer, not an error.
 #[derive(Debug)]
 pub enum TokenVerdict {
-    Active { claims: Box<Claims>, lease: Arc<Lease> },
+    Active { claims: Arc<Claims>, lease: Arc<Lease> },
     Inactive { reason: Reason },
 }
 
@@ -30,35 +30,48 @@ impl VerifierUseCases {
         certificate: Option<&[u8; 32]>,
     ) -> Result<TokenVerdict, Refusal> {
         self.access.authorize(caller, Rpc::Introspect, Some(caller.tenant()), &[Relation::Verifier], "")?;
+        Ok(match self.judge_token(caller, token, presenter, certificate) {
+            Ok((claims, lease)) => TokenVerdict::Active { claims, lease },
+            Err(reason) => TokenVerdict::Inactive { reason },
+        })
+    }
+
+    fn judge_token(
+        &self,
+        caller: &Caller,
+        token: &str,
+        presenter: Option<&SpiffeId>,
+        certificate: Option<&[u8; 32]>,
+    ) -> Result<(Arc<Claims>, Arc<Lease>), Reason> {
         let rules = self.context.rules();
-        let now = self.context.clock.now();
-        let keys = self.context.key.public();
-        let mut seen = Reason::TokenAudience;
-        for audience in rules.catalog().audiences_of_verifier(caller.id()) {
-            // The presenter is unknown. Faults of the token itself are reported all the same.
-            let unseen = presenter.is_none() && audience.presenter == catalog::Presenter::Mtls;
-            let shown = match presenter {
+        let catalog = rules.catalog();
+        if catalog.audiences_of_verifier(caller.id()).next().is_none() {
+            return Err(Reason::TokenAudience);
+        }
+        let claims = self
+            .context
+            .verified_tokens
+            .claims(token, self.context.key.public())
+            .map_err(|e| self.reason_of_key(token, e.reason()))?;
+        let audience = catalog
+            .audience(&claims.aud)
+            .filter(|audience| audience.verifiers.contains(caller.id()))
+            .ok_or(Reason::TokenAudience)?;
+        let expected = Expected {
+            issuer: &self.context.settings.issuer,
+            audience: &audience.name,
+            presenter: match presenter {
                 Some(id) => Presenter::Svid { id, x5t_s256: certificate },
                 None => Presenter::Unseen,
-            };
-            let expected = Expected {
-                issuer: &self.context.settings.issuer,
-                audience: &audience.name,
-                presenter: shown,
-            };
-            match check(token, &keys, expected, now.wall) {
-                Ok(_) if unseen => seen = Reason::TokenPresenter,
-                Ok(claims) => {
-                    return Ok(match self.still_good(&claims, now.wall) {
-                        Ok(lease) => TokenVerdict::Active { claims: Box::new(claims), lease },
-                        Err(reason) => TokenVerdict::Inactive { reason },
-                    });
-                }
-                Err(TokenError::Audience(_)) => {}
-                Err(e) => seen = self.reason_of_key(token, e.reason()),
-            }
+            },
+        };
+        let now = self.context.clock.now().wall;
+        expected.accept(&claims, now).map_err(|e| e.reason())?;
+        if presenter.is_none() && audience.presenter == catalog::Presenter::Mtls {
+            return Err(Reason::TokenPresenter);
         }
-        Ok(TokenVerdict::Inactive { reason: seen })
+        let lease = self.still_good(&claims, now)?;
+        Ok((claims, lease))
     }
 
     /// Tells a key of an earlier epoch from a foreign one.

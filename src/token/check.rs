@@ -132,6 +132,29 @@ pub struct Expected<'a> {
     pub presenter: Presenter<'a>,
 }
 
+impl Expected<'_> {
+    /// Checks what a right signature does not prove: that the token is for this audience, now, from this presenter.
+    ///
+    /// # Errors
+    ///
+    /// The first fault, in this order: issuer, audience, time, presenter.
+    pub fn accept(&self, claims: &Claims, now: Wall) -> Result<(), TokenError> {
+        if claims.iss != self.issuer {
+            return Err(TokenError::Issuer);
+        }
+        if claims.aud != *self.audience {
+            return Err(TokenError::Audience(claims.aud.clone()));
+        }
+        if now >= Wall::from_seconds(claims.exp) {
+            return Err(TokenError::Expired(Wall::from_seconds(claims.exp)));
+        }
+        if Wall::from_seconds(claims.nbf.saturating_sub(NOT_BEFORE_LEEWAY_SECONDS)) > now {
+            return Err(TokenError::NotYetValid(Wall::from_seconds(claims.nbf)));
+        }
+        self.presenter.may_present(claims)
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Header {
@@ -167,6 +190,13 @@ fn read_header(part: &str) -> Result<Header, TokenError> {
 ///
 /// The first fault, in this order: form, key, signature, claims, issuer, audience, time, presenter.
 pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> Result<Claims, TokenError> {
+    let (_, claims) = verify(token, keys)?;
+    expected.accept(&claims, now)?;
+    Ok(claims)
+}
+
+/// Checks form, key, signature and claims. Returns the id of the key, and the claims.
+pub(super) fn verify(token: &str, keys: &KeySet) -> Result<(String, Claims), TokenError> {
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::too_long());
     }
@@ -193,23 +223,9 @@ pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> R
     if !claims.has_all_fences() {
         return Err(TokenError::Malformed("its fences are not those of its other claims"));
     }
-
-    if claims.iss != expected.issuer {
-        return Err(TokenError::Issuer);
-    }
-    if claims.aud != *expected.audience {
-        return Err(TokenError::Audience(claims.aud));
-    }
-    if now >= Wall::from_seconds(claims.exp) {
-        return Err(TokenError::Expired(Wall::from_seconds(claims.exp)));
-    }
-    if Wall::from_seconds(claims.nbf.saturating_sub(NOT_BEFORE_LEEWAY_SECONDS)) > now {
-        return Err(TokenError::NotYetValid(Wall::from_seconds(claims.nbf)));
-    }
-    expected.presenter.may_present(&claims)?;
-    Ok(claims)
+    Ok((header.kid, claims))
 }
 
 #[cfg(test)]
 #[path = "check_tests.rs"]
-mod tests;
+pub(super) mod tests;

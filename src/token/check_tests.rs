@@ -38,6 +38,14 @@ fn claims() -> Claims {
     }
 }
 
+/// A token of this key, another one for each number.
+pub(in crate::token) fn minted(key: &SigningKey, number: u64) -> String {
+    let mut claims = Claims { jti: number.to_string(), ..claims() };
+    let others = [FenceName::human("ada".parse().unwrap()), FenceName::epoch()];
+    claims.set_fences(others.iter(), &key.fence_key(&claims.aud)).unwrap();
+    mint(key, &claims).unwrap().expose().to_owned()
+}
+
 struct Case {
     key: SigningKey,
     issuer: String,
@@ -66,7 +74,7 @@ impl Case {
 
     fn check_as(&self, token: &str, presenter: Presenter<'_>, now: Wall) -> Result<Claims, TokenError> {
         let expected = Expected { issuer: &self.issuer, audience: &self.audience, presenter };
-        check(token, &self.key.public(), expected, now)
+        check(token, self.key.public(), expected, now)
     }
 
     fn check(&self, token: &str) -> Result<Claims, TokenError> {
@@ -261,7 +269,7 @@ fn another_library_verifies_the_token_by_published_keys() {
 fn published_keys_read_back_and_others_are_refused() {
     let key = SigningKey::generate(12, 1).unwrap();
     let set = KeySet::from_jwks(&key.public().to_jwks()).unwrap();
-    assert_eq!(set, key.public());
+    assert_eq!(&set, key.public());
     assert_eq!(key.id().epoch(), Some(12));
     let bad = key.public().to_jwks().replace("P-256", "P-384");
     assert!(KeySet::from_jwks(&bad).is_err());

@@ -66,6 +66,7 @@ pub struct SigningKey {
     pair: EcdsaKeyPair,
     random: SystemRandom,
     tag_secret: hmac::Key,
+    public: KeySet,
 }
 
 impl fmt::Debug for SigningKey {
@@ -91,7 +92,9 @@ impl SigningKey {
         let canonical = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
         let thumbprint = URL_SAFE_NO_PAD.encode(sha256(canonical.as_bytes()));
         let tag_secret = hmac::Key::generate(hmac::HMAC_SHA256, &random).map_err(|_| KeyError::Generate)?;
-        Ok(SigningKey { id: KeyId(format!("{epoch}.{n}.{thumbprint}")), pair, random, tag_secret })
+        let id = KeyId(format!("{epoch}.{n}.{thumbprint}"));
+        let public = KeySet { keys: BTreeMap::from([(id.0.clone(), pair.public_key().as_ref().to_vec())]) };
+        Ok(SigningKey { id, pair, random, tag_secret, public })
     }
 
     /// Derives the key of the fence tags of one audience.
@@ -105,8 +108,8 @@ impl SigningKey {
     }
 
     /// The public key, as a set of one.
-    pub fn public(&self) -> KeySet {
-        KeySet { keys: BTreeMap::from([(self.id.0.clone(), self.pair.public_key().as_ref().to_vec())]) }
+    pub fn public(&self) -> &KeySet {
+        &self.public
     }
 
     /// Signs as in RFC 7518 section 3.4: R and S, 32 bytes each.

@@ -24,13 +24,13 @@ pub struct Access(Arc<AccessState>);
 
 struct AccessState {
     feed_state: Arc<FeedState>,
-    claims: Claims,
+    claims: Arc<Claims>,
     /// The version of the feed state at the last check that found no fence lowered.
     seen: AtomicU64,
 }
 
 impl Access {
-    pub(super) fn new(feed_state: Arc<FeedState>, claims: Claims, version: u64) -> Self {
+    pub(super) fn new(feed_state: Arc<FeedState>, claims: Arc<Claims>, version: u64) -> Self {
         Access(Arc::new(AccessState { feed_state, claims, seen: AtomicU64::new(version) }))
     }
 

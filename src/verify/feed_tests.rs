@@ -401,8 +401,8 @@ async fn a_key_that_is_not_known_is_looked_for_once_and_then_refused() {
     soon(|| verifier.state().is_ok()).await;
     assert_eq!(reason(&verifier, token.expose()).await, Reason::TokenKeyUnknown);
     assert_eq!(asked(), 2);
-    let mut both = daemon.key.public();
-    both.extend(rotated.public());
+    let mut both = daemon.key.public().clone();
+    both.extend(rotated.public().clone());
     *daemon.wire.jwks.lock().unwrap() = both.to_jwks();
     live(&daemon.clock, &mut feed, Duration::from_secs(2)).await;
     assert!(check(&verifier, token.expose()).await.is_ok());

@@ -18,7 +18,7 @@ use crate::{
     link::Connector,
     name::{Action, Object, SpiffeId},
     reason::{Reason, Refusal},
-    token::{self, Expected, KeySet, Presenter, peek_key_id},
+    token::{Expected, KeySet, Presenter, VerifiedTokens, peek_key_id},
 };
 
 /// The settings of a verifier.
@@ -40,6 +40,7 @@ pub struct VerifierSettings {
 pub struct Verifier {
     audience: Arc<SpiffeId>,
     feed_state: Arc<FeedState>,
+    verified: Arc<VerifiedTokens>,
     follower: Arc<FollowerTask>,
 }
 
@@ -61,6 +62,7 @@ impl Verifier {
         Verifier {
             audience: Arc::new(audience),
             feed_state,
+            verified: Arc::default(),
             follower: Arc::new(FollowerTask { task, ended, _guard }),
         }
     }
@@ -128,7 +130,8 @@ impl Verifier {
         let (reading, status) = self.read_fresh_feed()?;
         let view = status.view()?;
         let expected = Expected { issuer: &view.issuer, audience: &self.audience, presenter };
-        let claims = token::check(token, &keys, expected, reading.daemon)?;
+        let claims = self.verified.claims(token, &keys)?;
+        expected.accept(&claims, reading.daemon)?;
         status.check(&claims)?;
         if !claims.opens(object, action) {
             return Err(Refusal::new(

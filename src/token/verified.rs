@@ -1,0 +1,170 @@
+//! Tokens whose signature was checked before.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    check::{TokenError, verify},
+    claims::Claims,
+    keys::KeySet,
+};
+use crate::{limits, secret::sha256};
+
+/// How many locks the cache has, so that two tokens seldom wait for each other.
+const SHARDS: usize = 16;
+
+/// The claims of tokens whose form and signature were right, by the SHA-256 of the token.
+///
+/// A client presents its token with each request, and the signature is most of the cost of a check. What can change between two
+/// requests is checked each time: issuer, audience, time, presenter, fences, and whether the key is still one of the key set.
+/// A token that failed is not kept, so that only the holder of a signing key can fill the cache.
+pub struct VerifiedTokens {
+    shards: [Mutex<Shard>; SHARDS],
+    /// Tokens in one half of a shard.
+    half: usize,
+}
+
+type TokenDigest = [u8; 32];
+
+/// The tokens of the present time and of the time before. If the present half is full, it becomes the earlier one.
+#[derive(Default)]
+struct Shard {
+    present: HashMap<TokenDigest, Verified>,
+    earlier: HashMap<TokenDigest, Verified>,
+}
+
+#[derive(Clone)]
+struct Verified {
+    kid: Arc<str>,
+    claims: Arc<Claims>,
+}
+
+impl Default for VerifiedTokens {
+    /// With room for [`limits::VERIFIED_TOKENS_MAX`].
+    fn default() -> Self {
+        Self::with_room(limits::VERIFIED_TOKENS_MAX)
+    }
+}
+
+impl VerifiedTokens {
+    fn with_room(tokens: usize) -> Self {
+        VerifiedTokens {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            half: tokens.div_ceil(SHARDS).div_ceil(2),
+        }
+    }
+
+    /// Returns the claims of a token with a right form and a right signature by one of the keys.
+    ///
+    /// # Errors
+    ///
+    /// The form, the key, the signature or the claims are wrong.
+    pub fn claims(&self, token: &str, keys: &KeySet) -> Result<Arc<Claims>, TokenError> {
+        if token.len() > limits::TOKEN_BYTES_MAX {
+            return Err(TokenError::too_long());
+        }
+        let digest = sha256(token.as_bytes());
+        if let Some(known) = self.find(&digest) {
+            return if keys.contains(&known.kid) { Ok(known.claims) } else { Err(TokenError::KeyUnknown) };
+        }
+        let (kid, claims) = verify(token, keys)?;
+        let claims = Arc::new(claims);
+        self.keep(digest, Verified { kid: kid.into(), claims: claims.clone() });
+        Ok(claims)
+    }
+
+    fn find(&self, digest: &TokenDigest) -> Option<Verified> {
+        let mut shard = self.shard(digest)?.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = shard.present.get(digest) {
+            return Some(known.clone());
+        }
+        let known = shard.earlier.remove(digest)?;
+        shard.keep(*digest, known.clone(), self.half);
+        Some(known)
+    }
+
+    fn keep(&self, digest: TokenDigest, verified: Verified) {
+        if let Some(shard) = self.shard(&digest) {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).keep(digest, verified, self.half);
+        }
+    }
+
+    fn shard(&self, digest: &TokenDigest) -> Option<&Mutex<Shard>> {
+        let [first, ..] = digest;
+        self.shards.get(usize::from(*first) % SHARDS)
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        let count = |shard: &Mutex<Shard>| {
+            let shard = shard.lock().unwrap();
+            shard.present.len() + shard.earlier.len()
+        };
+        self.shards.iter().map(count).sum()
+    }
+}
+
+impl Shard {
+    fn keep(&mut self, digest: TokenDigest, verified: Verified, half: usize) {
+        if self.present.len() >= half {
+            self.earlier = std::mem::take(&mut self.present);
+        }
+        self.present.insert(digest, verified);
+    }
+}
+
+/// Shows no token and no claims.
+impl fmt::Debug for VerifiedTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("VerifiedTokens")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{SigningKey, check::tests::minted};
+
+    // Proves that a token that was seen before gets the answer of a full check, and shares its claims.
+    #[test]
+    fn a_token_seen_before_has_the_same_claims() {
+        let key = SigningKey::generate(7, 1).unwrap();
+        let tokens = VerifiedTokens::default();
+        let token = minted(&key, 1);
+        let first = tokens.claims(&token, key.public()).unwrap();
+        let second = tokens.claims(&token, key.public()).unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(*first, verify(&token, key.public()).unwrap().1);
+    }
+
+    // Proves that a cached token is refused when its key is withdrawn, and that a changed token is checked by itself.
+    #[test]
+    fn a_cached_token_is_refused_without_its_key() {
+        let (key, other) = (SigningKey::generate(7, 1).unwrap(), SigningKey::generate(7, 2).unwrap());
+        let tokens = VerifiedTokens::default();
+        let token = minted(&key, 1);
+        tokens.claims(&token, key.public()).unwrap();
+        assert_eq!(tokens.claims(&token, other.public()), Err(TokenError::KeyUnknown));
+        let changed =
+            minted(&key, 2).rsplit_once('.').unwrap().0.to_owned() + "." + token.rsplit_once('.').unwrap().1;
+        assert_eq!(tokens.claims(&changed, key.public()), Err(TokenError::Signature));
+        assert_eq!(tokens.len(), 1, "a refused token is not kept");
+    }
+
+    // Proves the bound of the cache, and that a token in use stays in it.
+    #[test]
+    fn the_cache_is_bounded_and_keeps_what_is_used() {
+        let key = SigningKey::generate(7, 1).unwrap();
+        let tokens = VerifiedTokens::with_room(64);
+        let used = minted(&key, 0);
+        let first = tokens.claims(&used, key.public()).unwrap();
+        for n in 1..300 {
+            tokens.claims(&minted(&key, n), key.public()).unwrap();
+            assert!(Arc::ptr_eq(&first, &tokens.claims(&used, key.public()).unwrap()));
+            assert!(tokens.len() <= 64 + SHARDS, "{}", tokens.len());
+        }
+    }
+}
