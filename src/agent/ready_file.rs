@@ -12,7 +12,7 @@ use std::{
 use super::access::{credential_dir::CredentialDir, folder::is_same, manifest::draft_name};
 use crate::plain;
 
-/// Writes and removes the ready file, if there is to be one.
+/// Writes and removes the ready file, if the user asked for one.
 pub(super) struct ReadySignal {
     path: Option<PathBuf>,
     text: String,
@@ -63,7 +63,7 @@ impl ReadySignal {
 /// The first bytes of each ready file.
 const READY_BEGINS: &str = "export LEASEHOLD_JOB=";
 
-/// A ready file outside the credential directory. Dropping it removes the file, if it is still this one.
+/// A ready file outside the credential directory. Dropping it removes the file, unless another file has replaced it.
 #[derive(Debug)]
 struct ReadyFile {
     path: PathBuf,

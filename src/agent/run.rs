@@ -42,7 +42,7 @@ use crate::{
 pub struct RunOptions {
     /// The process in front of this one, at a terminal.
     pub front: Option<FrontPipes>,
-    /// The job, the attempt and the member to be.
+    /// The job and the attempt to join, and the name of the member.
     pub joining: JoinOptions,
     /// Where to create the directory of credential files. `None` uses memory, if possible.
     pub dir: Option<PathBuf>,
@@ -54,13 +54,13 @@ pub struct RunOptions {
 ///
 /// stdout, stdin and the environment belong to the child. The wrapper prints few messages. It starts the command after all
 /// credentials are in their files. When the command has ended, the wrapper wipes the files, reports the end, and ends the
-/// processes that the command left behind. This process must start no other child, see [`Child`].
+/// processes that the command left behind. This process must not start any other child, see [`Child`].
 ///
 /// # Errors
 ///
-/// The command was not started. What was created before is ended.
+/// The command could not be started. If a job or attempt was created for it, that is ended.
 pub async fn run(options: RunOptions, context: RunContext) -> Result<u8, RunError> {
-    // First of all, so that no signal is lost: from here on signals are passed on, or they undo the start.
+    // This comes first, so that no signal is lost. From here on, a signal is passed on, or it undoes the start.
     let (front, handle) = options.front.map(FrontPipes::open).transpose().map_err(RunError::Signals)?.unzip();
     let signals = Signals::listen_behind(front).map_err(RunError::Signals)?;
     let ran = run_behind(options, context, signals, handle.clone()).await;
@@ -299,7 +299,7 @@ impl RunningCommand {
             } else {
                 let pid = self.handle.pid();
                 self.messages.send(&format!(
-                    "{signal} again: {has_it}, which has not ended; to end it at once: kill -KILL {pid}"
+                    "{signal} again: {has_it}, but it has not ended; to end it at once: kill -KILL {pid}"
                 ));
             }
         }
@@ -307,7 +307,8 @@ impl RunningCommand {
 
     // ---------- ends ----------
 
-    /// The process in front was killed, as the wrapper may be: report nothing, and let the guard end the command.
+    /// The process in front was killed. Acts as if the wrapper was killed: reports nothing, and lets the guard end the
+    /// command.
     fn leave(&self) -> u8 {
         self.dir.wipe();
         self.messages.send("the process that the shell started was killed: the credential files are wiped, the command is ended");
@@ -336,7 +337,7 @@ impl RunningCommand {
                     () = clock.sleep_until(began.plus(QUIET_END)), if !is_reported => {
                         is_reported = true;
                         self.messages.send(&format!(
-                            "the command left processes behind: they had SIGTERM, and get SIGKILL after {} s; Ctrl-C ends them at once",
+                            "the command left processes behind: they got SIGTERM, and get SIGKILL after {} s; Ctrl-C ends them at once",
                             grace.as_secs()
                         ));
                     }

@@ -157,7 +157,7 @@ impl Sidecar {
         let said = end.reported.as_ref().and_then(|reported| reported.outcome(self.finish_request));
         if let Some(ReportedEnd::Other(text)) = &end.reported {
             self.messages.send(&format!(
-                "the file says `{text}`, which is no exit code, and none of completed, failed, interrupted"
+                "the file says `{text}`, which is not an exit code, and not completed, failed or interrupted"
             ));
         }
         let command = match &said {
@@ -251,7 +251,7 @@ fn send_and_continue(process: Process, signal: Signal) {
     send(process, Signal::SIGCONT);
 }
 
-/// Whether access that ends for this reason, after a request to finish, ended as it was asked to.
+/// Whether this reason is an expected one for the end of access after a request to finish.
 fn may_end_a_drain(reason: Reason) -> bool {
     use Reason::{AttemptDraining, AttemptEnded, AttemptStale, JobClosed, NotJoined};
     matches!(reason, AttemptDraining | AttemptEnded | AttemptStale | JobClosed | NotJoined)

@@ -77,7 +77,7 @@ pub(super) fn read_duration(
         return bad("is zero: say how long, or leave it out".into());
     }
     if life > max {
-        return bad(format!("is longer than {} s, the most that there is", max.as_secs()));
+        return bad(format!("is longer than {} s, the longest that is allowed", max.as_secs()));
     }
     Ok(Some(life))
 }

@@ -14,14 +14,14 @@ use crate::{broker::Broker, limits, reason::Reason};
 /// Whether the daemon accepts requests, and if not, why.
 pub type Readiness = Arc<dyn Fn() -> Result<ReadyNotes, NotReady> + Send + Sync>;
 
-/// What to know of a daemon that accepts requests.
+/// What an operator should know about a daemon that accepts requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadyNotes {
     /// Mistakes in the catalog files on disk, which are not in force.
     pub catalog_mistakes: usize,
 }
 
-/// `ok`, then a line for each note. No names: the probes' listener answers any caller.
+/// `ok`, then a line for each note. It contains no names, because the probes' listener answers any caller.
 impl std::fmt::Display for ReadyNotes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "ok")?;

@@ -277,7 +277,7 @@ async fn watch_job(
     out.end(ended);
 }
 
-/// Reads whom a call about an attempt concerns: all of it, or the member of this instance.
+/// Reads which part of an attempt a call is about: the whole attempt, or the member of this instance.
 fn read_concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
     let Some(instance) = read_optional_name("instance", instance)? else { return Ok(Concerned::Attempt) };
     let bad = || {
@@ -307,7 +307,12 @@ fn read_job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
             Ok(v1::JobState::Ready) => JobStateFilter::Ready,
             Ok(v1::JobState::Running) => JobStateFilter::Running,
             Ok(v1::JobState::Closed) => JobStateFilter::Closed,
-            _ => return Err(bad("states", format!("`states` holds {state}, which is no state of a job"))),
+            _ => {
+                return Err(bad(
+                    "states",
+                    format!("`states` contains {state}, which is not a state of a job"),
+                ));
+            }
         });
     }
     for outcome in &q.outcomes {

@@ -1,4 +1,4 @@
-//! Messages of the wire, made of the crate's own types.
+//! Converts the daemon's types to the messages that go over the wire.
 
 use super::fields::read_name;
 use crate::{
@@ -31,7 +31,7 @@ pub(super) fn read_outcome(value: i32, among: &[Outcome]) -> Result<Outcome, Ref
         .filter(|o| among.contains(o))
         .ok_or_else(|| {
             let names: Vec<&str> = among.iter().map(|o| o.as_str()).collect();
-            Refusal::new(Reason::FieldInvalid, format!("`outcome` is one of {}", names.join(", ")))
+            Refusal::new(Reason::FieldInvalid, format!("`outcome` must be one of {}", names.join(", ")))
                 .with("field", "outcome")
         })
 }
@@ -89,7 +89,7 @@ pub(super) fn read_scope(s: &v1::Scope) -> Result<Scope, Refusal> {
         .map(|a| v1::Action::try_from(*a).ok().and_then(|a| a.try_into().ok()))
         .collect::<Option<_>>()
         .ok_or_else(|| {
-            Refusal::new(Reason::FieldInvalid, "`scopes.actions` names an action that there is not")
+            Refusal::new(Reason::FieldInvalid, "`scopes.actions` names an action that does not exist")
                 .with("field", "scopes.actions")
         })?;
     Ok(Scope { resource, actions })
@@ -117,7 +117,7 @@ pub(super) fn catalog_mistakes(catalog: &Catalog, max: usize) -> Vec<String> {
     let all = catalog.not_taken();
     let more = all.len().saturating_sub(max);
     let shown = all.iter().take(max).map(ToString::to_string);
-    shown.chain((more > 0).then(|| format!("and {more} more, which the daemon's log has"))).collect()
+    shown.chain((more > 0).then(|| format!("and {more} more in the daemon's log"))).collect()
 }
 
 pub(super) fn ending(broker: &Broker, recorded: RecordedEnding) -> v1::Ending {

@@ -1,4 +1,4 @@
-//! Recalls: a dataset is taken back, for all jobs that there are and will be.
+//! Recalls: a dataset is taken back from all present and future jobs.
 //!
 //! A recall is kept as a lock that no `unlock` lifts. So it refuses whatever policy says, and a mistake in a policy does not
 //! give recalled data out. The jobs that read the data are closed, and what they wrote is quarantined.

@@ -148,7 +148,7 @@ impl TenantFile {
         table.finish(notes);
         let (Some(pattern), Some(kind)) = (pattern, kind) else { return };
         if identity.is_some() && kind != PrincipalKind::Workload {
-            let why = format!("{} is no workload; leave it out", kind.with_article());
+            let why = format!("{} is not a workload; leave it out", kind.with_article());
             table.wrong("identity", why, notes);
         }
         if !may_act_for.is_empty() && kind != PrincipalKind::Launcher {

@@ -29,8 +29,8 @@ impl Catalog {
         read(dir).map(Self::of)
     }
 
-    /// Reads the directory as a daemon does that starts. A mistake of one tenant does not hold the others back:
-    /// [`Catalog::not_taken`] has what was not taken.
+    /// Reads the directory for a daemon that starts. A mistake of one tenant does not hold the others back:
+    /// [`Catalog::not_taken`] lists what was left out.
     ///
     /// # Errors
     /// If the platform's file has a mistake, or if no file can be used.
@@ -39,7 +39,7 @@ impl Catalog {
     }
 
     /// Reads the directory again and returns the catalog that replaces this one. A mistake of one tenant does not hold the
-    /// others back: [`Catalog::not_taken`] has what was not taken.
+    /// others back: [`Catalog::not_taken`] lists what was left out.
     ///
     /// # Errors
     ///
@@ -142,7 +142,7 @@ pub(super) fn check(files: &mut [TenantFile]) -> Findings {
 /// write. A file with such a fault is put aside before files are compared, so that it cannot put the fault on another one.
 pub(super) fn check_each(files: &[TenantFile]) -> Findings {
     let mut found = Findings::default();
-    // The claims of a platform's file with mistakes may lack some, and no other file is at fault for that.
+    // If the platform's file has mistakes, some of its claims may be missing. No other file is at fault for that.
     if files.iter().all(|f| f.tenant.as_str() != PLATFORM || f.problems.is_empty()) {
         check_claims(files, &mut found.problems);
     }
@@ -235,7 +235,9 @@ fn check_size(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let fix = "use patterns, or another daemon for other tenants";
     if files.len() > 1 {
         for f in files.iter().filter(|f| entries(f) > CATALOG_ENTRIES_PER_TENANT_MAX) {
-            let what = format!("a tenant beside others has at most {CATALOG_ENTRIES_PER_TENANT_MAX} entries");
+            let what = format!(
+                "a tenant that is not the only one has at most {CATALOG_ENTRIES_PER_TENANT_MAX} entries"
+            );
             problems.push(problem(f, 0, what, fix));
         }
     }
@@ -253,7 +255,10 @@ fn check_claims(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let Some(claims) = TenantClaims::of(files) else { return };
     for f in files {
         for (line, id) in named_identities(f).filter(|(_, id)| !claims.cover(&f.tenant, id)) {
-            let what = format!("`{id}` is not for tenant `{}` to name, by {PLATFORM}.toml", f.tenant);
+            let what = format!(
+                "tenant `{}` may not name `{id}`: no [[claim]] in {PLATFORM}.toml allows it",
+                f.tenant
+            );
             let fix = format!(
                 "have the platform write a [[claim]] with tenant = \"{}\" and a match that covers it",
                 f.tenant
@@ -292,7 +297,7 @@ fn check_audiences(files: &[TenantFile], found: &mut Findings) {
         for a in &f.audiences {
             if let Some((other, line)) = seen.insert(&a.audience.name, (f, a.line)) {
                 let what = format!(
-                    "audience `{}` is declared twice, before at {}:{line}",
+                    "audience `{}` is declared twice, first at {}:{line}",
                     a.audience.name, other.file
                 );
                 let fix = "declare it once; `serves` lists the tenants that may use it";
@@ -414,7 +419,7 @@ fn check_principals(files: &[TenantFile], found: &mut Findings) {
             if let Some(before) = patterns.insert(pattern, Placement { file, entry }) {
                 if before.file.tenant == file.tenant {
                     let what =
-                        format!("`{pattern}` is matched twice, before at {}", before.entry.value.declared_at);
+                        format!("`{pattern}` is matched twice, first at {}", before.entry.value.declared_at);
                     let fix = "write one entry for it: the first match wins";
                     found.problems.push(problem(file, entry.line, what, fix));
                 } else {
@@ -458,14 +463,14 @@ fn check_verifiers(files: &[TenantFile], found: &mut Findings) {
                 let before = *seen.entry(id).or_insert(f);
                 if before.tenant != f.tenant {
                     let what =
-                        format!("`{id}` verifies for an audience of tenant `{}` already", before.tenant);
+                        format!("`{id}` is already a verifier for an audience of tenant `{}`", before.tenant);
                     let fix = "declare one audience and list both tenants in its `serves`";
                     found.conflict(problem(f, a.line, what, fix), before);
                 }
                 if let Some((owner, entry)) = entry_of(files, id) {
                     if entry.kind != PrincipalKind::Verifier {
                         let what = format!(
-                            "verifier `{id}` is {} by {}",
+                            "verifier `{id}` is declared as {} at {}",
                             entry.kind.with_article(),
                             entry.declared_at
                         );
@@ -473,7 +478,7 @@ fn check_verifiers(files: &[TenantFile], found: &mut Findings) {
                         found.conflict(problem(f, a.line, what, fix), owner);
                     } else if owner.tenant != f.tenant {
                         let what = format!(
-                            "verifier `{id}` belongs to tenant `{}` by {}",
+                            "verifier `{id}` belongs to tenant `{}`, as declared at {}",
                             owner.tenant, entry.declared_at
                         );
                         let fix = "declare the audience in the file of that tenant and list this one in its `serves`";

@@ -66,7 +66,7 @@ impl Principal {
     }
 
     /// Returns the text that names the person in all identities of this entry: `*` if they can be different people. `None`
-    /// if its identities are no people.
+    /// if its identities are not people.
     pub fn human_text(&self) -> Option<&str> {
         self.pattern.segment(self.human_segment?.checked_sub(1)?)
     }

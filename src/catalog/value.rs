@@ -126,7 +126,7 @@ pub(super) fn pin(value: &Value) -> Result<Pin, String> {
     let fields = match value {
         Value::Text(text) if text == "none" => return Ok(Pin::None),
         Value::Text(text) => {
-            return Err(format!("`{}` is no pin: it is a table, or \"none\"", plain::value(text)));
+            return Err(format!("`{}` is not a pin: write a table, or \"none\"", plain::value(text)));
         }
         Value::Table(fields) => fields,
         other => return Err(format!("it is {}, not a table or \"none\"", other.kind())),

@@ -168,7 +168,8 @@ impl Registry {
         while inner.recent.front().is_some_and(|(at, _)| now.since(*at) > retention) {
             inner.recent.pop_front();
         }
-        // New holders are made only under this mutex, so a count of one means that there is no holder and can be none.
+        // New holders are made only under this mutex, so a count of one means that there is no holder and that none can
+        // appear.
         inner.sets.retain(|set| ThinArc::strong_count(set) > 1);
         let before = inner.by_name.len();
         inner.by_name.retain(|fence| Arc::strong_count(fence) > 1);

@@ -136,7 +136,7 @@ pub enum SvidError {
     #[error("there is no basic constraints extension (X509-SVID section 4.1): issue the SVID with cA false")]
     BasicConstraintsAbsent,
     /// The leaf has cA true, so it could issue SVIDs.
-    #[error("the leaf is a CA (X509-SVID sections 4.1 and 5.2): a signing certificate is no identity")]
+    #[error("the leaf is a CA (X509-SVID sections 4.1 and 5.2): a signing certificate is not an identity")]
     LeafIsCa,
     /// The leaf does not say what its key is for.
     #[error("there is no key usage extension (X509-SVID section 4.3)")]

@@ -32,7 +32,7 @@ pub struct Ended {
 }
 
 impl Lease {
-    /// The entry to remember it by after its end.
+    /// Returns what is kept in memory about the lease after its end.
     pub fn as_ended(&self, at: LeaseTime, cause: impl Into<Arc<str>>) -> Ended {
         Ended {
             id: self.id,
@@ -54,10 +54,10 @@ pub(super) struct Memory(Mutex<Remembered>);
 
 #[derive(Debug, Default)]
 struct Remembered {
-    /// The number of each. The first that was remembered has 0.
+    /// The number of each lease, counted from 0 for the first that was ever added.
     by_id: HashTable<(LeaseId, usize)>,
     order: VecDeque<Ended>,
-    /// How many were dropped, which is the number of the first in `order`.
+    /// How many leases were dropped. This is also the number of the first lease in `order`.
     forgotten: usize,
 }
 
@@ -102,7 +102,7 @@ impl Memory {
         ended.into_iter().for_each(|e| memory.add(e));
     }
 
-    /// Drops those that ended longer ago than they are kept.
+    /// Drops the leases whose time in memory is over.
     pub(super) fn prune(&self, now: LeaseTime) {
         let mut memory = self.lock();
         while memory.order.front().is_some_and(|e| now.since(e.at) > limits::LEASES_ENDED_KEPT) {

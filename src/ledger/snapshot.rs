@@ -1,9 +1,9 @@
 //! Snapshots: the state that a segment begins with, written by a separate thread while the writer goes on.
 //!
 //! When a segment begins, the writer hands over a copy of its fold, which is the state of all records before the segment.
-//! The thread writes it in pieces, each of them synced, so that the records' own syncs never wait behind the whole of it.
-//! When the file is complete, its digest is appended as a record of that segment. Until then, and if it fails, a start reads
-//! the segment before.
+//! The thread writes it in pieces and syncs each of them, so that the sync of a record never waits for the whole file. When
+//! the file is complete, its digest is appended as a record of that segment. Until then, and if the thread fails, a start
+//! reads the previous segment too.
 
 use std::{
     io::{self, Write},
@@ -40,7 +40,7 @@ pub(super) struct Snapshots {
     /// Returns the index of the snapshot's record, if it was accepted.
     thread: Option<JoinHandle<Option<u64>>>,
     accepted: Option<u64>,
-    /// Segments whose snapshots have their record, the last ones.
+    /// The last segments whose snapshots have a durable record.
     recorded: Vec<u64>,
 }
 
@@ -66,7 +66,7 @@ impl Snapshots {
     }
 
     /// Whether a snapshot or its record is being written. If so, no other segment begins, because the record belongs in
-    /// this one. Once the durable records are past its index, it was written or refused.
+    /// this one. When the durable records have passed the record's index, it was written or refused.
     pub(super) fn under_way(&mut self, durable: u64) -> bool {
         if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
             self.accepted = thread.join().unwrap_or_default();
@@ -168,7 +168,7 @@ impl<'a> SnapshotDraft<'a> {
             draft.file.sync()
         });
         if let Err(error) = synced {
-            // A part of it would only use space that the records need.
+            // A partial file would only use space that the records need.
             let _ = disk.remove(segment::SNAPSHOT_DRAFT);
             return Err(error);
         }

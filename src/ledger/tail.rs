@@ -65,7 +65,7 @@ impl TailLine {
 pub enum TailError {
     #[error("a ledger segment cannot be read")]
     Io(#[source] io::Error),
-    #[error("ledger file {file} has a line that is no record: see `audit verify`")]
+    #[error("ledger file {file} has a line that is not a record: see `audit verify`")]
     Damaged { file: String },
     #[error("record {index} cannot be read: see `audit verify`")]
     Unreadable {

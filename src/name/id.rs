@@ -39,7 +39,7 @@ macro_rules! id {
         pub struct $name(pub u128);
 
         impl $name {
-            /// Makes a new one.
+            /// Makes a new identifier from random bits.
             ///
             /// # Errors
             ///

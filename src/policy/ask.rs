@@ -94,10 +94,10 @@ impl AskedAct {
         let Some(rpc) = Rpc::parse(action) else {
             let known = Action::ALL.iter().map(|a| a.as_str()).chain(Rpc::ALL.iter().map(|r| r.as_str()));
             let what = match nearest(action, known.clone()) {
-                Some(near) => format!("`{}` is no action: write `{near}`?", plain::value(action)),
+                Some(near) => format!("`{}` is not an action: write `{near}`?", plain::value(action)),
                 None => {
                     let known: Vec<_> = known.collect();
-                    format!("`{}` is no action: write one of {}", plain::value(action), known.join(", "))
+                    format!("`{}` is not an action: write one of {}", plain::value(action), known.join(", "))
                 }
             };
             return Err(("action", what));

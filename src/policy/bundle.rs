@@ -40,11 +40,11 @@ impl PolicyBundle {
         let mut bundle = PolicyBundle { policies, cases };
         for (files, ending) in [(&mut bundle.policies, ".cedar"), (&mut bundle.cases, ".toml")] {
             if files.len() > POLICY_FILES_MAX {
-                faults.push(format!("{} {ending} files, {POLICY_FILES_MAX} are the most", files.len()));
+                faults.push(format!("{} {ending} files: write at most {POLICY_FILES_MAX}", files.len()));
             }
             files.sort_by(|a, b| a.file.cmp(&b.file));
             for file in files.iter().filter(|file| !is_name(&file.file, ending)) {
-                faults.push(format!("`{}` is no name of a {ending} file", value(&file.file)));
+                faults.push(format!("`{}` is not a name for a {ending} file", value(&file.file)));
             }
             for two in files.windows(2) {
                 if let [one, other] = two

@@ -20,7 +20,7 @@ pub enum CaseAnswer {
     Deny,
     /// As if the resource did not exist.
     Absent,
-    /// This kind of principal never does that.
+    /// This kind of principal may never make such a call.
     Kind,
     /// The catalog does not know the caller.
     Unknown,
@@ -54,7 +54,7 @@ impl CaseAnswer {
     fn parse(text: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|answer| answer.as_str() == text).ok_or_else(|| {
             let words: Vec<_> = Self::ALL.iter().map(|a| a.as_str()).collect();
-            format!("`{}` stands here: write one of {}", plain::value(text), words.join(", "))
+            format!("`{}` is not an answer: write one of {}", plain::value(text), words.join(", "))
         })
     }
 }
@@ -139,7 +139,7 @@ pub fn read_case_texts<'t>(
         problems.extend(notes.into_problems());
     }
     if cases.len() > POLICY_CASES_MAX {
-        let what = format!("{} cases, {POLICY_CASES_MAX} are the most", cases.len());
+        let what = format!("{} cases: write at most {POLICY_CASES_MAX}", cases.len());
         problems.push(Problem { file: "the cases".into(), line: 0, what });
     }
     problems.sort();
@@ -258,8 +258,9 @@ fn phase(text: &str) -> Result<Phase, String> {
 }
 
 fn moment(text: &str) -> Result<Wall, String> {
-    Wall::parse(text)
-        .ok_or_else(|| format!("`{}` is no moment: write it as \"2026-11-20T10:00:00Z\"", plain::value(text)))
+    Wall::parse(text).ok_or_else(|| {
+        format!("`{}` is not a time: write it as \"2026-11-20T10:00:00Z\"", plain::value(text))
+    })
 }
 
 /// Reads a number of seconds.

@@ -77,7 +77,7 @@ impl RuleSet {
             reading.file(number, text);
         }
         if reading.policies.len() > POLICIES_MAX {
-            let what = format!("{} policies, {POLICIES_MAX} are the most", reading.policies.len());
+            let what = format!("{} policies: write at most {POLICIES_MAX}", reading.policies.len());
             return Err(PolicyErrors::one("the policy set", what));
         }
         reading.validate(&schema, &texts);

@@ -297,7 +297,7 @@ impl<S: Scheduler> Reporter<S> {
 
 /// Says that a Slurm user may not take part in the job that the comment names.
 pub fn not_theirs(job: &v1::Job, runs_as: &SpiffeId) -> Refusal {
-    let text = format!("the Slurm job's comment names {}, which is no job of {runs_as}", job.id);
+    let text = format!("the Slurm job's comment names {}, which is not a job of {runs_as}", job.id);
     Refusal::new(Reason::NotAMember, text)
         .with("launcher", job.launcher.clone())
         .fix("submit as the user who launched that job, or add this identity to members.join of its job file")

@@ -12,7 +12,7 @@ use crate::{
 pub(super) type ClosedPlace = u64;
 
 /// The closed jobs that are kept. Past a bound the tenant with the most loses its oldest, so no tenant pushes out the
-/// jobs of a tenant that has fewer. Copies share what is equal.
+/// jobs of a tenant that has fewer. A copy shares memory with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Closed {
     next: ClosedPlace,
@@ -56,7 +56,7 @@ impl Closed {
         }
     }
 
-    /// Removes one job that is past a bound. None if all fit. The last one always fits.
+    /// Removes one job if a bound is exceeded, and returns it. The job that was closed last is never removed.
     pub(super) fn give_up(&mut self) -> Option<JobId> {
         let fits =
             self.all.count <= limits::JOBS_CLOSED_MAX && self.all.bytes <= limits::JOBS_CLOSED_BYTES_MAX;

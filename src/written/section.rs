@@ -55,7 +55,7 @@ pub(crate) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
         return Err(format!("{}: write the path of a file that has it", withheld(text)));
     }
     if text.is_empty() || text.contains('\0') {
-        return Err("is no path: write one".to_owned());
+        return Err("is not a path: write one".to_owned());
     }
     Ok(folder.join(text))
 }

@@ -21,8 +21,8 @@ use crate::{
     secret::{NoRandomness, SecretText},
 };
 
-/// The session of a sidecar, which comes back after it was killed. Only its user may read it, even if others may read the
-/// credentials.
+/// The file with the session of a sidecar, by which the sidecar comes back after it was killed. Only its user may read
+/// this file, even if others may read the credentials.
 const SESSION: &str = ".leasehold-session";
 const OWN_NAMES: [&str; 3] = [INDEX, DRAIN, SESSION];
 
@@ -224,7 +224,8 @@ impl CredentialDir {
         }
     }
 
-    /// Writes a file that any user may read, if it is in this directory. Returns its name then, and `None` if it is elsewhere.
+    /// Writes a file that any user may read, and returns its name. Does nothing and returns `None` if the path is not in this
+    /// directory.
     pub(crate) fn put_open(&self, file: &Path, text: &str) -> Result<Option<String>, CredentialError> {
         let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let is_here = fs::canonicalize(folder).is_ok_and(|folder| folder == self.path);
@@ -253,7 +254,7 @@ impl CredentialDir {
         self.write_present_index(&mut state)
     }
 
-    /// Writes until when the program may finish. This comes before the program is asked to finish.
+    /// Writes the time until which the program may finish. Call it before the program is asked to finish.
     pub(crate) fn note_drain(&self, note: DrainNote) -> Result<(), CredentialError> {
         let mut state = self.state();
         let text = note.text();
@@ -379,7 +380,7 @@ impl CredentialDir {
         }
     }
 
-    /// Writes one file completely: first under a draft name, then it renames it.
+    /// Writes one file under a draft name, then renames it, so that a reader never sees a part of it.
     fn write(&self, state: &mut DirState, name: &str) -> io::Result<()> {
         let Some(content) = state.files.get_mut(name) else { return Ok(()) };
         let text = content.text.expose().as_bytes();

@@ -26,7 +26,7 @@ pub(crate) enum More {
 }
 
 impl Schedule {
-    /// Is due now.
+    /// Creates a schedule whose first request is due now.
     pub(crate) fn new(now: LeaseTime) -> Self {
         Schedule {
             due: Some(now),
@@ -64,8 +64,8 @@ impl Schedule {
         !self.superseded
     }
 
-    /// Notes a token with this lifetime. It is renewed after a third of it, so that two thirds are left for a daemon that is
-    /// down. `draw` is from 0 to 1.
+    /// Notes a token with this lifetime. The token is renewed after a third of its lifetime, so that two thirds are left if
+    /// the daemon is down. `draw` is from 0 to 1.
     pub(crate) fn mark_granted(&mut self, now: LeaseTime, life: Duration, more: More, draw: f64) {
         self.backoff.reset();
         self.expires = Some(now.plus(life));
@@ -82,7 +82,7 @@ impl Schedule {
         self.due = Some(now.plus(self.backoff.next_wait()));
     }
 
-    /// Is due now. A response to a request in flight no longer counts.
+    /// Makes the next request due now. The response to a request in flight no longer counts.
     pub(crate) fn request_now(&mut self, now: LeaseTime) {
         self.due = Some(now);
         self.superseded = self.in_flight;
@@ -95,7 +95,7 @@ impl Schedule {
         self.superseded = self.in_flight;
     }
 
-    /// Notes that the token is gone. It is requested as before.
+    /// Notes that the token has expired. The next request stays as scheduled.
     pub(crate) fn mark_expired(&mut self) {
         self.expires = None;
     }

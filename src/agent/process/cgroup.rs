@@ -43,7 +43,7 @@ impl JobCgroup {
         can_kill.then_some(cgroup)
     }
 
-    /// From the two [`paths`](Self::paths) that another process passed on.
+    /// Makes it from the two [`paths`](Self::paths) that another process passed on.
     pub(crate) fn new(own: PathBuf, path: PathBuf) -> Self {
         JobCgroup { own, path }
     }

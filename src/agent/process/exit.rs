@@ -62,7 +62,7 @@ impl FinishRequest {
 #[derive(Debug)]
 pub struct ChildExit {
     pub status: ChildStatus,
-    /// The first signal that the wrapper forwarded to ask it to end.
+    /// The first signal by which the wrapper asked the child to end.
     pub asked: Option<Signal>,
 }
 

@@ -56,7 +56,7 @@ const BEHIND: &str = "__behind";
 ///
 /// `args` are all arguments of this process.
 pub fn run_in_front(args: &[OsString]) -> Option<u8> {
-    // The leader of a session has no shell as its parent.
+    // A session leader was not started by a shell with job control.
     if !terminal::exists() || getsid(None) == Ok(getpid()) {
         return None;
     }
@@ -67,9 +67,9 @@ pub fn run_in_front(args: &[OsString]) -> Option<u8> {
 struct FrontProcess {
     wrapper: process::Child,
     signals: SignalFd,
-    /// For the numbers of signals.
+    /// Takes the number of each signal that comes to the front.
     to_wrapper: PipeWriter,
-    /// Yields the signal that ended the command, if one did.
+    /// Gives the number of the signal that ended the command, if a signal ended it.
     end_signal: PipeReader,
 }
 
@@ -205,7 +205,8 @@ impl FrontHandle {
     }
 }
 
-/// Whether an ancestor of the same session is in another group: a shell, which can continue a stopped job.
+/// Whether an ancestor in the same session is in another process group. Such an ancestor is a shell, which can continue
+/// a stopped job.
 fn is_watched(front: Pid) -> bool {
     let (session, group) = (getsid(None), getpgrp());
     let mut next = front;

@@ -47,7 +47,7 @@ impl WorkloadEndpoint {
     ///
     /// # Errors
     ///
-    /// The variable is not set, or its value is no endpoint.
+    /// The variable is not set, or its value is not an endpoint.
     pub fn from_env() -> Result<Self, EndpointFault> {
         match std::env::var_os(ENDPOINT_VARIABLE).filter(|value| !value.is_empty()) {
             None => Err(EndpointFault::NotSet),

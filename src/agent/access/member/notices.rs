@@ -75,7 +75,7 @@ impl LiveMember {
                 ));
             }
             NoticeEffect::Reconnect => self.lose_connection(now),
-            // Live leases are renewed and ended ones are replaced, so no lease stays beside its successor.
+            // A live lease is renewed and an ended one is replaced, so that no credential ever has two leases.
             NoticeEffect::Reissue => {
                 self.context.messages.send(&format!("{}: asking again", notice.message));
                 self.credentials.request_now(now);
