@@ -216,7 +216,7 @@ impl RunningCommand {
 
     // ---------- signals ----------
 
-    /// Notes a signal. Whether it is passed on is decided in a moment.
+    /// Notes a signal. The wrapper decides a moment later whether to pass it on.
     fn on_signal(&mut self, arrival: SignalArrival) {
         let signal = arrival.signal;
         if signal == Signal::SIGXFSZ {

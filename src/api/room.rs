@@ -53,7 +53,7 @@ pub(super) struct Rooms {
     waits: Arc<Shares>,
     /// For the streams of members and of resource servers: each has one small stream.
     feeds: Arc<Shares>,
-    /// For lists, which use the daemon's time: a flood of them must not keep it from an operator's revoke.
+    /// For lists, which use the daemon's time: a flood of lists must not delay an operator's revoke.
     lists: Arc<Shares>,
     /// For all other streams.
     watches: Arc<Shares>,
@@ -63,7 +63,7 @@ pub(super) struct Rooms {
     bytes_operators: Arc<Shares>,
     bytes_unknown: Arc<Shares>,
     clock: Arc<dyn Clock>,
-    /// All requests, for the check for clients that do not read.
+    /// All requests in work. The check for clients that do not read their answers goes through them.
     held: DashMap<u64, Weak<RequestRoom>>,
     next: AtomicU64,
 }
@@ -172,14 +172,14 @@ pub(super) struct RequestRoom {
     bytes: Share,
     /// How many of those bytes the request itself uses.
     request: AtomicUsize,
-    /// Send its answer even if there is no room: access has ended, and the caller must know.
+    /// Whether the answer is sent even if there is no room, because access has ended and the caller must know.
     always_answers: bool,
     connection: Connection,
     /// Bytes of the answer that were given to HTTP/2 and not sent.
     unsent: AtomicUsize,
     /// Counts how often bytes were given to HTTP/2 or sent. It reads no clock, because HTTP/2 holds a lock meanwhile.
     moves: AtomicU64,
-    /// The value of `moves`, and the time, when a check last found a changed count.
+    /// The count in `moves` when a check last found it changed. `seen_at` is the time of that check.
     seen_moves: AtomicU64,
     seen_at: AtomicU64,
     key: u64,
@@ -264,7 +264,7 @@ fn requests_full(full: &Full) -> Refusal {
     match full {
         Full::Identity { has } => Refusal::new(
             Reason::Overloaded,
-            format!("this identity has {has} requests in work, as many as one may now"),
+            format!("this identity has {has} requests in work, which is the limit for one identity now"),
         )
         .fix("try again in a moment, with fewer at once"),
         Full::All { .. } => {
@@ -277,7 +277,7 @@ fn bytes_full(full: &Full) -> Refusal {
     match full {
         Full::Identity { has } => Refusal::new(
             Reason::Overloaded,
-            format!("{has} bytes are buffered for this identity, as many as one may have now"),
+            format!("{has} bytes are buffered for this identity, which is the limit for one identity now"),
         )
         .fix("read answers as they come, and try again with fewer requests at once"),
         Full::All { .. } => {

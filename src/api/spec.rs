@@ -92,7 +92,10 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
     let read = resources(&mut m, "read", &wire.read, &[ResourceKind::Dataset, ResourceKind::Model]);
     let write = resources(&mut m, "write", &wire.write, &[ResourceKind::Checkpoint]);
     if wire.read.is_empty() && wire.write.is_empty() {
-        m.add(Reason::FieldMissing, "`read` or `write` is required: a job opens something".into());
+        m.add(
+            Reason::FieldMissing,
+            "`read` or `write` is required: a job must name what it reads or writes".into(),
+        );
     }
     let mut pins = std::collections::BTreeMap::new();
     for (resource, pin) in &wire.pins {
@@ -157,7 +160,7 @@ fn resources(m: &mut Mistakes, field: &str, list: &[String], kinds: &[ResourceKi
             let kinds: Vec<&str> = kinds.iter().map(|k| k.as_str()).collect();
             m.add(Reason::FieldInvalid, format!("`{field}`: {r} is not a {}", kinds.join(" or ")));
         } else if r.kind() != ResourceKind::Checkpoint && r.version().is_none() {
-            m.add(Reason::FieldInvalid, format!("`{field}`: {r} wants its version, as in {r}@v1"));
+            m.add(Reason::FieldInvalid, format!("`{field}`: {r} has no version: write {r}@VERSION"));
         } else if !seen.insert(r.clone()) {
             m.add(Reason::FieldInvalid, format!("`{field}`: {r} is named twice"));
         } else {

@@ -28,8 +28,8 @@ use crate::{
 pub struct Began {
     pub job: Arc<Job>,
     pub attempt: AttemptNumber,
-    /// Returned by the call that began the attempt, and again for its key. `None` if it was made under the key of another
-    /// ledger, or if only a pattern of `members.start` covers the caller.
+    /// The ticket of the attempt. A repeated call with the same key gets it too. `None` if the ticket was made with the
+    /// key of another ledger, or if only a pattern in `members.start` covers the caller.
     pub ticket: Option<SecretText>,
 }
 
@@ -48,7 +48,7 @@ pub struct BeginRequest<'a> {
     pub job: JobId,
     /// The scheduler's key of this run.
     pub key: &'a str,
-    /// Ends the attempt before at once if it is draining.
+    /// If the previous attempt is draining, ends it at once.
     pub supersede: bool,
     /// The identities that join without the ticket: the launcher or a scheduler vouches for them.
     pub vouched: &'a [SpiffePattern],
@@ -57,7 +57,7 @@ pub struct BeginRequest<'a> {
 }
 
 impl JobUseCases {
-    /// Begins the next attempt. The attempt before it ends only when the record of the new one is on disk.
+    /// Begins the next attempt. The previous attempt ends only when the record of the new one is on disk.
     pub async fn begin_attempt(&self, caller: &Caller, begin: &BeginRequest<'_>) -> Result<Began, Refusal> {
         let BeginRequest { job: id, key, supersede, vouched, joins_with } = *begin;
         self.context.refuse_if_held()?;
@@ -135,13 +135,13 @@ impl JobUseCases {
         self.decide_to_run(rules, job).map(drop)
     }
 
-    /// Decides what a running job does. A gate refuses it.
+    /// Decides whether the job may run now. Refuses it if a gate is closed.
     fn decide_to_run(&self, rules: &Rules, job: &Job) -> Result<JobDecision, Refusal> {
         let decided = self.decide_job(rules, job, Phase::Running)?;
         if decided.gates.is_empty() { Ok(decided) } else { Err(approval_required(&decided.gates)) }
     }
 
-    /// Checks all that beginning an attempt asks of the rules, except the decision on what the job does.
+    /// Checks every rule for beginning an attempt, except the decision on what the job does.
     fn may_begin(
         &self,
         rules: &Rules,
@@ -243,7 +243,7 @@ impl JobUseCases {
                         Reason::SessionMismatch,
                         format!("the session of {instance} is not proven"),
                     )
-                    .fix("send the secret that it joined with as session_secret"));
+                    .fix("send as session_secret the secret with which it joined"));
                 }
             }
         }
@@ -285,7 +285,7 @@ fn may_vouch(caller: &Caller, job: &Job, vouched: &[SpiffePattern]) -> Result<()
     if vouched.is_empty() || !is_member {
         return Ok(());
     }
-    Err(Refusal::new(Reason::NotAMember, "a member does not say who else may join")
+    Err(Refusal::new(Reason::NotAMember, "a member may not say who else may join")
         .fix("leave `members` out: the launcher or a scheduler vouches for members"))
 }
 

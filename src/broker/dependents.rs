@@ -77,7 +77,7 @@ pub(super) fn job_itself_is_behind(rules: &Rules, job: &Job, name: &LockName) ->
     }
 }
 
-/// Whether a member depends on a name as the identity that it is.
+/// Whether a member depends on a name because of its identity.
 pub(super) fn identity_is_behind(rules: &Rules, id: &SpiffeId, name: &LockName) -> bool {
     match name {
         LockName::Name(name) => names::of_identity(rules, id).contains(name),

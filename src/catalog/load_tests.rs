@@ -182,9 +182,9 @@ fn half_a_pin_is_no_pin() {
         ("{ kind = \"manifest\", sha256 = \"4b\" }", "64 hexadecimal digits"),
         ("{ kind = \"manifest\" }", "has no `sha256`"),
         ("{ kind = \"hf-revision\", sha256 = \"aa\" }", "not `sha256`"),
-        ("{ kind = \"git\", id = \"x\" }", "none of manifest"),
+        ("{ kind = \"git\", id = \"x\" }", "is not one of manifest"),
         ("{ sha1 = \"x\" }", "it has no `kind`"),
-        ("\"latest\"", "is no pin"),
+        ("\"latest\"", "is not a pin"),
         ("7", "it is a whole number"),
     ] {
         let text = audience() + &dataset("d@1", "").replace("pin = \"none\"", &format!("pin = {pin}"));
@@ -220,7 +220,7 @@ fn names_stand_once_and_have_no_twin_in_other_case() {
     let text = audience() + &dataset("d@v1", "") + &dataset("d@V1", "");
     assert!(has(&mistakes(&text), "acme.toml:19: ", "upper and lower case"));
     let p = "[[principal]]\nmatch = \"spiffe://a/w\"\nkind = \"workload\"\n";
-    assert!(has(&mistakes(&format!("{p}{p}")), "acme.toml:6: ", "matched twice, before at acme.toml:2"));
+    assert!(has(&mistakes(&format!("{p}{p}")), "acme.toml:6: ", "matched twice, first at acme.toml:2"));
 }
 
 #[test]

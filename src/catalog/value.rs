@@ -139,7 +139,7 @@ pub(super) fn pin(value: &Value) -> Result<Pin, String> {
         "lakefs-commit" | "iceberg-snapshot" => "id",
         _ => {
             return Err(format!(
-                "its kind `{}` is none of manifest, hf-revision, lakefs-commit, iceberg-snapshot, s3-versions",
+                "its kind `{}` is not one of manifest, hf-revision, lakefs-commit, iceberg-snapshot, s3-versions",
                 plain::value(kind)
             ));
         }

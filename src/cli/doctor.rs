@@ -168,7 +168,7 @@ async fn check_role(
     let (connector, source) = match (session.connector(&chosen), &chosen.svid) {
         (Ok(found), _) => found,
         (Err(failure), SvidFrom::WorkloadApi { .. }) => return report.add_failure("SPIFFE agent", failure),
-        // A file that cannot be used was reported before. The daemon is not asked with it.
+        // A file that cannot be used was reported before. It cannot be used to ask the daemon.
         (Err(_), SvidFrom::Files(_)) => return,
     };
     if let SvidFrom::WorkloadApi { pick, .. } = &chosen.svid
@@ -318,7 +318,8 @@ async fn check_connection(connector: &Connector, asked: &mut AskedDaemon, report
                 Some(cause) => format!("{error}: {cause}"),
                 None => error.to_string(),
             };
-            // The same problem with another identity, such as an address at which nothing listens, is said once.
+            // If several identities have the same problem, such as an address at which nothing listens, it is reported
+            // once.
             if !asked.problems.contains(&why) {
                 report.add_problem(asked.of("connection"), &*why, error.fix());
                 asked.problems.push(why);

@@ -78,7 +78,7 @@ impl PolicyTestArgs {
         }
         let Some(file) = &self.config else {
             let lacks = if dir.is_none() { "the policies" } else { "the catalog" };
-            return Err(Failure::usage(format!("it is not known where {lacks} to test are")).fix(
+            return Err(Failure::usage(format!("nothing says which directory holds {lacks}")).fix(
                 "name both: leasehold policy test DIR --catalog DIR; or --config FILE, which has both",
             ));
         };

@@ -288,7 +288,7 @@ fn a_bundle_endpoint_is_written_in_full() {
     13: federation.ca is missing: write ca = "/etc/ssl/certs/ca-certificates.crt", the authorities that may certify the host's name
     17: federation.endpoint_id is for https_spiffe: remove it, or change the profile
     18: federation.bundle is for https_spiffe: remove it, or change the profile
-    17: federation.ca: is no path: write one
+    17: federation.ca: is not a path: write one
     18: federation.bundel is not a key: write one of trust_domain, url, profile, ca, or remove it
     19: federation.ca is for https_web: remove it, or change the profile
     25: federation: `w.example` is there twice: name each trust domain once

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{clock::Wall, limits, name::SpiffeId, secret::sha256};
 
-/// The facts of a leaf that keeps every rule for leaves. Who signed it is the question of a path.
+/// The facts of a leaf that keeps every rule for leaves. The path checks who signed it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
     /// The only URI of its subject alternative name.
@@ -54,7 +54,7 @@ impl Leaf {
         Ok(Leaf { spiffe_id, not_before, not_after, x5t_s256: sha256(der), serial: serial(&cert)? })
     }
 
-    /// Checks that it is valid now. There is no leeway: issuers set NotBefore back.
+    /// Checks that it is valid now. There is no leeway, because issuers already set NotBefore a little into the past.
     ///
     /// # Errors
     ///

@@ -28,11 +28,11 @@ pub(crate) struct TestCa {
     key: KeyPair,
     /// The CA's own certificate.
     pub(crate) der: CertificateDer<'static>,
-    /// What its leaves present beside themselves: nothing for a root.
+    /// The certificates that its leaves present in addition to themselves: none for a root.
     pub(crate) above: Vec<CertificateDer<'static>>,
 }
 
-/// A certificate with its key and what it presents above it.
+/// A certificate, its key, and the certificates above it that its holder presents.
 pub(crate) struct Issued {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: KeyPair,

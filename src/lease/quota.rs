@@ -15,7 +15,7 @@ pub enum QuotaExceeded {
     #[error("the job holds {0} leases, as many as one job may")]
     Job(usize),
     /// The quota of its holder.
-    #[error("the identity holds {0} leases, as many as one may")]
+    #[error("the identity holds {0} leases, which is the limit for one identity")]
     Holder(usize),
     /// The quota of its job's tenant.
     #[error("the tenant's jobs hold {0} leases, as many as one tenant's may")]

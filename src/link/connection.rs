@@ -36,7 +36,7 @@ pub enum ConnectionEnd {
     },
     /// The identity opened more connections than it may have.
     #[error(
-        "this identity has {max} connections open, the most that one may have now: close some, or try again later"
+        "this identity has {max} connections open, which is the limit for one identity now: close some, or try again later"
     )]
     PeerFull {
         /// How many it may have open now.

@@ -36,12 +36,12 @@ pub enum FailureCause {
     /// The handshake stalled or was slow while other connections waited for its slot.
     #[error("the handshake was ended because other connections waited for its place")]
     GaveWay,
-    /// The listener has as many connections as it may have for peers of this class.
+    /// The listener has reached its limit of connections for peers of this class.
     #[error("the limit of open connections is reached")]
     Overloaded,
-    /// The address has as many connections in a handshake as one address may have.
+    /// The address has reached its limit of connections in a handshake.
     #[error(
-        "{} connections of this address are in a handshake or wait for one, the most that one address may have",
+        "{} connections of this address are in a handshake or wait for one, which is the limit for one address",
         limits::HANDSHAKES_WAITING_PER_ADDRESS_MAX
     )]
     AddressFull,
@@ -49,7 +49,7 @@ pub enum FailureCause {
     #[error("the peer did not begin HTTP/2 within {} s", limits::HANDSHAKE.as_secs())]
     Silent,
     /// The handshake succeeded, but the requests on the connection are refused.
-    #[error("`{id}` has {max} connections open, the most that one identity may have now")]
+    #[error("`{id}` has {max} connections open, which is the limit for one identity now")]
     PeerFull {
         /// The SPIFFE ID of the peer.
         id: SpiffeId,

@@ -48,7 +48,7 @@ impl FromStr for Pin {
             }
             _ => {
                 return Err(bad(
-                    "its kind is none of manifest, hf-revision, lakefs-commit, iceberg-snapshot, s3-versions",
+                    "its kind is not one of manifest, hf-revision, lakefs-commit, iceberg-snapshot, s3-versions",
                 ));
             }
         })

@@ -11,8 +11,8 @@ use crate::name::{FenceName, SpiffeId};
 /// The bytes of a tag.
 ///
 /// Two names with one tag cause a false refusal and never open anything. 96 bits are above the 80 that RFC 2104 section 5
-/// requires. Without the key, each guess of a name for a tag costs a lease or a lowering. Three bytes are four characters of
-/// base64url, so adjacent tags need no padding.
+/// requires. Someone without the key who guesses the name behind a tag needs a lease or a lowering for each guess. Three
+/// bytes are four characters of base64url, so adjacent tags need no padding.
 const TAG_BYTES: usize = 12;
 
 /// The name of a fence at one audience: HMAC-SHA256 with the key of that audience, truncated to 96 bits.

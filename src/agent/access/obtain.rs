@@ -29,10 +29,10 @@ use crate::{
     secret::{NoRandomness, SecretText},
 };
 
-/// The job and attempt to join, and the member to be.
+/// The job and attempt to join, and the name of the member.
 #[derive(Debug)]
 pub struct JoinOptions {
-    /// The job, and what of it exists already.
+    /// Which job, and whether it and its attempt exist already.
     pub what: JoinTarget,
     /// The scheduler's key for this run: the same key is the same attempt. `None` uses a random key.
     pub attempt_key: Option<String>,
@@ -50,7 +50,7 @@ pub struct JoinOptions {
     pub svid: Option<SvidPaths>,
 }
 
-/// What exists already.
+/// What exists already when the process starts.
 #[derive(Debug)]
 pub enum JoinTarget {
     /// Nothing: create the job, and begin its first attempt.
@@ -191,7 +191,7 @@ impl ObtainedAccess {
                 tokio::select! {
                     () = state.undo(&why, messages) => {}
                     signal = next_end_signal(signals, &mut arrivals, &*context.clock) => {
-                        messages.send(&format!("{signal}: left at once; what was created ends when no process takes part in it"));
+                        messages.send(&format!("{signal}: leaving at once; what was created ends when no process takes part in it"));
                     }
                 }
                 Err(error)
@@ -248,7 +248,7 @@ async fn obtain_member(
     Ok(member)
 }
 
-/// Waits for a signal that asks to end. Ignores the others, because there is no command yet that could get them.
+/// Waits for a signal that asks to end. Ignores the others, because there is no command yet to pass them on to.
 async fn next_end_signal(signals: &mut Signals, arrivals: &mut Arrivals, clock: &dyn Clock) -> Signal {
     loop {
         let arrival = signals.next_arrival().await;

@@ -8,11 +8,12 @@ use crate::{
     limits::{SIGNAL_LATE, SIGNAL_TOGETHER},
 };
 
-/// Collects the arrivals of signals for a moment, to decide to whom each was sent.
+/// Collects signals for a moment, to decide which processes each of them was sent to.
 ///
-/// systemd, Slurm and Ctrl-C send a signal to every process of a unit, a step or a group. The command has it then, and would
-/// get it twice if the wrapper passed it on. So a signal is held back for [`SIGNAL_TOGETHER`]. If it came to two of our
-/// processes in that time, it came to the command too. `pkill -f leasehold` looks the same, and the command does not get it.
+/// systemd, Slurm and Ctrl-C send a signal to every process of a unit, a step or a group. Then the command has it already,
+/// and would get it twice if the wrapper passed it on. So the wrapper holds a signal back for [`SIGNAL_TOGETHER`]. If it
+/// came to two of our processes in that time, it came to the command too. A signal from `pkill -f leasehold` looks like
+/// this too, so it is not passed on.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals(Vec<SentSignal>);
 
@@ -20,17 +21,17 @@ pub(crate) struct Arrivals(Vec<SentSignal>);
 struct SentSignal {
     signal: SignalNumber,
     at: LeaseTime,
-    /// When it came to each.
+    /// When the signal came to each of our processes.
     to: BTreeMap<SignalReceiver, LeaseTime>,
     is_decided: bool,
 }
 
-/// To whom a signal was sent.
+/// Which processes a signal was sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SentTo {
-    /// To the wrapper only: the command is to get it.
+    /// To the wrapper only: the wrapper passes it on to the command.
     Wrapper,
-    /// To the wrapper's process group or cgroup: the command has it.
+    /// To the wrapper's process group or cgroup: the command has it already.
     All,
 }
 
@@ -114,7 +115,7 @@ mod tests {
         assert_eq!(arrivals.due(), at(100));
         assert_eq!(arrivals.take_decided(at(100)), [(term, SentTo::All)]);
         assert_eq!((arrivals.take_decided(at(101)), arrivals.due()), (vec![], LeaseTime(u64::MAX)));
-        // The next one may reach the guard first.
+        // The next signal may reach the guard before the wrapper.
         assert!(!arrivals.add(by(SignalReceiver::Guard), at(300)));
         assert!(arrivals.add(by(SignalReceiver::Wrapper), at(301)));
         assert_eq!(arrivals.take_decided(at(400)), [(term, SentTo::All)]);
@@ -132,11 +133,12 @@ mod tests {
             assert!(arrivals.add(by(SignalReceiver::Wrapper), at(round)));
             assert_eq!(arrivals.take_decided(at(round + 100)), [(signal, SentTo::Wrapper)]);
         }
-        // One to all, soon after, reaches the guard first.
+        // A second signal, sent to all soon after, reaches the guard first.
         assert!(!arrivals.add(by(SignalReceiver::Guard), at(750)));
         assert!(arrivals.add(by(SignalReceiver::Wrapper), at(751)));
         assert_eq!(arrivals.take_decided(at(851)), [(signal, SentTo::All)]);
-        // The guard is reached late by a slow sender, or by itself: neither is for the command.
+        // Either a slow sender reached the guard late, or only the guard got the signal. In both cases the command gets
+        // nothing.
         assert!(!arrivals.add(by(SignalReceiver::Guard), at(1_400)));
         assert!(!arrivals.add(by(SignalReceiver::Guard), at(5_000)));
         assert_eq!(arrivals.take_decided(at(6_000)), []);

@@ -201,7 +201,7 @@ impl Descendants {
         Some(child) == self.guard || self.before.iter().any(|before| before.pid == child)
     }
 
-    /// Finds the living ones. `None` only if it is proven that there are none.
+    /// Finds the descendants that are alive. `None` only if it is proven that there are none.
     ///
     /// Reading `/proc` takes milliseconds on a busy host, so it is done on another thread.
     async fn scan(&self) -> Option<Vec<Process>> {
@@ -214,9 +214,9 @@ impl Descendants {
         run_blocking(scan).await.unwrap_or_else(|| Some(Vec::new()))
     }
 
-    /// Whether it is certain that none is left. An empty scan is not: a process that forks and exits may be missed each time. But
-    /// an orphan becomes a child of the subreaper at the moment its parent dies. So while a descendant lives, the subreaper has a
-    /// child, and its list of children is the proof.
+    /// Whether it is certain that none is left. An empty scan is not enough: it may miss a process that forks and exits all the
+    /// time. But an orphan becomes a child of the subreaper at the moment its parent dies. So while a descendant lives, the
+    /// subreaper has a child, and its list of children is the proof.
     fn is_proven_empty(&self) -> bool {
         if self.guard.is_none() && self.before.is_empty() {
             return has_no_child();

@@ -9,8 +9,8 @@
 //! | SIGXFSZ | handled and not passed on: the write that was too long returns an error |
 //! | all others, also real-time signals | handled, and passed on to the command unless it got the signal too |
 //!
-//! Signals that the wrapper was started to ignore (`nohup`, a shell's `&`) stay ignored, in the wrapper and in the command. Only
-//! SIGTERM is always handled.
+//! Signals that were ignored when the wrapper started (`nohup`, a shell's `&`) stay ignored, in the wrapper and in the command.
+//! Only SIGTERM is always handled.
 
 use std::{
     collections::BTreeSet,
@@ -182,7 +182,7 @@ impl Signals {
     }
 }
 
-/// The signals that a front process handles: all but faults and those that it was started to ignore.
+/// The signals that a front process handles: all except faults and those that were ignored when it started.
 pub(crate) fn signals_of_front() -> SigSet {
     let ignored = ignored_signals();
     let mut set = SigSet::all();

@@ -151,7 +151,7 @@ fn resources(
         }
         if let Some(name) = resource.map(|resource| resource.to_string()) {
             if out.contains(&name) {
-                table.wrong("resource", format!("{name} stands twice: remove one"), notes);
+                table.wrong("resource", format!("{name} is listed twice: remove one"), notes);
             } else {
                 if let Some(pin) = pin {
                     pins.insert(name.clone(), pin.to_string());

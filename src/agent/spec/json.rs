@@ -86,7 +86,7 @@ impl<'a> Scan<'a> {
             self.eat(b':')?;
             let node = self.node()?;
             if !seen.insert(key.clone()) {
-                self.twice.push((line, format!("`{}` stands twice: remove one", plain::value(&key))));
+                self.twice.push((line, format!("`{}` is written twice: remove one", plain::value(&key))));
             }
             entries.push(Field { key, line, node });
         }
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_key_that_stands_twice_is_an_error_in_both_forms() {
         let json = parse_json("{\"a\": 1,\n\"a\": 2}").unwrap_err();
-        assert_eq!(json, [(2, "`a` stands twice: remove one".to_owned())]);
+        assert_eq!(json, [(2, "`a` is written twice: remove one".to_owned())]);
         assert_eq!(parse_toml("a = 1\na = 2\n").unwrap_err()[0].0, 2);
     }
 }

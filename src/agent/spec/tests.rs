@@ -181,7 +181,7 @@ fn each_mistake_is_reported_with_what_to_write() {
         ("[[read]]\nresource = \"dataset:acme/t@v1\"\npin = \"main\"", "6: read.pin: `main` is not a pin"),
         (
             "[[read]]\nresource = \"dataset:acme/t@v1\"\n[[read]]\nresource = \"dataset:acme/t@v1\"",
-            "7: read.resource: dataset:acme/t@v1 stands twice: remove one",
+            "7: read.resource: dataset:acme/t@v1 is listed twice: remove one",
         ),
         ("read = \"dataset:acme/t@v1\"", "4: read: this is a text: write [[read]]"),
         ("read = [\"dataset:acme/t@v1\"]", "4: read: this is a text: write [[read]] above each entry"),

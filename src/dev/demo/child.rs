@@ -69,7 +69,7 @@ async fn save(what: &OsStr) -> io::Result<String> {
 
 /// The checkpoint that a child saves.
 pub(super) const CHECKPOINT: &[u8] = b"weights, step 100\n";
-/// What it writes if that worked.
+/// What the child writes if the checkpoint was saved.
 pub(super) const SAVED: &str = "saved";
 
 fn write_pid(go: &Path) -> io::Result<()> {

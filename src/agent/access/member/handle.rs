@@ -1,4 +1,4 @@
-//! A running member, as the run or sidecar sees it: what it orders, and what it learns.
+//! A running member, as the run or sidecar sees it: the commands that it takes and the state that it reports.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What a member is ordered to do.
+/// A command to a member.
 #[derive(Debug)]
 pub(crate) enum MemberCommand {
-    /// The platform has asked the work to end: checkpoints may still be written for the grace.
+    /// The platform has asked the work to end: checkpoints may still be written during the grace.
     Drain { grace: Option<Duration>, reason: String },
     /// The work has ended.
     Finish { outcome: v1::Outcome, detail: String },
@@ -78,7 +78,7 @@ impl MemberHandle {
         }
     }
 
-    /// What happened to the access, as the end of the last line.
+    /// What happened to the access, in words for the last message.
     pub(crate) fn access_after(&self, report: &FinalReport) -> String {
         match report {
             FinalReport::Delivered => "all access has ended".to_owned(),
