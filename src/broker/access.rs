@@ -1,4 +1,4 @@
-//! Which callers may make which calls: the catalog, policy and the locks are asked.
+//! Decides which callers may make which calls, by the catalog, the policy and the locks.
 
 use std::sync::Arc;
 
@@ -29,7 +29,8 @@ pub struct AccessControl {
 }
 
 impl AccessControl {
-    /// Admits a caller to a call: the catalog must know it, and no lock may shut it out. Open streams ask again.
+    /// Admits a caller to a call: the catalog must know it, and no lock may shut it out. Open streams are checked
+    /// again.
     pub fn admit(&self, peer: &Peer, rpc: Rpc) -> Result<Caller, Refusal> {
         let caller = self.caller(peer)?;
         let breaks_glass = matches!(rpc, Rpc::Unlock | Rpc::ListLocks) && self.breaks_glass(caller.id());
@@ -41,7 +42,7 @@ impl AccessControl {
     }
 
     /// Returns the lock that shuts an identity out, if there is one: on its name, its trust domain, a prefix of it, or the
-    /// person that it is. Such an identity makes no call, and what it approved does not count.
+    /// person behind it. Such an identity may make no call, and its approvals do not count.
     pub(super) fn lock_on_identity(&self, id: &SpiffeId) -> Option<Lock> {
         self.context.state.lock_on(names::of_identity(&self.context.rules(), id).iter())
     }
@@ -104,7 +105,8 @@ impl AccessControl {
         })
     }
 
-    /// Whether policy allows a call for all tenants. Refuses it if it does not even for the caller's tenant.
+    /// Whether policy allows a call for all tenants. Refuses the call if policy does not allow it even for the caller's
+    /// tenant.
     pub(super) fn is_for_all_tenants(&self, caller: &Caller, rpc: Rpc) -> Result<bool, Refusal> {
         match self.authorize(caller, rpc, None, &[], "") {
             Ok(()) => Ok(true),

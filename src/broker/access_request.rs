@@ -11,7 +11,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// A request for access: its caller, and the rules that decide it. Each step needs the value that the one before it made:
+/// A request for access: its caller, and the rules that decide it. Each step needs the value that the previous step made:
 ///
 /// 1. [`AccessControl::access_request`] reads the revision, then the rules, then the caller.
 /// 2. [`AccessRequest::stand`] takes a stand behind the names that the answer depends on.
@@ -28,7 +28,7 @@ pub(super) struct AccessRequest<'a> {
     pub caller: Caller,
 }
 
-/// A request for access that has taken its stand. What it reads of the state from now on is safe to decide by.
+/// A request for access that has taken its stand. From now on, it is safe to read the state and to decide by it.
 pub(super) struct StandingRequest<'a> {
     pub request: AccessRequest<'a>,
     pub names: Vec<FenceName>,
@@ -72,7 +72,7 @@ impl<'a> AccessRequest<'a> {
 impl StandingRequest<'_> {
     /// Looks again when the record is on disk: first at the fences, then at the revision.
     ///
-    /// `own` is a fence whose lowering does not count. `decide_again` gets the rules and the caller of now if the rules changed.
+    /// `own` is a fence whose lowering does not count. If the rules changed, `decide_again` gets the current rules and caller.
     pub fn look_again(
         &self,
         during: &str,

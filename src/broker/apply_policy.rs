@@ -39,9 +39,9 @@ pub enum PolicyOrigin {
 #[derive(Clone, Debug)]
 pub enum WantedPolicy {
     Bundle(PolicyBundle),
-    /// A kept one.
+    /// A policy that the daemon has kept, by its digest.
     Kept(Digest),
-    /// The one that was in force before the last change.
+    /// The policy that was in force before the last change.
     Previous,
 }
 
@@ -52,9 +52,9 @@ pub struct PolicyOrder {
     pub reason: String,
     /// Show what would change, and change nothing.
     pub dry_run: bool,
-    /// The policy that the caller saw in force. Another one refuses the order.
+    /// The policy that the caller saw in force. If another one is in force, the order is refused.
     pub in_force: Option<Digest>,
-    /// The leases that the caller accepts to end. More refuse the order.
+    /// How many leases the caller accepts to end. If more would end, the order is refused.
     pub ends_at_most: Option<u64>,
 }
 
@@ -77,7 +77,8 @@ pub struct PolicyChange {
     pub rules: Vec<RuleChange>,
     /// Live leases that end.
     pub ended: u64,
-    /// Jobs that wait for approval and for which the decision changes, and what it becomes. Some of them if there are many.
+    /// Jobs that wait for approval and for which the decision changes, each with the new decision. If there are many, only
+    /// some of them.
     pub jobs: Vec<(JobId, String)>,
     pub cases: usize,
     /// A line for each case that fails.
@@ -91,7 +92,7 @@ pub struct PolicyChange {
 pub struct PolicyHistory {
     pub in_force: Digest,
     pub origin: PolicyOrigin,
-    /// The last one first.
+    /// The newest first.
     pub kept: Vec<KeptPolicy>,
 }
 
@@ -101,7 +102,7 @@ impl RuleUseCases {
         if self.access.is_for_all_tenants(caller, rpc)? || caller.is_only_tenant() {
             return Ok(());
         }
-        let text = "the policy is that of every tenant, and you are an operator of only one";
+        let text = "the policy is for all tenants, and you are an operator of only one";
         Err(Refusal::new(Reason::KindNotAllowed, text).fix("ask a platform operator"))
     }
 
@@ -179,7 +180,7 @@ impl RuleUseCases {
         }
     }
 
-    /// Decides the waiting jobs by the wanted policy, and returns those for which the answer is another one.
+    /// Decides the waiting jobs by the wanted policy, and returns those for which the answer changes.
     fn waiting_jobs_that_change(&self, wanted: &Rules) -> Vec<(JobId, String)> {
         let (at, nothing) = (self.context.clock.now().wall, BTreeSet::new());
         let waiting =
@@ -232,7 +233,7 @@ impl RuleUseCases {
         Ok(())
     }
 
-    /// Warns a caller that could not change the policy again.
+    /// Warns a caller who could not change the policy again under the wanted one.
     fn warn_of_lockout(&self, caller: &Caller, wanted: &Engine, change: &mut PolicyChange) {
         let may = |tenant| {
             let (rpc, now) = (Rpc::ApplyPolicy, self.context.clock.now().wall);
@@ -313,7 +314,7 @@ impl RuleUseCases {
             Err(_) => return Err(ledger_unavailable("it took too long")),
         }
         kept.set_applied(change.after, change.before).map_err(|e| {
-            // The record says that it was applied, so another one must say that it was not.
+            // The record says that it was applied, so a second record must say that it was not.
             let why = "the next start would not find it".to_owned();
             self.context.ledger.defer(&Event::PolicyNotApplied { policy: change.after, why });
             unwritten(e)

@@ -25,7 +25,7 @@ use crate::{
     state::request_digest,
 };
 
-/// Bytes of the record of an approval beside its reason.
+/// The size of an approval's record without its reason, in bytes.
 const APPROVAL_RECORD_BYTES: usize = 1_024;
 
 /// What a person approves.
@@ -34,7 +34,7 @@ pub struct ApproveOrder<'a> {
     pub job: JobId,
     /// The digest of the request that the person saw.
     pub request: Digest,
-    /// Empty: all gates that ask a group of the caller.
+    /// Empty: all gates that a group of the caller may approve.
     pub gates: &'a [String],
     pub reason: &'a str,
 }
@@ -63,7 +63,7 @@ pub struct WaitingJob {
     pub gates: Vec<WaitingGate>,
 }
 
-/// A gate that lacks people.
+/// A gate at which approvals are missing.
 #[derive(Debug)]
 pub struct WaitingGate {
     pub gate: Gate,
@@ -132,7 +132,7 @@ impl ApprovalUseCases {
         Ok(Approved { job: widened.job, gates, changed: widened.changed })
     }
 
-    /// Checks all that an approval asks of the rules. Returns the gates that it is for.
+    /// Checks every rule for an approval. Returns the gates that it is for.
     fn may_approve(
         &self,
         rules: &Rules,
@@ -158,7 +158,7 @@ impl ApprovalUseCases {
         Ok(gates.into_iter().map(|gate| gate.id).collect())
     }
 
-    /// Returns the gates of a job that ask a group of the caller: those that are wanted, or all.
+    /// Returns the gates of a job that a group of the caller may approve: the wanted ones, or all.
     fn gates_of(
         &self,
         rules: &Rules,
@@ -179,7 +179,8 @@ impl ApprovalUseCases {
         let (mine, others): (Vec<Gate>, Vec<Gate>) =
             asked.into_iter().partition(|g| groups.contains(&g.approver_group));
         if mine.is_empty() || (!wanted.is_empty() && !others.is_empty()) {
-            let refusal = Refusal::new(Reason::NotAnApprover, "you are in none of the groups that are asked");
+            let refusal =
+                Refusal::new(Reason::NotAnApprover, "you are in none of the groups that may approve");
             let refusal = others
                 .iter()
                 .fold(refusal, |refusal, g| refusal.with("asks", format!("{} ({})", g.approver_group, g.id)));
@@ -237,14 +238,15 @@ impl ApprovalUseCases {
         let mut ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
         if !gates.is_empty() {
             tracing::warn!(job = %id, by = %caller.id(), gates = gates.join(", "), reason, "approval withdrawn");
-            // The others may have left their group since: then the gate is shut, and what runs on it ends.
+            // Other approvers may have left their group since. Then the gate is closed again, and the access that needs
+            // it ends.
             let behind = self.sweeps.end_unapproved("an approval was withdrawn", |job| job.id == id);
             ended.done.ending.behind = ended.done.ending.behind.saturating_add(behind);
         }
         Ok(Withdrawal { end: self.endings.end_answer(ended), gates })
     }
 
-    /// The gates of an open job that lack people now.
+    /// The gates of an open job at which approvals are missing now.
     pub fn gates_waiting<'a>(&self, job: &'a Job) -> Vec<&'a Gate> {
         self.decisions.gates_waiting(job)
     }
@@ -300,7 +302,7 @@ impl ApprovalUseCases {
     }
 }
 
-/// Returns the operators who may approve at a gate and whom the caller may know of: those of the caller's tenant, or all.
+/// Returns the operators who may approve at a gate, if the caller may know of them: those of the caller's tenant, or all.
 fn operators_of(rules: &Rules, caller: &Caller, job: &Job, gate: &Gate, everything: bool) -> Vec<String> {
     let platform = TenantName::platform();
     let may = rules.catalog().principals().filter(|p| {

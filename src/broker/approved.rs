@@ -1,4 +1,5 @@
-//! Which gates of a job are open now. An approval is judged by the rules and locks of the moment, not by those of its time.
+//! Which gates of a job are open now. An approval is judged by the rules and locks in force now, not by those in force when
+//! it was given.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -14,7 +15,7 @@ use crate::{
 };
 
 impl Decisions {
-    /// The gates at which enough people approved a job, of whom each may still approve it.
+    /// The gates at which enough people approved a job. Only people who may still approve it count.
     ///
     /// `holder` is the identity that asks for access: an approval does not count for the access of the person who gave it.
     pub(super) fn approved_gates(
@@ -28,15 +29,15 @@ impl Decisions {
         named.into_iter().filter(is_open).map(str::to_owned).collect()
     }
 
-    /// The gates of an open job that lack people now.
+    /// The gates of an open job at which approvals are missing now.
     pub(super) fn gates_waiting<'a>(&self, job: &'a Job) -> Vec<&'a Gate> {
         let rules = self.context.rules();
         let lacks = |gate: &&Gate| self.missing_people(&rules, job, &gate.id, None) > 0;
         if job.is_closed() { Vec::new() } else { job.gates.iter().filter(lacks).collect() }
     }
 
-    /// How many people a gate still lacks. The rule as it is now counts; if the policy has dropped it, the gate as the job
-    /// keeps it.
+    /// How many approvals are missing at a gate. The gate in the present policy counts. If the policy no longer has the
+    /// gate, the copy in the job counts.
     pub(super) fn missing_people(
         &self,
         rules: &Rules,
@@ -78,7 +79,7 @@ impl Decisions {
     }
 
     /// Refuses an identity that may not approve a job in this group: an operator of the job's tenant or of the platform, in the
-    /// group, not locked, without a part in the job. `human` is who it was when it approved.
+    /// group, not locked, without a part in the job. `human` is the person behind the identity when it approved.
     pub(super) fn check_approver(
         &self,
         rules: &Rules,
@@ -110,13 +111,13 @@ impl Decisions {
     }
 }
 
-/// A gate as the policy has it now, or as the job keeps it if the policy has none of this name.
+/// A gate as the policy has it now. If the policy no longer has it, the copy in the job.
 pub(super) fn gate_now(rules: &Rules, job: &Job, gate: &str) -> Option<Gate> {
     let rule = rules.engine.gate(gate).cloned().map(gate_of);
     rule.or_else(|| job.gates.iter().find(|g| g.id == gate).cloned())
 }
 
-/// The person that an identity is, by the catalog.
+/// The person behind an identity, according to the catalog.
 pub(super) fn human_of(rules: &Rules, id: &SpiffeId) -> Option<HumanName> {
     rules.catalog().principal(id)?.human(id)
 }

@@ -87,7 +87,7 @@ impl Attachment {
                     instance: instance.clone(),
                     at: now,
                     outcome: Some(Outcome::Unknown),
-                    detail: "it said goodbye, and not how its work ended".into(),
+                    detail: "it said goodbye, but not how its work ended".into(),
                 }]
             } else {
                 Vec::new()
@@ -122,7 +122,7 @@ impl Attachment {
         }
     }
 
-    /// Returns what ended leases of the member since the last check, if the membership itself goes on.
+    /// Returns the cause if leases of the member ended since the last check, although the membership goes on.
     fn leases_over(&mut self) -> Option<String> {
         let revision = self.members.context.fences.revision();
         if self.stand.lowered().is_some() || revision != self.revision {
@@ -138,7 +138,7 @@ impl Attachment {
         }
         let ended = self.presence.leases_ended();
         (std::mem::replace(&mut self.leases_ended, ended) != ended)
-            .then(|| "a lease of this member was ended by itself".to_owned())
+            .then(|| "one lease of this member was ended".to_owned())
     }
 
     fn names_today(&self) -> Vec<FenceName> {
@@ -156,7 +156,7 @@ impl Attachment {
         let ended =
             |reason: Reason, message: String| Some(Notice { kind: NoticeKind::Revoked, reason, message });
         let Some(job) = self.members.context.state.job(*id) else {
-            return ended(Reason::JobClosed, "the job is closed, and was long ago".into());
+            return ended(Reason::JobClosed, "the job was closed long ago".into());
         };
         let detail = |d: &str| if d.is_empty() { String::new() } else { format!(": {d}") };
         if let JobState::Closed(outcome) = job.state {
@@ -193,7 +193,7 @@ impl Attachment {
             Some(MemberState::Away { .. }) => Some(Notice {
                 kind: NoticeKind::Reconnect,
                 reason: Reason::NotJoined,
-                message: "you were taken for lost: join again".into(),
+                message: "the daemon counted you as lost: join again".into(),
             }),
             // If a lock ended the membership, the notice says so.
             Some(MemberState::Left | MemberState::Lost) | None => {
@@ -233,7 +233,7 @@ impl MemberUseCases {
         let revision = self.context.fences.revision();
         let names =
             names::of_member(&self.context.rules(), &job, session.attempt, &session.instance, caller.id());
-        // The stream is woken from here on and checks after that, so it misses nothing.
+        // From here on, changes wake the stream. It checks the state after this point, so it misses nothing.
         let key = (session.job, session.attempt, session.instance.clone());
         let presence = self.context.sessions.open_stream(key.clone(), self.context.clock.now().boot);
         let (calls, leases_ended) = (presence.calls(), presence.leases_ended());
@@ -270,7 +270,7 @@ impl MemberUseCases {
         loop {
             match lowerings.recv().await {
                 Ok(lowering) => self.call_those_behind(&lowering.name),
-                // What was missed may concern anyone.
+                // The lowerings that were missed may concern any member.
                 Err(RecvError::Lagged(_)) => self.context.sessions.call_all(),
                 Err(RecvError::Closed) => return,
             }

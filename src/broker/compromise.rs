@@ -25,7 +25,7 @@ pub struct RevokedAndLocked {
 
 impl OperatorUseCases {
     /// Ends all access behind a name, and locks the identities that held it and what their launchers launch. The locks come
-    /// first: a revocation that came first could be undone before them.
+    /// first. Otherwise the holders could get new access between the revocation and the locks.
     pub fn revoke_compromised(
         &self,
         caller: &Caller,
@@ -66,7 +66,8 @@ impl OperatorUseCases {
         Ok(RevokedAndLocked { revoked, locks: set })
     }
 
-    /// Returns what is to be locked if what is behind a name is compromised: the holders, and what its launcher launches.
+    /// Returns the locks that a compromise of a name needs: one on each holder, and one on everything that the launcher
+    /// launches.
     fn compromised(&self, name: &FenceName) -> Result<Vec<LockName>, Refusal> {
         let of_job = |id| self.context.state.job(id);
         let (holders, launcher) = match name.kind() {

@@ -171,8 +171,8 @@ impl JobUseCases {
         Ok(inputs)
     }
 
-    /// Checks a new job by rules that changed meanwhile. Refuses it if they deny it, or want an approval that it does not wait for
-    /// already.
+    /// Checks a new job by rules that changed meanwhile. Refuses it if they deny it, or if they require an approval that the
+    /// job does not already wait for.
     fn may_still_create(&self, rules: &Rules, caller: &Caller, job: &Job) -> Result<(), Refusal> {
         let inputs = self.may_create(rules, caller, &job.spec, &names::of_job(rules, job))?;
         if inputs.as_slice() != &*job.inputs {
@@ -240,7 +240,7 @@ pub(super) fn joiners(
     let mut found: Vec<Joiner> = Vec::new();
     for pattern in &job.spec.members.join {
         let mut any = false;
-        // An identity has one entry, the first that matches. A pattern can meet several.
+        // An identity has one entry, the first that matches. A pattern can match several entries.
         let entries: Vec<Arc<Principal>> = match pattern.exact() {
             Some(id) => rules.catalog().principal(&id).cloned().into_iter().collect(),
             None => rules.catalog().principals_overlapping(pattern).cloned().collect(),
@@ -297,7 +297,7 @@ pub(super) fn check_human(
         .fix("leave acting_for out, or have may_act_for added to your catalog entry"))
 }
 
-/// Refuses a name that a tenant's jobs may not use, and suggests the nearest of those that they may.
+/// Refuses a name that a tenant's jobs may not use, and suggests the nearest name that they may use.
 fn no_such_resource(catalog: &Catalog, tenant: &TenantName, name: &ResourceName) -> Refusal {
     let text = format!("there is no {name}, or none that this tenant may see");
     let refusal = Refusal::new(Reason::ResourceNotFound, text);

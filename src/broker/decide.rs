@@ -60,7 +60,7 @@ pub(super) fn check_pins(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<(
             return Err(refusal
                 .with("yours", input.pin.to_string())
                 .with("catalog", now.map(ToString::to_string).unwrap_or_default())
-                .fix("create a new job, which is decided for what the catalog has now"));
+                .fix("create a new job, for the data that the catalog has now"));
         }
     }
     Ok(())
@@ -136,7 +136,7 @@ impl Decisions {
     }
 }
 
-/// Returns a gate of the policy as a job keeps it.
+/// Converts a gate of the policy to the copy that a job keeps.
 pub(super) fn gate_of(gate: policy::ApprovalGate) -> Gate {
     Gate {
         id: gate.id,

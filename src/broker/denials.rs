@@ -47,8 +47,8 @@ impl Denials {
         Denials { minutes: DashMap::new(), clock, ledger }
     }
 
-    /// Returns the kind that a refusal counts for. A flood must not fill memory, log or ledger, so kinds are shared past a
-    /// bound, and unknown identities share a few from the start.
+    /// Returns the kind that a refusal counts for. A flood must not fill memory, log or ledger, so above a bound refusals
+    /// share kinds, and unknown identities share a few kinds from the start.
     fn kind(&self, by: &SpiffeId, rpc: &str, reason: Reason) -> DenialKind {
         if reason == Reason::PrincipalUnknown {
             let mut hasher = DefaultHasher::new();

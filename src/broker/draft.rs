@@ -149,7 +149,7 @@ impl CredentialDraft<'_> {
 }
 
 impl CredentialUseCases {
-    /// Returns what a credential begins as, before policy is asked.
+    /// Collects what a credential is made of, before policy is asked.
     pub(super) fn draft<'a>(
         &self,
         request: &'a AccessRequest<'a>,
@@ -164,8 +164,8 @@ impl CredentialUseCases {
         Ok(CredentialDraft { request, job, session, offer, audience, phase, binding, now })
     }
 
-    /// Returns what the presenter of the token must show. If an earlier token of this member was bound to a certificate, so
-    /// is this one, even if the catalog has changed since.
+    /// Returns what the presenter of the token must show. If an earlier token of this member was bound to a certificate,
+    /// this one is bound too, even if the catalog has changed since.
     fn binding(&self, caller: &Caller, audience: &Audience, session: &MemberSession) -> Binding {
         if audience.presenter == Presenter::None {
             return Binding::Bearer;
@@ -218,7 +218,7 @@ impl CredentialUseCases {
         Ok(PreparedToken { claims, minted })
     }
 
-    /// Returns the record of its first issue, with all that an auditor asks of it.
+    /// Returns the record of its first issue, with everything that an auditor needs.
     pub(super) fn issued_record(
         &self,
         draft: &CredentialDraft<'_>,

@@ -27,24 +27,24 @@ pub struct RecordedEnding {
 pub struct EndAnswer {
     pub job: Arc<Job>,
     pub ending: RecordedEnding,
-    /// Whether the report disagreed with an earlier one, which stands.
+    /// Whether the report disagreed with an earlier one. The earlier one stays in force.
     pub conflict: bool,
 }
 
 /// Work that was ended, or had ended before.
 pub(super) struct EndedWork {
     pub done: Committed<Arc<Job>>,
-    /// The outcome that was reported before and disagrees. It stands.
+    /// The outcome that was reported earlier, if it differs. It stays in force.
     pub conflict: Option<Outcome>,
 }
 
 /// What closing several jobs ended.
 #[derive(Default)]
 pub(super) struct ClosedJobs {
-    /// Those that were open until then.
+    /// The jobs that were open before.
     pub jobs: Vec<JobId>,
     pub behind: u64,
-    /// The last record of it.
+    /// The index of the last record of these endings.
     record: Option<u64>,
 }
 
@@ -139,7 +139,7 @@ impl Endings {
         all
     }
 
-    /// Adds the jobs that an ending closed to it.
+    /// Adds to an ending the jobs that it closed.
     pub(super) fn with_closed(&self, mut recorded: RecordedEnding, closed: &ClosedJobs) -> RecordedEnding {
         recorded.ending.behind = recorded.ending.behind.saturating_add(closed.behind);
         if let Some(index) = closed.record {
@@ -173,7 +173,7 @@ impl Endings {
         let _ = self.close(job, &by, outcome, detail, &format!("job {outcome}"));
     }
 
-    /// Records a report that disagrees with one that stands: once a minute for each reporter and outcome.
+    /// Records a report that disagrees with an earlier one: once a minute for each reporter and outcome.
     pub(super) fn record_conflict(
         &self,
         job: JobId,
@@ -189,8 +189,8 @@ impl Endings {
         }
     }
 
-    /// Ends one lease by its own word. Returns 1 if it lived until then, else 0. The caller then lowers its name for the
-    /// feed.
+    /// Ends one lease directly in the table, without a fence. Returns 1 if it lived until then, else 0. The caller then
+    /// lowers its name for the feed.
     pub(super) fn end_lease(&self, id: LeaseId, cause: &str) -> u64 {
         let now = self.context.clock.now().lease;
         let lived = self.context.table.find(id).is_some_and(|l| l.check(now).is_ok());
@@ -214,7 +214,7 @@ impl Endings {
         }
     }
 
-    /// Records leases that ended of one cause.
+    /// Records leases that ended for one cause.
     pub(super) fn record_ended(&self, ids: &[LeaseId], cause: &Cause) {
         for leases in ids.chunks(LEASES_PER_RECORD) {
             let leases = leases.to_vec();

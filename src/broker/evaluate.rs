@@ -28,7 +28,7 @@ pub struct PolicyQuestion {
 }
 
 impl PolicyQuestion {
-    /// The tenant that a call is on, if the act is one. `None` if it is on all tenants.
+    /// The tenant that a call is about, if the question is about a call. `None` if the call is about all tenants.
     fn tenant_of_call(&self) -> Option<&TenantName> {
         match &self.act {
             AskedAct::Call(_, on) => on.as_ref().map(|on| self.tenant.as_ref().unwrap_or(on)),
@@ -68,7 +68,7 @@ pub struct PolicyEvaluation {
     pub catalog: Digest,
 }
 
-/// What callers ask about policy. Nothing of it changes anything.
+/// What callers ask about policy. None of these calls changes anything.
 pub struct PolicyUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
@@ -135,7 +135,7 @@ impl PolicyUseCases {
         })
     }
 
-    /// Returns the entry of an identity that the caller may ask about. One that it may not see is as absent.
+    /// Returns the entry of an identity that the caller may ask about. An entry that it may not see counts as absent.
     fn entry_to_ask_about(
         &self,
         caller: &Caller,
@@ -243,7 +243,8 @@ pub(super) fn is_launching(rpc: Rpc, asked: &[Relation]) -> bool {
     gives_access(rpc) && relations_of(rpc, asked).contains(&Relation::Launcher)
 }
 
-/// Returns the rules with their explanations. If only operators see what refused, others see none of a denial.
+/// Returns the rules with their explanations. If only operators may see which rules refused, others see no rules of a
+/// denial.
 fn rules_shown(
     caller: &Caller,
     rules: &Rules,
@@ -252,7 +253,7 @@ fn rules_shown(
 ) -> Vec<(String, String)> {
     let oversees = matches!(caller.principal.kind, PrincipalKind::Operator | PrincipalKind::Auditor);
     let is_hidden = match reply {
-        // The texts of rules that failed are for operators in any case.
+        // Only operators may see the texts of rules that failed.
         PolicyReply::Deny(refusal) => {
             rules.engine.explain() == Explain::Operators || refusal.reason == Reason::PolicyError
         }

@@ -1,4 +1,4 @@
-//! The decisions of a job as the ledger has them, made again: by what is in force now, or by what was in force then.
+//! Repeats the recorded decisions of a job: by the rules in force now, or by those in force at the time.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -34,12 +34,12 @@ pub enum Explained {
     Lease(LeaseId),
 }
 
-/// What decides again.
+/// Which rules decide again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecideBy {
     /// The policy and the catalog that are in force.
     Now,
-    /// Those that were in force when it was decided, at that moment.
+    /// The policy and the catalog that were in force at the recorded decision, with the time of that decision.
     Then,
 }
 
@@ -57,7 +57,7 @@ pub struct RecordedDecision {
     pub member: Option<SpiffeId>,
     pub decision: DecisionRecord,
     ttl: Duration,
-    /// Of a credential: what it is for.
+    /// If a credential was decided, what it is for.
     scopes: Option<Vec<Scope>>,
 }
 
@@ -190,7 +190,7 @@ struct DecisionsFound<'a> {
     job: &'a Job,
     lease: Option<LeaseId>,
     ttl: Duration,
-    /// As it is written in lines about the job.
+    /// The text by which lines about the job are found.
     needle: String,
     decisions: Vec<RecordedDecision>,
     /// What each lease is for: a renewal does not say it again.
@@ -269,7 +269,7 @@ fn judged_again(rules: &Rules, job: &Job, d: &RecordedDecision, at: Wall, by: De
             &JobQuestion {
                 job,
                 phase: if d.kind == "job.created" { Phase::Creating } else { Phase::Running },
-                // An attempt is decided while the one before it is the last.
+                // When an attempt is decided, the previous attempt is still the last one.
                 attempt: d
                     .attempt
                     .map_or(0, AttemptNumber::value)

@@ -1,7 +1,7 @@
 //! How a credential is issued.
 //!
 //! Peer → revision → names → **stand** → state, catalog → decide → prepare claims → durable record → insert → **look again**
-//! → sign → answer. The edge runs this in a separate task, so that a client that disconnects leaves no half of it.
+//! → sign → answer. The edge runs this in a separate task, so that it is not left half done if the client disconnects.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -40,7 +40,7 @@ pub struct Issued {
     pub binding: Binding,
 }
 
-/// How soon a revocation takes effect at an audience, and by what.
+/// How soon a revocation takes effect at an audience, and by which means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
     pub at_most: Duration,
@@ -119,7 +119,7 @@ impl CredentialUseCases {
         }))
     }
 
-    /// Checks all that issuing asks of the rules, except the decision on the offer.
+    /// Checks every rule for issuing, except the decision on the offer.
     fn may_issue(
         &self,
         request: &AccessRequest<'_>,

@@ -33,15 +33,15 @@ impl JobStateFilter {
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
     pub open_only: bool,
-    /// One of these.
+    /// The job is in one of these states. Empty: in any state.
     pub states: Vec<JobStateFilter>,
     pub tenant: Option<TenantName>,
     pub launcher: Option<SpiffeId>,
-    /// All of these are read or written. A name without a version matches each version.
+    /// The job reads or writes all of these. A name without a version matches each version.
     pub resources: Vec<ResourceName>,
     /// Created at this moment or later.
     pub created_from: Option<Wall>,
-    /// How its id begins.
+    /// The beginning of the job's id.
     pub id_prefix: String,
 }
 

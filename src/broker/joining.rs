@@ -1,4 +1,4 @@
-//! Who may be a member of an attempt: asked before it begins, and when a member joins.
+//! Decides who may be a member of an attempt: before the attempt begins, and when a member joins.
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ impl TicketFound {
 }
 
 impl Joining {
-    /// Checks all that joining an attempt asks of the rules. An identity that several jobs share, or that only a pattern of
+    /// Checks every rule for joining an attempt. An identity that several jobs share, or that only a pattern of
     /// `members.join` covers, needs the ticket, unless it belongs to one job and was vouched for.
     pub(super) fn may_join(
         &self,
@@ -70,7 +70,8 @@ impl Joining {
         }
     }
 
-    /// Checks whether a caller could join an attempt that it is about to begin, so that a refused join uses up none.
+    /// Checks whether a caller could join an attempt that it is about to begin, so that a refused join does not use up
+    /// an attempt.
     pub(super) fn may_join_new(
         &self,
         rules: &Rules,
@@ -91,7 +92,7 @@ impl Joining {
         }
     }
 
-    /// Checks what each membership asks of the rules, with or without a ticket.
+    /// Checks the rules that every membership must meet, with or without a ticket.
     fn may_be_member(
         &self,
         rules: &Rules,
@@ -112,7 +113,7 @@ impl Joining {
             return Err(Refusal::new(
                 Reason::QuotaExceeded,
                 format!(
-                    "your identity is more than {} bytes longer than the pattern that it joins by",
+                    "your identity is more than {} bytes longer than the pattern that covers it",
                     limits::WILDCARD_BYTES_MAX
                 ),
             )
@@ -135,7 +136,7 @@ fn needs_ticket(caller: &Caller, job: &Job) -> Option<&'static str> {
 
 fn ticket_required(why: &str) -> Refusal {
     Refusal::new(Reason::TicketRequired, format!("{why}, so joining needs the ticket of this attempt"))
-        .fix("hand over by file what BeginAttempt answered as ticket, or name exactly this identity in members.join")
+        .fix("hand over, in a file, the ticket that BeginAttempt returned; or name exactly this identity in members.join")
 }
 
 /// Says that a membership has ended, and by whom and why if an operator ended it.

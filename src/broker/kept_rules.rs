@@ -1,5 +1,5 @@
-//! The policies and catalogs that were in force, kept by digest: a decision can be made again by what decided it, and an earlier
-//! policy can be brought back.
+//! The policies and catalogs that were in force, kept by digest. So a decision can be repeated by the rules that made it, and
+//! an earlier policy can be brought back.
 
 use std::{
     cmp::Reverse,
@@ -39,7 +39,7 @@ pub enum NotKept {
     Absent { what: &'static str, digest: Digest },
     #[error("the file of {what} {digest} cannot be used: {why}")]
     Damaged { what: &'static str, digest: Digest, why: String },
-    #[error("{what} {digest} is kept, but this version of the daemon reads it otherwise: {why}")]
+    #[error("{what} {digest} is kept, but this version of the daemon reads it differently: {why}")]
     OtherVersion { what: &'static str, digest: Digest, why: String },
 }
 
@@ -90,7 +90,7 @@ const POLICY: &str = "policy";
 const CATALOG: &str = "catalog";
 
 impl KeptRules {
-    /// Those of a daemon with this state folder. The folder is created at the first writing.
+    /// The kept rules of a daemon with this state folder. The folder is created at the first write.
     pub fn at(state: &Path) -> Self {
         KeptRules { dir: state.join("policies"), writing: Mutex::new(()) }
     }
@@ -218,7 +218,10 @@ impl KeptRules {
         };
         let bytes = serde_json::to_vec(&kept).map_err(io::Error::other)?;
         if bytes.len() as u64 > KEPT_FILE_BYTES_MAX {
-            return Err(io::Error::other(format!("{} bytes are more than one kept file has", bytes.len())));
+            return Err(io::Error::other(format!(
+                "{} bytes are more than one kept file may have",
+                bytes.len()
+            )));
         }
         self.replace(&self.path(kind, digest), &bytes)
     }

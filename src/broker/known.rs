@@ -32,7 +32,7 @@ impl OperatorUseCases {
             Some(near) => refusal.with("nearest", near),
             None => refusal,
         };
-        Err(refusal.fix("correct it; or say by --ahead that you mean a name which nothing has yet"))
+        Err(refusal.fix("correct it; or pass --ahead if you mean a name that nothing has yet"))
     }
 
     /// Returns the refusal of an absent lock, with the nearest lock that the caller may see.
@@ -76,7 +76,7 @@ impl OperatorUseCases {
                 let is_one = |p: &HumanPattern| matches!(p, HumanPattern::Exactly(h) if *h == human);
                 let is =
                     |id: &SpiffeId| catalog.principal(id).and_then(|p| p.human(id)).as_ref() == Some(&human);
-                // A pattern that matches any person names no one.
+                // A pattern that matches any person does not name a person.
                 let named = |p: &Principal| p.human_text().is_some_and(|text| text == human.as_str());
                 catalog.principals().any(|p| p.may_act_for.iter().any(is_one) || named(p))
                     || some_job(&|j| j.acting_for.as_ref() == Some(&human) || identities(j).any(is))

@@ -1,4 +1,5 @@
-//! The launcher of a job, and whether it still may: a job is never more than its launcher could launch now.
+//! The launcher of a job, and whether it may still launch it: a job never has more access than its launcher could
+//! launch now.
 
 use super::{
     caller::Caller,
@@ -33,7 +34,8 @@ impl Decisions {
             self.could_hold(rules, job, principal.kind)
         };
         may().map_err(|why| {
-            let text = format!("{}, which launched this job, no longer may: {}", job.launcher, why.text);
+            let text =
+                format!("{}, which launched this job, may no longer launch it: {}", job.launcher, why.text);
             let refusal = Refusal::new(Reason::PolicyDenied, text);
             let refusal = match why.fact("rule") {
                 Some(rule) => refusal.with("rule", rule),
@@ -81,6 +83,6 @@ impl Decisions {
 fn launches_beside(job: JobId) -> Refusal {
     let text = format!("you are a member of {job}, which someone else launched, so you may not launch a job");
     Refusal::new(Reason::PolicyDenied, text)
-        .with("rule", "a workload creates and begins jobs only while it is a member of no one else's job")
+        .with("rule", "a workload may not create or begin jobs while it is a member of someone else's job")
         .fix("have the job created by a launcher, or run it under another identity")
 }

@@ -44,7 +44,7 @@ impl LeaseUseCases {
             Err(refusal) => refusal,
         };
         let Some(view) = view else {
-            // As much work as for a foreign lease.
+            // The same work as for a foreign lease, so that the time of the answer does not tell them apart.
             drop(self.access.authorize(caller, Rpc::GetJob, None, &[], ""));
             return Err(absent());
         };

@@ -49,7 +49,7 @@ impl OperatorUseCases {
         let text = format!("a lock on {} would shut out operators", lock.name);
         let options: Vec<String> = shut_out.iter().map(|who| format!("--locks-out '{who}'")).collect();
         Err(refusal(text).fix(format!(
-            "lock something narrower; or, if these operators are to be shut out, confirm it by {}",
+            "lock something narrower; or, if you mean to shut these operators out, confirm it by {}",
             options.join(" ")
         )))
     }
@@ -68,7 +68,7 @@ impl OperatorUseCases {
     }
 }
 
-/// Returns how many of an entry's identities a lock shuts out: by their names, or as the person that they are.
+/// Returns how many of an entry's identities a lock shuts out: by their names, or through the person behind them.
 pub(super) fn extent(lock: &Lock, p: &Principal) -> Extent {
     match (locked_human(lock), p.human_text()) {
         (None, _) => lock.shuts_out_of(&p.pattern),

@@ -29,7 +29,7 @@ pub struct LockOrder<'a> {
     pub name: LockName,
     pub options: EndingOptions<'a>,
     pub ttl: Option<Duration>,
-    /// The operators whom it may shut out, as the refusal that asked for this named them.
+    /// The operators that it may shut out, named as in the refusal that asked for this confirmation.
     pub locks_out: &'a [String],
 }
 
@@ -87,7 +87,7 @@ impl OperatorUseCases {
             LockName::Prefix(_) | LockName::Launcher(_) | LockName::Recall(_) => None,
         };
         let set = match &kind {
-            // A lease ends by its own word: no lease stands behind a `lease:` name.
+            // The lease is ended directly in the table: no lease stands behind a `lease:` name.
             Some(FenceKind::Lease(id)) => {
                 let end = || self.endings.end_lease(*id, &format!("locked: {reason}"));
                 self.context.state.lock_lease(lock, end).map(|done| (done, None))
@@ -215,7 +215,7 @@ impl OperatorUseCases {
 }
 
 fn refused_text(name: &LockName) -> String {
-    format!("the lock on {name} was set by the platform, so a tenant does not lift it")
+    format!("the lock on {name} was set by the platform, so a tenant cannot lift it")
 }
 
 /// Refuses to lock or unlock a recall: that has its own calls, and its own rights.

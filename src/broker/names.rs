@@ -8,7 +8,7 @@ use crate::{
     },
 };
 
-/// Returns what shuts an identity out: its own name, its trust domain, and the person that it is.
+/// Returns what shuts an identity out: its own name, its trust domain, and the person behind it.
 pub(super) fn of_identity(rules: &Rules, id: &SpiffeId) -> Vec<FenceName> {
     let human = rules.catalog().principal(id).and_then(|p| p.human(id));
     let mut names = vec![FenceName::identity(id.clone()), FenceName::domain(id.trust_domain())];

@@ -78,8 +78,8 @@ impl Offer {
                 return Err(Refusal::new(
                     Reason::AudienceUnknown,
                     match &request.audience {
-                        Some(a) => format!("this job has nothing of the {} half at {a}", request.half),
-                        None => format!("this job has nothing of the {} half", request.half),
+                        Some(a) => format!("this job has no access in the {} half at {a}", request.half),
+                        None => format!("this job has no access in the {} half", request.half),
                     },
                 ));
             }
@@ -92,7 +92,7 @@ impl Offer {
                         Reason::ResourceNotFound,
                         format!("the job has no such access to {} at this audience", wanted.resource),
                     )
-                    .fix("a scope only narrows: name what the job file names"));
+                    .fix("a scope can only narrow the access: name only what the job file names"));
                 }
             }
             offer.scopes.clone_from(&request.scopes);

@@ -152,7 +152,8 @@ impl Sessions {
         self.0.iter().for_each(|p| p.call());
     }
 
-    /// Whether a new token is bound to the certificate: it must be, or an earlier one was. Remembers that.
+    /// Whether a new token is bound to the certificate: because the rules say so, or because an earlier token was.
+    /// Remembers the answer.
     pub(super) fn pin(&self, key: &MemberKey, must: bool) -> bool {
         self.0.get(key).map_or(must, |p| p.pinned.fetch_or(must, Ordering::AcqRel) || must)
     }

@@ -1,8 +1,8 @@
 //! How much of the ledger the calls of one identity, and of one tenant, may fill.
 //!
-//! Bytes are counted for what widens access: jobs, attempts, joins, credentials and their renewals. Each ending of a job's own
-//! ends something that was counted when it began, so endings are bounded with them. Calls are counted for the operators of one
-//! tenant, who may revoke and lock without end. The platform's operators are never refused here.
+//! Bytes are counted for what widens access: jobs, attempts, joins, credentials and their renewals. Each ending in a job ends
+//! something that was counted when it began, so the number of endings is bounded too. Calls are counted for the operators of
+//! one tenant, who may revoke and lock without end. The platform's operators are never refused here.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -86,7 +86,7 @@ impl Rates {
 
     pub(super) fn charge_bytes(&self, caller: &Caller, bytes: usize) -> Result<(), Refusal> {
         self.take(caller.id(), caller.tenant(), bytes).map_err(|Spent { whose, wait }| {
-            let text = format!("{whose} has had more recorded than its rate allows");
+            let text = format!("{whose} has filled more of the ledger than its rate allows");
             overloaded(wait, text, "operators set ledger.rate_per_identity and ledger.rate_per_tenant")
         })
     }
@@ -139,7 +139,7 @@ fn overloaded(wait: Duration, text: String, instead: &str) -> Refusal {
         .fix(format!("try again in {seconds} s, and less often; {instead}"))
 }
 
-/// So many calls a second in the long run, and what that makes in a while at once.
+/// Returns a quota of `per_second` calls in the long run, with a burst of some seconds' calls.
 fn calls(per_second: u32) -> Quota {
     let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
     let burst = per_second.saturating_mul(limits::OPERATOR_BURST_SECONDS);
@@ -153,7 +153,7 @@ where
     match limiter.check_key_n(key, kib) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(not_until)) => Err(not_until.wait_time_from(clock.now())),
-        // More than fits at any time: the ledger refuses the record by its size.
+        // The record is larger than any burst: the ledger refuses it because of its size.
         Err(_) => Ok(()),
     }
 }

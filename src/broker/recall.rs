@@ -1,7 +1,7 @@
 //! Recalls: a dataset is taken back from all present and future jobs.
 //!
-//! A recall is kept as a lock that no `unlock` lifts. So it refuses whatever policy says, and a mistake in a policy does not
-//! give recalled data out. The jobs that read the data are closed, and what they wrote is quarantined.
+//! A recall is kept as a lock that no `unlock` lifts. So it refuses the data even if policy allows it, and a mistake in a
+//! policy does not give recalled data out. The jobs that read the data are closed, and what they wrote is quarantined.
 
 use std::{collections::BTreeSet, sync::Arc};
 

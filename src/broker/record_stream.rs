@@ -36,9 +36,9 @@ pub enum RecordStart {
 /// One record for a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShownRecord {
-    /// 0 for a reader of one tenant's records: how many others there are is not for it.
+    /// 0 for a reader of one tenant's records, which must not learn how many other records there are.
     pub index: u64,
-    /// As it is on disk, or what the tenant may see of it.
+    /// The line on disk, or the part of it that the tenant may see.
     pub line: String,
 }
 

@@ -36,7 +36,7 @@ impl RecordUseCases {
         self.access.authorize(caller, Rpc::WaitDurable, Some(caller.tenant()), &[], "")?;
         let index = self.receipts.read(receipt).ok_or_else(|| {
             Refusal::new(Reason::EpochChanged, "the receipt is not from this run of the daemon")
-                .fix("do it again: if the first time lasted, the second gets the same answer")
+                .fix("repeat the call: if the first one took effect, the second gets the same answer")
         })?;
         let waited =
             tokio::time::timeout(limits::DURABLE_WAIT, self.context.ledger.wait_durable(index)).await;
@@ -48,7 +48,7 @@ impl RecordUseCases {
                 Reason::LedgerUnavailable,
                 "the record is not on disk: what it ended stays ended while this daemon runs",
             )
-            .fix("mend the disk; the daemon writes it as soon as it can")
+            .fix("repair the disk; the daemon writes the record as soon as it can")
         })
     }
 
@@ -77,8 +77,8 @@ impl RecordUseCases {
 
     /// Follows the ledger, or what concerns the caller's tenant in it.
     ///
-    /// A reader of one tenant's records begins with the first or the next one, or after one that it has. It gives no index: by
-    /// trying several it would learn how many records the others have.
+    /// A reader of one tenant's records begins with the first record, with the next one, or after one that it has. It may not
+    /// give an index: by trying several, it would learn how many records the other tenants have.
     pub fn tail_ledger(
         &self,
         view: &LedgerView,

@@ -89,7 +89,7 @@ pub(super) fn move_refusal(illegal: Illegal) -> Refusal {
             refusal.fix("create another job, or allow more with members.attempts")
         }
         Illegal::AwaitingApproval => refusal.fix(ASK_APPROVERS),
-        Illegal::SameHuman(..) => refusal.fix("someone else of the group approves it"),
+        Illegal::SameHuman(..) => refusal.fix("someone else in the group must approve it"),
         Illegal::Begun => {
             refusal.fix("take your approval back (leasehold unapprove), or have an operator revoke the job")
         }

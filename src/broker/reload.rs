@@ -110,7 +110,8 @@ impl RuleUseCases {
         }
     }
 
-    /// Keeps rules that came into force. What they end does not wait for a disk, so this comes after the change.
+    /// Keeps rules that came into force. The endings that they cause must not wait for a disk, so this comes after the
+    /// change.
     fn keep_rules(&self, before: &Rules, rules: &Rules, by: &Actor, reason: &str) {
         let Some(kept) = self.context.kept.get() else { return };
         let how =

@@ -113,7 +113,7 @@ impl OperatorUseCases {
         let now = self.context.clock.now();
         let mut late = Vec::new();
         self.context.table.each_ended(|e| {
-            // Such a token lives for a shorter time than its lease may.
+            // Such a token may live for a shorter time than its lease.
             let until = e.deadline.min(e.at.plus(limits::OFFLINE_TOKEN_TTL_MAX));
             let is_late = until > now.lease
                 && stood_behind(e, Some(fence))

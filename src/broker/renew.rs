@@ -1,4 +1,4 @@
-//! How leases are renewed and released. A renewal has the same steps as issuing, under the names of the lease.
+//! How leases are renewed and released. A renewal has the same steps as issuing, with the names of the lease.
 
 use std::{sync::Arc, time::Duration};
 
@@ -88,7 +88,7 @@ impl CredentialUseCases {
             Err(refusal) if self.is_allowed_at_all(&draft) => return Err(refusal),
             Err(refusal) => return self.end_unless_new_rules(&request, &lease, refusal),
         };
-        // The last token was promised until `before`. A shorter life is the new token's only.
+        // The last token is valid until `before`. A shorter life is only for the new token.
         life.deadline = life.deadline.max(before.min(life.latest));
         let generation = lease.generation().saturating_add(1);
         let stood = TokenStand { lease: id, generation, stood_at: lease.stand().at(), names: &names };
@@ -224,7 +224,7 @@ impl CredentialUseCases {
             LeaseView::Ended(_) => 1,
             LeaseView::Live(_) => 0,
         };
-        // The lease ends by its own word first, then by its name, for those who follow the feed.
+        // The lease is ended in the table first. Then its name is lowered, for those who follow the feed.
         let behind = self.endings.end_lease(id, RELEASED);
         let done = self.context.state.lower_lease(id, behind, RELEASED);
         let ending = Ending { seq: done.ending.seq, behind: behind.max(ended_before) };
@@ -251,7 +251,7 @@ impl CredentialUseCases {
 
 /// The cause of an ended lease that its holder released.
 const RELEASED: &str = "released";
-/// How the cause of an ended lease begins that a fresh decision did not allow. The reason follows.
+/// The beginning of the cause of a lease that a fresh decision did not allow. The reason follows.
 const NOT_RENEWED: &str = "not renewed: ";
 
 /// Returns the life that a renewal gives, never past the latest end of the lease.

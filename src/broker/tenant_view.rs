@@ -5,7 +5,7 @@
 //! index and the count of lowerings. What is shown of other tenants is a list of fields, so a new field is hidden at first.
 //!
 //! Most records name a job or a lease, and not its tenant. The view remembers those that concern its tenant, in the order of
-//! the records. For what began before its first record it asks the present state.
+//! the records. For jobs and leases that began before its first record, it asks the present state.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,9 +25,9 @@ use crate::{
 /// How a job or lease concerns the tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stake {
-    /// It is the tenant's.
+    /// The job or lease belongs to the tenant.
     Own,
-    /// It is another tenant's, over data of this tenant.
+    /// It belongs to another tenant and uses data of this tenant.
     Data,
 }
 
@@ -100,7 +100,8 @@ impl TenantView {
     /// Decides what the tenant sees of an event. Every kind of event needs an answer here.
     fn fields(&mut self, event: &mut Event) -> Option<Fields> {
         match event {
-            // That the daemon restarted explains the end of all leases. The rest is about all tenants.
+            // A restart of the daemon explains the end of all leases, so the tenant sees it. The other fields are about
+            // all tenants.
             Event::EpochBegan(_) => {
                 self.leases.clear();
                 Some(Fields::Only(&[]))
@@ -111,7 +112,7 @@ impl TenantView {
             Event::PolicyApplied { .. } => Some(Fields::Only(&["policy", "before", "catalog"])),
             Event::PolicyNotApplied { .. } => Some(Fields::Only(&["policy"])),
             Event::Snapshot(_) => None,
-            // Records of this tenant may be among them, which it must know. How many there are is about all tenants.
+            // Records of this tenant may be among them, so it must know. The number of them is about all tenants.
             Event::Coalesced(_) => Some(Fields::Only(&[])),
 
             Event::JobCreated(job) => self.job_created(job),
@@ -147,7 +148,7 @@ impl TenantView {
             Event::DatasetRecalled { name, .. } | Event::DatasetUnrecalled { name, .. } => {
                 all_if(name.tenant() == self.tenant)
             }
-            // What was recalled was read by the tenant's own jobs, so it may know the name.
+            // The tenant's own jobs read what was recalled, so it may know the name.
             Event::OutputsQuarantined { jobs, .. } => {
                 jobs.retain(|job| self.own_job(*job).is_some());
                 all_if(!jobs.is_empty())
@@ -257,7 +258,8 @@ impl TenantView {
         })
     }
 
-    /// Whether a name is the tenant's. What covers several tenants, as a trust domain may, is the platform's.
+    /// Whether a name belongs to the tenant. A name that can cover several tenants, such as a trust domain, belongs to
+    /// the platform.
     fn owns(&self, name: &FenceName) -> bool {
         match name.kind() {
             FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => false,
@@ -282,7 +284,7 @@ impl TenantView {
         }
     }
 
-    /// Whether the catalog, as it is now, has the identity in this tenant.
+    /// Whether the present catalog has the identity in this tenant.
     fn is_own_identity(&self, id: &SpiffeId) -> bool {
         self.context.rules().catalog().principal(id).is_some_and(|p| p.tenant == self.tenant)
     }
@@ -339,7 +341,7 @@ impl TenantView {
     }
 }
 
-/// Returns all fields of what is the tenant's own, and these fields of what another tenant does with its data.
+/// Returns all fields if the tenant owns the job or lease. If another tenant uses its data, returns only these fields.
 fn of_stake(stake: Stake, seen_by_owner: &'static [&'static str]) -> Option<Fields> {
     Some(match stake {
         Stake::Own => Fields::All,
@@ -351,7 +353,7 @@ fn all_if(is_own: bool) -> Option<Fields> {
     is_own.then_some(Fields::All)
 }
 
-/// Removes the count of lowerings, which is one for all tenants.
+/// Removes the count of lowerings, because it counts those of all tenants.
 fn hide_counts(map: &mut Map<String, Value>) {
     map.remove("stood_at");
     if let Some(Value::Object(ending)) = map.get_mut("ending") {

@@ -9,7 +9,7 @@ use crate::{name::JobId, secret::Secret};
 pub struct Tickets(hmac::Key);
 
 impl Tickets {
-    /// Makes the key from a secret that nothing else is made from.
+    /// Makes the key from a secret that has no other use.
     pub fn new(root: &Secret) -> Self {
         Tickets(hmac::Key::new(hmac::HMAC_SHA256, root.expose()))
     }

@@ -18,7 +18,7 @@ use crate::{
     state::{Extent, Lock, LockName},
 };
 
-/// What is asked of every entry.
+/// The question that is put to every entry.
 #[derive(Clone, Debug)]
 pub struct WhoCanQuestion {
     pub act: AskedAct,
@@ -35,7 +35,7 @@ pub struct EntryThatCan {
     /// Ids of the gates to be approved; empty if there are none.
     pub gates: Vec<String>,
     pub rules: Vec<String>,
-    /// The purposes that it may do it for, if the question names none.
+    /// The purposes for which it may do it, if the question names none.
     pub purposes: Vec<String>,
 }
 
@@ -114,7 +114,7 @@ impl PolicyUseCases {
         Ok(WhoCanPage { entries, next, notes })
     }
 
-    /// Returns the lock that refuses it to every entry: on the resource, or on the tenant of a call that gives access.
+    /// Returns a lock that refuses every entry: on the resource, or on the tenant of a call that gives access.
     fn lock_for_all(&self, q: &WhoCanQuestion, resource: Option<&Resource>) -> Option<Lock> {
         let names: Vec<FenceName> = match (&q.act, resource) {
             (AskedAct::Part(..), Some(r)) => names::of_resource(&r.name).into(),
@@ -186,7 +186,7 @@ impl PolicyUseCases {
                 parts: &[],
             };
             let Some(answer) = rules.engine.entry_may_do(entry, action, &on.name, &bundle) else { continue };
-            // Of several purposes, the answer with the fewest gates is the one that the entry would choose.
+            // If there are several purposes, the entry would choose the one with the fewest gates.
             let EntryAnswer { gates, rules } = answer;
             let best = found.get_or_insert_with(|| EntryThatCan {
                 entry: entry.clone(),
@@ -220,7 +220,7 @@ impl PolicyUseCases {
     }
 }
 
-/// Returns what a list of entries cannot show.
+/// Returns notes on what a list of entries cannot show.
 fn notes(
     caller: &Caller,
     rules: &Rules,

@@ -1,4 +1,5 @@
-//! The claims of tokens, and whether they fit. Issuing, renewing and creating a job share this code.
+//! The claims of tokens, and whether a token with them fits into a header. Issuing, renewing and creating a job share
+//! this code.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -106,7 +107,7 @@ impl Tokens {
         holder: &SpiffeId,
         certificate: Option<&[u8; 32]>,
     ) -> Result<Claims, Refusal> {
-        // The token has neither name: their fences are tags of one size.
+        // The token does not contain these two names. It contains tags of their fences, and all tags have one size.
         let (attempt, instance) = (AttemptNumber::new(ATTEMPTS_MAX.into()), "any".parse());
         let (Some(attempt), Ok(instance)) = (attempt, instance) else {
             return Err(Refusal::new(Reason::Internal, "the token could not be measured"));
@@ -137,8 +138,8 @@ impl Tokens {
     }
 }
 
-/// Returns the longest identities that may join. The launcher's identity and trust domain are fences already, so those of
-/// others add to a token.
+/// Returns the longest identities that may join. Every token has fences for the launcher's identity and trust domain. If
+/// the holder is another identity, its fences make the token longer.
 fn longest_holders(job: &Job) -> impl Iterator<Item = SpiffeId> {
     let mut longest: BTreeMap<(bool, bool), SpiffeId> = BTreeMap::new();
     for holder in job.spec.members.join.iter().map(longest_match) {
