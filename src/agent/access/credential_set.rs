@@ -208,7 +208,7 @@ impl CredentialSet {
         }
     }
 
-    /// Writes to the files until when the program may finish.
+    /// Writes to the files the time until which the program may finish.
     pub(crate) fn note_drain(&self, note: DrainNote) {
         // `mend` writes it later if it cannot be written now.
         let _ = self.dir.note_drain(note);

@@ -87,7 +87,7 @@ impl CredentialIndex {
     }
 }
 
-/// Until when the program may finish its work.
+/// The times until which the program may finish its work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainNote {
     pub reason: String,

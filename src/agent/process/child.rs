@@ -153,7 +153,7 @@ impl Child {
     fn start(spec: &ChildSpec, program: PathBuf, cgroup: Option<JobCgroup>) -> Result<Self, SpawnError> {
         // If the guard is killed, the wrapper adopts its children.
         if let Err(e) = prctl::set_child_subreaper(true) {
-            tracing::warn!(error = %e, "what loses its parent and its guard is not ended with the job");
+            tracing::warn!(error = %e, "a process that loses its parent and its guard is not ended with the job");
         }
         let deaths = signal(SignalKind::child()).map_err(SpawnError::Start)?;
         let descendants = Descendants::from_now(cgroup.clone());
@@ -190,7 +190,7 @@ impl Child {
         self.handle.clone()
     }
 
-    /// Waits for the end of the command. Cancel safe. After the end it returns the same again.
+    /// Waits for the end of the command. Cancel safe. After the end it returns the same status again.
     #[cfg(test)]
     pub async fn wait(&mut self) -> io::Result<ChildExit> {
         loop {
@@ -293,7 +293,7 @@ impl Child {
         let status = match waitid(Id::Pid(pid), peek) {
             Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return Ok(()),
             // The guard read the status just before it was killed.
-            Err(Errno::ECHILD) => return Err(io::Error::other("its guard was killed as it ended")),
+            Err(Errno::ECHILD) => return Err(io::Error::other("its guard was killed while it ended")),
             Ok(_) | Err(_) => match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => ChildStatus::Exited(code),
                 Ok(WaitStatus::Signaled(_, signal, _)) => ChildStatus::Signalled(signal as i32),

@@ -223,12 +223,12 @@ impl CommandGuard {
         let deaths = signal(SignalKind::child())?;
         let lifeline = take_over(args.lifeline, OpenOptions::new().read(true))?;
         let mut events = take_over(args.events, OpenOptions::new().write(true))?;
-        // If the wrapper died before the lifeline was opened here, its close would not show.
+        // If the wrapper died before the lifeline was opened here, the guard would never see it close.
         if getppid() != args.wrapper {
             return Err(io::Error::other("the wrapper is gone"));
         }
         if let Err(e) = prctl::set_child_subreaper(true) {
-            MessageSink::stderr().send(&format!("what loses its parent is not ended with the job: {e}"));
+            MessageSink::stderr().send(&format!("a process that loses its parent is not ended with the job: {e}"));
         }
         let mut argv = args.argv.iter();
         let mut command = Command::new(&args.program);
@@ -263,7 +263,7 @@ impl CommandGuard {
         };
         if guard.args.takes_terminal {
             terminal::give_foreground(guard.pid());
-            // It may have used the terminal before it had it, and have been stopped for that.
+            // The command may have used the terminal before it was in the foreground, and was stopped for that.
             let _ = killpg(guard.pid(), Signal::SIGCONT);
         }
         guard.send(GuardEvent::Started(guard.pid()));

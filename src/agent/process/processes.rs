@@ -99,7 +99,7 @@ fn read_stat(text: &str) -> Option<Stat> {
 pub(crate) struct Descendants {
     /// Children that existed before (`helper & exec leasehold run …`). They and their descendants are left out.
     before: BTreeSet<Process>,
-    /// Not part of the job, but all its descendants are.
+    /// The guard is not part of the job, but all its descendants are.
     guard: Option<Pid>,
     cgroup: Option<JobCgroup>,
 }

@@ -2,7 +2,7 @@
 //!
 //! | Variable | The command |
 //! |---|---|
-//! | `REMOVED`: a credential for a store of data or models, or its path | does not get it: it would reach data around the lease |
+//! | `REMOVED`: a credential for a store of data or models, or its path | does not get it: with it, a script would reach data without a lease |
 //! | `KEPT`: a credential that a run needs for something else | gets it, and it is named once |
 //! | by the end of its name, such as `_PASSWORD` or `_SECRET_ACCESS_KEY` | does not get it |
 //! | by its value: a key, a token of a well-known form, a signed URL, a URL or a connection string with a password | does not get it |
@@ -15,7 +15,7 @@ use crate::secret::{has_secret_form, looks_secret};
 /// What becomes of an inherited variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inheritance {
-    /// It is no credential.
+    /// It is not a credential.
     Plain,
     /// A standing credential that the command gets.
     Named,
@@ -148,7 +148,7 @@ const KEPT: &[&str] = &[
     "WANDB_API_KEY",
 ];
 
-/// Variables of `KEPT` whose value is most often no credential: they count only if it has one.
+/// Variables of `KEPT` whose value is usually not a credential: they count only if the value contains one.
 const KEPT_IF_SECRET: &[&str] = &[
     "ALL_PROXY",
     "FTP_PROXY",

@@ -89,7 +89,7 @@ impl LiveMember {
                 credential.schedule.request_now(now);
             }
             MemberStep::Stop => return Some(AccessEnd::of_refusal(refusal)),
-            // The request that replaced this one is due by itself.
+            // The request that replaced this one is already due.
             _ if !counts => {}
             MemberStep::StopHalf if credential.half == Half::Reading => {
                 self.credentials.end_reading();

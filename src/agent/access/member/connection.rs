@@ -128,7 +128,7 @@ impl LiveMember {
             |at| {
                 let at = self.context.clock.now().wall_at(at);
                 format!(
-                    "servers that follow it or ask it refuse your credentials until it is back, and others accept them until {at} at the latest"
+                    "servers that follow or ask the daemon refuse your credentials until it is back, and other servers accept them until {at} at the latest"
                 )
             },
         );

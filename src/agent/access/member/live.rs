@@ -260,7 +260,7 @@ impl LiveMember {
         match self.connection {
             MemberConnection::Up(_) => lines.iter().for_each(|line| self.context.messages.send(line)),
             MemberConnection::Down(_) if self.credentials.last_expiry().is_none() => self.context.messages.send(
-                "the credentials have expired and their files are removed; your program goes on, and they are there again when the daemon is",
+                "the credentials have expired and their files are removed; your program goes on, and the files come back when the daemon does",
             ),
             MemberConnection::Down(_) => {}
         }

@@ -19,7 +19,7 @@ use crate::{
 /// Beats that may wait for a slow connection. Further ones are dropped: the next one says the same.
 const BEATS_WAITING: usize = 4;
 
-/// The member that this process is to the daemon, with the secret that proves it in addition to the SVID.
+/// The member that the daemon knows this process as, and the secret that proves it in addition to the SVID.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptSession {
     pub(crate) job: JobId,
