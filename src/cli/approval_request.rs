@@ -66,7 +66,7 @@ pub(super) fn request_page(job: &v1::Job) -> Page {
     if job.gates.is_empty() { page } else { page.below(&render::gate_table(&job.gates)) }
 }
 
-/// Lists what a request has and the one before had not, and the other way round.
+/// Lists the facts that are only in the new request, and those that are only in the earlier one.
 pub(super) fn differences(before: &v1::Job, now: &v1::Job) -> Vec<String> {
     let mut lines = Vec::new();
     for ((name, old), (_, new)) in request_rows(before).into_iter().zip(request_rows(now)) {

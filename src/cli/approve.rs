@@ -34,7 +34,7 @@ pub struct ApproveArgs {
     /// The id of the job, or its beginning, as `approvals` shows it
     #[arg(value_name = "JOB")]
     job: JobRef,
-    /// Approve only at this gate [default: all that ask your groups]
+    /// Approve only at this gate [default: all that your groups may approve]
     #[arg(long = "gate", value_name = "GATE")]
     gates: Vec<String>,
     /// Why, for the requester and for auditors
@@ -166,7 +166,7 @@ impl RejectArgs {
     }
 }
 
-/// Takes your approval of a job back. What runs on it ends at once.
+/// Takes your approval of a job back. Access that needs it ends at once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A job that has not begun waits for approval again. A job that has begun is closed as revoked, unless

@@ -74,7 +74,7 @@ Examples:
     },
     /// Prints the records of the ledger as they are written, one a row.
     #[command(after_help = "\
-Operators and auditors of the platform see all records, those of another tenant see what concerns
+Operators and auditors of the platform see all records, those of one tenant see only what concerns
 their tenant, without an index. `-o wide` shows more of each record, `-o json` all of it. After a
 restart of the daemon it goes on with the next record.
 

@@ -59,7 +59,7 @@ pub struct CanIArgs {
     /// The life of a credential [default: the daemon's]
     #[arg(long, value_name = "SPAN", value_parser = parse::span)]
     ttl: Option<Duration>,
-    /// How the identity stands to the job of a call: launcher, start, join, member, self or verifier
+    /// The relation of the identity to the job of a call: launcher, start, join, member, self or verifier
     #[arg(long, value_name = "WORD")]
     relation: Vec<String>,
 }
@@ -173,7 +173,7 @@ pub struct WhoCanArgs {
     /// The method: full, lora, adapter, prompt-tuning or preference
     #[arg(long, value_name = "METHOD", default_value = "", hide_default_value = true)]
     method: String,
-    /// How the entry stands to the job of a call: launcher, start, join, member, self or verifier
+    /// The relation of the entry to the job of a call: launcher, start, join, member, self or verifier
     #[arg(long, value_name = "WORD")]
     relation: Vec<String>,
 }

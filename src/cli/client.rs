@@ -22,8 +22,8 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// How much later the deadline that we send is than our own. At our own deadline we reset the call, which ends it in the
-/// daemon as well. The one that we send is for a daemon that does not see the reset.
+/// The deadline that we send to the daemon is this much later than our own. At our own deadline we reset the call, which
+/// ends it in the daemon as well. The one that we send is for a daemon that does not see the reset.
 const SENT_DEADLINE_LATER: Duration = Duration::from_secs(60);
 
 /// A connection to the daemon of a context.

@@ -25,7 +25,7 @@ impl Confirmed {
     }
 }
 
-/// Asks the user to type `name`, after it was said what will end. Without a terminal, only `--yes` confirms.
+/// Asks the user to type `name`, after a message about what will end. Without a terminal, only `--yes` confirms.
 pub(super) fn confirm(name: &str, ends: &str, confirmed: Confirmed) -> Result<(), Failure> {
     if confirmed == Confirmed::ByOption {
         return Ok(());
@@ -40,7 +40,8 @@ pub(super) fn confirm(name: &str, ends: &str, confirmed: Confirmed) -> Result<()
     check_typed(name, read.map(|_| typed.trim()).unwrap_or_default())
 }
 
-/// Whether an ending is so large that a person at a terminal is asked first. A script is not: it has decided already.
+/// Whether an ending is so large that a person at a terminal is asked first. A script is not asked, because it has
+/// decided already.
 fn is_large(ending: Option<&v1::Ending>, jobs: u64) -> bool {
     ending.is_some_and(|e| e.behind >= LARGE_LEASES) || jobs >= LARGE_JOBS
 }

@@ -17,7 +17,7 @@ use crate::{
     proto::v1,
 };
 
-/// Recalls datasets: takes them back from all jobs, those that run and those to come.
+/// Recalls datasets: takes them back from all present and future jobs.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -57,7 +57,7 @@ Examples:
 
 #[derive(Debug, Args)]
 struct RecallArgs {
-    /// A dataset, such as acme/tickets@v3. Without a version: all versions, also those to come
+    /// A dataset, such as acme/tickets@v3. Without a version: all versions, also future ones
     #[arg(value_name = "NAME", value_parser = parse::dataset)]
     name: ResourceName,
     /// Why, for the people who lose access and for auditors

@@ -46,7 +46,7 @@ pub struct LockArgs {
     /// Why, for the people who are refused and for auditors
     #[arg(long, value_name = "TEXT", required = true, value_parser = parse::reason)]
     reason: Option<String>,
-    /// Unlock by itself after this time [default: never]
+    /// Unlock automatically after this time [default: never]
     #[arg(long, value_name = "SPAN", value_parser = parse::span)]
     ttl: Option<Duration>,
     #[command(flatten)]
@@ -118,7 +118,7 @@ async fn lock(mut request: v1::LockRequest, args: &EndingArgs, session: &Session
     recorded.map(|()| Exit::Ok)
 }
 
-/// Says until when new access is refused, and how to allow it again before.
+/// Says until when new access is refused, and how to allow it earlier.
 fn refused_until(name: &str, lock: Option<&v1::Lock>, now: Wall) -> String {
     let unlock = format!("leasehold unlock {name} --reason …");
     match timestamp::both(lock.and_then(|l| l.until.as_ref()), now) {

@@ -1,4 +1,4 @@
-//! `leasehold identity` and `leasehold tenant`: what leaves for good.
+//! `leasehold identity` and `leasehold tenant`: offboarding.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};

@@ -21,7 +21,7 @@ use crate::{
     secret::looks_secret,
 };
 
-/// Parses what can be revoked: a name with its kind, or the id of a job, lease or workload by itself.
+/// Parses what can be revoked: a name with its kind, or only the id of a job, lease or workload.
 pub(super) fn ending_name(text: &str) -> Result<String, String> {
     let name = match () {
         () if text.parse::<JobRef>().is_ok() => format!("job:{text}"),

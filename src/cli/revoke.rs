@@ -30,8 +30,8 @@ Examples:
   leasehold revoke dataset:acme/tickets@v3 --reason \"recalled\" --dry-run
   leasehold revoke j-… --reason \"key seen in a paste\" --cause compromise")]
 pub struct RevokeArgs {
-    /// job:ID, lease:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, tenant:NAME, domain:NAME or human:NAME; or an
-    /// id by itself
+    /// job:ID, lease:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, tenant:NAME, domain:NAME or human:NAME; or
+    /// only an id
     #[arg(value_name = "NAME", required = true, value_parser = parse::ending_name)]
     names: Vec<String>,
     /// Why, for the people who lose access and for auditors

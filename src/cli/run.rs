@@ -87,9 +87,9 @@ pub struct JoinArgs {
 /// Which attempt of a job to join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhichAttempt {
-    /// Begin one, or find the one of the key.
+    /// Begin an attempt, or find the one with this key.
     OfKey,
-    /// The one that runs already.
+    /// The attempt that runs already.
     Running,
 }
 

@@ -209,7 +209,7 @@ async fn resend(dir: &Path, every: Option<Duration>, session: &Session) -> Resul
     }
 }
 
-/// Puts a report on disk first, then sends it with what else the spool has.
+/// Puts a report on disk first, then sends it together with the other reports in the spool.
 async fn deliver(
     spool: Option<&Spool>,
     report: RunReport,

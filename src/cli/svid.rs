@@ -59,8 +59,8 @@ struct MintArgs {
 
 const TTL_MAX: Duration = Duration::from_secs(25 * 3_600);
 
-/// Returns the command that issues a certificate again, if it is one of a folder that `leasehold init` made: its CA is in `ca`
-/// beside the folder of the certificate.
+/// Returns the command that issues a certificate again, if it is in a folder that `leasehold init` made. In that case its CA
+/// is in `ca`, beside the folder of the certificate.
 pub(super) fn mint_command(cert: &Path, id: &SpiffeId) -> Option<String> {
     let ca = cert.parent()?.parent()?.join("ca");
     let is_ours = ca.join("root.key").is_file() && ca.join("root.pem").is_file();

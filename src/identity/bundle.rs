@@ -65,7 +65,8 @@ impl TrustBundles {
     ///
     /// # Errors
     ///
-    /// The text is not PEM, a root is no CA or may not sign, no root is valid now, or the domain has a bundle already.
+    /// The text is not PEM, a root is not a CA or may not sign, no root is valid now, or the domain has a bundle
+    /// already.
     pub fn with_pem(
         mut self,
         domain: TrustDomain,
@@ -109,7 +110,7 @@ impl TrustBundles {
     ///
     /// # Errors
     ///
-    /// A root is no CA or may not sign, or the domain has a bundle already.
+    /// A root is not a CA or may not sign, or the domain has a bundle already.
     pub fn with_document(
         mut self,
         domain: TrustDomain,

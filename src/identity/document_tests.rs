@@ -91,7 +91,7 @@ fn no_keys_revoke_all() {
     assert_eq!(
         bundles.root_count(&domain()),
         Some(0),
-        "the trust domain is known, and nobody of it is trusted"
+        "the trust domain is known, and no identity of it is trusted"
     );
     let ca = TestCa::new("example.org");
     let before = TrustBundles::empty()

@@ -32,7 +32,7 @@ use crate::clock::{Wall, manual::ManualClock};
 const JUDGE: &str = "spiffe://judge.invalid/server";
 const AGES: Duration = Duration::from_secs(40 * 365 * 24 * 3600);
 
-/// A clock for rustls' own verifiers, which read one of theirs.
+/// A clock for the verifiers of rustls, which use a clock trait of rustls.
 #[derive(Debug, Default)]
 pub(crate) struct SetTime(AtomicU64);
 
@@ -95,7 +95,7 @@ pub(crate) fn shaken(
         let mut answered = answered.as_slice();
         while !answered.is_empty() {
             client.read_tls(&mut answered).unwrap();
-            client.process_new_packets().expect("the client has nothing against this server");
+            client.process_new_packets().expect("the client accepts this server");
         }
     }
     Ok(server)

@@ -321,7 +321,7 @@ fn bytes_behind_a_certificate_and_old_versions_are_refused() {
 
 // Proves case B27.
 #[test]
-fn a_critical_extension_that_nobody_knows_is_refused() {
+fn an_unknown_critical_extension_is_refused() {
     let with = |critical| leaf(&|p| p.custom_extensions.push(extension(99, critical, vec![0x05, 0x00])));
     assert!(with(false).is_ok());
     assert_eq!(with(true), Err(SvidError::ExtensionUnknown { extension: "2.5.29.99".to_owned() }));
@@ -352,11 +352,7 @@ fn a_short_rsa_key_is_refused() {
     };
     let (long, short) = (of_bits(2048), of_bits(1024));
     assert!(long.0.is_ok());
-    assert_eq!(
-        long.1,
-        SvidError::NotPossessed,
-        "the chain is good: only the key, which nobody has, is missing"
-    );
+    assert_eq!(long.1, SvidError::NotPossessed, "the chain is good: only the private key is missing");
     assert_eq!(short, (Err(SvidError::KeyTooShort { bits: 1024 }), SvidError::KeyTooShort { bits: 1024 }));
 }
 

@@ -53,7 +53,7 @@ pub enum LoadFault {
     #[error("is larger than {} bytes", limits::PEM_BYTES_MAX)]
     TooLarge,
     /// There is no PEM section, or one is damaged.
-    #[error("is not PEM: certificates and keys stand between BEGIN and END lines")]
+    #[error("is not PEM: certificates and keys must be between BEGIN and END lines")]
     NotPem,
     /// It is not UTF-8, is not JSON, or repeats a member.
     #[error("is not a SPIFFE bundle document, which is JSON: {why}")]

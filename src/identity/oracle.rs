@@ -37,7 +37,7 @@ use super::{
 };
 use crate::clock::Wall;
 
-/// Rules that we have and the oracle does not: it accepts what we refuse by these.
+/// Rules that we have and the oracle does not have: it accepts chains that we refuse by them.
 const STRICTER: [(&str, &str); 17] = [
     (
         "NotASpiffeId",
@@ -46,22 +46,22 @@ const STRICTER: [(&str, &str); 17] = [
     ("UriRepeated", "B13: it counts the URIs that can be read, not the entries"),
     ("SanInvalid", "B13: it leaves out names that cannot be read"),
     ("SanTooLong", "item 5 of the issue: names have a bound here"),
-    ("SanNotCritical", "B08: webpki does not look at it"),
-    ("KeyUsageNotCritical", "B23: it says in its source that it does not look at it"),
-    ("ServerAuthAbsent", "B06: the standard wants both purposes where there is one"),
-    ("LifeTooLong", "B29: a cap of our own"),
-    ("SerialTooLong", "RFC 5280 section 4.1.2.2, which nobody else holds to"),
+    ("SanNotCritical", "B08: webpki does not check it"),
+    ("KeyUsageNotCritical", "B23: its source says that it does not check this"),
+    ("ServerAuthAbsent", "B06: the standard requires both purposes if there is one"),
+    ("LifeTooLong", "B29: only we have this limit"),
+    ("SerialTooLong", "RFC 5280 section 4.1.2.2, which no other library checks"),
     ("Expired", "NotAfter is exclusive here, inclusive in webpki"),
-    ("SignerHasPath", "C06: no library looks at the ID of a signer"),
-    ("SignerKeyUsage", "C05: it lets a signer sign that has no key usage at all"),
-    ("SignerExpired", "C09: webpki never looks at the life of an anchor; and an end is exclusive here"),
-    ("RootsExpired", "C09: the same, where no other root is left"),
+    ("SignerHasPath", "C06: no library checks the ID of a signer"),
+    ("SignerKeyUsage", "C05: it accepts a signer without a key usage"),
+    ("SignerExpired", "C09: webpki never checks the life of an anchor; and an end is exclusive here"),
+    ("RootsExpired", "C09: webpki never checks the life of an anchor, and no other root is left"),
     ("TrustDomainUnknown", "C10: no bundle is loaded here with a root that may not sign"),
     ("ExtensionRepeated", "B14: of extensions that webpki does not read"),
     ("ChainTooLong", "C12: more certificates than are read here"),
 ];
 
-/// Chains that the oracle refuses and we accept, by what is unusual in them.
+/// Chains that the oracle refuses and we accept, with what is unusual in them.
 const LAXER: [(&str, &str); 0] = [];
 
 // ---------- what chains are made of ----------
@@ -77,7 +77,7 @@ fn one_uri(p: &mut CertificateParams, text: &str) {
     p.subject_alt_names = vec![uri(text)];
 }
 
-/// The faults of a leaf, and changes that look like a fault and are none.
+/// The faults of a leaf, and changes that look like a fault but are allowed.
 const LEAVES: [(&str, Change); 44] = [
     ("as it should be", |_| {}),
     ("names of other kinds", |p| p.subject_alt_names.push(SanType::DnsName("localhost".try_into().unwrap()))),
@@ -95,7 +95,7 @@ const LEAVES: [(&str, Change); 44] = [
         san(p, &[tlv(0x86, b"spiffe://good.example/a"), tlv(0x82, b"\xff")]);
     }),
     ("no name", |p| p.subject_alt_names.clear()),
-    ("a DNS name alone", |p| p.subject_alt_names = vec![SanType::DnsName("a".try_into().unwrap())]),
+    ("only a DNS name", |p| p.subject_alt_names = vec![SanType::DnsName("a".try_into().unwrap())]),
     ("another scheme", |p| one_uri(p, "https://good.example/a")),
     ("the scheme in upper case", |p| one_uri(p, "SPIFFE://good.example/a")),
     ("the domain in upper case", |p| one_uri(p, "spiffe://GOOD.example/a")),
@@ -113,7 +113,7 @@ const LEAVES: [(&str, Change); 44] = [
     ("an ID of no domain that is known", |p| one_uri(p, "spiffe://unknown.example/a")),
     ("a CA", |p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
     ("no basic constraints", |p| p.is_ca = IsCa::NoCa),
-    ("basic constraints that are no DER", |p| {
+    ("basic constraints that are not DER", |p| {
         p.is_ca = IsCa::NoCa;
         p.custom_extensions.push(extension(19, true, vec![4, 1, 0xff]));
     }),
@@ -163,7 +163,7 @@ const BETWEEN: [(&str, Option<Above>); 14] = [
         }),
     ),
     (
-        "an authority that is no CA",
+        "an authority that is not a CA",
         Some(|root| root.intermediate("upper", &|p| p.is_ca = IsCa::ExplicitNoCa)),
     ),
     (
@@ -235,7 +235,7 @@ const PRESENTED: [(&str, Presented); 7] = [
     ("with nine roots behind it", |issued, root| issued.chain.extend(vec![root.der.clone(); 9])),
 ];
 
-/// Whose root signs, by the domain whose bundle it is in.
+/// Which root signs, named by the domain whose bundle has it.
 const ROOTS: [&str; 8] = [
     "good.example",
     // The second of two roots of one bundle.
@@ -454,7 +454,7 @@ impl Oracle {
         (ours, shaken(self.server.clone(), presenting(&issued)).map(drop))
     }
 
-    /// The rule by which they differ on a chain, if they do. Panics if it is in neither list.
+    /// The rule by which the two verifiers differ on a chain, if they do. Panics if the rule is missing in both lists.
     fn difference(&self, recipe: &Recipe) -> Option<String> {
         let (ours, theirs) = self.ask(recipe);
         let words = recipe.words();
@@ -499,7 +499,7 @@ fn the_oracle_differs_where_it_is_said_to_and_nowhere_else() {
     );
     runner
         .run(&strategy, |(leaf, between, presented, root, (time, plain_leaf))| {
-            // Most of what is drawn is valid, so that the verification reaches the faults.
+            // Most parts of a generated chain are valid, so that the verification reaches the faults.
             let or_plain = |drawn: usize, of: usize| if drawn < of { drawn } else { 0 };
             oracle.difference(&Recipe {
                 leaf: if plain_leaf { Vec::new() } else { leaf },

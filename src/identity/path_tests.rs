@@ -166,7 +166,7 @@ fn name_constraints_on_uris_fail_closed() {
 
 // Proves case C09.
 #[test]
-fn a_root_that_expired_after_it_was_loaded_vouches_for_nobody() {
+fn a_root_that_expired_after_it_was_loaded_is_not_trusted() {
     let end = NOW.plus(HOUR / 2);
     let root = TestCa::with("example.org", &|p| p.not_after = at(end));
     let trust = bundles(&[&root]);
@@ -182,7 +182,7 @@ fn a_root_that_expired_after_it_was_loaded_vouches_for_nobody() {
 
 // Proves case C09.
 #[test]
-fn a_root_vouches_for_nobody_before_its_own_life_begins() {
+fn a_root_is_not_trusted_before_its_life_begins() {
     let begin = NOW.plus(HOUR / 2);
     let root = TestCa::with("example.org", &|p| p.not_before = at(begin));
     let issued = root.svid("/a");
@@ -387,7 +387,7 @@ fn any_root_of_the_bundle_will_do_until_it_is_removed() {
 
 // Proves case D07.
 #[test]
-fn a_domain_without_a_bundle_is_nobody() {
+fn an_identity_of_a_domain_without_a_bundle_is_refused() {
     let (a, b) = (TestCa::new("a.example"), TestCa::new("b.example"));
     let issued = b.svid("/x");
     assert!(client(&issued, &bundles(&[&a, &b])).is_ok());

@@ -62,7 +62,7 @@ impl Trust {
 /// Whether a reload found a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadOutcome {
-    /// The SVID or the roots are others than before.
+    /// The SVID or the roots differ from those before.
     Changed,
     /// The origin still gives what is in use.
     Unchanged,
@@ -193,7 +193,7 @@ pub enum NoIdentity {
         /// Why there was none at its end, for people.
         why: String,
     },
-    /// The origin says that it will give none, so waiting is of no use.
+    /// The origin says that it will give none, so waiting does not help.
     #[error("no identity will be issued: {why}")]
     Never {
         /// The reason, for people.

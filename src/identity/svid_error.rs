@@ -65,7 +65,7 @@ pub enum SvidError {
         /// The name of the extension, or its object identifier.
         extension: String,
     },
-    /// The contents of an extension that is read here are not those of its kind.
+    /// The contents of an extension do not have the form that its kind requires.
     #[error("the extension {extension} cannot be read (RFC 5280 section 4.2.1)")]
     ExtensionMalformed {
         /// The name of the extension.
@@ -132,7 +132,7 @@ pub enum SvidError {
     NotASpiffeId(NameError),
 
     // ---------- what a leaf may be used for ----------
-    /// The leaf does not say that it is no CA.
+    /// The leaf does not say that it is not a CA.
     #[error("there is no basic constraints extension (X509-SVID section 4.1): issue the SVID with cA false")]
     BasicConstraintsAbsent,
     /// The leaf has cA true, so it could issue SVIDs.
@@ -173,7 +173,7 @@ pub enum SvidError {
         /// The leaf's NotBefore.
         not_before: Wall,
     },
-    /// The leaf is valid for longer than we accept, so that a stolen one is of use for a short time only.
+    /// The leaf is valid for longer than we accept, so that a stolen SVID is useful for a short time only.
     #[error("the SVID lasts {seconds} s, at most {seconds_max} are accepted: issue shorter ones")]
     LifeTooLong {
         /// From its NotBefore to its NotAfter.
@@ -223,7 +223,7 @@ pub enum SvidError {
         found: String,
     },
     /// An intermediate or a root does not have cA true.
-    #[error("a certificate that signed another is no CA (X509-SVID sections 3.2 and 4.1)")]
+    #[error("a certificate that signed another is not a CA (X509-SVID sections 3.2 and 4.1)")]
     SignerNotCa,
     /// The key usage of an intermediate or a root does not allow signing certificates.
     #[error("a certificate that signed another lacks keyCertSign (X509-SVID section 4.3)")]

@@ -1,6 +1,6 @@
 //! A small certificate authority for tests: good certificates, and each kind of bad one.
 //!
-//! Uses nothing of this crate but names and [`Wall`], so that it can be lifted elsewhere.
+//! Uses nothing of this crate but names and [`Wall`], so that it can be moved elsewhere.
 
 use std::time::Duration;
 
@@ -202,7 +202,7 @@ pub(crate) fn tlv(tag: u8, value: &[u8]) -> Vec<u8> {
     out
 }
 
-/// An extension of the family 2.5.29 with a value of one's own.
+/// An extension of the family 2.5.29 with any value.
 pub(crate) fn extension(id: u64, critical: bool, value: Vec<u8>) -> CustomExtension {
     let mut extension = CustomExtension::from_oid_content(&[2, 5, 29, id], value);
     extension.set_criticality(critical);

@@ -231,7 +231,7 @@ async fn a_signature_scheme_that_was_not_offered_is_illegal() {
 
 // Proves case B31.
 #[tokio::test]
-async fn nobody_comes_in_without_a_certificate() {
+async fn a_client_without_a_certificate_is_refused() {
     let server = Server::new(|ca| bundles(&[ca]));
     let mut config = (*server.client(&server.ca.svid("/a"))).clone();
     let nothing = Arc::new(StaticSource::new(None, TrustBundles::empty()));

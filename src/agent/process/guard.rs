@@ -228,7 +228,8 @@ impl CommandGuard {
             return Err(io::Error::other("the wrapper is gone"));
         }
         if let Err(e) = prctl::set_child_subreaper(true) {
-            MessageSink::stderr().send(&format!("a process that loses its parent is not ended with the job: {e}"));
+            MessageSink::stderr()
+                .send(&format!("a process that loses its parent is not ended with the job: {e}"));
         }
         let mut argv = args.argv.iter();
         let mut command = Command::new(&args.program);

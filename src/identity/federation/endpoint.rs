@@ -50,7 +50,7 @@ pub enum EndpointUrlFault {
     /// It has no scheme, no host or port 0, or cannot be parsed.
     #[error("is not a URL: write https://HOST/PATH")]
     NotAUrl,
-    /// Its scheme is another one.
+    /// Its scheme is not `https`.
     #[error("is not https: a bundle is fetched only over https")]
     NotHttps,
     /// Its authority has an `@`.

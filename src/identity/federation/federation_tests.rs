@@ -323,7 +323,7 @@ async fn a_document_counts_only_for_its_configured_domain() {
     let profile = EndpointProfile::Spiffe { id: "spiffe://other.example/pages".parse().unwrap(), bundle };
     server.says(StatusCode::OK, &document(&[&ours], 1, 300));
     let case = Case::new(server, folder, profile, "127.0.0.1").unwrap();
-    assert_eq!(case.roots(), None, "the server's roots are nobody else's");
+    assert_eq!(case.roots(), None, "the server's roots are for no other domain");
     case.follow();
     let trust = case.good().await;
     assert_eq!(trust.bundles.domains().collect::<Vec<_>>(), [&foreign()]);
@@ -369,7 +369,7 @@ async fn over_https_web_the_server_is_known_by_its_host_name() {
     let (_, unrelated) = web("localhost");
     let case = Case::web(tls, &unrelated).await;
     case.follow();
-    assert!(case.refused().await.contains("refused"), "a certificate of nobody that we know");
+    assert!(case.refused().await.contains("refused"), "a certificate of an unknown authority");
     assert_eq!((case.roots(), case.server.asked()), (None, 0), "nothing was asked of it");
     // Its certificate ends by the one clock that everything goes by.
     let (tls, pem) = web("localhost");
@@ -491,7 +491,7 @@ async fn any_other_answer_is_no_bundle_and_takes_one_call_at_most() {
     let chunks = format!("{HEAD}transfer-encoding: chunked\r\n\r\n{:x}\r\n{}", 2 << 20, "x".repeat(2 << 20));
     let cases: Vec<(&str, Vec<u8>, bool, &str)> = vec![
         ("says nothing", Vec::new(), false, "did not answer in time"),
-        ("drips a head for ever", b"a".to_vec(), true, ""),
+        ("drips an endless head", b"a".to_vec(), true, ""),
         ("goes on to go on", b"HTTP/1.1 100 Continue\r\n\r\n".to_vec(), true, ""),
         ("never ends its body", cut.into_bytes(), false, "did not answer in time"),
         ("has a body without an end", chunks.into_bytes(), false, "larger than"),

@@ -115,7 +115,7 @@ impl WorkloadSource {
         }
     }
 
-    /// Whether a stream lasted longer than an answer and an end.
+    /// Whether a stream lasted longer than an agent needs to refuse it.
     fn lived(&self, began: BootTime) -> bool {
         self.clock.now().boot.since(began) >= limits::RETRY_FIRST
     }
