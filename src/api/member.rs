@@ -27,7 +27,8 @@ use crate::{
 
 pub(super) struct MembersService(pub Edge);
 
-/// How many notices and beats wait for a slow member. Past it, beats are left out, because the next one says the same.
+/// How many notices and beats wait for a slow member. If more wait, beats are left out, because the next beat says the
+/// same.
 const STREAM_BUFFER: usize = 16;
 
 fn session(wire: Option<v1::Session>) -> Result<MemberSession, Refusal> {
@@ -96,7 +97,7 @@ impl MemberService for MembersService {
             Ok(None) => {
                 return Err(refuse(Refusal::new(
                     Reason::FieldMissing,
-                    "the first message names the session",
+                    "the first message must name the session",
                 )));
             }
             // If thousands come back at once, it may still be on its way.

@@ -87,7 +87,7 @@ impl OperatorService for Operators {
                         broker.operators.revoke_compromised(&caller, &name, &options)?
                     }
                     Err(_) => {
-                        let text = "`cause` is one of the values of RevokeCause";
+                        let text = "`cause` must be one of the values of RevokeCause";
                         return Err(Refusal::new(Reason::FieldInvalid, text).with("field", "cause"));
                     }
                 };

@@ -197,7 +197,7 @@ pub(super) async fn apply(
     let bundle =
         PolicyBundle::of(q.policies.into_iter().map(text).collect(), q.cases.into_iter().map(text).collect());
     let bundle = bundle.map_err(|faults| {
-        let refusal = Refusal::new(Reason::FieldInvalid, "the files of a policy have other names");
+        let refusal = Refusal::new(Reason::FieldInvalid, "the files cannot be used as a policy");
         faults.into_iter().take(limits::MISTAKES_SHOWN_MAX).fold(refusal, |r, line| r.with("mistake", line))
     })?;
     let wanted = match q.kept.as_str() {
@@ -276,21 +276,27 @@ fn read_method(text: &str) -> Result<Option<Method>, Refusal> {
     }
     text.parse().map(Some).map_err(|_| {
         let known: Vec<_> = Method::ALL.iter().map(|m| m.as_str()).collect();
-        Refusal::new(Reason::FieldInvalid, format!("`method` is none of {}", known.join(", ")))
+        Refusal::new(Reason::FieldInvalid, format!("`method` is not one of {}", known.join(", ")))
             .with("field", "method")
     })
 }
 
 fn read_relations(words: &[String]) -> Result<Vec<Relation>, Refusal> {
     if words.len() > Relation::ALL.len() {
-        return Err(Refusal::new(Reason::FieldInvalid, "`relations` has more words than there are")
-            .with("field", "relations"));
+        return Err(Refusal::new(
+            Reason::FieldInvalid,
+            "`relations` has more words than there are relations",
+        )
+        .with("field", "relations"));
     }
     let read = |word: &String| {
         Relation::parse(word).ok_or_else(|| {
             let known: Vec<_> = Relation::ALL.iter().map(|r| r.as_str()).collect();
-            Refusal::new(Reason::FieldInvalid, format!("`relations` has a word beside {}", known.join(", ")))
-                .with("field", "relations")
+            Refusal::new(
+                Reason::FieldInvalid,
+                format!("`relations` has a word that is not one of {}", known.join(", ")),
+            )
+            .with("field", "relations")
         })
     };
     words.iter().map(read).collect()

@@ -33,7 +33,8 @@ use crate::{
 
 pub(super) struct Verifiers(pub Edge);
 
-/// How many messages wait for a slow verifier. Past it the verifier must start over: the daemon never waits for it.
+/// How many messages wait for a slow verifier. If more wait, the verifier must start over: the daemon never waits for
+/// it.
 const STREAM_BUFFER: usize = 256;
 
 #[tonic::async_trait]
@@ -86,7 +87,10 @@ impl VerifierService for Verifiers {
         let mut ticks = request.into_inner();
         let first = tokio::time::timeout(limits::HANDSHAKE, ticks.next()).await;
         let Ok(Some(first)) = first else {
-            return Err(refuse(Refusal::new(Reason::FieldMissing, "the first message names the audience")));
+            return Err(refuse(Refusal::new(
+                Reason::FieldMissing,
+                "the first message must name the audience",
+            )));
         };
         let first = first?;
         let audience: SpiffeId = read_name("audience", &first.audience).map_err(refuse)?;

@@ -1,9 +1,10 @@
-//! Reads the catalog directory at a start and at a reload: takes the good files, and says what it did not take.
+//! Reads the catalog directory at a start and at a reload: takes the good files, and reports what it left out.
 //!
-//! Each tenant writes its own file, so the mistake of one must not hold the others back: a removal in a good file takes
-//! effect whatever is in the next one. A file with a mistake stays as it was; at a start it is left out, because no earlier text
-//! is known. An entry that depends on what another file does not have is left out without the rest of its file: at a start
-//! in each case, at a reload if the entry was in force. A new reference to what does not exist is a mistake of its file.
+//! Each tenant writes its own file, so the mistake of one must not hold the others back: a removal in a good file takes effect
+//! whatever is in the next one. A file with a mistake stays as it was; at a start it is left out, because no earlier text is
+//! known. If an entry depends on something that another file lacks, only this entry is left out, and not its whole file: always
+//! at a start, and at a reload if the entry was in force. A new reference to something that does not exist is a mistake of its
+//! file.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -81,8 +82,8 @@ impl CatalogReading<'_> {
         }
     }
 
-    /// Whether the platform's file cannot be read, or is missing and may be one with a wrong name. Without it, each tenant
-    /// could name every identity.
+    /// Whether the platform's file cannot be read, or is missing and may have a wrong name. Without it, each tenant could
+    /// name every identity.
     fn lacks_the_platforms_file(&self, sources: &[Source], unread: &BTreeSet<Problem>) -> bool {
         let is_platforms = |file: &Path| file == Path::new(&format!("{PLATFORM}.toml"));
         let is_read = sources.iter().any(|s| is_platforms(Path::new(&s.file)));
@@ -165,7 +166,7 @@ impl CatalogReading<'_> {
     }
 
     /// Removes tenants without a file in force from `serves` and `shared_with`. If such a file is on disk, the mistake is in
-    /// that file. If there is none, the name is left in at a reload unless it was in force, and is then a mistake.
+    /// that file. If there is no such file, a reload keeps a name that was not in force, and then counts it as a mistake.
     fn forget_tenants(
         &self,
         f: &mut TenantFile,
@@ -250,7 +251,8 @@ impl CatalogReading<'_> {
         left_out
     }
 
-    /// Removes the resources that lack something, if they may be left out without their file. `lacking` says what it is.
+    /// Removes the resources that lack something, if they may be left out without their file. `lacking` says what a
+    /// resource lacks.
     fn drop_resources(
         &self,
         f: &mut TenantFile,
@@ -298,9 +300,9 @@ fn keep_unreadable(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>, in_for
     sources.sort_by(|a, b| a.file.cmp(&b.file));
 }
 
-/// Returns the files to blame at a start. Of two tenants in conflict both are: which was there first is not known, and the
-/// identity or audience must not go to the wrong one. A conflict with the platform's file is the tenant's. Empty if the
-/// platform's file has a mistake itself.
+/// Returns the files to blame at a start. If two tenants are in conflict, both are to blame: it is not known which of them
+/// came first, and the identity or audience must not go to the wrong one. A conflict with the platform's file is the
+/// tenant's. Empty if the platform's file has a mistake itself.
 fn blamed_at_start(found: &Findings) -> BTreeSet<PathBuf> {
     let platform = PathBuf::from(format!("{PLATFORM}.toml"));
     let with_others = found.conflicts.iter().filter(|(file, other)| *file == platform && *other != platform);

@@ -11,7 +11,7 @@ super::words! {
         Feed = "feed",
         /// Asks the daemon each time.
         Introspect = "introspect",
-        /// Verifies the signature by `/keys` and nothing else: a revocation shows when the token ends.
+        /// Verifies only the signature, by `/keys`: a revocation has no effect until the token expires.
         Jwt = "jwt",
     }
 }

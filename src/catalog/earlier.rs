@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use super::{Audience, Resource, accepted::InForce, file};
 use crate::name::{ResourceName, SpiffeId, SpiffePattern, TenantName};
 
-/// What was in force. It decides whether an entry that fits no more is left out, or is a mistake of the one who wrote it.
+/// What was in force. It decides whether an entry that no longer fits is left out, or counts as a mistake of its author.
 pub(super) enum Earlier {
-    /// At a start: each entry may have been in force in the life before.
+    /// At a start: each entry may have been in force in the previous run of the daemon.
     Unknown,
     Known(EarlierEntries),
 }

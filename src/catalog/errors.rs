@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::written::Problem;
 
-/// All mistakes in a catalog, by file and line. Never empty. The names of files are within its directory.
+/// All mistakes in a catalog, by file and line. Never empty. File names are relative to its directory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the catalog has {} mistake(s): {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct CatalogErrors(Vec<Problem>);

@@ -41,7 +41,7 @@ pub(super) struct ParsedAudience {
 pub(super) struct TenantFile {
     pub(super) file: String,
     pub(super) tenant: TenantName,
-    /// Which patterns each tenant may name: of the platform's file only.
+    /// Which patterns each tenant may name. Only the platform's file has them.
     pub(super) claims: Vec<(TenantName, SpiffePattern)>,
     pub(super) principals: Vec<Placed<Principal>>,
     pub(super) audiences: Vec<ParsedAudience>,
@@ -152,10 +152,8 @@ impl TenantFile {
             table.wrong("identity", why, notes);
         }
         if !may_act_for.is_empty() && kind != PrincipalKind::Launcher {
-            let why = format!(
-                "{} is not believed about people, only a launcher is; leave it out",
-                kind.with_article()
-            );
+            let why =
+                format!("{} may not act for people, only a launcher may; leave it out", kind.with_article());
             table.wrong("may_act_for", why, notes);
         }
         if let Some(h) = &human {
@@ -334,7 +332,7 @@ fn once<T: FromStr<Err: Display>>() -> impl FnMut(&str) -> Result<T, String> {
         if seen.insert(text.to_owned()) {
             Ok(value)
         } else {
-            Err(format!("`{}` stands in it twice; remove one", plain::value(text)))
+            Err(format!("`{}` is in it twice; remove one", plain::value(text)))
         }
     }
 }

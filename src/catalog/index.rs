@@ -94,7 +94,7 @@ impl Catalog {
         }
     }
 
-    /// The tenants that have a file. Those with a mistake in it are among them.
+    /// The tenants that have a file. Tenants whose file has a mistake are among them.
     pub fn tenants(&self) -> impl Iterator<Item = &TenantName> {
         self.0.tenants.iter()
     }
@@ -139,7 +139,7 @@ impl Catalog {
         self.0.resources.values()
     }
 
-    /// The audience that tokens name so in `aud`.
+    /// The audience with this ID, which its tokens have as `aud`.
     pub fn audience(&self, name: &SpiffeId) -> Option<&Audience> {
         self.0.audiences.get(name)
     }

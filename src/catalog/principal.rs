@@ -60,7 +60,7 @@ impl Principal {
         })
     }
 
-    /// Returns the person that an identity of this entry is, if the catalog says which segment names them.
+    /// Returns the person behind an identity of this entry, if the catalog says which segment names them.
     pub fn human(&self, id: &SpiffeId) -> Option<HumanName> {
         id.segments().nth(self.human_segment?.checked_sub(1)?)?.parse().ok()
     }

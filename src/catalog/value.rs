@@ -1,4 +1,4 @@
-//! The values of a tenant's file, each read into what is always valid or refused with a reason.
+//! The values of a tenant's file. Each is parsed into a type that is always valid, or refused with a reason.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -93,7 +93,7 @@ pub(super) fn model_name(tenant: &TenantName, text: &str) -> Result<ResourceName
 
 /// Reads a folder, as a URL that ends in a slash.
 pub(super) fn location(text: &str) -> Result<String, String> {
-    let (scheme, rest) = text.split_once("://").ok_or("it is no URL: it has no `://`")?;
+    let (scheme, rest) = text.split_once("://").ok_or("it is not a URL: it has no `://`")?;
     let plain = !scheme.is_empty()
         && scheme.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'+');
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));

@@ -136,7 +136,7 @@ url = "https://hooks.example"
     3: server.stat is not a key: write `state`, or remove it; the keys here are grpc, probe, state, handshakes_max, connections_max, connections_per_peer_max, connections_unknown_max, connections_operators_max, streams_per_connection_max, requests_max, requests_per_peer_max, buffered_max, buffered_per_peer_max
     5: issuer.url: `http://issuer.example` is plain HTTP: write https://
     6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP for everyone: write both, or listen on 127.0.0.1
-    8: identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one
+    8: identity.workload_api is set beside identity.cert and identity.key: an SVID has one source, remove one
     8: identity.workload_api: `unix://run/spire.sock` names a host: write unix:///PATH, with three slashes and an absolute path
     10: identity.key: this is a whole number: write a text in quotes
     11: identity.bundles: `TD` is not a trust domain: a trust domain is made of a-z, 0-9, `.`, `-` and `_`, without a port or user
@@ -237,8 +237,8 @@ fn an_identity_from_an_agent_needs_its_socket_and_no_files() {
     6: identity.bundles names no trust domain, so no one could connect: write bundles = { "example.org" = "bundle.pem" }
     7: identity.workload_api: `unix://run/a.sock` names a host: write unix:///PATH, with three slashes and an absolute path
     7: identity.workload_api: `/run/a.sock` has no known scheme: write unix:///PATH or tcp://IP:PORT
-    8: identity.hint: an empty hint is none: write the one of the registration entry
-    9: identity.spiffe_id stands beside identity.hint: one of them picks the SVID, remove the other
+    8: identity.hint: it is empty: write the hint of the registration entry
+    9: identity.spiffe_id is set beside identity.hint: one of them picks the SVID, remove the other
     8: identity.socket is not a key: write one of workload_api, hint, spiffe_id, bundles, trust_domains, max_svid_ttl, wait, outage_max, or remove it
     9: identity.trust_domains: `a.example` has a bundle and is not listed: list it, or remove trust_domains
     "#
@@ -291,7 +291,7 @@ fn a_bundle_endpoint_is_written_in_full() {
     17: federation.ca: is not a path: write one
     18: federation.bundel is not a key: write one of trust_domain, url, profile, ca, or remove it
     19: federation.ca is for https_web: remove it, or change the profile
-    25: federation: `w.example` is there twice: name each trust domain once
+    25: federation: `w.example` is listed twice: name each trust domain once
     13: federation: `td.example` has a bundle in identity.bundles: it has one source, remove one
     "#
     );

@@ -29,7 +29,7 @@ pub(super) fn read(
         (true, true) => {
             notes.problem(
                 table.line_of("workload_api"),
-                "identity.workload_api stands beside identity.cert and identity.key: an SVID has one source, remove one",
+                "identity.workload_api is set beside identity.cert and identity.key: an SVID has one source, remove one",
             );
             let _ = table.text("workload_api", notes, str::parse::<WorkloadEndpoint>);
             files(&mut table, folder, notes).and(None)
@@ -92,14 +92,14 @@ fn workload_api(table: &mut Section<'_>, notes: &mut Notes) -> Option<IdentityFr
         _ => t.parse::<WorkloadEndpoint>().map(Some),
     });
     let hint = table.text("hint", notes, |t| match t {
-        "" => Err("an empty hint is none: write the one of the registration entry"),
+        "" => Err("it is empty: write the hint of the registration entry"),
         hint => Ok(Pick::Hint(hint.to_owned())),
     });
     let id = table.text("spiffe_id", notes, |t| t.parse::<SpiffeId>().map(Pick::Id));
     if table.has("hint") && table.has("spiffe_id") {
         notes.problem(
             table.line_of("spiffe_id"),
-            "identity.spiffe_id stands beside identity.hint: one of them picks the SVID, remove the other",
+            "identity.spiffe_id is set beside identity.hint: one of them picks the SVID, remove the other",
         );
     }
     Some(IdentityFrom::WorkloadApi { endpoint: endpoint?, pick: hint.or(id).unwrap_or_default() })
@@ -120,7 +120,7 @@ fn check_bundles(bundles: &BTreeMap<TrustDomain, PathBuf>, federation: &[Federat
         } else if !seen.insert(domain) {
             notes.problem(
                 *line,
-                format!("federation: `{domain}` is there twice: name each trust domain once"),
+                format!("federation: `{domain}` is listed twice: name each trust domain once"),
             );
         }
     }

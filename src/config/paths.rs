@@ -16,7 +16,7 @@ use crate::{
 /// One path, and its use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfiguredPath {
-    /// As in `identity.key`.
+    /// Its key in the file, for example `identity.key`.
     pub key: String,
     pub path: PathBuf,
     pub wanted: PathUse,

@@ -153,7 +153,7 @@ pub struct PolicyConfig {
 pub struct LeaseConfig {
     /// The life of a credential if the job asks for no other.
     pub token_ttl: Duration,
-    /// Between two beats of a member.
+    /// The time between two beats of a member.
     pub beat: Duration,
     /// Missed beats after which a member is away.
     pub lost_after: u32,

@@ -20,7 +20,7 @@ use crate::{
 /// The findings at one key of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
-    /// As in `identity.key`.
+    /// The key in the file, for example `identity.key`.
     pub key: String,
     /// The path that it means, or an address. The path of a key without a file is withheld.
     pub means: String,
@@ -127,7 +127,7 @@ impl Inspection {
         }
     }
 
-    /// Looks whether another process has the state. That is a warning: the daemon may be running.
+    /// Checks whether another process uses the state. That is only a warning: the daemon may be running.
     pub fn look_at_state(&mut self, config: &Config) {
         if let Some(holder) = Dir::at(&config.server.state).holder() {
             self.look_mut("server.state").warnings.push(format!(

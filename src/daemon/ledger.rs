@@ -39,7 +39,7 @@ impl OpenedLedger {
             (Some(copy), Some(signed)) if config.lost == Lost::Refuse => copy.check(signed, &key.public())?,
             (Some(_), None) if opened.epoch > 1 => {
                 tracing::warn!(
-                    "there is no copy of the ledger's head yet: this start cannot tell a cut tail"
+                    "there is no copy of the ledger's head yet: this start cannot detect a cut tail"
                 );
             }
             _ => {}

@@ -60,13 +60,14 @@ pub(super) fn read_all(policy: &PolicyConfig, kept: &KeptRules, before: Option<&
     read
 }
 
-/// Returns what reads both again for this configuration.
+/// Returns the function that reads both again for this configuration.
 pub(super) fn reloader(config: &Config) -> Reloader {
     let (policy, kept) = (config.policy.clone(), KeptRules::at(&config.server.state));
     Arc::new(move |before| read(&policy, &kept, Some(before)))
 }
 
-/// Returns the source of the policy: the files, or what was applied last. Until something is applied, the files hold.
+/// Returns the source of the policy: the files, or what was applied last. Until something is applied, the files are in
+/// force.
 fn source(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Result<PolicySource, String> {
     let was_never_applied = matches!(kept.applied(), Ok(None));
     match (policy.source, before) {

@@ -39,7 +39,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// The domain cannot stand in a certificate, or no key could be made.
+    /// The domain cannot be written into a certificate, or no key could be made.
     pub fn generate(domain: TrustDomain, now: Wall, life: Duration) -> Result<Self, rcgen::Error> {
         let params = root_params(&domain, now, life)?;
         let key = KeyPair::generate()?;
@@ -87,7 +87,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// A name cannot stand in a certificate, or no key could be made.
+    /// A name cannot be written into a certificate, or no key could be made.
     pub fn issue(
         &self,
         id: &SpiffeId,

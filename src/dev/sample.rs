@@ -50,7 +50,7 @@ catalog = "catalog.d"
         let SampleFiles { domain, tenant, .. } = self;
         format!(
             r#"# The operators of this daemon. They see and end access in every tenant, and approve jobs that the gates of the policy hold back.
-# In a team the approvers are other people: an entry for each group that a gate asks.
+# In a team the approvers are other people: write an entry for each group that a gate names.
 [tenant.platform]
 contact = "you"
 

@@ -41,8 +41,8 @@ impl Fence {
     }
 }
 
-/// The fences of one set of names, sorted by name. Leases of one member, half and set of resources share one, so the
-/// fences are in it, without another pointer: a check of a lease that is not in the cache waits for each step.
+/// The fences of one set of names, sorted by name. Leases with the same member, half and resources share one set. The
+/// fences are stored in the set itself: each further pointer would cost a check one more wait for memory.
 pub(super) type FenceSet = ThinArc<(), Arc<Fence>>;
 
 /// A place behind fences, taken before the decision that it is for.

@@ -218,7 +218,7 @@ impl Job {
         vouched: &[SpiffePattern],
     ) {
         if !self.has_begun() && !self.gates.is_empty() {
-            // Its time does not run while people think.
+            // The job's time does not run while people decide.
             self.ends = at.plus(self.spec.max_duration);
         }
         if let Some(previous) = self.attempts.last_mut().filter(|a| !a.is_ended()) {

@@ -37,7 +37,7 @@ impl JobState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AttemptState {
     Running,
-    /// No member is joined, so none has access.
+    /// No member is joined, so no member has access.
     Suspended,
     /// The reading half ends first, then the writing half and with it the attempt.
     Draining(Drain),
@@ -122,7 +122,7 @@ pub struct Attempt {
     /// `join` covers them.
     pub vouched: Arc<[SpiffePattern]>,
     pub detail: String,
-    /// Since when no member is joined and none is away. It has no meaning while some member is.
+    /// Since when no member is joined and none is away. It has no meaning while a member is joined or away.
     pub vacant_since: LeaseTime,
 }
 

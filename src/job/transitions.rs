@@ -25,7 +25,7 @@ pub enum Illegal {
     NoGate(String),
     #[error("the same person approved at {0} as {1}")]
     SameHuman(String, SpiffeId),
-    #[error("the job has as many approvals as it may: {0}")]
+    #[error("the job has reached its limit of approvals: {0}")]
     TooManyApprovals(usize),
     #[error("the job has begun")]
     Begun,
@@ -39,11 +39,11 @@ pub enum Illegal {
     KeyUsed(AttemptNumber),
     #[error("attempt {0} began with this key and without these members")]
     OtherMembers(AttemptNumber),
-    #[error("attempt {0} is still draining; say `supersede` to end it now")]
+    #[error("attempt {0} is still draining; set `supersede` to end it now")]
     Draining(AttemptNumber),
     #[error("the job has used all of its attempts: {0}")]
     AttemptsExhausted(u32),
-    #[error("the attempt has as many members as it may: {0}")]
+    #[error("the attempt has reached its limit of joined members: {0}")]
     MembersFull(u32),
     #[error("another participant is joined as `{0}`")]
     InstanceTaken(InstanceName),
@@ -53,7 +53,7 @@ pub enum Illegal {
     NotAMember(InstanceName),
     #[error("`{0}` is not joined: {1}")]
     NotJoined(InstanceName, &'static str),
-    #[error("the attempt has had as many members as it may: {0}")]
+    #[error("the attempt has reached its limit of members, including those that left: {0}")]
     InstancesExhausted(usize),
 }
 
@@ -125,7 +125,7 @@ pub struct DrainSpans {
 }
 
 impl Drain {
-    /// A drain that begins now. None if the one before ends no later: a second drain never prolongs the first.
+    /// A drain that begins now. None if the present drain ends no later: a second drain never prolongs the first.
     fn within(before: Option<Drain>, spans: DrainSpans, now: LeaseTime) -> Option<Drain> {
         let DrainSpans { reading, grace } = spans;
         let grace = grace.min(limits::DRAIN_GRACE_MAX);
@@ -419,7 +419,7 @@ impl Job {
         let own = a.members.get(instance).is_some_and(Member::is_present);
         let is_last = a.members.present() <= usize::from(own);
         (is_last && self.is_whole(a))
-            .then(|| (Outcome::Interrupted, format!("nobody is left to complete it: {}", said())))
+            .then(|| (Outcome::Interrupted, format!("no member is left to complete it: {}", said())))
     }
 
     /// Marks a member as away. None if it is not joined.
@@ -502,9 +502,9 @@ impl Job {
         } else if changes.is_empty() && now.since(a.vacant_since) > rejoin {
             let unseen = a.members.values().any(|m| m.outcome == Some(Outcome::Unknown));
             changes.push(match (a.members.is_empty(), unseen) {
-                (true, _) => end(Outcome::Lost, "nobody joined"),
+                (true, _) => end(Outcome::Lost, "no member joined"),
                 (false, true) => {
-                    end(Outcome::Unknown, "all of its members have left, and nobody saw how the work ended")
+                    end(Outcome::Unknown, "all of its members have left, and no one saw how the work ended")
                 }
                 (false, false) => end(Outcome::Lost, "all of its members have left"),
             });

@@ -21,7 +21,7 @@ pub enum LeaseRefused {
     #[error("the lease has expired")]
     Expired,
     /// A fence that it stands behind was lowered.
-    #[error("what the lease stands on was revoked")]
+    #[error("a name that the lease depends on was revoked")]
     Lowered,
     /// Its generation cannot be counted further.
     #[error("the lease was renewed as often as it can be")]

@@ -1,4 +1,4 @@
-//! Operations with one rule left out each, so that the models show what the rule is for. In no build that ships.
+//! Operations that each leave out one rule, so that the models show what the rule is for. Not in builds that ship.
 
 use std::sync::{Arc, atomic::Ordering};
 

@@ -12,16 +12,16 @@ use crate::{limits, sync::Mutex};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaExceeded {
     /// The quota of its job.
-    #[error("the job holds {0} leases, as many as one job may")]
+    #[error("the job holds {0} leases, which is the limit for one job")]
     Job(usize),
     /// The quota of its holder.
     #[error("the identity holds {0} leases, which is the limit for one identity")]
     Holder(usize),
     /// The quota of its job's tenant.
-    #[error("the tenant's jobs hold {0} leases, as many as one tenant's may")]
+    #[error("the tenant's jobs hold {0} leases, which is the limit for one tenant")]
     Tenant(usize),
     /// The quota of all leases.
-    #[error("the daemon holds {0} leases, as many as it may")]
+    #[error("the daemon holds {0} leases, which is its limit")]
     Daemon(usize),
 }
 

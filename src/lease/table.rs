@@ -334,7 +334,7 @@ impl Table {
         }
     }
 
-    /// Drops the leases that ended longer ago than they are kept.
+    /// Drops the ended leases whose time in the list is over.
     pub fn prune(&self, now: LeaseTime) {
         self.ended.prune(now);
     }

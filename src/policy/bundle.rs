@@ -50,7 +50,7 @@ impl PolicyBundle {
                 if let [one, other] = two
                     && one.file == other.file
                 {
-                    faults.push(format!("`{}` is there twice", value(&one.file)));
+                    faults.push(format!("`{}` is listed twice", value(&one.file)));
                 }
             }
         }

@@ -142,13 +142,13 @@ async fn ready_means_rebuilt_and_the_log_says_what_the_last_life_left() {
     let job = place.client(LAUNCHER).job(&worker.job).await;
     assert_eq!(job.attempts[0].state(), v1::AttemptState::Suspended);
     assert_eq!(process.ready().await, 2);
-    let left = process.says("the last life left").await;
+    let left = process.says("the previous run left").await;
     for what in ["jobs=1", "suspended=1", "draining=0", "locks=1", "in_order=false"] {
         assert!(left.contains(what), "{what}: {left}");
     }
     process.stop().await;
     let mut process = place.start();
-    assert!(process.says("the last life left").await.contains("in_order=true"));
+    assert!(process.says("the previous run left").await.contains("in_order=true"));
     process.ready().await;
     process.stop().await;
 }
