@@ -292,14 +292,15 @@ mod tests {
     // Proves law 12.
     #[test]
     fn clock_steps_and_sleep_lengthen_no_lease() {
-        // It begins at the wall, and goes with boottime.
+        // The timeline begins at the wall clock, and goes on with boottime.
         let lead = AtomicI64::default();
         assert_eq!(SystemClock::at(&lead, BOOT, WALL).0.lease, LeaseTime(WALL));
         let hour = signed(HOUR);
-        // Set back by an hour, and later put right: it goes on as if nothing had been.
+        // The wall clock is set back by an hour and later corrected: the timeline goes on as if nothing had happened.
         let back = [(BOOT, WALL), (BOOT + 1_000, WALL - HOUR), (BOOT + HOUR, WALL + HOUR)];
         assert_eq!(over(&back), (vec![0, 1_000, hour], vec![None; 3]));
-        // Set forward by an hour: it goes along, with an alarm, and does not come back with the wall.
+        // The wall clock is set forward by an hour: the timeline follows, with an alarm, and does not come back with
+        // the wall clock.
         let forward = [(BOOT, WALL), (BOOT, WALL + HOUR), (BOOT + 1_000, WALL + 1_000), (BOOT + 2_000, WALL)];
         let told = vec![None, Some(hour), None, None];
         assert_eq!(over(&forward), (vec![0, hour, hour + 1_000, hour + 2_000], told));

@@ -1,4 +1,4 @@
-//! What this package's own program, tests and benches use of the floors that are no API.
+//! What this package's own program, tests and benches use of the floors that are not part of the API.
 //!
 //! It may change in every version. A name that nothing outside `src/` uses does not belong here.
 

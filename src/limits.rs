@@ -1,5 +1,5 @@
-//! Every bound in one place, each with its unit and its reason. Past a bound the daemon refuses clearly; it never drops
-//! anything silently.
+//! Every bound in one place, each with its unit and its reason. Above a bound the daemon refuses clearly; it never
+//! drops anything silently.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ pub const PAGE_DEFAULT: usize = 100;
 pub const JOB_FILTER_ITEMS_MAX: usize = 16;
 /// The most entries of a page.
 pub const PAGE_MAX: usize = 1_000;
-/// Bytes of a page: past them it ends early, with a token for the next page.
+/// Bytes of a page: a longer one ends early, with a token for the next page.
 pub const PAGE_BYTES_MAX: usize = 256 << 10;
 /// Members of one job that an answer shows, those of the newest attempts first: under 4 MiB.
 pub const MEMBERS_SHOWN_MAX: usize = INSTANCES_MAX;
@@ -60,19 +60,19 @@ pub const LEASE_TTL_MAX: Duration = Duration::from_secs(15 * 60);
 pub const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(5 * 60);
 /// The longest life of a token whose audience checks nothing but `/keys`: until then a revocation may go unnoticed.
 pub const OFFLINE_TOKEN_TTL_MAX: Duration = Duration::from_secs(5 * 60);
-/// Between two beats of a member.
+/// The time between two beats of a member.
 pub const BEAT: Duration = Duration::from_secs(5);
 /// Missed beats after which a member is away.
 pub const LOST_AFTER: u32 = 3;
 /// How long a lost member may rejoin the same attempt.
 pub const REJOIN: Duration = Duration::from_secs(3600);
-/// After a drain began, how long reading goes on.
+/// How long reading goes on after a drain began.
 pub const DRAIN_READ: Duration = Duration::from_secs(10);
-/// After a drain began, the longest that checkpoint writes go on: the notice of a spot machine.
+/// The longest that checkpoint writes go on after a drain began: the notice of a spot machine.
 pub const DRAIN_GRACE_MAX: Duration = Duration::from_secs(120);
-/// After a drain began, how long checkpoint writes go on by default, the same as in Kubernetes.
+/// How long checkpoint writes go on by default after a drain began, the same as in Kubernetes.
 pub const DRAIN_GRACE_DEFAULT: Duration = Duration::from_secs(30);
-/// Between two ticks of a verifier's feed.
+/// The time between two ticks of a verifier's feed.
 pub const TICK: Duration = Duration::from_secs(1);
 /// The age of the last echoed tick past which a verifier refuses everything.
 pub const FEED_STALE: Duration = Duration::from_secs(3);
@@ -82,7 +82,7 @@ pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(30);
 pub const FEED_RETRY_MIN: Duration = Duration::from_millis(100);
 /// The longest such backoff: under [`FEED_STALE`], so that a daemon that is back is reached within it.
 pub const FEED_RETRY_MAX: Duration = Duration::from_secs(2);
-/// Between two fetches of newer public keys: tokens with made-up key ids cost the daemon no more than that.
+/// The time between two fetches of newer public keys: tokens with made-up key ids cost the daemon no more than that.
 pub const KEY_REFRESH: Duration = Duration::from_secs(1);
 /// How long a verifier waits for the daemon's answer about a token.
 pub const INTROSPECT_WAIT: Duration = Duration::from_secs(5);
@@ -91,7 +91,7 @@ pub const IDEMPOTENCY: Duration = Duration::from_secs(24 * 3600);
 /// How long a lowered fence is kept past the life of its tokens: clocks differ, and feeds reconnect.
 pub const FENCE_RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
-/// Between two looks at a job that waits for approval, if its stream ended.
+/// The time between two looks at a job that waits for approval, if its stream ended.
 pub const APPROVAL_LOOK: Duration = Duration::from_secs(1);
 
 // ---------- counts ----------
@@ -111,10 +111,10 @@ pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
 pub const JOBS_OPEN_BYTES_PER_TENANT_MAX: usize = 256 << 20;
 /// Bytes of all open jobs: eight times what one tenant may have.
 pub const JOBS_OPEN_BYTES_MAX: usize = 2 << 30;
-/// Closed jobs kept in memory for `job list`; older ones are in the ledger. Past it the tenant that has the most gives up its
-/// oldest.
+/// Closed jobs kept in memory for `job list`; older ones are in the ledger. If there are more, the tenant with the most loses
+/// its oldest.
 pub const JOBS_CLOSED_MAX: usize = 10_000;
-/// Bytes of those: one of 25 KiB each.
+/// Bytes of these closed jobs: 25 KiB for each.
 pub const JOBS_CLOSED_BYTES_MAX: usize = 256 << 20;
 /// Live leases of one job.
 pub const LEASES_PER_JOB_MAX: usize = 100_000;
@@ -130,10 +130,10 @@ pub const LEASES_ENDED_MAX: usize = 10_000;
 pub const LEASES_ENDED_KEPT: Duration = Duration::from_secs(3600);
 /// Events of leases that a slow watcher may fall behind before it gets a count of what it missed.
 pub const LEASE_EVENTS_BACKLOG: usize = 4_096;
-/// Identities that are or lately were members: under 256 MiB with their jobs.
+/// Identities that are members or recently were: under 256 MiB with their jobs.
 pub const IDENTITIES_MAX: usize = 1_000_000;
 /// How long an identity that belongs to one job only still belongs to it after the job's end: until every SVID that a process
-/// of that job can have had is over.
+/// of that job may have had has expired.
 pub const IDENTITY_BOUND: Duration = SVID_LIFE_MAX;
 /// When a job is shown, how many of its identities are checked for membership in other open jobs.
 pub const IDENTITIES_SHOWN: usize = 64;
@@ -153,34 +153,35 @@ pub const FEED_TICKS_MAX: usize = 4;
 pub const FEED_FENCES_MAX: usize = 1_000_000;
 /// Public keys of one run of the daemon: there are two while they rotate.
 pub const KEYS_MAX: usize = 64;
-/// Records that may wait for the disk. Past it, what widens access is refused.
+/// Records that may wait for the disk. If there are more, what widens access is refused.
 pub const LEDGER_QUEUE_MAX: usize = 65_536;
 /// Bytes of one ledger record.
 pub const LEDGER_RECORD_BYTES_MAX: usize = 256 << 10;
 /// Bytes of the records that may wait for the disk.
 pub const LEDGER_QUEUE_BYTES_MAX: usize = 256 << 20;
-/// Endings that are kept in memory while the disk is away, each as a separate record. Past it they are coalesced.
+/// Endings that are kept in memory while the disk is away, each as a separate record. Further ones are coalesced.
 pub const LEDGER_DEFERRED_MAX: usize = 262_144;
 /// Entries that an answer about a recall, an offboarding or what is left shows. It says how many there are.
 pub const REACH_SHOWN_MAX: usize = 1_000;
 /// Identities that one revocation for a compromise locks. More are locked by a prefix.
 pub const COMPROMISED_MAX: usize = 256;
-/// Locks that are kept beside them, set or lifted. A lock holds after a restart, so it must not be lost among other endings.
+/// Records of locks, set or lifted, that are kept beside them. A lock holds after a restart, so it must not be lost among
+/// other endings.
 pub const LEDGER_DEFERRED_LOCKS_MAX: usize = 131_072;
 /// Bytes that are written and synced at once.
 pub const LEDGER_BATCH_BYTES_MAX: usize = 4 << 20;
 /// Bytes of one line that is read back: a record and its envelope, with room for a larger bound of an older version.
 pub const LEDGER_LINE_BYTES_MAX: usize = 16 << 20;
-/// Bytes past which a segment is closed and the next one begins: a file that people can still open.
+/// Bytes after which a segment is closed and the next one begins: a file that people can still open.
 pub const LEDGER_SEGMENT_BYTES: u64 = 64 << 20;
-/// Records past which a segment is closed all the same: a start reads at most so many beside the snapshot.
+/// Records after which a segment is closed even if it is small: a start reads at most this many after the snapshot.
 pub const LEDGER_SEGMENT_RECORDS: u64 = 20_000;
 /// Bytes of a snapshot: four times what the quotas of all tenants together let the state hold, since a job is written twice
 /// while a record of it may be withdrawn. It is never reached, so what is written can be read.
 pub const LEDGER_SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
 /// Bytes of a snapshot that are written and synced at once: a record's sync waits for no more than that.
 pub const LEDGER_SNAPSHOT_PIECE: usize = 1 << 20;
-/// Between two checks that the ledger's files exist: while nothing is written, a removed file may go unnoticed for so
+/// The time between two checks that the ledger's files exist: while nothing is written, a removed file may go unnoticed for this
 /// long. The head is kept as often, so that a cut of older records is found.
 pub const LEDGER_LOOK: Duration = Duration::from_secs(1);
 /// Bytes kept back for endings on a full disk: some ten thousand records.
@@ -219,7 +220,8 @@ pub const OPERATOR_BURST_SECONDS: u32 = 20;
 /// Kinds of refusal (who, which call, why) that are kept apart in one minute, each with two records and two lines of the log at
 /// the most: under 5 GB a day for all callers.
 pub const REFUSAL_KINDS_MAX: usize = 4_096;
-/// SPIFFE IDs whose rates are known at once. Past it, a new one is counted with its tenant until others are quiet.
+/// SPIFFE IDs whose rates are known at once. If there are more, a new one is counted with its tenant until others are
+/// quiet.
 pub const RATED_IDENTITIES_MAX: usize = 100_000;
 /// Retries of one request under a changing revision before it is refused as contended.
 pub const REVISION_RETRIES: u32 = 8;
@@ -238,21 +240,21 @@ pub const WILDCARD_BYTES_MAX: usize = 256;
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes under way at once.
 pub const HANDSHAKES_MAX: usize = 512;
-/// Handshakes of one address (of one /64 for IPv6) under way at once. More of that address wait, and others go ahead of them. The
-/// rest is for others, so that most of them need no handshake of a busy address to give way.
+/// Handshakes of one address (of one /64 for IPv6) under way at once. Further ones of that address wait, and other addresses go
+/// first. The rest of the places is for other addresses, so that a busy address seldom has to give one up.
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4 * 3;
-/// Connections that wait for one, a socket each: enough for all that come back at once after a restart. For one more, the
-/// latest of the address with the most gives way.
+/// Connections that wait for a handshake, a socket each: enough for all that come back at once after a restart. If one
+/// more comes, the latest of the address with the most gives way.
 pub const HANDSHAKES_WAITING_MAX: usize = 4_096;
 /// Connections of one address in a handshake or waiting for one. More of that address are closed.
 pub const HANDSHAKES_WAITING_PER_ADDRESS_MAX: usize = HANDSHAKES_WAITING_MAX / 4 * 3;
 /// Connections that have given way and are not closed yet, a socket each: their tasks end as soon as they run.
 pub const HANDSHAKES_ENDING_MAX: usize = 256;
-/// While all of those are under way: the silence after which one is given up for another that waits. An honest client
-/// answers within a round trip.
+/// While all handshakes are taken: the silence after which one of them is given up for another that waits. An honest
+/// client answers within a round trip.
 pub const HANDSHAKE_SILENCE: Duration = Duration::from_millis(500);
-/// While all of those are under way: the longest that one may take, silent or not. Thousands that come back at once after a
-/// restart are done in less.
+/// While all handshakes are taken: the longest that one of them may take, silent or not. Thousands that come back at once
+/// after a restart are done in less.
 pub const HANDSHAKE_CROWDED: Duration = Duration::from_secs(2);
 /// Connections of callers that the catalog knows, open at once: twice the members of the largest attempt.
 pub const CONNECTIONS_MAX: usize = 20_000;
@@ -302,7 +304,7 @@ pub const HANDSHAKE_FAILURES_LOGGED: u32 = 60;
 pub const IDENTITY_LINES_LOGGED: u32 = 30;
 /// Pairs of trust domains with a shared root that a source warns of.
 pub const SHARED_ROOTS_WARNED_MAX: usize = 256;
-/// Between two checks of the identity files. SPIRE rotates half a life before the end.
+/// The time between two checks of the identity files. SPIRE rotates half a life before the end.
 pub const IDENTITY_POLL: Duration = Duration::from_secs(2);
 /// How long a start waits for a first identity: a registration entry reaches its agent within seconds, and people need a minute.
 pub const IDENTITY_WAIT: Duration = Duration::from_secs(60);
@@ -314,7 +316,7 @@ pub const WORKLOAD_SVIDS_MAX: usize = 256;
 pub const WORKLOAD_MESSAGE_BYTES_MAX: usize = 8 << 20;
 /// Certificate authorities of the web in one file: a system has some 150.
 pub const WEB_ROOTS_MAX: usize = 1_024;
-/// Between two fetches of a foreign bundle, if its publisher does not say: the standard's default.
+/// The time between two fetches of a foreign bundle, if its publisher does not say: the standard's default.
 pub const BUNDLE_REFRESH: Duration = Duration::from_secs(300);
 /// The shortest such interval, even if a publisher asks for a shorter one.
 pub const BUNDLE_REFRESH_MIN: Duration = Duration::from_secs(5);
@@ -323,19 +325,20 @@ pub const BUNDLE_REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Connections at once to each of the listeners for probes, discovery and keys. For one more, the one that has been idle for
 /// longest is closed: so a request is cut only if so many others arrive after it.
 pub const WEB_CONNECTIONS_MAX: usize = 1_024;
-/// Bytes of a request there.
+/// Bytes of a request to one of these listeners.
 pub const WEB_REQUEST_BYTES_MAX: usize = 8 << 10;
 /// How long one of those connections may be open, even if it is in use: a few polls of a monitor.
 pub const WEB_CONNECTION: Duration = Duration::from_secs(60);
-/// Between two HTTP/2 pings of an open connection, and how long an answer may take: a dead peer is found in the sum.
+/// The time between two HTTP/2 pings of an open connection, and how long an answer may take: a dead peer is found after the two
+/// times together.
 pub const PING: Duration = Duration::from_secs(5);
 /// From a request's headers to the end of its body, and from the first byte of a message on a stream to its last.
 pub const BODY: Duration = Duration::from_secs(10);
 /// How long a refusal waits for the body of its request, which is discarded.
 pub const REFUSED_BODY: Duration = Duration::from_secs(1);
-/// How long an answer may wait for a client that does not read. Past it the connection ends.
+/// How long an answer may wait for a client that does not read. After that the connection ends.
 pub const READER_STALL: Duration = Duration::from_secs(10);
-/// Between two checks for clients that do not read.
+/// The time between two checks for clients that do not read.
 pub const READER_LOOK: Duration = Duration::from_secs(2);
 /// Requests in progress at once; more are refused.
 pub const REQUESTS_MAX: usize = 4_096;
@@ -354,7 +357,7 @@ pub const LISTS_MAX: usize = 32;
 pub const LISTS_PER_PEER_MAX: usize = 4;
 /// Calls that wait for the disk at once. They do not count as requests in progress.
 pub const DURABLE_WAITS_MAX: usize = 1_024;
-/// Calls of one SPIFFE ID that wait for the disk at once: of a script that ends many things at once.
+/// Calls of one SPIFFE ID that wait for the disk at once: enough for a script that ends many things.
 pub const DURABLE_WAITS_PER_PEER_MAX: usize = 128;
 /// Streams of members and of resource servers: one for each member of two of the largest attempts, twice while connections
 /// are replaced.
@@ -388,14 +391,14 @@ pub const RETURNING_WAIT: Duration = Duration::from_secs(5);
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
 /// The longest that a call waits for an ending to be on disk. A client that wants to wait longer calls again.
 pub const DURABLE_WAIT: Duration = Duration::from_secs(30);
-/// The longest until an open stream is authorized again. A lock and a reload do so at once; this is for rules that read the
-/// time.
+/// The longest time until an open stream is authorized again. A lock and a reload do so at once; this is for rules that
+/// read the time.
 pub const REAUTHORIZE: Duration = Duration::from_secs(1);
 /// The longest that a request may wait for its record.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
 /// The longest that the command line waits for one answer: twice what a record may take.
 pub const CALL: Duration = Duration::from_secs(10);
-/// Between two polls of a command that watches a list.
+/// The time between two polls of a command that watches a list.
 pub const WATCH: Duration = Duration::from_secs(2);
 
 // ---------- files ----------
@@ -413,7 +416,8 @@ pub const CATALOG_ENTRIES_PER_TENANT_MAX: usize = CATALOG_ENTRIES_MAX / 4 * 3;
 pub const CATALOG_MISTAKES_SHOWN_MAX: usize = 1_000;
 /// Mistakes of the catalog that the answer to `status` and `doctor` names: enough to begin with.
 pub const CATALOG_MISTAKES_SHOWN_BRIEFLY_MAX: usize = 20;
-/// Questions to the policies in one search for catalog entries without effect: some 0.2 s. Past it, entries count as used.
+/// Questions to the policies in one search for catalog entries without effect: some 0.2 s. After that, entries count as
+/// used.
 pub const POLICY_GAP_QUESTIONS_MAX: usize = 5_000;
 /// The most brackets inside each other in one policy. Cedar reads by recursion.
 pub const POLICY_BRACKETS_MAX: usize = 16;
@@ -460,7 +464,7 @@ pub const KILL_WAIT: Duration = Duration::from_secs(2);
 pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
 /// Sessions of killed agents in one directory that the next agent may continue: as many as one user runs on a machine.
 pub const SESSIONS_LEFT_MAX: usize = 64;
-/// Between two checks that the credential files are still there: a few `stat` calls, for at most a second without access.
+/// The time between two checks that the credential files are still there: a few `stat` calls, for at most a second without access.
 pub const CREDENTIAL_LOOK: Duration = Duration::from_secs(1);
 /// How long an agent goes on after SIGTERM if the job file does not say: Kubernetes kills it after 30 s, and the report of its
 /// end takes up to [`REPORT`].
@@ -494,7 +498,7 @@ pub const SIGNAL_LATE: Duration = Duration::from_secs(1);
 pub const GUARD_PATIENCE: Duration = Duration::from_secs(30);
 /// If less than this is left of an SVID, it was not renewed in time, and a run reports it.
 pub const SVID_SHORT: Duration = Duration::from_secs(60);
-/// Between two checks whether the work that an agent watches has ended.
+/// The time between two checks whether the work that an agent watches has ended.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes of a ticket file: 43 characters, with room for an editor's newline.
 pub const TICKET_BYTES_MAX: u64 = 256;

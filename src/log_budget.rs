@@ -10,7 +10,8 @@ use crate::clock::{BootTime, Clock};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Admits a number of lines in a minute, and counts the others: who can cause lines must not fill the disk.
+/// Admits a number of lines in a minute, and counts the others: someone who can cause lines must not be able to fill
+/// the disk.
 pub(crate) struct LogBudget {
     clock: Arc<dyn Clock>,
     lines_max: u32,

@@ -32,8 +32,8 @@ pub fn json(text: &str) -> Cow<'_, str> {
 
 /// Shows an error or another message as one line, with what looks like a secret withheld.
 ///
-/// Every message that leaves the program goes through here, because people paste tokens and keys in the place of a path, a name or a
-/// command belongs.
+/// Every message that leaves the program goes through here, because people paste tokens and keys in place of a path, a name or
+/// a command.
 pub fn message(text: &str) -> Cow<'_, str> {
     match redacted(text) {
         Cow::Borrowed(text) => line(text),
@@ -67,8 +67,8 @@ fn bounded(text: &str, show: impl Fn(&str) -> String) -> String {
     }
 }
 
-/// Writes each character that may not stay with `write`, and so each mark past a few in a row: a heap of marks on one letter
-/// covers the lines above and below.
+/// Writes each character that may not stay with `write`. Marks after the first few in a row are such characters: a heap of
+/// marks on one letter covers the lines above and below.
 fn escape(text: &str, may_stay: impl Fn(char) -> bool, write: impl Fn(char, &mut String)) -> Cow<'_, str> {
     if text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
         return Cow::Borrowed(text);
@@ -102,7 +102,8 @@ pub fn is_plain(c: char) -> bool {
     !is_blank_mark(c) && printable()
 }
 
-/// What Unicode counts as a letter or a mark and no one can see: two names may differ in it and look the same.
+/// Whether Unicode counts a character as a letter or a mark although it is invisible: two names may differ in it and
+/// look the same.
 const fn is_blank_mark(c: char) -> bool {
     matches!(
         c,

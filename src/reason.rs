@@ -140,7 +140,7 @@ reasons! {
     ResourceNotFound = "RESOURCE_NOT_FOUND": NotFound, NOT_FOUND, Failure, Recorded, Stop;
     /// No such lock.
     LockNotFound = "LOCK_NOT_FOUND": NotFound, NOT_FOUND, Failure, Refused, TryLater;
-    /// Nothing has the name to be revoked or locked.
+    /// Nothing has the name that was to be revoked or locked.
     NameUnknown = "NAME_UNKNOWN": NotFound, NOT_FOUND, Failure, Refused, TryLater;
     /// A lock would shut operators out, and that was not confirmed.
     OperatorsLockedOut = "OPERATORS_LOCKED_OUT": FailedPrecondition, CONFLICT, Denied, Refused, TryLater;
@@ -156,7 +156,7 @@ reasons! {
     PolicyError = "POLICY_ERROR": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// People must approve first.
     ApprovalRequired = "APPROVAL_REQUIRED": FailedPrecondition, CONFLICT, AwaitingApproval, Recorded, Stop;
-    /// The caller is in none of the groups that the gates of the job ask.
+    /// The caller is in none of the groups that may approve at the gates of the job.
     NotAnApprover = "NOT_AN_APPROVER": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// The caller has a part in the job, so someone else must approve it.
     ApproverInvolved = "APPROVER_INVOLVED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
@@ -271,8 +271,8 @@ impl Reason {
         self.row().grpc
     }
 
-    /// The status of an HTTP response with this reason. 401 if another token or certificate may do, 403 if none of the
-    /// caller's will, 503 if it cannot be known now.
+    /// The status of an HTTP response with this reason. 401 if another token or certificate may be accepted, 403 if
+    /// none of the caller's would be, 503 if that is not known now.
     pub const fn http_status(self) -> StatusCode {
         self.row().http
     }

@@ -138,11 +138,12 @@ const TOKEN_BEGINNINGS: &[(&str, usize)] = &[
     ("ya29.", 10),
 ];
 
-/// What signs a URL, in lower case. The prefix of the store is in the name, so no other parameter has it.
+/// The parameters that sign a URL, in lower case. Their names contain the prefix of the store, so no other parameter
+/// has them.
 const SIGNATURES: &[&str] =
     &["x-amz-security-token", "x-amz-signature", "x-goog-signature", "x-oss-signature", "q-signature"];
 
-/// What signs a URL if it is long or one of `SIGNED_WITH` is in the same URL.
+/// The parameters that sign a URL if their value is long or one of `SIGNED_WITH` is in the same URL.
 const SHORT_SIGNATURES: &[&str] = &["sig", "signature"];
 
 /// The other parameters of a signed URL, in lower case.
@@ -180,7 +181,7 @@ fn is_between(c: char) -> bool {
     c.is_whitespace() || "`'\"()<>[]{},;\\".contains(c)
 }
 
-/// Whether a text has a URL, or the query of one, that its signature opens for everyone.
+/// Whether a text has a signed URL, or the query of one. Everyone who has it can use it.
 fn has_signed_url(text: &str) -> bool {
     /// A signature has at least 128 bits.
     const LONG: usize = 16;
@@ -199,7 +200,7 @@ fn has_signed_url(text: &str) -> bool {
     })
 }
 
-/// Where the secrets are that only the words before them show: in a connection string, in an `Authorization` header.
+/// The places of secrets that only the words before them reveal: in a connection string, in an `Authorization` header.
 fn named_secrets(text: &str) -> Vec<Range<usize>> {
     let lower = text.to_ascii_lowercase();
     let mut found = Vec::new();

@@ -45,13 +45,13 @@ pub(super) enum SegmentEnd {
 pub(super) enum WalkStart {
     /// At the first record of the chain.
     First,
-    /// At the first one that is here: older segments were moved away, and a snapshot has their state.
+    /// At the first segment that is still in the directory: older ones were moved away, and a snapshot has their state.
     Here,
     /// At the segment that begins with this record: a snapshot has the state before it.
     At(u64),
 }
 
-/// Is called with each record; an error ends the reading.
+/// The function that is called with each record. An error ends the reading.
 pub(super) type Each<'a> = &'a mut dyn FnMut(Line<'_>) -> Result<(), Fault>;
 
 /// Reads everything from a position on. Calls `each` with every line that fits the chain.

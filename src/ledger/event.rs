@@ -1,8 +1,8 @@
 //! What the ledger records: schema version 1.
 //!
 //! Each variant is one `type`; its fields and those of the envelope are in one JSON object. Fields are only ever added, with
-//! a default; a change of meaning is a new `v`. Nothing here is a secret: of secrets there are digests, of tokens `jti` and
-//! the digest of their claims.
+//! a default; a change of meaning is a new `v`. Nothing here is a secret: a secret is recorded as its digest, and a token as
+//! its `jti` and the digest of its claims.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -38,7 +38,7 @@ pub enum Event {
         catalog: Digest,
         by: Actor,
         reason: String,
-        /// Live leases that were counted as those that it ends.
+        /// How many live leases the policy ends, as counted before it was applied.
         ends: u64,
     },
     /// A policy whose record was written did not come into force.
@@ -88,7 +88,7 @@ pub enum Event {
         by: Actor,
         /// SHA-256 of the ticket.
         ticket: Digest,
-        /// Who joins without it, by the word of the one who began the attempt.
+        /// Who joins without it, because the caller who began the attempt vouched for them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         vouched: Vec<SpiffePattern>,
         decision: DecisionRecord,
@@ -123,7 +123,7 @@ pub enum Event {
         session: Digest,
         at: LeaseTime,
     },
-    /// One member is on its way out; the others go on.
+    /// One member is draining; the others go on.
     #[serde(rename = "member.draining")]
     MemberDraining {
         job: JobId,
@@ -179,12 +179,12 @@ pub enum Event {
         decision: DecisionRecord,
         credential: Credential,
     },
-    /// Leases that one cause ended. More than [`LEASES_PER_RECORD`] are cut into several records.
+    /// Leases that one cause ended. More than [`LEASES_PER_RECORD`] leases are split into several records.
     #[serde(rename = "leases.ended")]
     LeasesEnded { cause: Cause, leases: Vec<LeaseId>, by: Option<Actor> },
 
-    /// The record at this index, of something that widens, did not take effect: it was overtaken, or not known to be on disk in
-    /// time. A rebuild of the state leaves it out.
+    /// The record at this index would have widened access, but did not take effect: it was overtaken, or not known to be on
+    /// disk in time. A rebuild of the state leaves it out.
     #[serde(rename = "withdrawn")]
     Withdrawn { index: u64, job: JobId, why: String },
     /// A fence was lowered as the consequence of something recorded elsewhere.
@@ -210,8 +210,8 @@ pub enum Event {
     DatasetRecalled { name: ResourceName, by: Actor, reason: String, at: LeaseTime, ending: Ending },
     #[serde(rename = "dataset.unrecalled")]
     DatasetUnrecalled { name: ResourceName, by: Actor, reason: String },
-    /// The outputs of these jobs come from something that was recalled. More than [`JOBS_PER_RECORD`] are cut into several
-    /// records.
+    /// The outputs of these jobs come from something that was recalled. More than [`JOBS_PER_RECORD`] jobs are split into
+    /// several records.
     #[serde(rename = "outputs.quarantined")]
     OutputsQuarantined { because: FenceName, jobs: Vec<JobId> },
     #[serde(rename = "lock.lifted")]
@@ -379,7 +379,7 @@ pub struct GateRecord {
     pub approval_ttl_ms: u64,
 }
 
-/// A daemon that could not record approvals did not record how long they are good: an hour.
+/// How long approvals are good if the record does not say it, because an older daemon wrote it: an hour.
 fn approval_ttl_of_old_records() -> u64 {
     3_600_000
 }

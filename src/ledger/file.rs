@@ -127,7 +127,7 @@ impl Disk for Dir {
         let path = self.file(LOCK_FILE);
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         // The lock is on a handle that cannot write, so that an administrator may make the file system read-only meanwhile.
-        // If it is read-only already, the file of an earlier life will do.
+        // If it is read-only already, the file that an earlier run left is enough.
         let file = match (File::open(&path), made) {
             (Ok(file), _) => file,
             (Err(_), Err(error)) | (Err(error), Ok(_)) => return Err(LockError::Io(error)),

@@ -136,7 +136,7 @@ impl Ledger {
                     tracing::error!(
                         bytes = text.as_str().len(),
                         kind = text.kind(),
-                        "an ending's record is too large and is written all the same: it should be cut into several"
+                        "an ending's record is too large and is written all the same: it should be split into several"
                     );
                 }
                 let (sender, answer) = oneshot::channel();

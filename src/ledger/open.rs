@@ -31,9 +31,9 @@ use crate::{
 /// Settings of a ledger. The defaults are those of [`limits`].
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Bytes past which a new segment begins.
+    /// A new segment begins after this many bytes.
     pub segment_bytes: u64,
-    /// Records past which a new segment begins, if segments begin with snapshots.
+    /// A new segment begins after this many records, if segments begin with snapshots.
     pub segment_records: u64,
     /// Bytes kept back for endings on a full disk; 0 keeps none.
     pub reserve_bytes: u64,
@@ -383,7 +383,7 @@ fn take_reserve(disk: &dyn Disk, bytes: u64, warnings: &mut Vec<String>) -> Opti
     let error = reserve.err()?;
     warnings.push(format!("the ledger's reserve cannot be taken, nothing is appended until it is: {error}"));
     if is_full(&error) {
-        // A part of it would only use space that the endings need.
+        // A partial reserve would only use space that the endings need.
         let _ = disk.remove(RESERVE_FILE);
     }
     Some(error.to_string().into())

@@ -83,7 +83,7 @@ pub(super) enum Again {
     Close,
 }
 
-/// Most indexes of coalesced records that are remembered. Each is one more burst past the bound.
+/// How many indexes of coalesced records are remembered at most. Each stands for one burst above the bound.
 const COALESCED_MAX: usize = 1_024;
 
 impl QueueState {

@@ -344,7 +344,7 @@ impl Writer {
         if self.options.reserve_bytes > 0
             && let Err(error) = self.disk.reserve(RESERVE_FILE, self.options.reserve_bytes)
         {
-            // A part of it would only use space that the endings need.
+            // A partial reserve would only use space that the endings need.
             let _ = self.disk.remove(RESERVE_FILE);
             return Err(error);
         }

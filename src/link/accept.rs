@@ -149,8 +149,8 @@ pub async fn serve<S, B>(
     });
     let accept = async {
         loop {
-            // The queue closes what it has no room for, so this waits only until the tasks of those have run. A connection that
-            // waits in the kernel has no address yet, so no turn either.
+            // The queue closes connections that it has no room for, so this waits only until their tasks have run. A connection
+            // that waits in the kernel has no address yet, so no turn either.
             let Ok(socket) = sockets.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((tcp, remote)) => {

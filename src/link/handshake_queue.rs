@@ -1,8 +1,9 @@
 //! The queue of the handshakes of one listener: fair turns by address.
 //!
-//! Before its handshake, a connection is known only by its address. So places are shared out by address: the one with the fewest
-//! handshakes under way is next. If all places are taken and a connection of an address without a handshake waits, the oldest
-//! handshake of the address with the most gives way. If too many wait, the latest of the address with the most gives way.
+//! Before its handshake, a connection is known only by its address. So places are shared out by address: the one with the
+//! fewest handshakes under way is next. If all places are taken and a connection of an address without a handshake waits, the
+//! address with the most handshakes loses its oldest one. If too many connections wait, the address with the most waiting
+//! connections loses its latest one.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -30,11 +31,12 @@ struct WaitingLines {
     waiting: usize,
     /// The number of the next place or turn.
     next: u64,
-    /// The addresses of which a connection may begin its handshake: by their handshakes, then by how long they wait for a turn.
+    /// The addresses with a connection that may begin its handshake: by their handshakes, then by how long they wait for a
+    /// turn.
     turns: BTreeSet<(usize, u64, IpAddr)>,
     /// The addresses, by their handshakes under way, then by their last turn.
     busiest: BTreeSet<(usize, u64, IpAddr)>,
-    /// The addresses, by the connections of theirs that wait, then by their last turn.
+    /// The addresses, by how many of their connections wait, then by their last turn.
     longest: BTreeSet<(usize, u64, IpAddr)>,
 }
 
@@ -63,7 +65,7 @@ impl HandshakeQueue {
     /// Takes a place at the end of the line of this address.
     ///
     /// # Errors
-    /// If the address has as many connections here as one address may have.
+    /// If the address has reached the limit of connections for one address.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<HandshakePlace, FailureCause> {
         let address = network(address);
         let (sender, phase) = watch::channel(PlacePhase::Waits);
@@ -148,7 +150,7 @@ impl WaitingLines {
         }
     }
 
-    /// Ends the oldest handshake of the address with the most. `false` if no address has more than one.
+    /// Ends the oldest handshake of the address with the most handshakes. `false` if no address has more than one.
     fn end_a_handshake_of_the_busiest(&mut self) -> bool {
         let Some(&(most, _, address)) = self.busiest.last() else { return false };
         if most <= 1 {
@@ -158,7 +160,8 @@ impl WaitingLines {
         end_place(oldest)
     }
 
-    /// Ends the wait of the latest connection of the address with the longest line. Of several, the one with the latest turn.
+    /// Ends the wait of the latest connection of the address with the longest line. If several have the longest line, takes
+    /// the one with the latest turn.
     fn shorten_the_longest_line(&mut self) -> bool {
         let Some(&(_, _, address)) = self.longest.last() else { return false };
         let latest = self.change(address, |entry| entry.waiting.pop_last());

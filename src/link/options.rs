@@ -28,17 +28,17 @@ impl Protocol {
 pub struct ServeOptions {
     /// Concurrent handshakes. More wait.
     pub handshakes_max: usize,
-    /// Connections that wait for a handshake. For one more, one of the address with the most is closed.
+    /// Connections that wait for a handshake. If one more comes, a connection of the address with the most is closed.
     pub waiting_max: usize,
     /// Open connections of known peers. More are closed after their handshake.
     pub connections_max: usize,
-    /// Open connections of one known SPIFFE ID. On more, every request is refused.
+    /// Open connections of one known SPIFFE ID. On further ones, every request is refused.
     pub connections_per_peer_max: usize,
     /// Open connections of unknown peers.
     pub connections_unknown_max: usize,
     /// Open connections of one unknown SPIFFE ID.
     pub connections_unknown_per_peer_max: usize,
-    /// Connections that are reserved for operators. Past it, an operator uses a slot of the known peers.
+    /// Connections that are reserved for operators. If all are taken, an operator uses a slot of the known peers.
     pub connections_operators_max: usize,
     /// Streams of one HTTP/2 connection of a known peer.
     pub streams_max: u32,

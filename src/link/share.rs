@@ -12,8 +12,8 @@ use crate::name::SpiffeId;
 
 /// Counts what each SPIFFE ID has under way of one resource (connections, requests, bytes), and limits it.
 ///
-/// An identity may have at most `most`, and never more in all than is free before it takes. So a single identity gets at
-/// most half, and as long as anything is free, the next identity gets some of it.
+/// An identity may have at most `most` in all, and never more than was free before it took the last amount. So a single
+/// identity gets at most half, and as long as anything is free, the next identity gets some of it.
 ///
 /// An identity with nothing under way has no entry. The mutex is held for one look-up; no clock and no await here.
 #[derive(Debug)]

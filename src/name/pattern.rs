@@ -143,7 +143,7 @@ impl FromStr for SpiffePattern {
         let mut plain = format!("spiffe://{domain}");
         for s in path.split('/') {
             if matches!(segments.last(), Some(Segment::Rest)) {
-                return Err(bad("`**` stands only at the end"));
+                return Err(bad("`**` may be only at the end"));
             }
             segments.push(match s {
                 "*" => Segment::One,

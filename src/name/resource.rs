@@ -108,7 +108,7 @@ impl FromStr for ResourceName {
             "dataset" => ResourceKind::Dataset,
             "model" => ResourceKind::Model,
             "checkpoint" => ResourceKind::Checkpoint,
-            _ => return Err(bad("its kind is none of dataset, model, checkpoint")),
+            _ => return Err(bad("its kind is not one of dataset, model, checkpoint")),
         };
         let (tenant, rest) = rest.split_once('/').ok_or_else(|| bad("it has no tenant"))?;
         tenant.parse::<TenantName>().map_err(|_| bad("its tenant is not a tenant name"))?;

@@ -34,7 +34,7 @@ impl PolicyBundle {
     /// Takes files that someone sent, and sorts them by name.
     ///
     /// # Errors
-    /// A line for each name that no file of such a directory has, or that two of them have.
+    /// A line for each file name that such a directory cannot have, or that occurs twice.
     pub fn of(policies: Vec<PolicyText>, cases: Vec<PolicyText>) -> Result<Self, Vec<String>> {
         let mut faults = Vec::new();
         let mut bundle = PolicyBundle { policies, cases };

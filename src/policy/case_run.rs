@@ -19,7 +19,7 @@ pub struct CaseOutcome {
     pub why: String,
 }
 
-/// A case that was answered otherwise than it expects.
+/// A case whose answer is not the one that it expects.
 #[derive(Clone, Debug)]
 pub struct FailedCase<'a> {
     pub case: &'a PolicyCase,
@@ -56,8 +56,8 @@ impl fmt::Display for FailedCase<'_> {
 #[derive(Clone, Debug)]
 pub struct CaseReport<'a> {
     pub failed: Vec<FailedCase<'a>>,
-    /// Rules that decide no case in their own way, in the order of their files: a permit that allows none, a guard that denies
-    /// none, a gate that holds none back.
+    /// Rules that no case tests, in the order of their files: a permit that allows none, a guard that denies none, a gate that
+    /// holds none back.
     pub untried: Vec<String>,
 }
 

@@ -16,7 +16,7 @@ impl DecisionKey {
         DecisionKey(String::with_capacity(capacity))
     }
 
-    /// Adds one thing that it depends on. Lengths keep two neighbours from running into one.
+    /// Adds one thing that it depends on. Its length is added too, so that two neighbours cannot be taken for one.
     pub(super) fn add(&mut self, part: &str) {
         // Writing to a String does not fail.
         let _ = write!(self.0, "{}:{part}", part.len());
@@ -27,7 +27,7 @@ impl DecisionKey {
     }
 }
 
-/// Decisions by key. Past [`DECISIONS_KEPT_MAX`], all are dropped. Errors are not kept.
+/// Decisions by key. If there are [`DECISIONS_KEPT_MAX`], all are dropped. Errors are not kept.
 #[derive(Default)]
 pub(super) struct DecisionCache(DashMap<String, Arc<Outcome>>);
 

@@ -28,10 +28,12 @@ pub(super) fn check(
             if types.kind_of(kind).is_some() && !principals.contains(&uid) {
                 match is_whole {
                     true => {
-                        faults.push(rules.fault(rule, format!("no entry of the catalog is {uid}; {PRINCIPAL}")));
+                        faults.push(
+                            rules.fault(rule, format!("no entry of the catalog is {uid}; {PRINCIPAL}")),
+                        );
                     }
                     false => warnings.push(format!(
-                        "{}: policy `{}` names {uid}, which no entry in force is while the catalog has mistakes",
+                        "{}: policy `{}` names {uid}, which is not in force while the catalog has mistakes",
                         rule.place, rule.id
                     )),
                 }

@@ -43,7 +43,8 @@ impl Engine {
         self.authorize_by(call).ok().map(|rules| EntryAnswer { gates: Vec::new(), rules })
     }
 
-    /// Whether a rule looks at the identity within an entry, so that an answer for the entry is not one for all of them.
+    /// Whether a rule looks at the identity within an entry, so that an answer for the entry may not hold for each of
+    /// its identities.
     pub fn decides_by_identity(&self) -> bool {
         self.slices.values().any(|slice| slice.reads.of("spiffe_id"))
     }

@@ -111,7 +111,7 @@ pub(super) fn holds_nothing(who: &Who<'_>) -> Refusal {
 }
 
 pub(super) fn wrong_resource(action: Action, name: &ResourceName) -> Refusal {
-    let text = format!("{action} is not done to {name}");
+    let text = format!("{action} does not apply to {name}");
     Refusal::new(Reason::FieldInvalid, text).fix(format!("name a {} for it", action.applies_to().as_str()))
 }
 
@@ -242,7 +242,7 @@ fn part_rule(who: &Who<'_>, resource: &Resource, cause: &DenialCause) -> Option<
             Some(format!("{}: this {kind} may be used for: {purposes}{}", rule.id, role.unwrap_or_default()))
         }
         DenialCause::Role { rule, role } => {
-            Some(format!("{}: it wants the role {role}; your roles: {}", rule.id, roles()))
+            Some(format!("{}: it requires the role {role}; your roles: {}", rule.id, roles()))
         }
         _ => rule_lines(cause),
     }

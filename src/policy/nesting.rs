@@ -3,7 +3,7 @@
 
 use crate::limits::{POLICY_BRACKETS_MAX, POLICY_CHAIN_MAX, POLICY_OPERATORS_MAX};
 
-/// What of one policy is counted. Each of these nests one level deeper.
+/// What is counted in one policy. Each of these nests one level deeper.
 #[derive(Default)]
 struct NestingCounts {
     /// Brackets that are open now.

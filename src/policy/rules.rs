@@ -196,7 +196,7 @@ impl Reading {
             }
         };
         let found = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
-        // A warning is about a rule that can never apply, or letters that look like others: neither is ever intended.
+        // A warning is about a rule that can never apply, or about letters that look like others. Both are mistakes.
         let errors = found.validation_errors().map(|e| (e.policy_id().to_string(), offset(e), said(e)));
         let warnings = found.validation_warnings().map(|w| (w.policy_id().to_string(), offset(w), said(w)));
         let all: Vec<_> = errors.chain(warnings).collect();

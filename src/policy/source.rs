@@ -46,7 +46,7 @@ impl PolicySource {
     /// Reads all files, in the order of their names. Does not check what is in them.
     ///
     /// # Errors
-    /// Every file that cannot be read, or that would not be read though it may hold rules.
+    /// Every file that cannot be read, or that would not be read although it may contain rules.
     pub fn read(&self) -> Result<Vec<PolicyText>, PolicyErrors> {
         match self {
             PolicySource::Default => {
@@ -85,7 +85,7 @@ fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {
     let mut texts = Vec::new();
     for name in names {
         let file = name.to_string_lossy().into_owned();
-        // Hidden files are how editors and mounted volumes keep their own.
+        // Editors and mounted volumes keep their own data in hidden files.
         if file.starts_with('.') || file.ends_with(".md") || file.ends_with(".toml") {
             continue;
         }

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Use {
     pub job: JobId,
-    /// When the first attempt began in which it was a member.
+    /// The beginning of the first attempt in which it was a member.
     pub first: LeaseTime,
     /// The end of the job.
     pub closed: Option<LeaseTime>,

@@ -31,13 +31,13 @@ impl KeyUse {
 /// The bound on keys that was reached.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TooManyKeys {
-    #[error("you used {0} idempotency keys within a day, as many as are remembered of one caller")]
+    #[error("you used {0} idempotency keys within a day, which is the limit for one caller")]
     Caller(usize),
     #[error(
-        "the tenant {tenant} used {count} idempotency keys of {mib} MiB within a day, as many as are remembered of one"
+        "the tenant {tenant} used {count} idempotency keys of {mib} MiB within a day, which is the limit for one tenant"
     )]
     Tenant { tenant: TenantName, count: usize, mib: usize },
-    #[error("all callers used {0} idempotency keys within a day, as many as are remembered")]
+    #[error("all callers used {0} idempotency keys within a day, which is the limit")]
     All(usize),
 }
 

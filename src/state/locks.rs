@@ -13,7 +13,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LockName {
     Name(FenceName),
-    /// `identity-prefix:spiffe://td/a/`: every SPIFFE ID that begins so. Ends in a slash, so that it ends at a segment.
+    /// `identity-prefix:spiffe://td/a/`: every SPIFFE ID that begins with this text, which ends in a slash, so that
+    /// only whole segments count.
     Prefix(String),
     /// `launcher:spiffe://…`: the jobs that this SPIFFE ID launches. It may still look and end what it launched.
     Launcher(SpiffeId),
@@ -107,7 +108,7 @@ impl Lock {
         }
     }
 
-    /// How many of the identities that a pattern matches it shuts out.
+    /// How many of a pattern's identities the lock shuts out.
     pub fn shuts_out_of(&self, pattern: &SpiffePattern) -> Extent {
         let all_or_none = |all| if all { Extent::All } else { Extent::None };
         match &self.name {
@@ -128,7 +129,7 @@ impl Lock {
     }
 }
 
-/// How many of those that a pattern matches.
+/// How many of a pattern's identities are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     None,
@@ -149,8 +150,8 @@ pub struct LockSetting(u64);
 
 impl Locks {
     /// Sets a lock, and returns it as it is in force. A lock that exists keeps the longer time: only lifting shortens
-    /// it. If an operator of one tenant sets a lock of the operators of all tenants again, it stays theirs, with their
-    /// words.
+    /// it. If an operator of one tenant sets a lock of the operators of all tenants again, it stays a lock of those
+    /// operators, with their reason.
     pub fn insert(&mut self, mut lock: Lock) -> &Lock {
         self.last.0 = self.last.0.saturating_add(1);
         if let Some((_, before)) = self.by_name.get(&lock.name)
@@ -181,7 +182,7 @@ impl Locks {
         self.set(name, now).map(|(_, lock)| lock)
     }
 
-    /// The lock with the setting that it is of.
+    /// The lock, with its setting.
     pub fn set(&self, name: &LockName, now: LeaseTime) -> Option<(LockSetting, &Lock)> {
         self.by_name.get(name).filter(|(_, l)| l.stands(now)).map(|(turn, lock)| (*turn, lock))
     }
@@ -219,7 +220,7 @@ impl Locks {
         self.by_name.values().map(|(_, lock)| lock)
     }
 
-    /// The lock that stands before any of these names, if one does.
+    /// The lock that is in force on one of these names, if there is one.
     pub fn against<'a>(&self, names: impl Iterator<Item = &'a FenceName>, now: LeaseTime) -> Option<&Lock> {
         for name in names {
             if let Some(lock) = self.find(&LockName::Name(name.clone()), now) {

@@ -74,7 +74,7 @@ impl Store {
         Ok(done)
     }
 
-    /// Ends all access behind a name. What it names does not change: new access behind it is good.
+    /// Ends all access behind a name. The thing that it names does not change, and new access behind the name is valid.
     pub fn revoke(&self, name: &FenceName, by: Actor, reason: &str) -> Committed<()> {
         self.lower_and_record(name, None, |name, ending| Event::Revoked {
             name,
@@ -84,8 +84,8 @@ impl Store {
         })
     }
 
-    /// Revokes one lease, which the caller has ended already. `behind` is how many that ended, one or none: no stand is
-    /// behind a lease's name.
+    /// Revokes one lease, which the caller has ended already. `behind` is how many leases that ended, one or none,
+    /// because no stand is behind a lease's name.
     pub fn revoke_lease(&self, id: LeaseId, behind: u64, by: Actor, reason: &str) -> Committed<()> {
         let name = FenceName::lease(id);
         self.lower_and_record(&name, Some(behind), |name, ending| Event::Revoked {

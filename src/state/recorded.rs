@@ -24,8 +24,8 @@ use crate::{
     name::{JobId, SpiffeId},
 };
 
-/// All state that outlives the process, up to the last record that was read. Copies share what is equal: one is written
-/// to a file while the original changes.
+/// All state that outlives the process, up to the last record that was read. Copies share memory: one is written to a
+/// file while the original changes.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     pub(super) jobs: RedBlackTreeMapSync<JobId, RecordedJob>,
@@ -65,7 +65,7 @@ pub(super) struct BeforeWidening {
     pub(super) since: VecDeque<(u64, Change)>,
 }
 
-/// How many changes are kept to be applied again after a withdrawal. Past that the oldest is final.
+/// How many changes are kept to be applied again after a withdrawal. If there are more, the oldest one is final.
 const SINCE_MAX: usize = limits::MEMBERS_MAX as usize;
 /// How long a record that widens may still be withdrawn. The wait for the disk, [`limits::LEDGER_WAIT`], is far
 /// shorter.
@@ -113,7 +113,7 @@ impl Recorded {
                 let job = job_of(*created)?;
                 self.prune(job.created);
                 if self.jobs.contains_key(&job.id) {
-                    return Err("it creates a job that is there already");
+                    return Err("it creates a job that exists already");
                 }
                 self.jobs.insert_mut(job.id, RecordedJob::new(job, index, None));
             }
@@ -158,7 +158,7 @@ impl Recorded {
                     return if self.forgotten > 0 {
                         Ok(())
                     } else {
-                        Err("it is about a job that is not there")
+                        Err("it is about a job that does not exist")
                     };
                 };
                 entry.apply(index, change);

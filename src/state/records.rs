@@ -216,7 +216,8 @@ pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
         detail: String::new(),
         ended_memberships: Vec::new(),
     };
-    // The record says when it ends, also for a job of a daemon that had no longer wait for approval.
+    // The record says when the job ends. This also holds for records of older daemons, which gave jobs no extra time to
+    // wait for approval.
     Ok(Job { ends, ..job.held_by(gates) })
 }
 

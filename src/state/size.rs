@@ -73,14 +73,17 @@ impl JobsSize {
 /// The quota of open jobs that would be exceeded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaFull {
-    #[error("the tenant {tenant} has {} open jobs, as many as it may", limits::JOBS_OPEN_PER_TENANT_MAX)]
+    #[error(
+        "the tenant {tenant} has {} open jobs, which is the limit for one tenant",
+        limits::JOBS_OPEN_PER_TENANT_MAX
+    )]
     Jobs { tenant: TenantName },
     #[error(
-        "the open jobs of the tenant {tenant} take {} MiB with their members, as much as they may",
+        "the open jobs of the tenant {tenant} take {} MiB with their members, which is the limit for one tenant",
         limits::JOBS_OPEN_BYTES_PER_TENANT_MAX >> 20
     )]
     Bytes { tenant: TenantName },
-    #[error("the open jobs of all tenants take {} MiB, as much as they may", limits::JOBS_OPEN_BYTES_MAX >> 20)]
+    #[error("the open jobs of all tenants take {} MiB, which is the limit", limits::JOBS_OPEN_BYTES_MAX >> 20)]
     BytesOfAll,
 }
 

@@ -180,7 +180,7 @@ impl Store {
         match decide(&slot.job) {
             Ok(Some(again)) if again == change => {}
             otherwise => {
-                let why = "something narrower came while it was recorded".to_owned();
+                let why = "a narrowing change came while it was recorded".to_owned();
                 self.ledger.defer(&Event::Withdrawn { index, job: id, why });
                 return Err(otherwise.err().map_or(Refused::Overtaken, Refused::Transition));
             }
@@ -200,7 +200,7 @@ impl Store {
     /// Lifts a lock. Resolves when that is on disk. Access that the lock ended does not come back.
     ///
     /// If the record failed or was not on disk in time, the lock stays in force, also after a restart. The record may
-    /// be on disk nevertheless, so the lock is recorded again behind it. `may` decides on the lock as it is when it is
+    /// be on disk nevertheless, so the lock is recorded again after it. `may` decides on the lock as it is when it is
     /// lifted.
     pub async fn unlock(
         &self,
@@ -239,7 +239,7 @@ impl Store {
         let mut inner = self.lock_inner();
         let stands = inner.locks.set(name, self.clock.now().lease).is_some_and(|(now, _)| now == turn);
         if let Err(why) = written {
-            // If the lock was set again, that is recorded behind this lifting already.
+            // If the lock was set again, that is already recorded after this lifting.
             if accepted && stands {
                 let record = lock_record(inner.locks.insert(lock), Ending::default());
                 self.ledger.defer(&record);

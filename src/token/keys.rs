@@ -53,7 +53,7 @@ pub enum KeyError {
     /// A key is of another type, use or algorithm, or not a point on P-256.
     #[error("key `{0}` is not an ES256 signing key with coordinates of 32 bytes")]
     NotEs256(String),
-    /// A token would not say which of the two signed it.
+    /// Two keys have one id, so a token would not say which of them signed it.
     #[error("two keys have the id `{0}`")]
     Twice(String),
 }
@@ -226,7 +226,7 @@ fn point(x: &str, y: &str) -> Option<Vec<u8>> {
     is_on_curve(&point).then_some(point)
 }
 
-/// Whether a point is on P-256. In ring only key agreement reports that: verification fails the same for every reason.
+/// Whether a point is on P-256. In ring only key agreement reports that. A failed verification does not say why.
 fn is_on_curve(point: &[u8]) -> bool {
     let Ok(ours) = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()) else { return false };
     agree_ephemeral(ours, &agreement::UnparsedPublicKey::new(&ECDH_P256, point), |_| ()).is_ok()

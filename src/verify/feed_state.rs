@@ -39,7 +39,7 @@ pub(super) struct FeedState {
     ledger_head: ArcSwapOption<String>,
 }
 
-/// What checks can be decided by at present, or why none can.
+/// What checks can use at present, or why no check is possible.
 pub(super) struct FeedStatus {
     /// The newest epoch of the daemon that was ever seen.
     pub(super) epoch: Option<u64>,

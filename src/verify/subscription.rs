@@ -147,7 +147,7 @@ impl FeedSubscription {
     }
 }
 
-/// Resolves at a moment; never without one.
+/// Resolves at this moment. Never resolves if there is none.
 async fn until(clock: &dyn Clock, at: Option<LeaseTime>) {
     match at {
         Some(at) => clock.sleep_until(at).await,

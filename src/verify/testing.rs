@@ -105,7 +105,7 @@ impl Daemon {
         Daemon { ca, clock, key, wire, address, subscriptions, _shutdown: shutdown.drop_guard() }
     }
 
-    /// With this SVID to the daemon.
+    /// A connector to the daemon, with this SVID.
     pub(crate) fn connector(&self, path: &str) -> Connector {
         let endpoint = Endpoint::new(&self.address.to_string(), DAEMON.parse().unwrap()).unwrap();
         Connector::new(self.source(path), self.clock.clone(), endpoint)
@@ -305,14 +305,14 @@ pub(crate) fn other_fences() -> [FenceName; 3] {
     ]
 }
 
-/// Waits until something is so: it will be as soon as the network has done its part. Fails after ten seconds.
+/// Waits until a condition is true, which it is as soon as the network has done its part. Fails after ten seconds.
 pub(crate) async fn soon(mut is_so: impl FnMut() -> bool) {
     let waiting = async {
         while !is_so() {
             a_moment().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it is so within ten seconds");
+    tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("it is true within ten seconds");
 }
 
 /// Lets other tasks and the network go on.

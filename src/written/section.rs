@@ -19,7 +19,7 @@ use crate::{
 /// A key that the file leaves out, and the default that is used, as it would be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefaultUsed {
-    /// As in `lease.beat`.
+    /// The key in the file, for example `lease.beat`.
     pub key: String,
     pub value: String,
 }
