@@ -124,7 +124,7 @@ fn a_verifier_needs_no_entry_and_is_no_other_kind() {
     assert_eq!(reached, ["acme", "globex"]);
     let found =
         mistakes(&format!("[[principal]]\nmatch = \"{GATEWAY}\"\nkind = \"workload\"\n{}", audience()));
-    assert!(has(&found, "acme.toml:6: ", "is a workload by acme.toml:2"), "{found:?}");
+    assert!(has(&found, "acme.toml:6: ", "is declared as a workload at acme.toml:2"), "{found:?}");
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_location_is_a_plain_folder() {
         ("s3://b/d", "ends in `/`"),
         ("s3://user:pw@b/d/", "before `@`"),
         ("s3://b/../d/", "`.` or `..`"),
-        ("/data/d/", "no URL"),
+        ("/data/d/", "not a URL"),
         ("s3:///d/", "no bucket"),
         ("https://h/d/?x=/", "a query"),
         ("s3://b//d/", "empty segment"),

@@ -249,7 +249,7 @@ fn a_refusal_names_who_asked_the_rule_and_the_way_out() {
     );
     let etl = "spiffe://k8s.acme.example/ns/etl/sa/nightly";
     let r = Ask::of(&[("read_model", "model:acme/base-1b@2026.04")]).refusal(&engine, etl);
-    assert!(r.fact("rule").unwrap().ends_with("it wants the role trainer; your roles: none"), "{r:?}");
+    assert!(r.fact("rule").unwrap().ends_with("it requires the role trainer; your roles: none"), "{r:?}");
     assert!(r.fact("fix").unwrap().contains("acme.toml:"), "{r:?}");
     // Both are missing, so the message names both.
     ask.parts = Ask::of(&[("read_dataset", "dataset:acme/corpus@2026-10")]).parts;

@@ -102,7 +102,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     all += &refused(&world, WORKER, &["agent", "--job", &job, "--on-revoke", "kill"]).await;
     all += &refused(&world, WORKER, &["run", "--job", &job, "--", "no-such-command"]).await;
     insta::assert_snapshot!(all, @r#"
-    leasehold: error: the attempt has as many members as it may: 1
+    leasehold: error: the attempt has reached its limit of joined members: 1
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  not a fault of this process: the job allows fewer members than have come; the others go on
       fix    start fewer, or create a job with a larger members.max
@@ -123,7 +123,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     Nothing was started, no access was given.
     -- exit 125
 
-    leasehold: error: attempt 1 is still draining; say `supersede` to end it now
+    leasehold: error: attempt 1 is still draining; set `supersede` to end it now
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  not a fault of this run: the run before it is still saving its work and has some time left for that
       fix    start again in a moment, or with --supersede to end the other run now
@@ -298,8 +298,8 @@ async fn each_end_of_a_run_says_what_to_do() {
 
     # the daemon went away, for good
     leasehold: j-…, attempt 1: reads dataset:acme/tickets@v3, model:acme/base-7b@2026.10; writes checkpoint:acme/support-lora; until TIME at the latest
-    leasehold: the daemon is away (UNREACHABLE: cannot reach `ADDRESS`): servers that follow it or ask it refuse your credentials until it is back, and others accept them until TIME at the latest; your program goes on; trying to reconnect
-    leasehold: the credentials have expired and their files are removed; your program goes on, and they are there again when the daemon is
+    leasehold: the daemon is away (UNREACHABLE: cannot reach `ADDRESS`): servers that follow or ask the daemon refuse your credentials until it is back, and other servers accept them until TIME at the latest; your program goes on; trying to reconnect
+    leasehold: the credentials have expired and their files are removed; your program goes on, and the files come back when the daemon does
     leasehold: the daemon has been away for 10s, longer than `rejoin` allows: no longer trying to reconnect; your program is not at fault and goes on without access; start it again to get new access
     leasehold: completed: exit code 0; this could not be reported (UNREACHABLE: cannot reach `ADDRESS`): access ends by itself within 300 s
     -- exit 0

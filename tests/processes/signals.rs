@@ -173,7 +173,7 @@ async fn a_repeated_signal_is_answered_by_a_message() {
         kill_by(2, &wrapper);
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    unit.wrapper.says("SIGINT again: passed on to the command, which has not ended").await;
+    unit.wrapper.says("SIGINT again: passed on to the command, but it has not ended").await;
     unit.world.write("go", "");
     assert_eq!(unit.wrapper.exit().await, Some(3));
 }
