@@ -347,7 +347,7 @@ fn a_start_needs_one_good_file() {
 }
 
 #[test]
-fn at_a_start_neither_side_of_a_conflict_is_taken() {
+fn a_start_takes_no_side_of_a_conflict() {
     let mut case = Case::new();
     // A reload keeps the one that was there first. A start does not know which one that was.
     fs::remove_file(case.file("platform.toml")).unwrap();

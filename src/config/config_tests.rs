@@ -333,7 +333,7 @@ fn an_issuer_is_https_and_nothing_more_than_a_url() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_or_not_there_is_told_with_its_place() {
+fn a_missing_file_or_one_without_toml_is_named() {
     assert!(problems("[server\ngrpc = 5")[0].starts_with("1: "));
     let twice = problems(&format!("{LEAST}dir = \"x\"\n"));
     assert_eq!(twice, ["13: it is not TOML: duplicate key `dir`"]);
@@ -343,7 +343,7 @@ fn a_file_that_is_no_toml_or_not_there_is_told_with_its_place() {
 }
 
 #[test]
-fn a_key_that_others_may_read_is_told_with_what_to_do() {
+fn a_key_that_others_may_read_is_refused_with_a_fix() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("svid.key");
     std::fs::write(&key, "k").unwrap();

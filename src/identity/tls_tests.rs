@@ -378,7 +378,7 @@ fn client_hello_1_2() -> Vec<u8> {
 }
 
 #[test]
-fn neither_configuration_names_a_trust_domain_or_keeps_sessions() {
+fn no_configuration_names_a_trust_domain_or_keeps_sessions() {
     let server = Server::new(|ca| bundles(&[ca]));
     assert_eq!(server.config.send_tls13_tickets, 0);
     assert!(!server.config.session_storage.can_cache());

@@ -101,7 +101,7 @@ fn each_bad_id_is_refused_by_its_rule_in_a_handshake() {
 
 // Proves case A23, case A24, case D13.
 #[test]
-fn what_differs_by_a_byte_is_somebody_else_in_a_handshake() {
+fn an_id_that_differs_by_a_byte_is_another_in_a_handshake() {
     let ca = TestCa::new("example.org");
     let trust = bundles(&[&ca]);
     let id = |path: &str| judged(&ca.svid(path), &trust, NOW).unwrap().spiffe_id().clone();

@@ -264,7 +264,7 @@ fn only_its_secret_brings_an_away_member_back() {
 }
 
 #[test]
-fn time_alone_loses_members_ends_drains_and_closes_the_job() {
+fn time_loses_members_ends_drains_and_closes_the_job() {
     let mut j = job(1, 1);
     begun(&mut j, "k");
     joined(&mut j, N1, 1);
@@ -402,7 +402,7 @@ fn an_instance_that_its_member_has_left_for_good_is_given_again() {
 }
 
 #[test]
-fn a_place_that_drains_is_nobody_elses_until_its_time_is_over() {
+fn a_draining_members_name_is_kept_until_its_time_is_over() {
     let mut j = job(2, 1);
     begun(&mut j, "k");
     for i in [1, 2] {

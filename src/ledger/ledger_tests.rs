@@ -486,7 +486,7 @@ async fn closing_does_not_wait_for_a_disk_past_its_deadline() {
 
 // Proves law 38.
 #[tokio::test]
-async fn a_writer_that_dies_is_noticed_and_nobody_waits_for_it() {
+async fn a_writer_that_dies_is_noticed_and_no_caller_waits() {
     let disk = Forgetful::default();
     let ledger = open(&disk, quick());
     ledger.append(&said(1)).await.unwrap();

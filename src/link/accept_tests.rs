@@ -416,7 +416,7 @@ async fn a_request_on_an_ended_connection_has_its_reason() {
 }
 
 #[tokio::test]
-async fn a_server_without_an_svid_or_bundles_lets_nobody_in() {
+async fn a_server_without_an_svid_or_bundles_accepts_no_one() {
     let server = TestServer::start(Protocol::Grpc).await;
     let connector: Connector = server.client(&server.ca.svid("/a")).1;
     let svid = server.source.current().svid.clone();
@@ -561,7 +561,7 @@ async fn an_endless_handshake_gives_way_when_others_wait() {
 }
 
 #[tokio::test]
-async fn an_identity_has_its_share_of_the_connections_and_is_told_so() {
+async fn an_identity_at_its_limit_of_connections_gets_the_reason() {
     let options = ServeOptions { connections_per_peer_max: 1, ..ServeOptions::default() };
     let server = TestServer::with(Protocol::Grpc, options).await;
     let connector = server.client(&server.ca.svid("/a")).1;

@@ -54,7 +54,7 @@ async fn after_a_rotation_the_next_call_uses_a_new_connection() {
 }
 
 #[tokio::test]
-async fn each_failure_to_connect_is_told_apart_and_says_what_to_do() {
+async fn each_failure_to_connect_has_a_reason_and_a_fix() {
     let server = TestServer::start(Protocol::Grpc).await;
     let own = Arc::new(server.ca.svid("/a").svid());
     let connector =

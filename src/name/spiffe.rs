@@ -197,7 +197,7 @@ mod tests {
 
     // Proves case A15, case A16, case A17, case A18.
     #[test]
-    fn segments_are_neither_empty_nor_dots() {
+    fn segments_are_not_empty_and_not_dots() {
         for t in ["//", "/a//b", "/", "/a/", "/.", "/..", "/a/./b", "/a/../b"] {
             assert!(id(&format!("spiffe://td{t}")).is_err(), "{t}");
         }

@@ -319,7 +319,7 @@ fn no_policy_and_no_catalog_allow_nothing() {
 }
 
 #[test]
-fn an_entry_of_the_catalog_is_judged_as_whoever_comes_under_it() {
+fn a_catalog_entry_is_judged_as_any_of_its_identities() {
     let engine = shipped();
     let c = catalog();
     let ask = Ask::of(&[("read_dataset", "dataset:acme/contracts@v1")]);

@@ -70,7 +70,7 @@ fn in_version_one(event: &Event) -> &'static str {
 const KINDS: usize = 26;
 
 /// What the fixture's records say, whichever way they were read.
-fn tells_what_it_told(recorded: &Recorded) {
+fn reads_the_same_state(recorded: &Recorded) {
     let found = recorded.rebuilt(LeaseTime(1_800_000_000_000));
     assert_eq!((found.seq, found.in_order), (Seq(19), true));
     let jobs: Vec<_> = found.jobs.iter().map(|j| (j.id, j.state)).collect();
@@ -109,7 +109,7 @@ fn a_ledger_of_version_one_is_read_to_the_letter() {
     drop(opened.unwrap());
     let told: BTreeSet<&str> = report.types.keys().map(String::as_str).collect();
     assert_eq!((kinds.len(), &kinds), (KINDS, &told));
-    tells_what_it_told(&all);
+    reads_the_same_state(&all);
 }
 
 // Proves law 39.
@@ -118,7 +118,7 @@ async fn a_ledger_of_version_one_is_gone_on_with() {
     let copy = copy();
     let (opened, recorded) =
         Ledger::open_folded::<Recorded>(copy.path(), clock(), Options::default()).unwrap();
-    tells_what_it_told(&recorded);
+    reads_the_same_state(&recorded);
     let next = opened.ledger.append(&Event::EpochEnded { reason: "the next".into() }).await.unwrap();
     assert!(next > LAST);
     opened.ledger.close(Duration::from_secs(20)).await.unwrap();

@@ -45,7 +45,7 @@ const WATCHED: usize = 40;
 
 // Proves law 39a, law 31.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn thousands_come_back_from_a_restart_and_starve_nobody() {
+async fn thousands_come_back_from_a_restart_and_delay_no_one() {
     let restarts = number("LEASEHOLD_RESTARTS", 3);
     let members = usize::try_from(number("LEASEHOLD_MEMBERS", 2_000)).unwrap();
     let runs = u8::try_from(number("LEASEHOLD_RUNS", 40)).unwrap();

@@ -423,7 +423,7 @@ async fn a_session_has_one_identity_instance_and_secret() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_identity_that_jobs_share_joins_with_the_ticket_alone() {
+async fn an_identity_that_jobs_share_joins_only_with_the_ticket() {
     let world = World::start().await;
     let launcher = world.client(LAUNCHER).await;
     let members = v1::Members { join: vec![SHARED.into()], ..Default::default() };

@@ -152,7 +152,7 @@ async fn a_member_ends_itself_and_with_it_an_attempt_of_one() {
 
 // Proves law 31b.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn one_member_cannot_end_another_nor_the_attempt_nor_the_job() {
+async fn one_member_cannot_end_another_or_the_attempt_or_the_job() {
     let world = World::start().await;
     let two = v1::Members { join: vec![WORKER.into(), OTHER_WORKER.into()], expect: 2, ..Default::default() };
     let first = world.working_on(v1::JobSpec { members: Some(two), ..spec() }, WORKER).await;

@@ -345,7 +345,7 @@ async fn a_new_share_is_heard_of_without_connecting_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_verifies_no_more_is_told_no_more() {
+async fn a_former_verifier_gets_no_more_events() {
     let world = world(false).await;
     let mut feed = Feed::open(&world, &world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
     let verifiers = format!("verifiers = [\"{GLOBEX_GATEWAY}\"]");

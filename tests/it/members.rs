@@ -393,7 +393,7 @@ async fn an_identity_in_two_open_jobs_is_reported() {
 
 /// A token of a shared identity is good with one certificate; a renewal binds it to the one that asks, and never to less.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pinned_token_is_pinned_anew_at_its_renewal_and_never_less() {
+async fn a_pinned_token_is_pinned_again_at_each_renewal() {
     let world = World::start().await;
     let (launcher, gateway) = (world.client(LAUNCHER).await, world.client(GATEWAY).await);
     let members = v1::Members { join: vec![SHARED.into()], ..Default::default() };

@@ -98,7 +98,7 @@ async fn only_the_session_of_before_and_its_ticket_come_back_in() {
 
 // Proves law 39a.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_attempt_that_nobody_comes_back_to_is_lost() {
+async fn an_attempt_to_which_no_member_returns_is_lost() {
     let mut world = World::with(|s| s.lease = "rejoin = \"30s\"".into()).await;
     let worker = world.working().await;
     let job = worker.job.clone();

@@ -105,7 +105,7 @@ async fn the_probes_answer_and_the_metrics_name_no_tenant_and_no_job() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_reads_discovery_and_keys_alone_verifies_a_token() {
+async fn discovery_and_keys_are_enough_to_verify_a_token() {
     let world = World::start().await;
     let handbook =
         v1::JobSpec { read: vec!["dataset:acme/handbook@v1".into()], write: vec![], tune: None, ..spec() };
@@ -158,7 +158,7 @@ async fn no_bundle_endpoint_is_served() {
 // ---------- reload ----------
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bad_catalog_is_told_whole_and_changes_nothing() {
+async fn all_mistakes_of_a_bad_catalog_are_reported() {
     let world = World::start().await;
     let (gateway, operator) = (world.client(GATEWAY).await, world.client(PLATFORM).await);
     let worker = world.working().await;

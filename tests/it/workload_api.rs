@@ -173,7 +173,7 @@ async fn what_a_message_leaves_out_is_withdrawn() {
 
 // Proves case H03.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_that_ends_is_asked_for_anew_at_once() {
+async fn a_stream_that_ends_is_opened_again_at_once() {
     let case = Case::start();
     let first = serial(&*case.good().await);
     case.clock.pass(Duration::from_secs(2)).await;
@@ -478,7 +478,7 @@ async fn run_takes_its_identity_from_an_agent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn run_without_an_identity_says_whom_to_tell_and_starts_nothing() {
+async fn run_without_an_identity_says_whom_to_ask_and_starts_nothing() {
     let world = World::with(|setup| setup.real_clock = true).await;
     let agent = Agent::start();
     agent.refuse(Code::PermissionDenied, "no identity issued");

@@ -193,7 +193,7 @@ fn an_answer_that_does_not_is_not() {
 
 // Proves law 10.
 #[test]
-fn whoever_sees_it_down_sees_the_change_that_came_before() {
+fn a_thread_that_sees_the_fence_down_sees_the_change() {
     explore(|| {
         let fences = Arc::new(Registry::new(Seq(0)));
         let stand = fences.stand([job()]);

@@ -49,14 +49,14 @@ fn no_use_begins_once_the_end_of_a_job_is_acknowledged() {
 #[should_panic(expected = "after the end was acknowledged")]
 fn deciding_before_standing_is_caught() {
     // Which of the two it shows in first depends on the schedule; both are the same lease.
-    the_job_ends_and_somebody_looks(Leaves::StandingFirst, Order::Right);
+    the_job_ends_while_it_is_read(Leaves::StandingFirst, Order::Right);
 }
 
 // Proves law 10.
 #[test]
 #[should_panic(expected = "after the end was acknowledged")]
 fn lowering_before_the_state_is_changed_is_caught() {
-    the_job_ends_and_somebody_looks(Leaves::Nothing, Order::LowersBeforeChanging);
+    the_job_ends_while_it_is_read(Leaves::Nothing, Order::LowersBeforeChanging);
 }
 
 // Proves law 06.
@@ -67,7 +67,7 @@ fn an_insert_without_a_second_look_at_the_fences_is_caught() {
 }
 
 /// As above, looked at once all is over.
-fn the_job_ends_and_somebody_looks(leaves: Leaves, order: Order) {
+fn the_job_ends_while_it_is_read(leaves: Leaves, order: Order) {
     explore(move || {
         let w = World::new();
         let w2 = w.clone();
@@ -274,7 +274,7 @@ fn lowering_what_is_down_already_is_caught() {
 
 // Proves law 29.
 #[test]
-fn a_second_lowering_ends_whoever_stood_since_the_first() {
+fn a_second_lowering_ends_stands_since_the_first() {
     explore(|| {
         let w = World::new();
         w.fences.lower(&job(), NOW);

@@ -13,7 +13,7 @@ use super::world::{JOB, Leaves, NOW, Order, World, attempt, explore, facts, job,
 
 // Proves law 07.
 #[test]
-fn a_quota_is_never_exceeded_whoever_asks_at_once() {
+fn a_quota_is_never_exceeded_by_concurrent_requests() {
     explore(|| {
         let quotas = Quotas { job: 2, ..Quotas::default() };
         let fences = Arc::new(Registry::new(Seq(0)));

@@ -31,7 +31,7 @@ fn known(mut from: Subscription) -> BTreeMap<FenceName, Seq> {
     }
 }
 
-fn lowerings_while_somebody_subscribes(subscribe: fn(&World) -> Subscription, lower: fn(&World, &FenceName)) {
+fn lowerings_during_a_subscription(subscribe: fn(&World) -> Subscription, lower: fn(&World, &FenceName)) {
     explore(move || {
         let w = World::new();
         let lowerers: Vec<_> = NAMES
@@ -57,7 +57,7 @@ fn lowerings_while_somebody_subscribes(subscribe: fn(&World) -> Subscription, lo
 // Proves law 13.
 #[test]
 fn nothing_is_lost_between_snapshot_and_stream() {
-    lowerings_while_somebody_subscribes(
+    lowerings_during_a_subscription(
         |w| w.fences.subscribe(),
         |w, n| {
             w.fences.lower(n, NOW);
@@ -69,7 +69,7 @@ fn nothing_is_lost_between_snapshot_and_stream() {
 #[test]
 #[should_panic(expected = "the feed is broken")]
 fn a_snapshot_taken_before_the_stream_begins_is_caught() {
-    lowerings_while_somebody_subscribes(
+    lowerings_during_a_subscription(
         |w| {
             let first = w.fences.subscribe();
             let mut then = w.fences.subscribe();
@@ -86,7 +86,7 @@ fn a_snapshot_taken_before_the_stream_begins_is_caught() {
 #[test]
 #[should_panic(expected = "the feed is broken")]
 fn a_lowering_that_publishes_its_seq_late_is_caught() {
-    lowerings_while_somebody_subscribes(
+    lowerings_during_a_subscription(
         |w| w.fences.subscribe(),
         |w, n| {
             w.fences.lower_in_two_steps(n);

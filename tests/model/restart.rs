@@ -125,7 +125,7 @@ fn answering_durable_before_the_sync_is_caught() {
 // Proves law 39.
 #[test]
 #[should_panic(expected = "a token of an older epoch is good")]
-fn a_verifier_that_goes_by_seq_alone_is_caught() {
+fn a_verifier_that_compares_only_seq_is_caught() {
     a_revoke_and_a_crash(Disk::is_durable, false);
 }
 

@@ -321,8 +321,8 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
 }
 
 #[test]
-fn earlier_children_of_the_wrapper_are_left_alone() {
-    run_alone("earlier_children_of_the_wrapper_are_left_alone", || async {
+fn earlier_children_of_the_wrapper_are_not_touched() {
+    run_alone("earlier_children_of_the_wrapper_are_not_touched", || async {
         let mut before = Command::new("sleep").arg("600").spawn().unwrap();
         let helper = Pid::from_raw(before.id().try_into().unwrap());
         let mut child = sh("sleep 600");

@@ -572,7 +572,7 @@ async fn a_self_serving_endpoint_is_known_by_its_last_bundle() {
 }
 
 #[tokio::test]
-async fn a_bundle_file_that_cannot_be_used_is_told_at_the_start() {
+async fn an_unusable_bundle_file_is_reported_at_the_start() {
     let ca = TestCa::new(FOREIGN);
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(tls_of(&ca.svid("/bundle-server"))).await;
