@@ -37,7 +37,7 @@ pub enum Class {
 /// What a running member of a job does when one of its requests is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberStep {
-    /// Try again later: nothing was decided, or the member's SVID may be renewed until then.
+    /// Try again later: nothing was decided, or the member's SVID may be renewed by then.
     TryLater,
     /// Join again: the daemon does not see the member as joined.
     Rejoin,
@@ -271,8 +271,8 @@ impl Reason {
         self.row().grpc
     }
 
-    /// The status of an HTTP response with this reason. 401 if another token or certificate may be accepted, 403 if
-    /// none of the caller's would be, 503 if that is not known now.
+    /// The status of an HTTP response with this reason. 401 if another token or certificate may be accepted, 403 if no
+    /// token or certificate of the caller would be, 503 if that is not known now.
     pub const fn http_status(self) -> StatusCode {
         self.row().http
     }

@@ -40,7 +40,7 @@ use crate::{
 /// The command to run, and the access for it.
 #[derive(Debug)]
 pub struct RunOptions {
-    /// The process in front of this one, at a terminal.
+    /// At a terminal: the pipes to the process that the shell started, which is in front of this one.
     pub front: Option<FrontPipes>,
     /// The job and the attempt to join, and the name of the member.
     pub joining: JoinOptions,

@@ -33,7 +33,7 @@ pub struct Began {
     pub ticket: Option<SecretText>,
 }
 
-/// What a drain, or the report of an end, is about.
+/// What a drain or a reported end applies to.
 #[derive(Clone, Debug)]
 pub enum Concerned {
     /// The whole attempt.
@@ -121,7 +121,7 @@ impl JobUseCases {
         Ok(Began { job: widened.job, attempt, ticket: handed.map(Secret::to_text) })
     }
 
-    /// Checks an attempt that has just begun by rules that changed meanwhile.
+    /// Checks an attempt that has just begun against rules that changed meanwhile.
     fn may_still_begin(
         &self,
         rules: &Rules,
@@ -219,8 +219,8 @@ impl JobUseCases {
         Ok(self.endings.end_answer(ended))
     }
 
-    /// Refuses a call about an attempt or a member of it that the caller may not make. A workload speaks only for itself, and
-    /// its session secret proves which member it is. Only the launcher speaks for the whole attempt.
+    /// Refuses a call if the caller may not make it about this attempt or this member of it. A workload speaks only for
+    /// itself, and its session secret proves which member it is. Only the launcher speaks for the whole attempt.
     fn authorize_about(
         &self,
         caller: &Caller,

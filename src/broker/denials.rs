@@ -92,7 +92,8 @@ impl Denials {
         }
     }
 
-    /// Whether this is the first such report in its minute. Counted with the denials, and bounded with them.
+    /// Whether this is the first such report in its minute. Such reports are counted and limited together with the
+    /// denials.
     pub(super) fn is_first_conflict(&self, job: JobId, reported: Outcome, by: &Actor) -> bool {
         let by = match by {
             Actor::SpiffeId(id) => id.to_string(),

@@ -1,15 +1,15 @@
-//! The policy and the catalog that decisions are made by.
+//! The policy and the catalog with which the daemon decides.
 
 use crate::{catalog::Catalog, policy::Engine};
 
 /// Policy and the catalog that it was loaded with. A decision never mixes two loads.
 pub struct Rules {
-    /// Decides by both.
+    /// Decides with both.
     pub engine: Engine,
 }
 
 impl Rules {
-    /// The catalog that the engine decides over.
+    /// The engine's catalog.
     pub fn catalog(&self) -> &Catalog {
         self.engine.catalog()
     }

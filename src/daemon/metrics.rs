@@ -46,7 +46,7 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
         Counter,
         "Requests that were refused because their record could not be written.",
     ),
-    ("leasehold_members_away_total", Counter, "Members that were lost from sight."),
+    ("leasehold_members_away_total", Counter, "Members that the daemon no longer heard from."),
     (
         "leasehold_rate_limited_total",
         Counter,

@@ -8,8 +8,8 @@
 //! | `start` | [`Daemon`]: the order of start and stop, and all tasks in one list |
 //! | `failure` | [`StartError`] |
 //! | `ledger` | opening the ledger, and keeping copies of its head |
-//! | `identity` `rules` | the identity, policy and catalog that a configuration means |
-//! | `inspect` | [`inspect()`]: checks all that a start reads, before it serves |
+//! | `identity` `rules` | the identity, policy and catalog that a configuration names |
+//! | `inspect` | [`inspect()`]: checks everything that a start reads, before the daemon serves |
 //! | `listeners` | HTTP: issuer and probes |
 //! | `telemetry` | logs, and the recorder of metrics |
 //! | `metrics` | every metric, with its help |

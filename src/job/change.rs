@@ -94,7 +94,7 @@ impl Change {
         }
     }
 
-    /// Whether it opens the way to access: its record must be on disk before it takes effect.
+    /// Whether it can lead to more access. If so, its record must be on disk before it takes effect.
     pub fn widens(&self) -> bool {
         self.widened_at().is_some()
     }

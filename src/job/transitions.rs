@@ -214,11 +214,11 @@ impl Job {
 
     /// Adds a member, or lets one come back.
     ///
-    /// The scheduler gives the name of an instance. If its member has been away for longer than `window`, a process
-    /// that was started in its place takes the name over: a live member that reaches the daemon is back by then. While a
-    /// member drains, no other process takes its name, because that process would get more time than the drain gives. After
-    /// the drain, or once the member has left, policy decides again about a process that the scheduler starts there: an end
-    /// prohibits nothing, a lock does.
+    /// The scheduler gives the name of an instance. If its member has been away for longer than `window`, a process that
+    /// was started in its place takes the name over: a live member that reaches the daemon is back by then. While a member
+    /// drains, no other process takes its name, because that process would get more time than the drain gives. After the
+    /// drain, or once the member has left, policy decides again about a process that the scheduler starts there. An end
+    /// does not exclude the process; a lock does.
     pub fn join(
         &self,
         number: AttemptNumber,

@@ -1,8 +1,9 @@
 //! Leases: bounded rights, and the table of live ones.
 //!
 //! Owns each lease from its Grant to its end: deadline, generation, quota, and the list of those that ended lately. No
-//! clock, no await, no I/O. [`Lease::check`] is the one place that decides whether a lease is good: its deadline lies
-//! ahead, and no fence was lowered since it took its stand. Safety never depends on the clean-up that follows.
+//! clock, no await, no I/O. [`Lease::check`] is the one place that decides whether a lease is good: its deadline is in
+//! the future, and none of its fences was lowered since its stand was taken. Safety never depends on the clean-up that
+//! follows.
 //!
 //! | File | Noun |
 //! |---|---|

@@ -1,7 +1,7 @@
 //! The records that wait for the disk, in the order in which they were accepted.
 //!
 //! One short mutex orders all callers and the writer. Callers put records at the back, the writer thread takes them from
-//! the front and reports here what became of them.
+//! the front and reports here whether they are durable.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -83,7 +83,7 @@ pub(super) enum Again {
     Close,
 }
 
-/// How many indexes of coalesced records are remembered at most. Each stands for one burst above the bound.
+/// The greatest number of indexes of coalesced records that are remembered. Each stands for one burst above the bound.
 const COALESCED_MAX: usize = 1_024;
 
 impl QueueState {
@@ -151,7 +151,7 @@ impl QueueState {
         }
     }
 
-    /// Takes from the front as much as is written at once.
+    /// Takes from the front the records that are written together.
     fn take(&mut self) -> Vec<Waiting> {
         let mut bytes = 0usize;
         let mut batch = Vec::new();
@@ -299,7 +299,7 @@ impl RecordQueue {
         true
     }
 
-    /// Waits until a failed disk is worth a retry. If `eager`, an ending is a reason for one.
+    /// Waits until a failed disk is worth a retry. If `eager`, an ending that waits is a reason for a retry.
     pub(super) fn again(&self, delay: Duration, eager: bool) -> Again {
         let state = self.lock();
         let idle = |s: &mut QueueState| !s.closing && (!eager || s.queue.is_empty());

@@ -14,7 +14,7 @@ pub struct RunReport {
     pub job: JobId,
     /// The attempt key of the run.
     pub key: String,
-    /// The run as people read it.
+    /// The run, in a form for people.
     pub run: String,
     pub at: Wall,
     pub event: RunEvent,

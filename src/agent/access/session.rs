@@ -54,7 +54,8 @@ impl SavedSession {
     }
 }
 
-/// A digest of what a sidecar was started for. At most one sidecar with a given purpose and directory runs at a time.
+/// A digest of the options that say for what a sidecar was started. Two sidecars with the same purpose and directory
+/// never run at the same time.
 fn purpose(options: &JoinOptions) -> String {
     let what = match &options.what {
         JoinTarget::Job(id) => format!("job {id}"),

@@ -89,13 +89,13 @@ impl ChildEnvironment {
     pub fn notices(&self) -> impl Iterator<Item = String> {
         let removed = (!self.credentials.is_empty()).then(|| {
             format!(
-                "standing credentials are not passed on: {}; to pass one: --keep-env NAME, or keep_env below [run]",
+                "standing credentials are not passed on: {}; to pass one: --keep-env NAME, or keep_env in [run]",
                 listed(&self.credentials)
             )
         });
         let kept = (!self.standing.is_empty()).then(|| {
             format!(
-                "the command keeps standing credentials: {}; to remove one: --scrub NAME, or scrub below [run]",
+                "the command keeps standing credentials: {}; to remove one: --scrub NAME, or scrub in [run]",
                 listed(&self.standing)
             )
         });
@@ -103,7 +103,7 @@ impl ChildEnvironment {
     }
 }
 
-/// Lists names, and counts those past a bound.
+/// Lists a limited number of names, and counts the rest.
 fn listed(names: &BTreeSet<String>) -> String {
     let shown: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|name| plain::value(name)).collect();
     match names.len().saturating_sub(NAMES_SHOWN_MAX) {
@@ -137,8 +137,8 @@ mod tests {
         let env = ChildEnvironment::new(all, EnvChoice::default(), Vec::new());
         assert_eq!(env.removed, names(&["aws_secret_access_key", "HF_TOKEN"]));
         insta::assert_snapshot!(env.notices().collect::<Vec<_>>().join("\n"), @"
-        standing credentials are not passed on: HF_TOKEN, aws_secret_access_key; to pass one: --keep-env NAME, or keep_env below [run]
-        the command keeps standing credentials: WANDB_API_KEY; to remove one: --scrub NAME, or scrub below [run]
+        standing credentials are not passed on: HF_TOKEN, aws_secret_access_key; to pass one: --keep-env NAME, or keep_env in [run]
+        the command keeps standing credentials: WANDB_API_KEY; to remove one: --scrub NAME, or scrub in [run]
         ");
     }
 

@@ -3,10 +3,10 @@
 //! | Variable | The command |
 //! |---|---|
 //! | `REMOVED`: a credential for a store of data or models, or its path | does not get it: with it, a script would reach data without a lease |
-//! | `KEPT`: a credential that a run needs for something else | gets it, and it is named once |
+//! | `KEPT`: a credential that a run needs for something else | gets it, and a message names it once |
 //! | by the end of its name, such as `_PASSWORD` or `_SECRET_ACCESS_KEY` | does not get it |
 //! | by its value: a key, a token of a well-known form, a signed URL, a URL or a connection string with a password | does not get it |
-//! | by its value: it may be encoded bytes, such as a token of an unknown form | gets it, and it is named once |
+//! | by its value: it may be encoded bytes, such as a token of an unknown form | gets it, and a message names it once |
 //!
 //! Upper and lower case are the same. `keep_env` and `scrub` decide before this table.
 

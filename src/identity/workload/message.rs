@@ -40,7 +40,7 @@ pub(super) struct WorkloadState {
     pub(super) given: Vec<String>,
 }
 
-/// Why a message is discarded. The state before it stays.
+/// Why a message is discarded. The previous state stays.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MessageFault {
     #[error("`{field}` is empty, but mandatory")]
@@ -49,7 +49,7 @@ pub(super) enum MessageFault {
     TooMany { found: usize },
     #[error("the SVID of `{id}` cannot be used: {why}")]
     Svid { id: String, why: LoadError },
-    #[error("an entry says `{said}` and its certificate `{certificate}`")]
+    #[error("an entry is for `{said}`, but its certificate is for `{certificate}`")]
     OtherId { said: String, certificate: SpiffeId },
     #[error("`{id}` is not a SPIFFE ID")]
     Id { id: String },

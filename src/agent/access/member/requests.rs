@@ -1,4 +1,4 @@
-//! The requests of a member to the daemon, as futures that run while it does other things.
+//! The requests of a member to the daemon, as futures that run while the member does other things.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     reason::Refusal,
 };
 
-/// A response, with what was requested. `at` is the position of the credential in its set.
+/// A response, and the request that it answers. `at` is the position of the credential in its set.
 pub(super) enum MemberAnswer {
     Issued {
         at: usize,
@@ -30,7 +30,7 @@ pub(super) enum MemberAnswer {
         answer: Result<v1::DrainAttemptResponse, Refusal>,
         reason: String,
     },
-    /// The lease was released, or ends by itself.
+    /// The lease was released, or it ends at its deadline.
     Released,
 }
 
@@ -54,7 +54,7 @@ pub(super) fn renew(calls: Calls, at: usize, lease: LeaseId, session: v1::Sessio
     .boxed_local()
 }
 
-/// Releases a lease that is not used. Tries once: if that fails, the lease ends by itself.
+/// Releases a lease that is not used. Tries once: if that fails, the lease ends at its deadline.
 pub(super) fn release(calls: Calls, lease: LeaseId, session: v1::Session) -> PendingAnswer {
     let request = v1::ReleaseLeaseRequest { session: Some(session), lease: lease.to_string() };
     async move {

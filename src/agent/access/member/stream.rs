@@ -16,10 +16,11 @@ use crate::{
     secret::{Secret, SecretText},
 };
 
-/// Beats that may wait for a slow connection. Further ones are dropped: the next one says the same.
+/// How many beats may wait for a slow connection. If more would wait, they are dropped, because the next beat says the
+/// same.
 const BEATS_WAITING: usize = 4;
 
-/// The member that the daemon knows this process as, and the secret that proves it in addition to the SVID.
+/// The member as which the daemon knows this process, and the secret that proves it in addition to the SVID.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptSession {
     pub(crate) job: JobId,
