@@ -1,7 +1,7 @@
 #!/bin/sh
-# A SPIFFE ID of its own for each Slurm job: `slurm-job.sh begin` from PrologSlurmctld, `slurm-job.sh end` from EpilogSlurmctld, where
-# the SPIRE server's socket is. SPIRE's Slurm attestor reads the job's number from the cgroup that slurmstepd makes, so no process can
-# name itself after another job; the agents of all compute nodes share the alias that PARENT names.
+# Gives each Slurm job its own SPIFFE ID: `slurm-job.sh begin` from PrologSlurmctld, `slurm-job.sh end` from EpilogSlurmctld, on the host
+# with the SPIRE server's socket. SPIRE's Slurm attestor reads the job's number from the cgroup that slurmstepd makes, so no process can
+# get the ID of another job; the agents of all compute nodes share the alias that PARENT names.
 #
 # In the catalog: match = "spiffe://hpc.acme.example/slurm/*/job/*", kind = "workload", identity = "job".
 set -eu
@@ -9,11 +9,11 @@ set -eu
 TRUST_DOMAIN=${TRUST_DOMAIN:-hpc.acme.example}
 PARENT=${PARENT:-spiffe://$TRUST_DOMAIN/node/compute}
 SOCKET=${SPIRE_SERVER_SOCKET:-/run/spire-server/private/api.sock}
-# Where leasehold's daemon is in another trust domain, its bundle comes with the job's SVID.
+# If leasehold's daemon is in another trust domain, its bundle comes with the job's SVID.
 FEDERATES_WITH=${FEDERATES_WITH:-}
-# 4 h outlive an outage of SPIRE of two.
+# 4 h are enough for an outage of SPIRE of two hours.
 TTL_SECONDS=${TTL_SECONDS:-14400}
-# The longest that a job may run. SPIRE then forgets an entry whose epilog never ran.
+# The longest time that a job may run. After it SPIRE deletes an entry whose epilog never ran.
 LONGEST_SECONDS=${LONGEST_SECONDS:-2592000}
 
 case ${SLURM_JOB_ID:-} in
