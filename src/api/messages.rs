@@ -96,11 +96,15 @@ pub(super) fn read_scope(s: &v1::Scope) -> Result<Scope, Refusal> {
 }
 
 pub(super) fn offer(o: Offer) -> v1::Offer {
+    let (s3_endpoint, s3_server_id) =
+        o.s3.map(|s3| (s3.address, s3.server_id.to_string())).unwrap_or_default();
     v1::Offer {
         half: v1::Half::from(o.half) as i32,
         audience: o.audience.to_string(),
         scopes: o.scopes.iter().map(scope).collect(),
         locations: o.locations.into_iter().map(|(n, l)| (n.to_string(), l)).collect(),
+        s3_endpoint,
+        s3_server_id,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{rules::Rules, session::MemberSession};
 use crate::{
-    catalog::Audience,
+    catalog::{Audience, S3Endpoint},
     job::Job,
     name::{Half, ResourceName, Scope, SpiffeId},
     reason::{Reason, Refusal},
@@ -17,6 +17,8 @@ pub struct Offer {
     pub audience: SpiffeId,
     pub scopes: Vec<Scope>,
     pub locations: BTreeMap<ResourceName, String>,
+    /// The S3 gateway of the audience.
+    pub s3: Option<S3Endpoint>,
 }
 
 /// What a member asks for.
@@ -44,6 +46,7 @@ impl Offer {
                 audience: r.audience.clone(),
                 scopes: Vec::new(),
                 locations: BTreeMap::new(),
+                s3: rules.catalog().audience(&r.audience).and_then(|a| a.s3.clone()),
             });
             offer.scopes.push(scope);
             let mut location = r.location.clone();

@@ -179,7 +179,8 @@ impl CredentialUseCases {
             .flat_map(|o| o.locations)
             .collect();
         let (half, scopes) = (facts.half, facts.scopes.to_vec());
-        Ok((Offer { half, audience: facts.audience.clone(), scopes, locations }, audience))
+        let s3 = audience.s3.clone();
+        Ok((Offer { half, audience: facts.audience.clone(), scopes, locations, s3 }, audience))
     }
 
     /// Ends a lease that the rules no longer allow, and refuses its renewal. If the rules changed during the request, the new

@@ -26,6 +26,15 @@ super::words! {
     }
 }
 
+/// Where the S3 gateway of an audience is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Endpoint {
+    /// `HOST:PORT`.
+    pub address: String,
+    /// The SPIFFE ID of the server there. One of the verifiers.
+    pub server_id: SpiffeId,
+}
+
 /// One `[[audience]]`: a resource server by name.
 #[derive(Clone, Debug)]
 pub struct Audience {
@@ -37,6 +46,8 @@ pub struct Audience {
     pub verifiers: BTreeSet<SpiffeId>,
     pub checks: Checks,
     pub presenter: Presenter,
+    /// Its S3 gateway, to which wrappers pass the requests of unmodified programs.
+    pub s3: Option<S3Endpoint>,
     /// The tenants whose resources may name it.
     pub serves: BTreeSet<TenantName>,
     /// The tenants whose leases can reach it: those it serves, and those that a resource kept here is shared with. Its fence feed

@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, fmt::Display, path::Path, str::FromStr};
 
 use super::{
-    Audience, CheckpointFacts, DatasetFacts, Enforcement, HumanPattern, IdentityUse, ModelFacts, Principal,
-    Resource, ResourceFacts,
+    Audience, CheckpointFacts, DatasetFacts, Enforcement, HumanPattern, IdentityUse, ModelFacts, Presenter,
+    Principal, Resource, ResourceFacts, S3Endpoint,
     principal::HumanSegment,
-    value::{LowerWord, line_of_text, local_name, location, model_name, moment, parse, pin},
+    value::{LowerWord, address, line_of_text, local_name, location, model_name, moment, parse, pin},
 };
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, SPEC_LIST_MAX},
@@ -190,6 +190,8 @@ impl TenantFile {
         let checks = table.need("checks", "\"feed\"", notes, parse);
         let presenter = table.need("presenter", "\"mtls\"", notes, parse);
         let serves = list::<TenantName>(&mut table, "serves", notes);
+        let s3_address = table.text("s3_endpoint", notes, address);
+        let s3_server_id = table.text("s3_server_id", notes, parse::<SpiffeId>);
         table.finish(notes);
         let Some(name) = name else { return };
         self.named_audiences.insert(name.clone());
@@ -198,6 +200,22 @@ impl TenantFile {
             let why = format!("no one would check for it; write verifiers = [{GATEWAY}]");
             table.wrong("verifiers", why, notes);
             return;
+        }
+        let s3 = s3_address
+            .map(|address| S3Endpoint { address, server_id: s3_server_id.unwrap_or_else(|| name.clone()) });
+        if let Some(S3Endpoint { server_id, .. }) = &s3
+            && !verifiers.contains(server_id)
+        {
+            let why =
+                format!("its server checks tokens; add {server_id} to verifiers, or write its s3_server_id");
+            table.wrong("s3_endpoint", why, notes);
+        }
+        if s3.is_some() && presenter != Presenter::Mtls {
+            table.wrong(
+                "s3_endpoint",
+                "an S3 gateway sees who presents a token; write presenter = \"mtls\"",
+                notes,
+            );
         }
         let tenants: BTreeSet<TenantName> = serves
             .iter()
@@ -211,6 +229,7 @@ impl TenantFile {
                 verifiers,
                 checks,
                 presenter,
+                s3,
                 serves: tenants.clone(),
                 reached_by: tenants,
                 declared: format!("{}:{}", self.file, table.line()),

@@ -248,6 +248,23 @@ fn one_identity_is_never_of_two_tenants() {
 }
 
 #[test]
+fn an_s3_endpoint_is_an_address_of_the_audience_itself() {
+    let with = |more: &str| mistakes(&format!("{}{more}\n", audience()));
+    assert_eq!(with("s3_endpoint = \"gateway.acme.example:8447\""), Vec::<String>::new());
+    let found = with("s3_endpoint = \"https://gateway.acme.example\"");
+    assert!(has(&found, "acme.toml:7", "write HOST:PORT"), "{found:?}");
+    let other = audience()
+        .replace(&format!("verifiers = [\"{GATEWAY}\"]"), "verifiers = [\"spiffe://k8s.acme.example/x\"]");
+    let found = mistakes(&format!("{other}s3_endpoint = \"g:1\"\n"));
+    assert!(has(&found, "acme.toml:7", "to verifiers"), "{found:?}");
+    let with_id = format!("{other}s3_endpoint = \"g:1\"\ns3_server_id = \"spiffe://k8s.acme.example/x\"\n");
+    assert_eq!(mistakes(&with_id), Vec::<String>::new());
+    let unseen = audience().replace("\"mtls\"", "\"none\"");
+    let found = mistakes(&format!("{unseen}s3_endpoint = \"g:1\"\n"));
+    assert!(has(&found, "acme.toml:7", "write presenter"), "{found:?}");
+}
+
+#[test]
 fn references_lead_somewhere() {
     let found = mistakes(&dataset("d@1", "shared_with = [\"beta\", \"acme\"]"));
     assert!(has(&found, "acme.toml:5: ", "is not declared"), "{found:?}");

@@ -27,7 +27,7 @@ mod resource;
 mod tree;
 mod value;
 
-pub use audience::{Audience, Checks, Presenter};
+pub use audience::{Audience, Checks, Presenter, S3Endpoint};
 pub use errors::CatalogErrors;
 pub use index::Catalog;
 pub use principal::{HumanPattern, IdentityUse, Principal};

@@ -91,6 +91,17 @@ pub(super) fn model_name(tenant: &TenantName, text: &str) -> Result<ResourceName
     }
 }
 
+/// Reads `HOST:PORT`.
+pub(super) fn address(text: &str) -> Result<String, String> {
+    let authority = text.parse::<http::uri::Authority>().ok();
+    let is_address = authority.is_some_and(|a| {
+        a.as_str() == text && !text.contains('@') && !a.host().is_empty() && a.port_u16().is_some()
+    });
+    is_address.then(|| text.to_owned()).ok_or_else(|| {
+        format!("`{}` is no address: write HOST:PORT, without a scheme", plain::ascii_value(text))
+    })
+}
+
 /// Reads a folder, as a URL that ends in a slash.
 pub(super) fn location(text: &str) -> Result<String, String> {
     let (scheme, rest) = text.split_once("://").ok_or("it is not a URL: it has no `://`")?;
