@@ -503,6 +503,30 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes of a ticket file: 43 characters, with room for an editor's newline.
 pub const TICKET_BYTES_MAX: u64 = 256;
 
+// ---------- the local S3 endpoint ----------
+
+/// Connections of programs to the local S3 endpoint of one run at once, each with one request; more wait in the kernel. A data
+/// loader with 32 workers has some 10 in each.
+pub const FORWARD_CONNECTIONS_MAX: usize = 512;
+/// Connections to one gateway that wait for their next request.
+pub const FORWARD_IDLE_MAX: usize = 64;
+/// How long such a connection waits: shorter than servers keep theirs.
+pub const FORWARD_IDLE: Duration = Duration::from_secs(10);
+/// How long a program's connection may be open without a request.
+pub const FORWARD_QUIET: Duration = Duration::from_secs(600);
+/// Bytes of the headers of one request, and of its body that are buffered.
+pub const FORWARD_HEADER_BYTES_MAX: usize = 256 << 10;
+/// The longest that a request is held while the member is away or the gateway cannot be reached: longer than a restart of the
+/// daemon, shorter than the 60 s after which boto3 gives up a request.
+pub const FORWARD_HOLD: Duration = Duration::from_secs(30);
+/// How long a refused request waits for newer tokens: the gateway hears of an ending some milliseconds before or after the run.
+pub const FORWARD_SETTLE: Duration = Duration::from_secs(2);
+/// After a cut, how long a connection may take to notice before it is closed.
+pub const FORWARD_CUT_GRACE: Duration = Duration::from_millis(100);
+/// Until when the container endpoint says that the local key is valid. The key does not change; Python clients that see less than
+/// 15 minutes fetch it for each request.
+pub const LOCAL_KEY_SHOWN: Duration = Duration::from_secs(12 * 3600);
+
 // ---------- Slurm ----------
 
 /// The longest that a prolog or an epilog waits for the daemon: slurmctld, and on a node the next job, wait for the script.

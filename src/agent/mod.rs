@@ -7,6 +7,7 @@
 //! | What | Where |
 //! |---|---|
 //! | joins the attempt, sends beats, renews leases, writes the credential files | `access/` |
+//! | the local S3 endpoint for programs that know nothing of Leasehold | `forward/` |
 //! | starts a command, passes signals on, ends all its descendants; watches a process that it did not start | `process/` |
 //! | reads the job specification file | `spec/` |
 //! | `leasehold run`: access and a command | `run` |
@@ -14,6 +15,7 @@
 //! | what both print | `messages` |
 
 mod access;
+mod forward;
 mod messages;
 mod process;
 mod ready_file;

@@ -17,6 +17,7 @@ use super::{
         },
         obtain::{JoinOptions, ObtainedAccess, OnKill, RunContext, RunError, asks_to_finish},
     },
+    forward::Forwarder,
     messages::MessageSink,
     process::{
         arrivals::{Arrivals, SentTo},
@@ -82,9 +83,9 @@ async fn run_behind(
     let joining = options.joining;
     let access = ObtainedAccess::obtain(&joining, dir, &context, &mut signals, OnKill::EndCommand).await?;
 
-    let set = access.env(joining.svid.as_ref());
+    let set = access.env(joining.svid.as_ref(), &joining.settings.keep_env);
     let choice = EnvChoice { keep: &joining.settings.keep_env, scrub: &joining.settings.scrub };
-    let env = ChildEnvironment::of_this_process(choice, set);
+    let env = ChildEnvironment::of_this_process(choice, set).without(access.cleared(), choice);
     env.notices().for_each(|notice| context.messages.send(&notice));
     let settings = joining.settings;
     let spec = ChildSpec {
@@ -109,6 +110,7 @@ async fn run_behind(
         finish_request: FinishRequest::NotAsked,
         settings,
         dir: access.dir,
+        forwarder: access.forwarder,
         identity: context.identity,
         clock: context.clock,
         messages: context.messages,
@@ -128,6 +130,7 @@ struct RunningCommand {
     drain: Duration,
     finish_request: FinishRequest,
     dir: Arc<CredentialDir>,
+    forwarder: Option<Forwarder>,
     identity: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
     messages: MessageSink,
@@ -188,6 +191,7 @@ impl RunningCommand {
         };
         self.read_signals_of_the_end().await;
         self.dir.wipe();
+        self.forwarder = None;
         drop(termination);
         let exit = exit.unwrap_or_else(|error| {
             self.messages.send(&format!("the command can no longer be followed: {error}"));

@@ -17,6 +17,7 @@ use super::{
         },
         obtain::{JoinOptions, ObtainedAccess, OnKill, RunContext, RunError, asks_to_finish},
     },
+    forward::Forwarder,
     messages::{MessageSink, print_stdout},
     process::{
         exit::{FinishRequest, outcome_name},
@@ -73,7 +74,7 @@ pub async fn run_sidecar(options: SidecarOptions, context: RunContext) -> Result
     }
     let joining = options.joining;
     let access = ObtainedAccess::obtain(&joining, dir, &context, &mut signals, OnKill::Rejoin).await?;
-    let variables = export_lines(&access.env(joining.svid.as_ref()));
+    let variables = export_lines(&access.env(joining.svid.as_ref(), &joining.settings.keep_env));
     let mut ready = ReadySignal::new(options.ready_file, variables.clone(), access.dir.clone());
     if let Err(error) = ready.set(true) {
         access.undo(&error, &context.messages).await;
@@ -90,6 +91,7 @@ pub async fn run_sidecar(options: SidecarOptions, context: RunContext) -> Result
         settings,
         state: access.state,
         dir: access.dir,
+        forwarder: access.forwarder,
         ready,
         clock: context.clock,
         messages: context.messages,
@@ -106,6 +108,7 @@ struct Sidecar {
     settings: RunSettings,
     state: JoinState,
     dir: Arc<CredentialDir>,
+    forwarder: Option<Forwarder>,
     ready: ReadySignal,
     clock: Arc<dyn Clock>,
     messages: MessageSink,
@@ -148,6 +151,7 @@ impl Sidecar {
         };
         self.ready.remove();
         self.dir.wipe();
+        self.forwarder = None;
         self.finish(&mut member, &end).await;
         SidecarEnd::AsAsked
     }

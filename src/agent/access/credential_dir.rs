@@ -16,6 +16,7 @@ use super::{
     manifest::{Manifest, draft_name, open_regular},
 };
 use crate::{
+    agent::forward::Callers,
     limits::{CREDENTIALS_MAX, SESSIONS_LEFT_MAX},
     plain,
     secret::{NoRandomness, SecretText},
@@ -196,6 +197,11 @@ impl CredentialDir {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Who may use what the files lead to.
+    pub(crate) fn callers(&self) -> Callers {
+        if self.readers.are_several() { Callers::WhoHasTheKey } else { Callers::SameUser }
     }
 
     /// A message if the files are not in memory, or if others could replace the directory.

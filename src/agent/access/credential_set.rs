@@ -7,12 +7,14 @@ use super::{
     credential_dir::{CredentialDir, CredentialError, MendResult},
     index::{CredentialIndex, DrainNote, IndexEntry, IndexResource},
     member::stream::AttemptSession,
+    present::GatewayAccess,
     schedule::{More, Schedule},
 };
 use crate::{
     agent::messages::MessageSink,
     clock::{LeaseTime, Now, Wall},
     limits::CREDENTIALS_MAX,
+    link::Endpoint,
     name::{Action, Half, LeaseId, Scope},
     proto::{convert::nearest_wall, v1},
     reason::Refusal,
@@ -29,6 +31,8 @@ pub(crate) struct CredentialSet {
     messages: MessageSink,
     /// Live leases that are no longer used: they are released next.
     unused_leases: Vec<LeaseId>,
+    /// Counts the changes of tokens and offers.
+    changes: u64,
 }
 
 impl CredentialSet {
@@ -40,7 +44,7 @@ impl CredentialSet {
         messages: MessageSink,
     ) -> Result<Self, Refusal> {
         let credentials = HeldCredential::from_offers(offers, now)?;
-        Ok(CredentialSet { credentials, dir, messages, unused_leases: Vec::new() })
+        Ok(CredentialSet { credentials, dir, messages, unused_leases: Vec::new(), changes: 0 })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -58,6 +62,31 @@ impl CredentialSet {
     /// What each credential opens, for example `reads dataset:acme/tickets@v3`.
     pub(crate) fn opens(&self) -> Vec<String> {
         self.credentials.iter().map(HeldCredential::opens).collect()
+    }
+
+    // ---------- gateways ----------
+
+    /// How often a token or an offer has changed so far.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The S3 gateways, each with the present tokens for it.
+    pub(crate) fn gateways(&self) -> Vec<GatewayAccess> {
+        let mut gateways: Vec<GatewayAccess> = Vec::new();
+        for credential in self.credentials.iter().filter(|c| !c.withdrawn) {
+            let Some(endpoint) = &credential.gateway else { continue };
+            let at = gateways.iter().position(|g| g.endpoint == *endpoint);
+            let at = at.unwrap_or_else(|| {
+                gateways.push(GatewayAccess::new(endpoint.clone()));
+                gateways.len().saturating_sub(1)
+            });
+            let Some(gateway) = gateways.get_mut(at) else { continue };
+            gateway.tokens.extend(credential.token.clone());
+            gateway.locations.extend(credential.locations.values().cloned());
+            gateway.resources.extend(credential.scopes.iter().map(|s| s.resource.clone()));
+        }
+        gateways
     }
 
     // ---------- what is due ----------
@@ -112,6 +141,7 @@ impl CredentialSet {
 
     /// Takes over the present offers, and writes the index if they changed.
     pub(crate) fn update_offers(&mut self, offers: Vec<v1::Offer>, session: &AttemptSession, now: LeaseTime) {
+        self.changes = self.changes.saturating_add(1);
         let before: Vec<_> = self.credentials.iter().map(|c| c.lease).collect();
         let changed = self.replace_offers(offers, now);
         let dropped = before.into_iter().zip(&self.credentials).filter(|(_, after)| after.lease.is_none());
@@ -138,7 +168,7 @@ impl CredentialSet {
             match fresh.iter().position(is_same).map(|i| fresh.swap_remove(i)) {
                 Some(new) => {
                     changed |= old.locations != new.locations || old.withdrawn;
-                    old.locations = new.locations;
+                    (old.locations, old.gateway) = (new.locations, new.gateway);
                     if std::mem::take(&mut old.withdrawn) {
                         old.schedule = new.schedule;
                     }
@@ -171,6 +201,7 @@ impl CredentialSet {
     ) -> Result<(), CredentialError> {
         let wall = Wall(now.wall.0.saturating_add_signed(lead_ms));
         let draw = random_fraction();
+        self.changes = self.changes.saturating_add(1);
         match self.credentials.get_mut(at) {
             Some(credential) => credential.put(&self.dir, granted, now.lease, wall, draw),
             None => Ok(()),
@@ -219,6 +250,7 @@ impl CredentialSet {
         let mut lines = Vec::new();
         let expired = |c: &&mut HeldCredential| c.schedule.expires().is_some_and(|at| at <= now);
         for credential in self.credentials.iter_mut().filter(expired) {
+            self.changes = self.changes.saturating_add(1);
             credential.remove_files(&self.dir);
             credential.schedule.mark_expired();
             lines.push(match credential.schedule.due() {
@@ -233,6 +265,7 @@ impl CredentialSet {
 
     /// Ends all credentials that read, permanently: the attempt drains.
     pub(crate) fn end_reading(&mut self) {
+        self.changes = self.changes.saturating_add(1);
         for credential in self.credentials.iter_mut().filter(|c| c.half == Half::Reading) {
             credential.schedule.stop();
             credential.lease = None;
@@ -260,6 +293,9 @@ pub(crate) struct HeldCredential {
     shortened_by: Vec<String>,
     scopes: Vec<Scope>,
     locations: HashMap<String, String>,
+    /// The S3 gateway of the audience.
+    gateway: Option<Endpoint>,
+    token: Option<SecretText>,
     /// On the daemon's clock. `None` if there is no token.
     token_expires: Option<Wall>,
     /// The daemon no longer offers it.
@@ -273,6 +309,7 @@ impl HeldCredential {
         for offer in offers {
             let half = Half::try_from(offer.half()).map_err(|_| not_understood())?;
             let scopes = offer.scopes.iter().map(scope_of).collect::<Option<_>>();
+            let gateway = gateway_of(&offer)?;
             all.push(HeldCredential {
                 name: file_name(half, &offer.audience, &all),
                 half,
@@ -282,6 +319,8 @@ impl HeldCredential {
                 schedule: Schedule::new(now),
                 shortened_by: Vec::new(),
                 locations: offer.locations,
+                gateway,
+                token: None,
                 token_expires: None,
                 withdrawn: false,
             });
@@ -318,6 +357,7 @@ impl HeldCredential {
         self.schedule.mark_granted(now, granted.token_expires.since(wall), more, draw);
         self.lease = Some(granted.lease);
         self.token_expires = Some(granted.token_expires);
+        self.token = Some(granted.token);
         self.shortened_by = granted.shortened_by;
         written
     }
@@ -339,7 +379,7 @@ impl HeldCredential {
     fn remove_files(&mut self, dir: &CredentialDir) {
         dir.remove(&self.name);
         dir.remove(&header_name(&self.name));
-        self.token_expires = None;
+        (self.token, self.token_expires) = (None, None);
     }
 
     fn opens(&self) -> String {
@@ -416,6 +456,15 @@ fn file_name(half: Half, audience: &str, others: &[HeldCredential]) -> String {
         name = format!("{first}-{n}");
     }
     name
+}
+
+/// The S3 gateway of an offer, if its audience has one.
+fn gateway_of(offer: &v1::Offer) -> Result<Option<Endpoint>, Refusal> {
+    if offer.s3_endpoint.is_empty() {
+        return Ok(None);
+    }
+    let server_id = offer.s3_server_id.parse().map_err(|_| not_understood())?;
+    Endpoint::new(&offer.s3_endpoint, server_id).map(Some).map_err(|_| not_understood())
 }
 
 fn scope_of(wire: &v1::Scope) -> Option<Scope> {

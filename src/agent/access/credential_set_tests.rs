@@ -18,6 +18,8 @@ fn offer(half: v1::Half, audience: &str, resource: &str) -> v1::Offer {
         audience: audience.into(),
         scopes: vec![v1::Scope { resource: resource.into(), actions: vec![] }],
         locations: HashMap::from([(resource.to_owned(), "s3://b/p/".to_owned())]),
+        s3_endpoint: String::new(),
+        s3_server_id: String::new(),
     }
 }
 

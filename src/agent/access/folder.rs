@@ -51,6 +51,11 @@ impl Readers {
         Ok(Readers { group, group_may_read })
     }
 
+    /// Whether other users may read the files.
+    pub(crate) fn are_several(self) -> bool {
+        self.group_may_read
+    }
+
     fn folder_mode(self) -> u32 {
         if self.group_may_read { 0o750 } else { 0o700 }
     }

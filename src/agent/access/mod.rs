@@ -6,6 +6,7 @@
 //! | calls to the daemon, what a refusal means to people, how the end of access is reported | `calls` `advice` `access_end` |
 //! | the member while it runs | `member/` |
 //! | its credentials and when each is renewed | `credential_set` `schedule` |
+//! | what the forwarder may use now | `present` |
 //! | the files of the credentials | `credential_dir` `index` `folder` `manifest` |
 
 pub(super) mod access_end;
@@ -19,5 +20,6 @@ pub(super) mod join;
 pub(super) mod manifest;
 pub(super) mod member;
 pub(super) mod obtain;
+pub(super) mod present;
 pub(super) mod schedule;
 pub(super) mod session;

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     agent::{
+        forward::{CLEARED, Callers, Forwarder, LeadingFiles},
         messages::MessageSink,
         process::{
             arrivals::Arrivals,
@@ -92,6 +93,8 @@ pub enum RunError {
     Credentials(#[from] CredentialError),
     #[error("the wrapper cannot listen for signals")]
     Signals(#[source] std::io::Error),
+    #[error("the local S3 endpoint cannot listen on 127.0.0.1")]
+    LocalEndpoint(#[source] std::io::Error),
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
     #[error("{0} came before anything was started")]
@@ -110,6 +113,7 @@ impl RunError {
             RunError::Refused(_)
             | RunError::Credentials(_)
             | RunError::Signals(_)
+            | RunError::LocalEndpoint(_)
             | RunError::Watch(_)
             | RunError::NoRandomness(_) => 125,
         }
@@ -145,6 +149,9 @@ pub(crate) struct ObtainedAccess {
     pub(crate) member: LiveMember,
     pub(crate) state: JoinState,
     pub(crate) dir: Arc<CredentialDir>,
+    /// The local S3 endpoint, if the job uses an S3 gateway.
+    pub(crate) forwarder: Option<Forwarder>,
+    leading: Option<LeadingFiles>,
 }
 
 impl ObtainedAccess {
@@ -163,19 +170,24 @@ impl ObtainedAccess {
         let dir = Arc::new(dir);
         let mut state = JoinState::new(context);
         let mut arrivals = Arrivals::default();
+        let callers = dir.callers();
         let obtained = tokio::select! {
-            obtained = obtain_member(options, context, &dir, &mut state, on_kill) => obtained,
+            obtained = async {
+                let member = obtain_member(options, context, &dir, &mut state, on_kill).await?;
+                let (forwarder, leading) = start_forwarder(&member, callers, context, &dir).await?.unzip();
+                Ok((member, forwarder, leading))
+            } => obtained,
             signal = next_end_signal(signals, &mut arrivals, &*context.clock) => {
                 Err(RunError::Interrupted(signal))
             }
         };
         let messages = &context.messages;
         match obtained {
-            Ok(member) => {
+            Ok((member, forwarder, leading)) => {
                 if let Some(warning) = dir.warning() {
                     messages.send(warning);
                 }
-                Ok(ObtainedAccess { member, state, dir })
+                Ok(ObtainedAccess { member, state, dir, forwarder, leading })
             }
             Err(error) => {
                 dir.wipe();
@@ -205,8 +217,8 @@ impl ObtainedAccess {
         self.state.undo(why, messages).await;
     }
 
-    /// The environment variables for the programs that use the access.
-    pub(crate) fn env(&self, svid: Option<&SvidPaths>) -> Vec<(OsString, OsString)> {
+    /// The environment variables for the programs that use the access, without those of the S3 endpoint that the user keeps.
+    pub(crate) fn env(&self, svid: Option<&SvidPaths>, keep: &[String]) -> Vec<(OsString, OsString)> {
         let mut set = self.dir.env();
         if let Some(svid) = svid {
             set.extend([
@@ -215,7 +227,15 @@ impl ObtainedAccess {
                 ("LEASEHOLD_BUNDLE".into(), svid.bundle.clone().into()),
             ]);
         }
+        if let Some(leading) = &self.leading {
+            set.extend(leading.variables(keep, |name| std::env::var_os(name)));
+        }
         set
+    }
+
+    /// The variables that would lead programs away from the local S3 endpoint.
+    pub(crate) fn cleared(&self) -> &'static [&'static str] {
+        if self.leading.is_some() { CLEARED } else { &[] }
     }
 
     /// The first message of a run: the job, the attempt and what it opens.
@@ -246,6 +266,19 @@ async fn obtain_member(
     let mut member = LiveMember::new(session, connected, context)?;
     member.obtain(START_PATIENCE).await?;
     Ok(member)
+}
+
+/// Starts the local S3 endpoint, if the member uses a gateway, and writes the files that lead programs to it.
+async fn start_forwarder(
+    member: &LiveMember,
+    callers: Callers,
+    context: &RunContext,
+    dir: &CredentialDir,
+) -> Result<Option<(Forwarder, LeadingFiles)>, RunError> {
+    let started = Forwarder::start(member.present(), member.session_secret(), callers, context).await;
+    let Some(forwarder) = started.map_err(RunError::LocalEndpoint)? else { return Ok(None) };
+    let leading = forwarder.write_files(dir)?;
+    Ok(Some((forwarder, leading)))
 }
 
 /// Waits for a signal that asks to end. Ignores the others, because there is no command yet to pass them on to.

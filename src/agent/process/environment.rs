@@ -85,6 +85,14 @@ impl ChildEnvironment {
         Self::new(std::env::vars_os(), choice, set)
     }
 
+    /// Removes variables that are no credentials, but would lead programs away from what the wrapper sets.
+    #[must_use]
+    pub fn without(mut self, names: &[&str], choice: EnvChoice<'_>) -> Self {
+        let is_kept = |name: &str| choice.keep.iter().any(|kept| kept == name);
+        self.removed.extend(names.iter().filter(|name| !is_kept(name)).map(OsString::from));
+        self
+    }
+
     /// Messages with the names of the standing credentials: those that were removed, and those that the command keeps.
     pub fn notices(&self) -> impl Iterator<Item = String> {
         let removed = (!self.credentials.is_empty()).then(|| {

@@ -18,6 +18,7 @@ use crate::{
             calls::{Calls, timed},
             credential_dir::{CredentialDir, CredentialError},
             credential_set::{CredentialSet, Granted},
+            present::PresentAccess,
         },
         messages::MessageSink,
     },
@@ -26,6 +27,7 @@ use crate::{
     limits::CREDENTIAL_LOOK,
     proto::v1,
     reason::{Reason, Refusal},
+    secret::Secret,
 };
 
 /// What a member needs from the process around it.
@@ -63,6 +65,9 @@ pub(crate) struct LiveMember {
     /// The digest of the certificate of the present connection, or of the next one.
     pub(super) svid_digest: Option<[u8; 32]>,
     window: Duration,
+    /// For the forwarder, with the number of the change that it shows.
+    present: watch::Sender<PresentAccess>,
+    shown_change: u64,
 }
 
 type PendingAnswers = FuturesUnordered<PendingAnswer>;
@@ -103,6 +108,8 @@ impl LiveMember {
             ended: None,
             check_files_at: now.plus(CREDENTIAL_LOOK),
             svid_digest: certificate_digest(&context.identity.current()),
+            present: watch::Sender::new(PresentAccess::Away),
+            shown_change: 0,
             context,
         })
     }
@@ -120,7 +127,18 @@ impl LiveMember {
             let granted = granted.map_err(ObtainError::Refused)?;
             self.credentials.put(at, granted, self.context.clock.now(), self.lead_ms)?;
         }
+        self.show_access(None);
         Ok(self.credentials.write_index(&self.session)?)
+    }
+
+    /// What the forwarder may use. It changes while the member is served.
+    pub(crate) fn present(&self) -> watch::Receiver<PresentAccess> {
+        self.present.subscribe()
+    }
+
+    /// The keys that this process gives to the programs beside it. They stay the same for the whole attempt.
+    pub(crate) fn session_secret(&self) -> &Secret {
+        &self.session.secret
     }
 
     /// What each credential opens.
@@ -176,7 +194,25 @@ impl LiveMember {
         }
     }
 
-    fn publish_status(&self, status: &watch::Sender<MemberStatus>, end: Option<AccessEnd>) {
+    /// Shows the forwarder what it may use, if that changed.
+    fn show_access(&mut self, end: Option<&AccessEnd>) {
+        let changes = self.credentials.changes();
+        let has_ended = matches!(*self.present.borrow(), PresentAccess::Ended(_));
+        let is_open = matches!(*self.present.borrow(), PresentAccess::Open(_));
+        let next = match (end, &self.connection) {
+            _ if has_ended => return,
+            (Some(end), _) => PresentAccess::Ended(end.clone()),
+            (None, MemberConnection::Down(_)) if is_open => PresentAccess::Away,
+            (None, MemberConnection::Down(_)) => return,
+            (None, MemberConnection::Up(_)) if is_open && changes == self.shown_change => return,
+            (None, MemberConnection::Up(_)) => PresentAccess::Open(Arc::new(self.credentials.gateways())),
+        };
+        self.shown_change = changes;
+        self.present.send_replace(next);
+    }
+
+    fn publish_status(&mut self, status: &watch::Sender<MemberStatus>, end: Option<AccessEnd>) {
+        self.show_access(end.as_ref());
         let is_draining = self.writing_ends.is_some();
         let is_complete = self.ended.is_none() && self.credentials.is_complete();
         status.send_if_modified(|s| {

@@ -1,0 +1,163 @@
+//! The files and variables that lead unmodified programs to the local endpoint.
+//!
+//! No variable contains the local key: the key is in files of the credential folder, which go when access ends. Programs find it in
+//! `AWS_SHARED_CREDENTIALS_FILE`, which comes before every other source except variables. Programs that read no files (`object_store`
+//! and what is built on it) fetch it from the container endpoint, which needs a token from another file. The key never changes, so
+//! no program has to refresh it.
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+
+use super::{
+    local_key::LocalKey,
+    local_request::{HUB_PATH, KEY_PATH},
+};
+use crate::{
+    agent::access::credential_dir::{CredentialDir, CredentialError},
+    secret::SecretText,
+};
+
+const KEY_FILE: &str = "aws-credentials";
+const CONFIG_FILE: &str = "aws-config";
+const BEARER_FILE: &str = "local-token";
+const RCLONE_FILE: &str = "rclone.conf";
+
+/// The region that requests are signed for. The gateway has only one.
+const REGION: &str = "us-east-1";
+
+/// A path at which there can be nothing, for programs that would find a credential in the user's home.
+const NOTHING: &str = "/dev/null/leasehold";
+
+/// Variables that would lead requests to the local endpoint astray.
+pub(in crate::agent) const CLEARED: &[&str] =
+    &["AWS_CA_BUNDLE", "HF_HUB_OFFLINE", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_USE_FIPS_ENDPOINT"];
+
+/// The files that lead to the local endpoint, and its address.
+#[derive(Debug)]
+pub(in crate::agent) struct LeadingFiles {
+    address: SocketAddr,
+    key: PathBuf,
+    config: PathBuf,
+    bearer: PathBuf,
+    rclone: PathBuf,
+}
+
+impl LeadingFiles {
+    pub(super) fn write(
+        dir: &CredentialDir,
+        address: SocketAddr,
+        key: &LocalKey,
+    ) -> Result<Self, CredentialError> {
+        let credentials = format!(
+            "[default]\naws_access_key_id = {}\naws_secret_access_key = {}\n",
+            key.id,
+            key.secret.expose()
+        );
+        let config = format!(
+            "[default]\nregion = {REGION}\nendpoint_url = http://{address}\ns3 =\n    addressing_style = path\n"
+        );
+        let rclone = format!(
+            "[leasehold]\ntype = s3\nprovider = Other\nenv_auth = true\nendpoint = http://{address}\nregion = {REGION}\nno_check_bucket = true\n"
+        );
+        let put = |name: &str, text: String| dir.put(name, &SecretText::new(text));
+        Ok(LeadingFiles {
+            address,
+            key: put(KEY_FILE, credentials)?,
+            config: put(CONFIG_FILE, config)?,
+            bearer: put(BEARER_FILE, key.bearer.expose().to_owned())?,
+            rclone: put(RCLONE_FILE, rclone)?,
+        })
+    }
+
+    /// The variables for the programs, without those that the user keeps. `inherited` looks up a variable of this process.
+    pub(in crate::agent) fn variables(
+        &self,
+        keep: &[String],
+        inherited: impl Fn(&str) -> Option<OsString>,
+    ) -> Vec<(OsString, OsString)> {
+        let endpoint = format!("http://{}", self.address);
+        let no_proxy = |name: &str| {
+            let before = inherited(name).unwrap_or_default();
+            let mut value = before.clone();
+            value.push(if before.is_empty() { "" } else { "," });
+            value.push("127.0.0.1,localhost");
+            value
+        };
+        let file = |path: &PathBuf| OsString::from(path);
+        let variables: Vec<(&str, OsString)> = vec![
+            ("LEASEHOLD_S3_ENDPOINT", endpoint.clone().into()),
+            ("AWS_ENDPOINT_URL", endpoint.clone().into()),
+            ("AWS_ENDPOINT_URL_S3", endpoint.clone().into()),
+            ("AWS_REGION", REGION.into()),
+            ("AWS_DEFAULT_REGION", REGION.into()),
+            ("AWS_ALLOW_HTTP", "true".into()),
+            ("AWS_EC2_METADATA_DISABLED", "true".into()),
+            ("AWS_CONFIG_FILE", file(&self.config)),
+            ("AWS_SHARED_CREDENTIALS_FILE", file(&self.key)),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{endpoint}{KEY_PATH}").into()),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", file(&self.bearer)),
+            ("BOTO_CONFIG", NOTHING.into()),
+            ("CLOUDSDK_CONFIG", NOTHING.into()),
+            ("RCLONE_CONFIG", file(&self.rclone)),
+            ("RCLONE_S3_PROVIDER", "Other".into()),
+            ("RCLONE_S3_ENV_AUTH", "true".into()),
+            ("RCLONE_S3_ENDPOINT", endpoint.clone().into()),
+            ("RCLONE_S3_NO_CHECK_BUCKET", "true".into()),
+            ("HF_ENDPOINT", format!("{endpoint}{HUB_PATH}").into()),
+            ("HF_TOKEN_PATH", file(&self.bearer)),
+            ("HF_HUB_DISABLE_XET", "1".into()),
+            ("HF_HUB_DISABLE_TELEMETRY", "1".into()),
+            ("NO_PROXY", no_proxy("NO_PROXY")),
+            ("no_proxy", no_proxy("no_proxy")),
+        ];
+        let is_wanted = |name: &str| keep.iter().all(|kept| kept != name);
+        variables.into_iter().filter(|(name, _)| is_wanted(name)).map(|(n, v)| (n.into(), v)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{agent::access::folder::Readers, secret::Secret};
+
+    fn scene() -> (tempfile::TempDir, CredentialDir, LeadingFiles, LocalKey) {
+        let base = tempfile::tempdir().unwrap();
+        let dir = CredentialDir::create(Some(base.path()), Readers::default()).unwrap();
+        let key = LocalKey::of_session(&Secret::from_bytes(&[7; 32]).unwrap());
+        let files = LeadingFiles::write(&dir, "127.0.0.1:9000".parse().unwrap(), &key).unwrap();
+        (base, dir, files, key)
+    }
+
+    // Proves that the variables lead to the local endpoint and contain no secret, and that the files go with the access.
+    #[test]
+    fn the_variables_contain_no_key() {
+        let (_base, dir, files, key) = scene();
+        let variables = files.variables(&[], |_| None);
+        let of = |name: &str| {
+            let found =
+                variables.iter().find(|(n, _)| n == name).map(|(_, v)| v.to_str().unwrap().to_owned());
+            found.unwrap_or_else(|| panic!("{name}"))
+        };
+        assert_eq!(of("AWS_ENDPOINT_URL_S3"), "http://127.0.0.1:9000");
+        assert_eq!(of("HF_ENDPOINT"), "http://127.0.0.1:9000/_hub");
+        assert_eq!(of("NO_PROXY"), "127.0.0.1,localhost");
+        let all = format!("{variables:?}");
+        assert!(!all.contains(key.secret.expose()) && !all.contains(key.bearer.expose()), "{all}");
+        let text = std::fs::read_to_string(of("AWS_SHARED_CREDENTIALS_FILE")).unwrap();
+        assert!(text.contains(&key.id) && text.contains(key.secret.expose()));
+        let config = std::fs::read_to_string(of("AWS_CONFIG_FILE")).unwrap();
+        assert!(config.contains("addressing_style = path"), "{config}");
+        dir.wipe();
+        assert!(!std::path::Path::new(&of("AWS_SHARED_CREDENTIALS_FILE")).exists());
+    }
+
+    // Proves that a variable which the user keeps is not replaced, and that a proxy list is only extended.
+    #[test]
+    fn what_the_user_keeps_is_not_replaced() {
+        let (_base, _dir, files, _) = scene();
+        let keep = ["HF_ENDPOINT".to_owned()];
+        let variables = files.variables(&keep, |name| (name == "NO_PROXY").then(|| "a.example".into()));
+        assert!(variables.iter().all(|(name, _)| name != "HF_ENDPOINT"));
+        let no_proxy = variables.iter().find(|(name, _)| name == "NO_PROXY").unwrap();
+        assert_eq!(no_proxy.1, "a.example,127.0.0.1,localhost");
+    }
+}

@@ -1,0 +1,191 @@
+//! The port on 127.0.0.1: accepts connections of this user, within bounds, until access or the run ends.
+
+use std::{
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::unistd::geteuid;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    leading::LeadingFiles,
+    local_key::LocalKey,
+    owner::{is_local, user_of},
+    relay::Relay,
+};
+use crate::{
+    agent::{
+        access::{
+            credential_dir::{CredentialDir, CredentialError},
+            obtain::RunContext,
+            present::PresentAccess,
+        },
+        messages::MessageSink,
+    },
+    limits::{FORWARD_CONNECTIONS_MAX, FORWARD_CUT_GRACE, FORWARD_HEADER_BYTES_MAX, FORWARD_QUIET},
+    secret::Secret,
+};
+
+/// Who may connect to the local endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::agent) enum Callers {
+    /// Processes of the user that this process runs as.
+    SameUser,
+    /// Any user of this machine who can read the key: the credential files are shared with a group.
+    WhoHasTheKey,
+}
+
+/// The running local endpoint. Dropping it cuts all requests and closes the port.
+pub(in crate::agent) struct Forwarder {
+    address: SocketAddr,
+    key: LocalKey,
+    relay: Arc<Relay>,
+    accepting: JoinHandle<()>,
+}
+
+impl Forwarder {
+    /// Starts it for a member with this access and session secret. Returns `None` if the member uses no gateway.
+    pub(in crate::agent) async fn start(
+        present: watch::Receiver<PresentAccess>,
+        session: &Secret,
+        callers: Callers,
+        context: &RunContext,
+    ) -> io::Result<Option<Self>> {
+        let has_gateway = matches!(&*present.borrow(), PresentAccess::Open(gateways) if !gateways.is_empty());
+        if !has_gateway {
+            return Ok(None);
+        }
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let key = LocalKey::of_session(session);
+        let (identity, clock) = (context.identity.clone(), context.clock.clone());
+        let relay = Arc::new(Relay::new(key.clone(), present, identity, clock));
+        let messages = context.messages.clone();
+        let accepting = tokio::spawn(accept(listener, address, relay.clone(), callers, messages));
+        Ok(Some(Forwarder { address, key, relay, accepting }))
+    }
+
+    /// Writes the files that lead programs to this endpoint.
+    pub(in crate::agent) fn write_files(&self, dir: &CredentialDir) -> Result<LeadingFiles, CredentialError> {
+        LeadingFiles::write(dir, self.address, &self.key)
+    }
+
+    /// Cuts all requests and closes the port.
+    pub(in crate::agent) fn stop(&self) {
+        self.relay.cut.cancel();
+        self.accepting.abort();
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    own: SocketAddr,
+    relay: Arc<Relay>,
+    callers: Callers,
+    messages: MessageSink,
+) {
+    let room = Arc::new(Semaphore::new(FORWARD_CONNECTIONS_MAX));
+    let cutting = tokio::spawn(cut_at_the_end(relay.clone()));
+    let _cutting = AbortOnDropHandle::new(cutting);
+    let presenting = relay.clone();
+    let _presenting =
+        AbortOnDropHandle::new(tokio::spawn(async move { presenting.present_newer_tokens().await }));
+    let mut has_warned = false;
+    loop {
+        // Past the bound, connections wait in the kernel.
+        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let (tcp, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                relay.clock.sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        if !may_connect(peer, own, callers) {
+            if !std::mem::replace(&mut has_warned, true) {
+                messages.send("another user of this machine tried to use the access of this run: refused");
+            }
+            continue;
+        }
+        let relay = relay.clone();
+        tokio::spawn(async move {
+            serve(tcp, relay).await;
+            drop(place);
+        });
+    }
+}
+
+/// Whether a connection is of a user who may use the access. A user who cannot be found may not.
+fn may_connect(peer: SocketAddr, own: SocketAddr, callers: Callers) -> bool {
+    if !is_local(peer) {
+        return false;
+    }
+    match callers {
+        Callers::WhoHasTheKey => true,
+        Callers::SameUser => match user_of(peer, own) {
+            Ok(user) => user == Some(geteuid().as_raw()),
+            Err(error) => {
+                tracing::warn!(%error, "the user of a connection cannot be found");
+                false
+            }
+        },
+    }
+}
+
+/// Cuts what is under way when access ends.
+async fn cut_at_the_end(relay: Arc<Relay>) {
+    let mut present = relay.present.clone();
+    let _ = present.wait_for(|now| matches!(now, PresentAccess::Ended(_))).await;
+    relay.cut.cancel();
+}
+
+/// Serves one connection. After a cut it gets a moment to notice, then it is closed.
+async fn serve(tcp: TcpStream, relay: Arc<Relay>) {
+    let _ = tcp.set_nodelay(true);
+    let cut_before = relay.cut.is_cancelled();
+    let (cut, clock) = (relay.cut.clone(), relay.clock.clone());
+    let service = service_fn(move |request| {
+        let relay = relay.clone();
+        async move { Ok::<_, Infallible>(relay.answer(request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(FORWARD_QUIET).max_buf_size(FORWARD_HEADER_BYTES_MAX);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(tcp), service));
+    // A connection that is opened after the end of access only gets the reason.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = wait_for_cut(&cut), if !cut_before => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = clock.sleep(FORWARD_CUT_GRACE) => {}
+    }
+}
+
+async fn wait_for_cut(cut: &CancellationToken) {
+    cut.cancelled().await;
+}
+
+#[cfg(test)]
+#[path = "listener_tests.rs"]
+mod tests;

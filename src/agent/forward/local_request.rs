@@ -1,0 +1,260 @@
+//! What one request of a program asks for, and what of it is passed on.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, request::Parts};
+
+use super::{
+    local_key::{LocalKey, signing_key_id},
+    refused::Refused,
+};
+use crate::{agent::access::present::GatewayAccess, plain, secret::SecretText};
+
+/// The path of the local key, for clients that fetch it.
+pub(super) const KEY_PATH: &str = "/_leasehold/credentials";
+/// The first segment of the Hub's paths. No bucket can have this name.
+pub(super) const HUB_PATH: &str = "/_hub";
+
+/// Where a gateway takes newer tokens.
+const RENEW_PATH: &str = "/.leasehold/renew";
+
+const TOKEN: HeaderName = HeaderName::from_static("x-leasehold-token");
+const SECRET_KEY: HeaderName = HeaderName::from_static("x-leasehold-secret-key");
+
+/// Headers that are about one connection. `Expect` is answered here.
+const HOP_BY_HOP: [HeaderName; 9] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::EXPECT,
+];
+
+/// Whose words a request uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    S3,
+    Hub,
+}
+
+impl Protocol {
+    pub(super) fn of(path: &str) -> Self {
+        let below = path.strip_prefix(HUB_PATH);
+        if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+            Protocol::Hub
+        } else {
+            Protocol::S3
+        }
+    }
+}
+
+/// A request that may be passed on: it came with the local key.
+#[derive(Debug)]
+pub(super) struct LocalRequest {
+    pub(super) protocol: Protocol,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+}
+
+impl LocalRequest {
+    /// Takes a request that was signed with the local key, or that has the local token.
+    pub(super) fn new(parts: Parts, key: &LocalKey) -> Result<Self, Refused> {
+        let Parts { method, uri, mut headers, .. } = parts;
+        // A proxy's form of a request. There is none behind this server.
+        if uri.authority().is_some() || !uri.path().starts_with('/') {
+            return Err(Refused::NoSuchPath);
+        }
+        let protocol = Protocol::of(uri.path());
+        let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
+        match protocol {
+            Protocol::S3 => {
+                // A request without a signature goes on: the gateway refuses it by name.
+                if let Some(id) = signing_key_id(authorization, uri.query().unwrap_or_default())
+                    && id != key.id
+                {
+                    return Err(Refused::OtherKey(id));
+                }
+            }
+            Protocol::Hub => {
+                if !authorization.is_some_and(|value| key.is_bearer(value)) {
+                    return Err(Refused::NoToken);
+                }
+                headers.remove(header::AUTHORIZATION);
+            }
+        }
+        remove_hop_by_hop(&mut headers);
+        let ours: Vec<_> =
+            headers.keys().filter(|name| name.as_str().starts_with("x-leasehold-")).cloned().collect();
+        for name in ours {
+            headers.remove(name);
+        }
+        Ok(LocalRequest { protocol, method, uri, headers })
+    }
+
+    /// The gateway that serves what the request asks for. A request that names no leased bucket goes to the first.
+    pub(super) fn choose<'a>(&self, gateways: &'a [GatewayAccess]) -> Option<&'a GatewayAccess> {
+        let path = self.uri.path().trim_start_matches('/');
+        let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+        gateways.iter().find(|g| self.protocol == Protocol::S3 && g.serves(bucket, key)).or(gateways.first())
+    }
+
+    /// Makes the request to a gateway, with the present tokens.
+    pub(super) fn to_gateway<B>(&self, gateway: &GatewayAccess, key: &LocalKey, body: B) -> Request<B> {
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        *request.headers_mut() = self.headers.clone();
+        let headers = request.headers_mut();
+        for token in &gateway.tokens {
+            if let Some(value) = secret_value(token) {
+                headers.append(TOKEN, value);
+            }
+        }
+        if let (Protocol::S3, Some(value)) = (self.protocol, secret_value(&key.secret)) {
+            headers.insert(SECRET_KEY, value);
+        }
+        request
+    }
+
+    /// The request that presents newer tokens to a gateway, for transfers that outlast theirs.
+    pub(super) fn renewal<B>(gateway: &GatewayAccess, key: &LocalKey, body: B) -> Request<B> {
+        let mut headers = HeaderMap::new();
+        if let Ok(host) = HeaderValue::from_str(gateway.endpoint.address()) {
+            headers.insert(header::HOST, host);
+        }
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let (method, uri) = (Method::POST, Uri::from_static(RENEW_PATH));
+        LocalRequest { protocol: Protocol::S3, method, uri, headers }.to_gateway(gateway, key, body)
+    }
+
+    /// The request for a log, without its query, which may have a signature.
+    pub(super) fn shown(&self) -> String {
+        format!("{} {}", self.method, plain::value(self.uri.path()))
+    }
+}
+
+/// Removes the headers that are about one connection, and those that `Connection` names.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+fn secret_value(secret: &SecretText) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_str(secret.expose()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{link::Endpoint, secret::Secret};
+
+    fn key() -> LocalKey {
+        LocalKey::of_session(&Secret::from_bytes(&[7; 32]).unwrap())
+    }
+
+    fn gateway(at: &str, location: &str) -> GatewayAccess {
+        let endpoint = Endpoint::new(at, "spiffe://a.example/gateway".parse().unwrap()).unwrap();
+        let mut gateway = GatewayAccess::new(endpoint);
+        gateway.tokens = vec![SecretText::new("reading".into()), SecretText::new("writing".into())];
+        gateway.locations.push(location.to_owned());
+        gateway
+    }
+
+    fn parts(path: &str, headers: &[(&str, &str)]) -> Parts {
+        let mut request = Request::get(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn signed(id: &str) -> String {
+        format!(
+            "AWS4-HMAC-SHA256 Credential={id}/20261130/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"
+        )
+    }
+
+    // Proves that a request reaches the gateway as the program signed it, with the tokens and without what a program could add.
+    #[test]
+    fn a_request_is_passed_on_as_it_was_signed() {
+        let (key, auth) = (key(), signed(&key().id));
+        let came = [
+            ("host", "127.0.0.1:9000"),
+            ("authorization", auth.as_str()),
+            ("x-amz-date", "20261130T000000Z"),
+            ("connection", "keep-alive, x-one"),
+            ("x-one", "1"),
+            ("expect", "100-continue"),
+            ("x-leasehold-token", "forged"),
+            ("x-leasehold-secret-key", "forged"),
+        ];
+        let local = LocalRequest::new(parts("/b//k%2e%2e/%20?list-type=2&x=%2F", &came), &key).unwrap();
+        let sent = local.to_gateway(&gateway("g:1", "s3://b/"), &key, ());
+        assert_eq!(sent.uri().to_string(), "/b//k%2e%2e/%20?list-type=2&x=%2F");
+        let tokens: Vec<_> = sent.headers().get_all(TOKEN).iter().collect();
+        assert_eq!(tokens, ["reading", "writing"]);
+        assert_eq!(sent.headers()[SECRET_KEY], key.secret.expose());
+        assert_eq!(
+            (&sent.headers()["host"], &sent.headers()["authorization"]),
+            (&"127.0.0.1:9000".parse().unwrap(), &auth.parse().unwrap())
+        );
+        for gone in ["connection", "x-one", "expect"] {
+            assert!(!sent.headers().contains_key(gone), "{gone}");
+        }
+        let shown = format!("{:?}", sent.headers());
+        assert!(!shown.contains("reading") && !shown.contains(key.secret.expose()), "{shown}");
+    }
+
+    // Proves that a key which leasehold did not give is refused by name, in a header and in a presigned URL.
+    #[test]
+    fn another_key_is_refused_by_name() {
+        let auth = signed("AKIAIOSFODNN7EXAMPLE");
+        let refused = LocalRequest::new(parts("/b/k", &[("authorization", &auth)]), &key()).unwrap_err();
+        assert!(matches!(refused, Refused::OtherKey(id) if id == "AKIAIOSFODNN7EXAMPLE"));
+        let presigned = parts("/b/k?X-Amz-Credential=AKIA%2F2026", &[]);
+        assert!(matches!(LocalRequest::new(presigned, &key()), Err(Refused::OtherKey(_))));
+        assert!(LocalRequest::new(parts("/b/k", &[]), &key()).is_ok(), "the gateway refuses it by name");
+        assert!(matches!(
+            LocalRequest::new(parts("http://x.example/b", &[]), &key()),
+            Err(Refused::NoSuchPath)
+        ));
+    }
+
+    // Proves that the Hub's clients need the local token, which does not leave this machine.
+    #[test]
+    fn the_hub_needs_the_local_token() {
+        let key = key();
+        let path = "/_hub/api/models/acme/base";
+        assert!(matches!(LocalRequest::new(parts(path, &[]), &key), Err(Refused::NoToken)));
+        let bearer = format!("Bearer {}", key.bearer.expose());
+        let local = LocalRequest::new(parts(path, &[("authorization", &bearer)]), &key).unwrap();
+        let sent = local.to_gateway(&gateway("g:1", "s3://b/"), &key, ());
+        assert!(!sent.headers().contains_key("authorization") && !sent.headers().contains_key(SECRET_KEY));
+        assert!(sent.headers().contains_key(TOKEN));
+    }
+
+    // Proves that each bucket goes to the gateway that serves it.
+    #[test]
+    fn each_bucket_goes_to_its_gateway() {
+        let gateways = [gateway("one:1", "s3://first/x/"), gateway("two:1", "s3://second/y/")];
+        let chosen = |path: &str| {
+            let local = LocalRequest::new(parts(path, &[]), &key()).unwrap();
+            local.choose(&gateways).unwrap().endpoint.address().to_owned()
+        };
+        assert_eq!([chosen("/second/y/k"), chosen("/first"), chosen("/")], ["two:1", "one:1", "one:1"]);
+        assert!(LocalRequest::new(parts("/b", &[]), &key()).unwrap().choose(&[]).is_none());
+    }
+}
