@@ -1,4 +1,4 @@
-//! Every file that is shipped is read by what reads it in earnest.
+//! Every file that is shipped is read by the program that reads it in use.
 #![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 use std::{
@@ -174,8 +174,8 @@ fn the_samples_name_the_same_daemon() {
     assert!(guide.contains(&format!("server_id = \"{DAEMON}\"")));
 }
 
-/// SPIRE gives these identities, so the sample catalog must know each but the daemon's, and the sample daemon must have roots of
-/// its trust domain.
+/// SPIRE gives these identities, so the sample catalog must know each of them except the daemon's, and the sample daemon must
+/// have roots of its trust domain.
 #[cfg(feature = "server")]
 #[test]
 fn the_sample_catalog_knows_every_spire_entry() {

@@ -1,5 +1,5 @@
-//! The fuzz targets for a moment, without a fuzzer: the same functions on their seeds and on changes of them, the same in every
-//! run. `LEASEHOLD_FUZZ_ROUNDS` makes the moment longer. `fuzz/` has the long run.
+//! Runs the fuzz targets for a moment, without a fuzzer: the same functions on their seeds and on changed seeds, the same in
+//! every run. `LEASEHOLD_FUZZ_ROUNDS` sets how many. `fuzz/` has the long run.
 #![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
-/// What is worth putting into a text or a certificate at any place.
+/// Bytes that are worth inserting at any place of a text or a certificate.
 const WORDS: [&[u8]; 19] = [
     b"spiffe://",
     b"/",
@@ -31,7 +31,7 @@ const WORDS: [&[u8]; 19] = [
     b"1e3",
 ];
 
-/// xorshift64*: no more than a sequence that is the same each time.
+/// xorshift64*: a sequence of numbers that is the same each time.
 struct Dice(u64);
 
 impl Dice {
@@ -50,7 +50,7 @@ impl Dice {
         u8::try_from(self.next() >> 56).unwrap()
     }
 
-    /// One seed, changed a few times.
+    /// Returns one seed, changed a few times.
     fn input(&mut self, seeds: &[Vec<u8>]) -> Vec<u8> {
         let mut bytes = seeds[self.below(seeds.len())].clone();
         for _ in 0..self.below(4) {
@@ -90,7 +90,8 @@ impl Dice {
     }
 }
 
-/// `reach` is how many of a thousand changed inputs are accepted at least: what is refused at the first byte tests little.
+/// `reach` is how many of a thousand changed inputs must be accepted, because an input that is refused at its first byte
+/// tests little.
 fn smoke(name: &str, rounds: usize, reach: usize) {
     let target = targets::TARGETS.iter().find(|target| target.name == name).unwrap();
     let rounds = std::env::var("LEASEHOLD_FUZZ_ROUNDS").map_or(rounds, |n| n.parse().unwrap());

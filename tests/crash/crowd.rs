@@ -16,16 +16,16 @@ use tonic::body::Body;
 use super::{process::Place, stop::working};
 use crate::harness::*;
 
-/// Connections, unless `LEASEHOLD_IDLE` says another number; as many of them as the limit of open files allows.
+/// The number of connections, unless `LEASEHOLD_IDLE` sets another. The limit on open files may reduce it.
 const IDLE: u64 = 1_000;
-/// Files that either side has open beside them.
+/// Files that each side has open in addition.
 const OTHERS: u64 = 500;
-/// What one may take of the daemon's memory: TLS buffers and HTTP/2 windows that hold nothing.
+/// The memory of the daemon that one connection may use: TLS buffers and empty HTTP/2 windows.
 const BYTES_EACH_MAX: u64 = 64 << 10;
-/// Handshakes at once.
+/// Handshakes at the same time.
 const AT_ONCE: usize = 8;
 
-/// Bytes of a process in memory.
+/// The resident memory of a process, in bytes.
 fn resident(pid: nix::unistd::Pid) -> u64 {
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096
@@ -38,7 +38,7 @@ fn open_files(pid: nix::unistd::Pid) -> u64 {
 // Proves law 43.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_take_bounded_memory() {
-    // The daemon is given what this process has.
+    // The daemon gets the same limit as this process.
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
     let asked = std::env::var("LEASEHOLD_IDLE").ok().map_or(IDLE, |n| n.parse().unwrap());
@@ -52,11 +52,11 @@ async fn idle_connections_take_bounded_memory() {
     );
     let (files, before, from) =
         (open_files(process.pid()), resident(process.pid()), place.clock().now().boot);
-    // Each is attested, and then does no more than answer pings: one that is mute is cut as a dead peer.
+    // Each is attested, and then only answers pings: the daemon cuts a connection that does not answer as a dead peer.
     let connector = &place.connector(OTHER_WORKER);
     let idle: Vec<_> = stream::iter(0..count)
         .map(|_| async move {
-            // A machine with other work may not have the time for a handshake that a handshake has.
+            // On a busy machine a handshake may take longer than it may.
             let dialed = soon("a connection", async {
                 loop {
                     match connector.connect(Alpn::Http2).await {
@@ -80,14 +80,14 @@ async fn idle_connections_take_bounded_memory() {
         place.clock().now().boot.since(from)
     );
     assert!(each < BYTES_EACH_MAX, "an idle connection takes {each} bytes");
-    // Where this process had no time to answer their pings, some were cut.
+    // If this process had no time to answer their pings, some were cut.
     let open = open_files(process.pid());
     let alive = idle.iter().filter(|sender| !sender.is_closed()).count() as u64;
     assert!(
         open >= files + alive && alive >= count / 2,
         "{open} files, {files} before; {alive} of {count} are alive"
     );
-    // Who was there goes on, and who is new comes in, as anybody does who finds nobody there.
+    // Old connections go on, and a new one is accepted as if it were the only one.
     let worker = working(&place).await;
     let token = worker.issue(Half::Reading).await;
     token.is_live(&gateway).await;

@@ -1,4 +1,4 @@
-//! Chance that can be had again: the same seed, the same throws.
+//! Random numbers that can be repeated: the same seed gives the same numbers.
 
 /// A seeded source of numbers (splitmix64).
 pub struct Dice(u64);
@@ -16,13 +16,13 @@ impl Dice {
         (z ^ (z >> 31)) % below.max(1)
     }
 
-    /// Another source that goes its own way.
+    /// Returns another, independent source.
     pub fn split(&mut self) -> Self {
         Dice(self.roll(u64::MAX))
     }
 }
 
-/// A number from the environment, or another one.
+/// A number from the environment, or a default.
 pub fn number(variable: &str, otherwise: u64) -> u64 {
     match std::env::var(variable) {
         Ok(text) => text.parse().unwrap_or_else(|_| panic!("{variable} is `{text}`, which is no number")),

@@ -1,4 +1,4 @@
-//! The real daemon on a small real disk that fills up and goes read-only: a tmpfs in a mount namespace of its own.
+//! The real daemon on a small real disk that fills up and goes read-only: a tmpfs in its own mount namespace.
 
 use std::{
     fs,
@@ -21,14 +21,14 @@ use crate::harness::*;
 const SMALL: &str = "24m";
 const LARGE: &str = "64m";
 
-/// A file system of its own under the daemon's state, that other processes do not see. It goes with this.
+/// A separate file system for the daemon's state, which other processes do not see. Dropping this removes it.
 struct SmallDisk {
     holder: Child,
     state: PathBuf,
 }
 
 impl SmallDisk {
-    /// Mounts it, or says why this machine does not allow that.
+    /// Mounts it. If this machine does not allow that, returns the reason.
     fn mount(place: &Place) -> Result<Self, String> {
         let state = place.world.file("state");
         fs::create_dir(&state).unwrap();
@@ -53,18 +53,18 @@ impl SmallDisk {
         Ok(SmallDisk { holder, state })
     }
 
-    /// The words before a command that runs inside.
+    /// The words that run a command inside, to be put before it.
     fn inside(&self) -> [String; 4] {
         ["nsenter".into(), "--target".into(), self.holder.id().to_string(), "--mount".into()]
     }
 
-    /// The daemon's state as it is inside.
+    /// The daemon's state as processes inside see it.
     fn seen(&self) -> PathBuf {
         let state = self.state.strip_prefix("/").unwrap();
         PathBuf::from(format!("/proc/{}/root", self.holder.id())).join(state)
     }
 
-    /// Fills it to the last byte.
+    /// Fills the disk to the last byte.
     fn fill(&self) {
         let mut file =
             fs::File::options().append(true).create(true).open(self.seen().join("filler")).unwrap();
@@ -87,7 +87,7 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Asks for a credential until one is given, beating meanwhile.
+/// Asks for a credential until it gets one, and sends beats meanwhile.
 async fn given_again(worker: &mut Worker) -> Token {
     let mut token = None;
     eventually("issuing to go on", async || {
@@ -100,7 +100,7 @@ async fn given_again(worker: &mut Worker) -> Token {
     token.unwrap()
 }
 
-/// Asks until it is refused for the ledger's sake: what fits into the last page of a file still goes through.
+/// Asks until the ledger is the reason of a refusal: records that fit into the last page of a file are still written.
 async fn refused_for_the_disk(worker: &mut Worker) {
     eventually("a refusal", async || match worker.try_issue(Half::Reading).await {
         Ok(_) => false,
@@ -127,7 +127,7 @@ async fn another(place: &Place, n: u32) -> Worker {
 // Proves law 39b.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_a_full_or_read_only_disk_only_endings_work() {
-    // Filling a disk and waiting for it takes the time that it takes: nobody is lost for that.
+    // Filling a disk takes an unknown time, so no member may be lost meanwhile.
     let place = Place::with("lost_after = 60");
     let disk = match SmallDisk::mount(&place) {
         Ok(disk) => disk,
@@ -144,8 +144,8 @@ async fn on_a_full_or_read_only_disk_only_endings_work() {
         (another(&place, 1).await, another(&place, 2).await, another(&place, 3).await);
     let [one, two] = [first.issue(Half::Reading).await, second.issue(Half::Reading).await];
 
-    // Full: nothing that widens. The disk goes read-only on top of it, as file systems do that saw an error.
-    // Where the look at the free space comes before a write, that write never fails: once more.
+    // Full: nothing widens. Then the disk also goes read-only, like a file system after an error. If the daemon checks
+    // the free space before a write, that write never fails. So try once more.
     loop {
         disk.fill();
         refused_for_the_disk(&mut first).await;
@@ -193,7 +193,7 @@ async fn on_a_full_or_read_only_disk_only_endings_work() {
     given_again(&mut second).await;
     third.beat().await;
 
-    // Full again: an ending takes the reserve, and is on disk though nothing else fits.
+    // Full again: an ending uses the reserve, and is on disk although nothing else fits.
     disk.fill();
     refused_for_the_disk(&mut second).await;
     let ending = operator.revoke(&format!("job:{}", second.job)).await.unwrap().into_inner().ending.unwrap();
@@ -203,7 +203,7 @@ async fn on_a_full_or_read_only_disk_only_endings_work() {
     let last = given_again(&mut third).await;
     last.is_live(&gateway).await;
 
-    // What answered durable is there after a kill.
+    // Records that were reported as durable are there after a kill.
     process.kill().await;
     ledger::verify(&Dir::at(disk.seen()), None).unwrap();
     let mut process = place.start_by(&inside.each_ref().map(String::as_str));

@@ -1,4 +1,4 @@
-//! Many members in one process: each joins, beats, holds a credential, and comes back by itself when the daemon goes.
+//! Many members in one process: each joins, beats, holds a credential, and reconnects when the daemon is gone.
 
 use std::{
     sync::{Arc, Mutex},
@@ -18,11 +18,11 @@ use tonic_types::StatusExt;
 use super::process::Place;
 use crate::harness::*;
 
-/// Members of one of the jobs, at the most: a job that is that wide.
+/// The greatest number of members of one job, which is the wide job.
 const WIDE: usize = 400;
 /// Members of each other job.
 const NARROW: usize = 50;
-/// Members that share a connection: fewer than the streams that it may have.
+/// The number of members that share a connection, which is below its limit of streams.
 const ON_ONE_CONNECTION: usize = 20;
 
 /// Members of several jobs, alive until their jobs are closed.
@@ -32,24 +32,24 @@ pub struct Fleet {
     tasks: JoinSet<()>,
 }
 
-/// Where one member stands.
+/// The state of one member.
 #[derive(Clone, Default)]
 struct Seat {
     holder: String,
-    /// The life of the daemon in which it was last attached with a credential, and when that was.
+    /// The last run of the daemon in which it was attached with a credential, and the time of that.
     epoch: u64,
     at: Option<Instant>,
     token: String,
     /// Tries that came to nothing.
     failed: u64,
-    /// The reason that it was told at the end.
+    /// The reason that it got at the end.
     over: Option<String>,
-    /// What no member should meet.
+    /// An error that no member should get.
     fault: Option<String>,
 }
 
 impl Fleet {
-    /// Creates the jobs, and starts all of the members at once.
+    /// Creates the jobs, and starts all members at once.
     pub async fn launch(place: &Place, size: usize) -> Self {
         let launcher = place.client(LAUNCHER);
         let mut fleet = Fleet { jobs: Vec::new(), seats: Arc::default(), tasks: JoinSet::new() };
@@ -98,7 +98,7 @@ impl Fleet {
         }
     }
 
-    /// How many are attached in this life of the daemon.
+    /// How many are attached in this run of the daemon.
     pub fn back(&self, epoch: u64) -> usize {
         let seats = self.seats.lock().unwrap();
         if let Some(fault) = seats.iter().find_map(|s| s.fault.as_ref()) {
@@ -112,17 +112,17 @@ impl Fleet {
         self.seats.lock().unwrap().iter().filter_map(|s| s.at).collect()
     }
 
-    /// Tries that came to nothing, of all together.
+    /// The sum of their failed tries.
     pub fn failed(&self) -> u64 {
         self.seats.lock().unwrap().iter().map(|s| s.failed).sum()
     }
 
-    /// The newest token of each, with its holder.
+    /// The newest token of each member, with its holder.
     pub fn tokens(&self) -> Vec<(String, String)> {
         self.seats.lock().unwrap().iter().map(|s| (s.token.clone(), s.holder.clone())).collect()
     }
 
-    /// Waits until each was told that its job is closed.
+    /// Waits until each knows that its job is closed.
     pub async fn is_over(&mut self) {
         soon("the end of the fleet", async {
             while let Some(done) = self.tasks.join_next().await {
@@ -136,7 +136,7 @@ impl Fleet {
     }
 }
 
-/// One member, as a wrapper is one: it goes on until its access is over for good.
+/// One member. Like a wrapper, it goes on until its access is over for good.
 struct Member {
     worker: Worker,
     number: usize,
@@ -167,7 +167,7 @@ impl Member {
         }
     }
 
-    /// Joins, and opens its stream. Nothing where there was no answer in time.
+    /// Joins, and opens its stream. `None` if no answer came in time.
     async fn attach(&mut self) -> Option<Result<(), Status>> {
         match tokio::time::timeout(CALL, self.worker.rejoin()).await.ok()? {
             Ok(()) => {}
@@ -177,7 +177,8 @@ impl Member {
         Some(stream.map(|stream| self.worker.stream = Some(stream)))
     }
 
-    /// Obtains a credential and beats, until the stream is lost, or until access is over: then the reason.
+    /// Obtains a credential and beats, until the stream is lost or the access is over. Returns the reason if it is
+    /// over.
     async fn stay(&mut self) -> Option<String> {
         let mut stream = self.worker.stream.take()?;
         let mut pace = tokio::time::interval(BEAT);
@@ -211,7 +212,7 @@ impl Member {
                     let (epoch, token) = (self.worker.joined.epoch, issued.into_inner().token);
                     return self.seat(|s| (s.epoch, s.at, s.token) = (epoch, Some(Instant::now()), token));
                 }
-                // What has ended is told on the stream.
+                // The stream reports the end.
                 Ok(Err(status))
                     if !is_passing(&status) && reason(&status).as_deref() != Some("JOB_CLOSED") =>
                 {
@@ -232,8 +233,8 @@ fn reason(status: &Status) -> Option<String> {
     Some(status.get_error_details().error_info()?.reason.clone())
 }
 
-/// The answer to what may be asked again: while a crowd comes, a connection whose pings are not answered in time is cut, and a
-/// wrapper asks again.
+/// Returns the answer, or nothing if the request may be repeated. While many members come back, a connection whose pings are
+/// not answered in time is cut, and a wrapper repeats its request.
 pub async fn answered<T>(ask: impl AsyncFn() -> Result<Response<T>, Status>) -> T {
     let mut backoff = Backoff::default();
     loop {
@@ -245,15 +246,16 @@ pub async fn answered<T>(ask: impl AsyncFn() -> Result<Response<T>, Status>) -> 
     }
 }
 
-/// Whether nothing was decided, so that the same may be asked again.
+/// Whether nothing was decided, so that the same request may be repeated.
 pub fn is_passing(status: &Status) -> bool {
     match reason(status).as_deref() {
-        // Taken for lost while it came back, as a machine that is slow may be: what it held has ended, and it joins again.
+        // It was counted as lost while it came back, as happens on a slow machine. Its leases have ended, and it joins
+        // again.
         Some("NOT_JOINED" | "REVOKED") => true,
         Some(reason) => {
             matches!(reason, "SHUTTING_DOWN" | "OVERLOADED" | "CONTENDED" | "LEDGER_UNAVAILABLE")
         }
-        // Without one the daemon did not say it: the connection did.
+        // Without a reason, the error is from the connection and not from the daemon.
         None => matches!(
             status.code(),
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded | Code::Internal
@@ -261,7 +263,7 @@ pub fn is_passing(status: &Status) -> bool {
     }
 }
 
-/// The middle, the ninety-ninth of a hundred and the last, in seconds.
+/// The median, the 99th percentile and the maximum, in seconds.
 pub fn spread(mut spans: Vec<Duration>) -> String {
     spans.sort_unstable();
     let Some(last) = spans.len().checked_sub(1) else { return "none".to_owned() };

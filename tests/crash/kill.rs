@@ -1,4 +1,4 @@
-//! `kill -9` at random moments under load, and what must be true of what is left.
+//! `kill -9` at random moments under load, and what must be true afterwards.
 
 use std::{collections::BTreeMap, fs, time::Duration};
 
@@ -20,7 +20,8 @@ use super::{
 };
 use crate::harness::*;
 
-/// Jobs of earlier rounds that are looked at again, so that a round takes as long at the end as in the beginning.
+/// The number of jobs of earlier rounds that are checked again. It is fixed, so that later rounds take no longer than
+/// earlier ones.
 const EARLIER_JOBS: u64 = 20;
 
 // Proves law 39, law 39b.
@@ -77,7 +78,7 @@ async fn a_daemon_killed_at_random_moments_keeps_all_that_it_promised() {
     assert!(book.locks.values().any(|f| *f == Fate::Stands), "no lock answered durable");
 }
 
-/// No token is out whose record is not on disk: that was written first.
+/// Each token that was handed out has a record on disk, because the record was written first.
 fn all_recorded(place: &Place, tokens: &[(String, String)], at: &str) {
     let segments = fs::read_dir(place.world.file("state")).unwrap().map(|f| f.unwrap().path());
     let segments = segments.filter(|p| p.extension().is_some_and(|e| e == "jsonl"));
@@ -89,7 +90,7 @@ fn all_recorded(place: &Place, tokens: &[(String, String)], at: &str) {
     }
 }
 
-/// What a token says.
+/// The claims of a token.
 fn claims_of(token: &str) -> serde_json::Value {
     let claims = token.split('.').nth(1).unwrap();
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).unwrap()).unwrap()
@@ -109,7 +110,7 @@ async fn all_locks(operator: &Client) -> BTreeMap<String, String> {
     }
 }
 
-/// What was answered is as it was answered.
+/// The state is as the daemon has answered before.
 async fn holds(place: &Place, books: &Books, dice: &mut Dice, at: &str) {
     let (launcher, operator) = (place.client(LAUNCHER), place.client(OPERATOR));
     let locks = all_locks(&operator).await;
@@ -117,7 +118,7 @@ async fn holds(place: &Place, books: &Books, dice: &mut Dice, at: &str) {
         let book = books.open();
         let earlier = book.jobs.len().saturating_sub(60) as u64;
         let mut jobs: Vec<_> = book.jobs.clone().into_iter().collect();
-        // All of the last rounds by their order of creation would need a clock: a sample of all serves as well.
+        // Choosing the jobs of the last rounds would need a clock, so a sample of all jobs is checked.
         while jobs.len() as u64 > 60 + EARLIER_JOBS.min(earlier) {
             jobs.swap_remove(usize::try_from(dice.roll(jobs.len() as u64)).unwrap());
         }
@@ -148,7 +149,7 @@ async fn holds(place: &Place, books: &Books, dice: &mut Dice, at: &str) {
     }
 }
 
-/// No token of the life before is good, from the moment on at which a fed verifier takes one of the new life.
+/// No token of the previous run is valid from the moment at which a verifier with the feed accepts one of the new run.
 async fn nothing_old_is_good(place: &Place, verifier: &Verifier, old: &[(String, String)], round: u64) {
     let launcher = place.client(LAUNCHER);
     // An identity belongs to only one job.
@@ -176,7 +177,7 @@ async fn nothing_old_is_good(place: &Place, verifier: &Verifier, old: &[(String,
     launcher.end(&job, 1, v1::Outcome::Completed).await.unwrap();
 }
 
-/// Waits until all of these are refused. Answers when the last use began that was still good.
+/// Waits until all of these are refused. Returns when the last accepted use began.
 async fn last_use(place: &Place, verifier: &Verifier, tokens: &[(String, String)]) -> Option<BootTime> {
     let mut last = None;
     loop {

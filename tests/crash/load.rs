@@ -1,4 +1,4 @@
-//! Clients that work as hard as they can, and a book of what was answered to them.
+//! Clients that make as many calls as they can, and a record of the answers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,14 +14,14 @@ use super::{
 };
 use crate::harness::*;
 
-/// What the daemon answered, and so promised.
+/// The daemon's answers, which are promises.
 #[derive(Default)]
 pub struct Book {
     /// Jobs that were created, by their keys.
     pub jobs: BTreeMap<String, String>,
     /// The greatest attempt that began, by job.
     pub attempts: BTreeMap<String, u64>,
-    /// Jobs whose end answered durable.
+    /// Jobs whose end was reported as durable.
     pub closed: BTreeSet<String>,
     pub locks: BTreeMap<String, Fate>,
     /// Tokens, with their holders.
@@ -33,9 +33,9 @@ pub struct Book {
 /// What is known of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It answered durable.
+    /// It was reported as durable.
     Stands,
-    /// Its lifting was answered.
+    /// Its lifting was confirmed.
     Lifted,
     /// Something is under way.
     Open,
@@ -51,13 +51,13 @@ impl Books {
     }
 }
 
-/// How many launch jobs, and how many lock, at the same time.
+/// How many clients launch jobs, and how many lock, at the same time.
 const LAUNCHERS: u64 = 3;
 const LOCKERS: u64 = 2;
-/// Jobs of one who launches, between two kills at the most: each has a worker with an identity of its own.
+/// The greatest number of jobs of one launching client between two kills. Each job has a worker with its own identity.
 const JOBS: u64 = 40;
 
-/// Begins to work; each client goes on until a call fails.
+/// Starts the clients; each goes on until a call fails.
 pub fn begin(place: &Place, books: &Books, round: u64, dice: &mut Dice) -> JoinSet<()> {
     let mut work = JoinSet::new();
     for n in 0..LAUNCHERS {
@@ -88,7 +88,7 @@ struct Clients {
 }
 
 impl Clients {
-    /// Jobs, one after the other: begun, joined, worked for, ended in one of the ways there are.
+    /// Creates jobs one after the other: each is begun, joined, used, and ended in one of the possible ways.
     async fn launch(&self, books: &Books, mut dice: Dice, name: &str) -> Result<(), tonic::Status> {
         for (turn, worker) in self.workers.iter().enumerate() {
             let key = format!("{name}-{turn}");
@@ -143,7 +143,7 @@ impl Clients {
     }
 }
 
-/// Locks, of which every second one is lifted again.
+/// Sets locks, and lifts every second one again.
 async fn lock(operator: &Client, books: &Books, name: &str) -> Result<(), tonic::Status> {
     for turn in 0.. {
         let name = format!("identity:spiffe://k8s.acme.example/ns/ml/job/locked-{name}-{turn}");

@@ -1,4 +1,4 @@
-//! The ledger's files are removed or put back older than they were: while the daemon serves, and between two lives.
+//! The ledger's files are removed or replaced by older copies, while the daemon serves and between two runs.
 
 use std::{fs, path::Path};
 
@@ -24,7 +24,7 @@ fn segments(state: &Path) -> Vec<std::path::PathBuf> {
     files.filter(|f| f.extension().is_some_and(|e| e == "jsonl")).collect()
 }
 
-/// Starts a daemon that must refuse to, and answers what it said.
+/// Starts a daemon that must refuse to start, and returns its messages.
 async fn refused_start(place: &Place) -> String {
     let mut process = place.start();
     assert_ne!(process.ended().await.code(), Some(0), "{}", process.log());
@@ -44,7 +44,7 @@ async fn a_removed_ledger_is_noticed_and_no_start_forgets_its_locks() {
     copy(&state, &kept);
     segments(&state).iter().for_each(|file| fs::remove_file(file).unwrap());
 
-    // Nothing is written meanwhile, and it is noticed all the same.
+    // The daemon notices it even though it writes nothing meanwhile.
     eventually("a daemon that is not ready", async || place.probe("/readyz").await == Some(503)).await;
     process.says("removed or renamed").await;
     let second = operator.lock("dataset:acme/patients").await.unwrap().into_inner().ending.unwrap();
@@ -54,7 +54,7 @@ async fn a_removed_ledger_is_noticed_and_no_start_forgets_its_locks() {
 
     let said = refused_start(&place).await;
     assert!(said.contains("--new-ledger") && said.contains("head.key"), "{said}");
-    // The files that were there are enough to go on with.
+    // The original files are enough to go on.
     copy(&kept, &state);
     let mut process = place.start();
     assert_eq!(process.ready().await, 2);
@@ -79,12 +79,12 @@ async fn a_ledger_older_than_the_copy_of_its_head_is_refused() {
     operator.lock("dataset:acme/patients@v1").await.unwrap();
     eventually("a newer copy of the head", async || place.world.read("head.json") != before).await;
     process.stop().await;
-    // All of the ledger as it was, its own head too.
+    // An old copy of the whole ledger, with its own head.
     fs::remove_dir_all(&state).unwrap();
     copy(&old, &state);
     let said = refused_start(&place).await;
     assert!(said.contains("tail was cut off"), "{said}");
-    // Without any of it, it is no first start.
+    // Without any of the files, this is still not a first start.
     fs::remove_dir_all(&state).unwrap();
     let said = refused_start(&place).await;
     assert!(said.contains("a head that was kept elsewhere"), "{said}");

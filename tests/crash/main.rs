@@ -1,8 +1,8 @@
-//! The daemon as a process of its own, in its bad hours: killed at random moments under load, stopped by signals at every
-//! moment of its life, on a disk that fills up. Real clients over real connections; nothing is simulated.
+//! The daemon as a separate process under bad conditions: killed at random moments under load, stopped by signals at
+//! every moment, on a disk that fills up. Clients and connections are real; nothing is simulated.
 //!
 //! `LEASEHOLD_CRASHES=100 cargo test --test crash -- --nocapture` kills it a hundred times instead of ten;
-//! `LEASEHOLD_SEED=N` begins with another seed than the one that is printed. `LEASEHOLD_IDLE=10000` makes the crowd larger.
+//! `LEASEHOLD_SEED=N` sets the seed, which each run prints. `LEASEHOLD_IDLE=10000` makes the crowd larger.
 #![allow(clippy::restriction, clippy::disallowed_methods, reason = "a test that cannot go on has failed")]
 
 #[path = "../it/harness/mod.rs"]

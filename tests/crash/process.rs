@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::harness::*;
 
-/// The files of a daemon at one fixed address, whichever process serves there.
+/// The files of a daemon at one fixed address, for one process after the other.
 pub struct Place {
     pub world: World,
     pub address: String,
@@ -29,7 +29,7 @@ pub struct Place {
     _grpc: Port,
 }
 
-/// One life of the daemon. Dropping it kills it.
+/// One run of the daemon. Dropping it kills the process.
 pub struct Process {
     child: Child,
     log: watch::Receiver<Vec<String>>,
@@ -45,7 +45,7 @@ impl Place {
         Self::prepared(lease, "")
     }
 
-    /// A place whose daemon has these lines below `[server]`.
+    /// The same with lines below `[server]`.
     pub fn of_server(server: &str) -> Self {
         Self::prepared("", server)
     }
@@ -63,7 +63,7 @@ impl Place {
             .replacen("grpc = \"127.0.0.1:0\"", &format!("grpc = \"{address}\""), 1)
             .replacen("probe = \"127.0.0.1:0\"", &format!("probe = \"{}\"", probe.address), 1)
             .replacen("listen = \"127.0.0.1:0\"", &format!("listen = \"{}\"", issuer.address), 1)
-            // Small segments, so that many of them begin while it is killed.
+            // Small segments, so that the kills often come while one begins.
             .replacen("[ledger]\n", "[ledger]\nsegment = \"1MiB\"\n", 1);
         assert!(
             text.contains(&address) && text.contains(&probe.address.to_string()) && text.contains("segment")
@@ -77,7 +77,7 @@ impl Place {
         self.start_by(&[])
     }
 
-    /// The same by way of another command.
+    /// The same, run by another command.
     pub fn start_by(&self, before: &[&str]) -> Process {
         let words = before.iter().copied().chain([env!("CARGO_BIN_EXE_leasehold"), "serve", "--config"]);
         let words: Vec<&str> = words.collect();
@@ -112,7 +112,7 @@ impl Place {
         Connector::new(source, self.world.clock.clone(), endpoint)
     }
 
-    /// An identity that connects at its first call, and again whenever it must.
+    /// A client that connects at its first call, and again whenever it must.
     pub fn client(&self, id: &str) -> Client {
         Client::new(id, self.world.svid(id), self.connector(id).channel())
     }
@@ -139,7 +139,7 @@ impl Place {
         self.world.clock.clone()
     }
 
-    /// What the probes' listener answers; nothing where nobody listens.
+    /// The answer of the probe listener. `None` if no process listens.
     pub async fn probe(&self, path: &str) -> Option<u16> {
         let address = self.probe.address;
         tokio::net::TcpStream::connect(address).await.ok()?;
@@ -148,7 +148,7 @@ impl Place {
 }
 
 impl Process {
-    /// Waits until it says that it is ready, and answers its epoch.
+    /// Waits until it says that it is ready, and returns its epoch.
     pub async fn ready(&mut self) -> u64 {
         let line = self.says(" ready ").await;
         let epoch = line.split(' ').find_map(|word| word.strip_prefix("epoch="));
@@ -165,7 +165,7 @@ impl Process {
         }
     }
 
-    /// All that it said so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
         self.log.borrow().join("\n")
     }
@@ -178,25 +178,25 @@ impl Process {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Ends it between two instructions, and waits until it is gone.
+    /// Kills it at once, and waits until it is gone.
     pub async fn kill(mut self) {
         self.signal(Signal::SIGKILL);
         soon("the end of a killed daemon", self.child.wait()).await.unwrap();
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until it ends without a signal.
     pub async fn ended(&mut self) -> ExitStatus {
         soon("the daemon to end", self.child.wait()).await.unwrap()
     }
 
-    /// Stops it in order.
+    /// Stops it gracefully.
     pub async fn stop(mut self) {
         self.signal(Signal::SIGTERM);
         assert_eq!(self.ended().await.code(), Some(0), "{}", self.log());
     }
 }
 
-/// Waits until an ending is on disk; false where the daemon went away meanwhile.
+/// Waits until an ending is on disk. False if the daemon went away meanwhile.
 pub async fn durable(operator: &Client, ending: &v1::Ending) -> bool {
     let request = v1::WaitDurableRequest { receipt: ending.receipt.clone() };
     ending.durable || operator.operators().wait_durable(request).await.is_ok()

@@ -1,7 +1,8 @@
-//! `kill -9` under many wrappers and very many members, and how all of them come back.
+//! `kill -9` of a daemon with many wrappers and thousands of members, and how all of them come back.
 //!
-//! `LEASEHOLD_RESTARTS=20 cargo test --test crash -- --nocapture thousands_come_back` restarts it twenty times instead of three, and prints
-//! how long it took each time. `LEASEHOLD_MEMBERS` and `LEASEHOLD_RUNS` make it more or fewer than 2,000 and 40.
+//! `LEASEHOLD_RESTARTS=20 cargo test --test crash -- --nocapture thousands_come_back` restarts it twenty times instead of
+//! three, and prints how long each restart took. `LEASEHOLD_MEMBERS` and `LEASEHOLD_RUNS` change the numbers of members, 2,000,
+//! and of wrappers, 40.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -32,15 +33,15 @@ use super::{
 };
 use crate::harness::*;
 
-/// The longest that all of them together may take. Generous: it is liveness that is asserted, not speed.
+/// The longest time until all are back. It is generous, because the test asserts liveness and not speed.
 const ALL_BACK: Duration = Duration::from_secs(600);
-/// The same for a job that somebody begins while they come back.
+/// The same for a new job that begins while they come back.
 const NEW_WORK: Duration = Duration::from_secs(600);
-/// New jobs meanwhile, at the most: each has a worker with an identity of its own.
+/// The greatest number of new jobs meanwhile. Each has a worker with its own identity.
 const NEW_JOBS: usize = 100;
-/// So many who come back are a storm, in which new work has its share.
+/// If at least this many come back at once, new work must still get its share.
 const STORM: usize = 1_000;
-/// Tokens of the life before that are tried over and over.
+/// How many tokens of the previous run are tried again and again.
 const WATCHED: usize = 40;
 
 // Proves law 39a, law 31.
@@ -76,7 +77,7 @@ async fn thousands_come_back_from_a_restart_and_delay_no_one() {
         process.kill().await;
         let killed = Instant::now();
         let watch = Watch::begin(&verifier, &old);
-        // One child ends while nobody is there to hear it.
+        // One child ends while no daemon can hear of it.
         if runs.len() > 1 {
             let mut run = runs.remove(0);
             run.ended_alone = true;
@@ -88,7 +89,7 @@ async fn thousands_come_back_from_a_restart_and_delay_no_one() {
         assert_eq!(epoch, round + 2);
         let ready = killed.elapsed();
         if round % 3 == 1 && round + 1 < restarts {
-            // Killed again while they come back: before the last of them is there.
+            // Killed again while they come back, before the last of them is back.
             eventually("some to be back", async || fleet.back(epoch) > members / 4).await;
             println!("restart {}: killed again when {} were back", round + 1, fleet.back(epoch));
             watch.ended(killed).await;
@@ -104,7 +105,7 @@ async fn thousands_come_back_from_a_restart_and_delay_no_one() {
         nothing_is_lost(&place, &fleet, &locks).await;
         runs.iter_mut().for_each(Run::goes_on);
         let since = |times: Vec<Instant>| times.into_iter().map(|at| at.duration_since(killed)).collect();
-        // The first comes at the height of it.
+        // The first new job comes while most of them come back.
         assert!(
             members < STORM || new_work[0] * 4 < all_back * 3,
             "new work waited {:?} of {all_back:?} for those who came back",
@@ -152,7 +153,7 @@ async fn thousands_come_back_from_a_restart_and_delay_no_one() {
     );
 }
 
-/// The tokens of one life, with their holders.
+/// The tokens of one run, with their holders.
 #[derive(Clone)]
 struct Old {
     fleet: Vec<(String, String)>,
@@ -169,14 +170,14 @@ impl Old {
         Old { fleet: fleet.tokens(), runs }
     }
 
-    /// Some of all of them.
+    /// A sample of the tokens.
     fn sample(&self, count: usize) -> Vec<(String, String)> {
         let step = (self.fleet.len() / count).max(1);
         self.fleet.iter().step_by(step).chain(&self.runs).filter(|(t, _)| !t.is_empty()).cloned().collect()
     }
 }
 
-/// Waits until each holds a credential of this life, and the verifier takes it. Answers when each of the runs did.
+/// Waits until each holds a credential of this run that the verifier accepts. Returns when each wrapper did.
 async fn all_are_back(
     fleet: &Fleet,
     runs: &[Run],
@@ -212,7 +213,7 @@ async fn all_are_back(
         let last = log.lines().rev().take(20).collect::<Vec<_>>().join("\n");
         panic!("after {ALL_BACK:?} {members} of {size} members and {runs} runs are back\n{last}");
     }
-    // One that was taken for lost by a slow machine comes back once more, with another token.
+    // A member that was counted as lost on a slow machine comes back once more, with another token.
     eventually("all that are back to be taken", async || {
         for (token, holder) in Old::of(fleet, runs).sample(WATCHED) {
             if !accepts(verifier, &token, &holder).await {
@@ -225,7 +226,7 @@ async fn all_are_back(
     came
 }
 
-/// Tries old tokens for as long as it lives.
+/// Tries old tokens until it is dropped.
 struct Watch {
     stop: CancellationToken,
     task: JoinHandle<Option<Instant>>,
@@ -251,7 +252,7 @@ impl Watch {
         Watch { stop, task }
     }
 
-    /// When the last of them was accepted, counted from the kill: no later than the feed is stale.
+    /// When the last of them was accepted, counted from the kill. It must be before the feed goes stale.
     async fn ended(self, killed: Instant) -> Duration {
         self.stop.cancel();
         let last = self.task.await.unwrap().map_or(Duration::ZERO, |at| at.duration_since(killed));
@@ -273,7 +274,7 @@ async fn nothing_old_is_good(verifier: &Verifier, old: &Old) {
     }
 }
 
-/// A lock that answered durable.
+/// A lock that was reported as durable.
 async fn lock(place: &Place, round: u64) -> String {
     let operator = place.client(OPERATOR);
     let name = format!("identity:spiffe://k8s.acme.example/ns/ml/job/locked-{round}");
@@ -282,13 +283,13 @@ async fn lock(place: &Place, round: u64) -> String {
     name
 }
 
-/// All locks stand, and each attempt goes on with all of its members, as the one that it was.
+/// All locks are in force, and each attempt goes on as the same attempt, with all of its members.
 async fn nothing_is_lost(place: &Place, fleet: &Fleet, locks: &BTreeSet<String>) {
     let operator = place.client(OPERATOR);
     let answer = operator.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap().into_inner();
     assert_eq!(answer.locks.into_iter().map(|l| l.name).collect::<BTreeSet<_>>(), *locks);
     for job in &fleet.jobs {
-        // One that was taken for lost by a slow machine is away for a moment.
+        // A member that was counted as lost on a slow machine is away for a moment.
         eventually("all members of an attempt", async || {
             let (_, attempt) = operator.stands(job).await;
             assert_eq!(attempt.number, 1, "{job}");
@@ -301,8 +302,8 @@ async fn nothing_is_lost(place: &Place, fleet: &Fleet, locks: &BTreeSet<String>)
 
 /// Jobs that another launcher begins, one after the other, while the others come back.
 ///
-/// On threads of their own, as they would be on machines of their own: what is measured is how the daemon serves them, and not
-/// how this process serves its thousands.
+/// They run on separate threads, as they would on other machines: the test measures how the daemon serves them, and not how
+/// this process serves its thousands of members.
 struct Newcomers {
     stop: CancellationToken,
     task: JoinHandle<Vec<Duration>>,
@@ -313,7 +314,7 @@ impl Newcomers {
     fn begin(place: &Place, round: u64) -> Self {
         let stop = CancellationToken::new();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        // Connections are made where their clients were.
+        // A connection belongs to the runtime in which its client was made.
         let within = runtime.enter();
         let launcher = place.client(NIGHTLY);
         let workers: Vec<Client> = (0..NEW_JOBS)
@@ -350,7 +351,7 @@ impl Newcomers {
     }
 }
 
-/// One new job, with the one who works for it.
+/// One new job, with its worker.
 struct Newcomer<'a> {
     launcher: &'a Client,
     key: String,
@@ -372,7 +373,7 @@ impl<'a> Newcomer<'a> {
         Newcomer { launcher, key, worker }
     }
 
-    /// From nothing to a first credential. Asks again as a wrapper does.
+    /// Gets a first credential for a new job. Repeats requests as a wrapper does.
     async fn served(&mut self) {
         let mut backoff = Backoff::default();
         loop {
@@ -384,7 +385,7 @@ impl<'a> Newcomer<'a> {
         }
     }
 
-    /// To make room for the next.
+    /// Makes room for the next job.
     async fn ends(self) {
         let mut backoff = Backoff::default();
         loop {

@@ -1,4 +1,4 @@
-//! Real `leasehold run`s, each with a child that waits for the word to end.
+//! Real `leasehold run` processes, each with a child that ends when it is asked to.
 
 use std::{
     fs,
@@ -16,16 +16,16 @@ use tokio::{
 use super::process::Place;
 use crate::harness::*;
 
-/// Says its process id, and ends with the number that it is told.
+/// Prints its process id, and exits with the number that it reads.
 const CHILD: &str = r#"echo $$ > "$0/pid"; read code; exit "$code""#;
 
-/// A wrapper, which runs as an identity of its own.
+/// A wrapper, which has its own identity.
 pub struct Run {
     pub holder: String,
-    /// What its child ends with.
+    /// The exit code of its child.
     code: u8,
     process: Child,
-    /// The child's: the wrapper hands it on.
+    /// The stdin of the child, which it has from the wrapper.
     stdin: Option<ChildStdin>,
     dir: PathBuf,
     pid: String,
@@ -88,7 +88,7 @@ impl Run {
         Run { holder: holder(code), code, process, stdin, dir, pid: String::new(), ended_alone: false }
     }
 
-    /// The token of the reading half, where there is one.
+    /// The token of the reading half, if there is one.
     pub fn token(&self) -> Option<String> {
         let private = fs::read_dir(self.dir.join("credentials")).unwrap().next()?.unwrap().path();
         fs::read_to_string(private.join("reading-gateway")).ok()
@@ -103,7 +103,7 @@ impl Run {
         fs::read_to_string(self.dir.join("said")).unwrap()
     }
 
-    /// The child that was started in the beginning still runs, and no other one was.
+    /// The child that was started at first still runs, and no other was started.
     pub fn goes_on(&mut self) {
         assert!(self.process.try_wait().unwrap().is_none(), "{} ended: {}", self.holder, self.said());
         assert_eq!(self.says_pid().as_ref(), Some(&self.pid), "{} has another child", self.holder);
@@ -116,14 +116,14 @@ impl Run {
         stdin.write_all(format!("{}\n", self.code).as_bytes()).await.unwrap();
     }
 
-    /// Waits until the wrapper has ended: with its child's code, and without a file left behind.
+    /// Waits until the wrapper has ended, with its child's code and without files left behind.
     pub async fn has_ended(&mut self) {
         let status = soon("the end of a wrapper", self.process.wait()).await.unwrap();
         assert_eq!(status.code(), Some(i32::from(self.code)), "{}: {}", self.holder, self.said());
         assert_eq!(self.token(), None, "{}", self.holder);
     }
 
-    /// What the daemon has of it, at the end of all: no access, and where it could be told, how it ended.
+    /// What the daemon knows of it at the end: it has no access, and its outcome is recorded if it could be reported.
     pub async fn is_accounted_for(&self, place: &Place) {
         let said = self.said();
         let (before, _) = said.split_once(", attempt ").unwrap();

@@ -1,4 +1,4 @@
-//! Signals at every moment of a daemon's life.
+//! Signals at every moment of a daemon's run.
 
 use std::{fs, time::Duration};
 
@@ -81,7 +81,7 @@ async fn a_stop_while_starting_leaves_a_ledger_that_starts() {
         tokio::time::sleep(moment).await;
         process.signal(Signal::SIGTERM);
         let status = process.ended().await;
-        // Before it listens for signals, the signal ends it; from then on it ends itself.
+        // Before the daemon handles signals, the signal kills it; afterwards the daemon stops gracefully.
         let how = (status.code(), std::os::unix::process::ExitStatusExt::signal(&status));
         assert!(
             matches!(how, (Some(0), None) | (None, Some(15))),
@@ -97,8 +97,8 @@ async fn a_stop_while_starting_leaves_a_ledger_that_starts() {
     process.stop().await;
 }
 
-/// A daemon that starts with few open files allowed, as shells have it, raises that to what it has room for, and says so where it
-/// may not.
+/// A daemon that starts with a low limit on open files, as in a shell, raises the limit to what its settings need. If it may
+/// not, it says so.
 // Proves law 43.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_low_limit_of_open_files_is_raised_or_reported() {
@@ -138,7 +138,7 @@ async fn ready_means_rebuilt_and_the_log_says_what_the_last_life_left() {
 
     let mut process = place.start();
     eventually("readiness", async || place.probe("/readyz").await == Some(200)).await;
-    // From the first moment on: no retry here.
+    // It must hold from the first moment, so there is no retry here.
     let job = place.client(LAUNCHER).job(&worker.job).await;
     assert_eq!(job.attempts[0].state(), v1::AttemptState::Suspended);
     assert_eq!(process.ready().await, 2);

@@ -1,4 +1,4 @@
-//! One tenant that writes as much as it can, and what another one notices of it.
+//! One tenant writes as much as it can. Another tenant must hardly notice.
 
 use std::{
     fs,
@@ -11,9 +11,9 @@ use tonic::Code;
 use super::process::{Place, Process};
 use crate::harness::*;
 
-/// The longest that another tenant's call may take, of a hundred.
+/// The limit for the 99th percentile of another tenant's calls.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The longest that a revocation may take.
+/// The limit for a revocation.
 const REVOKED: Duration = Duration::from_millis(100);
 /// Memory that the daemon may take for one tenant's flood, in KiB.
 const MEMORY_KIB: u64 = 1 << 20;
@@ -51,7 +51,7 @@ fn of_globex(n: usize) -> v1::JobSpec {
     }
 }
 
-/// How long the slowest one of so many jobs of another tenant took, but for one in a hundred.
+/// The 99th percentile of the time that jobs of another tenant took.
 async fn others(place: &Place, from: usize, count: usize) -> Duration {
     let launcher = place.client(GLOBEX_LAUNCHER);
     let mut took = Vec::new();
@@ -64,7 +64,7 @@ async fn others(place: &Place, from: usize, count: usize) -> Duration {
     took[(took.len() * 99 / 100).min(took.len() - 1)]
 }
 
-/// How long the quickest of some revocations took: what the daemon needs, without what a busy machine adds.
+/// The time of the quickest of some revocations: the time that the daemon needs, without the delays of a busy machine.
 async fn revocation(place: &Place) -> Duration {
     let operator = place.client(OPERATOR);
     let mut quickest = Duration::MAX;
@@ -76,7 +76,7 @@ async fn revocation(place: &Place) -> Duration {
     quickest
 }
 
-/// A busy machine is slow without an attack, too.
+/// A busy machine is slow even without an attack.
 fn is_quick(took: Duration, idle: Duration, what: &str) {
     assert!(took < PATIENCE.max(idle * 4), "{what}: {took:?}, and {idle:?} without");
 }
@@ -109,7 +109,7 @@ async fn large_jobs_of_one_tenant_delay_no_other() {
     let memory = resident_kib(&process);
     assert!(memory < MEMORY_KIB, "{memory} KiB");
     println!("p99 of another tenant {slowest:?} ({idle:?} idle), revoke {revoked:?}, {memory} KiB resident");
-    // What was written is read back.
+    // The written records are read back.
     process.kill().await;
     place.serve().await.stop().await;
 }
@@ -141,10 +141,10 @@ async fn a_loop_of_one_workload_fills_no_ledger_and_no_log() {
     }
     let grown = ledger_bytes(&place) - before;
     assert!(overloaded > 1_000, "{overloaded}");
-    // The burst of 1,024 KiB and what came since, as much again for the endings.
+    // The burst of 1,024 KiB and the amount that was refilled since then, and the same again for the endings.
     assert!(grown < 4 << 20, "{grown} bytes");
 
-    // An identity that no entry matches, as fast as it can.
+    // An identity that no entry matches sends requests as fast as it can.
     let nobody = place.client(NOBODY);
     let (logged, before) = (process.log().lines().count(), ledger_bytes(&place));
     for _ in 0..2_000 {

@@ -58,7 +58,7 @@ async fn a_known_identity_leaves_connections_to_others() {
     measured.holds();
 }
 
-/// Half handshakes, each a byte at a time, and begun again whenever the daemon ends them.
+/// Half handshakes, which are sent one byte at a time, and begun again whenever the daemon ends them.
 async fn half_handshakes(siege: &Siege, from: &[Ipv4Addr], sockets: usize) {
     let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
     setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
@@ -89,7 +89,7 @@ async fn half_handshakes_of_one_address_keep_no_other_out() {
     measured.holds();
 }
 
-/// They fill the places and the lines of all of these addresses.
+/// They fill the places and the queues of all of these addresses.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_handshakes_of_many_addresses_keep_no_other_out() {
     let siege = Siege::begin().await;

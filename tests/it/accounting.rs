@@ -1,4 +1,4 @@
-//! What is counted is what lives, and what was revoked is dead to everybody at once.
+//! The counts match the live leases, and what was revoked is invalid for all clients at once.
 
 use std::{
     collections::BTreeMap,
@@ -42,10 +42,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What has expired is cleaned up within this time of the clock's, in milliseconds.
+/// The clean-up of an expired lease comes within this time of the test's clock, in milliseconds.
 const CLEAN_UP_MS: u64 = 300;
 
-/// The naive model: what lives, until when.
+/// The naive model: which leases are live, and until when.
 #[derive(Default)]
 struct Model(BTreeMap<String, (Half, u64)>);
 
@@ -99,7 +99,7 @@ async fn history(steps: Vec<Step>) {
                 let behind = operator.revoke(name).await.unwrap().into_inner().ending.unwrap().behind;
                 let before = model.0.len();
                 model.0.retain(|_, (h, _)| *h != half);
-                // A second revocation of what nobody stood behind since repeats the first one's answer.
+                // If no lease was granted behind the name since, a second revocation repeats the answer of the first.
                 assert!(
                     before == model.0.len() || behind == (before - model.0.len()) as u64,
                     "{step:?}: {behind}"
@@ -151,7 +151,8 @@ async fn history(steps: Vec<Step>) {
         assert_eq!(launcher.job(&worker.job).await.live_leases, model.0.len() as u64, "{step:?}");
     }
     for token in &all {
-        // A renewed lease outlives its first token: introspection of that one may say less, never more.
+        // A renewed lease outlives its first token: introspection of that token may give an earlier end, never a later
+        // one.
         let seen = token.seen_by(&gateway).await.active;
         assert!(!seen || model.0.contains_key(&token.lease.id), "{}", token.lease.id);
     }
@@ -169,8 +170,8 @@ proptest! {
     }
 }
 
-/// Sixty-four clients use it, each by one of the ways there are; an operator revokes. Whoever begins after the answer gets
-/// nothing of it any more.
+/// Sixty-four clients use a lease, each in one of the possible ways, and an operator revokes it. A use that begins after
+/// the answer to the revocation gets nothing.
 // Proves law 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn once_a_revocation_is_acknowledged_no_use_begins() {
@@ -211,7 +212,7 @@ async fn once_a_revocation_is_acknowledged_no_use_begins() {
                 })
             })
             .collect();
-        // The holder itself, on eight connections: it renews the lease, and what it is given is used.
+        // The holder renews the lease on eight connections, and uses what it gets.
         for gateway in gateways.iter().take(8) {
             let (gateway, client, acknowledged) =
                 (gateway.clone(), worker.client.clone(), acknowledged.clone());
@@ -246,7 +247,8 @@ async fn once_a_revocation_is_acknowledged_no_use_begins() {
     }
 }
 
-/// Issues race with a lock: whatever is handed out after it was acknowledged is dead, and what is live stood before nothing.
+/// Issues race with a lock. A token that is handed out after the lock was acknowledged is invalid, and no lease behind the
+/// locked name is live.
 // Proves law 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_issue_that_races_with_a_lock_leaves_a_live_lease_behind() {

@@ -79,13 +79,13 @@ impl Client {
         self.approvals().withdraw_approval(request).await
     }
 
-    /// The names of the jobs that wait, with the gates that lack people.
+    /// The names of the jobs that wait, with the gates at which approvals are missing.
     async fn waiting(&self, needs_me: bool) -> Vec<(String, Vec<(String, u32)>)> {
         let request = v1::ListApprovalsRequest { needs_me, ..Default::default() };
         let waiting = self.approvals().list_approvals(request).await.unwrap().into_inner().waiting;
         let gates = |w: &v1::WaitingJob| w.gates.iter().map(|g| (g.gate.clone(), g.missing)).collect();
         let named = |w: &v1::WaitingJob| (w.job.as_ref().unwrap().name.clone(), gates(w));
-        // The clock of most tests stands still, so jobs of one moment come in any order.
+        // The clock of most tests stands still, so jobs that were created at the same time are listed in any order.
         let all: BTreeMap<_, _> = waiting.iter().map(named).collect();
         all.into_iter().collect()
     }
@@ -156,7 +156,7 @@ async fn one_person_too_few_waits_and_enough_people_run() {
     }
 }
 
-/// Another gate of the shipped policy, and all of them at one job.
+/// Another gate of the shipped policy, and all gates at one job.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_gate_of_a_job_needs_its_own_people() {
     let world = World::with(|setup| {
@@ -189,7 +189,7 @@ async fn people_with_a_part_in_a_job_cannot_approve_it() {
     assert!(text.contains("human:ada"), "{text}");
     let text = involved(world.client(ADA_OWNER).await.reject(&job).await);
     assert!(text.contains("human:ada"), "{text}");
-    // One person is one approval, whatever the identity.
+    // One person gives one approval, even with several identities.
     approved_by(&world, &job, &[MONA]).await;
     let text = involved(world.client(MONA_REVIEWER).await.approve(&job).await);
     assert!(text.contains(MONA), "{text}");
@@ -211,13 +211,13 @@ async fn others_than_the_approvers_are_refused() {
     assert!(no.facts["asks"].contains("model-owners"), "{no:?}");
     refused(world.client(OPERATOR).await.approve(&job).await).is(Code::PermissionDenied, "POLICY_DENIED");
     refused(world.client(LAUNCHER).await.approve(&job).await).is(Code::PermissionDenied, "KIND_NOT_ALLOWED");
-    // To an operator of another tenant there is no such job.
+    // For an operator of another tenant the job does not exist.
     let stranger = world.client(GLOBEX_OPERATOR).await;
     refused(stranger.approve(&job).await).is(Code::NotFound, "JOB_NOT_FOUND");
     refused(stranger.reject(&job).await).is(Code::NotFound, "JOB_NOT_FOUND");
     refused(stranger.unapprove(&job).await).is(Code::NotFound, "JOB_NOT_FOUND");
     assert_eq!(stranger.waiting(false).await, []);
-    // Approved is what was shown, and nothing else.
+    // Only the request that was shown is approved.
     let mona = world.client(MONA).await;
     let other = v1::Job { request_digest: format!("sha256:{}", "00".repeat(32)), ..job.clone() };
     let no = refused(mona.approve(&other).await);

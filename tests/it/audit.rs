@@ -1,4 +1,4 @@
-//! What an auditor finds, and what nobody finds anywhere.
+//! What an auditor finds, and the secrets that are found nowhere.
 
 use std::{fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! Bad input: each gets a clear error with its code and its Reason, and nothing is changed by it.
+//! Bad input: each gets a clear error with its code and its Reason, and changes nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use tonic::{Code, Response, Status};
 
 use crate::harness::*;
 
-/// Asserts that what is asked is refused so, and that nothing was changed by it.
+/// Asserts that a request is refused with this code and reason, and that it changed nothing.
 macro_rules! refused_so {
     ($world:expr, $code:ident, $reason:literal, $ask:expr) => {{
         let before = $world.snapshot().await;
@@ -31,7 +31,7 @@ macro_rules! refused_so {
 
 // ---------- who is calling ----------
 
-/// A client that believes every server, to see what the daemon does with it.
+/// A client that trusts every server, to see what the daemon does with it.
 #[derive(Debug)]
 struct Credulous;
 
@@ -67,7 +67,7 @@ impl ServerCertVerifier for Credulous {
     }
 }
 
-/// Connects with whatever certificate, and answers what came: application bytes, or the error.
+/// Connects with any certificate, and returns the response: application bytes, or the error.
 async fn first_bytes(world: &World, who: Option<&Credentials>) -> Result<usize, String> {
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -247,7 +247,7 @@ async fn absurd_lives_are_refused_everywhere() {
     }
     let forever = v1::JobSpec { max_duration: None, ..spec() };
     refused_so!(world, InvalidArgument, "FIELD_MISSING", launcher.create(forever, "k").await);
-    // A long life within reason is shortened, and the answer says so.
+    // A duration that is too long, but within the limit of the field, is shortened, and the answer says so.
     let asked = v1::IssueCredentialRequest {
         session: worker.session(),
         half: Half::Reading as i32,
@@ -369,7 +369,7 @@ async fn what_is_required_is_said_to_be_missing() {
     let short = worker.session().map(|s| v1::Session { secret: vec![1; 31], ..s });
     let ask = v1::IssueCredentialRequest { session: short, half: 1, ..Default::default() };
     refused_so!(world, InvalidArgument, "FIELD_INVALID", members.issue_credential(ask).await);
-    // Several mistakes are told at once.
+    // Several mistakes are reported at once.
     let many = v1::JobSpec { name: String::new(), purpose: String::new(), ..spec() };
     let no = refused_so!(world, InvalidArgument, "FIELD_INVALID", launcher.create(many, "k").await);
     assert!(no.facts["field"].contains("name") && no.facts["field"].contains("purpose"), "{no:?}");
@@ -409,7 +409,7 @@ async fn a_session_has_one_identity_instance_and_secret() {
         "ATTEMPT_NOT_FOUND",
         worker.client.members().issue_credential(ask(wrong)).await
     );
-    // With the secret, but another SVID: the job is not there.
+    // With the secret, but another SVID: the job is not found.
     let stolen = refused_so!(
         world,
         NotFound,
@@ -440,7 +440,7 @@ async fn an_identity_that_jobs_share_joins_only_with_the_ticket() {
     let worker = Worker::join(node, &job, 1, "rank-0", &ticket).await.unwrap();
     let token = worker.issue(Half::Reading).await;
     assert_eq!(token.answer.binding(), v1::Binding::Certificate);
-    // It is good with the very certificate that it was asked with, and with no other.
+    // It is valid only with the certificate with which it was requested.
     let gateway = world.client(GATEWAY).await;
     let own = worker.client.credentials.sha256().to_vec();
     for (sha256, active, reason) in
@@ -492,7 +492,7 @@ async fn a_policy_with_a_typo_is_not_taken_and_changes_nothing() {
 async fn a_rule_that_cannot_be_evaluated_denies() {
     let mut world = World::prepared(|_| {});
     let good = world.read("policy/leasehold.cedar");
-    // It is well typed, and overflows whenever it is asked.
+    // It is well typed, and overflows at each evaluation.
     let rule = "@id(\"guard-broken\") @explain(\"x\")\nforbid (principal is Leasehold::Workload, action == \
                 Leasehold::Action::\"read_dataset\", resource is Leasehold::Dataset)\n\
                 when { context.ttl_seconds * 9223372036854775807 < 0 };";
@@ -512,7 +512,7 @@ async fn a_gated_job_waits_and_can_be_cancelled() {
             read: vec!["dataset:acme/patients@v1".into(), MODEL.into()],
             ..spec()
         },
-        // Not asking for the base model does not get round the gate on tuning it.
+        // A job that does not ask for the base model does not avoid the gate on tuning it.
         v1::JobSpec {
             name: "b".into(),
             read: vec![TICKETS.into()],
@@ -550,8 +550,8 @@ async fn a_wrong_purpose_is_refused_with_rule_and_owner() {
 
 // ---------- a client that goes ----------
 
-/// Whatever a client that vanishes leaves behind is whole: every lease is recorded, and every record has its lease or its
-/// cancellation.
+/// A client that vanishes leaves a consistent state behind: every lease has its record, and every record has its lease or
+/// its cancellation.
 // Proves law 05.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vanished_client_leaves_no_unrecorded_lease() {
@@ -590,7 +590,8 @@ async fn a_vanished_client_leaves_no_unrecorded_lease() {
         }
         kept
     };
-    // What began goes on to its end, and nobody waits for it: once all of it has, the two are the same and stay so.
+    // Requests that began run to their end, although no client waits for them. When all have ended, leases and records
+    // match and stay so.
     let mut live = std::collections::BTreeSet::new();
     eventually("each lease to be recorded, and each record to have its lease", async || {
         let ask = v1::ListLeasesRequest { live_only: true, page_size: 1_000, ..Default::default() };

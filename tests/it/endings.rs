@@ -1,4 +1,4 @@
-//! Every ending that needs no process: each ends all access behind it at once, and nothing else.
+//! Every ending that needs no process. Each ends all access behind its name at once, and no other access.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tonic::Code;
 
 use crate::harness::*;
 
-/// A member with a credential of each half, and a member of another job beside it.
+/// A member with a credential of each half, and a member of another job.
 struct Scene {
     world: World,
     launcher: Client,
@@ -35,7 +35,7 @@ async fn scene_with(world: World, spec: v1::JobSpec) -> Scene {
     Scene { world, launcher, gateway, worker, tokens, other, others }
 }
 
-/// A job of another launcher for nobody, of other data.
+/// A job of another launcher, without members and with other data.
 async fn beside(world: &World) -> Worker {
     let spec = v1::JobSpec {
         name: "beside".into(),
@@ -56,14 +56,14 @@ async fn beside(world: &World) -> Worker {
 
 impl Scene {
     async fn all_dead(&self) {
-        // Until then a token may be told dead for what was revoked.
+        // Until then, the revocation may be given as the reason why a token is invalid.
         self.counted(0).await;
         for token in &self.tokens {
             token.is_dead(&self.gateway, "LEASE_ENDED").await;
         }
     }
 
-    /// What is dead is taken out of the count a moment later, where nobody waits for an answer.
+    /// If no client waits for an answer, an ended lease leaves the count a moment later.
     async fn counted(&self, live: u64) {
         let count = async || self.launcher.job(&self.worker.job).await.live_leases;
         eventually("the count of those that live", async || count().await == live).await;
@@ -77,14 +77,14 @@ impl Scene {
         self.worker.stream.as_mut().unwrap().notice().await
     }
 
-    /// Neither new credentials nor renewed ones, for this reason.
+    /// New credentials and renewals are both refused, for this reason.
     async fn nothing_more(&self, reason: &str) {
         let issue = refused(self.worker.try_issue(Half::Reading).await);
         let renew = refused(self.worker.renew(&self.tokens[0].lease.id).await);
         assert_eq!((issue.reason.as_str(), renew.reason.as_str()), (reason, reason), "{}", issue.text);
     }
 
-    /// Each lease of the job ended in one record.
+    /// Each lease of the job has exactly one record of its end.
     async fn recorded_once(&self) -> Records {
         let named = |records: &Records, token: &Token| {
             let names = |r: &&serde_json::Value| {
@@ -138,7 +138,7 @@ async fn a_cancelled_job_ends_with_all_of_its_credentials() {
     s.recorded_once().await;
 }
 
-/// The wrapper of a member that is named in `join` alone reports for itself.
+/// The wrapper of a member that only `join` names reports for itself.
 // Proves law 27.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_ends_itself_and_with_it_an_attempt_of_one() {
@@ -176,7 +176,7 @@ async fn one_member_cannot_end_another_or_the_attempt_or_the_job() {
     let drain = v1::DrainAttemptRequest { job: first.job.clone(), attempt: 1, ..Default::default() };
     refused(jobs.drain_attempt(drain).await).is(Code::PermissionDenied, "POLICY_DENIED");
     token.is_live(&world.client(GATEWAY).await).await;
-    // Of its own end it may speak, and the other goes on.
+    // It may report its own end, and the other member goes on.
     let done = second.end_self(Outcome::Completed).await.unwrap().into_inner();
     assert_eq!(done.job.unwrap().state(), JobState::Running);
     token.is_live(&world.client(GATEWAY).await).await;
@@ -196,7 +196,7 @@ async fn a_lost_stream_ends_leases_and_the_member_may_return() {
     assert_eq!(attempt.state(), v1::AttemptState::Suspended);
     assert_eq!(attempt.members[0].state(), v1::MemberState::Away);
     s.nothing_more("NOT_JOINED").await;
-    // Nobody else comes back in its place; it does, and gets new leases, never the old ones.
+    // No other process can come back in its place. It comes back itself, and gets new leases, never the old ones.
     let thief = Worker::join(s.worker.client.clone(), &s.worker.job, 1, "rank-0", "").await.err().unwrap();
     Refused::of(&thief).is(Code::AlreadyExists, "INSTANCE_TAKEN");
     s.worker.rejoin().await.unwrap();
@@ -223,7 +223,7 @@ async fn a_second_stream_before_the_first_is_dropped_costs_nothing() {
     let mut s = scene().await;
     let second = s.worker.open_stream().await.unwrap();
     s.worker.stream = Some(second);
-    // The loss of the first has been seen once the second was still answered after it.
+    // If the second is still answered after the first was lost, the daemon has seen that loss.
     for _ in 0..20 {
         s.worker.beat().await;
     }
@@ -254,14 +254,14 @@ async fn missed_beats_end_leases_within_the_window() {
     assert!(records.of("member.away")[0]["detail"].as_str().unwrap().contains("beats"));
 }
 
-/// What a daemon sees that was stopped, or whose machine was: a leap of its clock, and nobody's beats read meanwhile.
+/// A daemon that was stopped, or whose machine was, sees its clock jump, and has read no beats meanwhile.
 // Proves law 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_that_stood_still_calls_nobody_lost_for_it() {
     let mut s = scene().await;
     for _ in 0..3 {
         s.world.time().advance(Duration::from_secs(60));
-        // The reaper looks before it hears anybody: it is what wakes first.
+        // The reaper checks before any beat is read, because it wakes first.
         s.world.time().settled().await;
         s.worker.beat().await;
         s.other.beat().await;
@@ -272,7 +272,7 @@ async fn a_daemon_that_stood_still_calls_nobody_lost_for_it() {
         token.is_live(&s.gateway).await;
     }
     assert!(s.world.records().await.of("member.away").is_empty());
-    // Its stall is taken off once: who is silent after it is lost as ever.
+    // The stall is subtracted only once: a member that is silent afterwards is lost as usual.
     let took = s
         .world
         .time()
@@ -283,7 +283,8 @@ async fn a_daemon_that_stood_still_calls_nobody_lost_for_it() {
     assert!(took <= Duration::from_secs(17), "{took:?}");
 }
 
-/// A stream that nobody reads outlives its member's loss. Its end, which comes late, is not the loss of the next stream.
+/// A stream that its client does not read outlives the loss of its member. Its late end does not count as the loss of
+/// the next stream.
 // Proves law 30.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_late_end_of_an_old_stream_harms_no_returned_member() {
@@ -307,7 +308,7 @@ async fn the_late_end_of_an_old_stream_harms_no_returned_member() {
         s.worker.beat().await;
     }
     fresh.is_live(&s.gateway).await;
-    // It is watched like any other: without beats it is lost again.
+    // It is watched like any other member: without beats it is lost again.
     s.world
         .time()
         .pass_until("its second loss", Duration::from_secs(60), async || {
@@ -366,7 +367,7 @@ async fn a_lease_ends_at_its_deadline_however_late_the_clean_up_is() {
     let s = scene().await;
     let life = Duration::from_secs(300);
     s.world.time().advance(life - Duration::from_millis(1));
-    // The beats are behind as well: keep the member from being the reason.
+    // The beats are late as well. Send one, so that the member is not the reason.
     s.tokens[0].is_live(&s.gateway).await;
     s.world.time().advance(Duration::from_millis(1));
     let seen = s.tokens[0].seen_by(&s.gateway).await;
@@ -467,7 +468,7 @@ async fn retention_ends_a_lease_and_says_so() {
 
 // ---------- revocation ----------
 
-/// What of the scene a revocation ends.
+/// Which part of the scene a revocation ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Ends {
     reading: bool,
@@ -529,7 +530,7 @@ async fn a_revocation_ends_what_is_behind_its_name() {
         let by = serde_json::to_value(Actor::SpiffeId(who.parse().unwrap())).unwrap();
         let told = records.all.iter().filter(|r| r["by"] == by).count();
         assert!(told >= 1, "{name}: nobody is named in the ledger");
-        // Revoking again changes nothing and answers.
+        // A second revocation changes nothing, and gets an answer.
         if !name.starts_with("lease:") {
             operator.revoke(&name).await.unwrap();
         }
@@ -556,7 +557,7 @@ async fn revoking_is_idempotent_and_the_unknown_is_not_found() {
         assert_eq!(refused(operator.revoke(name).await), first);
         assert_eq!(first.reason, reason, "{}", first.text);
     }
-    // Everything else that is a valid name is lowered, though nobody stands there yet.
+    // Every other valid name is lowered, although no lease is behind it yet.
     let done = operator.revoke("dataset:acme/not-yet@v1").await.unwrap().into_inner().ending.unwrap();
     assert_eq!(done.behind, 0);
 }
@@ -614,7 +615,7 @@ async fn a_lease_that_is_over_cannot_be_renewed_and_says_how_it_ended() {
         s.world.time().pass(Duration::from_secs(5)).await;
     }
     refused(s.worker.renew(&s.tokens[1].lease.id).await).is(Code::FailedPrecondition, "LEASE_EXPIRED");
-    // Of somebody else's lease it learns nothing, whether it lives, ended or never was.
+    // About the lease of another member it learns nothing, whether that lease is live, has ended or never existed.
     let absent = refused(s.worker.renew(&LeaseId(7).to_string()).await);
     absent.is(Code::NotFound, "LEASE_NOT_FOUND");
     assert_eq!(refused(s.worker.renew(&s.others.lease.id).await), absent);
@@ -669,7 +670,7 @@ async fn a_token_from_before_a_lock_stays_dead_after_the_unlock() {
     let no = refused(s.worker.try_issue(Half::Reading).await);
     no.is(Code::PermissionDenied, "LOCKED");
     assert!(no.facts["why"].contains("under investigation") && no.facts["fix"].contains("unlock"), "{no:?}");
-    // A job over the locked data is not created either, and none begins.
+    // A job with the locked data can neither be created nor begun.
     let no = refused(s.launcher.create(v1::JobSpec { name: "next".into(), ..spec() }, "next").await);
     no.is(Code::PermissionDenied, "LOCKED");
 
@@ -776,7 +777,7 @@ async fn a_drain_ends_reading_then_writing_then_the_attempt() {
     assert_eq!(answer.writing_ends.unwrap().seconds - now, 30);
     let notice = s.notice().await;
     assert_eq!((notice.kind(), notice.writing_ends), (Kind::Drain, answer.writing_ends));
-    // Nothing new to read, and checkpoints no longer than the grace.
+    // It gets nothing new to read, and can write checkpoints only until the end of the grace.
     refused(s.worker.try_issue(Half::Reading).await).is(Code::FailedPrecondition, "ATTEMPT_DRAINING");
     let last = s.worker.issue(Half::Writing).await;
     assert_eq!(last.lease.expires, answer.writing_ends);
@@ -819,12 +820,12 @@ async fn a_restart_never_widens_access_and_the_member_goes_on() {
     let stream = s.worker.stream.take().unwrap();
     s.world.restart().await;
     drop(stream);
-    // The leases are dead: another key, another epoch.
+    // The leases are invalid: the key and the epoch are new.
     let gateway = s.world.client(GATEWAY).await;
     for token in &s.tokens {
         token.is_dead(&gateway, "TOKEN_EPOCH").await;
     }
-    // The job is there, suspended; nothing is given before the member has joined again.
+    // The job is there, but suspended: the member gets nothing until it has joined again.
     let launcher = s.world.client(LAUNCHER).await;
     let job = launcher.job(&s.worker.job).await;
     assert_eq!((job.state(), job.attempts[0].state()), (JobState::Running, v1::AttemptState::Suspended));
@@ -838,7 +839,7 @@ async fn a_restart_never_widens_access_and_the_member_goes_on() {
     for token in &s.tokens {
         token.is_dead(&gateway, "TOKEN_EPOCH").await;
     }
-    // The lock is still there, and so is what the caller's keys made.
+    // The lock is still there, and so are the objects that were created with the caller's keys.
     let operator = s.world.client(OPERATOR).await;
     let locks =
         operator.operators().list_locks(v1::ListLocksRequest::default()).await.unwrap().into_inner().locks;

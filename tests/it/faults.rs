@@ -1,11 +1,11 @@
-//! Faults of the daemon's own: a panic in a request, or in a part of it that works by itself.
+//! Faults of the daemon: a panic in a request, or in a background task.
 
 use leasehold::{internals::daemon::Stopped, proto::v1::Half};
 use tonic::{Code, Status};
 
 use crate::harness::*;
 
-/// A request, as often as it is asked for; each time a new one.
+/// Makes a new request each time it is called.
 async fn ask(
     what: &str,
     worker: &Worker,
@@ -35,7 +35,7 @@ async fn a_panic_in_a_request_poisons_nothing() {
             world.time().at_reading(turn, || panic!("a fault that a test makes"));
             let answer = soon(what, ask(what, &worker, &operator, &launcher, turn)).await;
             if world.time().call_off() {
-                // It came to its end without reading the clock once more.
+                // The request ended before that reading of the clock.
                 if let Err(status) = answer {
                     assert_ne!(status.code(), Code::Internal, "{what}: {status:?}");
                 }
@@ -43,7 +43,8 @@ async fn a_panic_in_a_request_poisons_nothing() {
             }
             match answer.err().and_then(|status| Refused::read(&status)) {
                 Some(no) if no.reason == "INTERNAL" => told += 1,
-                // Outside of the use case: that may have taken a stream or a connection, and whoever was on it comes back.
+                // The panic was outside of the use case. It may have ended a stream or a connection, whose clients come
+                // back.
                 _ => {
                     (operator, launcher) = (world.client(OPERATOR).await, world.client(LAUNCHER).await);
                     worker.client = world.client(WORKER).await;
@@ -51,7 +52,7 @@ async fn a_panic_in_a_request_poisons_nothing() {
                     worker.keep_alive().await;
                 }
             }
-            // Everybody else goes on, by the same locks and tables, and what is counted is what lives.
+            // All other clients go on, with the same mutexes and tables, and the counts match the live leases.
             let token = worker.issue(Half::Reading).await;
             token.is_live(&gateway).await;
             worker.release(&token.lease.id).await.unwrap();
@@ -79,12 +80,12 @@ async fn a_panic_of_a_part_stops_the_daemon_in_order() {
     })
     .await;
     drop(launcher);
-    // Whoever wakes first reads the clock: the reaper, the expiry, the pruning, the look at the disk.
+    // The task that wakes first reads the clock: the reaper, the expiry, the pruning or the check of the disk.
     world.time().at_reading(0, || panic!("a fault that a test makes"));
     world.time().advance(std::time::Duration::from_secs(10));
     assert_eq!(world.ends_by_itself().await, Stopped::Failed);
     assert!(!world.time().call_off() && logged().contains("a part of the daemon failed: stopping"));
-    // The ledger was closed in order, and the next life has the job and not the lease.
+    // The ledger was closed in order, and the next run of the daemon has the job and not the lease.
     assert_eq!(world.records().await.kinds().last(), Some(&"epoch.ended"));
     world.restart().await;
     let (launcher, gateway) = (world.client(LAUNCHER).await, world.client(GATEWAY).await);

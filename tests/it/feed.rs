@@ -1,4 +1,4 @@
-//! The fence feed: who hears of which lowering, in what order, and what becomes of those who do not read.
+//! The fence feed: who gets which lowerings, in which order, and what happens to a client that does not read.
 
 use std::{
     sync::{
@@ -42,9 +42,9 @@ async fn world(shared: bool) -> World {
     .await
 }
 
-/// One subscription, read by hand. Each lowering that it hears must name the one before it.
+/// One subscription, which the test reads. Each lowering on it must name the previous one.
 struct Feed {
-    /// What the daemon makes the tags of this audience with.
+    /// The key with which the daemon makes the tags of this audience.
     key: FenceKey,
     tx: mpsc::Sender<WatchFencesRequest>,
     rx: Streaming<WatchFencesResponse>,
@@ -52,7 +52,7 @@ struct Feed {
     prev: u64,
     /// The fences of the snapshot.
     snapshot: Vec<Vec<u8>>,
-    /// All bytes that came.
+    /// All bytes that were received.
     bytes: Vec<u8>,
 }
 
@@ -85,14 +85,14 @@ impl Feed {
         let message = soon("a message", self.rx.message()).await.unwrap().expect("a message");
         let came = message.encode_to_vec();
         let event = message.event.expect("an event");
-        // The start names the issuer.
+        // The start message names the issuer.
         if !matches!(event, Event::Start(_)) {
             self.bytes.extend(came);
         }
         event
     }
 
-    /// What a name is called here.
+    /// The tag of a name for this audience.
     fn tag(&self, name: &str) -> Vec<u8> {
         self.key.tag(&name.parse().unwrap()).as_bytes().to_vec()
     }
@@ -162,7 +162,7 @@ fn verifier(world: &World, audience: &str) -> Verifier {
     })
 }
 
-/// Lowers each name that a job and its tenant have, from the least to the greatest. Answers the names.
+/// Lowers each name that a job and its tenant have, from the narrowest to the widest. Returns the names.
 async fn lower_all(platform: &Client, worker: &Worker, tenant: &str, resource: &str) -> Vec<String> {
     let (job, token) = (&worker.job, worker.issue(Half::Reading).await);
     let names = vec![
@@ -211,13 +211,13 @@ async fn a_verifier_hears_only_of_tenants_it_serves() {
             assert!(!heard.contains(&feed.tag(name)), "{name} was told to a stranger");
         }
         assert_eq!(feed.heard().await.len(), 0, "told twice");
-        // By tags: nothing that came says whose, or what, it was.
+        // They came as tags: nothing that was received shows to whom or what a name belongs.
         let came = String::from_utf8_lossy(&feed.bytes).into_owned();
         for name in ["acme", "globex", "ada", "tickets", "reviews", "spiffe", "human", "tenant"] {
             assert!(!came.contains(name), "`{name}` is in what came: {came}");
         }
     }
-    // Whoever comes later reads the same in the snapshot.
+    // A later subscriber reads the same in the snapshot.
     let late = Feed::open(&world, &world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
     for name in of_globex.iter().chain(&of_all) {
         assert!(
@@ -244,7 +244,7 @@ async fn the_keeper_of_shared_data_hears_of_its_users() {
     let presenter = Presenter::Svid { id: &holder, x5t_s256: None };
     let access = verifier.check(&token.text, presenter, &reviews, Action::ReadDataset).await.unwrap();
     let mut feed = Feed::open(&world, &world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
-    // Of what lies between, this server hears nothing; its feed has no gap for it.
+    // This server hears nothing of the lowerings in between, and its feed has no gap for them.
     let fences = world.daemon().broker.fences();
     fences.lower(&"tenant:platform".parse().unwrap(), LeaseTime(1));
     launcher.end(&worker.job, 1, Outcome::Failed).await.unwrap();
@@ -257,7 +257,7 @@ async fn the_keeper_of_shared_data_hears_of_its_users() {
     assert_eq!(feed.heard().await, [feed.tag("tenant:acme")]);
 }
 
-/// The catalog that takes a share away also ends what was given under it. The server that holds the data must hear that.
+/// A catalog that removes a share also ends the leases that depend on it. The server with the data must hear of that.
 // Proves law 20.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_withdrawn_share_ends_its_leases_at_the_verifier() {
@@ -275,13 +275,13 @@ async fn a_withdrawn_share_ends_its_leases_at_the_verifier() {
     operator.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run: false }).await.unwrap();
     let why = soon("the access to end", access.ended()).await;
     assert_eq!(why.reason.code(), "REVOKED");
-    // One who connects after that is told as well: the token would be good for a while yet.
+    // A server that connects later hears of it as well, because the token has not expired yet.
     let late = Feed::open(&world, &world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
     let member = format!("member:{}/1/rank-0", worker.job);
     assert!(late.snapshot.contains(&late.tag(&member)), "{:?}", late.snapshot);
 }
 
-/// A lease stands behind the models that its job tunes, whoever's they are and wherever they are kept.
+/// A lease is behind the models that its job tunes, even if they belong to another tenant or are kept elsewhere.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_owner_of_a_shared_model_can_end_its_tuning() {
     const BORROWED: &str = "checkpoint:globex/borrowed";
@@ -320,7 +320,7 @@ async fn the_owner_of_a_shared_model_can_end_its_tuning() {
     let access = verifier.check(&token.text, presenter, &line, Action::WriteCheckpoint).await.unwrap();
     let mut feed = Feed::open(&world, &world.client(GLOBEX_GATEWAY).await, GLOBEX_GATEWAY).await;
     let operator = world.client(OPERATOR).await;
-    // What the owner's own jobs do is none of globex's business; what becomes of the model is.
+    // Globex must not hear of the owner's own jobs, but must hear of changes to the model.
     operator.revoke(&format!("job:{}", acme.job)).await.unwrap();
     operator.revoke(MODEL).await.unwrap();
     let why = soon("the access to end", access.ended()).await;
@@ -329,7 +329,7 @@ async fn the_owner_of_a_shared_model_can_end_its_tuning() {
     assert_eq!(feed.heard().await, feed.tags([MODEL, "tenant:acme"]));
 }
 
-/// A share that is new is heard of by those who were listening before it.
+/// A server that was listening before a share was added hears of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_share_is_heard_of_without_connecting_again() {
     let world = world(false).await;
@@ -395,7 +395,8 @@ async fn two_hundred_feeds_hear_each_lowering_in_order() {
     }
 }
 
-/// The age of a feed is that of its last echoed tick, so that one must say: all that was lowered before it was sent.
+/// The age of a feed is the age of its last echoed tick. So a tick must come after all lowerings that happened before
+/// it was sent.
 // Proves law 10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_tick_never_comes_back_before_what_was_lowered_before_it() {
@@ -412,7 +413,7 @@ async fn a_tick_never_comes_back_before_what_was_lowered_before_it() {
             for n in 0u64.. {
                 let name: FenceName = format!("human:u{n}").parse().unwrap();
                 broker.fences().lower(&name, LeaseTime(1));
-                // In bursts, and never so far ahead of who reads that it would be told that it fell behind.
+                // In bursts, but never so far ahead of the reader that it falls behind.
                 if n % 30 == 29 {
                     std::thread::sleep(Duration::from_micros(500));
                 }
@@ -455,14 +456,14 @@ async fn a_tick_never_comes_back_before_what_was_lowered_before_it() {
     assert_eq!(feed.prev, broker.fences().seq().0);
 }
 
-/// A client that never reads costs what its windows hold, and nobody else anything.
+/// A client that never reads costs only the content of its windows, and costs other clients nothing.
 // Proves law 37, law 43.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_feed_that_is_never_read_harms_no_other() {
     const BURSTS: u64 = 30;
     const BURST: u64 = 200;
     let world = World::start().await;
-    // With little room for what it does not read: fences are sent as tags of a few bytes.
+    // With small windows, because fences are sent as tags of a few bytes.
     let mut sleeper = Feed::open(&world, &world.narrow_client(GATEWAY).await, GATEWAY).await;
     let mut reader = Feed::open(&world, &world.client(GATEWAY).await, GATEWAY).await;
     let worker = world.working().await;
@@ -480,7 +481,7 @@ async fn a_feed_that_is_never_read_harms_no_other() {
     }
     world.time().advance(Duration::from_millis(3_001));
     assert_eq!(reader.heard().await.len(), 0);
-    // It wakes up, reads what was under way, and is told.
+    // It reads again: first what was in flight, then that it fell behind.
     let mut read = 0;
     let end = soon("the end of the sleeper's feed", async {
         loop {
@@ -494,7 +495,7 @@ async fn a_feed_that_is_never_read_harms_no_other() {
     .await;
     assert_eq!((end.code, end.reason.as_str()), (Code::DataLoss, "FELL_BEHIND"), "{end:?}");
     assert!(read < BURSTS * BURST, "all of it was kept for one who does not read");
-    // Starting over, it has all of it.
+    // After it has started over, it has all of them.
     let again = Feed::open(&world, &world.client(GATEWAY).await, GATEWAY).await;
     assert_eq!(again.snapshot.len() as u64, BURSTS * BURST);
 }

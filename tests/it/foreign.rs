@@ -1,5 +1,6 @@
-//! Law 42 for the calls that search or ask by a name: what is another tenant's and what does not exist get one answer.
-//! `matrix.rs` has the calls about one job, member or lease, and checks that each call of the proto is in one of the lists.
+//! Law 42 for the calls that search or ask by a name: a name of another tenant and a name that does not exist get the same
+//! answer. `matrix.rs` has the calls about one job, member or lease, and checks that each call of the proto is in one of
+//! the lists.
 
 use leasehold::{
     name::{Digest, JobId, LeaseId},
@@ -33,7 +34,7 @@ pub const NAMES_NOTHING: [&str; 7] =
 
 const GLOBEX_GATEWAY: &str = "spiffe://k8s.globex.example/ns/data/sa/gateway";
 
-/// A name of globex's own, one of acme's, and one that nothing has. For a call that takes several, all of them in turn.
+/// A name of globex, one of acme, and one that does not exist. For a call that takes several, all of them in turn.
 fn names(call: &str, worker: &Worker, token: &Token, gone: &Token, hashes: &[String; 2]) -> Vec<[String; 3]> {
     let own = |name: &str| name.to_owned();
     let reviews = own("dataset:globex/reviews@v1");

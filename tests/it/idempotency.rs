@@ -1,4 +1,4 @@
-//! Saying a thing twice: the same thing is the same answer, another thing is a conflict.
+//! Repeated requests: the same request gets the same answer, a different one is a conflict.
 
 use leasehold::proto::v1::{self, JobState, Outcome};
 use tonic::Code;
@@ -48,7 +48,7 @@ async fn one_key_and_two_specifications_are_a_conflict() {
     }
     assert_eq!(world.snapshot().await, before);
     assert_eq!(launcher.job(&job.id).await, job);
-    // The order of what is a set, and what a default says, are no other specification.
+    // Neither the order of a set nor an explicit default makes a different specification.
     let spelled = v1::JobSpec {
         tenant: "acme".into(),
         members: Some(v1::Members {
@@ -135,7 +135,7 @@ async fn a_job_that_is_closed_twice_keeps_its_first_outcome() {
     }
     let records = world.records().await;
     assert_eq!((records.of("job.closed").len(), records.of("job.conflict").len()), (1, 1));
-    // What it was created with still names it: it does not come back to life.
+    // The key with which it was created still names it: it does not come back to life.
     let same = launcher.create(spec(), "k").await.unwrap().into_inner();
     assert_eq!((same.created, same.job.unwrap().state()), (false, JobState::Closed));
 }

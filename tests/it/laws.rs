@@ -1,4 +1,4 @@
-//! Laws of leases: what an id is worth, what a renewal gives, what stays in an index.
+//! Laws of leases: what a lease id allows, what a renewal gives, what stays in an index.
 
 use std::{collections::BTreeSet, marker::PhantomData, sync::Arc, time::Duration};
 
@@ -27,7 +27,7 @@ async fn issue_for(worker: &Worker, seconds: i64) -> Token {
     worker.token(answer.unwrap_or_else(|e| panic!("{:?}", Refused::of(&e))).into_inner())
 }
 
-/// Lets time pass while the member beats.
+/// Advances the clock while the member beats.
 async fn live_for(world: &World, worker: &mut Worker, seconds: u64) {
     for _ in 0..seconds / 5 {
         worker.beat().await;

@@ -1,4 +1,4 @@
-//! What the ledger says afterwards: each ending once and with its cause, heads that others keep, and time over restarts.
+//! The content of the ledger: each ending once and with its cause, heads that others keep, and time across restarts.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ async fn member(world: &World, n: usize) -> Worker {
     world.working_on(spec, &holder).await
 }
 
-/// One step of chance with one of the members. What is refused is refused; what ends, ends.
+/// One random step of one of the members. It may be refused, and it may end leases.
 async fn step(world: &World, workers: &mut [Worker], operator: &Client, dice: &mut Dice) {
     let launcher = world.client(LAUNCHER).await;
     let n = workers.len();
@@ -79,7 +79,7 @@ async fn step(world: &World, workers: &mut [Worker], operator: &Client, dice: &m
         }
         12 => drop(worker.stream.take()),
         13 => {
-            // A stream of its own, which is known to be open.
+            // A separate stream, which is known to be open.
             worker.stream = None;
             if let Ok(stream) = worker.open_stream().await {
                 stream.goodbye().await;
@@ -98,7 +98,7 @@ async fn step(world: &World, workers: &mut [Worker], operator: &Client, dice: &m
         // Leases run out, and members that do not beat go away.
         _ => world.time().pass(Duration::from_secs(20)).await,
     }
-    // Back, where it was away.
+    // The member comes back if it was away.
     drop(worker.rejoin().await);
 }
 
@@ -135,7 +135,7 @@ async fn every_ending_is_in_exactly_one_record() {
             let leases = match record["type"].as_str().unwrap() {
                 "leases.ended" => record["leases"].as_array().unwrap().iter().collect(),
                 "credential.cancelled" => vec![&record["lease"]],
-                // A lease that was revoked, locked or given back by itself: that is its record, unless it was over before.
+                // If the lease itself was revoked, locked or released, that is its record, unless it had ended before.
                 kind @ ("revoked" | "lowered" | "lock.set") => {
                     let lease = record["name"].as_str().unwrap().strip_prefix("lease:");
                     if let Some(id) = lease.filter(|id| !endings.contains_key(id)) {
@@ -160,7 +160,7 @@ async fn every_ending_is_in_exactly_one_record() {
             let id = lease["lease"].as_str().unwrap();
             let ended = endings.remove(id).unwrap_or_default();
             if ended.len() != 1 {
-                // What happened to its job, for people.
+                // The event of its job, as people see it.
                 let job = lease["job"].as_str().unwrap();
                 let said = |r: &&Value| {
                     let text = r.to_string();
@@ -181,7 +181,7 @@ async fn every_ending_is_in_exactly_one_record() {
     }
 }
 
-/// Each lease that was issued is in a record of its end: what clean-up records comes after the clean-up.
+/// Each lease that was issued has a record of its end. The clean-up writes its records after it has run.
 fn ends_all(records: &Records) -> bool {
     let mut ended = std::collections::BTreeSet::new();
     for record in &records.all {
@@ -194,7 +194,7 @@ fn ends_all(records: &Records) -> bool {
     records.of("credential.issued").iter().all(|r| r["lease"].as_str().is_some_and(|id| ended.contains(id)))
 }
 
-/// A lowering that ended leases is itself on record before them: what it was, who did it, and why.
+/// A lowering that ended leases is recorded before their ends, with its name, who did it, and why.
 fn because(records: &Records, ended: &Value, seed: u64) {
     if ended["type"] != "leases.ended" {
         return;
@@ -231,7 +231,7 @@ fn speaks_of(record: &Value, name: &str) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn signed_heads_show_a_cut_ledger() {
-    // A head tells how much is recorded of all tenants, so it goes out while there is one.
+    // A head shows how many records all tenants have, so it is sent only while there is one tenant.
     let mut world = World::with(|setup| setup.catalog.retain(|file, _| *file == "acme.toml")).await;
     let verifier = Verifier::start(VerifierSettings {
         connector: world.connector(&world.svid(GATEWAY)),
@@ -252,7 +252,7 @@ async fn signed_heads_show_a_cut_ledger() {
     let nobody = nobody.unwrap().into_inner();
     assert!(nobody.ledger_head.is_empty() && nobody.ledger_key.is_empty());
 
-    // The verifier keeps the last one that a tick brought.
+    // The verifier keeps the last head that came with a tick.
     let mut kept = None;
     world
         .time()
@@ -269,7 +269,7 @@ async fn signed_heads_show_a_cut_ledger() {
 
     let state = world.file("state");
     ledger::verify(&Dir::at(&state), Some(kept.head)).unwrap();
-    // The tail is cut off by somebody who can write the files, the head file with it: the kept head finds it.
+    // If someone who can write the files cuts off the tail and the head file, the kept head reveals it.
     let segment = state.join("ledger-00000000000000000001.jsonl");
     let text = std::fs::read_to_string(&segment).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -289,14 +289,14 @@ async fn a_wall_clock_that_went_back_over_a_restart_lengthens_nothing() {
     let worker = world.working().await;
     let launcher = world.client(LAUNCHER).await;
     let job = launcher.job(&worker.job).await;
-    // Two hours is all that the job has; at its very end something is recorded.
+    // The job has only two hours. Just before their end a record is written.
     world.time().advance(2 * HOUR - Duration::from_secs(1));
     let operator = world.client(OPERATOR).await;
     operator.lock("dataset:acme/patients@v1").await.unwrap();
     world.stop().await;
     drop(worker);
 
-    // The machine starts anew with a wall clock that is an hour behind: all three clocks begin there.
+    // The machine starts again with a wall clock that is an hour behind, and all three clocks begin there.
     let back = Wall(NOW.0 + 3_600_000);
     let clock = Arc::new(TestClock::new());
     clock.set_wall(back);
@@ -304,7 +304,7 @@ async fn a_wall_clock_that_went_back_over_a_restart_lengthens_nothing() {
     let raise = clock.clone();
     let not_before = move |latest: Wall| {
         assert!(latest.0 >= NOW.0 + 2 * 3_600_000 - 1_000, "the last record's time is {latest}");
-        // As the system's clock does it: the lease timeline is raised, the wall stays where it is.
+        // Like the system's clock: the lease timeline is advanced, and the wall clock is unchanged.
         raise.set_wall(latest);
         raise.set_wall(back);
     };

@@ -1,5 +1,5 @@
 //! Leasehold from the outside: each test starts the real daemon, with its own authorities, files and clock, and talks to it
-//! over mutual TLS. No test shares anything with another, and none waits for time: the clock is moved by hand.
+//! over mutual TLS. No test shares anything with another, and none waits for real time, because the test moves the clock.
 #![allow(
     clippy::restriction,
     clippy::err_expect,

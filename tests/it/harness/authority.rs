@@ -1,4 +1,4 @@
-//! A trust domain that makes SVIDs: good ones, and each kind of bad one.
+//! A trust domain that makes valid SVIDs, and each kind of invalid one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +32,7 @@ pub struct Credentials {
 }
 
 impl Authority {
-    /// A root that is valid from a day before a moment to thirty days after.
+    /// A root that is valid from a day before a time to thirty days after it.
     pub fn new(domain: &str, now: Wall) -> Self {
         let mut params = CertificateParams::default();
         params.not_before = at(back(now, 24 * HOUR));
@@ -46,12 +46,12 @@ impl Authority {
         Authority { domain: domain.to_owned(), params, key, pem }
     }
 
-    /// An SVID that is good from ten seconds before a moment, for as long as SPIRE's are at the most.
+    /// An SVID that is valid from ten seconds before a time, for as long as the longest SVIDs of SPIRE.
     pub fn svid(&self, id: &str, now: Wall) -> Credentials {
         self.issue(id, now, |_| {})
     }
 
-    /// An SVID that starts good and is changed.
+    /// A valid SVID with a change.
     pub fn issue(&self, id: &str, now: Wall, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
         let mut params = CertificateParams::default();
         params.not_before = at(back(now, Duration::from_secs(10)));
@@ -70,12 +70,12 @@ impl Authority {
 }
 
 impl Credentials {
-    /// SHA-256 of the leaf: what a token that is bound to it says.
+    /// SHA-256 of the leaf, which a token that is bound to it contains.
     pub fn sha256(&self) -> [u8; 32] {
         sha256(&CertificateDer::from_pem_slice(self.cert.as_bytes()).unwrap())
     }
 
-    /// What a client connects with, trusting the daemon's domain alone.
+    /// The TLS settings of a client that trusts only the daemon's domain.
     pub fn source(&self, trusted: &Authority, now: Wall) -> Arc<StaticSource> {
         let svid = X509Svid::from_pem(self.cert.as_bytes(), self.key.as_bytes()).unwrap();
         let bundles = TrustBundles::empty()

@@ -1,4 +1,4 @@
-//! An identity on a connection, and what refusals look like from there.
+//! An identity on a connection, and refusals as it sees them.
 
 use leasehold::proto::v1::{
     approval_service_client::ApprovalServiceClient, job_service_client::JobServiceClient,
@@ -66,7 +66,7 @@ impl Refused {
         }
     }
 
-    /// The same where it may be no refusal: a connection that broke off has none.
+    /// The same if the error may not be a refusal: a broken connection has none.
     pub fn read(status: &Status) -> Option<Self> {
         status.get_error_details().error_info().map(|_| Self::of(status))
     }
@@ -77,7 +77,7 @@ impl Refused {
     }
 }
 
-/// The refusal that an answer is.
+/// The refusal in an answer.
 pub fn refused<T>(answer: Result<Response<T>, Status>) -> Refused {
     match answer {
         Ok(_) => panic!("it was not refused"),

@@ -15,17 +15,17 @@ use tokio::{sync::watch, task};
 
 use super::soon;
 
-/// Where every test begins: 2026-11-20T04:13:20Z.
+/// The time at which every test begins: 2026-11-20T04:13:20Z.
 pub const NOW: Wall = Wall(1_795_148_000_000);
 
-/// Something that is to happen.
+/// An action that will run.
 type Act = Box<dyn FnOnce() + Send>;
 
-/// All three clocks, moved by hand. Whoever sleeps wakes when the lease timeline has come to its moment.
+/// All three clocks, moved by the test. A task that sleeps wakes when the lease timeline has reached its time.
 pub struct TestClock {
     now: watch::Sender<Now>,
     sleepers: Arc<Mutex<Sleepers>>,
-    /// What is to happen at one of the next readings, and how many come before it.
+    /// The action at one of the next readings, and how many readings come before it.
     at_reading: Mutex<Option<(usize, Act)>>,
     readings: AtomicUsize,
 }
@@ -41,30 +41,31 @@ impl TestClock {
         }
     }
 
-    /// Makes something happen in the middle of what runs next: when the clock is read once more than `before` times. The ledger's
-    /// thread reads it whenever it likes, so its readings do not count.
+    /// Runs an action in the middle of the next work: when the clock has been read `before` times, at the next reading. The
+    /// ledger's thread reads the clock at any time, so its readings do not count.
     pub fn at_reading(&self, before: usize, act: impl FnOnce() + Send + 'static) {
         *self.at_reading.lock().unwrap() = Some((before, Box::new(act)));
     }
 
-    /// How often it was read so far.
+    /// How often the clock was read so far.
     pub fn readings(&self) -> usize {
         self.readings.load(Ordering::SeqCst)
     }
 
-    /// Calls that off. Whether it was still to come.
+    /// Cancels the action. Returns whether it had not run yet.
     pub fn call_off(&self) -> bool {
         self.at_reading.lock().unwrap().take().is_some()
     }
 
-    /// Lets time pass on all three, at once.
+    /// Advances all three clocks in one step.
     pub fn advance(&self, span: Duration) {
         self.now.send_modify(|now| {
             *now = Now { wall: now.wall.plus(span), lease: now.lease.plus(span), boot: now.boot.plus(span) };
         });
     }
 
-    /// Sets the wall clock alone, as an administrator does. Forward takes the lease timeline along, back does not.
+    /// Sets only the wall clock, as an administrator does. A step forward also advances the lease timeline, a step back
+    /// does not.
     pub fn set_wall(&self, wall: Wall) {
         self.now.send_modify(|now| {
             now.wall = wall;
@@ -72,7 +73,7 @@ impl TestClock {
         });
     }
 
-    /// Lets time pass in steps of a second.
+    /// Advances the clocks in steps of a second.
     pub async fn pass(&self, span: Duration) {
         const STEP: Duration = Duration::from_secs(1);
         let mut left = span;
@@ -83,8 +84,8 @@ impl TestClock {
         }
     }
 
-    /// Lets time pass in steps of half a second, as a daemon that is awake sees it, until the answer is yes, and answers how
-    /// much did. Once `most` has passed the clock stands still, and the answer must come of that.
+    /// Advances the clocks in steps of half a second, as a daemon that is awake sees it, until the condition is true.
+    /// Returns how much time passed. After `most` the clock stands still, and the condition must become true by then.
     pub async fn pass_until(
         &self,
         what: &str,
@@ -109,7 +110,7 @@ impl TestClock {
         .await
     }
 
-    /// The same, no faster than time really passes: for what takes its way over connections whose deadlines are on this clock.
+    /// The same, but no faster than real time: for requests over connections whose deadlines are on this clock.
     pub async fn pass_slowly_until(&self, what: &str, mut ask: impl AsyncFnMut() -> bool) {
         const STEP: Duration = Duration::from_secs(1);
         soon(what, async {
@@ -127,10 +128,10 @@ impl TestClock {
         .await;
     }
 
-    /// Waits until whoever was to wake by now has woken, and whoever works in turns is asleep again: on a machine with other
-    /// work a background task would else find several steps gone when it comes to look.
+    /// Waits until each task that should wake by now has woken, and each periodic task is asleep again. Otherwise, on a busy
+    /// machine, several steps could pass before a background task checks.
     pub async fn settled(&self) {
-        // One that ends when it wakes never sleeps again.
+        // A task that ends when it wakes never sleeps again.
         const MOST: Duration = Duration::from_secs(2);
         let began = Instant::now();
         loop {
@@ -147,7 +148,7 @@ impl TestClock {
     }
 }
 
-/// Who sleeps on a clock, and who has been woken and is at work.
+/// The tasks that sleep on a clock, and those that were woken and are at work.
 #[derive(Default)]
 struct Sleepers {
     count: u64,
@@ -158,7 +159,7 @@ struct Sleepers {
 }
 
 impl Sleepers {
-    /// From so many turns on a task is taken for one that works in turns.
+    /// After this many sleeps, a task counts as periodic.
     const TURNS: u64 = 3;
 
     fn are_settled(&self, now: LeaseTime) -> bool {
@@ -171,7 +172,7 @@ impl Sleepers {
     }
 }
 
-/// One sleep, from when it is first waited for.
+/// One sleep, which starts when it is first polled.
 struct Asleep {
     sleepers: Arc<Mutex<Sleepers>>,
     id: u64,

@@ -1,4 +1,4 @@
-//! What all daemons of this process have logged, to look for what must never be there.
+//! The logs of all daemons of this process, to search for what must never be in them.
 
 use std::{
     io::Write,
@@ -28,7 +28,7 @@ impl<'a> MakeWriter<'a> for Captured {
     }
 }
 
-/// Keeps all that is logged from here on, at every level of our own and at debug of others.
+/// Keeps everything that is logged from now on: all levels of our own modules, and debug and above of others.
 pub fn capture() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -37,7 +37,7 @@ pub fn capture() {
     });
 }
 
-/// All of it so far.
+/// The log so far.
 pub fn logged() -> String {
     String::from_utf8_lossy(&LOG.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
 }

@@ -1,16 +1,16 @@
-//! What a test needs to meet the daemon as its callers do.
+//! What a test needs to use the daemon as its callers do.
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `clock` | [`TestClock`]: all three times, moved by hand |
-//! | `authority` | [`Authority`]: a trust domain that makes SVIDs, good and bad |
+//! | `clock` | [`TestClock`]: all three clocks, moved by the test |
+//! | `authority` | [`Authority`]: a trust domain that makes valid and invalid SVIDs |
 //! | `world` | [`World`]: a daemon with its files, started, stopped and started again |
-//! | `client` | [`Client`]: an identity on a connection, and what refusals look like from there |
+//! | `client` | [`Client`]: an identity on a connection, and refusals as it sees them |
 //! | `worker` | [`Worker`]: a member of an attempt, with its session and its keep-alive stream |
-//! | `wrapper` | [`Wrapper`]: a real `leasehold run` beside a real child |
+//! | `wrapper` | [`Wrapper`]: a real `leasehold run` with a real child |
 //! | `log` | what the daemons have logged |
-//! | `port` | [`Port`]: an address that is nobody else's for as long as a test runs |
-//! | `stopwatch` | [`Stopwatch`]: how long something took, without the time in which this process was not let run |
+//! | `port` | [`Port`]: an address that no other process uses while a test runs |
+//! | `stopwatch` | [`Stopwatch`]: how long something took, without the time in which this process could not run |
 //! | `records` | the ledger, read from its files as an auditor does |
 
 mod authority;
@@ -34,22 +34,21 @@ pub use records::Records;
 pub use stopwatch::Stopwatch;
 pub use worker::{Token, Worker, spec};
 pub use world::World;
-#[allow(unused_imports, reason = "for who starts programs of its own")]
+#[allow(unused_imports, reason = "for tests that start programs")]
 pub use wrapper::plain;
 pub use wrapper::{Wrapper, job_toml};
 
 use std::{future::Future, time::Duration};
 
-/// The longest that anything may take in real time before a test gives up: on a machine with much other work, long. No test
-/// waits for it to pass.
+/// The real time after which a test gives up. It is long because the machine may be busy. No test waits for it to pass.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Resolves with what a future answers, or fails the test where it takes too long.
+/// Returns the output of a future. Fails the test if it takes too long.
 pub async fn soon<T>(what: &str, work: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| panic!("{what}: not within {PATIENCE:?}"))
 }
 
-/// Asks again and again until the answer is yes.
+/// Checks again and again until the condition is true.
 pub async fn eventually(what: &str, mut ask: impl AsyncFnMut() -> bool) {
     soon(what, async {
         while !ask().await {
@@ -82,9 +81,9 @@ pub const GLOBEX_WORKER: &str = "spiffe://k8s.globex.example/ns/ml/job/tuner";
 pub const GLOBEX_OPERATOR: &str = "spiffe://k8s.globex.example/u/bob";
 /// The resource server of acme, which follows the feed.
 pub const GATEWAY: &str = "spiffe://k8s.acme.example/ns/data/sa/gateway";
-/// An audience of acme that knows `/keys` alone.
+/// An audience of acme that uses only `/keys`.
 pub const WEB: &str = "spiffe://k8s.acme.example/ns/data/sa/web";
-/// In a trusted domain, and in no catalog.
+/// An identity in a trusted domain, without a catalog entry.
 pub const NOBODY: &str = "spiffe://k8s.acme.example/ns/default/sa/nobody";
 
 pub const TICKETS: &str = "dataset:acme/tickets@v3";

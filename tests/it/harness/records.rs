@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use leasehold::internals::ledger::{Dir, VerifyReport, verify};
 use serde_json::Value;
 
-/// All records of a ledger, whose chain was found whole.
+/// All records of a ledger whose chain was verified.
 pub struct Records {
     pub report: VerifyReport,
     pub all: Vec<Value>,
@@ -14,7 +14,8 @@ pub struct Records {
 }
 
 impl Records {
-    /// Verifies the chain and reads the records. A daemon that runs may append between the two, so this is repeated.
+    /// Verifies the chain and reads the records. A running daemon may append records between the two steps, so they are
+    /// repeated.
     pub fn read(state: &Path) -> Self {
         loop {
             let report =

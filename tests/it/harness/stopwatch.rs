@@ -1,4 +1,4 @@
-//! How long something took, without the time in which this process was not let run.
+//! How long something took, without the time in which this process could not run.
 
 use std::{
     sync::{
@@ -10,8 +10,8 @@ use std::{
 
 use tokio::task::JoinHandle;
 
-/// Time in which somebody on this machine waited for a processor or a disk, since its start, as the kernel counts it; none where
-/// the kernel does not.
+/// The time since the start of this machine in which any process waited for a processor or a disk, as the kernel counts it.
+/// `None` if the kernel does not count it.
 #[derive(Clone, Copy)]
 pub struct Pressure(Duration);
 
@@ -24,14 +24,14 @@ impl Pressure {
         Pressure(["cpu", "io"].into_iter().filter_map(total).sum())
     }
 
-    /// What came since then.
+    /// The time that was added since then.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// Counts turns of a task that sleeps: on a machine with other work a turn comes late, and is counted as if it had not. What is
-/// counted is less by the time in which somebody had to wait.
+/// Counts the turns of a task that sleeps. On a busy machine a turn comes late, and counts as if it had come in time. The time
+/// in which any process had to wait is subtracted.
 pub struct Stopwatch {
     pressure: Pressure,
     counted_us: Arc<AtomicU64>,
@@ -55,7 +55,7 @@ impl Stopwatch {
         Stopwatch { pressure: Pressure::now(), counted_us, turns }
     }
 
-    /// What it has counted since its start.
+    /// The time that it has counted since its start.
     pub fn counted(&self) -> Duration {
         let counted = Duration::from_micros(self.counted_us.load(Ordering::Relaxed));
         counted.saturating_sub(Pressure::now().since(self.pressure))

@@ -12,7 +12,7 @@ use tonic::{Response, Status, Streaming};
 
 use super::{Client, GATEWAY, LAUNCHER, LINE, MODEL, Refused, TICKETS, WORKER, World, soon};
 
-/// What a usual job is: a dataset and a model to read, a checkpoint line to write, one member.
+/// The usual job: a dataset and a model to read, a checkpoint line to write, one member.
 pub fn spec() -> v1::JobSpec {
     v1::JobSpec {
         name: "support-lora".into(),
@@ -107,7 +107,7 @@ impl Client {
             .await
     }
 
-    /// Whether a token is good now, and why not.
+    /// Whether a token is valid now, and otherwise why not.
     pub async fn introspect(&self, token: &str, presenter: &str) -> v1::IntrospectResponse {
         let request =
             v1::IntrospectRequest { token: token.into(), presenter: presenter.into(), ..Default::default() };
@@ -115,7 +115,7 @@ impl Client {
     }
 }
 
-/// A token and what came with it.
+/// A token and the rest of its response.
 #[derive(Clone)]
 pub struct Token {
     pub text: String,
@@ -146,12 +146,12 @@ pub struct KeepAlive {
 }
 
 impl World {
-    /// The usual job, with a first attempt and a member that lives.
+    /// Creates the usual job, with a first attempt and a live member.
     pub async fn working(&self) -> Worker {
         self.working_on(spec(), WORKER).await
     }
 
-    /// A job, with a first attempt and one member that lives.
+    /// Creates a job, with a first attempt and one live member.
     pub async fn working_on(&self, spec: v1::JobSpec, worker: &str) -> Worker {
         let launcher = self.client(LAUNCHER).await;
         let key = format!("key of {}", spec.name);
@@ -233,7 +233,7 @@ impl Worker {
         self.stream.as_mut().expect("a stream").beat().await;
     }
 
-    /// Asks for a credential of one half, as the job has it.
+    /// Asks for a credential for everything that the job has in one half.
     pub async fn try_issue(&self, half: Half) -> Result<Response<v1::IssueCredentialResponse>, Status> {
         let request =
             v1::IssueCredentialRequest { session: self.session(), half: half as i32, ..Default::default() };
@@ -270,7 +270,7 @@ impl Worker {
         self.client.members().release_lease(request).await
     }
 
-    /// Drains itself alone.
+    /// Drains only itself.
     pub async fn drain_self(&self, grace: i64) -> Result<Response<v1::DrainAttemptResponse>, Status> {
         let request = v1::DrainAttemptRequest {
             job: self.job.clone(),
@@ -336,7 +336,7 @@ impl KeepAlive {
         soon("the end of the stream", async { while let Ok(Some(_)) = self.rx.message().await {} }).await;
     }
 
-    /// The next notice, past beats.
+    /// Returns the next notice, and skips beats.
     pub async fn notice(&mut self) -> v1::Notice {
         if let Some(notice) = self.noticed.pop_front() {
             return notice;
@@ -354,7 +354,7 @@ impl KeepAlive {
         .await
     }
 
-    /// The next notice is of this kind, with this reason.
+    /// Asserts that the next notice has this kind and this reason.
     pub async fn told(&mut self, kind: Kind, reason: &str) -> v1::Notice {
         let notice = self.notice().await;
         assert_eq!((notice.kind(), notice.reason.as_str()), (kind, reason), "{}", notice.message);
@@ -388,7 +388,7 @@ impl Token {
         assert!(seen.active, "{} is dead: {}", self.lease.id, seen.reason);
     }
 
-    /// It is dead, for this reason.
+    /// Asserts that the token is invalid for this reason.
     pub async fn is_dead(&self, gateway: &Client, reason: &str) {
         let seen = self.seen_by(gateway).await;
         assert_eq!((seen.active, seen.reason.as_str()), (false, reason), "{}", self.lease.id);

@@ -1,4 +1,4 @@
-//! A daemon with its files: started, stopped, and started again on what it left behind.
+//! A daemon with its files: started, stopped, and started again on the same files.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ const DOMAINS: [&str; 6] = [
     "people.platform.example",
 ];
 
-/// What a test changes before the daemon starts.
+/// The settings that a test changes before the daemon starts.
 pub struct Setup {
     /// The catalog's files, by name.
     pub catalog: BTreeMap<&'static str, String>,
@@ -42,7 +42,7 @@ pub struct Setup {
     pub server: String,
     /// Lines below `[policy]`.
     pub policy: String,
-    /// Run on the clocks of this machine.
+    /// Whether the daemon uses the clocks of this machine.
     pub real_clock: bool,
 }
 
@@ -63,14 +63,14 @@ impl Default for Setup {
     }
 }
 
-/// One daemon and all that is around it.
+/// One daemon and everything that it needs.
 pub struct World {
     pub dir: TempDir,
     pub clock: Arc<dyn Clock>,
     manual: Option<Arc<TestClock>>,
     authorities: BTreeMap<String, Authority>,
     daemon: Option<Daemon>,
-    /// Where it always listens, in a test that chose so.
+    /// The address at which it always listens, if the test sets one.
     port: Option<Port>,
 }
 
@@ -87,7 +87,7 @@ impl World {
         world
     }
 
-    /// All of the files, and no daemon yet.
+    /// Writes all of the files, without starting the daemon.
     pub fn prepared(change: impl FnOnce(&mut Setup)) -> Self {
         super::log::capture();
         let mut setup = Setup::default();
@@ -140,7 +140,8 @@ impl World {
         self.write("leasehold.toml", &format!("{}workload_api = \"{uri}\"\n{}", &text[..from], &text[to..]));
     }
 
-    /// The daemon listens at one address from the next start on, which is nobody else's while it is away.
+    /// From the next start on, the daemon listens at one address, which no other process can take while the daemon is
+    /// away.
     pub fn stays_where_it_is(&mut self) {
         let port = Port::reserve();
         let text = self.read("leasehold.toml");
@@ -168,7 +169,7 @@ impl World {
         Config::load(&self.file("leasehold.toml")).unwrap().config
     }
 
-    /// Starts the daemon, and says why it does not.
+    /// Starts the daemon. Returns the error if it does not start.
     pub async fn try_start(&mut self) -> Result<(), StartError> {
         assert!(self.daemon.is_none(), "it runs already");
         let daemon = soon("a start", Daemon::start_with(&self.config(), self.clock.clone(), |_| {})).await?;
@@ -176,7 +177,7 @@ impl World {
         Ok(())
     }
 
-    /// Stops the daemon in order, where it runs, and starts another life on the same files.
+    /// Stops the daemon gracefully, if it runs, and starts it again on the same files.
     pub async fn restart(&mut self) {
         self.stop().await;
         if let Err(why) = self.try_start().await {
@@ -184,26 +185,26 @@ impl World {
         }
     }
 
-    /// Stops the daemon in order, where it runs.
+    /// Stops the daemon gracefully, if it runs.
     pub async fn stop(&mut self) -> Option<Stopped> {
         let daemon = self.daemon.take()?;
         daemon.stopper().cancel();
         Some(soon("a stop", daemon.run()).await)
     }
 
-    /// Waits until the daemon ends by itself.
+    /// Waits until the daemon ends without being stopped.
     pub async fn ends_by_itself(&mut self) -> Stopped {
         soon("an end", self.daemon.take().expect("the daemon runs").run()).await
     }
 
-    /// The daemon that runs.
+    /// The running daemon.
     pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("the daemon runs")
     }
 
-    /// The clock, to be moved.
+    /// The manual clock.
     pub fn time(&self) -> &TestClock {
-        self.manual.as_deref().expect("this test has a clock of its own")
+        self.manual.as_deref().expect("this test has a manual clock")
     }
 
     // ---------- who calls ----------
@@ -214,7 +215,7 @@ impl World {
         self.authorities.get(domain).unwrap_or_else(|| panic!("no authority for {id}"))
     }
 
-    /// A good SVID, as of now.
+    /// An SVID that is valid now.
     pub fn svid(&self, id: &str) -> Credentials {
         self.authority(id).svid(id, self.clock.now().wall)
     }
@@ -228,7 +229,7 @@ impl World {
         Connector::new(self.source(credentials), self.clock.clone(), endpoint)
     }
 
-    /// An identity with a connection of its own.
+    /// A client with its own connection.
     pub async fn client(&self, id: &str) -> Client {
         let credentials = self.svid(id);
         let connector = self.connector(&credentials);
@@ -238,7 +239,8 @@ impl World {
         Client::new(id, credentials, channel)
     }
 
-    /// The same with room for a kibibyte of answers on each stream: what it does not read, the daemon cannot send.
+    /// The same with a window of one kibibyte on each stream, so that the daemon cannot send more than the client
+    /// reads.
     pub async fn narrow_client(&self, id: &str) -> Client {
         let credentials = self.svid(id);
         let connector = self.connector(&credentials);
@@ -264,7 +266,7 @@ impl World {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    /// A counter of the daemon's metrics, summed over this process, where a label says so.
+    /// The value of a counter with this label, summed over all daemons of this process.
     pub async fn counted(&self, name: &str, label: &str) -> f64 {
         let (_, text) = self.http(self.daemon().probe, "/metrics").await;
         let lines = text.lines().filter(|l| l.starts_with(name) && l.contains(label));
@@ -273,7 +275,7 @@ impl World {
 
     // ---------- what is left behind ----------
 
-    /// What must be the same after a request that was refused: records (of what was denied apart), jobs, leases, lowerings.
+    /// What a refused request must not change: records (except those of denials), jobs, leases, lowerings.
     pub async fn snapshot(&self) -> (Vec<String>, usize, usize, u64) {
         let broker = &self.daemon().broker;
         let records = self.records().await;
@@ -281,7 +283,7 @@ impl World {
         (kinds, broker.open_jobs(), broker.live_leases(), broker.fences().seq().0)
     }
 
-    /// The ledger as an auditor reads it, once all of it is on disk.
+    /// The ledger as an auditor reads it, after all records are on disk.
     pub async fn records(&self) -> Records {
         if let Some(daemon) = &self.daemon {
             let ledger = daemon.broker.ledger();
@@ -290,7 +292,7 @@ impl World {
         Records::read(&self.file("state"))
     }
 
-    /// The ledger once it has what is awaited: what follows an ending by itself is recorded after its answer.
+    /// Waits for records in the ledger, because the consequences of an ending are recorded after its answer.
     pub async fn recorded(&self, what: &str, mut has: impl FnMut(&Records) -> bool) -> Records {
         let mut records = self.records().await;
         eventually(what, async || {

@@ -1,4 +1,4 @@
-//! A real `leasehold run` beside a real child, told by a context file as a user's is.
+//! A real `leasehold run` with a real child, and with a contexts file like a user's.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use tokio::{
 
 use super::{Client, DAEMON, LINE, MODEL, TICKETS, WORKER, World, eventually, soon};
 
-/// What the usual run needs. Lines for the top of the file come first, tables last.
+/// The specification of the usual run. Lines for the top of the file come first, tables last.
 pub fn job_toml(top: &str, tables: &str) -> String {
     format!(
         "name = \"support-lora\"\npurpose = \"support-tuning\"\nmax_duration = \"2h\"\n{top}\n\
@@ -28,7 +28,7 @@ pub fn job_toml(top: &str, tables: &str) -> String {
     )
 }
 
-/// A wrapper that was started. Killed when it goes, and its child with it.
+/// A running wrapper. Dropping it kills the wrapper and its child.
 pub struct Wrapper {
     process: Child,
     out: Arc<Mutex<String>>,
@@ -49,13 +49,13 @@ impl World {
         }
     }
 
-    /// Runs a shell script under the wrapper, as the usual worker, on the specification's text.
+    /// Runs a shell script under the wrapper, as the usual worker, with this specification.
     pub fn wrap(&self, spec: &str, args: &[&str], script: &str) -> Wrapper {
         let run = self.run_of(spec, args, script);
         self.leasehold(WORKER, &[], &run.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// The same, with these lines in the context about where its identity comes from.
+    /// The same, with these lines in the context for the source of its identity.
     pub fn wrap_with(&self, identity: &str, spec: &str, args: &[&str], script: &str) -> Wrapper {
         let run = self.run_of(spec, args, script);
         let server = self.daemon().grpc.to_string();
@@ -70,15 +70,15 @@ impl World {
         [&begin, args, &["--", "sh", "-c", script]].concat().into_iter().map(str::to_owned).collect()
     }
 
-    /// Runs the program itself as somebody, with a context that says so, by way of other commands where some stand before it.
+    /// Runs the program with the context of an identity. If other commands are given, they come first and run it.
     pub fn leasehold(&self, id: &str, before: &[&str], args: &[&str]) -> Wrapper {
         self.leasehold_at(&self.daemon().grpc.to_string(), id, before, args)
     }
 
-    /// The same with the daemon's address, whether one is there or not.
+    /// The same with the daemon's address, even if no daemon runs.
     pub fn leasehold_at(&self, server: &str, id: &str, before: &[&str], args: &[&str]) -> Wrapper {
         let (name, contexts) = if id == WORKER {
-            // Others may be reading theirs.
+            // Other threads may be reading their files.
             if !self.file("worker.pem").exists() {
                 self.write_worker();
             }
@@ -114,7 +114,7 @@ impl World {
             .chain([env!("CARGO_BIN_EXE_leasehold")])
             .chain(args.iter().copied())
             .collect();
-        // In a session without a terminal, whatever the tests were started from.
+        // In a session without a terminal, even if the tests were started at one.
         let mut process = plain("setsid")
             .args(&words)
             .env("LEASEHOLD_CONTEXTS", self.file(contexts))
@@ -184,7 +184,7 @@ impl Wrapper {
         eventually(text, async || self.stdout().contains(text)).await;
     }
 
-    /// The job, as the line that tells of its attempt names it: the child writes to the same stream, in the middle of a line too.
+    /// The job, from the line about its attempt. The child writes to the same stream, so the line may be interrupted.
     pub async fn job(&self) -> String {
         self.says(", attempt ").await;
         let stderr = self.stderr();
@@ -200,7 +200,7 @@ impl Wrapper {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// Its exit code, once it has ended and all that was said is here.
+    /// Waits for its end and for all of its output, and returns its exit code.
     pub async fn exit(&mut self) -> Option<i32> {
         let status = soon("the end of the wrapper", self.process.wait()).await.unwrap();
         let done = async || Arc::strong_count(&self.out) == 1 && Arc::strong_count(&self.err) == 1;
@@ -237,7 +237,7 @@ impl Wrapper {
 }
 
 impl Client {
-    /// Has the first attempt of a job finish within a minute.
+    /// Drains the first attempt of a job, with a grace of a minute.
     pub async fn drain(&self, job: &str) {
         let request = leasehold::proto::v1::DrainAttemptRequest {
             job: job.to_owned(),
@@ -249,7 +249,7 @@ impl Client {
         self.jobs().drain_attempt(request).await.unwrap();
     }
 
-    /// Where the job and its last attempt are.
+    /// The states of the job and of its last attempt.
     pub async fn stands(&self, job: &str) -> (leasehold::proto::v1::Job, leasehold::proto::v1::Attempt) {
         let job = self.job(job).await;
         let attempt = job.attempts.last().cloned().unwrap_or_default();
@@ -257,7 +257,7 @@ impl Client {
     }
 }
 
-/// A command that has nothing of the environment that steers our program: who runs the tests may have set any of it.
+/// A command without the environment variables of our program, any of which may be set where the tests run.
 pub fn plain(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
