@@ -76,14 +76,14 @@ fn commands(body: &[&str]) -> Vec<(String, i32)> {
     whole.lines().map(command).collect()
 }
 
-/// The first of three neighbouring ports that are free, below those that the system gives out by itself.
+/// The first of three neighbouring ports that are free, below those that the system assigns as free ports.
 fn free_ports() -> u16 {
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let offset = u16::try_from(std::process::id() % 3_000).unwrap() * 3;
     (0..3_000).map(|i| 20_000 + (offset + 3 * i) % 9_000).find(|p| (*p..p + 3).all(is_free)).unwrap()
 }
 
-/// An empty home, and what runs in it.
+/// An empty home, and the processes that run in it.
 struct Home {
     folder: tempfile::TempDir,
     running: Vec<Running>,
@@ -104,7 +104,7 @@ impl Home {
         self.folder.path().join(name)
     }
 
-    /// Without the environment of the person who runs the tests: a newcomer has a home and a path.
+    /// Without the environment of the person who runs the tests, because a newcomer has only a home and a path.
     fn shell(&self, command: &str) -> Command {
         let programs = Path::new(env!("CARGO_BIN_EXE_leasehold")).parent().unwrap();
         let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
@@ -124,7 +124,7 @@ impl Home {
     /// Starts a command, and waits until a daemon serves or a job holds both of its leases.
     fn start(&mut self, command: String, ends: Option<i32>) {
         let log = self.path(&format!(".log-{}", self.running.len()));
-        // The shell gives way to the command, so that a signal reaches it.
+        // The command replaces the shell, so that a signal reaches it.
         let mut shell = self.shell(&format!("exec {command}"));
         let mut child = shell.stdout(File::create(&log).unwrap()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(240);
@@ -238,7 +238,7 @@ fn every_test_that_a_promise_names_exists() {
     assert!(promised >= 30, "only {promised} promises were found");
 }
 
-/// What a link's fragment is called on GitHub.
+/// The fragment of a heading's link on GitHub.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
     kept.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>().replace(' ', "-")
@@ -292,7 +292,7 @@ fn every_metric_has_a_row() {
     }
 }
 
-/// What `config check` says of each key that a file leaves out stands in the reference, too.
+/// The reference also contains what `config check` says of each key that a file leaves out.
 #[test]
 fn every_default_is_in_the_reference() {
     let home = Home::new();

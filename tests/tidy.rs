@@ -1,4 +1,4 @@
-//! The crate is in order: which module may use which, and what must not be in the tree.
+//! The order of the crate: which module may use which, and what must not be in the tree.
 #![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 use std::{
@@ -7,11 +7,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Floor 0: everybody may use it.
+/// Floor 0: every module may use it.
 const GROUND: [&str; 9] =
     ["backoff", "clock", "secret", "limits", "log_budget", "reason", "sync", "written", "plain"];
 
-/// What each module may use, beside floor 0 and, from floor 2 on, `name`.
+/// What each module may use, in addition to floor 0 and, from floor 2 on, `name`.
 const FLOORS: [(&str, &[&str]); 25] = [
     ("name", &[]),
     ("proto", &[]),
@@ -94,7 +94,7 @@ enum Token {
     Path,
 }
 
-/// The tokens of a source, without comments; texts are kept apart, so that nothing in them is taken for code.
+/// The tokens of a source, without comments; texts are separate, so that nothing in them counts as code.
 fn tokens(source: &str) -> Vec<Token> {
     let c: Vec<char> = source.chars().collect();
     let at = |i: usize| c.get(i).copied().unwrap_or('\0');
@@ -272,7 +272,7 @@ fn named(module: &[String], tokens: &[Token]) -> BTreeSet<String> {
     found
 }
 
-/// What a path names at the root, from a place in it on: a word, `super`, or a group of them.
+/// The modules at the root that a path names, from one of its segments on: a word, `super`, or a group of them.
 fn follow(base: Vec<String>, tokens: &[Token], mut i: usize, found: &mut BTreeSet<String>) {
     match tokens.get(i) {
         Some(Token::Word(word)) if word == "super" && tokens.get(i + 1) == Some(&Token::Path) => {
@@ -350,10 +350,10 @@ fn every_source_file_is_a_module_of_the_house() {
         .filter(|f| !known.contains(&f.canonicalize().unwrap()))
         .map(|f| shown(&f))
         .collect();
-    assert!(lost.is_empty(), "nobody has a `mod` for: {lost:?}");
+    assert!(lost.is_empty(), "these files have no `mod`: {lost:?}");
 }
 
-/// The reader of paths reads what a person would.
+/// The reader of paths finds what a person would.
 #[test]
 fn paths_are_found_however_they_are_written() {
     let of = |module: &[&str], source: &str| -> Vec<String> {

@@ -1,4 +1,4 @@
-//! Each law of `laws.txt` and each case of `identity-cases.txt` is proved by a test.
+//! A test proves each law of `laws.txt` and each case of `identity-cases.txt`.
 //!
 //! A comment above the test names what it proves: `// Proves law 15, case B13.`
 #![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
@@ -115,10 +115,10 @@ const CHECKLIST: [(&str, u32); 7] =
     [("a", 24), ("b", 31), ("c", 13), ("d", 13), ("e", 11), ("f", 9), ("h", 8)];
 /// The sections of which every case is listed and tested.
 const IN_FORCE: &str = "abcdefh";
-/// The mistakes that others made, at the end of the checklist: 6.1 to 6.10.
+/// The mistakes of other projects, at the end of the checklist: 6.1 to 6.10.
 const MISTAKES: u32 = 10;
 
-/// The ids of the checklist, of the sections that are wanted.
+/// The ids of these sections of the checklist.
 fn checklist(wanted: impl Fn(&str) -> bool) -> BTreeSet<String> {
     let sections = CHECKLIST.iter().filter(|(section, _)| wanted(section));
     sections.flat_map(|(section, cases)| (1..=*cases).map(move |n| format!("{section}{n:02}"))).collect()

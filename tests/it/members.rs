@@ -1,4 +1,4 @@
-//! The members of one attempt: who is one, how each goes, and that none speaks for another.
+//! The members of one attempt: who is a member, how each of them ends, and that none speaks for another.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ use tonic::Code;
 
 use crate::harness::*;
 
-/// Several members of one attempt, each with a stream and a credential of each half. Odd ones carry another identity.
+/// Several members of one attempt, each with a stream and a credential of each half. Members with an odd number have
+/// another identity.
 struct Crew {
     world: World,
     launcher: Client,
@@ -59,7 +60,7 @@ impl Crew {
         self.launcher.job(&self.workers[0].job).await
     }
 
-    /// Both credentials of a member are good, or neither is.
+    /// Asserts that both credentials of a member are valid, or that neither is.
     async fn lives(&self, i: usize, live: bool) {
         for token in &self.tokens[i] {
             let seen = token.seen_by(&self.gateway).await;
@@ -67,7 +68,7 @@ impl Crew {
         }
     }
 
-    /// All members beat while time passes.
+    /// Advances the clock while all members beat.
     async fn live_for(&mut self, seconds: u64) {
         let mut left = seconds;
         while left > 0 {
@@ -124,12 +125,12 @@ async fn the_last_interruption_of_a_whole_attempt_ends_it() {
     assert_eq!((attempt.state(), attempt.outcome()), (AttemptState::Ended, Outcome::Interrupted));
 }
 
-/// Processes that share a SPIFFE ID, of one attempt or of two jobs, are told apart by their sessions alone.
+/// Processes that share a SPIFFE ID, in one attempt or in two jobs, are distinguished only by their sessions.
 // Proves law 31b.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_proves_its_session_to_end_or_drain_itself() {
     let c = crew(crew_of(4), 3).await;
-    // rank-2 carries the SVID of rank-0.
+    // rank-2 has the SVID of rank-0.
     let (thief, victim) = (&c.workers[2], &c.workers[0]);
     assert_eq!(thief.client.id, victim.client.id);
     let mut jobs = thief.client.jobs();
@@ -152,7 +153,7 @@ async fn a_member_proves_its_session_to_end_or_drain_itself() {
         };
         refused(jobs.drain_attempt(drain).await).is(Code::PermissionDenied, "SESSION_MISMATCH");
     }
-    // Nor does it speak for all, though it may speak for itself.
+    // It may not speak for all members either, only for itself.
     let all = v1::EndAttemptRequest { job: victim.job.clone(), attempt: 1, outcome: 2, ..Default::default() };
     assert_eq!(refused(jobs.end_attempt(all).await).code, Code::PermissionDenied);
     let all = v1::DrainAttemptRequest { job: victim.job.clone(), attempt: 1, ..Default::default() };
@@ -174,7 +175,7 @@ async fn a_member_proves_its_session_to_end_or_drain_itself() {
     c.lives(0, true).await;
 }
 
-/// Who calls the broker itself, as a connection of this identity would.
+/// A caller that calls the broker directly, as a connection of this identity would.
 async fn caller(world: &World, id: &str) -> Caller {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = Endpoint::new(&listener.local_addr().unwrap().to_string(), id.parse().unwrap()).unwrap();
@@ -211,7 +212,7 @@ async fn what_is_left_of_a_member_does_not_end_the_one_in_its_place() {
     c.workers[0] = Worker::join(client, &job, 1, "rank-0", "").await.unwrap();
     c.workers[0].keep_alive().await;
     c.tokens[0] = c.workers[0].issue_both().await;
-    // It is told that it is over, and what it says is about itself.
+    // It hears that its session is over, and its later messages count only for itself.
     let notice = soon("a notice", waiting.notice()).await;
     assert_eq!((notice.kind, notice.reason), (NoticeKind::Revoked, Reason::NotJoined));
     leaving.goodbye();
@@ -273,10 +274,10 @@ async fn when_the_last_member_drains_the_attempt_drains() {
     c.live_for(4).await;
     c.workers[1].drain_self(20).await.unwrap();
     assert_eq!(c.attempt().await.state(), AttemptState::Draining);
-    // The next attempt waits for it, as for any that drains.
+    // The next attempt waits for it, as for any member that drains.
     let job = c.workers[0].job.clone();
     refused(c.launcher.begin(&job, "run-2").await).is(Code::FailedPrecondition, "ATTEMPT_DRAINING");
-    // Each has its own time: the second is over before the first.
+    // Each drain has its own time: the second is over before the first.
     c.live_for(19).await;
     c.workers[1].stream = None;
     c.world.time().pass(Duration::from_secs(2)).await;
@@ -328,7 +329,7 @@ async fn an_identity_of_one_job_joins_no_other() {
     assert!(seen >= 1.0, "{seen}");
     world.restart().await;
     bound(other(&world, "third").await.err().unwrap(), &worker.job);
-    // Its job is over, and an SVID of then may still be about.
+    // Its job is over, but an SVID from that time may still be in use.
     world.client(LAUNCHER).await.end(&worker.job, 1, Outcome::Completed).await.unwrap();
     bound(other(&world, "fourth").await.err().unwrap(), &worker.job);
     world.restart().await;
@@ -337,7 +338,7 @@ async fn an_identity_of_one_job_joins_no_other() {
     bound(other(&world, "fifth").await.err().unwrap(), &worker.job);
     world.time().advance(Duration::from_secs(1));
     let joined = other(&world, "sixth").await.unwrap_or_else(|no| panic!("{}", no.text));
-    // Now it is that one's.
+    // Now the identity belongs to that job.
     bound(other(&world, "seventh").await.err().unwrap(), &joined.job);
 }
 
@@ -383,7 +384,7 @@ async fn an_identity_in_two_open_jobs_is_reported() {
         assert_eq!(notes.len(), 1, "{notes:?}");
         assert!(notes[0].contains(SHARED) && notes[0].contains(&jobs[other].0), "{notes:?}");
     }
-    // The ticket of one is none for the other.
+    // The ticket of one job does not work for the other.
     let no =
         Worker::join(world.client(SHARED).await, &jobs[0].0, 1, "rank-1", &jobs[1].1).await.err().unwrap();
     Refused::of(&no).is(Code::PermissionDenied, "TICKET_REQUIRED");
@@ -391,7 +392,8 @@ async fn an_identity_in_two_open_jobs_is_reported() {
     assert!(launcher.job(&jobs[0].0).await.notes.is_empty());
 }
 
-/// A token of a shared identity is good with one certificate; a renewal binds it to the one that asks, and never to less.
+/// A token of a shared identity is valid with one certificate. A renewal binds the new token to the certificate that asks
+/// for it, and never leaves it unbound.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pinned_token_is_pinned_again_at_each_renewal() {
     let world = World::start().await;
@@ -417,7 +419,7 @@ async fn a_pinned_token_is_pinned_again_at_each_renewal() {
     let after = worker.client.credentials.sha256().to_vec();
     let renewed = worker.renew(&first.lease.id).await.unwrap().into_inner().token;
     assert!(good_with(&renewed, after.clone()).await && !good_with(&renewed, before).await);
-    // The catalog calls the identity one job's from now on: what is pinned stays so.
+    // From now on, the catalog says that the identity is for one job: an existing binding stays.
     let catalog = world.read("catalog.d/acme.toml");
     let shared = "match = \"spiffe://hpc.acme.example/slurm/ml-support/*\"\nkind  = \"workload\"";
     let changed = catalog.replace(shared, &format!("{shared}\nidentity = \"job\""));
@@ -444,7 +446,7 @@ async fn a_replacement_takes_the_instance_of_a_lost_member() {
     let mut c = crew(crew_of(2), 2).await;
     let job = c.workers[0].job.clone();
     let again = async |world: &World| Worker::join(world.client(WORKER).await, &job, 1, "rank-0", "").await;
-    // Joined, and a moment away: it is its own.
+    // It is joined, and away for a moment: the name stays its own.
     let taken = again(&c.world).await.err().unwrap();
     Refused::of(&taken).is(Code::AlreadyExists, "INSTANCE_TAKEN");
     c.workers[0].stream = None;
@@ -455,7 +457,7 @@ async fn a_replacement_takes_the_instance_of_a_lost_member() {
     c.live_for(4).await;
     let fresh = again(&c.world).await.unwrap_or_else(|e| panic!("{:?}", Refused::of(&e)));
     fresh.issue(Half::Reading).await.is_live(&c.gateway).await;
-    // The one before is nobody now: not here, and not there.
+    // The previous process is no longer a member: it gets no credential and cannot join again.
     refused(c.workers[0].try_issue(Half::Reading).await).is(Code::PermissionDenied, "SESSION_MISMATCH");
     Refused::of(&c.workers[0].rejoin().await.err().unwrap()).is(Code::AlreadyExists, "INSTANCE_TAKEN");
     c.lives(0, false).await;
@@ -480,7 +482,7 @@ async fn a_silent_leaver_is_unknown_until_its_end_is_reported() {
     assert_eq!(c.attempt().await.outcome(), Outcome::Completed, "it counts as any other");
 }
 
-/// A process that is started in the place of one that drains, and was killed, would have more time than was given.
+/// If a draining process is killed, a process in its place would have more time than the drain gave.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_place_of_a_draining_member_is_not_free() {
     let mut c = crew(crew_of(2), 2).await;

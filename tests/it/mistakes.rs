@@ -1,5 +1,5 @@
-//! The mistakes that others made in attesting, as far as they are made at the daemon: the rest have tests of the same titles
-//! beside the code that does not make them.
+//! Mistakes that others made in attestation, if they would be mistakes of the daemon. The other mistakes have tests with the
+//! same titles beside the code.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD as BASE64};
 use leasehold::{
@@ -37,7 +37,7 @@ async fn ids_are_not_normalised_and_not_matched_by_prefix() {
     ] {
         assert_eq!(kind(nobody).await, "", "{nobody}");
     }
-    // The SVID of one job and the request of another: the job names who may join it, byte for byte.
+    // The SVID of one job with the request of another: a job names exactly the identities that may join it.
     let worker = world.working().await;
     let other = world.client(OTHER_WORKER).await;
     let no = Worker::join(other, &worker.job, 1, "rank-1", "").await.err().map(|status| Refused::of(&status));
@@ -58,21 +58,22 @@ async fn stale_trust_of_files_ends_with_the_root_that_is_taken_out() {
     world.write(file, "half of a bun");
     world.daemon().reload();
     assert!(asks(&globex).await && asks(&world.client(GLOBEX_LAUNCHER).await).await);
-    // Another root in place of the old one: who stands on the old one is cut off where it is connected, and stays out.
+    // Another root replaces the old one: peers with an SVID of the old root lose their connections, and cannot connect
+    // again.
     world.write(file, &Authority::new("k8s.globex.example", NOW).pem);
     world.daemon().reload();
     eventually("the live connection ends", async || !asks(&globex).await).await;
     let svid = world.svid(GLOBEX_LAUNCHER);
     assert!(world.connector(&svid).connected_channel().await.is_err());
     assert!(asks(&acme).await && asks(&world.client(LAUNCHER).await).await);
-    // And with both, as in a rotation, it is let in again.
+    // With both roots, as in a rotation, they can connect again.
     let next = Authority::new("k8s.globex.example", NOW).pem;
     world.write(file, &format!("{good}{next}"));
     world.daemon().reload();
     assert!(asks(&world.client(GLOBEX_LAUNCHER).await).await);
 }
 
-/// A token whose header is changed, or its claims: signed by nobody who knows the key.
+/// A token with a changed header or changed claims, which was not signed again.
 fn forged(token: &str, header: impl FnOnce(&mut Value), claims: impl FnOnce(&mut Value)) -> String {
     let mut parts = token.split('.');
     let mut read =
@@ -102,7 +103,7 @@ async fn a_token_is_bound_to_its_holder_at_the_resource() {
     let (holder, other) = (WORKER.parse().unwrap(), OTHER_WORKER.parse().unwrap());
     let by = |id| Presenter::Svid { id, x5t_s256: None };
     assert!(verifier.check(&token.text, by(&holder), &tickets, Action::ReadDataset).await.is_ok());
-    // Over the SVID of another job; over none; with a subject that is not the one that was signed.
+    // With the SVID of another job, without an SVID, and with a subject that was not signed.
     let refusal = verifier.check(&token.text, by(&other), &tickets, Action::ReadDataset).await.unwrap_err();
     assert_eq!(refusal.reason.code(), "TOKEN_PRESENTER");
     for nobody in ["", OTHER_WORKER] {
@@ -112,7 +113,7 @@ async fn a_token_is_bound_to_its_holder_at_the_resource() {
     let refusal = verifier.check(&theirs, by(&other), &tickets, Action::ReadDataset).await.unwrap_err();
     assert_eq!(refusal.reason.code(), "TOKEN_SIGNATURE");
     assert_eq!(gateway.introspect(&theirs, OTHER_WORKER).await.reason, "TOKEN_SIGNATURE");
-    // Nobody is who a header says.
+    // A header does not authenticate a caller.
     let mut request = Request::new(v1::WhoAmIRequest {});
     for name in ["x-forwarded-client-cert", "x-spiffe-id", "x-client-id"] {
         request.metadata_mut().insert(name, format!("URI={OPERATOR}").parse().unwrap());
@@ -135,7 +136,7 @@ async fn token_types_and_keys_are_not_confused() {
     // A verifier of JWT-SVIDs refuses any `typ` but JWT and JOSE (JWT-SVID section 2.3): ours is neither.
     assert_eq!((&header["typ"], &header["alg"]), (&json!("at+jwt"), &json!("ES256")));
     assert_eq!(header.as_object().unwrap().len(), 3);
-    // The other way round: what says that it is a JWT-SVID, or chooses its own key or rule, is refused for saying so.
+    // Conversely, a token is refused if it says that it is a JWT-SVID, or if it chooses its own key or algorithm.
     type Change = fn(&mut Value);
     let changes: [Change; 9] = [
         |h| h["typ"] = "JWT".into(),
@@ -162,7 +163,7 @@ async fn token_types_and_keys_are_not_confused() {
         serde_json::from_slice(&BASE64.decode(text.split('.').nth(1).unwrap()).unwrap()).unwrap();
     let forgery = jsonwebtoken::encode(&hmac, &claims, &secret).unwrap();
     assert_eq!(gateway.introspect(&forgery, WORKER).await.reason, "TOKEN_MALFORMED");
-    // A signature of zeros, which some libraries took for any message's (CVE-2022-21449); another key's id.
+    // A signature of zeros, which some libraries accepted for any message (CVE-2022-21449); the id of another key.
     let (signed, _) = text.rsplit_once('.').unwrap();
     let zeros = format!("{signed}.{}", BASE64.encode([0u8; 64]));
     assert_eq!(gateway.introspect(&zeros, WORKER).await.reason, "TOKEN_SIGNATURE");
@@ -184,7 +185,7 @@ async fn an_end_revokes_everything_whatever_the_svid() {
         let joined = Worker::join(client.clone(), job, attempt, "rank-9", "").await;
         Refused::of(&joined.err().expect("an SVID alone is no membership")).reason
     };
-    // The right SVID, and a job that nobody made; an attempt that never began; one that is over.
+    // The right SVID, but a job that does not exist, an attempt that never began, or one that is over.
     assert_eq!(join(&JobId(7).to_string(), 1).await, "JOB_NOT_FOUND");
     let never = join(&worker.job, 2).await;
     assert!(["ATTEMPT_NOT_FOUND", "STATE_CONFLICT"].contains(&never.as_str()), "{never}");
@@ -194,7 +195,7 @@ async fn an_end_revokes_everything_whatever_the_svid() {
     let no = refused(worker.renew(&token.lease.id).await);
     assert_eq!((no.code, no.reason.as_str()), (Code::FailedPrecondition, "JOB_CLOSED"));
     assert_eq!(refused(worker.try_issue(Half::Reading).await).reason, "JOB_CLOSED");
-    // Another life of the daemon takes no token of this one, of a job that goes on either.
+    // The next run of the daemon accepts no token of this run, not even if the job goes on.
     let members = v1::Members { join: vec![OTHER_WORKER.into()], ..Default::default() };
     let lives = v1::JobSpec { name: "another".into(), members: Some(members), ..spec() };
     let (of_it, holder) = {

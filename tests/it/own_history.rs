@@ -36,7 +36,7 @@ fn of<'a>(records: &'a [Value], kind: &str) -> Vec<&'a Value> {
     records.iter().filter(|r| r["type"] == kind).collect()
 }
 
-/// Whether a key stands anywhere in a value.
+/// Whether a value contains a key at any depth.
 fn has_key(value: &Value, key: &str) -> bool {
     match value {
         Value::Object(map) => map.contains_key(key) || map.values().any(|v| has_key(v, key)),
@@ -124,7 +124,7 @@ async fn a_tenants_auditor_reads_its_own_history() {
         let names: Vec<_> = of(&records, kind).iter().map(|r| r["name"].clone()).collect();
         assert_eq!(names, ["dataset:acme/tickets"], "{kind}");
     }
-    // What is about all tenants is there without its content.
+    // A record about all tenants is listed without its content.
     let began = of(&records, "epoch.began")[0].as_object().unwrap();
     let fields: BTreeSet<_> = began.keys().map(String::as_str).collect();
     assert_eq!(fields, BTreeSet::from(["epoch", "hash", "time", "type", "v"]));
@@ -305,7 +305,7 @@ async fn the_command_shows_a_tenant_its_history() {
     let follower = world.leasehold(AUDITOR, &[], &["audit", "tail", "--as", "workload"]);
     let ada = world.client(OPERATOR).await;
     eventually("the new record", async || {
-        // The first ones may come before the follower, and the last ones may be past the operator's rate.
+        // The first records may come before the follower starts, and the last ones may exceed the operator's rate.
         let _ = ada.lock(TICKETS).await;
         let _ = ada.unlock(TICKETS).await;
         follower.stdout().contains("lock.lifted")
@@ -318,7 +318,7 @@ async fn sharing_world_on_this_clock() -> World {
     World::with(|setup| setup.real_clock = true).await
 }
 
-/// Metrics are for the platform: they are of all tenants, and name none of them.
+/// Metrics are for the platform: they cover all tenants, and name none of them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn metrics_name_no_tenant_and_no_identity() {
     let history = History::made().await;

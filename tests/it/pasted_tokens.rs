@@ -34,7 +34,7 @@ const TOKENS: [&str; 6] = [
     "postgres://ml:hunter2-and-more@db.acme.example/features",
 ];
 const TURNS: &str = "dataset:acme/x\u{202e}txt\u{2066}\u{1b}[2J";
-/// How long a command may run that does not end by itself: it waits for a daemon that is not there.
+/// How long a command may run if it waits for a daemon that is not there.
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// A private key, and 24 characters of it that must not be seen.
@@ -61,7 +61,7 @@ fn scene() -> World {
     world
 }
 
-/// Runs the program, and returns all that it printed until it ended or was ended.
+/// Runs the program, and returns all that it printed until it exited or was killed.
 fn printed(world: &World, args: &[String], variables: &[(&str, &str)]) -> String {
     let home = world.file("home");
     std::fs::create_dir_all(&home).unwrap();
@@ -96,7 +96,7 @@ fn printed(world: &World, args: &[String], variables: &[(&str, &str)]) -> String
     format!("{}{}", out.join().unwrap(), err.join().unwrap())
 }
 
-/// A value of the right kind for an argument that another value is tested beside.
+/// A valid value for an argument, while another argument is tested.
 fn good(arg: &Arg) -> String {
     if let Some(value) = arg.get_possible_values().first() {
         return value.get_name().to_owned();

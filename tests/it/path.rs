@@ -1,4 +1,4 @@
-//! The path: a job gets its access, and loses it.
+//! The usual course: a job gets its access, and loses it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use leasehold::{
 
 use crate::harness::*;
 
-/// Create, begin, join, keep alive, issue, look, renew, end; and what each step says.
+/// Create, begin, join, keep alive, issue, show, renew, end, with the result of each step.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_gets_its_access_and_loses_it_the_moment_it_ends() {
     let world = World::start().await;
@@ -43,7 +43,7 @@ async fn a_job_gets_its_access_and_loses_it_the_moment_it_ends() {
     let presenter = Presenter::Svid { id: &holder, x5t_s256: None };
     let access = verifier.check(&reading.text, presenter, &tickets, Action::ReadDataset).await.unwrap();
     verifier.check(&writing.text, presenter, &line, Action::WriteCheckpoint).await.unwrap();
-    // Another job's folder of that line, and the line itself, are not this token's.
+    // This token opens neither another job's folder in that line nor the line itself.
     for other in [format!("{LINE}/{}", leasehold::name::JobId(7)), LINE.to_owned()] {
         let other = other.parse().unwrap();
         let no =

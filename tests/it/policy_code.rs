@@ -1,4 +1,4 @@
-//! Policy as code: cases that run, questions that are answered, decisions that can be made again, sets that are applied.
+//! Policy as code: running cases, answering questions, repeating decisions, and applying policy sets.
 
 use std::{
     fs,
@@ -55,7 +55,7 @@ async fn policy_test_names_each_failed_case_and_untried_rule() {
         assert!(out.contains(said), "{said}: {out}");
     }
     assert!(err.contains("no case is decided by the rule `guard-disabled`"), "{err}");
-    // A key that is not known is a mistake, not a case that passes.
+    // An unknown key is a mistake, and the case does not pass.
     fs::write(folder.path().join("tests.toml"), cases.replace("expect", "expects")).unwrap();
     let (code, out, err) = offline(&args).await;
     assert!(code == Some(1) && err.contains("tests.toml:9") && err.contains("write `expect`"), "{out}{err}");
@@ -78,7 +78,7 @@ async fn world() -> World {
     World::with(|setup| setup.real_clock = true).await
 }
 
-/// Runs the program as somebody. Returns its exit code, stdout and stderr.
+/// Runs the program with an identity. Returns its exit code, stdout and stderr.
 async fn run(world: &World, id: &str, args: &[&str]) -> (Option<i32>, String, String) {
     let mut command = world.leasehold(id, &[], args);
     let code = command.exit().await;
@@ -166,7 +166,7 @@ async fn can_i_for_others_is_for_who_oversees_their_tenant() {
     }
     let (code, out, err) = ask(OTHER_WORKER, WORKER).await;
     assert!(code == Some(2) && err.contains("EvaluatePolicy"), "{out}{err}");
-    // An identity of another tenant and one of no entry look alike.
+    // An identity of another tenant and one without an entry get the same answer.
     let said = |answer: (Option<i32>, String, String)| (answer.0, answer.1, answer.2);
     let foreign = said(ask(OPERATOR, GLOBEX_WORKER).await);
     assert_eq!(foreign, said(ask(OPERATOR, NOBODY).await));
@@ -189,7 +189,7 @@ async fn who_can_lists_entries_with_their_gates() {
     };
     let workers = "spiffe://k8s.acme.example/ns/ml/job/*";
     let data = list(OPERATOR, &["read_dataset", PATIENTS]).await;
-    // The disabled entry and those without the role are not there.
+    // The disabled entry and the entries without the role are not listed.
     assert_eq!(entries(&data), [workers, "spiffe://hpc.acme.example/slurm/ml-support/*"]);
     assert_eq!(data["entries"][0]["answer"], "wait");
     assert_eq!(data["entries"][0]["gates"], serde_json::json!(["gate-sensitive-data"]));
@@ -198,7 +198,7 @@ async fn who_can_lists_entries_with_their_gates() {
     let people = ["spiffe://people.acme.example/u/*", "spiffe://people.platform.example/ops/*"];
     assert_eq!(entries(&revoke), people);
     assert_eq!(entries(&list(OPERATOR, &["Revoke", "acme"]).await), [people[0]], "of its own tenant");
-    // What is not shared does not exist.
+    // A resource that is not shared does not exist for the caller.
     let ask = async |name: &str| {
         let (code, out, err) =
             run(&world, GLOBEX_OPERATOR, &["who-can", "finetune", name, "--as", "workload"]).await;
@@ -291,7 +291,7 @@ async fn policy_explain_decides_again_and_replays() {
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(out.contains(&token.lease.id) && !out.contains("job.created"), "{out}");
 
-    // Another policy now: what was decided is explained by what decided it.
+    // Policy has changed: an old decision is explained by the policy that decided it.
     world.write("policy/no-tickets.cedar", NO_TICKETS);
     world.daemon().reload();
     let (code, out, err) = explain(OPERATOR, &[&worker.job]).await;
@@ -304,7 +304,7 @@ async fn policy_explain_decides_again_and_replays() {
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(out.contains("the same: allow") && !out.contains("no-tickets"), "{out}");
 
-    // What is not kept is not guessed.
+    // If that policy is not kept, the explanation does not guess.
     for file in fs::read_dir(world.file("state/policies")).unwrap().map(Result::unwrap) {
         fs::remove_file(file.path()).unwrap();
     }
@@ -350,7 +350,7 @@ async fn a_foreign_and_an_absent_job_are_not_explained_alike() {
 
 // ---------- changes ----------
 
-/// A policy directory beside the world's own, with rules of a test and cases of their own.
+/// Another policy directory, with the rules of a test and their cases.
 fn policy_dir(world: &World, name: &str, more: &str, expect: &str) -> String {
     let dir = world.file(name);
     fs::create_dir_all(&dir).unwrap();
@@ -449,7 +449,7 @@ async fn policy_apply_takes_effect_is_recorded_and_lasts() {
     );
     assert_eq!(history["policies"][0]["reason"], "CHG-1412");
 
-    // And back.
+    // Back to the first policy.
     let (code, out, err) = policy(&world, PLATFORM, &["rollback", "--reason", "too strict", "--yes"]).await;
     assert_eq!(code, Some(0), "{out}{err}");
     assert_eq!(world.daemon().broker.rules.in_force().engine.digest().to_string(), first);

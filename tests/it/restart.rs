@@ -1,4 +1,4 @@
-//! A daemon that is started again under its jobs: what comes back, who comes back, and that thousands do at once.
+//! A daemon is restarted while jobs run: what comes back, which members come back, and that thousands can at once.
 
 use std::{
     sync::{
@@ -38,7 +38,7 @@ async fn a_drain_keeps_its_deadlines_over_a_restart() {
     first.keep_alive().await;
     refused(first.try_issue(Half::Reading).await).is(Code::FailedPrecondition, "ATTEMPT_DRAINING");
     assert_eq!(first.issue(Half::Writing).await.lease.expires, own.writing_ends);
-    // All of it drains: the same, and it ends when it would have.
+    // The attempt drains: the drain continues, and ends when it would have ended.
     let drain = v1::DrainAttemptRequest {
         job: first.job.clone(),
         attempt: 1,
@@ -80,7 +80,7 @@ async fn only_the_session_of_before_and_its_ticket_come_back_in() {
     world.restart().await;
     drop(stream);
     worker.client = world.client(SHARED).await;
-    // Whoever of a crew comes first after the restart, and never had the ticket, gets it by the attempt's key.
+    // The first wrapper of a crew after the restart gets the ticket with the attempt's key, even if it never had it.
     let launcher = world.client(LAUNCHER).await;
     let again = launcher.begin(&job, "run-1").await.unwrap().into_inner();
     assert_eq!((again.attempt.unwrap().number, &again.ticket), (1, &ticket));
@@ -116,11 +116,11 @@ async fn an_attempt_to_which_no_member_returns_is_lost() {
     assert_eq!(launcher.job(&job).await.outcome(), Outcome::Lost);
 }
 
-/// How many members come back to one job at once; another number to measure with comes by `LEASEHOLD_MANY`.
+/// How many members come back to one job at once. `LEASEHOLD_MANY` sets another number for measurements.
 const MANY: usize = 300;
-/// Members that share a connection, as the ranks of a node may.
+/// How many members share a connection, as the ranks of a node may.
 const BESIDE: usize = 50;
-/// Members that are on their way at once.
+/// How many members come back at the same time.
 const AT_ONCE: usize = 200;
 
 // Proves law 39a.
@@ -148,7 +148,8 @@ async fn thousands_come_back_at_once_and_new_work_goes_on_meanwhile() {
 
     let (back, began) = (Arc::new(AtomicUsize::new(0)), Instant::now());
     let served = AtomicBool::new(false);
-    // Those who are back come once more, and again, for as long as the new work is not served: it is not when they are done.
+    // Members that are back come back again and again until the new work is served, so that it is not served merely because
+    // they are done.
     let storm = async {
         let (mut workers, mut all_back) = (workers, None);
         loop {
@@ -181,7 +182,7 @@ async fn thousands_come_back_at_once_and_new_work_goes_on_meanwhile() {
     world.records().await;
 }
 
-/// All join, each with its stream, and are given both halves, which they keep or release.
+/// All join, each with its stream, and get credentials of both halves, which they keep or release.
 async fn come(
     world: &World,
     job: &str,

@@ -1,4 +1,4 @@
-//! What the configuration says of the room that there is, and of the share of it that one identity may take, over the wire.
+//! The configured limits on connections and requests, and on the share of one identity.
 
 use std::{sync::mpsc, thread::JoinHandle};
 
@@ -11,7 +11,7 @@ use tonic::{Code, Response, Status};
 
 use crate::harness::*;
 
-/// While it is there, every reload waits for it: a request that is in work for as long as a test wants.
+/// While this exists, every reload waits for it: a request that stays in work for as long as a test needs.
 struct Reload {
     let_go: mpsc::Sender<()>,
     held: JoinHandle<()>,
@@ -42,7 +42,7 @@ impl Reload {
 
 type Asked = tokio::task::JoinHandle<Result<Response<leasehold::proto::v1::ReloadCatalogResponse>, Status>>;
 
-/// Asks until there is room for it.
+/// Repeats a request until there is room for it.
 fn ask_to_reload(client: &Client) -> Asked {
     let client = client.clone();
     tokio::spawn(async move {
@@ -74,7 +74,7 @@ async fn the_configured_requests_per_identity_hold() {
     let reload = Reload::held(&world).await;
     let first = ask_to_reload(&platform);
     let second = ask_to_reload(&again);
-    // Both are in work as soon as a third is refused, over whichever connection it comes.
+    // Both are in work as soon as a third one is refused, on any connection.
     let no = until_refused(&platform).await;
     no.is(Code::ResourceExhausted, "OVERLOADED");
     assert!(no.text.contains("2 requests in work"), "{}", no.text);
@@ -121,7 +121,7 @@ async fn the_configured_connections_hold() {
     no.is(Code::ResourceExhausted, "OVERLOADED");
     assert!(no.text.contains("2 connections open"), "{}", no.text);
     drop(three);
-    // The third place is another identity's, and there is no fourth.
+    // Another identity gets the third place, and there is no fourth.
     let mut others = Vec::new();
     eventually("the third connection", async || {
         let connector = world.connector(&world.svid(NIGHTLY));

@@ -49,7 +49,7 @@ macro_rules! reflects {
             let asks = tokio_stream::iter([
                 ask(MessageRequest::ListServices(String::new())),
                 ask(MessageRequest::FileContainingSymbol("leasehold.v1.JobService.CreateJob".into())),
-                // What a foreign client needs to show a refusal's details.
+                // A foreign client needs these to show a refusal's details.
                 ask(MessageRequest::FileContainingSymbol("google.rpc.Status".into())),
                 ask(MessageRequest::FileContainingSymbol("google.rpc.ErrorInfo".into())),
             ]);
@@ -95,7 +95,7 @@ async fn the_probes_answer_and_the_metrics_name_no_tenant_and_no_job() {
     let (status, metrics) = world.http(probe, "/metrics").await;
     assert_eq!(status, 200);
     assert!(metrics.contains("leasehold_credentials_issued_total"), "{metrics}");
-    // As of this moment, not of the last round of the housekeeping.
+    // The answer is from this moment, not from the last run of the housekeeping.
     assert!(metrics.contains("\nleasehold_leases_live 1\n"), "{metrics}");
     assert!(
         !metrics.contains("acme") && !metrics.contains(&worker.job),
@@ -143,7 +143,7 @@ async fn discovery_and_keys_are_enough_to_verify_a_token() {
 async fn no_bundle_endpoint_is_served() {
     let world = World::start().await;
     let (issuer, probe) = (world.daemon().issuer, world.daemon().probe);
-    // What makes the SVIDs publishes the bundle. Nothing here can be taken for it.
+    // The issuer of SVIDs publishes the bundle. Nothing here can be mistaken for one.
     for path in ["/", "/bundle", "/bundle.json", "/.well-known/spiffe-bundle", "/keys/bundle"] {
         assert_eq!(world.http(issuer, path).await.0, 404, "{path}");
         assert_eq!(world.http(probe, path).await.0, 404, "{path}");
@@ -231,7 +231,7 @@ async fn a_good_catalog_ends_at_once_what_it_no_longer_allows() {
         );
         assert!(worker.try_issue(Half::Reading).await.is_err(), "{what}");
         assert!(worker.renew(&token.lease.id).await.is_err(), "{what}");
-        // Taken back, it may ask again, and the old token stays dead.
+        // When that is undone, it may ask again, and the old token stays invalid.
         world.write("catalog.d/acme.toml", &good);
         world.daemon().reload();
         // The stream of an identity that was disabled has ended, and the member is away.
@@ -254,7 +254,7 @@ async fn a_reload_that_changes_nothing_ends_nothing() {
 
 // ---------- verifiers ----------
 
-/// A verifier that follows the feed across a restart: old tokens are dead, it comes back by itself.
+/// A verifier follows the feed across a restart: old tokens are refused, and it reconnects.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_verifier_refuses_what_is_not_for_it_and_what_is_not_fresh() {
     let mut world = World::start().await;
@@ -322,7 +322,7 @@ async fn introspection_says_only_what_is_wrong_with_a_token() {
         ("not a token".into(), WORKER, "TOKEN_MALFORMED"),
         (String::new(), WORKER, "TOKEN_MALFORMED"),
         (token.text.clone(), "", "TOKEN_PRESENTER"),
-        // Whoever is not named is asked for only where the token is one.
+        // A missing presenter is reported only if the token itself is genuine.
         (tampered(&token.text), "", "TOKEN_SIGNATURE"),
         ("not a token".into(), "", "TOKEN_MALFORMED"),
     ];
@@ -335,7 +335,7 @@ async fn introspection_says_only_what_is_wrong_with_a_token() {
     let other = World::start().await;
     let foreign = other.working().await.issue(Half::Reading).await;
     assert_eq!(gateway.introspect(&foreign.text, WORKER).await.reason, "TOKEN_KEY_UNKNOWN");
-    // One whose audience it does not check.
+    // A token for an audience that the caller does not check.
     let theirs = "spiffe://k8s.globex.example/ns/data/sa/gateway";
     let stranger = world.client(theirs).await;
     let seen = stranger.introspect(&token.text, WORKER).await;
@@ -356,7 +356,7 @@ async fn silent_connections_do_not_block_probes_and_keys() {
             tcp.write_all(said).await.unwrap();
             silent.push(tcp);
         }
-        // The clock stands still: the one that has been silent for longest gives way at once.
+        // The clock stands still: the connection that has been silent for longest is closed at once.
         let (status, _) = world.http(address, path).await;
         assert_eq!(status, 200, "{path}");
         drop(silent);

@@ -1,4 +1,4 @@
-//! What one tenant learns of another, and can do to it.
+//! What one tenant can learn of another, and do to it.
 
 use leasehold::{
     name::{JobId, LeaseId},
@@ -10,7 +10,7 @@ use crate::harness::*;
 
 const REVIEWS: &str = "dataset:globex/reviews@v1";
 
-/// A refusal with the names that the caller chose itself put away.
+/// A refusal without the names that the caller chose itself.
 fn without(mut no: Refused, names: &[&str]) -> (Code, String, String, String) {
     no.facts.remove("field");
     let mut text = format!("{:?}", no.facts);
@@ -40,7 +40,7 @@ async fn a_job_over_what_is_foreign_or_unknown_gets_one_answer() {
     for dry_run in [true, false] {
         let nothing = without(ask(reading(unknown), dry_run).await, &[unknown]);
         assert_eq!(without(ask(reading(REVIEWS), dry_run).await, &[REVIEWS]), nothing);
-        // A lock on it, or on its tenant, does not tell that it is there.
+        // A lock on it, or on its tenant, does not show that it exists.
         let platform = world.client(PLATFORM).await;
         for locked in [REVIEWS, "tenant:globex"] {
             platform.lock(locked).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_revocation_of_what_is_foreign_or_unknown_gets_one_answer() {
     worker.issue(Half::Reading).await;
 }
 
-/// How much is recorded, and how much a tenant does, is not said to the others.
+/// A tenant does not see how much is recorded, or how much other tenants do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_tenant_learns_how_much_the_others_do() {
     let world = World::start().await;
@@ -127,7 +127,7 @@ async fn a_tenants_operator_does_not_reload_what_is_all_tenants() {
     assert!(seen.not_taken.iter().any(|m| m.starts_with("acme.toml:")), "{:?}", seen.not_taken);
 }
 
-/// A broken file of one tenant keeps no removal of another from taking effect.
+/// A broken file of one tenant does not prevent the removal of another from taking effect.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_file_of_one_tenant_holds_no_other_back() {
     let world = World::start().await;

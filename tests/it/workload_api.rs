@@ -1,4 +1,4 @@
-//! The SPIFFE Workload API as a source: what is taken from it, what is discarded, and what stops us.
+//! The SPIFFE Workload API as a source: what the daemon takes from it, what it discards, and what stops the daemon.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ const FOREIGN: &str = "people.acme.example";
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A source that follows an agent of its own, under a clock that stands still.
+/// A source that follows its own agent, with a clock that stands still.
 struct Case {
     agent: Agent,
     clock: Arc<TestClock>,
@@ -69,7 +69,7 @@ impl Case {
         self.source.current()
     }
 
-    /// The same, while time passes.
+    /// The same, with a clock that advances.
     async fn within(&self, span: Duration, what: &str, is: impl Fn(&Trust) -> bool) -> Arc<Trust> {
         self.clock.pass_until(what, span, async || is(&self.source.current())).await;
         self.source.current()
@@ -80,7 +80,7 @@ impl Case {
         self.until("a first SVID", |t| t.svid.is_some() && t.standing == SourceState::Good).await
     }
 
-    /// Waits until a message that changes nothing would have been taken.
+    /// Waits until a message that changes nothing must have been processed.
     async fn next_is_taken(&self) -> Arc<Trust> {
         let before = self.source.current().revision;
         self.say_good();
@@ -114,7 +114,7 @@ async fn every_call_carries_the_header() {
         assert_eq!(case.agent.calls(), asked, "{code:?} is asked again");
         let now = case.clock.now().wall;
         assert!(case.source.current().check(now).is_err());
-        // An operator who mended it says so.
+        // An operator who repaired it asks for a retry.
         case.say_good();
         case.source.reload().unwrap();
         case.until("an SVID", |t| t.check(now).is_ok()).await;
@@ -128,7 +128,7 @@ async fn what_may_pass_is_asked_again_ever_slower() {
         let case = Case::start();
         case.agent.refuse(code, "not now");
         eventually("a first call", async || case.agent.calls() > 0).await;
-        // Calls take their real time while the clock moves: it is waited for so many, and counted how many there are at most.
+        // Calls take real time while the clock advances, so the test waits for this many, and checks that there are not more.
         case.clock.pass_until("the first calls", 10 * MINUTE, async || case.agent.calls() >= 8).await;
         case.clock.pass(MINUTE).await;
         let first = case.agent.calls();
@@ -179,7 +179,7 @@ async fn a_stream_that_ends_is_opened_again_at_once() {
     case.clock.pass(Duration::from_secs(2)).await;
     let asked = case.agent.calls();
     case.agent.close_streams();
-    // The clock stands still: no wait passes.
+    // The clock stands still, so no waiting time passes.
     eventually("another call", async || case.agent.calls() > asked).await;
     case.say_good();
     case.until("the next state", |t| serial(t) != first).await;
@@ -207,7 +207,7 @@ async fn a_silent_agent_is_asked_again_before_our_svid_ends() {
     let case = Case::start();
     let trust = case.good().await;
     let (first, end) = (serial(&trust), trust.svid.as_ref().unwrap().not_after());
-    // Another agent takes its place at the socket. The first hangs, with our stream.
+    // Another agent takes the first one's place at the socket. The first one hangs, and still has our stream.
     let next = Agent::start();
     std::fs::remove_file(case.agent.socket()).unwrap();
     std::os::unix::fs::symlink(next.socket(), case.agent.socket()).unwrap();
@@ -220,7 +220,7 @@ async fn a_silent_agent_is_asked_again_before_our_svid_ends() {
     case.clock.advance(left / 4);
     let trust = case.within(MINUTE, "the next SVID", |t| serial(t) != first).await;
     assert_eq!(trust.standing, SourceState::Good);
-    // It is late again, and an agent that answers is not asked without end.
+    // It is late again, and the source does not ask without end while an agent answers.
     let left = trust.svid.as_ref().unwrap().not_after().since(case.clock.now().wall);
     let asked = next.calls();
     case.clock.advance(left * 7 / 8);
@@ -278,10 +278,10 @@ async fn an_incomplete_message_is_discarded() {
     for (what, change) in changes {
         let mut bad = case.entry_of(ID);
         change(&mut bad);
-        // Behind a good one, too: the message is one.
+        // After a good entry, too, because the message counts as a whole.
         let svids = if what == "spiffe_id" { vec![case.entry_of(ID), bad] } else { vec![bad] };
         case.agent.say(svids, &[("spiffe://other.example", der(&other.pem))]);
-        // A stream is read in order: the next good one, below, shows that none of these was merely late.
+        // A stream is read in order, so the next good message below shows that none of these is still waiting.
         let trust = case.until("the discarding", |t| matches!(t.standing, SourceState::Stale { .. })).await;
         assert_eq!((serial(&trust), trust.revision), (before.clone(), revision), "{what}");
         assert!(matches!(trust.standing, SourceState::Stale { .. }), "{what}: {trust:?}");
@@ -341,7 +341,7 @@ async fn the_next_handshake_uses_a_rotated_svid_and_bundle() {
     let operator = world.client(OPERATOR).await;
     let worker = world.working().await;
 
-    // Rotated, and the people's trust domain is no longer federated with: its live connection goes, the others stay.
+    // After a rotation, the people's trust domain is no longer federated: its live connection ends, the others stay.
     let second = say(&world, &["k8s.acme.example"]);
     assert_ne!(first, second);
     eventually("the rotation", async || presented(&world).await == second).await;
@@ -378,7 +378,7 @@ async fn a_bad_foreign_bundle_costs_only_its_domain() {
             ("spiffe://b.example/", pem.clone()),
             ("spiffe://c.example", case.foreign.pem.clone().into_bytes()),
             ("spiffe://d.example", [der(&leaf.cert), pem.clone()].concat()),
-            // Ours is what came with our SVID.
+            // Our own bundle is the one that came with our SVID.
             ("spiffe://k8s.acme.example", [pem.clone(), pem].concat()),
         ],
     );
@@ -446,7 +446,7 @@ async fn a_first_identity_is_waited_for() {
 
 const UNTIL_TOLD: &str = "echo up; while [ ! -e $HERE/go ]; do sleep 0.02; done; echo down";
 
-/// A worker's entry with the daemon's domain federated.
+/// The entry of a worker, with the bundle of the daemon's domain.
 fn say_worker(agent: &Agent, world: &World) {
     let svid = world.svid(WORKER);
     let entry = entry(WORKER, &svid.cert, &svid.key, &world.authority(WORKER).pem);
@@ -512,11 +512,11 @@ async fn a_daemon_without_its_identity_is_not_ready() {
     let (_, body) = world.http(probe, "/readyz").await;
     assert!(body.starts_with("IDENTITY_UNAVAILABLE\n") && body.contains("registration entry"), "{body}");
     assert_eq!(world.http(probe, "/livez").await.0, 200);
-    // Who is in stays in: its own SVID is good and its roots are known. Nobody new comes in.
+    // A connected worker stays connected: its SVID is valid and its roots are known. No new peer can connect.
     worker.issue(leasehold::proto::v1::Half::Reading).await;
     let launcher = world.svid(LAUNCHER);
     assert!(world.connector(&launcher).connected_channel().await.is_err());
-    // Past the limit nobody is trusted any more.
+    // After the limit, no peer is trusted any more.
     world.time().pass(Duration::from_secs(3)).await;
     world.time().advance(26 * HOUR);
     world.time().pass(Duration::from_secs(3)).await;

@@ -1,7 +1,8 @@
-//! The smallest histories of fences and leases under every interleaving there is, and every reordering that loom knows.
+//! The smallest histories of fences and leases under every interleaving, and every reordering that loom knows.
 //!
-//! loom lets an Acquire load see what a Release store allows and no more, where shuttle takes every access for sequentially
-//! consistent: the orderings of the registry and of the lease's word are held here, the table as a whole in `tests/model`.
+//! loom lets an Acquire load see only what a Release store allows, while shuttle treats every access as sequentially
+//! consistent. So the orderings of the registry and of the lease's word are tested here, and the whole table in
+//! `tests/model`.
 //!
 //! `cargo test --no-default-features --features loom --test loom`
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
@@ -52,14 +53,14 @@ fn terms() -> Terms {
     }
 }
 
-/// Every interleaving with at most three switches that nobody asked for.
+/// Every interleaving with at most three preemptions.
 fn explore(history: impl Fn() + Send + Sync + 'static) {
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(3);
     model.check(history);
 }
 
-/// The end of a job against one who asks. `Relaxed` state: it is the registry's mutex that orders the two.
+/// The end of a job against a request. The state is `Relaxed`, because the registry's mutex orders the two.
 fn asking_and_ending(stands_first: bool, changes_first: bool) {
     explore(move || {
         let fences = Arc::new(Registry::new(Seq(0)));
@@ -107,12 +108,12 @@ fn lowering_before_changing_is_caught() {
     asking_and_ending(true, false);
 }
 
-/// A sweep against one who asks: the rules are read after the revision, and the revision is looked at again.
+/// A sweep against a request: the rules are read after the revision, and then the revision is checked again.
 fn asking_and_sweeping(looks_again: bool, changes_first: bool) {
     explore(move || {
         let fences = Arc::new(Registry::new(Seq(0)));
         let allowed = Arc::new(AtomicBool::new(true));
-        // A part of the table: an insert and the sweep that looks for it are ordered by its lock.
+        // A part of the table: its mutex orders an insert and the sweep that looks for it.
         let inserted = Arc::new(Mutex::new(false));
         let (f2, a2, i2) = (fences.clone(), allowed.clone(), inserted.clone());
         let asker = thread::spawn(move || {
@@ -160,7 +161,7 @@ fn raising_before_changing_is_caught() {
     asking_and_sweeping(true, false);
 }
 
-/// One who heard that it was lowered, and uses it.
+/// A client that heard of the lowering, and uses the lease.
 fn acknowledged(with: (Ordering, Ordering)) {
     explore(move || {
         let fences = Arc::new(Registry::new(Seq(0)));
@@ -225,7 +226,7 @@ fn two_lowerings_at_once_are_one() {
     });
 }
 
-/// An entry is pruned while one holds a stand and another gives one up.
+/// An entry is pruned while one thread holds a stand and another drops one.
 fn pruning(prune: fn(&Registry)) {
     explore(move || {
         let fences = Arc::new(Registry::new(Seq(0)));
@@ -254,7 +255,7 @@ fn pruning_by_the_count_of_leases_is_caught() {
     pruning(|f| f.prune_by_lease_count());
 }
 
-/// A renewal in the last moment, while the deadline fires and an operator ends the lease.
+/// A renewal at the last moment, while the deadline fires and an operator ends the lease.
 // Proves law 17, law 18.
 #[test]
 fn a_renewal_an_expiry_and_an_end_of_one_lease_have_one_order() {

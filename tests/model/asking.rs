@@ -1,4 +1,4 @@
-//! Asking against ending: names, stand, state, decision, insert, second look.
+//! Requests against endings: names, stand, state, decision, insert, second look.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use shuttle::{sync::atomic::Ordering, thread};
 
 use super::world::{JOB, Leaves, NOW, Order, World, attempt, explore, holder, job, name};
 
-/// Two issues while the job ends, and one who checks.
+/// Two issues while the job ends, and a check.
 fn the_job_ends(leaves: Leaves, order: Order) {
     explore(move || {
         let w = World::new();
@@ -48,7 +48,7 @@ fn no_use_begins_once_the_end_of_a_job_is_acknowledged() {
 #[test]
 #[should_panic(expected = "after the end was acknowledged")]
 fn deciding_before_standing_is_caught() {
-    // Which of the two it shows in first depends on the schedule; both are the same lease.
+    // The schedule decides which of the two shows it first; both are the same lease.
     the_job_ends_while_it_is_read(Leaves::StandingFirst, Order::Right);
 }
 
@@ -66,7 +66,7 @@ fn an_insert_without_a_second_look_at_the_fences_is_caught() {
     the_job_ends(Leaves::SecondLookAtFences, Order::Right);
 }
 
-/// As above, looked at once all is over.
+/// As above, but checked after all threads have ended.
 fn the_job_ends_while_it_is_read(leaves: Leaves, order: Order) {
     explore(move || {
         let w = World::new();
@@ -78,7 +78,7 @@ fn the_job_ends_while_it_is_read(leaves: Leaves, order: Order) {
     });
 }
 
-/// The catalog says that the job reads another version; a lease that does not stand behind that one is no longer allowed.
+/// The catalog says that the job reads another version. A lease that is not behind that version is no longer allowed.
 fn the_catalog_is_reloaded(leaves: Leaves, order: Order) {
     explore(move || {
         let w = World::new();
@@ -91,7 +91,7 @@ fn the_catalog_is_reloaded(leaves: Leaves, order: Order) {
         for lease in w.good() {
             assert!(allows(&lease), "a live lease stands on the names of the old catalog");
         }
-        // What today's catalog names ends it.
+        // A name from the present catalog ends it.
         w.fences.lower(&reader, NOW);
         assert!(w.good().is_empty(), "a lowering missed a lease");
     });
@@ -233,7 +233,7 @@ fn stands_end_together_while_fences_are_pruned() {
     });
 }
 
-/// Two operators revoke one thing at once.
+/// Two operators revoke the same name at once.
 fn lowered_twice(lower: fn(&World)) {
     explore(move || {
         let w = World::new();
@@ -282,7 +282,7 @@ fn a_second_lowering_ends_stands_since_the_first() {
         let stander = thread::spawn(move || w2.stand());
         let second = w.fences.lower(&job(), NOW);
         let stand = stander.join().unwrap();
-        // It stood before the second lowering and is down, or after it and is up.
+        // It took its stand before the second lowering and is down, or after it and is up.
         assert_eq!(stand.is_up(), stand.at() >= second.seq, "a lowering and a stand disagree on their order");
         assert_eq!(w.table.of_job_count(JOB), 0);
     });

@@ -1,4 +1,4 @@
-//! A verifier with tokens and a feed, far away: it knows what it was told, and no more.
+//! A remote verifier with tokens and a feed: it knows only what the feed has brought.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,7 +12,7 @@ use shuttle::{sync::atomic::Ordering, thread};
 
 use super::world::{NOW, World, attempt, explore, job};
 
-/// What a token says of its place.
+/// The names and the Seq in a token.
 #[derive(Clone, Debug)]
 pub struct Token {
     pub epoch: u64,
@@ -35,7 +35,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Connects: the snapshot is all that it goes by.
+    /// Connects: it starts from the snapshot only.
     pub fn connected(epoch: u64, fences: &Registry) -> Self {
         Verifier { epoch, lowered: fences.subscribe().snapshot.into_iter().collect() }
     }
@@ -52,7 +52,7 @@ fn a_verifier_reconnects(retention: Duration) {
         let w = World::new();
         let token = Token::of(&w, 1, NOW.plus(limits::LEASE_TTL_MAX));
         w.fences.lower(&attempt(), NOW);
-        // As late as a token can still be good, and later.
+        // At the last moment at which a token can be valid, and later.
         let moments =
             [Duration::ZERO, limits::LEASE_TTL_MAX / 2, limits::LEASE_TTL_MAX, limits::LEASE_TTL_MAX * 2];
         for passed in moments {
@@ -82,7 +82,7 @@ fn a_retention_shorter_than_a_tokens_life_is_caught() {
     a_verifier_reconnects(limits::LEASE_TTL_MAX / 3);
 }
 
-/// A lock, an unlock, and a token from before.
+/// A lock, an unlock, and a token that is older than both.
 fn a_lock_is_lifted(unlock: fn(&World)) {
     explore(move || {
         let w = World::new();
@@ -104,7 +104,7 @@ fn a_lock_is_lifted(unlock: fn(&World)) {
         let (new, stand) = asker.join().unwrap();
         let verifier = Verifier::connected(1, &w.fences);
         assert!(!verifier.accepts(&old, NOW), "a token from before the lock is good after the unlock");
-        // Near and far agree on the other one, whenever it stood.
+        // The daemon and the verifier agree on the other token, whenever it took its stand.
         assert_eq!(verifier.accepts(&new, NOW), stand.is_up());
         assert!(
             verifier.accepts(&Token::of(&w, 1, NOW.plus(limits::LEASE_TTL_MAX)), NOW),

@@ -14,7 +14,7 @@ use super::world::{NOW, World, explore, name};
 
 const NAMES: [&str; 3] = ["tenant:acme", "human:ada", "domain:td.example"];
 
-/// All that a subscriber knows once it has read what there is.
+/// All that a subscriber knows after it has read everything that was sent.
 fn known(mut from: Subscription) -> BTreeMap<FenceName, Seq> {
     let mut known: BTreeMap<_, _> = from.snapshot.into_iter().collect();
     let mut last = from.at;

@@ -17,7 +17,7 @@ fn renew(w: &World, lease: &Lease, generation: u32, now: LeaseTime) -> Result<()
     lease.renew(&decision, generation, now, LATER)
 }
 
-/// An attempt's fence goes down while a renewal waits for the disk.
+/// An attempt's fence is lowered while a renewal waits for the disk.
 fn the_attempt_is_lowered(keeps_its_stand: bool) {
     explore(move || {
         let w = World::new();
@@ -33,7 +33,7 @@ fn the_attempt_is_lowered(keeps_its_stand: bool) {
                 let done = renew(&w2, &lease, 1, NOW);
                 assert!(!before || done.is_err(), "a renewal succeeded after the end was acknowledged");
             } else {
-                // Wrong: a new place for an old decision.
+                // Wrong: a new stand for an old decision.
                 let grant = w2.grant(w2.stand(), w2.fences.revision());
                 w2.table.remove(lease.id, NOW, "renewed");
                 let _ = w2.table.insert(grant, terms(2));
@@ -103,7 +103,7 @@ fn of_two_renewals_at_once_one_makes_the_generation() {
     });
 }
 
-/// A deadline fires while the lease is renewed in its last moment.
+/// A deadline fires while the lease is renewed at its last moment.
 fn a_deadline_fires(expire: fn(&World, LeaseId)) {
     explore(move || {
         let w = World::new();
@@ -117,7 +117,7 @@ fn a_deadline_fires(expire: fn(&World, LeaseId)) {
         let renewed = renewal.join().unwrap();
         assert_eq!(lease.check(SOON).is_ok(), renewed, "an answered renewal was undone by an expiry");
         assert_eq!(w.table.find(lease.id).is_some(), renewed, "an answered renewal was undone by an expiry");
-        // It still ends at its new deadline, and its deadline is still looked at.
+        // It still ends at its new deadline, and that deadline is still checked.
         assert!(lease.check(LATER).is_err());
         w.table.expire(LeaseTime(LATER.0 + 1_000), 10);
         assert!(w.table.is_empty(), "law 19: a renewed lease was never looked at again");

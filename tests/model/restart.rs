@@ -1,4 +1,4 @@
-//! Crashes: what was on disk is known to the next life, and nothing else is.
+//! Crashes: the next run knows what was on disk, and nothing else.
 
 use std::sync::{Arc, PoisonError};
 
@@ -26,11 +26,11 @@ const LATE: LeaseTime = LeaseTime(NOW.0 + 300_000);
 enum Record {
     /// The attempt was revoked: it is over for good.
     Revoked(Seq),
-    /// The attempt drains: it reads nothing any more.
+    /// The attempt drains: it no longer reads.
     Draining(Seq),
 }
 
-/// The records that were handed over, and how many of them are on disk.
+/// The records that the ledger accepted, and how many of them are on disk.
 #[derive(Default)]
 struct Disk {
     records: Mutex<Vec<Record>>,
@@ -38,7 +38,7 @@ struct Disk {
 }
 
 impl Disk {
-    /// Hands a record over; answers its index.
+    /// Appends a record, and returns its index.
     fn defer(&self, record: Record) -> usize {
         let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
         records.push(record);
@@ -60,7 +60,7 @@ impl Disk {
     }
 }
 
-/// An attempt, as far as the next life knows it.
+/// An attempt as the next run knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attempt {
     Suspended,
@@ -76,7 +76,7 @@ fn rebuilt(records: &[Record]) -> (Attempt, Seq) {
     })
 }
 
-/// A revocation is answered, the disk may or may not have it, the daemon dies, the member attaches again.
+/// A revocation is answered, and may or may not be on disk. Then the daemon dies, and the member attaches again.
 fn a_revoke_and_a_crash(says_durable: fn(&Disk, usize) -> bool, looks_at_the_epoch: bool) {
     explore(move || {
         let w = World::new();
@@ -87,7 +87,7 @@ fn a_revoke_and_a_crash(says_durable: fn(&Disk, usize) -> bool, looks_at_the_epo
         let seq = w.fences.lower(&attempt(), NOW).seq;
         let index = disk.defer(Record::Revoked(seq));
         let durable = says_durable(&disk, index);
-        // The crash: what is not synced by now is gone.
+        // The crash: records that are not synced by now are lost.
         let left = disk.after_the_crash();
         writer.join().unwrap();
 
@@ -98,7 +98,8 @@ fn a_revoke_and_a_crash(says_durable: fn(&Disk, usize) -> bool, looks_at_the_epo
         let verifier = Verifier::connected(2, &fences);
         let told = if looks_at_the_epoch { old } else { Token { epoch: 2, ..old } };
         assert!(!verifier.accepts(&told, NOW), "a token of an older epoch is good");
-        // Not durable, and lost: the member attaches again, is decided again and takes a new stand. That was said.
+        // It was not durable, and is lost: the member attaches again, is decided again and takes a new stand. The
+        // answer said that it was not durable.
         if state == Attempt::Suspended {
             assert!(!durable);
             let again = fences.stand([attempt()]);

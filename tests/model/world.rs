@@ -23,9 +23,9 @@ pub const JOB: JobId = JobId(7);
 /// Before the reload, and after it.
 const RESOURCE: [&str; 2] = ["dataset:acme/tickets@v1", "dataset:acme/tickets@v2"];
 
-/// Runs a history under random schedules and under such that favour some threads: so many that the rarest of the wrong twins,
-/// which a thousand miss one time in twelve, is caught. The same ones in every run, so that what was caught once is caught
-/// always; `LEASEHOLD_SEED` explores others.
+/// Runs a history under random schedules, and under schedules that favour some threads. There are enough of them to detect
+/// even the wrong history that a thousand schedules miss one time in twelve. The schedules are the same in every run, so that
+/// a fault that was detected once is always detected. `LEASEHOLD_SEED` explores others.
 pub fn explore(history: impl Fn() + Send + Sync + 'static) {
     let seed = std::env::var("LEASEHOLD_SEED").map_or(2_026, |n| n.parse().unwrap());
     let history = Arc::new(history);
@@ -83,13 +83,13 @@ pub fn terms(id: u128) -> Terms {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leaves {
     Nothing,
-    /// Decides, and stands then.
+    /// Decides, and takes the stand afterwards.
     StandingFirst,
-    /// Names its fences, and reads the revision then.
+    /// Names its fences, and reads the revision afterwards.
     RevisionBeforeNames,
-    /// Hands out without a look at the revision.
+    /// Hands out the lease without checking the revision.
     SecondLookAtRevision,
-    /// Hands out without a look at the fences.
+    /// Hands out the lease without checking the fences.
     SecondLookAtFences,
 }
 
@@ -97,11 +97,11 @@ pub enum Leaves {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     Right,
-    /// Raises the revision, and changes the rules then.
+    /// Raises the revision, and changes the rules afterwards.
     RaisesBeforeChanging,
-    /// Sweeps, and raises the revision then.
+    /// Sweeps, and raises the revision afterwards.
     SweepsBeforeRaising,
-    /// Lowers, and changes the state then.
+    /// Lowers, and changes the state afterwards.
     LowersBeforeChanging,
 }
 
@@ -109,7 +109,7 @@ pub struct World {
     pub fences: Registry,
     pub table: Table,
     pub open: AtomicBool,
-    /// The version of the resource that the catalog says the job reads.
+    /// The version of the resource that the job reads, as in the catalog.
     pub version: AtomicU64,
     pub allowed: AtomicBool,
     pub locked: AtomicBool,
@@ -148,7 +148,7 @@ impl World {
         Grant::for_test(stand, revision)
     }
 
-    /// One lease, asked for as `broker/issue.rs` does.
+    /// Issues one lease as `broker/issue.rs` does.
     pub fn issue(&self, id: u128, leaves: Leaves) -> Option<Arc<Lease>> {
         for turn in 0..3 {
             let id = id + 100 * turn;
@@ -161,7 +161,7 @@ impl World {
                 return None;
             }
             let grant = self.grant(stand, revision);
-            // The record goes to the disk.
+            // Here the record is written to the disk.
             thread::yield_now();
             let lease = if leaves == Leaves::SecondLookAtFences {
                 self.table.insert_without_looking(grant, terms(id)).ok()?
@@ -190,8 +190,8 @@ impl World {
         self.table.sweep(&job(), NOW, "completed");
     }
 
-    /// Makes a change that ends leases by a sweep, as `RuleUseCases::replace_rules` and a lock on a prefix do. What the change
-    /// no longer allows is lowered by the member's name.
+    /// Makes a change that ends leases by a sweep, as `RuleUseCases::replace_rules` and a lock on a prefix do. The sweep
+    /// lowers the member's name if the change no longer allows its lease.
     pub fn change(&self, order: Order, change: impl Fn(&World), allows: impl Fn(&Lease) -> bool) {
         let sweep = || {
             if self.table.live(None).iter().any(|l| !allows(l)) {
@@ -224,7 +224,7 @@ impl World {
         self.table.live(None).into_iter().filter(|l| l.check(NOW).is_ok()).collect()
     }
 
-    /// Counts and indices say the same as the leases themselves.
+    /// Asserts that counts and indices match the leases.
     pub fn assert_in_step(&self) {
         let live = self.table.live(None);
         assert_eq!(self.table.len(), live.len(), "the count is not that of the live set");

@@ -1,6 +1,7 @@
-//! A SPIFFE agent that says what a test wants: the server's side of the Workload API on a socket in a folder of its own.
+//! A SPIFFE agent that sends what a test sets: the server's side of the Workload API, on a socket in its own folder.
 //!
-//! It does what an agent in order never does: SVIDs of seconds, redactions, refusals, empty fields, a socket that dies.
+//! It does what a correct agent never does: SVIDs that last seconds, redactions, refusals, empty fields, a socket that
+//! dies.
 
 use std::{
     collections::HashMap,
@@ -39,7 +40,7 @@ use wire::{
     spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
 };
 
-/// What every open stream, and every one that is opened, is told.
+/// What is sent on every stream, open now or opened later.
 #[derive(Clone)]
 enum Say {
     Nothing,
@@ -48,7 +49,7 @@ enum Say {
     Refuse(Code, String),
 }
 
-/// The agent. Its socket goes with it.
+/// The agent. Dropping it removes its socket.
 pub struct Agent {
     folder: TempDir,
     say: watch::Sender<(Say, usize)>,
@@ -59,7 +60,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Serves, and says nothing yet.
+    /// Starts to serve, without sending anything yet.
     pub fn start() -> Self {
         let agent = Agent {
             folder: tempfile::tempdir().unwrap(),
@@ -76,12 +77,12 @@ impl Agent {
         self.folder.path().join("agent.sock")
     }
 
-    /// As it is written in a configuration.
+    /// Its URI as in a configuration.
     pub fn uri(&self) -> String {
         format!("unix://{}", self.socket().display())
     }
 
-    /// The complete state from now on.
+    /// Sets the complete state from now on.
     pub fn say(&self, svids: Vec<X509svid>, federated: &[(&str, Vec<u8>)]) {
         let federated_bundles =
             federated.iter().map(|(id, der)| ((*id).to_owned(), der.clone())).collect::<HashMap<_, _>>();
@@ -93,17 +94,17 @@ impl Agent {
         self.tell(Say::Refuse(code, message.to_owned()));
     }
 
-    /// Ends every stream in order and says nothing, from now on.
+    /// Ends every stream normally without a message, from now on.
     pub fn hang_up(&self) {
         self.tell(Say::HangUp);
     }
 
-    /// Takes calls, and says nothing on them until something else is said.
+    /// Accepts calls, and sends nothing on them until another method is called.
     pub fn hesitate(&self) {
         self.tell(Say::Nothing);
     }
 
-    /// Ends the open streams in order. Who asks anew is answered.
+    /// Ends the open streams normally. New calls are answered.
     pub fn close_streams(&self) {
         self.say.send_modify(|(_, closed)| *closed += 1);
     }
@@ -112,13 +113,13 @@ impl Agent {
         self.say.send_modify(|now| now.0 = say);
     }
 
-    /// Dies at once, and its socket with it.
+    /// Stops at once, and closes its socket.
     pub fn die(&self) {
         self.alive.lock().unwrap().cancel();
         let _ = std::fs::remove_file(self.socket());
     }
 
-    /// Comes back at the same place, and says what it said.
+    /// Comes back at the same path, and sends what it sent before.
     pub fn live(&self) {
         let alive = CancellationToken::new();
         *self.alive.lock().unwrap() = alive.clone();
@@ -140,12 +141,12 @@ impl Agent {
         });
     }
 
-    /// How often it was asked.
+    /// How often it was called.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// What each call had as `workload.spiffe.io`.
+    /// The `workload.spiffe.io` metadata of each call.
     pub fn headers(&self) -> Vec<Option<String>> {
         self.headers.lock().unwrap().clone()
     }
@@ -205,7 +206,7 @@ impl SpiffeWorkloadApi for Service {
                 tokio::select! {
                     changed = said.changed() => if changed.is_err() { return },
                     () = alive.cancelled() => {
-                        // A process that dies says nothing.
+                        // A process that dies sends nothing.
                         let _ = tx.send(Err(Status::unavailable("the agent died"))).await;
                         return;
                     }
@@ -217,12 +218,12 @@ impl SpiffeWorkloadApi for Service {
     }
 }
 
-/// DER of all certificates of a PEM text, one behind the other.
+/// The concatenated DER of all certificates of a PEM text.
 pub fn der(pem: &str) -> Vec<u8> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).flat_map(|cert| cert.unwrap().to_vec()).collect()
 }
 
-/// An entry as an agent gives it.
+/// An entry as an agent sends it.
 pub fn entry(id: &str, chain_pem: &str, key_pem: &str, bundle_pem: &str) -> X509svid {
     X509svid {
         spiffe_id: id.to_owned(),
