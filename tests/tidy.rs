@@ -205,7 +205,14 @@ fn modules(file: &Path, path: Vec<String>, folder: &Path) -> Vec<Module> {
             continue;
         }
         let child: Vec<String> = path.iter().cloned().chain([name.clone()]).collect();
-        let before = &tokens[i.saturating_sub(6)..i];
+        // The attribute stands before `pub` or `pub(super)`.
+        let visibility = match &tokens[..i] {
+            [.., Token::Word(key), Token::Mark('('), _, Token::Mark(')')] if key == "pub" => 4,
+            [.., Token::Word(key)] if key == "pub" => 1,
+            _ => 0,
+        };
+        let declared = i - visibility;
+        let before = &tokens[declared.saturating_sub(6)..declared];
         let elsewhere = before.windows(3).find_map(|w| match w {
             [Token::Word(key), Token::Mark('='), Token::Text(to)] if key == "path" => Some(to.clone()),
             _ => None,

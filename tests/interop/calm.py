@@ -1,9 +1,9 @@
-"""How long something took without the time in which somebody on this machine had to wait for a processor or a disk.
+"""How long something took, without the time in which any process of this machine waited for a processor or a disk.
 
-calm.py keep FILE           notes that time, as the kernel counts it, until it is ended
-calm.py between FILE A B    prints the seconds from the moment A to the moment B less what was waited for between the two
+calm.py keep FILE           records that time, as the kernel counts it, until it is killed
+calm.py between FILE A B    prints the seconds from the moment A to the moment B, without the waiting time between them
 
-A machine that has all to itself is judged by the clock; where the kernel does not count, so is every machine.
+On an idle machine this is the time of the clock. If the kernel does not count waiting times, it always is.
 """
 
 import bisect

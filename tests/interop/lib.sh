@@ -1,24 +1,24 @@
 # What the interop suites share. Sourced by their `run` scripts; see README.md.
 #
-# A suite ends 0 when all of its checks passed, 1 when one failed, 77 when a program that it needs is absent and cannot be
+# A suite exits with 0 if all of its checks passed, with 1 if one failed, with 77 if a program that it needs is absent and cannot be
 # installed. It ends only processes that it started, by their ids.
 
 set -euo pipefail
 
-# gRPC tells on stderr of each handshake that is refused, as some are here on purpose.
+# gRPC prints each refused handshake on stderr, and some are refused here on purpose.
 export GRPC_VERBOSITY=NONE
 
 interop=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$interop/../.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
-# What is built or installed for a suite stays between runs, also of another checkout; `work` is new for each run.
+# Programs that a suite builds or installs stay between runs, and between checkouts; `work` is new for each run.
 kept=${LEASEHOLD_INTEROP_CACHE:-${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/leasehold-interop}
 work=
 
 passed=0
 failed=0
 started=()
-# Folders elsewhere that go at the end in any case.
+# Other folders, which are always removed at the end.
 scratch=()
 
 pass() {
@@ -31,7 +31,7 @@ fail() {
     printf 'FAIL  %s\n' "$*"
 }
 
-# check WORDS COMMAND…: passes where the command succeeds.
+# check WORDS COMMAND…: passes if the command succeeds.
 check() {
     local words=$1
     shift
@@ -56,7 +56,7 @@ not_run() {
     exit 77
 }
 
-# Begins the suite NAME: a new folder for this run, removed at the end where all went well.
+# Begins the suite NAME: a new folder for this run, removed at the end if all checks passed.
 begin() {
     suite=$1
     mkdir -p "$kept" "$target/interop"
@@ -81,7 +81,7 @@ clean_up() {
     exit "$code"
 }
 
-# wait_for SECONDS COMMAND…: asks ten times a second.
+# wait_for SECONDS COMMAND…: tries ten times a second.
 wait_for() {
     local tries=$(($1 * 10))
     shift
@@ -94,14 +94,14 @@ wait_for() {
 
 gone() { ! kill -0 "$1" 2>/dev/null; }
 
-# Asks a process to end, and makes it after 10 s.
+# Asks a process to end, and kills it after 10 s.
 stop() {
     kill -TERM "$1" 2>/dev/null || return 0
     wait_for 10 gone "$1" || kill -KILL "$1" 2>/dev/null || true
     wait "$1" 2>/dev/null || true
 }
 
-# several COMMAND…: three times at the most, for what the network does not always give at once.
+# several COMMAND…: tries up to three times, because a network may fail for a moment.
 several() {
     local turn
     for turn in 1 2 3; do
@@ -114,14 +114,14 @@ several() {
 # may_install: whether Debian's packages may be installed here.
 may_install() { [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; }
 
-# install_package PACKAGE: Debian's; fails where it cannot be had.
+# install_package PACKAGE: installs a Debian package; fails if it is not available.
 install_package() {
     local apt=(apt-get -o Acquire::Retries=3 -o DPkg::Lock::Timeout=120)
     several "${apt[@]}" update >>"$work/apt.log" 2>&1 </dev/null || true
     DEBIAN_FRONTEND=noninteractive several "${apt[@]}" install -y --no-install-recommends "$1" >>"$work/apt.log" 2>&1 </dev/null
 }
 
-# need PROGRAM PACKAGE: installs Debian's package where the program is absent and may be installed.
+# need PROGRAM PACKAGE: installs the Debian package if the program is absent and may be installed.
 need() {
     command -v "$1" >/dev/null && return 0
     if may_install; then
@@ -132,7 +132,7 @@ need() {
     command -v "$1" >/dev/null || not_run "the program $1 is absent and could not be installed"
 }
 
-# Sets `leasehold` to the program under test: $LEASEHOLD, or one that is built here.
+# Sets `leasehold` to the program under test: $LEASEHOLD, or one that it builds.
 need_leasehold() {
     if [ -n "${LEASEHOLD:-}" ]; then
         leasehold=$LEASEHOLD
@@ -143,7 +143,7 @@ need_leasehold() {
     fi
 }
 
-# need_python [FILE]: sets `python` to one that has what FILE says, this suite's requirements.txt if none is named, in an environment
+# need_python [FILE]: sets `python` to one with the packages of FILE, or of this suite's requirements.txt, in an environment
 # for this suite.
 need_python() {
     local wanted=${1:-$interop/$suite/requirements.txt} env=$kept/venv-$suite
@@ -152,12 +152,12 @@ need_python() {
     cmp -s "$wanted" "$env/installed.txt" && return 0
     rm -rf "$env"
     if ! python3 -m venv "$env" >"$work/venv.log" 2>&1; then
-        # Debian keeps the module in a package of its own.
+        # On Debian the module is in a separate package.
         need_venv_package
         python3 -m venv "$env" >>"$work/venv.log" 2>&1 || not_run "python3 cannot make a virtual environment"
     fi
     several "$python" -m pip install --quiet --disable-pip-version-check --no-input --only-binary :all: -r "$wanted" \
-        >"$work/pip.log" 2>&1 </dev/null || not_run "the packages of requirements.txt cannot be had: $(tail -n 1 "$work/pip.log")"
+        >"$work/pip.log" 2>&1 </dev/null || not_run "the packages of requirements.txt are not available: $(tail -n 1 "$work/pip.log")"
     cp "$wanted" "$env/installed.txt"
 }
 
@@ -166,22 +166,22 @@ need_venv_package() {
     install_package python3-venv || not_run "python3 has no module venv, and it could not be installed"
 }
 
-# free_ports COUNT: the first of so many that follow each other, none of them given before in this run.
+# free_ports COUNT: prints the first of this many consecutive ports, none of which was printed before in this run.
 free_ports() { python3 "$interop/ports.py" "$1" "$work/ports"; }
 
-# start_calm: notes from here on how long somebody on this machine had to wait for a processor.
+# start_calm: from now on, records how long any process of this machine had to wait for a processor.
 start_calm() {
     python3 "$interop/calm.py" keep "$work/calm" &
     started+=("$!")
-    wait_for 60 test -s "$work/calm" || die 'the note of how busy this machine is was not begun'
+    wait_for 60 test -s "$work/calm" || die 'the record of how busy this machine is was not begun'
 }
 
-# calm A B: the seconds between two moments without that time. at_most SECONDS A B: whether they are no more than that.
+# calm A B: prints the seconds between two moments without that time. at_most SECONDS A B: whether that is at most SECONDS.
 calm() { python3 "$interop/calm.py" between "$work/calm" "$1" "$2"; }
 at_most() { [ "$(python3 -c 'import sys; print(float(sys.argv[1]) <= float(sys.argv[2]))' "$(calm "$2" "$3")" "$1")" = True ]; }
 
-# Starts `leasehold dev` in a folder of its own on free ports, and waits until it is ready. Sets `folder`, `log`, `grpc` and
-# `issuer`, and LEASEHOLD_CONTEXTS, so that every other command finds it.
+# Starts `leasehold dev` in its own folder on free ports, and waits until it is ready. Sets `folder`, `log`, `grpc` and
+# `issuer`, and LEASEHOLD_CONTEXTS, so that all other commands find it.
 start_dev() {
     folder=$work/dev
     log=$work/dev.log
@@ -194,7 +194,7 @@ start_dev() {
     gone "$daemon" && die "leasehold dev ended: $(tail -n 3 "$log")"
     grpc=$(sed -n 's/^ *daemon *\(localhost:[0-9]*\),.*/\1/p' "$work/dev.out")
     issuer=$(sed -n 's|^ *keys *\(http://localhost:[0-9]*\)/keys$|\1|p' "$work/dev.out")
-    [ -n "$grpc" ] && [ -n "$issuer" ] || die "leasehold dev did not say where it listens"
+    [ -n "$grpc" ] && [ -n "$issuer" ] || die "leasehold dev did not print its addresses"
 }
 
 dev_settled() { grep -qs "is ready" "$work/dev.out" || gone "$daemon"; }

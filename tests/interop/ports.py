@@ -1,7 +1,7 @@
 """ports.py COUNT [FILE]: prints the first of COUNT ports of loopback that are free and follow each other.
 
-They are such as the system gives to nobody by itself, neither to who asks for any port nor to the near end of a connection, so
-that they stay free while whoever is to listen there starts, ends and starts again. FILE remembers what was given before.
+The system assigns none of them to a process that asks for any free port or that connects, so they stay free
+while a server there starts, ends and starts again. FILE has the ports that were printed before.
 """
 
 import pathlib

@@ -1,4 +1,4 @@
-"""A client that knows nothing of Leasehold but what server reflection tells it.
+"""A client that knows of Leasehold only what server reflection says.
 
 No .proto is compiled: descriptors come over the connection (`grpc.reflection.v1alpha`), message classes are made from them.
 """
@@ -72,7 +72,7 @@ class Daemon:
 
 
 def refusal(call):
-    """The status code and the Reason of a call that is refused, or None and its answer where it is not."""
+    """The status code and the Reason of a refused call, or None and the answer if the call succeeds."""
     try:
         return None, call()
     except grpc.RpcError as error:
@@ -90,7 +90,7 @@ VERIFIERS = "leasehold.v1.VerifierService"
 
 
 class Member:
-    """A job that reads, begun and joined by one identity."""
+    """A job that only reads, begun and joined by one identity."""
 
     def __init__(self, daemon, read, instance="pod-0"):
         self.daemon = daemon

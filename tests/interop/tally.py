@@ -10,7 +10,7 @@ class Tally:
         self.failed = 0
 
     def check(self, words, holds, seen=None):
-        """Counts one check. `seen` is shown where it does not hold."""
+        """Counts one check. `seen` is printed if the check fails."""
         if holds:
             self.passed += 1
             print(f"PASS  {words}", flush=True)
@@ -22,7 +22,7 @@ class Tally:
         self.check(words, seen == wanted, seen)
 
     def raises(self, words, kind, call):
-        """Passes where `call` raises exactly `kind`."""
+        """Passes if `call` raises exactly `kind`."""
         try:
             answer = call()
         except Exception as error:  # what came instead is shown
@@ -35,10 +35,10 @@ class Tally:
         sys.exit(0 if self.failed == 0 and self.passed > 0 else 1)
 
     def run(self, story):
-        """Tells the story. What it did not expect is a failure of its own."""
+        """Runs the checks. An unexpected error counts as one more failed check."""
         try:
             story(self)
         except Exception as error:
             traceback.print_exc()
-            self.check("the story was told to its end", False, error)
+            self.check("all checks were run", False, error)
         self.finish()

@@ -1,4 +1,4 @@
-"""walk.py ADDRESS FOLDER: a job from its creation to its end, by a client that reflection made."""
+"""walk.py ADDRESS FOLDER: a job from its creation to its end, by a client that was made from reflection."""
 
 import queue
 import secrets
@@ -15,7 +15,7 @@ HEALTH = "grpc.health.v1.Health"
 
 
 class KeepAlive:
-    """The stream of a member: what is put in is sent, what comes is kept."""
+    """The stream of a member: sends the messages that are put in, and keeps those that come."""
 
     def __init__(self, daemon):
         self.request, call = daemon.method(MEMBERS, "KeepAlive")
@@ -59,12 +59,12 @@ def walk(tally, trainer, files, certificate):
     tally.equal("the job's launcher is the SVID of the connection", job.launcher, TRAINER)
     tally.equal("the job is Ready", job.state, 2)
     allowed = [(d.action, d.resource, d.result) for d in member.created.decisions]
-    tally.check("CreateJob tells the decision", ("read_dataset", DATA, "allow") in allowed, allowed)
+    tally.check("CreateJob returns the decision", ("read_dataset", DATA, "allow") in allowed, allowed)
     tally.equal("BeginAttempt begins attempt 1", member.begun.attempt.number, 1)
     tally.check("BeginAttempt gives a ticket", len(member.begun.ticket) >= 43, len(member.begun.ticket))
     tally.equal("JoinAttempt admits the member", member.joined.member.spiffe_id, TRAINER)
     offered = [scope.resource for offer in member.joined.offers for scope in offer.scopes]
-    tally.equal("JoinAttempt offers what was decided, and no more", offered, [DATA])
+    tally.equal("JoinAttempt offers the scopes that were decided, and no more", offered, [DATA])
 
     wrong = dict(member.session, secret=secrets.token_bytes(32))
     answer = refusal(lambda: trainer.call(MEMBERS, "IssueCredential", session=wrong, half="HALF_READING"))
@@ -77,20 +77,20 @@ def walk(tally, trainer, files, certificate):
 
     issued = member.issue()
     lease = issued.lease
-    tally.check("IssueCredential answers a token", issued.token.count(".") == 2)
+    tally.check("IssueCredential returns a token", issued.token.count(".") == 2)
     tally.equal("the lease is live", lease.state, "live")
     tally.equal("the lease is of this job and attempt", (lease.job, lease.attempt), (member.job, 1))
     tally.equal("the audience follows the feed", issued.revocation_bound.by, "feed")
-    tally.check("the location is told", DATA in issued.locations, dict(issued.locations))
+    tally.check("the answer has the location", DATA in issued.locations, dict(issued.locations))
 
     def introspect(daemon=files, **shown):
         shown = {"presenter": TRAINER, "presenter_sha256": certificate} | shown
         return daemon.call(VERIFIERS, "Introspect", token=issued.token, **shown)
 
     seen = introspect()
-    tally.check("the verifier is told that the token is active", seen.active, seen.reason)
-    tally.equal("Introspect tells the subject", seen.subject, TRAINER)
-    tally.equal("Introspect tells the lease", seen.lease.id, lease.id)
+    tally.check("the verifier learns that the token is active", seen.active, seen.reason)
+    tally.equal("Introspect names the subject", seen.subject, TRAINER)
+    tally.equal("Introspect names the lease", seen.lease.id, lease.id)
     code, reason = refusal(lambda: introspect(trainer))
     tally.check(
         "the holder itself is no verifier, and may not introspect",
@@ -98,7 +98,7 @@ def walk(tally, trainer, files, certificate):
         (code, reason),
     )
     other = introspect(presenter="spiffe://dev.leasehold/launcher")
-    tally.equal("in another's hands the token is not active", (other.active, other.reason), (False, "TOKEN_PRESENTER"))
+    tally.equal("for another identity the token is not active", (other.active, other.reason), (False, "TOKEN_PRESENTER"))
     other = introspect(presenter_sha256=bytes(32))
     tally.equal("with another certificate it is not active", (other.active, other.reason), (False, "TOKEN_CERTIFICATE"))
 
@@ -109,14 +109,14 @@ def walk(tally, trainer, files, certificate):
     tally.check("after the end the token is inactive, at once", not seen.active, seen)
     tally.check("and Introspect says why", seen.reason in ("REVOKED", "LEASE_ENDED"), seen.reason)
     told = refusal(lambda: next(message.notice.kind for message in stream.stream if message.notice.kind))
-    tally.equal("the member's stream is told that its access has ended", told, (None, 1))
+    tally.equal("the member's stream says that its access has ended", told, (None, 1))
     stream.close()
     code, reason = refusal(member.issue)
     tally.equal("nothing more is issued", (code, reason), (grpc.StatusCode.FAILED_PRECONDITION, "JOB_CLOSED"))
     again = member.end()
     tally.check("the same end reported again is no conflict", not again.conflict)
     shown = trainer.call(JOBS, "GetJob", job=member.job).job
-    tally.equal("no lease of the job lives", shown.live_leases, 0)
+    tally.equal("no lease of the job is live", shown.live_leases, 0)
 
 
 if __name__ == "__main__":

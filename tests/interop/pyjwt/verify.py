@@ -1,4 +1,4 @@
-"""verify.py ADDRESS FOLDER ISSUER: a resource server that has PyJWT, the issuer's address, and nothing else."""
+"""verify.py ADDRESS FOLDER ISSUER: a resource server that has only PyJWT and the issuer's address."""
 
 import base64
 import json
@@ -22,11 +22,11 @@ def story(tally, address, folder, issuer):
     with urllib.request.urlopen(f"{issuer}/.well-known/openid-configuration", timeout=10) as answer:
         found = json.load(answer)
     tally.equal("discovery names the issuer", found["issuer"], issuer)
-    tally.equal("discovery names ES256 alone", found["id_token_signing_alg_values_supported"], ["ES256"])
+    tally.equal("discovery names only ES256", found["id_token_signing_alg_values_supported"], ["ES256"])
     keys = jwt.PyJWKClient(found["jwks_uri"], timeout=10)
 
     def verify(token, **other):
-        """As the manual of PyJWT has it."""
+        """As in the manual of PyJWT."""
         wanted = {"audience": AUDIENCE, "issuer": issuer} | other
         key = keys.get_signing_key_from_jwt(token)
         require = ["exp", "iat", "nbf", "iss", "aud", "sub", "jti"]
@@ -41,7 +41,7 @@ def story(tally, address, folder, issuer):
         bad(tally, issued.token, verify)
         late(tally, member, verify)
         member.end()
-        # Not a promise but its absence, which the credential states: who asks nobody learns of no ending.
+        # This is a known limit, which the credential states: a server that does not ask the daemon learns of no ending.
         tally.check("after the end of the job only its short life ends the token", verify(issued.token))
 
 
@@ -55,10 +55,10 @@ def good(tally, issued, claims, issuer, asked):
     tally.check("the answer says what shortened it", issued.shortened_by, list(issued.shortened_by))
     tally.equal("the answer says the same exp", issued.token_expires.seconds, claims["exp"])
     bound = issued.revocation_bound
-    tally.equal("the answer says that expiry alone ends it", (bound.by, bound.at_most.seconds), ("expiry", LONGEST))
-    tally.equal("the answer says that whoever holds it uses it", issued.binding, 3)
+    tally.equal("the answer says that only expiry ends it", (bound.by, bound.at_most.seconds), ("expiry", LONGEST))
+    tally.equal("the answer says that any holder can use it", issued.binding, 3)
     opened = [(d["identifier"] + n, d["actions"]) for d in claims["authorization_details"] for n in d["names"]]
-    tally.equal("the token opens what was asked, and no more", opened, [(DATA, ["read_dataset"])])
+    tally.equal("the token allows what was asked for, and no more", opened, [(DATA, ["read_dataset"])])
 
 
 def header(tally, header, jwks_uri):
@@ -110,7 +110,7 @@ def bad(tally, token, verify):
 def late(tally, member, verify):
     short = member.issue(ttl={"seconds": 5}).token
     exp = verify(short)["exp"]
-    tally.check("a token of five seconds is good before its exp", exp - time.time() <= 5, exp - time.time())
+    tally.check("a token of five seconds is valid before its exp", exp - time.time() <= 5, exp - time.time())
     while time.time() < exp:
         time.sleep(max(0.0, exp - time.time()))
     tally.raises("and is refused from its exp on", jwt.ExpiredSignatureError, lambda: verify(short))

@@ -1,7 +1,7 @@
 """Uses each token that appears in WORK/stolen at the file server until it is refused, about every 20 ms.
 
-Writes to WORK/used/NAME, when it is over: the moment of the last use that was served, and what refused the next. The thief has
-the SVID too: what ends here is the access itself, not a file.
+At the end it writes to WORK/used/NAME the moment of the last use that was served, and the refusal of the next. The thief also has
+the SVID, so this shows that the access itself ends, and not only a file.
 """
 
 import http.client
@@ -33,7 +33,7 @@ def use(stolen: pathlib.Path) -> None:
                 break
             last = at
         except (OSError, http.client.HTTPException) as error:
-            # An idle connection may be closed: asked again on a new one, it is over where that fails too.
+            # An idle connection may be closed. So ask again on a new one, and if that fails too, it is over.
             if line is not None:
                 line.close()
                 line = None

@@ -1,6 +1,6 @@
 """How the daemon judges a client's SVID: judge.py HOST:PORT CERT KEY prints `yes`, `no ALERT`, or `unclear WHY`.
 
-A server of TLS 1.3 judges after the client is done, so only what is read tells: a byte of HTTP/2, or an alert in its place."""
+A TLS 1.3 server decides after the client's handshake has ended, so only the bytes that are read show the result: HTTP/2, or an alert."""
 
 import socket
 import ssl
@@ -10,7 +10,7 @@ address, cert, key = sys.argv[1:4]
 host, port = address.rsplit(":", 1)
 context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 context.minimum_version = ssl.TLSVersion.TLSv1_3
-# Who the server is has nothing to do with the question.
+# The identity of the server does not matter here.
 context.check_hostname = False
 context.verify_mode = ssl.CERT_NONE
 context.set_alpn_protocols(["h2"])

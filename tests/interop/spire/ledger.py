@@ -1,4 +1,4 @@
-"""Says of the job of one SPIFFE ID what its ledger has: ledger.py LEDGER SPIFFE_ID RENEWALS_MIN. Exits 1 where it was disturbed."""
+"""Prints what the ledger has about the job of one SPIFFE ID: ledger.py LEDGER SPIFFE_ID RENEWALS_MIN. Exits 1 if it was disturbed."""
 
 import json
 import sys

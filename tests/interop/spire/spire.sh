@@ -2,8 +2,8 @@
 
 spire_version=$(sed -n 's|.*github.com/spiffe/spire v\([0-9.]*\).*|\1|p' "$interop/spire/go.mod")
 
-# Sets `spire` to the folder with spire-server and spire-agent, built where they are not there yet. LEASEHOLD_SPIRE names a folder that
-# has them already.
+# Sets `spire` to the folder with spire-server and spire-agent, and builds them if they are not there. LEASEHOLD_SPIRE names a folder
+# that has them already.
 need_spire() {
     if [ -n "${LEASEHOLD_SPIRE:-}" ]; then
         spire=$LEASEHOLD_SPIRE
@@ -22,7 +22,7 @@ need_spire() {
     [ -x "$go" ] || not_run "the program go is absent"
     command -v "${CC:-cc}" >/dev/null || not_run "there is no C compiler, which SPIRE's data store needs"
     printf 'SPIRE %s: building, some minutes\n' "$spire_version"
-    # Reads every module that is needed and compiles none: what fails here is not to be had.
+    # Downloads every module without compiling it. A failure here means that a module is not available.
     several spire_go "$go" list -deps tool >/dev/null 2>"$work/go.log" ||
         not_run "the Go module github.com/spiffe/spire cannot be had: $(grep -v '^go: downloading' "$work/go.log" | head -n 1)"
     mkdir -p "$spire.draft"
@@ -41,7 +41,7 @@ spire_go() {
 }
 
 # domain NAME TRUST_DOMAIN SVID_TTL CA_TTL: starts a server, which serves its bundle by https_spiffe, and an agent. The sockets are
-# $sockets/NAME-server and $sockets/NAME; `bundle_port_NAME` is where the bundle is.
+# $sockets/NAME-server and $sockets/NAME; `bundle_port_NAME` is the port of its bundle endpoint.
 domain() {
     local name=$1 trust_domain=$2 svid_ttl=$3 ca_ttl=$4 dir=$work/$1 port token pid
     port=$(free_ports 1)
@@ -58,13 +58,13 @@ server {
     log_level = "DEBUG"
     ca_ttl = "$ca_ttl"
     default_x509_svid_ttl = "$svid_ttl"
-    # The agent's own: it cannot attest by a join token a second time, so it must not lose it to a stall of this machine.
+    # The SVID of the agent. The agent cannot use a join token twice, so the SVID must not end while this machine stalls.
     agent_ttl = "10m"
     federation {
         bundle_endpoint {
             address = "127.0.0.1"
             port = ${!bundle_port}
-            # SPIRE asks four times in this time, and takes nothing shorter.
+            # SPIRE fetches the bundle four times in this time, and does not accept a shorter one.
             refresh_hint = "1m"
             profile "https_spiffe" {}
         }
@@ -109,7 +109,7 @@ plugins {
             directory = "$dir/agent"
         }
     }
-    # Everything here runs as one user: what tells workloads apart is the program, and each has a link of its own to it.
+    # Everything here runs as one user, so workloads are distinguished by the path of their program: each has its own link.
     WorkloadAttestor "unix" {
         plugin_data {
             discover_workload_path = true
@@ -128,7 +128,7 @@ HCL
     wait_for 180 agent "$name" healthcheck >/dev/null 2>&1 || die "the SPIRE agent of $trust_domain was not healthy within 180 s: $(tail -n 1 "$dir/agent.log")"
 }
 
-# start_agent NAME OPTION…: sets `agent_NAME` to its process. One that was attested before needs no token.
+# start_agent NAME OPTION…: sets `agent_NAME` to its process. An agent that was attested before needs no token.
 start_agent() {
     local name=$1
     shift
@@ -137,7 +137,7 @@ start_agent() {
     started+=("$!")
 }
 
-# server NAME COMMAND… and agent NAME COMMAND…: the command line of each. The socket's option stands behind the words of the command.
+# server NAME COMMAND… and agent NAME COMMAND…: the command line of each. The socket's option comes after the words of the command.
 server() {
     local name=$1 words=()
     shift
@@ -163,7 +163,7 @@ federate() {
         -trustDomainBundlePath "$work/$2/bundle.json" -trustDomainBundleFormat spiffe >>"$work/$1/commands.log"
 }
 
-# workload NAME TRUST_DOMAIN PATH PROGRAM TTL OPTION…: whoever runs $work/bin/PROGRAM is spiffe://TRUST_DOMAIN/PATH. Prints the entry's id.
+# workload NAME TRUST_DOMAIN PATH PROGRAM TTL OPTION…: each process of $work/bin/PROGRAM is spiffe://TRUST_DOMAIN/PATH. Prints the entry's id.
 workload() {
     local name=$1 trust_domain=$2 path=$3 program=$4 ttl=$5
     shift 5

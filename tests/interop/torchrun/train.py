@@ -1,6 +1,6 @@
-"""A training program of a few ranks: gloo on loopback, one all-reduce a step, and a session of its own for each rank.
+"""A training program of a few ranks: gloo on loopback, one all-reduce a step, and a separate session for each rank.
 
-torchrun starts each rank in a session of its own; a rank that calls setsid again is what launchers inside of launchers do.
+torchrun starts each rank in its own session. Here each rank calls setsid again, as a launcher inside of a launcher does.
 Leaves WORK/ranks/NODE.RANK with its process id, waits, and ends as CASE says.
 """
 
@@ -20,7 +20,7 @@ if os.getpid() != os.getsid(0):
     os.setsid()
 assert pathlib.Path(os.environ["LEASEHOLD_TOKEN_FILE_READING"]).read_text().strip(), "no token"
 
-# What a rank leaves behind: a data loader that ignores its end, in a session of its own.
+# The process that a rank leaves behind: a data loader in its own session, which ignores SIGTERM.
 loader = os.fork()
 if loader == 0:
     os.setsid()
