@@ -128,7 +128,7 @@ mod tests {
     use super::*;
     use crate::token::{SigningKey, check::tests::minted};
 
-    // Proves that a token that was seen before gets the answer of a full check, and shares its claims.
+    // A token that was seen before gets the answer of a full check, and shares its claims.
     #[test]
     fn a_token_seen_before_has_the_same_claims() {
         let key = SigningKey::generate(7, 1).unwrap();
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(*first, verify(&token, key.public()).unwrap().1);
     }
 
-    // Proves that a cached token is refused when its key is withdrawn, and that a changed token is checked by itself.
+    // A cached token is refused when its key is withdrawn, and a changed token is checked on its own.
     #[test]
     fn a_cached_token_is_refused_without_its_key() {
         let (key, other) = (SigningKey::generate(7, 1).unwrap(), SigningKey::generate(7, 2).unwrap());

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use crate::harness::{plain, soon};
 
-// Proves that each claim of the story about people is observed: approvals, a changed request, a recall and a restart.
+// Each claim of the story about people is observed: approvals, a changed request, a recall and a restart.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_governance_story_observes_all_its_claims() {
     let mut demo = plain(env!("CARGO_BIN_EXE_leasehold"));
