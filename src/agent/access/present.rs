@@ -55,7 +55,7 @@ const STABLE_BUCKET: &str = "leasehold";
 mod tests {
     use super::*;
 
-    // Proves that a bucket, or a stable name, leads to the gateway that serves it.
+    // A bucket, or a stable name, leads to the gateway that serves it.
     #[test]
     fn a_bucket_or_a_stable_name_has_a_gateway() {
         let endpoint = Endpoint::new("gateway:1", "spiffe://a.example/gateway".parse().unwrap()).unwrap();

@@ -200,7 +200,7 @@ async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
-// Proves that a signed request reaches the gateway with the present token, over a connection that is used again.
+// A signed request reaches the gateway with the present token, over a connection that is used again.
 #[tokio::test]
 async fn a_request_reaches_the_gateway_with_the_present_token() {
     let mut scene = Scene::start().await;
@@ -221,7 +221,7 @@ async fn a_request_reaches_the_gateway_with_the_present_token() {
     assert!(seen.len() <= 3 && seen.iter().skip(1).any(|s| s.2 == seen[0].2), "a connection is used again");
 }
 
-// Proves that newer tokens are presented to the gateway, for transfers that outlast theirs.
+// Newer tokens are presented to the gateway, for transfers that outlast theirs.
 #[tokio::test]
 async fn newer_tokens_are_presented_for_what_is_under_way() {
     let scene = Scene::start().await;
@@ -238,7 +238,7 @@ async fn newer_tokens_are_presented_for_what_is_under_way() {
     }
 }
 
-// Proves that requests are held while the member is away, and that programs are asked to try again past the bound.
+// Requests are held while the member is away, and that programs are asked to try again past the bound.
 #[tokio::test]
 async fn requests_are_held_while_the_member_is_away() {
     let scene = Scene::start().await;
@@ -260,7 +260,7 @@ async fn requests_are_held_while_the_member_is_away() {
     assert!(text(response).await.contains("<Code>ServiceUnavailable</Code>"));
 }
 
-// Proves that the end of access cuts a download in the middle, never as a clean end, and that the next request hears why.
+// The end of access cuts a download in the middle, never as a clean end, and that the next request hears why.
 #[tokio::test]
 async fn the_end_of_access_cuts_a_download() {
     let scene = Scene::start().await;
@@ -279,7 +279,7 @@ async fn the_end_of_access_cuts_a_download() {
     assert!(shown.contains("ExpiredToken") && shown.contains("revoked by ada: wrong data"), "{shown}");
 }
 
-// Proves that the end of access cuts an upload in the middle: the gateway sees a broken body.
+// The end of access cuts an upload in the middle: the gateway sees a broken body.
 #[tokio::test]
 async fn the_end_of_access_cuts_an_upload() {
     let mut scene = Scene::start().await;
@@ -294,7 +294,7 @@ async fn the_end_of_access_cuts_an_upload() {
     }
 }
 
-// Proves that a program which does not read is cut too.
+// A program which does not read is cut too.
 #[tokio::test]
 async fn a_stalled_reader_is_cut() {
     let scene = Scene::start().await;
@@ -316,7 +316,7 @@ async fn a_stalled_reader_is_cut() {
     assert!(end.unwrap().is_err());
 }
 
-// Proves that a refusal which another token may lift waits for that token, and is passed on if none comes.
+// A refusal which another token may lift waits for that token, and is passed on if none comes.
 #[tokio::test]
 async fn a_refused_token_is_replaced_if_there_is_another() {
     let scene = Scene::start().await;
@@ -339,7 +339,7 @@ async fn a_refused_token_is_replaced_if_there_is_another() {
     assert_eq!(response.status(), StatusCode::FORBIDDEN, "no token opens it, so nothing waits");
 }
 
-// Proves that the local key is shown only to a client with the token from its file.
+// The local key is shown only to a client with the token from its file.
 #[tokio::test]
 async fn the_local_key_needs_its_token() {
     let scene = Scene::start().await;

@@ -187,7 +187,7 @@ mod tests {
         )
     }
 
-    // Proves that a request reaches the gateway as the program signed it, with the tokens and without what a program could add.
+    // A request reaches the gateway as the program signed it, with the tokens and without what a program could add.
     #[test]
     fn a_request_is_passed_on_as_it_was_signed() {
         let (key, auth) = (key(), signed(&key().id));
@@ -218,7 +218,7 @@ mod tests {
         assert!(!shown.contains("reading") && !shown.contains(key.secret.expose()), "{shown}");
     }
 
-    // Proves that a key which leasehold did not give is refused by name, in a header and in a presigned URL.
+    // A key which leasehold did not give is refused by name, in a header and in a presigned URL.
     #[test]
     fn another_key_is_refused_by_name() {
         let auth = signed("AKIAIOSFODNN7EXAMPLE");
@@ -233,7 +233,7 @@ mod tests {
         ));
     }
 
-    // Proves that the Hub's clients need the local token, which does not leave this machine.
+    // The Hub's clients need the local token, which does not leave this machine.
     #[test]
     fn the_hub_needs_the_local_token() {
         let key = key();
@@ -246,7 +246,7 @@ mod tests {
         assert!(sent.headers().contains_key(TOKEN));
     }
 
-    // Proves that each bucket goes to the gateway that serves it.
+    // Each bucket goes to the gateway that serves it.
     #[test]
     fn each_bucket_goes_to_its_gateway() {
         let gateways = [gateway("one:1", "s3://first/x/"), gateway("two:1", "s3://second/y/")];

@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
 
-    // Proves that the kernel's tables name the user of a connection, also for a program that uses an IPv6 socket.
+    // The kernel's tables name the user of a connection, also for a program that uses an IPv6 socket.
     #[test]
     fn the_kernel_names_the_user_of_a_connection() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -81,7 +81,7 @@ mod tests {
         drop(client);
     }
 
-    // Proves that the line of another connection is not taken for this one.
+    // The line of another connection is not taken for this one.
     #[test]
     fn both_ends_must_be_the_same() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\

@@ -145,7 +145,7 @@ mod tests {
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
-    // Proves that a refusal after the end of access has the whole reason, and a status that SDKs do not try again.
+    // A refusal after the end of access has the whole reason, and a status that SDKs do not try again.
     #[tokio::test]
     async fn an_ended_access_says_why_in_the_words_of_s3() {
         let response = ended().response(Protocol::S3, &Method::GET, "/b/k");
@@ -158,7 +158,7 @@ mod tests {
         assert_eq!(text(ended().response(Protocol::S3, &Method::HEAD, "/b/k")).await, "");
     }
 
-    // Proves that a program which may try again is asked to.
+    // A program which may try again is asked to.
     #[test]
     fn a_member_that_is_away_may_be_asked_again() {
         let response =
@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
 
-    // Proves that clients of the Hub see the reason, and that the bytes themselves are refused without a code.
+    // Clients of the Hub see the reason, and that the bytes themselves are refused without a code.
     #[test]
     fn clients_of_the_hub_get_the_reason_in_headers() {
         let path = "/_hub/acme/base/resolve/main/model.safetensors";
