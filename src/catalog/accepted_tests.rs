@@ -17,7 +17,7 @@ tenant = "globex"
 match  = ["spiffe://globex.example/**"]
 "#;
 
-/// A directory with the files of acme and globex, which acme shares a model with, and the catalog of it.
+/// A directory with the files of acme and of globex, with which acme shares a model, and the catalog in it.
 struct Case {
     dir: TempDir,
     catalog: Catalog,
@@ -156,7 +156,7 @@ fn a_broken_file_stays_as_it_was_and_removals_in_others_apply() {
     assert!(said.iter().any(|f| f.starts_with("globex.toml:")), "{said:?}");
     assert!(!case.knows(ACME_JOB), "acme's removal waits for globex");
     assert!(case.knows(GLOBEX_JOB), "globex lost all by a typing error");
-    // The model went with acme's file, and what hangs on it is left out.
+    // The model is gone with acme's file, and the entries that depend on it are left out.
     assert!(!case.has("model:acme/base@1") && !case.has("checkpoint:globex/line"), "{said:?}");
     assert!(said.iter().any(|f| f.contains("checkpoint:globex/line is left out")), "{said:?}");
 
@@ -243,7 +243,7 @@ fn a_directory_that_cannot_be_read_changes_nothing() {
 #[test]
 fn a_withdrawal_holds_back_no_change_of_the_file_that_used_it() {
     let mut case = Case::new();
-    // Both change at once: globex removes its workload, acme takes its model back.
+    // Both change at once: globex removes its workload, and acme stops sharing its model.
     let globex = |more: &str| tenant("globex", more).replace("/job/*", "/other/*");
     case.write("acme.toml", &tenant("acme", &model("base@1", "acme", "")));
     case.write("globex.toml", &globex(&line("model:acme/base@1")));
@@ -251,10 +251,10 @@ fn a_withdrawal_holds_back_no_change_of_the_file_that_used_it() {
     assert!(!case.knows(GLOBEX_JOB) && !case.has("checkpoint:globex/line"), "{said:?}");
     let wanted = "model `model:acme/base@1` is not declared, or not shared with `globex`";
     assert!(said.len() == 1 && said.iter().all(|m| m.contains(wanted)), "{said:?}");
-    // It says the same of a model that does not exist any more.
+    // The message is the same for a model that no longer exists.
     case.write("acme.toml", &tenant("acme", ""));
     assert_eq!(case.reload(), said);
-    // What it names now for the first time is its mistake, and its file stays as it was.
+    // A name that is new in its file is its own mistake, and its file stays as it was.
     case.write("globex.toml", &tenant("globex", &line("model:acme/base@2")));
     let said = case.reload();
     assert!(said.iter().any(|m| m.contains("model:acme/base@2")), "{said:?}");
@@ -300,7 +300,7 @@ fn a_start_leaves_out_the_broken_file_of_a_tenant() {
         assert!(said.iter().all(|m| !m.starts_with("platform.toml")), "{said:?}");
         assert!(!case.knows(ACME_JOB) && case.knows(GLOBEX_JOB));
         assert_eq!(case.catalog.tenants().count(), 3, "globex is not the only tenant");
-        // A reload does not change that, until the file is mended.
+        // A reload does not change that, until the file is repaired.
         assert_eq!(case.reload(), said);
         assert!(!case.knows(ACME_JOB) && case.knows(GLOBEX_JOB));
         case.write("acme.toml", &good);

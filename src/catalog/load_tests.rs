@@ -1,4 +1,4 @@
-//! What a catalog refuses, and what a good one answers.
+//! What a catalog refuses, and the answers of a valid one.
 
 use std::{fs, path::Path};
 
@@ -20,7 +20,7 @@ fn load(files: &[(&str, &str)]) -> Result<Catalog, Vec<String>> {
     Catalog::load(dir.path()).map_err(|e| e.iter().map(ToString::to_string).collect())
 }
 
-/// The mistakes of one file, acme.toml, that begins with a good head.
+/// The mistakes of one file, acme.toml, that begins with a valid head.
 fn mistakes(rest: &str) -> Vec<String> {
     let text = format!("[tenant.acme]\n{rest}");
     load(&[("acme.toml", &text)]).err().unwrap_or_default()
@@ -118,7 +118,7 @@ fn a_verifier_needs_no_entry_and_is_no_other_kind() {
     let gateway = c.principal(&id(GATEWAY)).unwrap();
     assert_eq!((gateway.kind, gateway.tenant.as_str()), (PrincipalKind::Verifier, "acme"));
     assert_eq!(c.audiences_of_verifier(&id(GATEWAY)).count(), 1);
-    // Its feed must tell of those too whose leases reach it because something there is shared with them.
+    // Its feed must also cover the tenants whose leases reach it because something there is shared with them.
     let reached: Vec<_> =
         c.audience(&id(GATEWAY)).unwrap().reached_by.iter().map(ToString::to_string).collect();
     assert_eq!(reached, ["acme", "globex"]);

@@ -161,7 +161,7 @@ fn the_room_of_one_identity_is_a_share_of_the_room_of_all() {
         let errors = room(lines).unwrap_err();
         errors.problems().iter().map(|p| format!("{}: {}", p.line, p.what)).collect::<Vec<_>>()
     };
-    // Whichever of the two is written, the one that is not has its default.
+    // If only one of the two is set, the other one has its default.
     insta::assert_snapshot!(told("connections_max = 10\nrequests_per_peer_max = 5000\n").join("\n"), @"
     2: server.connections_per_peer_max is 10000, more than server.connections_max, which is 10: write at most 10
     5: server.requests_per_peer_max is 5000, more than server.requests_max, which is 4096: write at most 4096
@@ -352,7 +352,7 @@ fn a_key_that_others_may_read_is_refused_with_a_fix() {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(path.check(), Err(PathFault::OpenToOthers { mode }));
     }
-    // One group may read what is root's, as when a volume or a service manager gives it.
+    // One group may read a file of root, as when a volume or a service manager provides it.
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(path.check().is_ok(), nix::unistd::Uid::effective().is_root());
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();

@@ -314,7 +314,7 @@ async fn cut_while_reading(case: &Case, response: Response<Incoming>) -> u64 {
         bytes += body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64;
     }
     case.lowering.lower(FenceName::resource("dataset:acme/tickets".parse().unwrap()));
-    // Bytes that are under way may arrive. The whole file must not, because the reader is slow.
+    // Bytes that are in flight may arrive. The whole file must not, because the reader is slow.
     loop {
         match body.frame().await {
             Some(Ok(frame)) => bytes += frame.into_data().unwrap().len() as u64,

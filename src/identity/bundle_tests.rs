@@ -39,7 +39,7 @@ fn a_certificate_that_may_not_sign_is_no_root() {
         p.subject_alt_names = vec![uri("spiffe://example.org/ca")];
     });
     assert_eq!(refused(with_path), SvidError::SignerHasPath);
-    // A leaf that sits in the bundle.
+    // A leaf in the bundle.
     let leaf = good.svid("/a");
     let error = load(&leaf.chain_pem()).unwrap_err();
     assert!(matches!(error, LoadFault::Certificate { number: 1, why: SvidError::SignerNotCa }), "{error}");
@@ -88,7 +88,7 @@ fn domains_that_share_a_root_are_seen() {
     let shared =
         bundles(&[&a]).with_pem("b.example".parse().unwrap(), "b.pem", a.pem().as_bytes(), NOW).unwrap();
     assert_eq!(shared.shared_roots(), [(&a.domain(), &b.domain())].into());
-    // Another certificate for the same key, and two of them: it is the key that signs.
+    // Another certificate for the same key, and both of them: only the key counts.
     let anew = a.intermediate_for(&a, &|p| p.not_after = at(NOW.plus(HOUR)));
     assert_ne!(anew, a.der);
     let both = format!("{}{}", crate::identity::testing::pem("CERTIFICATE", &anew), b.pem());

@@ -28,7 +28,7 @@ fn key(ca: &TestCa) -> Value {
     json!({ "kty": "EC", "use": "x509-svid", "crv": "P-256", "x": "AA", "y": "AA", "x5c": [x5c(ca)] })
 }
 
-/// A key that is good but for a change, beside one that is good.
+/// A valid key with a change, beside a valid key.
 fn beside(change: impl FnOnce(&mut Value)) -> Result<usize, LoadFault> {
     let (good, other) = (TestCa::new("example.org"), TestCa::new("example.org"));
     let mut changed = key(&other);

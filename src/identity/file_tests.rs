@@ -170,7 +170,7 @@ fn a_bundle_file_with_a_lower_sequence_is_ignored() {
     folder.write("bundle.pem", &document(&[&old, &new], 6));
     source.look();
     assert_eq!(roots(), Some(2));
-    // Now six is the one in use, whatever it holds.
+    // Now the sixth is in use, with any content.
     folder.write("bundle.pem", &document(&[&old], 5));
     source.look();
     assert_eq!(roots(), Some(2));

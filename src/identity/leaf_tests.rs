@@ -14,8 +14,8 @@ use crate::{
 
 const ID: &str = "spiffe://example.org/tune/job-1";
 
-/// The leaf of a certificate that was good before this change. A server says the same of it in a handshake, but for what
-/// depends on the time.
+/// The result for a certificate that was valid before this change. A server gives the same result in a handshake, except
+/// for errors that depend on the time.
 fn leaf(change: Change<'_>) -> Result<Leaf, SvidError> {
     let ca = TestCa::new("example.org");
     presented(&ca, &ca.issue(ID, change))
@@ -32,7 +32,7 @@ fn presented(ca: &TestCa, issued: &Issued) -> Result<Leaf, SvidError> {
     parsed
 }
 
-/// A good SVID of which the bytes are changed.
+/// A valid SVID with changed bytes.
 fn of_bytes(change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Result<Leaf, SvidError> {
     let ca = TestCa::new("example.org");
     let mut issued = ca.issue(ID, &|_| {});
@@ -331,7 +331,7 @@ fn an_unknown_critical_extension_is_refused() {
 #[test]
 fn a_short_rsa_key_is_refused() {
     use rcgen::PublicKeyData;
-    /// A public key of so many bits. Nothing is ever signed with it.
+    /// A public key with this many bits. Nothing is signed with it.
     struct Rsa(Vec<u8>);
     impl PublicKeyData for Rsa {
         fn der_bytes(&self) -> &[u8] {
@@ -390,7 +390,7 @@ fn names_beside_the_id_have_a_bound() {
 fn absurdly_large_certificates_and_serials_are_refused() {
     let large = leaf(&|p| p.custom_extensions.push(extension(99, false, tlv(0x04, &[0; 16 << 10]))));
     assert!(matches!(large, Err(SvidError::CertificateTooLarge { .. })));
-    // The largest there may be. A signature is now and then a byte longer or shorter, so that this takes a few.
+    // The largest size that is allowed. The length of a signature varies by a byte, so this needs a few tries.
     let ca = TestCa::new("example.org");
     let mut padding = 16_000;
     let largest = loop {

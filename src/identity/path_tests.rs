@@ -16,7 +16,7 @@ fn client(issued: &Issued, trust: &TrustBundles) -> Result<VerifiedLeaf, SvidErr
     client_at(issued, NOW, trust)
 }
 
-/// The verdict on a client's chain. A server says the same of it in a handshake.
+/// The result for a client's chain. A server gives the same result in a handshake.
 fn client_at(issued: &Issued, now: Wall, trust: &TrustBundles) -> Result<VerifiedLeaf, SvidError> {
     let found = verify(&issued.chain, Side::Client, now, trust);
     match (&found, judged(issued, trust, now)) {
@@ -225,7 +225,7 @@ fn a_leaf_that_signed_itself_is_refused() {
 #[test]
 fn a_bundle_takes_no_certificate_that_may_not_sign() {
     let root = TestCa::new("example.org");
-    // Below what may not sign: webpki takes any certificate as an anchor, and would accept these.
+    // Leaves below a certificate that may not sign. webpki takes any certificate as an anchor, and would accept them.
     let not_ca = TestCa::with("example.org", &|p| p.is_ca = IsCa::ExplicitNoCa);
     let no_signing = TestCa::with("example.org", &|p| p.key_usages = vec![KeyUsagePurpose::CrlSign]);
     for (bad, rule) in [(&not_ca, SvidError::SignerNotCa), (&no_signing, SvidError::SignerKeyUsage)] {
@@ -235,7 +235,7 @@ fn a_bundle_takes_no_certificate_that_may_not_sign() {
         assert!(refused.to_string().contains(&rule.to_string()), "{refused}");
         assert!(client(&bad.svid("/a"), &bundles(&[&root])).is_err());
     }
-    // A leaf that sits in the bundle is not trusted either.
+    // A leaf in the bundle is not trusted either.
     let leaf = root.svid("/a");
     let pem = format!("{}{}", root.pem(), leaf.chain_pem());
     assert!(TrustBundles::empty().with_pem(root.domain(), "bundle", pem.as_bytes(), NOW).is_err());
@@ -414,7 +414,7 @@ fn a_domain_whose_last_root_expired_is_refused() {
 // Proves case D09.
 #[test]
 fn only_roots_of_the_bundle_are_trusted() {
-    // An authority as a browser knows them: without a SPIFFE ID, and good in all else.
+    // An authority like those that browsers have: without a SPIFFE ID, and otherwise valid.
     let public = TestCa::with("example.org", &|p| {
         p.subject_alt_names = Vec::new();
         p.distinguished_name = rcgen::DistinguishedName::new();
@@ -423,7 +423,7 @@ fn only_roots_of_the_bundle_are_trusted() {
     let issued = public.svid("/a");
     assert!(client(&issued, &bundles(&[&public])).is_ok(), "in the bundle it would do");
     assert_eq!(id(&issued, &bundles(&[&TestCa::new("example.org")])), Err(unknown_issuer("example.org")));
-    // Whatever would bring the system's roots, or those of browsers, is not in the build.
+    // No crate that would add the system's roots, or those of browsers, is in the build.
     let lock = include_str!("../../Cargo.lock");
     for roots in ["webpki-roots", "rustls-native-certs", "rustls-platform-verifier", "openssl-probe"] {
         assert!(!lock.contains(&format!("name = \"{roots}\"")), "{roots} is in Cargo.lock");

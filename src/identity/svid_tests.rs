@@ -127,7 +127,7 @@ fn our_own_svid_is_judged_as_a_peer_would_judge_it() {
     assert!(matches!(ca.svid("/a").svid().verify(&trust, NOW.plus(HOUR)), Err(SvidError::Expired { .. })));
     let other = ca.impostor().svid("/a").svid();
     assert!(other.verify(&trust, NOW).is_err(), "a root of ours did not sign it");
-    // Without the bundle of its domain, the time of what it shows above the leaf still counts.
+    // Without the bundle of its domain, the validity of its intermediates still counts.
     let short = ca.intermediate("short", &|p| p.not_after = at(NOW.plus(HOUR / 2))).svid("/a").svid();
     assert_eq!(short.verify(&TrustBundles::empty(), NOW), Ok(()));
     let late = short.verify(&TrustBundles::empty(), NOW.plus(HOUR / 2));

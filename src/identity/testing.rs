@@ -1,4 +1,4 @@
-//! A small certificate authority for tests: good certificates, and each kind of bad one.
+//! A small certificate authority for tests: valid certificates, and each kind of invalid one.
 //!
 //! Uses nothing of this crate but names and [`Wall`], so that it can be moved elsewhere.
 
@@ -14,11 +14,11 @@ use time::OffsetDateTime;
 use super::{bundle::TrustBundles, svid::X509Svid};
 use crate::{clock::Wall, name::TrustDomain};
 
-/// 2026-11-20T04:13:20Z: where tests' clocks begin.
+/// 2026-11-20T04:13:20Z: the time at which the clocks of tests begin.
 pub(crate) const NOW: Wall = Wall(1_795_148_000_000);
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 
-/// What a test changes of a certificate before it is signed.
+/// A change that a test makes to a certificate before it is signed.
 pub(crate) type Change<'a> = &'a dyn Fn(&mut CertificateParams);
 
 /// The authority of a trust domain: a root, or an intermediate with what links it to its root.
@@ -69,12 +69,12 @@ impl TestCa {
         TestCa { domain: self.domain.clone(), params: self.params.clone(), key, der, above: Vec::new() }
     }
 
-    /// A good SVID of this domain, from ten seconds before [`NOW`] to an hour after.
+    /// A valid SVID of this domain, from ten seconds before [`NOW`] to an hour after.
     pub(crate) fn svid(&self, path: &str) -> Issued {
         self.issue(&format!("spiffe://{}{path}", self.domain), &|_| {})
     }
 
-    /// An SVID that starts good and is changed.
+    /// A valid SVID with a change.
     pub(crate) fn issue(&self, id: &str, change: Change<'_>) -> Issued {
         let mut params = leaf_params(id);
         change(&mut params);
@@ -83,7 +83,7 @@ impl TestCa {
         Issued { chain: std::iter::once(der).chain(self.above.clone()).collect(), key }
     }
 
-    /// A good SVID for a public key whose private key no one has.
+    /// A valid SVID for a public key whose private key no one has.
     pub(crate) fn issue_for(&self, id: &str, key: &impl rcgen::PublicKeyData) -> CertificateDer<'static> {
         leaf_params(id).signed_by(key, &self.issuer()).unwrap().der().clone()
     }

@@ -41,7 +41,7 @@ impl Server {
         Server { clock, source, config, ca }
     }
 
-    /// A client's configuration that trusts this server and presents what is given.
+    /// The configuration of a client that trusts this server and presents these certificates.
     fn client(&self, issued: &Issued) -> Arc<ClientConfig> {
         let source = StaticSource::new(Some(Arc::new(issued.svid())), bundles(&[&self.ca]));
         client_config(Arc::new(source), self.clock.clone(), DAEMON.parse().unwrap(), &[])
@@ -85,7 +85,7 @@ struct Met {
     client: io::Result<ClientConnection>,
 }
 
-/// A client that presents this chain and signs with this key, and asks nothing of the server but a certificate.
+/// A client that presents this chain and signs with this key, and accepts any certificate of the server.
 fn presenting(server: &Server, issued: &Issued, key: &rcgen::KeyPair) -> Arc<ClientConfig> {
     #[derive(Debug)]
     struct Fixed(Arc<CertifiedKey>);

@@ -10,7 +10,7 @@ use crate::{
     name::NameError,
 };
 
-/// What rustls' own verifier says of the same chain, with the same root.
+/// The result of rustls' own verifier for the same chain, with the same root.
 fn webpki(root: &TestCa, issued: &Issued) -> Result<ServerConnection, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(root.der.clone()).unwrap();
@@ -113,7 +113,7 @@ fn an_id_that_differs_by_a_byte_is_another_in_a_handshake() {
     }
 }
 
-// ---------- the mistakes that others made ----------
+// ---------- the mistakes of other projects ----------
 
 // Proves case 6.1.
 #[test]

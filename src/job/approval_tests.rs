@@ -174,7 +174,7 @@ fn an_old_approval_counts_only_once_the_job_has_begun() {
     begun(&mut early, NOW.plus(HOUR - Duration::from_millis(1)));
     assert_eq!(early.overdue(HOUR * 9, NOW.plus(HOUR)), [], "its approvals hold");
     assert_eq!(missing(&early, NOW.plus(HOUR * 9)), Vec::<&str>::new());
-    // Too late by a moment: the begin finds it before the clock's turn does.
+    // It is too old by a moment: the begin notices that before the periodic check does.
     let late = NOW.plus(HOUR);
     assert_eq!(job.begin("key", false, TICKET, &[], late), Err(Illegal::AwaitingApproval));
     let lapsed = job.overdue(HOUR * 9, late);
@@ -239,7 +239,7 @@ fn a_rejection_closes_only_what_has_not_begun() {
     assert_eq!(free.reject("why", NOW), Err(Illegal::NoGates));
 }
 
-/// A begin whose record is being written, and a withdrawal meanwhile: whichever the ledger shows, nothing runs.
+/// A begin whose record is being written, and a withdrawal meanwhile: in either order in the ledger, nothing runs.
 #[test]
 fn a_begin_that_a_withdrawal_overtook_runs_nothing() {
     let mut job = waiting();

@@ -119,7 +119,7 @@ fn states() -> Vec<(&'static str, Job)> {
     all
 }
 
-/// What each move answers in each state: the whole table, so that a new state or move has a row or fails.
+/// The result of each move in each state. The table is complete: without a row for a new state or move the test fails.
 #[test]
 fn every_transition_in_every_state_is_as_the_table_says() {
     let table: &[(&str, [&str; 7])] = &[
@@ -326,7 +326,7 @@ fn the_drain_of_the_last_who_goes_on_is_that_of_the_attempt() {
     let mut j = job(2, 1);
     begun(&mut j, "k");
     joined(&mut j, N1, 1);
-    // One more is expected, who may go on.
+    // One more member is expected, so the attempt may go on.
     let first = j.drain_member(N1, &node(1), spans(MINUTE), "", NOW).unwrap();
     assert!(matches!(first[..], [Change::MemberDraining { .. }]));
     joined(&mut j, N1, 2);
@@ -342,7 +342,7 @@ fn the_drain_of_the_last_who_goes_on_is_that_of_the_attempt() {
     let a = &j.attempts[0];
     assert_eq!(a.drain_of(&node(2)).unwrap().writing_ends, NOW.plus(MINUTE / 2));
     assert!(matches!(j.begin("k2", false, digest(0), &[], NOW), Err(Illegal::AttemptsExhausted(1))));
-    // The second goes at its own time, and the attempt at that of the first.
+    // The second member leaves at the end of its own drain, and the attempt ends at that of the first.
     let changes = j.overdue(MINUTE * 60, NOW.plus(MINUTE / 2));
     assert!(
         matches!(&changes[..], [Change::MemberLeft { instance, .. }] if *instance == node(2)),
@@ -371,7 +371,7 @@ fn an_attempt_waits_for_members_that_are_still_to_come() {
     joined(&mut j, N1, 2);
     let end = j.end_member(N1, &node(2), Outcome::Completed, "", NOW);
     apply(&mut j, end);
-    // Both have come and gone, and only one completed.
+    // Both have joined and left, and only one completed.
     assert_eq!(j.attempts[0].state, AttemptState::Ended(Outcome::Interrupted));
 }
 

@@ -1,4 +1,4 @@
-//! Laws that need more leases than a client can ask for.
+//! Laws that need more leases than a client can request.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl QuotaScene {
         QuotaScene { fences: Registry::new(Seq(0)), table: Table::default(), next: 0 }
     }
 
-    /// A lease of a job, of one of a hundred holders and tenants, so that no bound but the job's is met.
+    /// A lease of a job, of one of a hundred holders and tenants, so that only the limit of the job is reached.
     fn insert(&mut self, job: JobId) -> Result<Arc<Lease>, Unborn> {
         self.next += 1;
         let n = self.next % 100;
@@ -76,7 +76,7 @@ fn one_turn_of_the_clean_up_is_bounded_work() {
     let mut s = QuotaScene::new();
     let leases: Vec<_> = (0..ALL).map(|_| s.insert(JOB).unwrap()).collect();
     assert!(leases.iter().all(|l| l.check(LeaseTime(DUE.0 - 1)).is_ok()));
-    // All are dead at the deadline, before anything has removed them.
+    // All have ended at the deadline, before they are removed.
     assert!(leases.iter().all(|l| l.check(DUE).is_err()));
     assert_eq!(s.table.len(), ALL);
     let late = LeaseTime(DUE.0 + 1_000);

@@ -17,7 +17,7 @@ use crate::{
 
 const START: LeaseTime = LeaseTime(1_000_000);
 
-/// Who asks: one of three jobs of two tenants, one of two members, which two jobs share.
+/// The holder: one of three jobs of two tenants, and one of two members, which two jobs share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct LeaseHolder {
     job: u8,
@@ -92,7 +92,7 @@ enum Step {
     Remove {
         lease: usize,
     },
-    /// Lowers one of somebody's names, and sweeps it or leaves that for later.
+    /// Lowers one name of a holder, and sweeps it now or later.
     Lower {
         job: u8,
         member: u8,
@@ -121,7 +121,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One lease as a list knows it.
+/// One lease in the list.
 #[derive(Debug)]
 struct Known {
     who: LeaseHolder,
@@ -129,10 +129,10 @@ struct Known {
     lowered: bool,
 }
 
-/// A second model: a list of leases in which everything is counted again at each question.
+/// A naive model: a list of leases, which is counted again at each query.
 struct Naive {
     now: LeaseTime,
-    /// All that are in the table, dead ones too.
+    /// All leases in the table, including ended ones.
     there: BTreeMap<LeaseId, Known>,
     unswept: BTreeSet<FenceName>,
 }
@@ -263,7 +263,7 @@ proptest! {
             }
             naive.assert_same(&table, &fences);
         }
-        // In the end time ends them all, and nothing is left anywhere.
+        // At last all reach their deadlines, and no entry is left.
         naive.now = naive.now.plus(Duration::from_secs(120));
         while table.expire(naive.now, 7).1 > 0 {}
         naive.there.clear();
@@ -404,7 +404,7 @@ fn a_second_fill_takes_no_more_room() {
     let mut room = Vec::new();
     for fill in 0..3 {
         for n in 0..MANY {
-            // Other ids each time, spread over the parts alike.
+            // The ids differ each time, and are spread evenly over the parts.
             let id = fill * MANY.next_multiple_of(256) + n;
             let who = LeaseHolder { job: u8::try_from(n % 3).unwrap(), member: u8::try_from(n % 2).unwrap() };
             table.insert(grant(&fences, who), terms(id << 64 | id, who, START, 5_000)).unwrap();

@@ -79,7 +79,7 @@ async fn a_ledger_goes_on_when_its_file_is_back() {
     fs::rename(&file, &aside).unwrap();
     failing(&ledger).await;
     let ending = ledger.defer(&said(2));
-    // A copy is as good as the file itself, a part of it is not.
+    // A copy of the file is accepted, a part of it is not.
     let text = fs::read(&aside).unwrap();
     fs::write(&file, &text[..text.len() - 1]).unwrap();
     assert!(ending.durable().now_or_never_after(Duration::from_millis(50)).await.is_none());
@@ -90,7 +90,7 @@ async fn a_ledger_goes_on_when_its_file_is_back() {
     assert_eq!(verify(&Dir::at(place.path()), Some(head)).unwrap().records, 3);
 }
 
-/// Waits for a while, and returns whether something came.
+/// Waits for a while, and returns whether a message came.
 trait After: Future + Sized {
     async fn now_or_never_after(self, wait: Duration) -> Option<Self::Output> {
         tokio::time::timeout(wait, self).await.ok()
@@ -161,7 +161,7 @@ async fn a_ledger_older_than_a_head_that_was_kept_is_refused() {
         Err(OpenError::Tamper(t)) => assert_eq!(t.what, Fault::TailCut { expected: 2 }),
         other => panic!("{other:?}"),
     };
-    // The head beside it says so, and if that is put back too, the one that was kept elsewhere.
+    // The head beside the ledger shows that, and if that is replaced too, the head that was kept elsewhere does.
     tail_cut(Ledger::open(dir, clock(), quick()));
     fs::remove_file(dir.join("head")).unwrap();
     tail_cut(Ledger::open(dir, clock(), Options { kept: Some(kept), ..quick() }));

@@ -19,7 +19,7 @@ pub(super) fn clock() -> Arc<dyn Clock> {
 pub(super) fn quick() -> Options {
     Options {
         reserve_bytes: 64 << 10,
-        // What a test counts and holds is its own.
+        // No check of the files while a test counts writes or blocks the disk.
         look: LONG,
         retry_first: Duration::from_millis(1),
         retry_max: Duration::from_millis(4),
@@ -133,7 +133,7 @@ async fn many_appends_share_a_sync_and_a_lone_one_waits_for_no_other() {
 fn records_are_written_in_the_order_of_acceptance() {
     let disk = Forgetful::default();
     let ledger = open(&disk, Options { segment_bytes: 50_000, ..quick() });
-    // The caller's own lock is what orders: as the state is changed, so are the records.
+    // The caller's mutex gives the order: the records are in the order in which the state is changed.
     let order = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for thread in 0..16u64 {
@@ -165,7 +165,7 @@ async fn durable_records_survive_the_loss_of_unsynced_bytes() {
     for seed in 0..100 {
         let mut dice = Dice(seed);
         let mut disk = Forgetful::default();
-        // What answered durable: index and number.
+        // The events that were reported as durable: index and number.
         let mut promised: BTreeMap<u64, u64> = BTreeMap::new();
         let mut n = 0;
         for life in 1..=4 {
@@ -206,7 +206,7 @@ async fn durable_records_survive_the_loss_of_unsynced_bytes() {
                 });
             }
             disk = disk.crash(&mut dice);
-            // What was answered before the power went and is read only now counts as well.
+            // An answer from before the power failed counts, even if it is read only now.
             ledger.close(LONG).await.ok();
             for (n, answer) in waiting {
                 if let Some(Ok(index)) = answer.now_or_never() {
@@ -249,7 +249,7 @@ async fn a_write_error_refuses_appends_and_keeps_endings_and_indexes() {
         disk.hold();
         let first = ledger.append(&said(2));
         disk.wait_for_sync();
-        // All of these are one batch behind the one that is being synced.
+        // All of these are in one batch after the one that is being synced.
         let second = ledger.append(&said(3));
         let ending = ledger.defer(&said(4));
         let third = ledger.append(&said(5));
@@ -525,7 +525,7 @@ async fn a_slow_reader_of_the_tail_gets_all_and_its_lag() {
         assert!(line.line.ends_with('}') && line.line.contains(&format!("\"said {n}\"")));
     }
     assert!(slow.next_present().await.is_none());
-    // It follows: what comes later wakes it.
+    // It follows: later records wake it.
     let (next, _) = tokio::join!(slow.next(), ledger.append(&said(1_001)));
     assert_eq!(next.unwrap().unwrap().index, 1_001);
 

@@ -1,4 +1,4 @@
-//! Snapshots and the records that go on meanwhile.
+//! Snapshots, and the records that are written meanwhile.
 
 use std::{
     io::{self, BufRead, Write},
@@ -8,7 +8,7 @@ use std::{
 
 use super::{forgetful::Forgetful, ledger_tests::*, *};
 
-/// Counts events. Writing it waits until the test lets it go on.
+/// Counts events. Writing it waits for the test.
 #[derive(Clone, Default)]
 struct Slow {
     count: u64,
@@ -88,7 +88,7 @@ async fn records_go_on_while_a_snapshot_is_written() {
         ledger.append(&said(n)).await.unwrap();
     }
     until(|| fold.writing() == 1).await;
-    // Many segments' worth of records, each answered, and no second snapshot close behind the first.
+    // Records for many segments, each answered, and no second snapshot shortly after the first.
     for n in 12..=100 {
         assert_eq!(ledger.append(&said(n)).await, Ok(n), "a record waits for a snapshot");
     }

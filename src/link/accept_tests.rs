@@ -24,7 +24,7 @@ async fn call(channel: &mut Channel, path: &str) -> Result<Response<Body>, tonic
     channel.call(Request::builder().method("POST").uri(uri).body(Body::empty()).unwrap()).await
 }
 
-/// Fails a test instead of letting it hang. Nothing that passes waits.
+/// Fails a test that would hang. A test that passes never waits for this.
 async fn soon<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(120), work).await.expect("it must not take this long")
 }
@@ -181,7 +181,7 @@ async fn a_stream_that_does_not_stop_is_cut_after_the_grace() {
     soon(connection.ended.cancelled()).await;
     let cut = body.frame();
     tokio::pin!(cut);
-    // The grace begins when the connection's task comes to it: let time pass until the cut is seen.
+    // The grace begins when the task of the connection notices it. So advance the clock until the cut is seen.
     let frame = soon(async {
         loop {
             tokio::select! {
@@ -464,12 +464,12 @@ async fn half_open_handshakes_keep_no_other_client_out() {
         tcp.write_all(said).await.unwrap();
         half_open.push(tcp);
     }
-    // Who is in: no time passes, no handshake ends, and every answer comes.
+    // Accepted clients: without a step of the clock and without the end of a handshake, each gets every answer.
     for _ in 0..100 {
         let answer = soon(call(&mut inside, "/who")).await.unwrap();
         assert_eq!(text(answer).await, "spiffe://a.example/a");
     }
-    // Who is honest and comes last waits behind all of them.
+    // An honest client that comes last waits behind all of them.
     let given_up = || {
         let failures = server.failures.lock().unwrap();
         failures.iter().filter(|failure| failure.cause == FailureCause::GaveWay).count()
@@ -480,7 +480,7 @@ async fn half_open_handshakes_keep_no_other_client_out() {
         server.clock.advance(limits::HANDSHAKE_SILENCE);
         waited += limits::HANDSHAKE_SILENCE;
         assert!(waited < limits::HANDSHAKE, "it got in by no deadline: {} gave way", given_up());
-        // What this step does, it does in real time.
+        // This step takes real time.
         let mut before = usize::MAX;
         while before != given_up() {
             before = given_up();
@@ -493,7 +493,7 @@ async fn half_open_handshakes_keep_no_other_client_out() {
     assert!(waited <= limits::HANDSHAKE_CROWDED, "it waited {waited:?}");
 }
 
-/// Opens a connection from this address and says the first bytes of a handshake.
+/// Opens a connection from this address and sends the first bytes of a handshake.
 async fn half_open(server: &TestServer, from: [u8; 4], said: &[u8]) -> TcpStream {
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
@@ -535,7 +535,7 @@ async fn a_stalled_handshake_stays_while_there_is_room() {
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(server.failures.lock().unwrap().is_empty());
     }
-    // It still may say hello, and is answered.
+    // It may still send its hello, and gets an answer.
     slow.write_all(&client_hello(&server)).await.unwrap();
     assert_eq!(soon(slow.read_u8()).await.unwrap(), 0x16);
 }

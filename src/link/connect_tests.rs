@@ -47,7 +47,7 @@ async fn after_a_rotation_the_next_call_uses_a_new_connection() {
     assert_eq!(presented(), new.svid().leaf().x5t_s256);
     let first = http_body_util::BodyExt::frame(under_way.body_mut()).await.unwrap().unwrap();
     assert_eq!(first.into_data().unwrap(), "first", "the old connection lives as long as its calls");
-    // Taken away: the connection that stands is used on.
+    // The SVID is removed: the open connection is still used.
     source.replace(None, bundles(&[&server.ca]));
     ask("/").await;
     assert_eq!(presented(), new.svid().leaf().x5t_s256);

@@ -43,7 +43,7 @@ pub(super) struct TestServer {
     pub(super) serving: JoinHandle<()>,
     pub(super) failures: Arc<Mutex<Vec<HandshakeFailure>>>,
     pub(super) failed: Arc<Notify>,
-    /// The connections that requests came on, in order.
+    /// The connections on which requests came, in order.
     pub(super) seen: Arc<Mutex<Vec<Connection>>>,
     /// Lets `/gate` respond.
     pub(super) gate: Arc<Notify>,

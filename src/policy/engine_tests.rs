@@ -1,4 +1,4 @@
-//! The shipped policies case by case, and what a bad policy set comes to.
+//! The shipped policies case by case, and the results of bad policy sets.
 
 use std::{
     collections::BTreeSet,
@@ -38,7 +38,7 @@ fn site(policies: &str) -> Result<Engine, Vec<String>> {
         .map_err(|e| e.iter().map(ToString::to_string).collect())
 }
 
-/// A bundle that is owned, with what most cases share.
+/// A bundle with the values that most cases share.
 struct Ask {
     tenant: TenantName,
     purpose: String,

@@ -1,4 +1,4 @@
-//! The laws of what outlives the process, over random histories on a disk that forgets.
+//! The laws of the state that outlives the process, over random histories on a disk that loses unsynced data.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -133,7 +133,7 @@ fn quick(dice: &mut Dice) -> Options {
     }
 }
 
-/// What the records give when all of them are read.
+/// The state that is rebuilt from all records.
 fn read_all(disk: &Forgetful) -> Recorded {
     let mut all = Recorded::default();
     let each = &mut |record: crate::ledger::Record| all.take(record.index, record.event).unwrap();
@@ -153,17 +153,17 @@ fn text(recorded: &Recorded) -> String {
     String::from_utf8(written(recorded)).unwrap()
 }
 
-/// What was answered.
+/// The answers that were given.
 #[derive(Default)]
 struct Promised {
     created: BTreeSet<JobId>,
     attempts: BTreeMap<JobId, AttemptNumber>,
     closed: BTreeSet<JobId>,
-    /// By number: how often it was touched, and whether it stands, where that is known.
+    /// By number: how often the lock was changed, and whether it is in force, if that is known.
     locks: BTreeMap<u64, (u64, Option<bool>)>,
     /// By job and approver, as for locks.
     approvals: BTreeMap<(JobId, SpiffeId), (u64, Option<bool>)>,
-    /// Nothing that is answered from here on counts: the process is gone.
+    /// Answers from now on do not count, because the process is gone.
     over: bool,
 }
 
@@ -244,7 +244,7 @@ impl Book {
     }
 }
 
-/// One life: a store on a ledger, and steps of chance.
+/// One run: a store on a ledger, and random steps.
 struct DaemonLife {
     store: Arc<Store>,
     ledger: Ledger,
@@ -424,7 +424,7 @@ impl DaemonLife {
     }
 }
 
-/// `LEASEHOLD_CRASHES` is how many histories are lived through, each of four lives; `LEASEHOLD_SEED` the first one's seed.
+/// `LEASEHOLD_CRASHES` is the number of histories, each of four runs; `LEASEHOLD_SEED` is the seed of the first one.
 fn seeds() -> std::ops::Range<u64> {
     let number = |name, otherwise| std::env::var(name).map_or(otherwise, |n| n.parse().unwrap());
     let (first, count) = (number("LEASEHOLD_SEED", 0), number("LEASEHOLD_CRASHES", 10));
@@ -458,7 +458,7 @@ async fn unsynced_bytes_hold_no_promise() {
                 }
             }
             if dice.roll(3) == 0 {
-                // A clean shutdown: the state in memory is what the records give.
+                // A clean shutdown: the state in memory is the one that is rebuilt from the records.
                 disk.set(Faults::default());
                 disk.release();
                 tokio::time::timeout(LONG, running.rest()).await.expect("all is answered");
@@ -496,7 +496,7 @@ async fn unsynced_bytes_hold_no_promise() {
                 left
             } else {
                 let left = disk.crash(&mut dice);
-                // Answers that were given before the power went are read now.
+                // Answers that were given before the power failed are read now.
                 running.ledger.close(LONG).await.ok();
                 tokio::time::timeout(LONG, running.rest()).await.expect("all is answered");
                 left
@@ -514,7 +514,7 @@ async fn unsynced_bytes_hold_no_promise() {
     assert!(snapshots > 0 && promises > 0, "nothing was tried");
 }
 
-/// A ledger of some lives, and what its records give.
+/// A ledger of some runs, and the state that is rebuilt from its records.
 async fn lived(disk: &Forgetful, segment_records: u64, jobs: u128) -> String {
     let options = Options { segment_records, reserve_bytes: 0, ..Options::default() };
     let (opened, mut recorded) =
@@ -620,7 +620,7 @@ async fn more_records_are_read_if_a_snapshot_is_damaged() {
     verify_folded(&disk, None, &mut Recorded::default()).unwrap();
 }
 
-/// Says of the state what is not so.
+/// A state whose snapshots are false: closed jobs never end in it.
 #[derive(Clone, Default)]
 struct Liar(Recorded);
 
@@ -693,7 +693,7 @@ fn the_key_of_a_dropped_job_is_remembered() {
     let mut forgotten: Vec<_> = rebuilt.keys.iter().map(|((_, key), k)| (key.as_str(), k.job.0)).collect();
     forgotten.sort_unstable();
     assert_eq!(forgotten, [("key 1", 1), ("key 2", 2), ("key 3", 3)]);
-    // A day later they count no more.
+    // A day later they no longer count.
     recorded.take(1, created_record(&job(max + 9, at.plus(limits::IDEMPOTENCY)), decision())).unwrap();
     assert!(recorded.rebuilt(at).keys.is_empty());
 }
@@ -776,7 +776,7 @@ async fn a_refused_unlock_has_no_effect_after_a_restart() {
     assert!(disk.durable_text().contains("lock.lifted"), "the disk had no time to take it");
     let found: Vec<Lock> = read_all(&disk).rebuilt(set.since).locks.iter().cloned().collect();
     assert_eq!(found, std::slice::from_ref(&set), "a later life has lost the lock");
-    // A second try lifts it, in every life.
+    // A second try lifts it, in every run.
     life.store.unlock(&set.name, actor(), "mended", |_| true).await.unwrap();
     assert!(
         life.store.locks(None, usize::MAX).is_empty() && read_all(&disk).rebuilt(set.since).locks.is_empty()
@@ -809,7 +809,7 @@ fn a_withdrawn_record_has_no_effect_after_a_restart() {
         created_record(&never, decision()),
         record(&began),
         withdrawn(2, never.id),
-        // Joins are recorded side by side: one that is withdrawn takes none with it that came after it.
+        // Joins are recorded independently: if one is withdrawn, later ones stay.
         record(&joined("rank-0", 2)),
         record(&joined("rank-1", 3)),
         record(&joined("rank-1", 4)),
@@ -844,7 +844,7 @@ fn a_withdrawn_record_has_no_effect_after_a_restart() {
         recorded.take(n as u64 + 1, event).unwrap();
     }
     assert!(recorded.rebuilt(at).jobs[0].attempts.is_empty());
-    // What came long before another that widens counts, and is kept no longer.
+    // A begin from long before another widening counts as made, and can no longer be withdrawn.
     let late = at.plus(limits::LEDGER_WAIT * 20);
     let second = Change::AttemptBegan {
         attempt: attempt.next(),
@@ -903,7 +903,7 @@ fn a_dropped_job_still_binds_its_identity() {
     let kept = again.rebuilt(at).identities;
     let own = |n| Use { job: JobId(n), first: at, closed: Some(at) };
     assert_eq!(kept, [(id(1), own(1)), (id(2), own(2))]);
-    // And no longer than an SVID of then can live.
+    // And no longer than an SVID from that time can be valid.
     let late = LeaseTime(at.plus(limits::IDENTITY_BOUND).0 + 1);
     recorded.take(3, created_record(&job(max + 9, late), decision())).unwrap();
     assert!(recorded.rebuilt(late).identities.is_empty());

@@ -1,4 +1,4 @@
-//! A ledger of version 1 in `tests/fixtures/ledger-v1`, in the bytes that it writes: every version from then on reads it.
+//! A ledger of version 1 in `tests/fixtures/ledger-v1`, in the bytes that it writes: every later version reads it.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -31,7 +31,8 @@ fn copy() -> tempfile::TempDir {
     copy
 }
 
-/// Every kind of record has its line in the fixture. One that comes later does not compile without a word here: the empty one.
+/// Every kind of record has its line in the fixture. A kind that is added later does not compile without an entry here, which
+/// is the empty text.
 fn in_version_one(event: &Event) -> &'static str {
     match event {
         Event::EpochBegan(_) => "epoch.began",
@@ -69,7 +70,7 @@ fn in_version_one(event: &Event) -> &'static str {
 }
 const KINDS: usize = 26;
 
-/// What the fixture's records say, whichever way they were read.
+/// The state from the fixture's records, for each way to read them.
 fn reads_the_same_state(recorded: &Recorded) {
     let found = recorded.rebuilt(LeaseTime(1_800_000_000_000));
     assert_eq!((found.seq, found.in_order), (Seq(19), true));

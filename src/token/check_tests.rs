@@ -11,7 +11,7 @@ fn details(resources: &[&str]) -> Vec<AuthorizationDetail> {
     AuthorizationDetail::of_scopes(&scopes, JobId(2))
 }
 
-/// Without the tags of its fences.
+/// A token's claims without the tags of its fences.
 fn claims() -> Claims {
     Claims {
         iss: "https://leasehold.example".into(),
@@ -38,7 +38,7 @@ fn claims() -> Claims {
     }
 }
 
-/// A token of this key, another one for each number.
+/// A token of this key, a different one for each number.
 pub(in crate::token) fn minted(key: &SigningKey, number: u64) -> String {
     let mut claims = Claims { jti: number.to_string(), ..claims() };
     let others = [FenceName::human("ada".parse().unwrap()), FenceName::epoch()];

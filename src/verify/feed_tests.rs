@@ -31,7 +31,7 @@ async fn reason(verifier: &Verifier, token: &str) -> Reason {
     check(verifier, token).await.unwrap_err().reason
 }
 
-/// Ticks and time go on together for a while.
+/// Ticks come while the clock advances, for a while.
 async fn live(clock: &ManualClock, feed: &mut Subscription, span: Duration) {
     let end = clock.now().lease.plus(span);
     while clock.now().lease < end {
@@ -63,7 +63,7 @@ async fn nothing_is_decided_before_the_feed_is_complete() {
     let access = check(&verifier, &token).await.unwrap();
     assert_eq!(access.claims().lh.job, JOB);
     assert!(access.check().is_ok());
-    // What stood before the lowering in the snapshot is refused by its name.
+    // A token from before the lowering in the snapshot is refused because of its name.
     let old = check(&verifier, &daemon.token(|c| c.lh.stood_at = 89)).await.unwrap_err();
     assert_eq!((old.reason, old.text.to_string()), (Reason::Revoked, format!("revoked: {}", job())));
 }
@@ -84,7 +84,7 @@ async fn after_a_lowering_every_use_is_refused_by_its_fence() {
     assert_eq!(access.check().unwrap_err(), refusal);
     assert_eq!(check(&verifier, &token).await.unwrap_err(), refusal);
     assert!(other.check().is_ok());
-    // law 13: a new stand is good, an old one stays dead.
+    // law 13: a new stand is valid, an old one stays invalid.
     assert!(check(&verifier, &daemon.token(|c| c.lh.stood_at = SEQ + 1)).await.is_ok());
     assert_eq!(reason(&verifier, &token).await, Reason::Revoked);
     a_moment().await;
@@ -146,7 +146,8 @@ async fn a_feed_is_stale_from_the_last_tick_that_was_echoed() {
     let (verifier, mut feed) = daemon.following().await;
     let (token, clock) = (daemon.token(|_| ()), daemon.clock.clone());
     let access = check(&verifier, &token).await.unwrap();
-    // The second tick is sent after a second, and its echo comes two seconds later: it is as old as its sending.
+    // The second tick is sent after a second, and its echo comes two seconds later: its age counts from when it was
+    // sent.
     clock.advance(TICK);
     let second = feed.next_tick().await;
     clock.advance(2 * TICK);
@@ -161,7 +162,7 @@ async fn a_feed_is_stale_from_the_last_tick_that_was_echoed() {
     assert_eq!(clock.now().boot.since(began), TICK, "three seconds after it was sent");
     assert_eq!(access.ended().await.reason, Reason::FeedStale);
     assert_eq!(reason(&verifier, &token).await, Reason::FeedStale);
-    // It comes back by itself, with another connection.
+    // It reconnects, with another connection.
     let mut again = daemon.subscription().await;
     again.start(EPOCH, clock.now().wall).await;
     again.snapshot(&[], Some(SEQ)).await;
@@ -247,7 +248,7 @@ async fn a_rotated_svid_opens_a_second_feed_that_takes_over() {
     let mut second = daemon.opened().await;
     second.start(EPOCH, clock.now().wall).await;
     second.snapshot(&[], Some(SEQ)).await;
-    // The first hears of a lowering that the second does not know yet.
+    // The first feed gets a lowering that the second one does not have yet.
     first.lowered(&job(), SEQ + 1, SEQ).await;
     assert_eq!(access.ended().await.reason, Reason::Revoked);
     second.tick(clock.now().wall).await;
@@ -259,7 +260,7 @@ async fn a_rotated_svid_opens_a_second_feed_that_takes_over() {
     second.lowered(&job(), SEQ + 1, SEQ).await;
     soon(|| first.out.is_closed()).await;
     assert_eq!(reason(&verifier, &token).await, Reason::Revoked);
-    // From here on the second counts, and nothing was refused for want of a feed.
+    // From now on the second feed counts, and no token was refused because a feed was missing.
     assert!(unharmed.check().is_ok());
     clock.advance(TICK);
     second.tick(clock.now().wall).await;
@@ -282,7 +283,7 @@ async fn a_failed_second_feed_harms_nothing_and_is_tried_again() {
     let second = daemon.opened().await;
     let _ = second.out.send(Err(tonic::Status::unavailable("not now"))).await;
     drop(second);
-    // Time goes on tick by tick, and at each the network may do its part.
+    // The clock advances tick by tick, and at each tick the network has time to deliver.
     let mut third = None;
     while third.is_none() {
         clock.advance(TICK);
@@ -357,7 +358,7 @@ async fn a_new_epoch_refuses_the_old_tokens() {
     let mut again = daemon.subscription().await;
     again.start(EPOCH + 1, daemon.clock.now().wall).await;
     assert_eq!(ended.await.unwrap().reason, Reason::TokenEpoch, "before anything of the new one is known");
-    // A lowering that was not durable may be lost between two lives: the seq may lie before.
+    // A lowering that was not durable may be lost between two runs, so the seq may be lower.
     again.snapshot(&[], Some(SEQ)).await;
     again.tick(daemon.clock.now().wall).await;
     verifier.ready().await;
@@ -365,7 +366,7 @@ async fn a_new_epoch_refuses_the_old_tokens() {
     assert_eq!(access.check().unwrap_err().reason, Reason::TokenEpoch);
     let new = daemon.token(|c| c.lh.epoch = EPOCH + 1);
     assert!(check(&verifier, &new).await.is_ok());
-    // The new key over claims of the old epoch.
+    // Claims of the old epoch, signed with the new key.
     assert_eq!(reason(&verifier, &daemon.token(|_| ())).await, Reason::TokenEpoch);
 }
 
@@ -408,7 +409,7 @@ async fn a_key_that_is_not_known_is_looked_for_once_and_then_refused() {
     assert!(check(&verifier, token.expose()).await.is_ok());
     assert!(check(&verifier, &daemon.token(|_| ())).await.is_ok());
     assert_eq!(asked(), 3);
-    // A key of another life is not asked for at all.
+    // A key of another run is not fetched at all.
     live(&daemon.clock, &mut feed, Duration::from_secs(2)).await;
     let other = SigningKey::generate(EPOCH + 1, 1).unwrap();
     let other = crate::token::mint(&other, &daemon.claims()).unwrap();

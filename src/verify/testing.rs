@@ -1,5 +1,5 @@
-//! A scripted stand-in for the daemon's side of the wire: real TLS, real gRPC, a clock that is moved by hand. It says what
-//! a test tells it to say, right or wrong; whether the real daemon says the right things is tested elsewhere.
+//! A scripted stand-in for the daemon's side of the wire: real TLS, real gRPC, a manual clock. It sends what a test sets,
+//! right or wrong; other tests check what the real daemon sends.
 
 use std::{
     net::SocketAddr,
@@ -59,7 +59,7 @@ pub(crate) struct Daemon {
     _shutdown: DropGuard,
 }
 
-/// What the service answers, and who asked.
+/// The answers of the service, and its callers.
 pub(crate) struct Wire {
     fences: FenceKey,
     opened: mpsc::UnboundedSender<Subscription>,
@@ -73,7 +73,7 @@ pub(crate) struct Wire {
 /// The daemon's side of one `WatchFences` stream.
 pub(crate) struct Subscription {
     pub(crate) audience: String,
-    /// Makes the tags of what it lowers.
+    /// Makes the tags of the names that it lowers.
     fences: FenceKey,
     pub(crate) out: mpsc::Sender<Result<WatchFencesResponse, Status>>,
     pub(crate) requests: Streaming<WatchFencesRequest>,
@@ -130,7 +130,7 @@ impl Daemon {
         })
     }
 
-    /// The next subscription that was opened. Lets time pass if the follower waits before it opens one.
+    /// The next subscription that was opened. Advances the clock if the follower waits before it opens one.
     pub(crate) async fn subscription(&mut self) -> Subscription {
         loop {
             tokio::select! {
@@ -214,7 +214,7 @@ impl Daemon {
 
 impl Subscription {
     pub(crate) async fn say(&self, event: Event) {
-        // A follower that has gone hears nothing: the test sees that by other means.
+        // A follower that is gone receives nothing; the test notices that in other ways.
         let _ = self.out.send(Ok(WatchFencesResponse { event: Some(event) })).await;
     }
 
@@ -286,7 +286,7 @@ impl Subscription {
     }
 }
 
-/// Lowers fences on a subscription that goes on by itself. Dropping it ends the subscription.
+/// Lowers fences on a subscription that a task keeps running. Dropping this ends the subscription.
 pub(crate) struct Lowering(broadcast::Sender<FenceName>);
 
 impl Lowering {
@@ -295,7 +295,7 @@ impl Lowering {
     }
 }
 
-/// The fences of a token beside those that its claims name.
+/// The fences of a token in addition to those that its claims name.
 pub(crate) fn other_fences() -> [FenceName; 3] {
     let member = || "node-1".parse().unwrap();
     [
@@ -305,7 +305,7 @@ pub(crate) fn other_fences() -> [FenceName; 3] {
     ]
 }
 
-/// Waits until a condition is true, which it is as soon as the network has done its part. Fails after ten seconds.
+/// Waits until a condition is true, which happens when the network has delivered. Fails after ten seconds.
 pub(crate) async fn soon(mut is_so: impl FnMut() -> bool) {
     let waiting = async {
         while !is_so() {

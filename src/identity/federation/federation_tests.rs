@@ -48,16 +48,16 @@ fn foreign() -> TrustDomain {
     FOREIGN.parse().unwrap()
 }
 
-/// The longest that anything may take in real time.
+/// The longest real time that a step may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the server presents and answers, and how often it was asked.
+/// The certificate and the answers of the server, and how often it was asked.
 #[derive(Clone)]
 struct Server {
     answer: Arc<Mutex<(StatusCode, String)>>,
     tls: Arc<Mutex<Arc<ServerConfig>>>,
     asked: Arc<AtomicUsize>,
-    /// Connections that were made and have not ended.
+    /// The number of open connections.
     open: Arc<AtomicUsize>,
     port: u16,
 }
@@ -124,7 +124,7 @@ impl Server {
             answer: Arc::new(Mutex::new((StatusCode::OK, String::new()))),
             tls: Arc::new(Mutex::new(tls)),
             asked: Arc::default(),
-            // None is waited for: they end when time has passed.
+            // The test waits for none of them: they end when time has passed.
             open: Arc::default(),
             port,
         }
@@ -147,7 +147,7 @@ impl Server {
     }
 }
 
-/// Counts a connection out.
+/// Counts the end of a connection.
 struct Ends(Arc<AtomicUsize>);
 
 impl Drop for Ends {
@@ -171,7 +171,7 @@ fn tls_of(issued: &Issued) -> Arc<ServerConfig> {
     tls(issued.chain.clone(), &issued.key)
 }
 
-/// A certificate of the web for a name, good for a day, and the authority that signed it.
+/// A public web certificate for a name, valid for a day, and the authority that signed it.
 fn web(name: &str) -> (Arc<ServerConfig>, String) {
     let for_long = |mut params: CertificateParams| {
         params.not_before = at(NOW);
@@ -204,7 +204,7 @@ struct Case {
 }
 
 impl Case {
-    /// Over `https_spiffe`, from a server that presents this and a bundle file of these.
+    /// A source over `https_spiffe`, with a server that presents this certificate and a bundle file with these roots.
     async fn spiffe(presented: &Issued, configured: &[&TestCa]) -> Self {
         Self::spiffe_at(Server::start(tls_of(presented)).await, configured)
     }
@@ -254,7 +254,8 @@ impl Case {
         self.until("a refusal", says).await.standing.why().unwrap().to_owned()
     }
 
-    /// Lets time pass, in steps, until the server was asked that many more times. The earlier answers were checked by then.
+    /// Advances the clock in steps until the server was asked this many more times. The earlier answers were checked by
+    /// then.
     async fn asked_again(&self, times: usize, step: Duration) {
         let wanted = self.server.asked() + times;
         let asking = async {
@@ -274,7 +275,7 @@ impl Case {
         asked.unwrap_or_else(|_| panic!("asked {} times, not {wanted}", self.server.asked()));
     }
 
-    /// Waits until no answer is under way: while one is, time that passes brings its deadline nearer.
+    /// Waits until no answer is in flight, because otherwise the advancing clock could pass its deadline.
     async fn at_rest(&self) {
         let ends = async {
             while self.server.open() > 0 {
@@ -284,7 +285,7 @@ impl Case {
         tokio::time::timeout(PATIENCE, ends).await.expect("each connection ends");
     }
 
-    /// Lets time pass, in steps, until the source shows this.
+    /// Advances the clock in steps until the source shows this.
     async fn passes_until(&self, step: Duration, what: &str, is: impl Fn(&Trust) -> bool) -> Arc<Trust> {
         for _ in 0..60 {
             self.clock.advance(step);
@@ -314,7 +315,7 @@ impl Drop for Case {
 // Proves case F01.
 #[tokio::test]
 async fn a_document_counts_only_for_its_configured_domain() {
-    // The server and its roots are of another trust domain than the bundle.
+    // The server and its roots are in another trust domain than the bundle.
     let (other, ours) = (TestCa::new("other.example"), TestCa::new(FOREIGN));
     let server = Server::start(tls_of(&other.svid("/pages"))).await;
     let folder = tempfile::tempdir().unwrap();
@@ -371,7 +372,7 @@ async fn over_https_web_the_server_is_known_by_its_host_name() {
     case.follow();
     assert!(case.refused().await.contains("refused"), "a certificate of an unknown authority");
     assert_eq!((case.roots(), case.server.asked()), (None, 0), "nothing was asked of it");
-    // Its certificate ends by the one clock that everything goes by.
+    // Its certificate expires by the manual clock, which everything here uses.
     let (tls, pem) = web("localhost");
     let case = Case::web(tls, &pem).await;
     case.clock.advance(Duration::from_secs(24 * 3_600 + 1));
@@ -408,13 +409,13 @@ async fn over_https_spiffe_the_server_is_known_by_its_spiffe_id() {
 #[tokio::test]
 async fn one_profile_never_stands_in_for_the_other() {
     let ca = TestCa::new(FOREIGN);
-    // A certificate of the web, and the web's root in the bundle: still no SVID of that ID.
+    // A web certificate, with its root in the bundle, is still not an SVID with that ID.
     let (tls, _) = web("localhost");
     let case = Case::spiffe(&ca.svid("/bundle-server"), &[&ca]).await;
     case.server.presents(tls);
     case.follow();
     assert!(case.refused().await.contains("refused"));
-    // The right SVID, and its root among the web's: still no host of that name.
+    // The right SVID, with its root among the web's roots, still does not have that host name.
     let case = Case::web(tls_of(&ca.svid("/bundle-server")), &ca.pem()).await;
     case.follow();
     assert!(case.refused().await.contains("refused"));
@@ -461,11 +462,12 @@ async fn an_endpoint_is_asked_as_often_as_it_says() {
     case.server.says(StatusCode::OK, &document(&[&next, &ca], 2, 60));
     case.passes_until(Duration::from_secs(60), "the next", |t| t.standing == SourceState::Good).await;
     assert_eq!(case.roots(), Some(2));
-    // A lower sequence is an old document. Asked twice: by the second request, the first answer was checked.
+    // A lower sequence is an old document. The test waits for two requests, because the first answer was checked before
+    // the second one.
     case.server.says(StatusCode::OK, &document(&[&ca], 1, 60));
     case.asked_again(2, Duration::from_secs(60)).await;
     assert_eq!(case.roots(), Some(2), "identity_e05: an older one is ignored");
-    // No hint: the standard's five minutes.
+    // Without a hint: five minutes, as in the standard.
     case.server.says(StatusCode::OK, &json!({ "keys": [], "spiffe_sequence": 3 }).to_string());
     let revoked = |t: &Trust| t.bundles.root_count(&foreign()) == Some(0);
     case.passes_until(Duration::from_secs(60), "the revocation of all", revoked).await;
@@ -519,7 +521,7 @@ async fn any_other_answer_is_no_bundle_and_takes_one_call_at_most() {
         case.passes_until(limits::CALL, what, told).await;
         assert_eq!(case.roots(), Some(1), "{what}: the configured bundle stays");
     }
-    // And what is called something else but is a bundle, is one.
+    // And a bundle with another content type is accepted.
     let plain = whole("HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n", good.as_bytes());
     let case = Case::spiffe_at(Server::raw(tls_of(&ca.for_a_day()), plain, false).await, &[&ca]);
     case.follow();
@@ -555,16 +557,16 @@ async fn a_self_serving_endpoint_is_known_by_its_last_bundle() {
     case.server.says(StatusCode::OK, &document(&[&old, &new], 1, 60));
     case.follow();
     case.good().await;
-    // It goes over to the new root, which the configured bundle does not know.
+    // It changes to the new root, which the configured bundle does not have.
     case.server.presents(tls_of(&new.svid("/bundle-server")));
     case.server.says(StatusCode::OK, &document(&[&new], 2, 60));
     let one = |t: &Trust| t.bundles.root_count(&foreign()) == Some(1);
     case.passes_until(Duration::from_secs(60), "the next document", one).await;
-    // And back: what it served last does not vouch for the old one.
+    // And back: the bundle that it served last does not have the old root.
     case.server.presents(tls_of(&old.svid("/bundle-server")));
     let refused = |t: &Trust| t.standing.why().is_some_and(|why| why.contains("refused"));
     case.passes_until(Duration::from_secs(60), "the refusal", refused).await;
-    // An operator who says so has the configured bundle count again.
+    // After a reload by an operator, the configured bundle counts again.
     fs::write(case.folder.path().join("initial.pem"), old.pem()).unwrap();
     case.server.says(StatusCode::OK, &document(&[&old], 3, 60));
     case.source.reload().unwrap();
@@ -583,7 +585,7 @@ async fn an_unusable_bundle_file_is_reported_at_the_start() {
 }
 
 impl TestCa {
-    /// The server's SVID, for as long as a test may let pass.
+    /// The server's SVID, which is valid for longer than any test advances the clock.
     fn for_a_day(&self) -> Issued {
         self.issue(SERVER, &|params| params.not_after = at(NOW.plus(Duration::from_secs(20 * 3_600))))
     }
