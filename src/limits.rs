@@ -74,9 +74,9 @@ pub const DRAIN_GRACE_MAX: Duration = Duration::from_secs(120);
 pub const DRAIN_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 /// The time between two ticks of a verifier's feed.
 pub const TICK: Duration = Duration::from_secs(1);
-/// The age of the last echoed tick past which a verifier refuses everything.
+/// If the last echoed tick is older than this, a verifier refuses everything.
 pub const FEED_STALE: Duration = Duration::from_secs(3);
-/// The difference between a verifier's clock and the daemon's past which it refuses everything.
+/// If a verifier's clock and the daemon's differ by more than this, the verifier refuses everything.
 pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(30);
 /// The first backoff of a verifier before it connects its feed again; doubled each time.
 pub const FEED_RETRY_MIN: Duration = Duration::from_millis(100);
@@ -88,10 +88,10 @@ pub const KEY_REFRESH: Duration = Duration::from_secs(1);
 pub const INTROSPECT_WAIT: Duration = Duration::from_secs(5);
 /// How long a caller's idempotency key is remembered.
 pub const IDEMPOTENCY: Duration = Duration::from_secs(24 * 3600);
-/// How long a lowered fence is kept past the life of its tokens: clocks differ, and feeds reconnect.
+/// How long a lowered fence is kept after its tokens have expired, because clocks differ and feeds reconnect.
 pub const FENCE_RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
-/// The time between two looks at a job that waits for approval, if its stream ended.
+/// The time between two checks of a job that waits for approval, if its stream ended.
 pub const APPROVAL_LOOK: Duration = Duration::from_secs(1);
 
 // ---------- counts ----------
@@ -213,12 +213,12 @@ pub const RATE_BURST_SECONDS: u32 = 200;
 pub const OPERATOR_CALLS: u32 = 50;
 /// Calls a second by which all operators of one tenant revoke, lock or unlock.
 pub const OPERATOR_CALLS_OF_TENANT: u32 = 200;
-/// Lines a second that the log gets of what one operator revokes and locks.
+/// Log lines a second about the revocations and locks of one operator.
 pub const OPERATOR_LINES: u32 = 5;
 /// How many seconds of these rates may be used at once.
 pub const OPERATOR_BURST_SECONDS: u32 = 20;
-/// Kinds of refusal (who, which call, why) that are kept apart in one minute, each with two records and two lines of the log at
-/// the most: under 5 GB a day for all callers.
+/// Kinds of refusal (who, which call, why) that are counted separately in one minute, each with at most two records and two
+/// lines of the log: under 5 GB a day for all callers.
 pub const REFUSAL_KINDS_MAX: usize = 4_096;
 /// SPIFFE IDs whose rates are known at once. If there are more, a new one is counted with its tenant until others are
 /// quiet.
@@ -296,7 +296,8 @@ pub const SVID_LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
 pub const TRUST_DOMAINS_MAX: usize = 1_024;
 /// Roots of one trust domain: two while they rotate, more if regions have their own.
 pub const BUNDLE_ROOTS_MAX: usize = 64;
-/// Certificates of one bundle, those that have expired among them: SPIRE leaves a root in for a day after its end, of each server.
+/// Certificates of one bundle, including expired ones: SPIRE keeps the root of each of its servers for a day after it has
+/// expired.
 pub const BUNDLE_CERTIFICATES_MAX: usize = 1_024;
 /// Failed handshakes that the log names in one minute; it counts the others.
 pub const HANDSHAKE_FAILURES_LOGGED: u32 = 60;
@@ -425,7 +426,7 @@ pub const POLICY_BRACKETS_MAX: usize = 16;
 pub const POLICY_OPERATORS_MAX: usize = 48;
 /// The most attributes in one chain, as in `a.b.c`.
 pub const POLICY_CHAIN_MAX: usize = 32;
-/// Policies of a set: each that an action slice holds adds under a microsecond to its decisions.
+/// Policies of a set. Each policy that applies to an action adds less than a microsecond to the decisions about it.
 pub const POLICIES_MAX: usize = 1_000;
 /// Purposes of one dataset that are tried in a list of who may read it: each is a decision for each entry.
 pub const WHO_CAN_PURPOSES_MAX: usize = 32;
@@ -441,13 +442,13 @@ pub const JOBS_CHANGED_SHOWN_MAX: usize = 64;
 pub const EXPLAINED_RECORDS_MAX: u64 = 200_000;
 /// Decisions of one job that are explained, and leases whose issue is remembered while they are searched.
 pub const EXPLAINED_MAX: usize = 256;
-/// Policies, and catalogs, that the daemon keeps by digest to decide by again: a change a day for some months.
+/// Policies, and catalogs, that the daemon keeps by digest to repeat decisions: a change a day for some months.
 pub const KEPT_RULES_MAX: usize = 128;
 /// Bytes on disk of all kept policies and catalogs. The oldest go first, but never what is in force.
 pub const KEPT_RULES_BYTES_MAX: u64 = 256 << 20;
 /// Bytes of one kept file: a catalog of the largest tenants' files.
 pub const KEPT_FILE_BYTES_MAX: u64 = 128 << 20;
-/// Cases beside a policy set: 10,000 are answered in well under a second.
+/// Cases of a policy set: 10,000 are decided in well under a second.
 pub const POLICY_CASES_MAX: usize = 10_000;
 /// Decisions that one policy engine caches: about 40 MiB of keys and rule lists.
 pub const DECISIONS_KEPT_MAX: usize = 65_536;
@@ -492,7 +493,7 @@ pub const WORKER_THREADS_MAX: usize = 32;
 pub const SPARE_THREADS: usize = 4;
 /// How long a signal is held back to see whether it came to several of our processes, and so to the command too.
 pub const SIGNAL_TOGETHER: Duration = Duration::from_millis(100);
-/// How much later a slow sender may still reach the last process of a group with one signal.
+/// The longest time in which a slow sender reaches all processes of a group with one signal.
 pub const SIGNAL_LATE: Duration = Duration::from_secs(1);
 /// How long a guard goes on ending processes of a job after SIGKILL, before it reports those that it could not end.
 pub const GUARD_PATIENCE: Duration = Duration::from_secs(30);
@@ -542,7 +543,7 @@ pub const SPOOL_BEGIN_LATEST: Duration = Duration::from_secs(20);
 /// How long the end of a run is worth reporting: no job lasts longer.
 pub const SPOOL_NOTE_AGE_MAX: Duration = JOB_DURATION_MAX;
 
-/// Letters by which a mistyped name may differ from the suggested one: more is another name.
+/// Letters by which a mistyped name may differ from the suggested one. If more differ, another name is meant.
 pub const NEAREST_EDITS_MAX: usize = 8;
 /// Names of variables that one message lists. It counts the others.
 pub const NAMES_SHOWN_MAX: usize = 20;

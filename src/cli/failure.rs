@@ -23,7 +23,7 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The reason that the daemon gave. None if this command failed by itself.
+    /// The reason that the daemon gave. None if the command failed without an answer of the daemon.
     pub reason: Option<Reason>,
     pub text: Cow<'static, str>,
     /// Lines with labels, in order. An empty label is a line of a list.
@@ -38,7 +38,7 @@ pub enum Effect {
     Nothing,
     /// The answer was lost, so the change may have happened.
     Unknown,
-    /// Said in other words.
+    /// Words that the command has set.
     Said(Cow<'static, str>),
 }
 
@@ -46,7 +46,9 @@ impl Effect {
     pub fn text(&self) -> &str {
         match self {
             Effect::Nothing => "Nothing was changed.",
-            Effect::Unknown => "The answer was lost, so it may have been done: look before you try again.",
+            Effect::Unknown => {
+                "The answer was lost, so the change may have been made: check before you try again."
+            }
             Effect::Said(text) => text,
         }
     }
@@ -77,14 +79,14 @@ impl Failure {
         self.with("fix", value)
     }
 
-    /// Replaces what to do by something that fits better.
+    /// Replaces the advice with a more specific one.
     #[must_use]
     pub fn fix_instead(mut self, value: impl Into<String>) -> Self {
         self.facts.retain(|(label, _)| label != "fix");
         self.fix(value)
     }
 
-    /// Says in other words what was changed.
+    /// Sets other words for what was changed.
     #[must_use]
     pub fn saying(mut self, effect: impl Into<Cow<'static, str>>) -> Self {
         self.effect = Effect::Said(effect.into());

@@ -88,7 +88,7 @@ fn apply_options(identity: &mut IdentityConfig, session: &Session) {
     }
 }
 
-/// Serves until a signal stops it. `first` stops what depends on the daemon, before the daemon stops.
+/// Serves until a signal stops it. Before the daemon stops, `first` stops everything that depends on it.
 pub(super) async fn serve(
     daemon: Daemon,
     mut stops: Stops,

@@ -1,4 +1,4 @@
-//! A folder that no path leads out of.
+//! A folder, and paths that cannot lead out of it.
 
 use std::{
     fs::File,

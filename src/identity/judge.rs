@@ -60,7 +60,7 @@ pub(crate) fn judged(issued: &Issued, trust: &TrustBundles, now: Wall) -> Result
     Peer::of_client(&tls, now, trust)
 }
 
-/// The server's side of a good handshake, and the source that it was judged by.
+/// The server's side of a valid handshake, and the identity source with which the server checked the client.
 pub(crate) fn judged_by(
     trust: &TrustBundles,
     client: Arc<ClientConfig>,
@@ -70,7 +70,7 @@ pub(crate) fn judged_by(
     (shaken(config, client).unwrap(), source)
 }
 
-/// A handshake, from the first byte to the server's last word.
+/// A handshake, from the first byte to the server's last message.
 pub(crate) fn shaken(
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
@@ -111,8 +111,8 @@ pub(crate) fn presenting(issued: &Issued) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// The server's own authority and SVID: of a domain that no test trusts, and good at any time, since the oracle's source looks at
-/// the clock of this machine.
+/// The server's own authority and SVID: in a domain that no test trusts, and valid at any time, because the oracle's source
+/// uses the clock of this machine.
 pub(crate) fn own() -> &'static (TestCa, Issued) {
     static OWN: OnceLock<(TestCa, Issued)> = OnceLock::new();
     OWN.get_or_init(|| {

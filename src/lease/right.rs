@@ -109,7 +109,7 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// It is not good any more, cannot be renewed further, or another renewal came first.
+    /// It is no longer good, cannot be renewed further, or another renewal came first.
     pub fn renew(
         &self,
         _decided: &Grant,
@@ -121,7 +121,8 @@ impl Lease {
             return Err(LeaseRefused::Lowered);
         }
         self.cell.renew(generation, now, deadline.min(self.latest))?;
-        // A fence was lowered meanwhile: the lease is dead whatever its deadline is, and the caller must know.
+        // A fence was lowered meanwhile: the lease has ended even if its deadline has not come, and the caller must
+        // know.
         if self.stand.is_up() { Ok(()) } else { Err(LeaseRefused::Lowered) }
     }
 }

@@ -27,7 +27,7 @@ pub use spiffe::{SpiffeId, TrustDomain};
 
 use crate::plain;
 
-/// Why a text is not a name of the kind that was wanted.
+/// Why a text is not a name of the expected kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{shown}` is not {wanted}: {why}")]
 pub struct NameError {

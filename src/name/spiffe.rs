@@ -4,9 +4,9 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use super::{NameError, text_form};
 
-/// Bytes of a trust domain name at most (SPIFFE-ID section 2.3).
+/// The most bytes of a trust domain name (SPIFFE-ID section 2.3).
 const TRUST_DOMAIN_BYTES_MAX: usize = 255;
-/// Bytes of a SPIFFE ID at most (SPIFFE-ID section 2.3).
+/// The most bytes of a SPIFFE ID (SPIFFE-ID section 2.3).
 const SPIFFE_ID_BYTES_MAX: usize = 2048;
 const SCHEME: &str = "spiffe://";
 

@@ -104,7 +104,7 @@ pub(super) fn wrong_kind(call: &Call<'_>, principal: &Principal, kinds: &[Princi
 
 /// Refuses a member, or a launcher as a member, that is not a workload.
 pub(super) fn holds_nothing(who: &Who<'_>) -> Refusal {
-    let text = format!("{} holds no part of a job", who.principal.kind.with_article());
+    let text = format!("{} may not take part in a job", who.principal.kind.with_article());
     Refusal::new(Reason::KindNotAllowed, text)
         .with("you", you(who))
         .fix("name the workloads that do the work in members.join")

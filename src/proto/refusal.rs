@@ -38,7 +38,7 @@ impl DaemonRefusal {
 }
 
 /// The refusal for a status that is not from the daemon: no answer, a broken connection, an unknown request. None if
-/// its code does not tell which.
+/// its code does not show which of these it is.
 pub fn transport_refusal(status: &Status, address: &str) -> Option<Refusal> {
     Some(match status.code() {
         Code::DeadlineExceeded => {
@@ -48,7 +48,7 @@ pub fn transport_refusal(status: &Status, address: &str) -> Option<Refusal> {
         // tonic reports a connection that breaks during an answer as `Unknown`.
         Code::Unavailable | Code::Cancelled | Code::Unknown => {
             Refusal::new(Reason::Unreachable, format!("the connection to `{address}` was lost"))
-                .fix("try again; its log says why it went away")
+                .fix("try again; the daemon's log says why the connection ended")
                 .with("said", status.message())
         }
         Code::Unimplemented => Refusal::new(Reason::NotSupported, "this daemon does not know that request")

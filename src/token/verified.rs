@@ -29,7 +29,8 @@ pub struct VerifiedTokens {
 
 type TokenDigest = [u8; 32];
 
-/// The tokens of the present time and of the time before. If the present half is full, it becomes the earlier one.
+/// The tokens that were used last, in two halves. If the present half is full, it becomes the earlier one, whose tokens
+/// are dropped.
 #[derive(Default)]
 struct Shard {
     present: HashMap<TokenDigest, Verified>,
@@ -154,7 +155,7 @@ mod tests {
         assert_eq!(tokens.len(), 1, "a refused token is not kept");
     }
 
-    // Proves the bound of the cache, and that a token in use stays in it.
+    // The cache is bounded, and a token in use stays in it.
     #[test]
     fn the_cache_is_bounded_and_keeps_what_is_used() {
         let key = SigningKey::generate(7, 1).unwrap();

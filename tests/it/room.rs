@@ -80,7 +80,7 @@ async fn the_configured_requests_per_identity_hold() {
     assert!(no.text.contains("2 requests in work"), "{}", no.text);
     Refused::of(&ask(&again).await.unwrap_err()).is(Code::ResourceExhausted, "OVERLOADED");
     assert!(ask(&operator).await.is_ok(), "others have their own share");
-    platform.revoke(TICKETS).await.unwrap(); // what ends access has room of its own
+    platform.revoke(TICKETS).await.unwrap(); // requests that end access have their own room
     reload.let_go();
     for asked in [first, second] {
         soon("the answer", asked).await.unwrap().unwrap();
@@ -135,7 +135,7 @@ async fn the_configured_connections_hold() {
     assert!(world.connector(&world.svid(WORKER)).connected_channel().await.is_err(), "all places are taken");
     assert!(who(&one).await.is_ok() && who(&two).await.is_ok());
     let (operator, stranger) = (world.client(OPERATOR).await, world.client(NOBODY).await);
-    assert!(who(&operator).await.is_ok(), "operators have places of their own");
+    assert!(who(&operator).await.is_ok(), "operators have separate places");
     assert!(who(&stranger).await.is_ok(), "and those whom no entry matches take none of the others");
     drop(others);
     eventually("a place", async || world.connector(&world.svid(WORKER)).connected_channel().await.is_ok())

@@ -150,7 +150,7 @@ fn parse(line: &str) -> Option<Change> {
 
 /// The process of the verifier. It does nothing unless it is started for that.
 #[test]
-#[ignore = "the verifier of the test beside, started by it in a namespace of its own"]
+#[ignore = "the verifier of the other test, which starts it in a separate namespace"]
 fn the_verifier_of_the_test_beside() {
     let Some(folder) = std::env::var_os(FOLDER).map(PathBuf::from) else { return };
     let server = std::env::var(SERVER).unwrap();

@@ -56,11 +56,11 @@ impl WorkloadOptions {
 /// | What happens | What is shown | Then |
 /// |---|---|---|
 /// | a message | its whole state: what is absent was withdrawn | the stream stays open |
-/// | a message with an empty mandatory field, or another unusable one | the state before | the stream stays open |
-/// | the agent closes the stream without an error | the state before | a retry at once |
-/// | the agent is unreachable | the state before, until the limit | retries with backoff |
+/// | a message with an empty mandatory field, or another unusable one | the previous state | the stream stays open |
+/// | the agent closes the stream without an error | the previous state | a retry at once |
+/// | the agent is unreachable | the previous state, until the limit | retries with backoff |
 /// | PermissionDenied | no SVID; roots until the limit | retries with backoff |
-/// | InvalidArgument, Unimplemented | the state before, until the limit | no retry except by [`IdentitySource::reload`] |
+/// | InvalidArgument, Unimplemented | the previous state, until the limit | no retry except by [`IdentitySource::reload`] |
 /// | the limit passes | nothing: no peer is trusted | as before |
 pub struct WorkloadSource {
     options: WorkloadOptions,
@@ -205,7 +205,7 @@ impl WorkloadSource {
 
     fn discard(&self, fault: &MessageFault) {
         if self.status.may_log() {
-            tracing::error!(%fault, "a message of the SPIFFE agent was discarded: the state before stays");
+            tracing::error!(%fault, "a message of the SPIFFE agent was discarded: the previous state stays");
         }
         let why = format!("a message of the SPIFFE agent cannot be used: {fault}");
         match self.status.current().standing {
