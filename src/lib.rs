@@ -63,7 +63,7 @@
 //!
 //! # Where to look
 //!
-//! - Why a revocation is one store, whatever the number of leases: [`fence`].
+//! - Why a revocation is one store, regardless of the number of leases: [`fence`].
 //! - The order of the steps that issue a credential: `broker/issue.rs`.
 //! - What ends when a job ends: [`state::Store`], [`job::Job::fences_of`].
 //! - How to check credentials in your own server: [`verify`] has a short example, `dev/file_server.rs` a full one.

@@ -165,8 +165,8 @@ pub const LEDGER_DEFERRED_MAX: usize = 262_144;
 pub const REACH_SHOWN_MAX: usize = 1_000;
 /// Identities that one revocation for a compromise locks. More are locked by a prefix.
 pub const COMPROMISED_MAX: usize = 256;
-/// Records of locks, set or lifted, that are kept beside them. A lock holds after a restart, so it must not be lost among
-/// other endings.
+/// Records of locks, set or lifted, that are kept in addition to them. A lock holds after a restart, so it must not be
+/// lost among other endings.
 pub const LEDGER_DEFERRED_LOCKS_MAX: usize = 131_072;
 /// Bytes that are written and synced at once.
 pub const LEDGER_BATCH_BYTES_MAX: usize = 4 << 20;
@@ -186,7 +186,7 @@ pub const LEDGER_SNAPSHOT_PIECE: usize = 1 << 20;
 pub const LEDGER_LOOK: Duration = Duration::from_secs(1);
 /// Bytes kept back for endings on a full disk: some ten thousand records.
 pub const LEDGER_RESERVE_BYTES: u64 = 16 << 20;
-/// Free bytes on the ledger's disk below which nothing is issued any more: an operator has time to act.
+/// Free bytes on the ledger's disk below which nothing is issued: an operator has time to act.
 pub const FREE_SPACE_STOP: u64 = 1 << 30;
 /// The first backoff after a write error.
 pub const LEDGER_RETRY_FIRST: Duration = Duration::from_millis(100);
@@ -489,7 +489,7 @@ pub const RETRY_FIRST: Duration = Duration::from_millis(100);
 pub const RETRY_MAX: Duration = BEAT;
 /// Threads that serve in a daemon: more would wait for the same locks. Other commands use one.
 pub const WORKER_THREADS_MAX: usize = 32;
-/// Threads that a daemon needs beside those: the ledger's writer, and work that blocks.
+/// Threads that a daemon needs in addition to those: the ledger's writer, and work that blocks.
 pub const SPARE_THREADS: usize = 4;
 /// How long a signal is held back to see whether it came to several of our processes, and so to the command too.
 pub const SIGNAL_TOGETHER: Duration = Duration::from_millis(100);

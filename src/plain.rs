@@ -86,7 +86,7 @@ fn escape(text: &str, may_stay: impl Fn(char) -> bool, write: impl Fn(char, &mut
     if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
 }
 
-/// Whether a character is drawn onto the one before it.
+/// Whether a character is drawn onto the previous one.
 fn is_mark(c: char) -> bool {
     // At the beginning of a text, std escapes these too.
     !c.is_ascii() && is_plain(c) && c.escape_debug().count() > 1

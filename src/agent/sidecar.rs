@@ -228,7 +228,7 @@ impl Sidecar {
     async fn on_access_end(mut self, end: &AccessEnd) -> SidecarEnd {
         let (watched, on_revoke, grace) = (self.work.process, self.settings.on_revoke, self.settings.grace);
         let then = match (watched, on_revoke) {
-            (None, _) | (_, OnRevoke::Ignore) => "what runs beside it goes on without access".to_owned(),
+            (None, _) | (_, OnRevoke::Ignore) => "the programs beside it go on without access".to_owned(),
             (Some(p), OnRevoke::Term) => {
                 format!("process {} is ended by SIGTERM, and by SIGKILL after {} s", p.pid, grace.as_secs())
             }

@@ -280,7 +280,7 @@ fn phase(job: &Job, session: &MemberSession, half: Half) -> Result<Phase, Refusa
     match (a.drain_of(&session.instance), half) {
         (Some(_), Half::Reading) => {
             let who = if matches!(a.state, AttemptState::Draining(_)) { "the attempt is" } else { "you are" };
-            Err(Refusal::new(Reason::AttemptDraining, format!("{who} draining: nothing is read any more"))
+            Err(Refusal::new(Reason::AttemptDraining, format!("{who} draining: it may no longer read"))
                 .fix("save what you have: checkpoints may still be written"))
         }
         (Some(_), Half::Writing) => Ok(Phase::Draining),

@@ -106,7 +106,7 @@ impl Endings {
         Ok(EndedWork { done, conflict })
     }
 
-    /// Closes a job, whatever its state is.
+    /// Closes a job, in any state.
     pub(super) fn close(
         &self,
         job: JobId,

@@ -80,8 +80,8 @@ impl JobUseCases {
         self.context.table.of_job_count(job)
     }
 
-    /// Returns what a reader of a job should know beside its state: who ended memberships, which locks are in force, which of
-    /// its identities are in other jobs too.
+    /// Returns what a reader of a job should know in addition to its state: who ended memberships, which locks are in force,
+    /// which of its identities are in other jobs too.
     pub fn notes_on(&self, job: &Job) -> Vec<String> {
         let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
             let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();

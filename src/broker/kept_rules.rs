@@ -77,7 +77,7 @@ struct KeptFile {
     texts: Vec<PolicyText>,
 }
 
-/// The policy that was applied last, and the one before it.
+/// The policy that was applied last, and the previous one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedPolicy {
     pub digest: Digest,

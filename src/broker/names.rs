@@ -17,7 +17,7 @@ pub(super) fn of_identity(rules: &Rules, id: &SpiffeId) -> Vec<FenceName> {
 }
 
 /// Returns what a specification depends on: its tenant, its launcher, the human it acts for, its resources. A launcher that
-/// is a person depends on that person, whatever the specification says.
+/// is a person depends on that person, even if the specification names another.
 pub(super) fn of_spec(
     rules: &Rules,
     tenant: &TenantName,
@@ -57,7 +57,7 @@ pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
     names
 }
 
-/// Returns what a membership depends on, whatever the member opens.
+/// Returns what every membership depends on, in addition to what the member opens.
 pub(super) fn of_member(
     rules: &Rules,
     job: &Job,

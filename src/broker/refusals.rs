@@ -80,7 +80,7 @@ pub(super) fn move_refusal(illegal: Illegal) -> Refusal {
     let refusal = Refusal::new(illegal.reason(), illegal.to_string());
     match illegal {
         Illegal::Stale(..) => {
-            refusal.fix("this run was replaced by a newer one: stop, it has no access any more")
+            refusal.fix("this run was replaced by a newer one: stop, it no longer has access")
         }
         Illegal::KeyUsed(_) => {
             refusal.fix("a new run needs a new key: use the scheduler's restart count in it")

@@ -27,7 +27,7 @@ use crate::{
 /// Reads and checks the record of every decision (the ledger).
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The ledger is a chain: each record has the digest of the one before it, so a changed record is
+The ledger is a chain: each record has the digest of the previous one, so a changed record is
 found. The head is the last record. Keep a signed head on another machine, and `audit verify
 --head` also finds records that were cut off.
 

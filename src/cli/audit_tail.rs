@@ -65,7 +65,7 @@ struct RecordTail<'a> {
     session: &'a Session,
     types: Vec<String>,
     about: Option<About>,
-    /// How many records were shown, and how many were about the name, of whatever type.
+    /// How many records were shown, and how many of any type were about the name.
     shown: u64,
     matched: u64,
     since: Option<Wall>,

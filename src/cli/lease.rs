@@ -144,7 +144,7 @@ async fn watch(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
     }
 }
 
-/// Returns a page that is shown repeatedly. On a terminal it replaces the one before.
+/// Returns a page that is shown repeatedly. On a terminal it replaces the previous one.
 pub(super) fn screen(now: Wall, list: &Page) -> Page {
     let clear = if stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
     Page::verbatim(clear).then(&Page::line(&now.to_string())).then(list).below(&Page::default())

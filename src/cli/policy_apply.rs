@@ -63,7 +63,7 @@ Examples:
   leasehold policy rollback --reason \"CHG-1412 denied too much\"
   leasehold policy rollback sha256:… --reason \"back to October\"")]
 pub(super) struct PolicyRollbackArgs {
-    /// The digest of a kept policy [default: the one before the last change]
+    /// The digest of a kept policy [default: the policy before the last change]
     #[arg(value_name = "DIGEST")]
     digest: Option<Digest>,
     #[command(flatten)]

@@ -54,7 +54,7 @@ pub struct RunArgs {
     /// Wait until people have decided on the job, at most 7 days
     #[arg(long)]
     pub wait_approval: bool,
-    /// Pass this variable on, though it has a credential. Repeatable
+    /// Pass this variable on, although it has a credential. Repeatable
     #[arg(long, value_name = "NAME", value_parser = agent::variable_name)]
     pub keep_env: Vec<String>,
     /// Do not pass this variable on. Repeatable

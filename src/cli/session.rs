@@ -159,7 +159,7 @@ impl Session {
         let found = role.and_then(|role| context.identities.remove(&role));
         let svid = match (found, &self.workload_api) {
             (found, Some(endpoint)) => {
-                // With --workload-api the identity comes from that agent, whatever the context has.
+                // With --workload-api the identity comes from that agent, even if the context has another source.
                 let pick = match &found {
                     Some(SvidFrom::WorkloadApi { pick, .. }) => pick.clone(),
                     _ => Pick::First,

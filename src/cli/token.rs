@@ -279,10 +279,10 @@ fn meaning(reason: Reason) -> Option<(&'static str, &'static str)> {
             "it is for an audience that your identity does not verify tokens for",
             "see its audience in `leasehold token inspect`, and ask as a verifier of that audience: --as verifier",
         ),
-        Reason::TokenExpired => ("it has expired", "no action is needed: no server accepts it any more"),
+        Reason::TokenExpired => ("it has expired", "no action is needed: no server accepts it now"),
         Reason::TokenEpoch => (
             "it was issued before the last restart of the daemon",
-            "no action is needed: no server accepts it any more",
+            "no action is needed: no server accepts it now",
         ),
         Reason::TokenSignature | Reason::TokenKeyUnknown | Reason::TokenIssuer => (
             "this daemon did not sign it",

@@ -166,9 +166,9 @@ pub struct LeaseConfig {
 /// How the ledger is written.
 #[derive(Clone, Debug)]
 pub struct LedgerConfig {
-    /// Bytes past which a new segment is begun.
+    /// Bytes after which a new segment begins.
     pub segment_bytes: u64,
-    /// Free bytes on its disk below which nothing is issued any more.
+    /// Free bytes on its disk below which nothing is issued.
     pub free_space_stop_bytes: u64,
     /// A file on another disk that holds the last signed head.
     pub head_copy: Option<PathBuf>,

@@ -4,7 +4,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{config::RoomConfig, limits};
 
-/// What is open beside connections: the ledger, identity files, the runtime's own.
+/// Files that are open in addition to connections: the ledger, identity files, the runtime's own.
 const OTHERS: usize = 256;
 
 /// The fewest connections that a limit on open files may leave without a warning.

@@ -86,7 +86,7 @@ impl Drop for TransferCounter {
 /// The body of a download: a file in chunks.
 ///
 /// It checks the access before each chunk, and waits for the disk and for the end of the access at the same time. If the
-/// client stops reading, this body is not polled any more. So a separate task cuts the connection.
+/// client stops reading, this body is no longer polled. So a separate task cuts the connection.
 pub(super) struct Download {
     file: Pin<Box<dyn AsyncRead + Send>>,
     left: u64,

@@ -21,7 +21,7 @@ pub struct Lowering {
 /// The leases that a lowering concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Concern {
-    /// All leases: the name belongs to no tenant, or its tenant is not known any more.
+    /// All leases: the name belongs to no tenant, or its tenant is no longer known.
     All,
     /// The leases of one tenant's jobs.
     JobsOf(TenantName),

@@ -2,8 +2,8 @@
 //!
 //! There is one counter, [`Seq`]. A fence is a name and the Seq of its last lowering. A request for a lease first takes a
 //! [`Stand`]: the present Seq, and the fences of all that the lease depends on. A lease is live while none of its fences
-//! was lowered after it took its stand. Revoking is one store, whatever the number of leases behind it; a fence
-//! is never raised again, and a new request takes a new stand.
+//! was lowered after it took its stand. Revoking is one store, regardless of the number of leases behind it; a fence is
+//! never raised again, and a new request takes a new stand.
 //!
 //! Owns the counter, the fences by name, the revision and the feed of lowerings. No clock, no await, no I/O: times come in
 //! as arguments. Checks take no lock.

@@ -98,7 +98,7 @@ impl Registry {
         self.lock().place(&names)
     }
 
-    /// Ends all leases behind a name: one store, whatever their number, and one event in the feed.
+    /// Ends all leases behind a name with one store, regardless of their number, and one event in the feed.
     ///
     /// A name without a fence gets one. If no stand was taken behind a name since its last lowering, that lowering's answer
     /// is repeated.

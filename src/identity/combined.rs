@@ -21,7 +21,7 @@ use crate::name::TrustDomain;
 /// first source that has some. If a later source fails, only its own trust domains are affected.
 pub struct CombinedSource {
     parts: Vec<Arc<dyn IdentitySource>>,
-    /// The only trust domains that are trusted, whatever the sources say. `None`: all of them.
+    /// The only trust domains that are trusted, even if the sources have more. `None`: all of them.
     allowed: Option<BTreeSet<TrustDomain>>,
     svid_life_max: Duration,
     published: Published,

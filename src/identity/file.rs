@@ -171,7 +171,7 @@ impl FileSource {
         if let Some(since) = last.outage.overdue_since(self.clock.now().boot)
             && let SourceState::Stale { why, .. } = &trust.standing
         {
-            tracing::error!(%since, %why, "the identity files were unusable for longer than the limit: no peer is trusted any more");
+            tracing::error!(%since, %why, "the identity files were unusable for longer than the limit: no peer is trusted now");
             let no_bundles = TrustBundles::empty().with_svid_life_max(self.svid_life_max);
             self.published.replace(None, no_bundles, SourceState::GivenUp { since, why: why.clone() });
         }

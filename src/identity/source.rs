@@ -26,7 +26,7 @@ use crate::{
 pub struct Trust {
     /// Grows with every change of the SVID or the bundles.
     pub revision: u64,
-    /// `None` if the process only verifies, has no SVID yet, or may not use it any more. It then accepts and opens no connections.
+    /// `None` if the process only verifies, has no SVID yet, or may no longer use it. It then accepts and opens no connections.
     pub svid: Option<Arc<X509Svid>>,
     /// The revision of the bundles grows only when the roots change.
     pub bundles: Arc<TrustBundles>,

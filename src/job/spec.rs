@@ -42,7 +42,7 @@ pub struct Tuning {
 /// Who may take part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
-    /// Who may begin an attempt, beside the launcher.
+    /// Who may begin an attempt, in addition to the launcher.
     pub start: Vec<SpiffePattern>,
     /// Who may join one. Never empty: the edge fills in the launcher.
     pub join: Vec<SpiffePattern>,

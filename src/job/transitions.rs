@@ -147,7 +147,7 @@ impl Drain {
 }
 
 impl Job {
-    /// Ends the job, whatever state it is in.
+    /// Ends the job, in any state.
     pub fn close(&self, outcome: Outcome, detail: &str, now: LeaseTime) -> Close {
         match self.state {
             JobState::Closed(o) if o == outcome => Close::Already,

@@ -1,4 +1,4 @@
-//! The chain: reads all segments in order, and compares each record with the one before it.
+//! The chain: reads all segments in order, and compares each record with the previous one.
 //!
 //! Used by opening and by verifying. It changes no file and keeps only one line in memory.
 

@@ -205,7 +205,7 @@ pub enum Event {
         until: Option<LeaseTime>,
         ending: Ending,
     },
-    /// A dataset was recalled, one version or all: no job reads it any more.
+    /// A dataset was recalled, one version or all: no job reads it now.
     #[serde(rename = "dataset.recalled")]
     DatasetRecalled { name: ResourceName, by: Actor, reason: String, at: LeaseTime, ending: Ending },
     #[serde(rename = "dataset.unrecalled")]

@@ -27,7 +27,7 @@ use crate::{
     limits,
 };
 
-/// Snapshot files that are kept: the last one, and the one before it in case the last is damaged.
+/// Snapshot files that are kept: the last one, and the previous one in case the last is damaged.
 const KEPT: usize = 2;
 
 /// The snapshot that is being written, if there is one.

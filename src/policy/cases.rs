@@ -1,4 +1,4 @@
-//! Cases of a policy: who asks for what, and the answer that is expected. Read from the `.toml` files beside the policies.
+//! Cases of a policy: a requester, a request, and the expected answer. Read from the `.toml` files beside the policies.
 
 use std::{collections::BTreeSet, fmt, fs, path::Path, time::Duration};
 

@@ -54,7 +54,7 @@ pub enum Verdict {
     },
 }
 
-/// A verdict on a request whose fences were read first. Returns the stand whatever was decided.
+/// A verdict on a request whose fences were read first. Returns the stand for every decision.
 #[derive(Debug)]
 pub enum Decision {
     /// Allowed.

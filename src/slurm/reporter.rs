@@ -274,7 +274,7 @@ impl<S: Scheduler> Reporter<S> {
     pub async fn send_each(&self, spooled: &[Spooled]) -> bool {
         let mut all_sent = true;
         for one in spooled {
-            // The end of its run has replaced it: the run is not to begin any more.
+            // The end of its run has replaced it: the run must no longer begin.
             if !one.is_pending() {
                 continue;
             }

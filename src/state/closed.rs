@@ -129,7 +129,7 @@ mod tests {
         assert_eq!((closed.give_up(), closed.give_up()), (Some(JobId(2)), None));
         closed.weigh(turn, 1);
         assert_eq!(closed.iter().collect::<Vec<_>>(), [JobId(1), JobId(3)]);
-        // The job that was closed last is kept, whatever its size.
+        // The job that was closed last is kept, even if it is large.
         let mut one = Closed::default();
         one.push(JobId(1), &tenant("loud"), 2 * limits::JOBS_CLOSED_BYTES_MAX);
         assert_eq!((one.give_up(), one.all.count), (None, 1));

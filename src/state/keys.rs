@@ -54,7 +54,7 @@ pub(super) struct IdempotencyKeys {
 const KEY_BYTES: usize = 160;
 
 impl IdempotencyKeys {
-    /// Adds a key from the ledger, whatever the bounds are.
+    /// Adds a key from the ledger, even above the bounds.
     pub(super) fn put(&mut self, (caller, key): CallerKey, of: KeyedJob) {
         self.insert(&caller, &key, KeyUse::Made(of));
     }

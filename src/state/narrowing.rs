@@ -58,8 +58,8 @@ impl Store {
             done.ending.seq = done.ending.seq.max(one.seq);
             done.ending.behind = done.ending.behind.max(one.behind);
             done.record = Some(self.ledger.defer(&change_record(id, &change, by.clone(), None, one)));
-            // If the end of an attempt closes its job, record that too: whatever else is being recorded meanwhile, the
-            // job is closed after a restart.
+            // If the end of an attempt closes its job, record that too: even if other changes are recorded meanwhile,
+            // the job is closed after a restart.
             if let (JobState::Closed(outcome), false) =
                 (done.value.state, matches!(change, Change::Closed { .. }))
             {

@@ -185,7 +185,7 @@ impl Store {
         self.lock_inner().locks.beyond(after).filter(|l| l.stands(now)).take(max).cloned().collect()
     }
 
-    /// Drops old keys, expired locks and identities that no job binds any more.
+    /// Drops old keys, expired locks and identities that no job binds now.
     pub fn prune(&self, now: LeaseTime) {
         let mut inner = self.lock_inner();
         inner.locks.prune(now);

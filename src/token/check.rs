@@ -46,7 +46,7 @@ pub enum TokenError {
     Presenter {
         /// Its `sub`: the holder.
         subject: SpiffeId,
-        /// The SPIFFE ID of the SVID beside it.
+        /// The SPIFFE ID of the SVID that was presented with it.
         presenter: SpiffeId,
     },
     /// The holder presented it with another certificate than that of its `cnf`.

@@ -235,7 +235,7 @@ impl FeedSession {
             return Err(FeedError::Gap { prev, last });
         }
         if seq <= last {
-            return Err(FeedError::Malformed("the seq of a lowering is not above the one before"));
+            return Err(FeedError::Malformed("the seq of a lowering is not above the previous one"));
         }
         fences.lower(tag(&lowered.fence)?, seq, now.boot)?;
         self.newest.seq = seq;

@@ -111,7 +111,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
 
     leasehold: error: another participant is joined as `node-1`
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
-      means  another process takes part under this name: two processes were given the same name, or the one before has not gone yet
+      means  another process takes part under this name: two processes were given the same name, or the previous process has not ended yet
       fix    give each process its own --instance; the name of a dead process is free again within seconds
     Nothing was started, no access was given.
     -- exit 125

@@ -78,7 +78,7 @@ fn advice_about_work(reason: Reason) -> Option<(&'static str, &'static str)> {
             "go on with that job while it is open (--job ID), or run each job under its own identity",
         ),
         R::InstanceTaken => (
-            "another process takes part under this name: two processes were given the same name, or the one before has not gone yet",
+            "another process takes part under this name: two processes were given the same name, or the previous process has not ended yet",
             "give each process its own --instance; the name of a dead process is free again within seconds",
         ),
         R::NotJoined => (

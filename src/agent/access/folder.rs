@@ -65,7 +65,7 @@ impl Readers {
         if self.group_may_read { 0o640 } else { 0o600 }
     }
 
-    /// Sets the group and mode of an open file or folder, whatever the umask is.
+    /// Sets the group and mode of an open file or folder, independently of the umask.
     pub(crate) fn apply(self, file: &File, mode: u32) -> io::Result<()> {
         if let Some(group) = self.group {
             fchown(file, None, Some(group.as_raw()))?;

@@ -82,7 +82,7 @@ pub struct RunContext {
     pub messages: MessageSink,
 }
 
-/// Why nothing was started. No access is left: whatever was created before the failure was ended.
+/// Why nothing was started. No access is left, because everything that was created before the failure was ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error("{0}")]

@@ -29,9 +29,9 @@ const TOKEN_FILES: &str = "LEASEHOLD_TOKEN_FILE";
 /// The variables about which the user has decided.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EnvChoice<'a> {
-    /// `keep_env`: inherited whatever they contain.
+    /// `keep_env`: inherited, with any content.
     pub keep: &'a [String],
-    /// `scrub`: removed whatever they contain.
+    /// `scrub`: removed, with any content.
     pub scrub: &'a [String],
 }
 

@@ -39,7 +39,7 @@ struct RunningTune {
 }
 
 impl Story<'_> {
-    /// Runs the acts in order. Stops if one fails, because each needs the one before.
+    /// Runs the acts in order. Stops if one fails, because each needs the previous one.
     async fn run_approvals_and_recall(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
         let start = Stopwatch::now();
         let seen = self.ask_to_tune().await;

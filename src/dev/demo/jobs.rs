@@ -48,7 +48,7 @@ pub(super) async fn run(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) 
 }
 
 impl Story<'_> {
-    /// Runs the acts in order. Stops if one fails, because each needs the one before.
+    /// Runs the acts in order. Stops if one fails, because each needs the previous one.
     async fn run_acts(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
         let start = Stopwatch::now();
         let seen = self.join_all(checks).await;
