@@ -43,7 +43,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     workload_api(&out)
 }
 
-/// The SPIFFE Workload API, apart: we are its client, so reflection must not name it. The server's half is for the tests.
+/// The SPIFFE Workload API is separate: we are its client, so reflection must not name it. The server's half is for the
+/// tests.
 fn workload_api(out: &Path) -> Result<(), Box<dyn Error>> {
     for (folder, server) in [("workload_client", false), ("workload_server", true)] {
         let folder = out.join(folder);

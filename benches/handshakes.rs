@@ -1,8 +1,8 @@
-//! What our verifier costs a server: whole TLS 1.3 handshakes in memory, beside rustls' own `WebPkiClientVerifier` with the same
-//! certificates, alternating in one run.
+//! The cost of our verifier for a server: whole TLS 1.3 handshakes in memory, alternating in one run with handshakes of rustls'
+//! own `WebPkiClientVerifier` and the same certificates.
 //!
-//! `cargo bench --bench handshakes`, or `cargo bench --bench handshakes -- 5000` for so many of each. Figures go to stdout;
-//! nothing is asserted, since a timed test fails on somebody else's machine.
+//! `cargo bench --bench handshakes`, or `cargo bench --bench handshakes -- 5000` for 5,000 of each. Figures go to stdout.
+//! Nothing is asserted, because a test of times would fail on other machines.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -33,7 +33,7 @@ use rustls::{
 use time::OffsetDateTime;
 
 const DAEMON: &str = "spiffe://example.org/daemon";
-/// Handshakes of one kind before it is the other's turn.
+/// The number of handshakes of one kind before the other kind's turn.
 const TURN: usize = 50;
 
 fn main() {
@@ -45,7 +45,7 @@ fn main() {
     }
 }
 
-/// What one side or both spent on handshakes of one kind.
+/// The time that one side or both spent on handshakes of one kind.
 #[derive(Default)]
 struct Spent {
     server: Duration,
@@ -63,7 +63,7 @@ fn compare(n: usize, intermediates: usize) {
     let world = World::new(intermediates);
     let source = world.source(&world.server);
     let (ours, theirs, client) = (world.ours(source.clone()), world.theirs(), world.client());
-    // As `link` does: with the bundles that there are now, and a server that goes on with the same.
+    // As `link` does: makes a `Peer` with the present bundles.
     let peer = |tls: &ServerConnection| {
         let bundles = source.current().bundles.clone();
         drop(Peer::of_client(tls, world.clock.now().wall, &bundles).unwrap());
@@ -101,7 +101,7 @@ fn compare(n: usize, intermediates: usize) {
     );
 }
 
-/// One handshake, and what the server does with it.
+/// One handshake, and the server's work after it.
 fn shake(
     server: &Arc<ServerConfig>,
     client: &Arc<ClientConfig>,
@@ -141,7 +141,7 @@ fn shake(
     spent.both += began.elapsed();
 }
 
-/// A trust domain with a root, an authority below it or none, a server and a client.
+/// A trust domain with a root, perhaps an intermediate authority, a server and a client.
 struct World {
     clock: Arc<SystemClock>,
     root: CertificateDer<'static>,

@@ -1,12 +1,12 @@
-//! Leases at the size of section 11 of the design: 1,000,000 of them, or as many as the first argument says.
+//! Measures 1,000,000 leases, or another number, which is the first argument.
 //!
-//! `cargo bench --bench leases`, or `cargo bench --bench leases -- 100000`. Figures go to stdout, each beside its target; nothing is
-//! asserted, since a timed test fails on somebody else's machine.
+//! `cargo bench --bench leases`, or `cargo bench --bench leases -- 100000`. Figures go to stdout, each with its target. Nothing
+//! is asserted, because a test of times would fail on other machines.
 //!
-//! Each shape has a process of its own: memory that one gave back and the allocator kept would hide what the next one takes.
-//! Times are the processor's, of the thread that does the work, so that other load of the machine counts only by the caches
-//! that it takes; where one thread may wait for another, they are the clock's. How long this machine takes for one load from
-//! as much memory stands beside them.
+//! Each part runs in its own process, because memory that the allocator kept from one part would hide the use of the next.
+//! Times are processor times of the working thread, so that other load of the machine has an effect only through the caches.
+//! If one thread may wait for another, they are times of the clock. For comparison, the time of one load from as much memory
+//! is printed too.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -46,13 +46,13 @@ use nix::time::{ClockId, clock_gettime};
 const NOW: LeaseTime = LeaseTime(1_800_000_000_000);
 const TTL: Duration = Duration::from_secs(300);
 const DATASET: &str = "dataset:acme/tickets@v3";
-/// Leases that are stood for, decided and inserted at a time.
+/// How many leases get a stand, a decision and a place in the table at a time.
 const BATCH: usize = 1_000;
-/// Leases looked at in one turn, as the daemon does.
+/// How many leases one turn checks, as in the daemon.
 const TURN: usize = 2_000;
 const MEMBERS: usize = 4;
 
-/// What a lease is measured by: what it is called, its unit, its target.
+/// One measurement: its name, its unit, its target.
 const OF_ONE: [(&str, &str, Option<[f64; 2]>); 10] = [
     ("stand and insert", "ns", None),
     ("check, held", "ns", Some([10.0, 10.0])),
@@ -91,7 +91,7 @@ fn main() {
     }
 }
 
-/// Measures each part in a process of its own, and prints all of it.
+/// Measures each part in its own process, and prints all results.
 fn table(n: usize) {
     println!("{n} leases, 12 fences each, {MEMBERS} members an attempt\n");
     println!("{:<50} {:>14} {:>14}   {:>12}", "", "1,000 an att.", "20 an att.", "target");
@@ -132,7 +132,7 @@ fn verdict(figure: f64, target: f64) -> String {
     }
 }
 
-/// What a process of this bench says of one part.
+/// The output of a process of this bench about one part.
 fn measured(n: usize, part: &str) -> BTreeMap<String, f64> {
     let child = Command::new(env::current_exe().unwrap())
         .args([&n.to_string(), part])
@@ -148,7 +148,7 @@ fn say(what: &str, figure: f64) {
     println!("{what}\t{figure}");
 }
 
-/// The memory, and what is done with one lease at a time.
+/// The memory, and the operations on one lease.
 fn lease_by_lease(asking: &Asking, n: usize, per_attempt: usize) {
     let [
         (insert, ..),
@@ -204,7 +204,7 @@ fn lease_by_lease(asking: &Asking, n: usize, per_attempt: usize) {
     say(sweep, each(swept, busy() - from));
 
     drop((held, decided));
-    // All that is left goes, and the same comes again: memory does not grow by it.
+    // All leases are removed, and the same number is made again: memory does not grow.
     while world.table.expire(NOW.plus(TTL * 10), TURN).1 > 0 {}
     world.fences.prune(NOW.plus(TTL * 10), TTL);
     assert!(world.table.is_empty() && world.fences.is_empty());
@@ -213,7 +213,7 @@ fn lease_by_lease(asking: &Asking, n: usize, per_attempt: usize) {
     say(second, bytes());
 }
 
-/// Names with ten leases behind them against such with a hundred thousand.
+/// Compares names with ten leases behind them and names with a hundred thousand.
 fn lowering(asking: &Asking) {
     const NAMES: usize = 101;
     let world = World::new();
@@ -292,7 +292,7 @@ fn draining(asking: &Asking, n: usize) {
     say(ratio, p99.as_secs_f64() / p99_idle.as_secs_f64());
 }
 
-/// The 99th percentile of a stand and an insert, at most `max` of them.
+/// The 99th percentile of at most `max` stands with inserts.
 fn issuing(asking: &Asking, world: &World, from: usize, max: usize, go_on: impl Fn() -> bool) -> Duration {
     let mut took = Vec::new();
     for i in from..from + max {
@@ -305,7 +305,7 @@ fn issuing(asking: &Asking, world: &World, from: usize, max: usize, go_on: impl 
         let stood = start.elapsed();
         let grant = asking.grant(stand, &world.fences);
         let start = Instant::now();
-        // Past the one deadline, so that the drain leaves it alone.
+        // After the common deadline, so that the drain does not remove it.
         world.table.insert(grant, terms(i, facts, TTL * 3)).unwrap();
         took.push(stood + start.elapsed());
     }
@@ -313,11 +313,11 @@ fn issuing(asking: &Asking, world: &World, from: usize, max: usize, go_on: impl 
     took.get(took.len() * 99 / 100).copied().unwrap_or_default()
 }
 
-/// What this machine takes for a load of which nobody knew the place before, out of as much memory as `n` leases are.
+/// The time of one load from an unpredictable place, in as much memory as `n` leases use.
 fn one_load(n: usize) -> f64 {
     const WORDS: usize = 12;
     let mut next: Vec<[usize; WORDS]> = (0..n).map(|i| [i; WORDS]).collect();
-    // One cycle through all of it.
+    // One cycle through all places.
     for i in (1..n).rev() {
         let j = id(i).0 as usize % i;
         let (a, b) = (next[i][0], next[j][0]);
@@ -375,7 +375,7 @@ impl World {
     }
 }
 
-/// The shipped policies over the example catalog, and one question that they allow.
+/// The shipped policies with the example catalog, and one request that they allow.
 struct Asking {
     engine: Engine,
     holder: SpiffeId,
@@ -394,7 +394,7 @@ impl Asking {
             holder: holder(0, 0),
             tenant: "acme".parse().unwrap(),
             parts: vec![(Action::ReadDataset, DATASET.parse().unwrap())],
-            // Tickets hold personal data: their gate is open.
+            // Tickets contain personal data, so their gate is approved here.
             approved: ["gate-sensitive-data".to_owned()].into(),
         }
     }
@@ -421,7 +421,7 @@ impl Asking {
 }
 
 fn id(i: usize) -> LeaseId {
-    // Spread as random ids are, and found again by their number.
+    // The ids are spread like random ones, and can be computed from a number.
     let low = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let high = (low ^ (low >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     LeaseId(u128::from(high ^ (high >> 32)) << 64 | u128::from(low ^ (low >> 31)))
@@ -439,7 +439,7 @@ fn holder(j: usize, member: usize) -> SpiffeId {
     format!("spiffe://k8s.acme.example/ns/ml/job/j{j}-m{member}").parse().unwrap()
 }
 
-/// What a reading lease of a job that one person launched stands behind.
+/// The names behind which a reading lease is, if one person launched its job.
 fn names(j: usize, member: usize) -> Vec<FenceName> {
     let (job, n) = (job(j), AttemptNumber::FIRST);
     let instance: InstanceName = format!("node-{member}").parse().unwrap();
@@ -461,7 +461,8 @@ fn names(j: usize, member: usize) -> Vec<FenceName> {
     ]
 }
 
-/// As the broker makes them: tenant, audience and resource are the catalog's, instance and holder the connection's.
+/// As the broker makes them: tenant, audience and resource come from the catalog, instance and holder from the
+/// connection.
 fn facts(j: usize, member: usize) -> Arc<Facts> {
     static CATALOG: LazyLock<(TenantName, SpiffeId, ResourceName)> = LazyLock::new(|| {
         let audience = "spiffe://k8s.acme.example/ns/data/sa/gateway";
@@ -493,7 +494,7 @@ fn busy() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
 }
 
-/// Bytes of this process in memory.
+/// The resident memory of this process, in bytes.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: usize = statm.split(' ').nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);

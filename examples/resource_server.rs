@@ -8,7 +8,7 @@
 //!
 //! Each request needs two things: the client's X.509-SVID on the TLS connection, and a token of the same holder for this
 //! dataset. The server follows the daemon's fence feed, so it answers from memory. It asks again before each part of a
-//! download, and a revocation ends a download that runs.
+//! download, and a revocation ends a running download.
 
 use std::{convert::Infallible, error::Error, path::PathBuf, sync::Arc};
 

@@ -1,4 +1,4 @@
-"""A resource server: serves the files of one folder as one dataset, to those whose token is good for it.
+"""A resource server: serves the files of one folder as one dataset, to clients with a token for it.
 
 Each request needs two things: an X.509-SVID on the TLS connection, and a token of the same holder. The daemon decides whether the
 token is good, before the answer begins and once a second while it goes on.
@@ -25,14 +25,14 @@ ASK_AGAIN_SECONDS = 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """Who is on the other side of the TLS connection."""
+    """The peer of the TLS connection."""
 
     spiffe_id: str
     sha256: bytes
 
 
 class AttestedProtocol(H11Protocol):
-    """Gives each request the certificate that its connection was opened with: `request.state.peer`."""
+    """Gives each request the certificate of its connection: `request.state.peer`."""
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -44,7 +44,7 @@ class AttestedProtocol(H11Protocol):
 
 
 class Refused(Exception):
-    """The token is not good for this, or the daemon cannot be asked."""
+    """The token does not allow this, or the daemon cannot be asked."""
 
 
 class Verifier:

@@ -1,4 +1,4 @@
-//! Writes what each target begins with: `cargo run --bin seeds`, in this folder.
+//! Writes the seed inputs of each target: `cargo run --bin seeds`, in this folder.
 
 fn main() -> std::io::Result<()> {
     for target in leasehold_fuzz::TARGETS {
