@@ -34,7 +34,7 @@ use leasehold::{
         catalog::Catalog,
         fence::{Registry, Seq, Stand},
         lease::{Facts, Quotas, Table, Terms},
-        policy::{Bundle, Decision, Engine, Explain, Grant, Phase, PolicySource},
+        policy::{Bundle, Decision, Engine, Explain, Grant, JobRisk, Phase, PolicySource, RequestFacts},
     },
     name::{
         Action, AttemptNumber, FenceName, Half, InstanceName, JobId, LeaseId, ResourceName, Scope, SpiffeId,
@@ -382,6 +382,7 @@ struct Asking {
     tenant: TenantName,
     parts: Vec<(Action, ResourceName)>,
     approved: BTreeSet<String>,
+    risk: JobRisk,
 }
 
 impl Asking {
@@ -396,6 +397,7 @@ impl Asking {
             parts: vec![(Action::ReadDataset, DATASET.parse().unwrap())],
             // Tickets contain personal data, so their gate is approved here.
             approved: ["gate-sensitive-data".to_owned()].into(),
+            risk: JobRisk::default(),
         }
     }
 
@@ -406,6 +408,8 @@ impl Asking {
             attempt: 1,
             phase: Phase::Running,
             purpose: "support-tuning",
+            facts: RequestFacts::default(),
+            risk: &self.risk,
             method: None,
             ttl: TTL,
             now: Wall(NOW.0),

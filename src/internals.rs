@@ -69,5 +69,7 @@ pub mod plain {
 
 /// Decisions.
 pub mod policy {
-    pub use crate::policy::{Bundle, Decision, Engine, Explain, Grant, Phase, PolicySource, Rpc};
+    pub use crate::policy::{
+        Bundle, Decision, Engine, Explain, Grant, JobRisk, Phase, PolicySource, RequestFacts, Rpc,
+    };
 }

@@ -7,6 +7,7 @@ use crate::{
     limits,
     name::{AttemptNumber, JobId, NameError},
     reason::{Reason, Refusal},
+    secret::looks_secret,
 };
 
 /// Reads a required name.
@@ -46,7 +47,17 @@ pub(super) fn read_text(field: &'static str, text: &str, max: usize) -> Result<S
         return Err(Refusal::new(Reason::FieldInvalid, format!("`{field}` has control characters in it"))
             .with("field", field));
     }
+    if looks_secret(text) {
+        return Err(Refusal::new(Reason::FieldInvalid, secret_in(field))
+            .with("field", field)
+            .fix("write it without the key or token, and revoke that: it has left your hands"));
+    }
     Ok(text.to_owned())
+}
+
+/// Says that a free text has a key or a token in it, without showing it. Free texts are recorded, and many people read them.
+pub(super) fn secret_in(field: &str) -> String {
+    format!("`{field}` looks like a key, a token or a password: it is recorded, so it must hold none")
 }
 
 /// Reads free text that must not be empty.

@@ -10,6 +10,7 @@ use crate::{
     ledger::Ending,
     limits,
     name::{Half, InstanceName, LeaseId, Outcome, ResourceName, Scope, TenantName},
+    policy::JobRisk,
     proto::{
         convert::{duration, timestamp},
         v1,
@@ -206,8 +207,13 @@ pub(super) fn job_with_gates(broker: &Broker, j: &Job) -> v1::Job {
         request_digest: request_digest(j).map(|digest| digest.to_string()).unwrap_or_default(),
         gates: j.gates.iter().map(gate).collect(),
         inputs: j.inputs.iter().map(input).collect(),
+        risk: Some(risk(&broker.jobs.risk_of(j))),
         ..job_summary(broker, j)
     }
+}
+
+pub(super) fn risk(risk: &JobRisk) -> v1::Risk {
+    v1::Risk { score: risk.score(), reasons: risk.reasons().into_iter().map(str::to_owned).collect() }
 }
 
 fn gate(g: &Gate) -> v1::Gate {
@@ -279,6 +285,7 @@ pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
         request_digest: String::new(),
         gates: Vec::new(),
         inputs: Vec::new(),
+        risk: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     fields::{page_size, read_duration, read_name, read_optional_name, read_required_text, read_text},
+    messages,
     response::fit_page,
 };
 use crate::{
@@ -12,7 +13,7 @@ use crate::{
         PolicyOrigin, PolicyQuestion, PolicyReply, RecordedDecision, RuleChange, WantedPolicy, WhoCanPage,
         WhoCanQuestion,
     },
-    limits,
+    ledger, limits,
     name::{AttemptNumber, Method, SpiffePattern, TenantName},
     policy::{AskedAct, PolicyBundle, PolicyText, Relation},
     proto::{convert::timestamp, v1},
@@ -32,7 +33,13 @@ pub(super) fn evaluate(
         tenant: read_optional_name("tenant", &q.tenant)?,
         ttl: read_duration("ttl", q.ttl.as_ref(), limits::LEASE_TTL_MAX)?,
         relations: read_relations(&q.relations)?,
+        job: read_optional_name("job", &q.job)?,
     };
+    if question.job.is_some() && !(q.purpose.is_empty() && q.method.is_empty() && q.tenant.is_empty()) {
+        let text =
+            "`purpose`, `method` and `tenant` are those of the job: leave them empty, or leave `job` out";
+        return Err(Refusal::new(Reason::FieldInvalid, text).with("field", "job"));
+    }
     let found = broker.policies.evaluate(caller, &question)?;
     let mut answer = v1::EvaluatePolicyResponse {
         identity: found.identity.to_string(),
@@ -162,8 +169,10 @@ fn recorded(d: &RecordedDecision, again: DecidedAgain) -> v1::RecordedDecision {
         }
         DecidedAgain::Not(why) => (v1::DecidedAgain::NotPossible, None, why),
     };
+    let risk_again = answer.as_ref().map(|a| messages::risk(&a.risk));
     let (result_again, rules_again, approved) =
         answer.map(|a| (a.result.to_owned(), a.rules, a.approved)).unwrap_or_default();
+    let ledger::RiskRecord { score, reasons } = d.decision.risk.clone();
     v1::RecordedDecision {
         record: d.kind.clone(),
         index: d.index,
@@ -181,6 +190,8 @@ fn recorded(d: &RecordedDecision, again: DecidedAgain) -> v1::RecordedDecision {
         rules_again,
         why,
         approved,
+        risk: Some(v1::Risk { score, reasons }),
+        risk_again,
     }
 }
 

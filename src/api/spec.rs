@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use super::fields::read_duration;
+use super::fields::{read_duration, secret_in};
 use crate::{
     job::{DoneWhen, Members, Spec, Tuning},
     limits,
@@ -12,6 +12,7 @@ use crate::{
     },
     proto::{convert::duration, v1},
     reason::{Reason, Refusal},
+    secret::looks_secret,
 };
 
 /// The mistakes found so far, by field.
@@ -51,6 +52,9 @@ impl Mistakes {
         if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
             self.add(Reason::FieldInvalid, format!("`{field}` has control characters in it"));
         }
+        if looks_secret(text) {
+            self.add(Reason::FieldInvalid, secret_in(field));
+        }
         text.to_owned()
     }
 
@@ -84,6 +88,10 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
     let tenant = if wire.tenant.is_empty() { Some(tenant.clone()) } else { m.name("tenant", &wire.tenant) };
     let purpose = m.text("purpose", &wire.purpose, limits::NAME_BYTES_MAX, true);
     let why = m.text("why", &wire.why, limits::TEXT_BYTES_MAX, false);
+    let ticket = m.text("ticket", &wire.ticket, limits::NAME_BYTES_MAX, false);
+    let rollback_to = rollback(&mut m, &wire.rollback_to);
+    let prompt_alternative =
+        m.text("prompt_alternative", &wire.prompt_alternative, limits::TEXT_BYTES_MAX, false);
     let max_duration = m.life("max_duration", wire.max_duration.as_ref(), limits::JOB_DURATION_MAX);
     if wire.max_duration.is_none() {
         m.add(Reason::FieldMissing, "`max_duration` is required: the hard end of all access".into());
@@ -124,6 +132,9 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
             tenant,
             purpose,
             why,
+            ticket,
+            rollback_to,
+            prompt_alternative,
             max_duration,
             tune,
             read,
@@ -149,6 +160,19 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
             })
         }
     }
+}
+
+/// Reads the model to go back to.
+fn rollback(m: &mut Mistakes, text: &str) -> Option<ResourceName> {
+    if text.is_empty() {
+        return None;
+    }
+    let name = m.name::<ResourceName>("rollback_to", text)?;
+    if name.kind() == ResourceKind::Model && name.version().is_some() {
+        return Some(name);
+    }
+    m.add(Reason::FieldInvalid, format!("`rollback_to`: {name} is not a version of a model"));
+    None
 }
 
 fn resources(m: &mut Mistakes, field: &str, list: &[String], kinds: &[ResourceKind]) -> Vec<ResourceName> {
@@ -234,6 +258,9 @@ pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
         tenant: spec.tenant.to_string(),
         purpose: spec.purpose.clone(),
         why: spec.why.clone(),
+        ticket: spec.ticket.clone(),
+        rollback_to: spec.rollback_to.as_ref().map(ToString::to_string).unwrap_or_default(),
+        prompt_alternative: spec.prompt_alternative.clone(),
         max_duration: Some(duration(spec.max_duration)),
         tune: spec.tune.as_ref().map(|t| v1::Tuning {
             method: v1::Method::from(t.method) as i32,

@@ -182,10 +182,11 @@ impl RuleUseCases {
 
     /// Decides the waiting jobs by the wanted policy, and returns those for which the answer changes.
     fn waiting_jobs_that_change(&self, wanted: &Rules) -> Vec<(JobId, String)> {
-        let (at, nothing) = (self.context.clock.now().wall, BTreeSet::new());
+        let at = self.context.clock.now().wall;
         let waiting =
             self.context.state.open_jobs().into_iter().filter(|j| j.state == JobState::AwaitingApproval);
         let changed = waiting.filter_map(|job| {
+            let approved = self.decisions.approved_gates(wanted, &job, None);
             let answer = judge_job(
                 wanted,
                 &JobQuestion {
@@ -196,10 +197,11 @@ impl RuleUseCases {
                     scopes: None,
                     ttl: self.decisions.ttl_of(&job),
                     at,
-                    approved: &nothing,
+                    approved: &approved,
                 },
             );
-            let before: BTreeSet<String> = job.gates.iter().map(|gate| gate.id.clone()).collect();
+            let waiting = self.decisions.gates_waiting(&job);
+            let before: BTreeSet<String> = waiting.into_iter().map(|gate| gate.id.clone()).collect();
             match answer.result {
                 "deny" => Some((job.id, format!("denied: {}", answer.why))),
                 "wait" if answer.gates == before => None,

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     decide::{Decisions, gate_of},
+    lockout::locked_human,
     rules::Rules,
 };
 use crate::{
@@ -12,6 +13,7 @@ use crate::{
     job::{Approval, Gate, Job, count_people},
     name::{FenceName, HumanName, PrincipalKind, SpiffeId, SpiffePattern, TenantName},
     reason::{Reason, Refusal},
+    state::Lock,
 };
 
 impl Decisions {
@@ -45,6 +47,32 @@ impl Decisions {
         gate: &str,
         holder: Option<&SpiffeId>,
     ) -> u32 {
+        self.missing_people_of(rules, job, gate, holder, |_, _| true)
+    }
+
+    /// Whether a lock that is not in force yet would leave a gate of this job with too few people.
+    pub(super) fn would_lose_gate(&self, rules: &Rules, job: &Job, lock: &Lock) -> bool {
+        let human = locked_human(lock);
+        let stays = |approval: &Approval, live: Option<&HumanName>| {
+            let is_human = human.is_some() && (live == human.as_ref() || approval.human == human);
+            !is_human && !lock.shuts_out(&approval.by)
+        };
+        let loses = |gate: &Gate| {
+            self.missing_people(rules, job, &gate.id, None) == 0
+                && self.missing_people_of(rules, job, &gate.id, None, stays) > 0
+        };
+        job.gates.iter().any(loses)
+    }
+
+    /// How many people a gate lacks if only the approvals count that `counts` accepts, given who the approver is today.
+    fn missing_people_of(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        gate: &str,
+        holder: Option<&SpiffeId>,
+        counts: impl Fn(&Approval, Option<&HumanName>) -> bool,
+    ) -> u32 {
         let Some(rule) = gate_now(rules, job, gate) else { return 0 };
         let now = self.context.clock.now().lease;
         let holder = holder.and_then(|id| human_of(rules, id));
@@ -53,6 +81,7 @@ impl Decisions {
             let live = human_of(rules, &a.by);
             let is_holder = holder.is_some() && (live == holder || a.human == holder);
             if !is_holder
+                && counts(a, live.as_ref())
                 && self.check_approver(rules, job, &a.by, a.human.as_ref(), &rule.approver_group).is_ok()
             {
                 counted.push((&a.by, live, a.human.as_ref()));

@@ -6,7 +6,7 @@ use super::{
     access_request::{AccessRequest, Overtaken},
     caller::Caller,
     create::JobDecision,
-    decide::{approval_required, decision_record},
+    decide::approval_required,
     endings::EndAnswer,
     jobs::JobUseCases,
     joining::TicketFound,
@@ -92,7 +92,7 @@ impl JobUseCases {
             Begin::New(_) => {}
         }
         let decided = self.decide_to_run(rules, &job)?;
-        let decision = decision_record(rules, "allow", decided.rules);
+        let decision = self.decisions.record(rules, &job, None, "allow", decided.rules);
         self.context
             .rates
             .charge_bytes(caller, key.len().saturating_add(decision.rules.iter().map(String::len).sum()))?;

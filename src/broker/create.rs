@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     access_request::{AccessRequest, Overtaken},
     caller::Caller,
-    decide::{WorkQuestion, approval_required, decision_record, gate_of, tuned, work_of},
+    decide::{WorkQuestion, approval_required, gate_of, tuned, work_of},
     jobs::JobUseCases,
     names,
     refusals::{key_conflict, no_random, plain_refusal},
@@ -95,7 +95,7 @@ impl JobUseCases {
             return Ok(CreatedJob { job: Arc::new(job), created: false, decisions });
         }
         let result = if job.gates.is_empty() { "allow" } else { "wait" };
-        let decision = decision_record(rules, result, decided.rules);
+        let decision = self.decisions.record(rules, &job, None, result, decided.rules);
         self.context.rates.charge_bytes(caller, JOB_RECORD_BYTES.saturating_add(spec_bytes(&job.spec)))?;
         let created = self.context.state.create(NewJob { job, decision }).await;
         let job = match created.map_err(plain_refusal)? {
@@ -340,6 +340,10 @@ fn inputs_of(catalog: &Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
                 tier: found.model().map(|m| m.tier.to_string()),
             });
         }
+    }
+    if let Some(name) = &spec.rollback_to {
+        let found = catalog.resource(name).filter(|r| r.visible_to(&spec.tenant));
+        found.ok_or_else(|| no_such_resource(catalog, &spec.tenant, name).with("field", "rollback_to"))?;
     }
     for name in spec.pins.keys() {
         if !spec.read.contains(name) {

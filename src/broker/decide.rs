@@ -6,11 +6,12 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{context::BrokerContext, rules::Rules};
 use crate::{
+    catalog::Principal,
     fence::{Revision, Stand},
     job::{Gate, Job},
     ledger, limits,
     name::{Action, ResourceKind, ResourceName, Scope, SpiffeId},
-    policy::{self, Asker, Bundle, Decision, Engine, Grant, Phase, Verdict},
+    policy::{self, Asker, Bundle, Decision, Engine, Grant, JobRisk, Phase, RequestFacts, Verdict},
     reason::{ASK_APPROVERS, Reason, Refusal},
 };
 
@@ -66,6 +67,24 @@ pub(super) fn check_pins(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<(
     Ok(())
 }
 
+/// Computes what makes a job risky for one holder.
+pub(super) fn risk_of(rules: &Rules, job: &Job, holder: Option<&Principal>) -> JobRisk {
+    let opened = job.spec.read.iter().chain(&job.spec.write);
+    JobRisk::of(rules.catalog(), &job.spec.tenant, opened, holder)
+}
+
+/// Computes what makes a job risky, for all workloads that may take part in it.
+pub(super) fn job_risk(rules: &Rules, job: &Job) -> JobRisk {
+    let catalog = rules.catalog();
+    let named = job.spec.members.join.iter().flat_map(|pattern| match pattern.exact() {
+        Some(id) => catalog.principal(&id).into_iter().collect::<Vec<_>>(),
+        None => catalog.principals_overlapping(pattern).collect(),
+    });
+    let holders = named.chain(catalog.principal(&job.launcher)).map(|p| &**p);
+    let opened = job.spec.read.iter().chain(&job.spec.write);
+    JobRisk::of(catalog, &job.spec.tenant, opened, holders)
+}
+
 /// What is decided, and for whom.
 pub(super) struct WorkQuestion<'a> {
     pub rules: &'a Rules,
@@ -107,16 +126,44 @@ impl Decisions {
         }
     }
 
+    /// Returns a decision as the ledger keeps it. `holder` is the identity that asks for access; `None` if it was decided for all
+    /// that may take part.
+    pub(super) fn record(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        holder: Option<&SpiffeId>,
+        result: &str,
+        by: Vec<String>,
+    ) -> ledger::DecisionRecord {
+        let risk = match holder {
+            Some(id) => risk_of(rules, job, rules.catalog().principal(id).map(|p| &**p)),
+            None => job_risk(rules, job),
+        };
+        ledger::DecisionRecord {
+            result: result.to_owned(),
+            rules: by,
+            policy: rules.engine.digest(),
+            catalog: rules.catalog().digest(),
+            approved: self.approved_gates(rules, job, holder).into_iter().collect(),
+            risk: ledger::RiskRecord {
+                score: risk.score(),
+                reasons: risk.reasons().into_iter().map(str::to_owned).collect(),
+            },
+        }
+    }
+
     /// Returns how long a lease of a job lives if the request sets no TTL.
     pub(super) fn ttl_of(&self, job: &Job) -> Duration {
         job.spec.credential_ttl.unwrap_or(self.context.settings.lease_ttl).min(limits::LEASE_TTL_MAX)
     }
 
     fn with_bundle<R>(&self, q: WorkQuestion<'_>, f: impl FnOnce(&Engine, Asker<'_>, &Bundle<'_>) -> R) -> R {
-        let holder = match q.asker {
-            Asker::Identity(id) => Some(id),
-            Asker::Entry(_) => None,
+        let (holder, entry) = match q.asker {
+            Asker::Identity(id) => (Some(id), q.rules.catalog().principal(id).map(|p| &**p)),
+            Asker::Entry(entry) => (None, Some(entry)),
         };
+        let risk = risk_of(q.rules, q.job, entry);
         let approved = self.approved_gates(q.rules, q.job, holder);
         let job = q.job.id.to_string();
         let bundle = Bundle {
@@ -125,6 +172,8 @@ impl Decisions {
             attempt: q.attempt,
             phase: q.phase,
             purpose: &q.job.spec.purpose,
+            facts: RequestFacts::of(&q.job.spec),
+            risk: &risk,
             method: q.job.spec.tune.as_ref().map(|t| t.method),
             ttl: q.ttl,
             now: self.context.clock.now().wall,
@@ -164,14 +213,4 @@ pub(super) fn approval_required(gates: &[Gate]) -> Refusal {
 /// Returns each granted action with the rules that allowed it, as text for records.
 pub(super) fn granted_by(grant: &Grant) -> Vec<String> {
     grant.granted().iter().map(ToString::to_string).collect()
-}
-
-/// Returns a decision as the ledger keeps it.
-pub(super) fn decision_record(rules: &Rules, result: &str, by: Vec<String>) -> ledger::DecisionRecord {
-    ledger::DecisionRecord {
-        result: result.to_owned(),
-        rules: by,
-        policy: rules.engine.digest(),
-        catalog: rules.catalog().digest(),
-    }
 }

@@ -6,8 +6,8 @@ use super::{names, operators::OperatorUseCases, rules::Rules};
 use crate::{
     job::Job,
     lease::Lease,
-    name::{FenceKind, FenceName, JobId, SpiffeId},
-    state::LockName,
+    name::{FenceKind, FenceName, JobId, LeaseId, SpiffeId},
+    state::{Lock, LockName},
 };
 
 impl OperatorUseCases {
@@ -51,6 +51,29 @@ impl OperatorUseCases {
         let mut found = self.context.table.live(None);
         found.retain(|lease| lease.check(now).is_ok() && names.iter().any(|name| is_behind(lease, name)));
         found
+    }
+
+    /// Counts the live leases that a lock would end only because it shuts out people who approved their jobs.
+    pub(super) fn count_unapproved_by(&self, lock: &Lock) -> u64 {
+        let rules = self.context.rules();
+        let mut jobs = self.context.state.open_jobs();
+        jobs.retain(|job| {
+            job.has_begun()
+                && !job.approvals.is_empty()
+                && self.sweeps.decisions.would_lose_gate(&rules, job, lock)
+        });
+        if jobs.is_empty() {
+            return 0;
+        }
+        let jobs: HashSet<JobId> = jobs.iter().map(|job| job.id).collect();
+        let behind: HashSet<LeaseId> =
+            self.leases_behind(std::slice::from_ref(&lock.name)).iter().map(|lease| lease.id).collect();
+        let now = self.context.clock.now().lease;
+        let mut leases = self.context.table.live(None);
+        leases.retain(|lease| {
+            lease.check(now).is_ok() && jobs.contains(&lease.facts.job) && !behind.contains(&lease.id)
+        });
+        leases.len() as u64
     }
 
     /// Returns the open jobs that an identity launched.

@@ -3,13 +3,22 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
-    access::AccessControl, caller::Caller, context::BrokerContext, decide::Decisions, names, rules::Rules,
+    access::AccessControl,
+    caller::Caller,
+    context::BrokerContext,
+    decide::{Decisions, risk_of, work_of},
+    names,
+    rules::Rules,
 };
 use crate::{
     catalog::{Principal, Resource},
+    job::Job,
     limits::APPROVERS_SHOWN_MAX,
-    name::{Digest, FenceName, Method, PrincipalKind, SpiffeId, TenantName},
-    policy::{ApprovalGate, AskedAct, Asker, Bundle, Call, Explain, Phase, Relation, Rpc, Verdict},
+    name::{Action, Digest, FenceName, JobId, Method, PrincipalKind, ResourceName, SpiffeId, TenantName},
+    policy::{
+        ApprovalGate, AskedAct, Asker, Bundle, Call, Explain, JobRisk, Phase, Relation, RequestFacts, Rpc,
+        Verdict,
+    },
     reason::{Reason, Refusal},
 };
 
@@ -25,6 +34,8 @@ pub struct PolicyQuestion {
     pub tenant: Option<TenantName>,
     pub ttl: Option<Duration>,
     pub relations: Vec<Relation>,
+    /// Ask for this job: what it says of itself, its risk and its approvals count.
+    pub job: Option<JobId>,
 }
 
 impl PolicyQuestion {
@@ -81,19 +92,40 @@ impl PolicyUseCases {
         let rules = self.context.rules();
         let identity = q.identity.as_ref().unwrap_or(caller.id());
         let entry = self.entry_to_ask_about(caller, &rules, identity)?;
-        let tenant = q.tenant.as_ref().unwrap_or(&entry.tenant);
+        let job = q.job.map(|id| self.job_to_explain(caller, id)).transpose()?;
+        let of_job = job.as_ref().map(|job| &job.spec.tenant);
+        let tenant = of_job.or(q.tenant.as_ref()).unwrap_or(&entry.tenant);
         let (reply, by) = match &q.act {
             AskedAct::Call(rpc, _) => self.evaluate_call(&rules, identity, *rpc, q),
             AskedAct::Part(action, on) => {
                 let parts = [(*action, on.clone())];
-                let approved = BTreeSet::new();
+                if let Some(job) = &job {
+                    check_is_work(&rules, job, *action, on)?;
+                }
+                let approved = match &job {
+                    Some(job) => self.decisions.approved_gates(&rules, job, Some(identity)),
+                    None => BTreeSet::new(),
+                };
+                let risk = match &job {
+                    Some(job) => risk_of(&rules, job, Some(&entry)),
+                    None => JobRisk::of(rules.catalog(), tenant, [on], [&*entry]),
+                };
+                let name = job.as_ref().map(|job| job.id.to_string());
                 let bundle = Bundle {
-                    job: "j-00000000000000000000000000",
+                    job: name.as_deref().unwrap_or("j-00000000000000000000000000"),
                     tenant,
                     attempt: 1,
                     phase: Phase::Running,
-                    purpose: &q.purpose,
-                    method: q.method,
+                    purpose: job.as_ref().map_or(&q.purpose, |job| &job.spec.purpose),
+                    facts: match &job {
+                        Some(job) => RequestFacts::of(&job.spec),
+                        None => RequestFacts::assumed(on),
+                    },
+                    risk: &risk,
+                    method: match &job {
+                        Some(job) => job.spec.tune.as_ref().map(|tune| tune.method),
+                        None => q.method,
+                    },
                     ttl: q.ttl.unwrap_or(self.context.settings.lease_ttl),
                     now: self.context.clock.now().wall,
                     approved: &approved,
@@ -217,6 +249,18 @@ impl PolicyUseCases {
             .map(|p| p.pattern.to_string());
         GateToApprove { approvers: approvers.take(APPROVERS_SHOWN_MAX).collect(), gate }
     }
+}
+
+/// Refuses a question about something that a job does not do.
+fn check_is_work(rules: &Rules, job: &Job, action: Action, on: &ResourceName) -> Result<(), Refusal> {
+    let work = work_of(rules, &job.spec.read, &job.spec.write);
+    if work.iter().any(|(does, resource)| *does == action && resource == on) {
+        return Ok(());
+    }
+    let work: Vec<String> = work.iter().map(|(does, resource)| format!("{does} {resource}")).collect();
+    Err(Refusal::new(Reason::FieldInvalid, format!("{} does not {action} {on}", job.id))
+        .with("it does", work.join(", "))
+        .fix("ask for something that it does, or leave the job out"))
 }
 
 /// Returns the relations that a question about a call is decided with. A caller that creates a job is its launcher.

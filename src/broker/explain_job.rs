@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     caller::Caller,
-    decide::check_pins,
+    decide::{check_pins, job_risk, risk_of},
     evaluate::PolicyUseCases,
     judge_job::{JobAnswer, JobQuestion, judge_job},
     refusals::{job_not_found, lease_not_found},
@@ -22,7 +22,7 @@ use crate::{
     ledger::DecisionRecord,
     limits::{EXPLAINED_MAX, EXPLAINED_RECORDS_MAX},
     name::{AttemptNumber, Digest, JobId, LeaseId, Scope, SpiffeId},
-    policy::{Phase, Rpc},
+    policy::{JobRisk, Phase, Rpc},
     reason::{Reason, Refusal},
 };
 
@@ -78,8 +78,10 @@ pub struct AnswerAgain {
     pub rules: Vec<String>,
     /// Why it was denied.
     pub why: String,
-    /// Gates that count as approved, because the recorded decision allowed it.
+    /// Gates that count as approved.
     pub approved: Vec<String>,
+    /// What makes the job risky by these rules.
+    pub risk: JobRisk,
 }
 
 /// The decisions of a job, in the order of the ledger.
@@ -147,7 +149,7 @@ impl PolicyUseCases {
         Ok(JobExplanation { job, decisions, from, is_whole })
     }
 
-    fn job_to_explain(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Refusal> {
+    pub(super) fn job_to_explain(&self, caller: &Caller, id: JobId) -> Result<Arc<Job>, Refusal> {
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         self.access.authorize_job(caller, Rpc::ExplainJob, &job, "")?;
         Ok(job)
@@ -166,11 +168,30 @@ impl PolicyUseCases {
                 }
             };
             match rules {
-                Ok(rules) => judged_again(&rules, &explanation.job, d, at, by),
+                Ok(rules) => {
+                    let approved = self.approved_then_or_now(&rules, &explanation.job, d, by);
+                    judged_again(&rules, &explanation.job, d, at, by, approved)
+                }
                 Err(why) => DecidedAgain::Not(why),
             }
         };
         explanation.decisions.iter().map(again).collect()
+    }
+
+    /// Returns the gates that count as approved: those that the record has, or those that the job's approvals open now. When a job
+    /// is created, no one has approved it.
+    fn approved_then_or_now(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        d: &RecordedDecision,
+        by: DecideBy,
+    ) -> BTreeSet<String> {
+        match by {
+            DecideBy::Then => d.decision.approved.iter().cloned().collect(),
+            DecideBy::Now if d.kind == "job.created" => BTreeSet::new(),
+            DecideBy::Now => self.decisions.approved_gates(rules, job, d.member.as_ref()),
+        }
     }
 
     /// Returns the rules that were in force then.
@@ -259,7 +280,14 @@ impl<'a> DecisionsFound<'a> {
     }
 }
 
-fn judged_again(rules: &Rules, job: &Job, d: &RecordedDecision, at: Wall, by: DecideBy) -> DecidedAgain {
+fn judged_again(
+    rules: &Rules,
+    job: &Job,
+    d: &RecordedDecision,
+    at: Wall,
+    by: DecideBy,
+    mut approved: BTreeSet<String>,
+) -> DecidedAgain {
     if d.lease.is_some() && d.scopes.is_none() {
         return DecidedAgain::Not("the record of its issue is not among those that were read".to_owned());
     }
@@ -282,10 +310,10 @@ fn judged_again(rules: &Rules, job: &Job, d: &RecordedDecision, at: Wall, by: De
             },
         )
     };
-    let mut approved = BTreeSet::new();
     let mut answer = judge(&approved);
-    // The record does not say which gates were approved. If it was allowed, all of them were.
-    if answer.result == "wait" && d.decision.result == "allow" {
+    // The record of an older daemon does not say which gates were approved. If it was allowed, all of them were.
+    let is_old = d.decision.approved.is_empty() && by == DecideBy::Then;
+    if is_old && answer.result == "wait" && d.decision.result == "allow" {
         approved = std::mem::take(&mut answer.gates);
         answer = judge(&approved);
     }
@@ -307,6 +335,10 @@ fn judged_again(rules: &Rules, job: &Job, d: &RecordedDecision, at: Wall, by: De
         result: answer.result,
         rules: answer.rules,
         why: answer.why,
+        risk: match &d.member {
+            Some(member) => risk_of(rules, job, rules.catalog().principal(member).map(|p| &**p)),
+            None => job_risk(rules, job),
+        },
         approved: approved.into_iter().collect(),
     };
     if is_same { DecidedAgain::Same(answer) } else { DecidedAgain::Differs(answer) }

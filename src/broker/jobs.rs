@@ -5,8 +5,16 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 use super::{
-    access::AccessControl, caller::Caller, context::BrokerContext, decide::Decisions, endings::Endings,
-    job_filter::JobFilter, joining::Joining, names, refusals::job_not_found, tickets::Tickets,
+    access::AccessControl,
+    caller::Caller,
+    context::BrokerContext,
+    decide::{Decisions, job_risk},
+    endings::Endings,
+    job_filter::JobFilter,
+    joining::Joining,
+    names,
+    refusals::job_not_found,
+    tickets::Tickets,
     wording::Tokens,
 };
 use crate::{
@@ -14,7 +22,7 @@ use crate::{
     job::Job,
     limits,
     name::{FenceName, JobId, PrincipalKind, SpiffeId, TenantName},
-    policy::{Relation, Rpc},
+    policy::{JobRisk, Relation, Rpc},
     reason::Refusal,
     state::Lock,
 };
@@ -78,6 +86,11 @@ impl JobUseCases {
 
     pub fn live_leases_of(&self, job: JobId) -> usize {
         self.context.table.of_job_count(job)
+    }
+
+    /// What makes a job risky, by the catalog of this moment.
+    pub fn risk_of(&self, job: &Job) -> JobRisk {
+        job_risk(&self.context.rules(), job)
     }
 
     /// Returns what a reader of a job should know in addition to its state: who ended memberships, which locks are in force,

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     create::joiners,
-    decide::{work_of, work_of_scopes},
+    decide::{risk_of, work_of, work_of_scopes},
     rules::Rules,
 };
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     clock::Wall,
     job::Job,
     name::{Scope, SpiffeId},
-    policy::{Asker, Bundle, Phase, Verdict},
+    policy::{Asker, Bundle, Phase, RequestFacts, Verdict},
 };
 
 /// What is decided.
@@ -52,12 +52,19 @@ pub(super) fn judge_job(rules: &Rules, q: &JobQuestion<'_>) -> JobAnswer {
     };
     let name = job.id.to_string();
     let judge = |asker: Asker<'_>| {
+        let entry = match asker {
+            Asker::Identity(id) => rules.catalog().principal(id).map(|p| &**p),
+            Asker::Entry(entry) => Some(entry),
+        };
+        let risk = risk_of(rules, job, entry);
         let bundle = Bundle {
             job: &name,
             tenant: &job.spec.tenant,
             attempt: q.attempt,
             phase: q.phase,
             purpose: &job.spec.purpose,
+            facts: RequestFacts::of(&job.spec),
+            risk: &risk,
             method: job.spec.tune.as_ref().map(|t| t.method),
             ttl: q.ttl,
             now: q.at,

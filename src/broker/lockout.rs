@@ -78,7 +78,8 @@ pub(super) fn extent(lock: &Lock, p: &Principal) -> Extent {
     }
 }
 
-fn locked_human(lock: &Lock) -> Option<HumanName> {
+/// Returns the person that a lock names, if it names one.
+pub(super) fn locked_human(lock: &Lock) -> Option<HumanName> {
     match &lock.name {
         LockName::Name(name) => match name.kind() {
             FenceKind::Human(human) => Some(human),

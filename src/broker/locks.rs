@@ -47,7 +47,9 @@ impl OperatorUseCases {
         let lock = self.new_lock(caller, Rpc::Lock, name, reason, ttl);
         self.check_leaves_operators(caller, &lock, tenant.as_ref(), locks_out)?;
         if dry_run {
-            let ending = self.endings.dry_ending(self.count_behind_any(std::slice::from_ref(&lock.name)));
+            let behind = self.count_behind_any(std::slice::from_ref(&lock.name));
+            let behind = behind.saturating_add(self.count_unapproved_by(&lock));
+            let ending = self.endings.dry_ending(behind);
             let jobs_closed = self.closed_by(&lock.name);
             return Ok(Locked { lock, ending, jobs_closed });
         }

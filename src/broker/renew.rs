@@ -6,7 +6,7 @@ use super::{
     access_request::{AccessRequest, StandingRequest},
     caller::Caller,
     credentials::CredentialUseCases,
-    decide::{check_pins, decision_record, granted_by},
+    decide::{check_pins, granted_by},
     draft::{CredentialDraft, Life},
     endings::RecordedEnding,
     leases::LeaseView,
@@ -93,13 +93,15 @@ impl CredentialUseCases {
         let generation = lease.generation().saturating_add(1);
         let stood = TokenStand { lease: id, generation, stood_at: lease.stand().at(), names: &names };
         let token = self.prepare_token(&draft, &lease.facts, &stood, &life)?;
+        let (rules, holder) = (&request.rules, request.caller.id());
+        let decision = self.decisions.record(rules, &job, Some(holder), "allow", granted_by(&grant));
         let record = Event::CredentialRenewed {
             lease: id,
             job: job.id,
             attempt: lease.facts.attempt,
             generation,
             expires: life.deadline,
-            decision: decision_record(&request.rules, "allow", granted_by(&grant)),
+            decision,
             credential: self.credential_record(&draft, &token),
         };
         self.record_credential(&request.caller, id, job.id, &record).await?;

@@ -13,7 +13,7 @@ use crate::{
     catalog::{Principal, Resource},
     limits::WHO_CAN_PURPOSES_MAX,
     name::{Action, FenceKind, FenceName, Method, ResourceName, SpiffePattern, TenantName},
-    policy::{AskedAct, Bundle, Call, EntryAnswer, Phase, Relation, Rpc},
+    policy::{AskedAct, Bundle, Call, EntryAnswer, JobRisk, Phase, Relation, RequestFacts, Rpc},
     reason::{Reason, Refusal},
     state::{Extent, Lock, LockName},
 };
@@ -170,6 +170,7 @@ impl PolicyUseCases {
             (None, Some(purposes)) => purposes.into_iter().map(String::as_str).collect(),
             (None, None) => vec![""],
         };
+        let risk = JobRisk::of(rules.catalog(), &entry.tenant, [&on.name], [&**entry]);
         let (approved, mut found): (_, Option<EntryThatCan>) = (BTreeSet::new(), None);
         for purpose in purposes {
             let bundle = Bundle {
@@ -178,6 +179,8 @@ impl PolicyUseCases {
                 attempt: 1,
                 phase: Phase::Running,
                 purpose,
+                facts: RequestFacts::assumed(&on.name),
+                risk: &risk,
                 method: q.method,
                 ttl: self.context.settings.lease_ttl,
                 now: self.context.clock.now().wall,

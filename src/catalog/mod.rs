@@ -31,7 +31,10 @@ pub use audience::{Audience, Checks, Presenter, S3Endpoint};
 pub use errors::CatalogErrors;
 pub use index::Catalog;
 pub use principal::{HumanPattern, IdentityUse, Principal};
-pub use resource::{CheckpointFacts, DatasetFacts, Enforcement, ModelFacts, Resource, ResourceFacts};
+pub use resource::{
+    CheckpointFacts, Classification, DatasetFacts, Enforcement, ModelFacts, Resource, ResourceFacts, Risk,
+    SourceTrust, Tier, ToolAccess,
+};
 
 /// Implements a closed list of words: `as_str`, `ALL`, `Display` and a `FromStr` whose error names them all.
 macro_rules! words {

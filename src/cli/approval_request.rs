@@ -25,6 +25,9 @@ fn request_rows(job: &v1::Job) -> Vec<(&'static str, Vec<String>)> {
         ("acting for", one(&job.acting_for)),
         ("purpose", one(&job.purpose)),
         ("why", one(&job.why)),
+        ("ticket", one(&spec.ticket)),
+        ("rollback to", one(&spec.rollback_to)),
+        ("why not a prompt", one(&spec.prompt_alternative)),
         ("reads", job.inputs.iter().map(input_text).collect()),
         ("writes", spec.write),
         ("pins", pins),
@@ -60,6 +63,7 @@ pub(super) fn request_page(job: &v1::Job) -> Page {
         ("name", job.name.as_str().into()),
         ("tenant", job.tenant.as_str().into()),
         ("state", render::job_state_or_outcome(job).into()),
+        ("risk", render::risk_text(job.risk.as_ref()).into()),
     ];
     let digest = [("request", TableCell::from(job.request_digest.as_str()))];
     let page = fields(head.into_iter().chain(rows).chain(digest));

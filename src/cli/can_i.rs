@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::{CallKind, fetch_pages},
+    ids::JobRef,
     output::{Page, TableCell, columns, fields, note, print, print_line},
     parse,
 };
@@ -35,7 +36,7 @@ with 2 if not, and with 3 if people must approve first.
 
 Examples:
   leasehold can-i read_dataset dataset:acme/tickets@v3 --purpose support-tuning
-  leasehold can-i finetune model:acme/base-7b@2026.10 --method lora
+  leasehold can-i finetune model:acme/base-7b@2026.10 --job j-…
   leasehold can-i Revoke acme --for spiffe://people.acme.example/u/ada --as auditor")]
 pub struct CanIArgs {
     /// What a job does, or a call of the API
@@ -62,12 +63,19 @@ pub struct CanIArgs {
     /// The relation of the identity to the job of a call: launcher, start, join, member, self or verifier
     #[arg(long, value_name = "WORD")]
     relation: Vec<String>,
+    /// Ask for this job: its purpose, method and approvals count
+    #[arg(long, value_name = "ID", conflicts_with_all = ["purpose", "method", "tenant"])]
+    job: Option<JobRef>,
 }
 
 impl CanIArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let client = session.client(&ASKERS)?;
         let asked = format!("{} {}", self.action, self.resource);
+        let job = match &self.job {
+            Some(job) => job.resolve(&client).await?.to_string(),
+            None => String::new(),
+        };
         let request = v1::EvaluatePolicyRequest {
             action: self.action,
             resource: self.resource,
@@ -77,6 +85,7 @@ impl CanIArgs {
             tenant: self.tenant,
             ttl: self.ttl.map(duration),
             relations: self.relation,
+            job,
         };
         let answer = client
             .ask(CallKind::Reads, request, async |r| client.operator().evaluate_policy(r).await)

@@ -13,7 +13,7 @@ use super::{
     client::{CallKind, Retries},
     failure::mistakes,
     job::{READERS, follow, incomplete},
-    output::{note, note_page, print, print_line},
+    output::{fields, note, note_page, print, print_line},
     parse, render,
 };
 use crate::{agent::RunSpec, name::PrincipalKind, plain, proto::v1, secret::random_u128};
@@ -188,7 +188,8 @@ pub(super) async fn check(path: &Path, session: &Session) -> Result<Exit, Failur
             "decisions": answer.decisions.iter().map(render::decision_value).collect::<Vec<_>>(),
         }))?;
     } else {
-        let decisions = render::decision_table(&answer.decisions);
+        let risk = fields([("risk", render::risk_text(job.risk.as_ref()))]);
+        let decisions = render::decision_table(&answer.decisions).below(&risk);
         print(&match job.waiting_for.as_slice() {
             [] => decisions,
             gates => decisions.below(&render::gate_table(gates)),

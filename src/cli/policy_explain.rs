@@ -10,7 +10,7 @@ use super::{
     client::CallKind,
     ids::{JobRef, LeaseRef},
     output::{Page, TableCell, fields, note, print},
-    timestamp,
+    render, timestamp,
 };
 use crate::{clock::Wall, name::PrincipalKind, proto::v1};
 
@@ -112,6 +112,10 @@ fn page(d: &v1::RecordedDecision, now: Wall) -> Page {
         _ => &[],
     };
     let attempt = if d.attempt == 0 { String::new() } else { d.attempt.to_string() };
+    let risk_again = match &d.risk_again {
+        again if *again == d.risk => String::new(),
+        again => render::risk_text(again.as_ref()),
+    };
     Page::line(&format!("{} (record {})", d.record, d.index)).then(&fields([
         ("  time", TableCell::from(timestamp::both(d.time.as_ref(), now))),
         ("  times", times.into()),
@@ -126,6 +130,8 @@ fn page(d: &v1::RecordedDecision, now: Wall) -> Page {
         ("  why", d.why.as_str().into()),
         ("  rules again", TableCell::list(rules_again)),
         ("  approved", d.approved.join(", ").into()),
+        ("  risk", render::risk_text(d.risk.as_ref()).into()),
+        ("  risk again", risk_again.into()),
     ]))
 }
 
@@ -138,10 +144,10 @@ fn value(d: &v1::RecordedDecision, now: Wall) -> Value {
     json!({
         "record": d.record, "index": d.index, "time": timestamp::value(d.time.as_ref(), now), "times": d.times,
         "attempt": d.attempt, "lease": d.lease, "member": d.member, "result": d.result, "rules": d.rules,
-        "policy": d.policy, "catalog": d.catalog,
+        "policy": d.policy, "catalog": d.catalog, "risk": d.risk.as_ref().map(render::risk_value),
         "again": {
             "outcome": outcome, "result": d.result_again, "rules": d.rules_again, "why": d.why,
-            "approved": d.approved,
+            "approved": d.approved, "risk": d.risk_again.as_ref().map(render::risk_value),
         },
     })
 }

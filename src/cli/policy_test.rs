@@ -46,7 +46,8 @@ impl PolicyTestArgs {
         let engine = policy::load(&PolicySource::Dir(dir.clone()), &shown, &catalog)?;
         let cases = cases_of(&dir, session)?;
         let report = engine.run_cases(&cases);
-        let warnings = warnings(&report);
+        let mut warnings = warnings(&report);
+        warnings.extend(engine.ungated());
         if session.for_programs() {
             session.print_value(&json!({
                 "digest": engine.digest().to_string(), "catalog": catalog.digest().to_string(),

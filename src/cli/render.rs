@@ -115,6 +115,10 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("acting for", job.acting_for.as_str().into()),
         ("purpose", job.purpose.as_str().into()),
         ("why", job.why.as_str().into()),
+        ("ticket", spec.ticket.as_str().into()),
+        ("rollback to", spec.rollback_to.as_str().into()),
+        ("why not a prompt", spec.prompt_alternative.as_str().into()),
+        ("risk", risk_text(job.risk.as_ref()).into()),
         ("reads", TableCell::list(&spec.read)),
         ("writes", TableCell::list(&spec.write)),
         ("created", both(job.created.as_ref(), now).into()),
@@ -237,9 +241,23 @@ pub(super) fn job_value(job: &v1::Job, now: Wall) -> Value {
         "gates": job.gates.iter().map(|g| gate_value(g, now)).collect::<Vec<_>>(),
         "request_digest": none_if_empty(job.request_digest.clone()),
         "inputs": job.inputs.iter().map(input_value).collect::<Vec<_>>(),
+        "risk": job.risk.as_ref().map(risk_value),
         "attempts": attempts.collect::<Vec<_>>(),
         "spec": job.spec.as_ref().map(spec_value),
     })
+}
+
+/// `5: personal-data, production-model`, or nothing if a message has no risk.
+pub(super) fn risk_text(risk: Option<&v1::Risk>) -> String {
+    match risk {
+        None => String::new(),
+        Some(risk) if risk.reasons.is_empty() => "0: no reason known".to_owned(),
+        Some(risk) => format!("{}: {}", risk.score, risk.reasons.join(", ")),
+    }
+}
+
+pub(super) fn risk_value(risk: &v1::Risk) -> Value {
+    json!({ "score": risk.score, "reasons": risk.reasons })
 }
 
 fn spec_value(spec: &v1::JobSpec) -> Value {
@@ -261,6 +279,8 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
         "max_duration_s": spec.max_duration.as_ref().map(|d| d.seconds), "tune": tune, "read": spec.read,
         "write": spec.write, "members": members, "acting_for": none_if_empty(spec.acting_for.clone()),
         "credential_ttl_s": spec.credential_ttl.as_ref().map(|d| d.seconds), "pins": pins,
+        "ticket": none_if_empty(spec.ticket.clone()), "rollback_to": none_if_empty(spec.rollback_to.clone()),
+        "prompt_alternative": none_if_empty(spec.prompt_alternative.clone()),
         "drain_s": spec.drain.as_ref().map(|d| d.seconds),
     })
 }

@@ -13,6 +13,12 @@ pub struct Spec {
     pub tenant: TenantName,
     pub purpose: String,
     pub why: String,
+    /// The change ticket that the job belongs to; empty if it names none.
+    pub ticket: String,
+    /// The model version to go back to if the tuned one is bad.
+    pub rollback_to: Option<ResourceName>,
+    /// Why a better prompt is not enough; empty if it does not say.
+    pub prompt_alternative: String,
     pub max_duration: Duration,
     pub tune: Option<Tuning>,
     /// Datasets and models, each with its version.

@@ -421,6 +421,13 @@ pub struct JobSpec {
     pub acting_for: Option<HumanName>,
     pub credential_ttl_ms: Option<u64>,
     pub drain_ms: Option<u64>,
+    // Left out if empty, so that the digest of a job of an older daemon stays what it was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ticket: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_to: Option<ResourceName>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt_alternative: String,
 }
 
 /// A dataset or model that a job reads.
@@ -447,6 +454,26 @@ pub struct DecisionRecord {
     pub rules: Vec<String>,
     pub policy: Digest,
     pub catalog: Digest,
+    /// The gates that people had opened. Absent in records of older daemons, and if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approved: Vec<String>,
+    /// What made the job risky.
+    #[serde(default, skip_serializing_if = "RiskRecord::is_none")]
+    pub risk: RiskRecord,
+}
+
+/// What made a job risky when it was decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RiskRecord {
+    pub score: u32,
+    /// Sorted words of a closed set.
+    pub reasons: Vec<String>,
+}
+
+impl RiskRecord {
+    fn is_none(&self) -> bool {
+        *self == RiskRecord::default()
+    }
 }
 
 /// A credential, and all that an auditor will ask about it.
@@ -464,6 +491,12 @@ pub struct CredentialIssued {
     pub acting_for: Option<HumanName>,
     pub purpose: String,
     pub why: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ticket: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_to: Option<ResourceName>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt_alternative: String,
     pub half: Half,
     pub audience: SpiffeId,
     pub scopes: Vec<Scope>,

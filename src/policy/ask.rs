@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeSet, fmt, time::Duration};
 
-use super::{Relation, Rpc, entities::ALL_TENANTS};
+use super::{JobRisk, Relation, Rpc, entities::ALL_TENANTS};
 use crate::{
     catalog::Principal,
     clock::Wall,
-    name::{Action, Method, NameError, ResourceName, SpiffeId, TenantName},
+    job::Spec,
+    name::{Action, HumanName, Method, NameError, ResourceKind, ResourceName, SpiffeId, TenantName},
     plain,
     written::nearest,
 };
@@ -33,6 +34,10 @@ pub struct Bundle<'a> {
     pub phase: Phase,
     /// The purpose that the job names.
     pub purpose: &'a str,
+    /// What else the job says of itself.
+    pub facts: RequestFacts<'a>,
+    /// What makes the job risky, by the catalog.
+    pub risk: &'a JobRisk,
     /// The method that the job names, if it changes a model.
     pub method: Option<Method>,
     /// The life asked for a credential.
@@ -45,6 +50,46 @@ pub struct Bundle<'a> {
     pub own_checkpoint: bool,
     /// What is asked. Never empty.
     pub parts: &'a [(Action, ResourceName)],
+}
+
+/// What a job says of itself beside its purpose and method. Rules can require each of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RequestFacts<'a> {
+    /// Why the job is run now.
+    pub why: &'a str,
+    /// The change ticket that it belongs to.
+    pub ticket: &'a str,
+    /// The model version to go back to.
+    pub rollback_to: Option<&'a ResourceName>,
+    /// Why a better prompt is not enough.
+    pub prompt_alternative: &'a str,
+    /// The person that it is done for.
+    pub acting_for: Option<&'a HumanName>,
+}
+
+impl<'a> RequestFacts<'a> {
+    /// Returns what a job would say that names everything, for questions that are asked before there is a job.
+    pub fn assumed(on: &'a ResourceName) -> Self {
+        let said = "assumed";
+        RequestFacts {
+            why: said,
+            ticket: said,
+            rollback_to: (on.kind() == ResourceKind::Model).then_some(on),
+            prompt_alternative: said,
+            acting_for: None,
+        }
+    }
+
+    /// Returns what a specification says.
+    pub fn of(spec: &'a Spec) -> Self {
+        RequestFacts {
+            why: &spec.why,
+            ticket: &spec.ticket,
+            rollback_to: spec.rollback_to.as_ref(),
+            prompt_alternative: &spec.prompt_alternative,
+            acting_for: spec.acting_for.as_ref(),
+        }
+    }
 }
 
 /// The phase of a job.

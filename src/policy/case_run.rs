@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use super::{AskedAct, Asker, Bundle, Call, Engine, PolicyCase, Verdict, cases::CaseAnswer};
+use super::{AskedAct, Asker, Bundle, Call, Engine, JobRisk, PolicyCase, Verdict, cases::CaseAnswer};
 use crate::{
     name::TenantName,
     reason::{Reason, Refusal},
@@ -103,12 +103,16 @@ impl Engine {
                         why: format!("no catalog entry matches {}", case.caller),
                     };
                 };
+                let holder = self.catalog().principal(&case.caller).map(|p| &**p);
+                let risk = JobRisk::of(self.catalog(), tenant, case.also.iter().chain([resource]), holder);
                 let bundle = Bundle {
                     job: "j-00000000000000000000000000",
                     tenant,
                     attempt: 1,
                     phase: case.phase,
                     purpose: &case.purpose,
+                    facts: case.facts(),
+                    risk: &risk,
                     method: case.method,
                     ttl: case.ttl,
                     now: case.now,

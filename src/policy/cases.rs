@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, fmt, fs, path::Path, time::Duration};
 
-use super::{AskedAct, Phase, Relation};
+use super::{AskedAct, Phase, Relation, RequestFacts};
 use crate::{
     clock::Wall,
     limits::{FILE_BYTES_MAX, LEASE_TTL_DEFAULT, POLICY_CASES_MAX, SPEC_LIST_MAX, TEXT_BYTES_MAX},
-    name::{Method, SpiffeId, TenantName},
+    name::{HumanName, Method, NameError, ResourceName, SpiffeId, TenantName},
     plain,
     written::{Notes, Placed, Problem, Section, Value, nearest, parse_toml, read_regular_text},
 };
@@ -80,6 +80,13 @@ pub struct PolicyCase {
     /// The tenant of the job; `None` takes that of the caller.
     pub(super) tenant: Option<TenantName>,
     pub(super) purpose: String,
+    pub(super) why: String,
+    pub(super) ticket: String,
+    pub(super) rollback_to: Option<ResourceName>,
+    pub(super) prompt_alternative: String,
+    pub(super) acting_for: Option<HumanName>,
+    /// What else the job opens; its risk comes from all of it.
+    pub(super) also: Vec<ResourceName>,
     pub(super) method: Option<Method>,
     pub(super) ttl: Duration,
     pub(super) approved: BTreeSet<String>,
@@ -94,6 +101,17 @@ impl PolicyCase {
     /// `spiffe://… read_dataset dataset:…`
     pub fn asked(&self) -> String {
         format!("{} {}", self.caller, self.act)
+    }
+
+    /// What the job of the case says of itself.
+    pub(super) fn facts(&self) -> RequestFacts<'_> {
+        RequestFacts {
+            why: &self.why,
+            ticket: &self.ticket,
+            rollback_to: self.rollback_to.as_ref(),
+            prompt_alternative: &self.prompt_alternative,
+            acting_for: self.acting_for.as_ref(),
+        }
     }
 }
 
@@ -149,6 +167,10 @@ pub fn read_case_texts<'t>(
 /// What the cases of a file share.
 struct CaseDefaults {
     purpose: String,
+    why: String,
+    ticket: String,
+    rollback_to: Option<ResourceName>,
+    prompt_alternative: String,
     method: Option<Method>,
     ttl: Duration,
     now: Wall,
@@ -158,6 +180,10 @@ fn read_file(file: &str, root: &mut Section<'_>, now: Wall, cases: &mut Vec<Poli
     let mut table = root.section("defaults", notes);
     let shared = CaseDefaults {
         purpose: table.text("purpose", notes, line).unwrap_or_default(),
+        why: table.text("why", notes, line).unwrap_or_default(),
+        ticket: table.text("ticket", notes, line).unwrap_or_default(),
+        rollback_to: table.text("rollback_to", notes, optional_resource).flatten(),
+        prompt_alternative: table.text("prompt_alternative", notes, line).unwrap_or_default(),
         method: table.text("method", notes, method).flatten(),
         ttl: ttl(&mut table, notes).unwrap_or(LEASE_TTL_DEFAULT),
         now: table.text("now", notes, moment).unwrap_or(now),
@@ -196,6 +222,18 @@ fn read_case(
         rules: values(rules).chain(rule).collect(),
         tenant: table.text("tenant", notes, str::parse::<TenantName>),
         purpose: table.text("purpose", notes, line).unwrap_or_else(|| shared.purpose.clone()),
+        why: table.text("why", notes, line).unwrap_or_else(|| shared.why.clone()),
+        ticket: table.text("ticket", notes, line).unwrap_or_else(|| shared.ticket.clone()),
+        rollback_to: table
+            .text("rollback_to", notes, optional_resource)
+            .unwrap_or_else(|| shared.rollback_to.clone()),
+        prompt_alternative: table
+            .text("prompt_alternative", notes, line)
+            .unwrap_or_else(|| shared.prompt_alternative.clone()),
+        acting_for: table.text("acting_for", notes, |text| {
+            text.strip_prefix("human:").unwrap_or(text).parse::<HumanName>()
+        }),
+        also: values(table.list("also", SPEC_LIST_MAX, notes, str::parse::<ResourceName>)).collect(),
         method: table.text("method", notes, method).unwrap_or(shared.method),
         ttl: ttl(table, notes).unwrap_or(shared.ttl),
         approved: values(table.list("approved", SPEC_LIST_MAX, notes, line)).collect(),
@@ -239,6 +277,11 @@ fn line(text: &str) -> Result<String, String> {
         return Err(format!("it has a control character or more than {TEXT_BYTES_MAX} bytes"));
     }
     Ok(text.to_owned())
+}
+
+/// Reads a resource; an empty text stands for none.
+fn optional_resource(text: &str) -> Result<Option<ResourceName>, NameError> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
 fn method(text: &str) -> Result<Option<Method>, String> {

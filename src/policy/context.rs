@@ -8,7 +8,10 @@ use super::{
     entities::{CatalogEntities, Types, text, texts},
     slice::Reads,
 };
-use crate::{clock::Wall, name::TenantName};
+use crate::{
+    clock::Wall,
+    name::{HumanName, ResourceName, TenantName},
+};
 
 /// One field of the context.
 enum ContextField<'a> {
@@ -36,6 +39,13 @@ impl<'a> ContextFields<'a> {
             ("attempt", ContextField::Number(b.attempt)),
             ("phase", ContextField::Text(b.phase.as_str())),
             ("purpose", ContextField::Text(b.purpose)),
+            ("why", ContextField::Text(b.facts.why)),
+            ("ticket", ContextField::Text(b.facts.ticket)),
+            ("rollback_to", ContextField::Text(b.facts.rollback_to.map_or("", ResourceName::as_str))),
+            ("prompt_alternative", ContextField::Text(b.facts.prompt_alternative)),
+            ("acting_for", ContextField::Text(b.facts.acting_for.map_or("", HumanName::as_str))),
+            ("risk", ContextField::Number(b.risk.score().into())),
+            ("risk_reasons", ContextField::Words(b.risk.reasons())),
             ("method", ContextField::Text(b.method.map_or("none", |m| m.as_str()))),
             ("ttl_seconds", ContextField::Number(ttl)),
             ("now", ContextField::Moment(b.now)),

@@ -11,8 +11,10 @@ use super::*;
 use crate::{
     clock::Wall,
     fence::{Registry, Seq},
-    name::{Method, ResourceName, TenantName},
-    policy::{Phase, PolicyCase, Relation, Rpc, read_cases, slice::Reads, source::SCHEMA},
+    name::{Method, ResourceKind, ResourceName, TenantName},
+    policy::{
+        JobRisk, Phase, PolicyCase, Relation, RequestFacts, Rpc, read_cases, slice::Reads, source::SCHEMA,
+    },
 };
 
 const NOW: &str = "2026-11-20T10:00:00Z";
@@ -42,6 +44,7 @@ fn site(policies: &str) -> Result<Engine, Vec<String>> {
 struct Ask {
     tenant: TenantName,
     purpose: String,
+    risk: JobRisk,
     ttl: Duration,
     now: Wall,
     method: Option<Method>,
@@ -56,6 +59,7 @@ impl Ask {
         Ask {
             tenant: "acme".parse().unwrap(),
             purpose: "support-tuning".into(),
+            risk: JobRisk::default(),
             ttl: Duration::from_secs(300),
             now: Wall::parse(NOW).unwrap(),
             method: Some(Method::Lora),
@@ -73,6 +77,11 @@ impl Ask {
             attempt: 1,
             phase: self.phase,
             purpose: &self.purpose,
+            facts: RequestFacts {
+                rollback_to: self.parts.iter().map(|(_, on)| on).find(|on| on.kind() == ResourceKind::Model),
+                ..self.parts.first().map(|(_, on)| RequestFacts::assumed(on)).unwrap_or_default()
+            },
+            risk: &self.risk,
             method: self.method,
             ttl: self.ttl,
             now: self.now,

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value as Json;
 
 use super::{
-    Bundle, Call, Engine, Phase, Relation, Rpc,
+    Bundle, Call, Engine, JobRisk, Phase, Relation, RequestFacts, Rpc,
     context::ContextFields,
     outcome::Outcome,
     slice::{PolicyAct, Slice},
@@ -42,6 +42,7 @@ impl Engine {
             lines.extend(unmentioned(principal, &mentioned));
         }
         lines.extend(self.idle(&mentioned));
+        lines.extend(self.ungated());
         lines
     }
 
@@ -132,6 +133,9 @@ impl Engine {
         // To read back or delete a checkpoint is of no use to an entry that never writes one.
         let opens = |action: &Action| !matches!(action, Action::ReadCheckpoint | Action::DeleteCheckpoint);
         let actions = Action::ALL.iter().filter(|a| opens(a) && a.applies_to() == resource.name.kind());
+        // A rule that requires a field is no reason to call an entry idle.
+        let facts = RequestFacts::assumed(&resource.name);
+        let risk = JobRisk::of(&self.catalog, &p.tenant, [&resource.name], [p]);
         let approved = BTreeSet::new();
         actions.into_iter().any(|action| {
             let Some(slice) = self.slices.get(&(p.kind, PolicyAct::Part(*action))) else { return false };
@@ -143,6 +147,8 @@ impl Engine {
                         attempt: 1,
                         phase: Phase::Running,
                         purpose,
+                        facts,
+                        risk: &risk,
                         method: *method,
                         ttl: Duration::from_secs(60),
                         now: Wall(0),

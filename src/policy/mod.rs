@@ -17,7 +17,9 @@
 //! | `cases` `case_run` | [`PolicyCase`]: an expected answer, as a file has it; the run of all cases |
 //! | `entry_answer` | what one entry of the catalog may do, without the reasons of a denial |
 //! | `gaps` | entries of a catalog that have no effect under the policies |
+//! | `ungated` | models that can be tuned past their gates |
 //! | `explain` `probe` | the words of a refusal, and which one change would have permitted it |
+//! | `risk` | [`JobRisk`]: what makes a job risky, by the catalog |
 //! | `rpc` | [`Rpc`]: each call as an action of the schema |
 
 mod ask;
@@ -37,12 +39,14 @@ mod gaps;
 mod nesting;
 mod outcome;
 mod probe;
+mod risk;
 mod rpc;
 mod rules;
 mod slice;
 mod source;
+mod ungated;
 
-pub use ask::{AskedAct, Asker, Bundle, Call, Phase};
+pub use ask::{AskedAct, Asker, Bundle, Call, Phase, RequestFacts};
 pub use bundle::PolicyBundle;
 pub use case_run::{CaseReport, FailedCase};
 pub use cases::{PolicyCase, read_case_texts, read_cases};
@@ -51,6 +55,7 @@ pub use engine::Engine;
 pub use entry_answer::EntryAnswer;
 pub use explain::Explain;
 pub use fault::PolicyErrors;
+pub use risk::JobRisk;
 pub use rpc::{Relation, Rpc};
 pub use rules::Rule;
 pub use source::{PolicySource, PolicyText, policy_digest, schema_digest};

@@ -19,7 +19,7 @@ use crate::{
     fence::Registry,
     job::{Approver, Begin, Change, Close, DoneWhen, Drain, End, Gate, Job, JobState, Join, Members, Spec},
     ledger::{
-        Actor, DecisionRecord, EpochBegan, Event, Fault, Fold, Ledger, Options, ReadError,
+        Actor, DecisionRecord, EpochBegan, Event, Fault, Fold, Ledger, Options, ReadError, RiskRecord,
         forgetful::{Dice, Faults, Forgetful},
         verify_folded,
     },
@@ -46,7 +46,14 @@ fn actor() -> Actor {
 }
 
 fn decision() -> DecisionRecord {
-    DecisionRecord { result: "allow".into(), rules: Vec::new(), policy: Digest::ZERO, catalog: Digest::ZERO }
+    DecisionRecord {
+        result: "allow".into(),
+        rules: Vec::new(),
+        policy: Digest::ZERO,
+        catalog: Digest::ZERO,
+        approved: Vec::new(),
+        risk: RiskRecord::default(),
+    }
 }
 
 fn job(id: u128, at: LeaseTime) -> Job {
@@ -55,6 +62,9 @@ fn job(id: u128, at: LeaseTime) -> Job {
         tenant: "acme".parse().unwrap(),
         purpose: "tuning".into(),
         why: "to \"see\"".into(),
+        ticket: String::new(),
+        rollback_to: None,
+        prompt_alternative: String::new(),
         max_duration: Duration::from_secs(3_600),
         tune: None,
         read: vec!["dataset:acme/tickets@v3".parse().unwrap()],

@@ -23,6 +23,9 @@ pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
         tenant,
         purpose,
         why,
+        ticket,
+        rollback_to,
+        prompt_alternative,
         max_duration,
         tune,
         read,
@@ -62,6 +65,9 @@ pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
         acting_for,
         credential_ttl_ms: credential_ttl.map(millis),
         drain_ms: drain.map(millis),
+        ticket,
+        rollback_to,
+        prompt_alternative,
     }
 }
 
@@ -106,6 +112,9 @@ pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
         tenant: r.tenant,
         purpose: r.purpose,
         why: r.why,
+        ticket: r.ticket,
+        rollback_to: r.rollback_to,
+        prompt_alternative: r.prompt_alternative,
         max_duration: Duration::from_millis(r.max_duration_ms),
         tune: r.method.map(|method| Tuning {
             method,
@@ -252,6 +261,8 @@ pub(super) fn change_record(
                 rules: Vec::new(),
                 policy: Digest::ZERO,
                 catalog: Digest::ZERO,
+                approved: Vec::new(),
+                risk: ledger::RiskRecord::default(),
             }),
         },
         Change::AttemptDraining { attempt, drain: Drain { reading_ends, writing_ends }, detail } => {

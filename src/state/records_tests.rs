@@ -29,6 +29,9 @@ const ALTERATIONS: &[Alteration] = &[
     |j| spec_mut(j).tenant = "other".parse().unwrap(),
     |j| spec_mut(j).purpose.push('x'),
     |j| spec_mut(j).why.push('x'),
+    |j| spec_mut(j).ticket.push('x'),
+    |j| spec_mut(j).rollback_to = None,
+    |j| spec_mut(j).prompt_alternative.push('x'),
     |j| spec_mut(j).max_duration += Duration::from_millis(1),
     |j| tune_mut(j).method = Method::Full,
     |j| tune_mut(j).params_digest = None,
@@ -62,6 +65,9 @@ fn job(text: &str, number: u32) -> Job {
         tenant: "acme".parse().unwrap(),
         purpose: text.to_owned(),
         why: text.to_owned(),
+        ticket: text.to_owned(),
+        rollback_to: Some("model:acme/base@1".parse().unwrap()),
+        prompt_alternative: text.to_owned(),
         max_duration: Duration::from_millis(u64::from(number)),
         tune: Some(Tuning {
             method: Method::Lora,
@@ -178,7 +184,10 @@ fn neighbouring_texts_do_not_run_together() {
 /// Pinned: an approval names this digest, and an auditor makes it from the record of the job.
 #[test]
 fn the_digest_of_a_request_is_what_it_was() {
-    let job = job("support", 60_000);
+    let mut job = job("support", 60_000);
+    // A job of an older daemon did not have these.
+    let spec = spec_mut(&mut job);
+    (spec.ticket, spec.rollback_to, spec.prompt_alternative) = (String::new(), None, String::new());
     assert_eq!(
         request_digest(&job).unwrap().to_string(),
         "sha256:4a9c9df7720ee1358dc0603114802147ef7ae003c411b4e4026c6ca644900865"

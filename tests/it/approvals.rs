@@ -10,26 +10,33 @@ use tonic::{Code, Response, Status};
 
 use crate::harness::*;
 
-const MONA: &str = "spiffe://people.acme.example/models/mona";
-const MILO: &str = "spiffe://people.acme.example/models/milo";
-const PIA: &str = "spiffe://people.acme.example/privacy/pia";
+pub const MONA: &str = "spiffe://people.acme.example/models/mona";
+pub const MILO: &str = "spiffe://people.acme.example/models/milo";
+pub const PIA: &str = "spiffe://people.acme.example/privacy/pia";
 /// The person for whom the usual job is done, as a model owner.
 const ADA_OWNER: &str = "spiffe://people.acme.example/models/ada";
 /// A reviewer of the platform, in both groups.
-const REVIEWER: &str = "spiffe://people.platform.example/review/rita";
+pub const REVIEWER: &str = "spiffe://people.platform.example/review/rita";
 /// Mona, as a reviewer of the platform.
 const MONA_REVIEWER: &str = "spiffe://people.platform.example/review/mona";
 
-const PRODUCTION: &str = "gate-production-finetune";
-const SENSITIVE: &str = "gate-sensitive-data";
+pub const PRODUCTION: &str = "gate-production-finetune";
+pub const SENSITIVE: &str = "gate-sensitive-data";
 
 /// A job that tunes a production model: two model owners must approve it.
-fn production() -> v1::JobSpec {
-    v1::JobSpec { name: "live".into(), write: vec!["checkpoint:acme/live-lora".into()], ..spec() }
+pub fn production() -> v1::JobSpec {
+    v1::JobSpec {
+        name: "live".into(),
+        write: vec!["checkpoint:acme/live-lora".into()],
+        ticket: "CHG-1412".into(),
+        rollback_to: "model:acme/live-7b@2026.10".into(),
+        prompt_alternative: "the longer prompt doubled the latency".into(),
+        ..spec()
+    }
 }
 
 /// A job that reads health data: one person of data protection must approve it.
-fn sensitive() -> v1::JobSpec {
+pub fn sensitive() -> v1::JobSpec {
     v1::JobSpec {
         name: "patients".into(),
         read: vec!["dataset:acme/patients@v1".into(), MODEL.into()],
@@ -37,7 +44,7 @@ fn sensitive() -> v1::JobSpec {
     }
 }
 
-async fn created(world: &World, spec: v1::JobSpec) -> v1::Job {
+pub async fn created(world: &World, spec: v1::JobSpec) -> v1::Job {
     let launcher = world.client(LAUNCHER).await;
     let key = format!("key of {}", spec.name);
     let job = launcher.create(spec, &key).await.unwrap().into_inner().job.unwrap();
@@ -47,11 +54,11 @@ async fn created(world: &World, spec: v1::JobSpec) -> v1::Job {
 }
 
 impl Client {
-    async fn approve(&self, job: &v1::Job) -> Result<Response<v1::ApproveResponse>, Status> {
+    pub async fn approve(&self, job: &v1::Job) -> Result<Response<v1::ApproveResponse>, Status> {
         self.approve_at(job, &[]).await
     }
 
-    async fn approve_at(
+    pub async fn approve_at(
         &self,
         job: &v1::Job,
         gates: &[&str],
@@ -70,7 +77,7 @@ impl Client {
         self.approvals().reject(request).await
     }
 
-    async fn unapprove(&self, job: &v1::Job) -> Result<Response<v1::WithdrawApprovalResponse>, Status> {
+    pub async fn unapprove(&self, job: &v1::Job) -> Result<Response<v1::WithdrawApprovalResponse>, Status> {
         let request = v1::WithdrawApprovalRequest {
             job: job.id.clone(),
             gate: String::new(),
@@ -80,7 +87,7 @@ impl Client {
     }
 
     /// The names of the jobs that wait, with the gates at which approvals are missing.
-    async fn waiting(&self, needs_me: bool) -> Vec<(String, Vec<(String, u32)>)> {
+    pub async fn waiting(&self, needs_me: bool) -> Vec<(String, Vec<(String, u32)>)> {
         let request = v1::ListApprovalsRequest { needs_me, ..Default::default() };
         let waiting = self.approvals().list_approvals(request).await.unwrap().into_inner().waiting;
         let gates = |w: &v1::WaitingJob| w.gates.iter().map(|g| (g.gate.clone(), g.missing)).collect();
@@ -98,7 +105,7 @@ fn involved<T>(answer: Result<Response<T>, Status>) -> String {
     no.text
 }
 
-async fn approved_by(world: &World, job: &v1::Job, people: &[&str]) -> v1::Job {
+pub async fn approved_by(world: &World, job: &v1::Job, people: &[&str]) -> v1::Job {
     let mut last = job.clone();
     for id in people {
         let answer = world.client(id).await.approve(job).await;
@@ -110,7 +117,7 @@ async fn approved_by(world: &World, job: &v1::Job, people: &[&str]) -> v1::Job {
 }
 
 /// Begins a job and joins it.
-async fn running(world: &World, job: &v1::Job) -> Worker {
+pub async fn running(world: &World, job: &v1::Job) -> Worker {
     running_as(world, job, WORKER).await
 }
 
@@ -122,7 +129,7 @@ async fn running_as(world: &World, job: &v1::Job, worker: &str) -> Worker {
     worker
 }
 
-fn waits_at(job: &v1::Job) -> Vec<&str> {
+pub fn waits_at(job: &v1::Job) -> Vec<&str> {
     job.waiting_for.iter().map(|g| g.id.as_str()).collect()
 }
 

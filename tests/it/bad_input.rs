@@ -517,6 +517,9 @@ async fn a_gated_job_waits_and_can_be_cancelled() {
             name: "b".into(),
             read: vec![TICKETS.into()],
             write: vec!["checkpoint:acme/live-lora".into()],
+            ticket: "CHG-1".into(),
+            rollback_to: "model:acme/live-7b@2026.10".into(),
+            prompt_alternative: "a prompt was tried".into(),
             ..spec()
         },
     ];

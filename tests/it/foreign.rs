@@ -43,9 +43,15 @@ fn names(call: &str, worker: &Worker, token: &Token, gone: &Token, hashes: &[Str
     let tenant = [own("globex"), own("acme"), own("nosuch")];
     let prefixed = |kind: &str, names: [String; 3]| names.map(|n| format!("{kind}:{n}"));
     match call {
-        "CreateJob" | "ListResources" | "WhoCan" | "RecallDataset" | "UnrecallDataset" => vec![dataset],
+        "CreateJob" => {
+            let model = ["model:globex/none@1", MODEL, "model:acme/nothing@1"].map(own);
+            vec![dataset, model]
+        }
+        "ListResources" | "WhoCan" | "RecallDataset" | "UnrecallDataset" => vec![dataset],
         "Offboard" => vec![prefixed("identity", identity), prefixed("tenant", tenant)],
-        "EvaluatePolicy" => vec![dataset, identity],
+        "EvaluatePolicy" => {
+            vec![dataset, identity, [JobId(8).to_string(), worker.job.clone(), JobId(7).to_string()]]
+        }
         "ListJobs" => vec![dataset, identity, tenant, [own("j-"), worker.job.clone(), JobId(7).to_string()]],
         "ListLeases" => vec![
             dataset,
@@ -81,8 +87,13 @@ async fn ask(client: &Client, call: &str, turn: usize, name: &str) -> String {
     match call {
         "CreateJob" => {
             let members = v1::Members { join: vec![GLOBEX_WORKER.into()], ..Default::default() };
+            let (read, rollback_to) = match turn {
+                0 => (owned, String::new()),
+                _ => ("dataset:globex/reviews@v1".to_owned(), owned),
+            };
             let spec = v1::JobSpec {
-                read: vec![owned],
+                read: vec![read],
+                rollback_to,
                 write: vec![],
                 tune: None,
                 acting_for: String::new(),
@@ -132,11 +143,13 @@ async fn ask(client: &Client, call: &str, turn: usize, name: &str) -> String {
         }
         "EvaluatePolicy" => {
             let action = "read_dataset".to_owned();
-            let (resource, identity) = match turn {
-                0 => (owned, String::new()),
-                _ => ("dataset:globex/reviews@v1".to_owned(), owned),
+            let reviews = "dataset:globex/reviews@v1".to_owned();
+            let (resource, identity, job) = match turn {
+                0 => (owned, String::new(), String::new()),
+                1 => (reviews, owned, String::new()),
+                _ => (reviews, String::new(), owned),
             };
-            let request = v1::EvaluatePolicyRequest { action, resource, identity, ..Default::default() };
+            let request = v1::EvaluatePolicyRequest { action, resource, identity, job, ..Default::default() };
             text(operators.evaluate_policy(request).await, name)
         }
         "WhoCan" => {

@@ -21,6 +21,7 @@ mod endings;
 mod faults;
 mod feed;
 mod foreign;
+mod governed;
 mod idempotency;
 mod laws;
 mod ledger;

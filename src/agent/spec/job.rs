@@ -28,6 +28,9 @@ pub(super) fn read(
     let purpose =
         root.need("purpose", "\"…\", one that every dataset allows", notes, |t| plain(t, NAME_BYTES_MAX));
     let why = root.text("why", notes, |t| plain(t, TEXT_BYTES_MAX));
+    let ticket = root.text("ticket", notes, |t| plain(t, NAME_BYTES_MAX));
+    let rollback_to = root.text("rollback_to", notes, to_go_back_to);
+    let prompt_alternative = root.text("prompt_alternative", notes, |t| plain(t, TEXT_BYTES_MAX));
     let max_duration = root.need("max_duration", "\"8h\", the hard end of all access", notes, |t| {
         span(t, TTL_MIN..=JOB_DURATION_MAX)
     });
@@ -58,6 +61,9 @@ pub(super) fn read(
         tenant: tenant.unwrap_or_default(),
         purpose: purpose.unwrap_or_default(),
         why: why.unwrap_or_default(),
+        ticket: ticket.unwrap_or_default(),
+        rollback_to: rollback_to.unwrap_or_default(),
+        prompt_alternative: prompt_alternative.unwrap_or_default(),
         max_duration: max_duration.and_then(wire),
         tune,
         read,
@@ -172,6 +178,14 @@ fn to_read(text: &str) -> Result<ResourceName, String> {
         }
         (_, None) => Err(format!("{name} has no version: write {name}@VERSION")),
         (_, Some(_)) => Ok(name),
+    }
+}
+
+fn to_go_back_to(text: &str) -> Result<String, String> {
+    let name: ResourceName = text.parse().map_err(|e: crate::name::NameError| e.to_string())?;
+    match (name.kind(), name.version()) {
+        (ResourceKind::Model, Some(_)) => Ok(name.to_string()),
+        _ => Err(format!("{name} is not a version of a model: write \"model:TENANT/NAME@VERSION\"")),
     }
 }
 
