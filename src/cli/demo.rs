@@ -35,7 +35,6 @@ the tune runs, and a recall of its dataset ends it, also for a daemon that was k
 
 Examples:
   leasehold demo
-  leasehold demo --story jobs
   leasehold demo --story governance
   leasehold demo -o json | jq -r '[.ms, .claim] | @tsv'")]
 pub struct DemoArgs {
