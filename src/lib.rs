@@ -37,7 +37,7 @@
 //! | 6 | [`state`] | jobs, attempts, members, locks; the only place that ends jobs and lowers fences | decides who may |
 //! | 6 | [`verify`] | for resource servers: the token check, the feed's follower | talks to anything but the daemon |
 //! | 7 | [`broker`] | the use cases, each request written once | speaks a wire format |
-//! | 8 | [`api`] [`agent`] [`slurm`] | the gRPC and HTTP edges; the wrapper `run`, the sidecar `agent`; what Slurm reports | import each other |
+//! | 8 | [`api`] [`gateway`] [`agent`] [`slurm`] | the gRPC and HTTP edges; the S3 gateway; the wrapper `run`, the sidecar `agent`; what Slurm reports | import each other |
 //! | 9 | [`config`] [`daemon`] [`dev`] | the daemon's configuration, its start and stop; everything on one machine, to try | |
 //! | 10 | [`cli`] | one file per subcommand | |
 //!
@@ -105,6 +105,8 @@ mod daemon;
 mod dev;
 #[cfg(feature = "verify")]
 mod fence;
+#[cfg(feature = "server")]
+mod gateway;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod internals;

@@ -575,3 +575,61 @@ pub const FILE_LISTING_MAX: usize = 10_000;
 pub const FILE_CUT_GRACE: Duration = Duration::from_millis(100);
 /// Ended transfers that a slow observer may fall behind.
 pub const FILE_TRANSFERS_TOLD: usize = 1_024;
+
+// ---------- the gateway ----------
+
+/// Bytes that the gateway reads, checks and sends at a time: larger chunks are not faster.
+pub const GATEWAY_CHUNK: u64 = 256 << 10;
+/// Bytes of a key below a leased prefix: S3's limit for a whole key.
+pub const GATEWAY_KEY_BYTES_MAX: usize = 1_024;
+/// Names between the slashes of such a key.
+pub const GATEWAY_KEY_DEPTH_MAX: usize = 64;
+/// Bytes of one such name: the limit of file systems.
+pub const GATEWAY_SEGMENT_BYTES_MAX: usize = 255;
+/// Entries of one folder that is listed: some 20 MiB. A folder with more is refused, never shown in part.
+pub const GATEWAY_FOLDER_ENTRIES_MAX: usize = 200_000;
+/// Keys and common prefixes of one page of a listing: S3's limit.
+pub const GATEWAY_LIST_MAX: usize = 1_000;
+/// Keys of one bulk delete: S3's limit.
+pub const GATEWAY_DELETE_MAX: usize = 1_000;
+/// Reads, writes and listings of one directory that are under way on the disk at once. More wait.
+pub const GATEWAY_DISK_WORK_MAX: usize = 64;
+/// Stores of one gateway.
+pub const GATEWAY_STORES_MAX: usize = 256;
+/// Requests in progress at once, transfers included: with two chunks each, under 512 MiB.
+pub const GATEWAY_REQUESTS_MAX: usize = 1_024;
+/// Requests of one SPIFFE ID in progress at once: half, since all members of an attempt may share one.
+pub const GATEWAY_REQUESTS_PER_PEER_MAX: usize = GATEWAY_REQUESTS_MAX / 2;
+/// Bytes of a request's headers: two tokens, S3's 2 KiB of metadata, a signature, and a long key.
+pub const GATEWAY_HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Tokens of one request: one for each half.
+pub const GATEWAY_TOKENS_PER_REQUEST_MAX: usize = 2;
+/// Accepted tokens that are kept: at about 8 KiB each, 64 MiB.
+pub const GATEWAY_SESSIONS_MAX: usize = 8_192;
+/// How long a request is held while tokens cannot be checked, before the client is asked to try again: longer than the daemon's
+/// restart, shorter than the patience of clients.
+pub const GATEWAY_HOLD: Duration = Duration::from_secs(10);
+/// After an access ended, how long a transfer may take to notice before its connection is cut.
+pub const GATEWAY_CUT_GRACE: Duration = Duration::from_millis(50);
+/// How long the body of an upload may stand still.
+pub const GATEWAY_WRITER_STALL: Duration = Duration::from_secs(30);
+/// Bytes of one `PutObject` or part: S3's limit.
+pub const GATEWAY_PUT_BYTES_MAX: u64 = 5 << 30;
+/// Bytes of a part that is not the last: S3's limit.
+pub const GATEWAY_PART_BYTES_MIN: u64 = 5 << 20;
+/// Parts of one upload: S3's limit.
+pub const GATEWAY_PARTS_MAX: u16 = 10_000;
+/// Parts of all uploads under way, at about 200 bytes each.
+pub const GATEWAY_PARTS_IN_ALL_MAX: usize = 500_000;
+/// Uploads in parts under way at once.
+pub const GATEWAY_UPLOADS_MAX: usize = 4_096;
+/// Uploads in parts of one job under way at once: a few files of each rank.
+pub const GATEWAY_UPLOADS_PER_JOB_MAX: usize = 1_024;
+/// How long an upload in parts may stay unused: as long as a lost member may come back.
+pub const GATEWAY_UPLOAD_IDLE: Duration = REJOIN;
+/// Between two looks for uploads whose access ended.
+pub const GATEWAY_UPLOAD_LOOK: Duration = Duration::from_secs(2);
+/// Completed uploads that are remembered, for clients that did not get the answer.
+pub const GATEWAY_COMPLETED_KEPT: usize = 1_024;
+/// Bytes of an XML body: the list of 10,000 parts with their checksums takes 3 MiB.
+pub const GATEWAY_XML_BYTES_MAX: usize = 4 << 20;

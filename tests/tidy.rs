@@ -32,7 +32,7 @@ const FLOORS: [(&str, &[&str]); 25] = [
     ("console", &BELOW_THE_EDGES),
     ("agent", &["link", "identity", "proto"]),
     ("slurm", &["proto"]),
-    ("config", &BELOW_BROKER),
+    ("config", &BELOW_CONFIG),
     ("daemon", &BELOW_DAEMON),
     ("dev", &BELOW_DEV),
     ("cli", &BELOW_CLI),
@@ -46,9 +46,13 @@ const BELOW_THE_EDGES: [&str; 13] = [
     "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
     "broker", "proto",
 ];
-const BELOW_DAEMON: [&str; 14] = [
+const BELOW_CONFIG: [&str; 12] = [
     "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
-    "broker", "api", "config",
+    "gateway",
+];
+const BELOW_DAEMON: [&str; 15] = [
+    "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
+    "broker", "api", "gateway", "config",
 ];
 const BELOW_DEV: [&str; 17] = [
     "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",

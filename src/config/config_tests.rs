@@ -145,7 +145,7 @@ url = "https://hooks.example"
     18: lease.lost_after: `0` is out of bounds: write a whole number from 1 to 60
     20: ledger.segment: `256` is not a size: write a whole number and KiB, MiB, GiB or TiB, as "1MiB"
     22: log.level: this is true or false: write a text in quotes
-    23: gateway needs the S3 gateway, which this version does not have: remove [gateway]
+    23: gateway.audience is missing: write audience = "spiffe://hpc.acme.example/gateway", the name of an [[audience]] of the catalog
     25: notify needs notices by webhook, which this version does not have: remove [notify]
     "#);
 }

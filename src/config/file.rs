@@ -9,6 +9,7 @@ use super::{
     PolicyConfig, PolicyFrom, RoomConfig, ServerConfig, federation, identity,
 };
 use crate::{
+    gateway::GatewaySettings,
     ledger::Lost,
     limits::{
         BEAT, BREAK_GLASS_MAX, BUFFERED_BYTES_MAX, BUFFERED_BYTES_PER_PEER_MAX, CONNECTIONS_MAX,
@@ -56,7 +57,6 @@ impl Config {
 
 /// Reads every section, even if another one is wrong.
 fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
-    root.refuse("gateway", "needs the S3 gateway, which this version does not have: remove [gateway]", notes);
     root.refuse(
         "notify",
         "needs notices by webhook, which this version does not have: remove [notify]",
@@ -71,6 +71,12 @@ fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Opti
     let lease = lease(root.section("lease", notes), notes);
     let ledger = ledger(root.section("ledger", notes), folder, notes);
     let log = log(root.section("log", notes), notes);
+    let has_gateway = root.has("gateway");
+    let gateway = root.section_if_there("gateway", notes);
+    let gateway = gateway.and_then(|table| GatewaySettings::read(table, folder, notes));
+    if has_gateway && gateway.is_none() {
+        return None; // its mistakes are noted
+    }
     let config = Config {
         server: server?,
         issuer: issuer?,
@@ -79,6 +85,7 @@ fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Opti
         lease: lease?,
         ledger: ledger?,
         log: log?,
+        gateway,
     };
     check_addresses(&config, root.line(), notes);
     Some(config)
@@ -277,6 +284,8 @@ fn check_addresses(config: &Config, line: usize, notes: &mut Notes) {
         ("server.probe", config.server.probe),
         ("issuer.listen", config.issuer.listen.address()),
     ];
+    let gateway = config.gateway.as_ref().map(|gateway| ("gateway.listen", gateway.listen));
+    let all: Vec<_> = all.into_iter().chain(gateway).collect();
     for (i, (name, address)) in all.iter().enumerate() {
         for (other, _) in all.iter().skip(i + 1).filter(|(_, a)| a == address && a.port() != 0) {
             notes.problem(line, format!("{other} is {address}, as {name} is: write another port"));

@@ -8,6 +8,7 @@ use std::{
 
 use super::{Config, IdentityFrom, IssuerListen};
 use crate::{
+    gateway::KeptIn,
     identity::{BundleEndpoint, EndpointProfile, WorkloadEndpoint},
     plain,
     written::shown_key_path,
@@ -99,6 +100,11 @@ impl Config {
         }
         out.push(one("policy.dir", &self.policy.dir, PathUse::Directory));
         out.push(one("policy.catalog", &self.policy.catalog, PathUse::Directory));
+        for store in self.gateway.iter().flat_map(|gateway| &gateway.stores) {
+            let KeptIn::Directory(directory) = &store.kept_in;
+            let key = format!("gateway.store.\"{}\".directory", store.location);
+            out.push(one(&key, directory, PathUse::Directory));
+        }
         out
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use tracing::level_filters::LevelFilter;
 
 use crate::{
+    gateway::GatewaySettings,
     identity::{BundleEndpoint, Pick, WorkloadEndpoint},
     ledger,
     name::{SpiffeId, TrustDomain},
@@ -33,6 +34,8 @@ pub struct Config {
     pub ledger: LedgerConfig,
     /// The section `[log]`.
     pub log: LogConfig,
+    /// The section `[gateway]`, if the daemon serves S3 too.
+    pub gateway: Option<GatewaySettings>,
 }
 
 /// The addresses that the daemon listens on, and the directory of its state.

@@ -111,7 +111,8 @@ impl Inspection {
             ("server.probe", config.server.probe),
             ("issuer.listen", config.issuer.listen.address()),
         ];
-        for (key, address) in all {
+        let gateway = config.gateway.as_ref().map(|gateway| ("gateway.listen", gateway.listen));
+        for (key, address) in all.into_iter().chain(gateway) {
             let mut look = Look { key: key.to_owned(), means: address.to_string(), ..Look::default() };
             match TcpListener::bind(address) {
                 Ok(_) => {}
@@ -239,6 +240,17 @@ impl Inspection {
             }
             self.look_mut("policy.catalog").warnings.extend(catalog.warnings().to_vec());
             self.look_mut("policy.catalog").warnings.extend(strangers(config, rules));
+            if let Some(gateway) = &config.gateway {
+                let look = self.look_mut("gateway.audience");
+                look.means = gateway.audience.to_string();
+                match catalog.audience(&gateway.audience) {
+                    Some(_) => look.warnings.extend(gateway.unserved(catalog)),
+                    None => look.warnings.push(format!(
+                        "the catalog has no [[audience]] named {}: the gateway refuses every request until it has",
+                        gateway.audience
+                    )),
+                }
+            }
             self.look_mut("policy.dir").warnings.extend(rules.engine.warnings().to_vec());
             self.look_mut("policy.dir").warnings.extend(rules.engine.gaps());
         }

@@ -22,6 +22,13 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("leasehold_credentials_issued_total", Counter, "Credentials that were issued, without renewals."),
     ("leasehold_fence_feeds", Gauge, "Verifiers that follow the fence feed now."),
     ("leasehold_fences", Gauge, "Names that were lowered and are still remembered."),
+    ("leasehold_gateway_read_bytes_total", Counter, "Bytes that the S3 gateway sent of objects."),
+    (
+        "leasehold_gateway_transfers_total",
+        CounterOf("end", transfer_ends),
+        "Uploads and downloads of the S3 gateway, by how they ended.",
+    ),
+    ("leasehold_gateway_written_bytes_total", Counter, "Bytes that the S3 gateway received of objects."),
     (
         "leasehold_handshakes_failed_total",
         CounterOf("reason", reasons),
@@ -61,6 +68,10 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
 
 fn reasons() -> Vec<&'static str> {
     Reason::ALL.iter().map(|reason| reason.code()).chain(["NONE"]).collect()
+}
+
+fn transfer_ends() -> Vec<&'static str> {
+    vec!["broken", "cut", "whole"]
 }
 
 fn identity_uses() -> Vec<&'static str> {

@@ -1,7 +1,7 @@
 //! The daemon's start and stop.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -30,14 +30,16 @@ use crate::{
     clock::{Clock, SystemClock, Wall},
     config::{Config, PolicyFrom, RoomConfig},
     fence::Registry,
+    gateway::{CatalogReader, Gateway, GatewaySettings},
     identity::{IdentitySource, wait_for_identity},
     ledger::{Actor, EpochBegan, Event, Head, HeadCopy, HeadKey, Health, Ledger},
     limits,
-    link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
+    link::{Acceptor, Connector, Endpoint, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
     reason::Reason,
     secret::random_u128,
     state::{OpenCounts, Rebuilt, Store},
     token::SigningKey,
+    verify::{Verifier, VerifierSettings},
 };
 
 /// How the daemon stopped.
@@ -57,6 +59,8 @@ pub struct Daemon {
     pub issuer: SocketAddr,
     /// Serves `/livez`, `/readyz` and `/metrics`.
     pub probe: SocketAddr,
+    /// Serves S3, if the configuration has a gateway.
+    pub gateway: Option<SocketAddr>,
     /// What an operator should look at, although the daemon serves.
     pub warnings: Vec<String>,
     /// Decides the requests of the gRPC listener.
@@ -140,6 +144,7 @@ impl Daemon {
             grpc: local(&listeners.grpc, config.server.grpc),
             issuer: local(&listeners.issuer, config.issuer.listen.address()),
             probe: local(&listeners.probe, config.server.probe),
+            gateway: listeners.gateway.as_ref().and_then(|listener| listener.local_addr().ok()),
             warnings: opened.warnings,
             broker,
             reloader,
@@ -152,6 +157,9 @@ impl Daemon {
         daemon.serve_grpc(listeners.grpc, &config.server.room, &clock).await?;
         daemon.serve_http(listeners.issuer, listeners.tls, listeners.probe, &clock);
         daemon.spawn_background(config, &clock);
+        if let (Some(settings), Some(listener)) = (&config.gateway, listeners.gateway) {
+            daemon.serve_gateway(settings, listener, &clock)?;
+        }
         Ok(daemon)
     }
 
@@ -187,10 +195,7 @@ impl Daemon {
         });
         let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
         let acceptor = Acceptor::new(self.identity.clone(), clock.clone(), Protocol::Grpc);
-        let observer = HandshakeObserver::new(|failure: &HandshakeFailure| {
-            let reason = failure.reason().map_or("NONE", Reason::code);
-            metrics::counter!("leasehold_handshakes_failed_total", "reason" => reason).increment(1);
-        });
+        let observer = count_failed_handshakes();
         let options = ServeOptions {
             handshakes_max: room.handshakes_max,
             connections_max: room.connections_max,
@@ -227,6 +232,29 @@ impl Daemon {
         let routes = probe_routes(self.readiness(clock.clone()), metrics);
         let serving = listeners::serve(probe, None, routes, clock.clone(), self.stop.clone());
         self.spawn("the probes' listener", serving);
+    }
+
+    /// Serves S3 to holders of leases. The gateway asks this daemon as one on another machine would: over mutual TLS.
+    fn serve_gateway(
+        &mut self,
+        settings: &GatewaySettings,
+        listener: TcpListener,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<(), StartError> {
+        let own = self.identity.current().svid.as_ref().map(|svid| svid.spiffe_id().clone());
+        let own = own.ok_or_else(|| StartError::BrokenOff("the daemon's SVID is gone".to_owned()))?;
+        let endpoint = Endpoint::new(&reachable(self.grpc).to_string(), own)
+            .map_err(|error| StartError::BrokenOff(error.to_string()))?;
+        let connector = Connector::new(self.identity.clone(), clock.clone(), endpoint);
+        let audience = settings.audience.clone();
+        let verifier = Verifier::start(VerifierSettings { connector, audience, clock: clock.clone() });
+        let broker = self.broker.clone();
+        let catalog: CatalogReader = Arc::new(move || broker.rules.in_force().catalog().clone());
+        let gateway = Gateway::new(verifier, catalog, settings.open_stores(), clock.clone());
+        let serving =
+            gateway.serve(listener, self.identity.clone(), count_failed_handshakes(), self.stop.clone());
+        self.spawn("the gateway", serving);
+        Ok(())
     }
 
     fn readiness(&self, clock: Arc<dyn Clock>) -> Readiness {
@@ -346,6 +374,7 @@ struct Listeners {
     grpc: TcpListener,
     issuer: TcpListener,
     probe: TcpListener,
+    gateway: Option<TcpListener>,
     /// The issuer's.
     tls: Option<TlsAcceptor>,
 }
@@ -355,7 +384,11 @@ impl Listeners {
         let grpc = listen("gRPC", config.server.grpc).await?;
         let issuer = listen("discovery and keys", config.issuer.listen.address()).await?;
         let probe = listen("probes", config.server.probe).await?;
-        Ok(Listeners { grpc, issuer, probe, tls })
+        let gateway = match &config.gateway {
+            Some(gateway) => Some(listen("S3", gateway.listen).await?),
+            None => None,
+        };
+        Ok(Listeners { grpc, issuer, probe, gateway, tls })
     }
 }
 
@@ -429,6 +462,24 @@ fn broker_settings(config: &Config) -> BrokerSettings {
         rate_per_identity: config.ledger.rate_per_identity,
         rate_per_tenant: config.ledger.rate_per_tenant,
     }
+}
+
+/// Counts connections that are refused before a request.
+fn count_failed_handshakes() -> HandshakeObserver {
+    HandshakeObserver::new(|failure: &HandshakeFailure| {
+        let reason = failure.reason().map_or("NONE", Reason::code);
+        metrics::counter!("leasehold_handshakes_failed_total", "reason" => reason).increment(1);
+    })
+}
+
+/// The address at which this machine reaches a listener: a wildcard becomes the loopback address.
+fn reachable(listener: SocketAddr) -> SocketAddr {
+    let ip = match listener.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listener.port())
 }
 
 fn is_good(ledger: &Ledger) -> bool {

@@ -21,6 +21,9 @@ use crate::{
 /// The HTTP/2 library warns of each connection that breaks its rules, without saying whose it is: a client could fill the log.
 const H2_ERRORS_ONLY: &str = "h2=error";
 
+/// The S3 library logs each answer that is an error, and at lower levels headers with signatures. The gateway logs what matters.
+const NO_S3_LOG: &str = "s3s=off";
+
 /// Sends the log to stderr. Once for each process; a second time changes nothing. `LEASEHOLD_LOG` overrules the level.
 /// Coloured only at a terminal, and not if `NO_COLOR` is set: files and collectors get plain text.
 pub fn init_logging(log: &LogConfig) {
@@ -29,6 +32,7 @@ pub fn init_logging(log: &LogConfig) {
         let quiet = (log.level <= LevelFilter::INFO).then(|| H2_ERRORS_ONLY.parse().ok()).flatten();
         quiet.into_iter().fold(filter, EnvFilter::add_directive)
     });
+    let filter = NO_S3_LOG.parse().into_iter().fold(filter, EnvFilter::add_directive);
     let registry = tracing_subscriber::registry().with(filter);
     let done = match log.format {
         LogFormat::Text => {

@@ -11,7 +11,8 @@ use std::{
 use super::feed_state::{FeedReading, FeedState};
 use crate::{
     clock::Wall,
-    reason::Refusal,
+    name::{Action, Object},
+    reason::{Reason, Refusal},
     token::{Claims, TokenError},
 };
 
@@ -37,6 +38,19 @@ impl Access {
     /// The claims of the token.
     pub fn claims(&self) -> &Claims {
         &self.0.claims
+    }
+
+    /// Checks that the token allows this action on this object. Does not check that the use may continue.
+    ///
+    /// # Errors
+    ///
+    /// The token does not allow the action on the object.
+    pub fn allows(&self, object: &Object, action: Action) -> Result<(), Refusal> {
+        if self.claims().opens(object, action) {
+            return Ok(());
+        }
+        let text = format!("the token does not allow `{action}` on `{object}`");
+        Err(Refusal::new(Reason::TokenScope, text))
     }
 
     /// Checks that the use may continue now. Costs a few atomic loads and one reading of the clock; after a lowering also one

@@ -17,7 +17,7 @@ use crate::{
     clock::Clock,
     link::Connector,
     name::{Action, Object, SpiffeId},
-    reason::{Reason, Refusal},
+    reason::Refusal,
     token::{Expected, KeySet, Presenter, VerifiedTokens, peek_key_id},
 };
 
@@ -126,6 +126,20 @@ impl Verifier {
         object: &Object,
         action: Action,
     ) -> Result<Access, Refusal> {
+        let access = self.accept(token, presenter).await?;
+        access.allows(object, action)?;
+        Ok(access)
+    }
+
+    /// Checks a token for the peer that presented it, before it is known what for. A server whose clients make many small
+    /// requests with one token keeps the access and asks it [`Access::allows`] and [`Access::check`] for each request.
+    ///
+    /// Waits only if the token names an unknown public key, because newer keys are fetched once.
+    ///
+    /// # Errors
+    ///
+    /// The refusal to answer the request with: tokens cannot be checked now, or this one is invalid here or was revoked.
+    pub async fn accept(&self, token: &str, presenter: Presenter<'_>) -> Result<Access, Refusal> {
         let keys = self.keys_for(token).await?;
         let (reading, status) = self.read_fresh_feed()?;
         let view = status.view()?;
@@ -133,12 +147,6 @@ impl Verifier {
         let claims = self.verified.claims(token, &keys)?;
         expected.accept(&claims, reading.daemon)?;
         status.check(&claims)?;
-        if !claims.opens(object, action) {
-            return Err(Refusal::new(
-                Reason::TokenScope,
-                format!("the token does not allow `{action}` on `{object}`"),
-            ));
-        }
         Ok(Access::new(self.feed_state.clone(), claims, reading.version))
     }
 

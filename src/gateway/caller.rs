@@ -1,0 +1,138 @@
+//! The caller of one request: its session, its connection, and its room.
+
+use std::{fmt, sync::Arc};
+
+use http::Extensions;
+use s3s::{S3Error, S3ErrorCode, S3Result};
+
+use super::{
+    live_access::LiveAccess,
+    refusal::{failed, refused, unusable},
+    session::{Session, Sessions},
+    view::{Found, Mount, Need},
+};
+use crate::{
+    link::{Connection, Share},
+    plain,
+    reason::{Reason, Refusal},
+};
+
+/// The caller of one request. The gateway puts it into the extensions of the request; a clone is a few pointers.
+#[derive(Clone)]
+pub(super) struct Caller {
+    pub(super) session: Session,
+    pub(super) sessions: Sessions,
+    pub(super) connection: Connection,
+    /// Its room among the requests under way. Transfers hold it until they end.
+    pub(super) room: Arc<Share>,
+}
+
+/// An object that the caller may use as it asked.
+#[derive(Clone)]
+pub(super) struct Opened {
+    pub(super) access: LiveAccess,
+    pub(super) found: Found,
+}
+
+impl Caller {
+    /// Returns the caller of a request.
+    pub(super) fn of(extensions: &Extensions) -> S3Result<Self> {
+        let missing =
+            || failed(S3ErrorCode::InternalError, "the request did not come through the gateway's front");
+        extensions.get::<Caller>().cloned().ok_or_else(missing)
+    }
+
+    /// Authorizes a use of a key. A key that is foreign and one that does not exist get the same answer.
+    pub(super) fn open(&self, bucket: &str, key: &str, need: Need) -> S3Result<Opened> {
+        let mut why = self.session.refused.clone();
+        for token in &self.session.tokens {
+            for (mount, rest) in token.view.find(bucket, key) {
+                let Some(action) = need.action(mount.object.resource().kind()) else { continue };
+                match LiveAccess::new(&token.access, self.sessions.clone(), mount.object.clone(), action) {
+                    Ok(access) => {
+                        let found = mount.found(rest).map_err(|f| unusable(&f, need == Need::Read))?;
+                        return Ok(Opened { access, found });
+                    }
+                    Err(refusal) if refusal.reason == Reason::TokenScope => {}
+                    Err(refusal) => why = why.or(Some(refusal)),
+                }
+            }
+        }
+        Err(refused(&why.unwrap_or_else(|| closed(bucket, key, need))))
+    }
+
+    /// The mounts of a bucket that the caller may list, by prefix, each with its access. No key is in two of them.
+    pub(super) fn readable(&self, bucket: &str) -> S3Result<Vec<(LiveAccess, Mount)>> {
+        let mut all: Vec<(LiveAccess, Mount)> = Vec::new();
+        let mut why = self.session.refused.clone();
+        for token in &self.session.tokens {
+            for mount in token.view.mounts_of(bucket) {
+                let Some(action) = Need::Read.action(mount.object.resource().kind()) else { continue };
+                match LiveAccess::new(&token.access, self.sessions.clone(), mount.object.clone(), action) {
+                    Ok(access) => all.push((access, mount.clone())),
+                    Err(refusal) if refusal.reason == Reason::TokenScope => {}
+                    Err(refusal) => why = why.or(Some(refusal)),
+                }
+            }
+        }
+        if all.is_empty() {
+            return Err(refused(&why.unwrap_or_else(|| closed(bucket, "", Need::Read))));
+        }
+        all.sort_by(|a, b| a.1.prefix.cmp(&b.1.prefix));
+        let mut outer: Option<String> = None;
+        all.retain(|(_, mount)| {
+            let is_inside = outer.as_deref().is_some_and(|outer| mount.prefix.starts_with(outer));
+            if !is_inside {
+                outer = Some(mount.prefix.clone());
+            }
+            !is_inside
+        });
+        Ok(all)
+    }
+
+    /// The buckets in which a token of the caller opens anything, in order.
+    pub(super) fn buckets(&self) -> Vec<String> {
+        let names = self.session.tokens.iter().flat_map(|token| token.view.buckets());
+        let mut names: Vec<String> = names.map(str::to_owned).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Checks that the caller sees a bucket.
+    pub(super) fn sees_bucket(&self, bucket: &str) -> S3Result<()> {
+        if self.session.tokens.iter().any(|token| token.view.mounts_of(bucket).next().is_some()) {
+            return Ok(());
+        }
+        let why = self.session.refused.clone();
+        Err(refused(&why.unwrap_or_else(|| closed(bucket, "", Need::Read))))
+    }
+}
+
+impl fmt::Debug for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Caller({})", self.connection.peer.spiffe_id())
+    }
+}
+
+/// The refusal of what the tokens do not open.
+fn closed(bucket: &str, key: &str, need: Need) -> Refusal {
+    let to = match need {
+        Need::Read => "read",
+        Need::Write => "write",
+        Need::Delete => "delete",
+    };
+    let name = plain::value(&if key.is_empty() { bucket.to_owned() } else { format!("{bucket}/{key}") });
+    Refusal::new(Reason::TokenScope, format!("the lease does not allow to {to} `s3://{name}`"))
+        .fix("name the resource in the job file; `leasehold job show JOB` says what the job opens")
+}
+
+/// Checks that an access lasts.
+pub(super) fn live(access: &LiveAccess) -> S3Result<()> {
+    access.check().map_err(|refusal| refused(&refusal))
+}
+
+/// The error of a field that the gateway does not read.
+pub(super) fn without(is_present: bool, what: &str) -> Result<(), S3Error> {
+    if is_present { Err(super::refusal::not_implemented(what)) } else { Ok(()) }
+}

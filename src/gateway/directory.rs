@@ -1,0 +1,270 @@
+//! A directory of this machine as a store. Work on the disk runs on threads that may block, a bounded number at once.
+
+use std::{fs::File, io, os::fd::AsFd, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use nix::{errno::Errno, unistd::Whence, unistd::lseek};
+use s3s::dto;
+use tokio::sync::Semaphore;
+
+use super::{
+    conditions::Conditions,
+    directory_upload::{DirectoryParts, DirectoryUpload},
+    folder::{Missing, OpenFolder},
+    key::{STAGING, SubKey},
+    listing::ListQuery,
+    store::{Entries, LastLook, ObjectInfo, Reading, StoreError},
+    walk,
+};
+use crate::limits::{GATEWAY_CHUNK, GATEWAY_DISK_WORK_MAX};
+
+/// A directory, and the bound on work in it. A clone is a few pointers.
+#[derive(Clone, Debug)]
+pub(super) struct DirectoryStore {
+    root: Arc<PathBuf>,
+    work: Arc<Semaphore>,
+}
+
+impl DirectoryStore {
+    /// Makes a store of a directory. Does not open it.
+    pub(super) fn new(root: PathBuf) -> Self {
+        DirectoryStore { root: Arc::new(root), work: Arc::new(Semaphore::new(GATEWAY_DISK_WORK_MAX)) }
+    }
+
+    /// Runs work on a thread that may block, when it is its turn.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let _turn = self.work.acquire().await.map_err(io::Error::other)?;
+        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    }
+
+    /// Opens the folder of a location. Blocks.
+    pub(super) fn open_location(&self, folder: &str, missing: Missing) -> io::Result<OpenFolder> {
+        let mut open = OpenFolder::root(&self.root)?;
+        for name in folder.split('/').filter(|name| !name.is_empty()) {
+            open = open.enter_location(name, missing)?;
+        }
+        Ok(open)
+    }
+
+    /// Opens the folder that a key lies in, and returns the last name of the key. Blocks.
+    pub(super) fn open_parent<'a>(
+        &self,
+        folder: &str,
+        key: &'a SubKey,
+        missing: Missing,
+    ) -> io::Result<(OpenFolder, &'a str)> {
+        let mut open = self.open_location(folder, missing)?;
+        let (parents, name) = key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()));
+        for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
+            open = open.enter(parent, missing)?;
+        }
+        Ok((open, name))
+    }
+
+    /// Opens the staging folder. Blocks.
+    pub(super) fn open_staging(&self) -> io::Result<OpenFolder> {
+        OpenFolder::root(&self.root)?.enter(STAGING, Missing::IsMade)
+    }
+
+    pub(super) async fn head(&self, folder: &str, key: &SubKey) -> Result<ObjectInfo, StoreError> {
+        let (store, folder, key) = (self.clone(), folder.to_owned(), key.clone());
+        self.run(move || {
+            let (parent, name) = store.open_parent(&folder, &key, Missing::Fails).map_err(absent)?;
+            if key.is_folder() {
+                let marked = parent.enter(name, Missing::Fails).map_err(absent)?;
+                return Ok(marked.own_info()?);
+            }
+            parent.info(name).map_err(absent)
+        })
+        .await
+    }
+
+    pub(super) async fn read(
+        &self,
+        folder: &str,
+        key: &SubKey,
+        range: Option<dto::Range>,
+        conditions: &Conditions,
+    ) -> Result<Reading, StoreError> {
+        let (store, folder, key, conditions) =
+            (self.clone(), folder.to_owned(), key.clone(), conditions.clone());
+        let (file, info, range) = self
+            .run(move || {
+                let (parent, name) = store.open_parent(&folder, &key, Missing::Fails).map_err(absent)?;
+                if key.is_folder() {
+                    let marked = parent.enter(name, Missing::Fails).map_err(absent)?;
+                    let info = marked.own_info()?;
+                    conditions.check_read(&info)?;
+                    return Ok((None, info, 0..0));
+                }
+                let (file, info) = parent.file(name).map_err(absent)?;
+                conditions.check_read(&info)?;
+                let range = match range {
+                    None => 0..info.size,
+                    Some(range) => range.check(info.size).map_err(|_| StoreError::Range(info.size))?,
+                };
+                if range.start > 0 {
+                    let start = i64::try_from(range.start).map_err(|_| StoreError::Range(info.size))?;
+                    lseek(file.as_fd(), start, Whence::SeekSet).map_err(io::Error::from)?;
+                }
+                Ok((Some(file), info, range))
+            })
+            .await?;
+        let left = range.end.saturating_sub(range.start);
+        let chunks = match file {
+            None => stream::empty().boxed(),
+            Some(file) => self.clone().chunks(file, left),
+        };
+        Ok(Reading { info, range, chunks })
+    }
+
+    /// Streams the next bytes of a file.
+    fn chunks(self, file: File, left: u64) -> stream::BoxStream<'static, Result<Bytes, StoreError>> {
+        let state = (self, Arc::new(file), left);
+        stream::try_unfold(state, |(store, file, left)| async move {
+            if left == 0 {
+                return Ok(None);
+            }
+            let (reader, most) = (file.clone(), left.min(GATEWAY_CHUNK));
+            let chunk = store.run(move || read_chunk(&reader, most)).await?;
+            let left = left.saturating_sub(chunk.len() as u64);
+            Ok(Some((chunk, (store, file, left))))
+        })
+        .boxed()
+    }
+
+    pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
+        let (store, folder, query) = (self.clone(), folder.to_owned(), query.clone());
+        self.run(move || {
+            // A job that wrote nothing yet has no folder.
+            let open = match store.open_location(&folder, Missing::Fails).map_err(absent) {
+                Ok(open) => open,
+                Err(StoreError::NotFound) => return Ok(Entries { is_complete: true, ..Entries::default() }),
+                Err(error) => return Err(error),
+            };
+            walk::list(open, &query).map_err(|error| match errno(&error) {
+                Some(Errno::E2BIG) => StoreError::TooManyEntries,
+                _ => error.into(),
+            })
+        })
+        .await
+    }
+
+    pub(super) async fn begin(&self, folder: &str) -> Result<DirectoryUpload, StoreError> {
+        DirectoryUpload::begin(self.clone(), folder.to_owned()).await
+    }
+
+    pub(super) async fn begin_parts(&self, folder: &str) -> Result<DirectoryParts, StoreError> {
+        DirectoryParts::begin(self.clone(), folder.to_owned()).await
+    }
+
+    pub(super) async fn delete(
+        &self,
+        folder: &str,
+        key: &SubKey,
+        last_look: LastLook,
+    ) -> Result<(), StoreError> {
+        let (store, folder, key) = (self.clone(), folder.to_owned(), key.clone());
+        self.run(move || {
+            last_look().map_err(StoreError::Ended)?;
+            match store.delete_now(&folder, &key).map_err(absent) {
+                Err(StoreError::NotFound) => Ok(()),
+                deleted => deleted,
+            }
+        })
+        .await
+    }
+
+    /// Removes a file, and the folders above it that are empty then, up to that of the location.
+    fn delete_now(&self, folder: &str, key: &SubKey) -> io::Result<()> {
+        let (parent, name) = self.open_parent(folder, key, Missing::Fails)?;
+        if key.is_folder() {
+            return match parent.remove_folder(name) {
+                // Keys below a marked folder stay when its mark is removed.
+                Err(error) if matches!(errno(&error), Some(Errno::ENOTEMPTY | Errno::EEXIST)) => Ok(()),
+                removed => removed,
+            };
+        }
+        parent.remove_file(name)?;
+        let mut key = key.as_str();
+        while let Some((above, _)) = key.rsplit_once('/') {
+            let Ok(above_key) = SubKey::parse(above) else { break };
+            let Ok((parent, name)) = self.open_parent(folder, &above_key, Missing::Fails) else { break };
+            if parent.remove_folder(name).is_err() {
+                break;
+            }
+            key = above;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn make_folder(
+        &self,
+        folder: &str,
+        key: &SubKey,
+        last_look: LastLook,
+    ) -> Result<ObjectInfo, StoreError> {
+        let (store, folder, key) = (self.clone(), folder.to_owned(), key.clone());
+        self.run(move || {
+            last_look().map_err(StoreError::Ended)?;
+            let (parent, name) = store.open_parent(&folder, &key, Missing::IsMade).map_err(in_the_way)?;
+            Ok(parent.enter(name, Missing::IsMade).map_err(in_the_way)?.own_info()?)
+        })
+        .await
+    }
+
+    pub(super) async fn clear_staging(&self) -> Result<(), StoreError> {
+        let store = self.clone();
+        self.run(move || match OpenFolder::root(&store.root)?.enter(STAGING, Missing::Fails) {
+            Ok(staging) => Ok(staging.clear()?),
+            Err(error) => match absent(error) {
+                StoreError::NotFound => Ok(()),
+                error => Err(error),
+            },
+        })
+        .await
+    }
+}
+
+/// Reads the next bytes of a file into memory that is not cleared before.
+fn read_chunk(file: &File, most: u64) -> Result<Bytes, StoreError> {
+    use io::Read;
+    let mut chunk = Vec::with_capacity(usize::try_from(most).unwrap_or(usize::MAX));
+    let read = file.take(most).read_to_end(&mut chunk)?;
+    if read == 0 { Err(StoreError::Changed) } else { Ok(Bytes::from(chunk)) }
+}
+
+pub(super) fn errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw)
+}
+
+/// What a failed look-up means: links, devices and other file systems are not served, so they count as absent.
+pub(super) fn absent(error: io::Error) -> StoreError {
+    match errno(&error) {
+        Some(
+            Errno::ENOENT
+            | Errno::ENOTDIR
+            | Errno::ELOOP
+            | Errno::ENXIO
+            | Errno::EXDEV
+            | Errno::EISDIR
+            | Errno::ENAMETOOLONG,
+        ) => StoreError::NotFound,
+        _ => error.into(),
+    }
+}
+
+/// What a failed write means.
+pub(super) fn in_the_way(error: io::Error) -> StoreError {
+    match errno(&error) {
+        Some(Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => StoreError::ObjectInTheWay,
+        Some(Errno::EISDIR | Errno::ENOTEMPTY) => StoreError::FolderInTheWay,
+        Some(Errno::EEXIST) => StoreError::Precondition,
+        Some(Errno::ENOSPC | Errno::EDQUOT) => StoreError::Unavailable("the store is full".to_owned()),
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,258 @@
+//! Uploads into a directory: temporary files in the staging folder, which are moved to their names when they are complete.
+
+use std::{fs::File, io, io::Write, sync::Arc};
+
+use bytes::Bytes;
+use nix::errno::Errno;
+
+use super::{
+    conditions::Conditions,
+    directory::{DirectoryStore, absent, errno, in_the_way},
+    folder::{Existing, Missing, OpenFolder},
+    key::SubKey,
+    store::{LastLook, ObjectInfo, StoreError},
+    upload::StoredPart,
+};
+use crate::{limits::GATEWAY_CHUNK, secret::random_u128};
+
+/// A temporary file. It is removed if it is dropped before it is placed.
+#[derive(Debug)]
+pub(super) struct DirectoryUpload {
+    store: DirectoryStore,
+    folder: String,
+    temporary: Arc<TemporaryFile>,
+    /// Bytes that were received and are not written yet.
+    waiting: Vec<Bytes>,
+    waiting_bytes: u64,
+}
+
+/// A file in the staging folder.
+#[derive(Debug)]
+struct TemporaryFile {
+    staging: OpenFolder,
+    name: String,
+    file: File,
+}
+
+/// Nothing is done if it has been moved.
+impl Drop for TemporaryFile {
+    fn drop(&mut self) {
+        if let Err(error) = self.staging.remove_file(&self.name)
+            && errno(&error) != Some(Errno::ENOENT)
+        {
+            tracing::error!(%error, "an unfinished upload could not be removed");
+        }
+    }
+}
+
+impl TemporaryFile {
+    fn create(staging: OpenFolder) -> Result<Self, StoreError> {
+        let name = format!("{:032x}", random_u128().map_err(io::Error::other)?);
+        let file = staging.create(&name).map_err(in_the_way)?;
+        Ok(TemporaryFile { staging, name, file })
+    }
+
+    fn write(&self, waiting: Vec<Bytes>) -> Result<(), StoreError> {
+        let mut file = &self.file;
+        for bytes in waiting {
+            file.write_all(&bytes).map_err(in_the_way)?;
+        }
+        Ok(())
+    }
+}
+
+impl DirectoryUpload {
+    pub(super) async fn begin(store: DirectoryStore, folder: String) -> Result<Self, StoreError> {
+        let (opener, staged) = (store.clone(), store.clone());
+        let temporary =
+            opener.run(move || TemporaryFile::create(staged.open_staging().map_err(in_the_way)?)).await?;
+        Ok(DirectoryUpload {
+            store,
+            folder,
+            temporary: Arc::new(temporary),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        })
+    }
+
+    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.waiting_bytes = self.waiting_bytes.saturating_add(bytes.len() as u64);
+        self.waiting.push(bytes);
+        if self.waiting_bytes >= GATEWAY_CHUNK { self.flush().await } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), StoreError> {
+        let (temporary, waiting) = (self.temporary.clone(), std::mem::take(&mut self.waiting));
+        self.waiting_bytes = 0;
+        self.store.run(move || temporary.write(waiting)).await
+    }
+
+    pub(super) async fn place(
+        mut self,
+        key: &SubKey,
+        conditions: &Conditions,
+        last_look: LastLook,
+    ) -> Result<ObjectInfo, StoreError> {
+        self.flush().await?;
+        let (key, conditions) = (key.clone(), conditions.clone());
+        let DirectoryUpload { store, folder, temporary, .. } = self;
+        store
+            .clone()
+            .run(move || {
+                temporary.file.sync_all()?;
+                let target = Target { store: &store, folder: &folder, key: &key, conditions: &conditions };
+                target.move_in(&temporary.staging, &temporary.name, &last_look)
+            })
+            .await
+    }
+}
+
+/// The name that an upload gets.
+struct Target<'a> {
+    store: &'a DirectoryStore,
+    folder: &'a str,
+    key: &'a SubKey,
+    conditions: &'a Conditions,
+}
+
+impl Target<'_> {
+    /// Moves a complete file to its name. Blocks.
+    fn move_in(&self, from: &OpenFolder, name: &str, last_look: &LastLook) -> Result<ObjectInfo, StoreError> {
+        let (parent, last) =
+            self.store.open_parent(self.folder, self.key, Missing::IsMade).map_err(in_the_way)?;
+        let present = match parent.info(last).map_err(absent) {
+            Ok(info) => Some(info),
+            Err(StoreError::NotFound) => None,
+            Err(error) => return Err(error),
+        };
+        self.conditions.check_write(present.as_ref())?;
+        last_look().map_err(StoreError::Ended)?;
+        let existing = if self.conditions.must_be_new() { Existing::Fails } else { Existing::IsReplaced };
+        from.move_file(name, &parent, last, existing).map_err(in_the_way)?;
+        parent.info(last).map_err(absent)
+    }
+}
+
+/// A folder of parts in the staging folder.
+#[derive(Debug)]
+pub(super) struct DirectoryParts {
+    store: DirectoryStore,
+    folder: String,
+    name: String,
+}
+
+impl DirectoryParts {
+    pub(super) async fn begin(store: DirectoryStore, folder: String) -> Result<Self, StoreError> {
+        let name = format!("parts-{:032x}", random_u128().map_err(io::Error::other)?);
+        let parts = DirectoryParts { store, folder, name };
+        let (store, name) = (parts.store.clone(), parts.name.clone());
+        let maker = parts.store.clone();
+        maker
+            .run(move || {
+                let staging = store.open_staging().map_err(in_the_way)?;
+                staging.enter(&name, Missing::IsMade).map(drop).map_err(in_the_way)
+            })
+            .await?;
+        Ok(parts)
+    }
+
+    fn open(store: &DirectoryStore, name: &str) -> io::Result<OpenFolder> {
+        store.open_staging()?.enter(name, Missing::Fails)
+    }
+
+    pub(super) async fn begin_part(&self) -> Result<DirectoryUpload, StoreError> {
+        let (store, name) = (self.store.clone(), self.name.clone());
+        let temporary =
+            self.store.run(move || TemporaryFile::create(Self::open(&store, &name).map_err(absent)?)).await?;
+        Ok(DirectoryUpload {
+            store: self.store.clone(),
+            folder: self.folder.clone(),
+            temporary: Arc::new(temporary),
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        })
+    }
+
+    pub(super) async fn store_part(
+        &self,
+        number: u16,
+        mut upload: DirectoryUpload,
+    ) -> Result<StoredPart, StoreError> {
+        upload.flush().await?;
+        let temporary = upload.temporary;
+        self.store
+            .run(move || {
+                let (staging, name) = (&temporary.staging, part_name(number));
+                staging
+                    .move_file(&temporary.name, staging, &name, Existing::IsReplaced)
+                    .map_err(in_the_way)?;
+                let info = staging.info(&name)?;
+                Ok(StoredPart { size: info.size, e_tag: info.e_tag })
+            })
+            .await
+    }
+
+    pub(super) async fn complete(
+        &self,
+        key: &SubKey,
+        wanted: &[(u16, u64)],
+        conditions: &Conditions,
+        last_look: LastLook,
+    ) -> Result<ObjectInfo, StoreError> {
+        let (store, folder, name) = (self.store.clone(), self.folder.clone(), self.name.clone());
+        let (key, conditions, wanted) = (key.clone(), conditions.clone(), wanted.to_vec());
+        self.store
+            .run(move || {
+                let parts = Self::open(&store, &name).map_err(absent)?;
+                let Some((first, others)) = wanted.split_first() else { return Err(StoreError::NotFound) };
+                join(&parts, *first, others, &last_look)?;
+                let target = Target { store: &store, folder: &folder, key: &key, conditions: &conditions };
+                target.move_in(&parts, &part_name(first.0), &last_look)
+            })
+            .await
+    }
+
+    pub(super) async fn remove(&self) -> Result<(), StoreError> {
+        let (store, name) = (self.store.clone(), self.name.clone());
+        self.store
+            .run(move || {
+                let staging = store.open_staging()?;
+                match staging.enter(&name, Missing::Fails).map_err(absent) {
+                    Ok(parts) => parts.clear()?,
+                    Err(StoreError::NotFound) => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+                Ok(staging.remove_folder(&name)?)
+            })
+            .await
+    }
+}
+
+fn part_name(number: u16) -> String {
+    format!("{number:05}")
+}
+
+/// Appends the other parts to the first, each given with its size. The kernel copies the bytes. May be done again after it
+/// failed. Blocks.
+fn join(
+    parts: &OpenFolder,
+    (first, size): (u16, u64),
+    others: &[(u16, u64)],
+    last_look: &LastLook,
+) -> Result<(), StoreError> {
+    use io::Seek;
+    let mut whole = parts.reopen(&part_name(first)).map_err(absent)?;
+    if whole.metadata()?.len() < size {
+        return Err(StoreError::Changed);
+    }
+    whole.set_len(size)?;
+    whole.seek(io::SeekFrom::End(0))?;
+    for (number, size) in others {
+        last_look().map_err(StoreError::Ended)?;
+        let (mut part, _) = parts.file(&part_name(*number)).map_err(absent)?;
+        if io::copy(&mut part, &mut whole).map_err(in_the_way)? != *size {
+            return Err(StoreError::Changed);
+        }
+    }
+    Ok(whole.sync_all()?)
+}

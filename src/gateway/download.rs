@@ -1,0 +1,113 @@
+//! The body of a download, which is cut when its access ends.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream};
+use s3s::{
+    StdError,
+    stream::{ByteStream, RemainingLength},
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{
+    caller::Caller,
+    live_access::LiveAccess,
+    store::StoreError,
+    usage::{Direction, Transfer},
+};
+use crate::{limits::GATEWAY_CUT_GRACE, link::Share, reason::Refusal};
+
+/// Sends chunks. Checks the access before each, and waits for its end beside the store.
+///
+/// If the client stops reading, this body is not polled any more. So a separate task cuts the connection then.
+pub(super) struct Download {
+    /// Only this body uses them. The mutexes make it `Sync`, which s3s asks for.
+    chunks: Mutex<BoxStream<'static, Result<Bytes, StoreError>>>,
+    ended: Mutex<BoxFuture<'static, Refusal>>,
+    left: u64,
+    access: LiveAccess,
+    transfer: Transfer,
+    _room: Arc<Share>,
+    _over: DropGuard,
+}
+
+impl Download {
+    /// Makes a body of `bytes` bytes.
+    pub(super) fn new(
+        chunks: BoxStream<'static, Result<Bytes, StoreError>>,
+        bytes: u64,
+        access: LiveAccess,
+        caller: &Caller,
+    ) -> Self {
+        let over = CancellationToken::new();
+        let (ended, done) = (access.ended(), over.clone());
+        let (clock, connection) = (caller.sessions.clock().clone(), caller.connection.clone());
+        tokio::spawn(async move {
+            let last_resort = async {
+                ended.await;
+                clock.sleep(GATEWAY_CUT_GRACE).await;
+            };
+            tokio::select! {
+                () = done.cancelled() => {}
+                () = last_resort => connection.cut(),
+            }
+        });
+        Download {
+            chunks: Mutex::new(chunks),
+            ended: Mutex::new(access.ended().boxed()),
+            left: bytes,
+            transfer: Transfer::begin(Direction::Read, &access),
+            access,
+            _room: caller.room.clone(),
+            _over: over.drop_guard(),
+        }
+    }
+}
+
+impl Stream for Download {
+    type Item = Result<Bytes, StdError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.left == 0 {
+            return Poll::Ready(None);
+        }
+        let ended = this.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Poll::Ready(refusal) = ended.poll_unpin(cx) {
+            *ended = futures_util::future::ready(refusal.clone()).boxed();
+            this.transfer.cut(&refusal);
+            return Poll::Ready(Some(Err(refusal.into())));
+        }
+        let chunks = this.chunks.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let chunk = match ready!(chunks.poll_next_unpin(cx)) {
+            Some(Ok(chunk)) => chunk,
+            Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+            None => return Poll::Ready(Some(Err(StoreError::Changed.into()))),
+        };
+        if let Err(refusal) = this.access.check() {
+            this.transfer.cut(&refusal);
+            return Poll::Ready(Some(Err(refusal.into())));
+        }
+        let bytes = chunk.len() as u64;
+        if bytes > this.left {
+            return Poll::Ready(Some(Err(StoreError::Changed.into())));
+        }
+        this.left = this.left.saturating_sub(bytes);
+        this.transfer.add(bytes);
+        if this.left == 0 {
+            this.transfer.finish();
+        }
+        Poll::Ready(Some(Ok(chunk)))
+    }
+}
+
+impl ByteStream for Download {
+    fn remaining_length(&self) -> RemainingLength {
+        RemainingLength::new_exact(usize::try_from(self.left).unwrap_or(usize::MAX))
+    }
+}

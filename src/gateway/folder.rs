@@ -1,0 +1,221 @@
+//! A folder on disk, opened name by name. No name may be a link, so no one can redirect a path between a check and its use.
+//! Every call blocks.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use nix::{
+    dir::{Dir, Type},
+    errno::Errno,
+    fcntl::{AtFlags, OFlag, open, openat, renameat},
+    libc,
+    sys::stat::{FileStat, Mode, SFlag, fstat, fstatat, mkdirat},
+    unistd::{LinkatFlags, UnlinkatFlags, linkat, unlinkat},
+};
+
+use super::{key::STAGING, store::ObjectInfo};
+use crate::limits::GATEWAY_FOLDER_ENTRIES_MAX;
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+
+/// An open folder. Everything below it must lie on its file system.
+#[derive(Debug)]
+pub(super) struct OpenFolder {
+    fd: OwnedFd,
+    device: libc::dev_t,
+}
+
+/// A name in a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FolderItem {
+    /// A folder's name ends in a slash, so that names sort as the keys below them do.
+    pub(super) name: String,
+}
+
+/// What to do if a folder on the way is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    Fails,
+    IsMade,
+}
+
+/// What to do if an object exists already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existing {
+    IsReplaced,
+    Fails,
+}
+
+impl OpenFolder {
+    /// Opens the root of a store. Its path is the operator's, and may contain links.
+    pub(super) fn root(path: &Path) -> io::Result<Self> {
+        Self::of(open(path, DIRECTORY, Mode::empty())?)
+    }
+
+    fn of(fd: OwnedFd) -> io::Result<Self> {
+        let device = fstat(&fd)?.st_dev;
+        Ok(OpenFolder { fd, device })
+    }
+
+    /// Opens a folder of a location. It may be on another file system, because the catalog names it.
+    pub(super) fn enter_location(&self, name: &str, missing: Missing) -> io::Result<Self> {
+        self.make_if(name, missing)?;
+        Self::of(openat(&self.fd, name, DIRECTORY | OFlag::O_NOFOLLOW, Mode::empty())?)
+    }
+
+    /// Opens a folder that a key names. It must be on this file system.
+    pub(super) fn enter(&self, name: &str, missing: Missing) -> io::Result<Self> {
+        let inner = self.enter_location(name, missing)?;
+        if inner.device == self.device { Ok(inner) } else { Err(Errno::EXDEV.into()) }
+    }
+
+    fn make_if(&self, name: &str, missing: Missing) -> io::Result<()> {
+        if missing == Missing::Fails {
+            return Ok(());
+        }
+        match mkdirat(&self.fd, name, Mode::S_IRWXU | Mode::S_IRGRP | Mode::S_IXGRP) {
+            Ok(()) | Err(Errno::EEXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens a file to read it. Does not wait for the writer of a pipe.
+    pub(super) fn file(&self, name: &str) -> io::Result<(File, ObjectInfo)> {
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let fd = openat(&self.fd, name, flags, Mode::empty())?;
+        let seen = fstat(&fd)?;
+        if kind(&seen) != SFlag::S_IFREG || seen.st_dev != self.device {
+            return Err(Errno::ENOENT.into());
+        }
+        Ok((fd.into(), info(&seen)))
+    }
+
+    /// Describes a file.
+    pub(super) fn info(&self, name: &str) -> io::Result<ObjectInfo> {
+        let seen = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+        if kind(&seen) != SFlag::S_IFREG || seen.st_dev != self.device {
+            return Err(Errno::ENOENT.into());
+        }
+        Ok(info(&seen))
+    }
+
+    /// Describes this folder as the empty object that marks it.
+    pub(super) fn own_info(&self) -> io::Result<ObjectInfo> {
+        let seen = fstat(&self.fd)?;
+        Ok(ObjectInfo { size: 0, ..info(&seen) })
+    }
+
+    /// Lists files and folders, in the order of the keys that they stand for. Leaves out links, devices and names that no key
+    /// can have.
+    pub(super) fn items(&self) -> io::Result<Vec<FolderItem>> {
+        let mut open = Dir::from_fd(openat(&self.fd, ".", DIRECTORY, Mode::empty())?)?;
+        let mut items = Vec::new();
+        for entry in open.iter() {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if matches!(name, "." | ".." | STAGING) {
+                continue;
+            }
+            let is_folder = match entry.file_type().or_else(|| self.kind_of(name)) {
+                Some(Type::File) => false,
+                Some(Type::Directory) => true,
+                _ => continue,
+            };
+            if items.len() >= GATEWAY_FOLDER_ENTRIES_MAX {
+                return Err(Errno::E2BIG.into());
+            }
+            items.push(FolderItem { name: if is_folder { format!("{name}/") } else { name.to_owned() } });
+        }
+        items.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(items)
+    }
+
+    /// The kind of a name, for file systems whose listings do not say it.
+    fn kind_of(&self, name: &str) -> Option<Type> {
+        let seen = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
+        match kind(&seen) {
+            SFlag::S_IFREG => Some(Type::File),
+            SFlag::S_IFDIR => Some(Type::Directory),
+            _ => None,
+        }
+    }
+
+    /// Creates a file that does not exist.
+    pub(super) fn create(&self, name: &str) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP)?.into())
+    }
+
+    /// Opens a file that this gateway created, to read it and to append to it.
+    pub(super) fn reopen(&self, name: &str) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        Ok(openat(&self.fd, name, flags, Mode::empty())?.into())
+    }
+
+    /// Moves a file into another folder. When this returns, its name is on disk; its bytes must be before.
+    pub(super) fn move_file(
+        &self,
+        name: &str,
+        to: &OpenFolder,
+        new: &str,
+        existing: Existing,
+    ) -> io::Result<()> {
+        match existing {
+            Existing::IsReplaced => renameat(&self.fd, name, &to.fd, new)?,
+            Existing::Fails => {
+                // A second name is only made if there is none yet, on every file system.
+                linkat(&self.fd, name, &to.fd, new, LinkatFlags::empty())?;
+                unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?;
+            }
+        }
+        Ok(nix::unistd::fsync(&to.fd)?)
+    }
+
+    /// Removes a file.
+    pub(super) fn remove_file(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?)
+    }
+
+    /// Removes an empty folder.
+    pub(super) fn remove_folder(&self, name: &str) -> io::Result<()> {
+        Ok(unlinkat(&self.fd, name, UnlinkatFlags::RemoveDir)?)
+    }
+
+    /// Removes everything in this folder. Follows no link.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        let mut open = Dir::from_fd(openat(self.fd.as_fd(), ".", DIRECTORY, Mode::empty())?)?;
+        for entry in open.iter() {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            if self.remove_file(name).is_err() {
+                let inner = self.enter(name, Missing::Fails)?;
+                inner.clear()?;
+                self.remove_folder(name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn kind(seen: &FileStat) -> SFlag {
+    SFlag::from_bits_truncate(seen.st_mode) & SFlag::S_IFMT
+}
+
+/// Describes a file. Its tag changes with each version: a new version is another file, or has another time or length.
+fn info(seen: &FileStat) -> ObjectInfo {
+    let size = u64::try_from(seen.st_size).unwrap_or(0);
+    let seconds = u64::try_from(seen.st_mtime).unwrap_or(0);
+    let nanos = u32::try_from(seen.st_mtime_nsec).unwrap_or(0);
+    let modified = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).unwrap_or(SystemTime::UNIX_EPOCH);
+    // The dashes show clients that this is not the MD5 of the bytes.
+    let e_tag = format!("{seconds:x}{nanos:08x}-{size:x}-{:x}", seen.st_ino);
+    ObjectInfo { size, e_tag, modified }
+}

@@ -1,0 +1,204 @@
+//! The front: takes what the wrapper added out of a request, checks the tokens and the peer, and hands the client's own request
+//! to the S3 protocol.
+
+use std::{convert::Infallible, sync::Arc};
+
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use s3s::{Body, S3Error, S3ErrorCode, S3Result, auth::SecretKey, service::S3Service};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    caller::Caller,
+    open_uploads::OpenUploads,
+    refusal::{failed, not_implemented, refused},
+    service::{SIGNED_WITH, service},
+    session::{CatalogReader, Sessions},
+    stores::Stores,
+};
+use crate::{
+    clock::Clock,
+    identity::IdentitySource,
+    limits::{
+        GATEWAY_HEADER_BYTES_MAX, GATEWAY_REQUESTS_MAX, GATEWAY_REQUESTS_PER_PEER_MAX,
+        GATEWAY_TOKENS_PER_REQUEST_MAX,
+    },
+    link::{Acceptor, Connection, HandshakeObserver, Protocol, ServeOptions, Shares, serve},
+    reason::{Reason, Refusal},
+    verify::Verifier,
+};
+
+/// A member's access token for this audience: one header for each half.
+const TOKEN: &str = "x-leasehold-token";
+/// The secret of the key that the wrapper gave to the client.
+const SECRET_KEY: &str = "x-leasehold-secret-key";
+/// Presents newer tokens for transfers that are under way. No bucket can have this name.
+const RENEW_PATH: &str = "/.leasehold/renew";
+
+/// An S3 server that opens what a lease opens. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway {
+    sessions: Sessions,
+    uploads: Arc<OpenUploads>,
+    s3: S3Service,
+    room: Arc<Shares>,
+    stores: Arc<Stores>,
+}
+
+impl Gateway {
+    /// Makes a gateway that asks the verifier about tokens, and looks up resources in the catalog.
+    pub fn new(verifier: Verifier, catalog: CatalogReader, stores: Stores, clock: Arc<dyn Clock>) -> Self {
+        let (stores, uploads) = (Arc::new(stores), Arc::new(OpenUploads::default()));
+        Gateway {
+            sessions: Sessions::new(verifier, catalog, stores.clone(), clock),
+            s3: service(uploads.clone()),
+            uploads,
+            room: Shares::new(GATEWAY_REQUESTS_MAX, GATEWAY_REQUESTS_PER_PEER_MAX),
+            stores,
+        }
+    }
+
+    /// Serves until the shutdown. First removes what an earlier gateway left unfinished: a store has one gateway at a time.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        source: Arc<dyn IdentitySource>,
+        observer: HandshakeObserver,
+        shutdown: CancellationToken,
+    ) {
+        for store in self.stores.iter() {
+            if let Err(error) = store.clear_staging().await {
+                tracing::warn!(%error, "unfinished uploads of an earlier gateway could not be removed");
+            }
+        }
+        let clock = self.sessions.clock().clone();
+        let (uploads, watched, over) = (self.uploads.clone(), clock.clone(), shutdown.clone());
+        let watch = tokio::spawn(async move { uploads.watch(watched, over).await });
+        let acceptor = Acceptor::new(source, clock, Protocol::Http);
+        let gateway = Arc::new(self);
+        let service = tower::service_fn(move |request| {
+            let gateway = gateway.clone();
+            async move { Ok::<_, Infallible>(gateway.answer(request).await) }
+        });
+        let options =
+            ServeOptions { header_bytes_max: GATEWAY_HEADER_BYTES_MAX, observer, ..ServeOptions::default() };
+        serve(listener, acceptor, service, options, shutdown).await;
+        if let Err(error) = watch.await {
+            tracing::error!(%error, "the watch over uploads did not end normally");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.handle(request).await {
+            Ok(response) => response,
+            Err(error) => error_response(error),
+        }
+    }
+
+    async fn handle(&self, request: Request<Incoming>) -> S3Result<Response<Body>> {
+        let mut request = request.map(Body::from);
+        let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
+            refused(&Refusal::new(Reason::NoClientCertificate, "the connection has no client certificate"))
+        })?;
+        let added = Added::take(request.headers_mut())?;
+        check_form(&request)?;
+        let peer = &connection.peer;
+        let share = self.room.take(peer.spiffe_id(), 1).map_err(|_| {
+            let text = "too many requests are under way: try again";
+            refused(&Refusal::new(Reason::Overloaded, text))
+        })?;
+        let tokens: Vec<&str> = added.tokens.iter().map(String::as_str).collect();
+        let session = self.sessions.open(&tokens, peer).await.map_err(|refusal| refused(&refusal))?;
+        if request.uri().path() == RENEW_PATH {
+            return Ok(renewed(request.method(), session.refused.as_ref()));
+        }
+        let caller = Caller { session, sessions: self.sessions.clone(), connection, room: Arc::new(share) };
+        request.extensions_mut().insert(caller);
+        let served = SIGNED_WITH.scope(added.secret, self.s3.call(request)).await;
+        served.map_err(|error| {
+            tracing::error!(?error, "a request could not be served");
+            failed(S3ErrorCode::InternalError, "the request could not be served")
+        })
+    }
+}
+
+/// The answer to newer tokens: all of them are accepted, or why one is not.
+fn renewed(method: &Method, refusal: Option<&Refusal>) -> Response<Body> {
+    match refusal {
+        _ if method != Method::POST => {
+            error_response(failed(S3ErrorCode::MethodNotAllowed, "post newer tokens here"))
+        }
+        Some(refusal) => error_response(refused(refusal)),
+        None => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::NO_CONTENT;
+            response
+        }
+    }
+}
+
+/// What the wrapper added to the client's request.
+struct Added {
+    tokens: Vec<String>,
+    secret: SecretKey,
+}
+
+impl Added {
+    /// Takes it out: the S3 protocol, its log and its errors never see it.
+    fn take(headers: &mut HeaderMap) -> S3Result<Self> {
+        let read = |name: &str| -> Vec<String> {
+            headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
+        };
+        let (tokens, mut secrets) = (read(TOKEN), read(SECRET_KEY));
+        headers.remove(TOKEN);
+        headers.remove(SECRET_KEY);
+        if tokens.is_empty() || tokens.len() > GATEWAY_TOKENS_PER_REQUEST_MAX {
+            return Err(refused(
+                &Refusal::new(Reason::TokenMalformed, "the request has no token of a lease, or too many")
+                    .fix("send it to the endpoint that `leasehold run` or `leasehold agent` gives to the command"),
+            ));
+        }
+        let secret = match (secrets.pop(), secrets.is_empty()) {
+            (Some(secret), true) if !secret.is_empty() => SecretKey::from(secret),
+            _ => {
+                return Err(failed(
+                    S3ErrorCode::InvalidAccessKeyId,
+                    "the request has no key of a wrapper, or several",
+                ));
+            }
+        };
+        Ok(Added { tokens, secret })
+    }
+}
+
+/// Refuses, by name, the ways to sign that the gateway does not have. s3s would accept them.
+fn check_form<B>(request: &Request<B>) -> S3Result<()> {
+    let query = request.uri().query().unwrap_or_default();
+    let has_parameter = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+    let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let is_v2 = authorization.is_some_and(|value| value.starts_with(b"AWS "))
+        || has_parameter("AWSAccessKeyId")
+        || has_parameter("Signature");
+    if is_v2 {
+        let text = "AWS Signature Version 2 is not accepted: sign with Version 4 (signature_version = s3v4)";
+        return Err(failed(S3ErrorCode::InvalidRequest, text));
+    }
+    let kind = request.headers().get(header::CONTENT_TYPE).map(|value| value.as_bytes().to_ascii_lowercase());
+    if request.method() == Method::POST && kind.is_some_and(|kind| kind.starts_with(b"multipart/form-data")) {
+        return Err(not_implemented("uploads by HTML forms (PostObject)"));
+    }
+    Ok(())
+}
+
+fn error_response(error: S3Error) -> Response<Body> {
+    error.to_http_response().unwrap_or_else(|_| {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        response
+    })
+}
+
+#[cfg(test)]
+#[path = "front_tests.rs"]
+mod tests;

@@ -1,0 +1,190 @@
+//! One page of a listing: which keys and common prefixes it has, without any I/O.
+
+use std::collections::BTreeSet;
+
+/// The question of a client.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct ListQuery {
+    pub(super) prefix: String,
+    /// Never empty: an empty delimiter of a request is none.
+    pub(super) delimiter: Option<String>,
+    /// Only keys after this one are listed. If it is a common prefix of an earlier page, nothing below it is listed.
+    pub(super) after: String,
+    pub(super) max: usize,
+}
+
+/// A page under construction. Keys arrive in ascending order of their bytes.
+#[derive(Debug)]
+pub(super) struct ListPage<T> {
+    query: ListQuery,
+    pub(super) objects: Vec<(String, T)>,
+    pub(super) prefixes: BTreeSet<String>,
+    /// The last key or common prefix of the page.
+    last: Option<String>,
+    /// Whether there is more after it.
+    pub(super) is_truncated: bool,
+}
+
+/// What became of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is on the page, or it is before the page.
+    Continue,
+    /// It is below this common prefix, and so are all keys that begin with it.
+    SkipBelow(String),
+    /// The page was full before it.
+    Full,
+}
+
+impl<T> ListPage<T> {
+    pub(super) fn new(query: ListQuery) -> Self {
+        ListPage { query, objects: Vec::new(), prefixes: BTreeSet::new(), last: None, is_truncated: false }
+    }
+
+    pub(super) fn query(&self) -> &ListQuery {
+        &self.query
+    }
+
+    /// The number of keys and common prefixes on the page.
+    pub(super) fn len(&self) -> usize {
+        self.objects.len().saturating_add(self.prefixes.len())
+    }
+
+    /// Where the next page begins, if there is one.
+    pub(super) fn next_after(&self) -> Option<&str> {
+        self.is_truncated.then_some(self.last.as_deref()).flatten()
+    }
+
+    /// The common prefix that a key is counted under.
+    pub(super) fn common_prefix(&self, key: &str) -> Option<String> {
+        let delimiter = self.query.delimiter.as_deref()?;
+        let rest = key.strip_prefix(self.query.prefix.as_str())?;
+        let end = rest.find(delimiter)?.checked_add(delimiter.len())?;
+        Some(format!("{}{}", self.query.prefix, rest.get(..end)?))
+    }
+
+    /// Adds a key, or the common prefix that it is counted under.
+    pub(super) fn add(&mut self, key: String, value: T) -> Taken {
+        if !key.starts_with(&self.query.prefix) {
+            return Taken::Continue;
+        }
+        if let Some(prefix) = self.common_prefix(&key) {
+            return self.add_prefix(prefix);
+        }
+        if key.as_str() <= self.query.after.as_str() {
+            return Taken::Continue;
+        }
+        if self.is_full() {
+            return Taken::Full;
+        }
+        self.last = Some(key.clone());
+        self.objects.push((key, value));
+        Taken::Continue
+    }
+
+    /// Adds a common prefix that some key has.
+    pub(super) fn add_prefix(&mut self, prefix: String) -> Taken {
+        // A page that ended with this prefix continues after all of its keys.
+        let is_before = self.query.after.starts_with(&prefix) || prefix.as_str() <= self.query.after.as_str();
+        if is_before || self.prefixes.contains(&prefix) {
+            return Taken::SkipBelow(prefix);
+        }
+        if self.is_full() {
+            return Taken::Full;
+        }
+        self.last = Some(prefix.clone());
+        self.prefixes.insert(prefix.clone());
+        Taken::SkipBelow(prefix)
+    }
+
+    /// Whether nothing more fits. Notes that there is more.
+    fn is_full(&mut self) -> bool {
+        let is_full = self.len() >= self.query.max;
+        self.is_truncated |= is_full;
+        is_full
+    }
+}
+
+/// Percent-encodes a key as `encoding-type=url` asks: everything but letters, digits and `-._~/`.
+pub(super) fn url_encoded(text: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
+                out.push(char::from(byte));
+            }
+            _ => drop(write!(out, "%{byte:02X}")),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: [&str; 7] = ["a-b", "a/1", "a/2", "a0", "b/c/1", "b/d", "c"];
+
+    /// All pages of a listing, each as one line.
+    fn pages(prefix: &str, delimiter: Option<&str>, max: usize) -> Vec<String> {
+        let (mut out, mut after) = (Vec::new(), String::new());
+        loop {
+            let mut page = ListPage::new(ListQuery {
+                prefix: prefix.to_owned(),
+                delimiter: delimiter.map(str::to_owned),
+                after: after.clone(),
+                max,
+            });
+            for key in KEYS {
+                if page.add(key.to_owned(), ()) == Taken::Full {
+                    break;
+                }
+            }
+            let mut names: Vec<&str> = page.objects.iter().map(|(key, ())| key.as_str()).collect();
+            names.extend(page.prefixes.iter().map(String::as_str));
+            names.sort_unstable();
+            out.push(names.join(" "));
+            match page.next_after() {
+                Some(next) => after = next.to_owned(),
+                None => return out,
+            }
+        }
+    }
+
+    // The pages of a listing together name each key or common prefix once, whatever the page's size.
+    #[test]
+    fn pages_name_everything_once_and_in_order() {
+        assert_eq!(pages("", None, 1_000), ["a-b a/1 a/2 a0 b/c/1 b/d c"]);
+        assert_eq!(pages("", Some("/"), 1_000), ["a-b a/ a0 b/ c"]);
+        assert_eq!(pages("b/", Some("/"), 1_000), ["b/c/ b/d"]);
+        assert_eq!(pages("a", Some("/"), 1_000), ["a-b a/ a0"]);
+        assert_eq!(pages("x", Some("/"), 1_000), [""]);
+        for max in 1..=8 {
+            for (prefix, delimiter) in
+                [("", None), ("", Some("/")), ("b/", Some("/")), ("a", None), ("", Some("-"))]
+            {
+                let whole = pages(prefix, delimiter, 1_000).join(" ");
+                assert_eq!(pages(prefix, delimiter, max).join(" "), whole, "{prefix} {delimiter:?} {max}");
+            }
+        }
+    }
+
+    // A key that begins with the delimiter's prefix only in part is not counted under it.
+    #[test]
+    fn a_page_that_starts_inside_a_prefix_goes_on_after_it() {
+        let query =
+            ListQuery { delimiter: Some("/".into()), after: "a/".into(), max: 10, ..ListQuery::default() };
+        let mut page = ListPage::new(query);
+        for key in KEYS {
+            page.add(key.to_owned(), ());
+        }
+        assert_eq!(page.objects.iter().map(|o| o.0.as_str()).collect::<Vec<_>>(), ["a0", "c"]);
+        assert_eq!(page.prefixes.iter().collect::<Vec<_>>(), ["b/"]);
+    }
+
+    #[test]
+    fn keys_are_encoded_for_xml() {
+        assert_eq!(url_encoded("a b/ü%\u{1}.txt"), "a%20b/%C3%BC%25%01.txt");
+    }
+}

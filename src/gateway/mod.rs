@@ -1,0 +1,67 @@
+//! The S3 gateway: unmodified programs read and write through their lease, and a revocation cuts them in the middle.
+//!
+//! A request comes over mutual TLS from the wrapper of a member, with the member's tokens. The gateway asks only
+//! [`verify`](crate::verify) about them, and never issues or renews anything. It takes S3's protocol from s3s, authorizes the literal
+//! bytes of each key, and checks the access before each chunk. `docs/gateway.md` explains it to operators.
+//!
+//! Background tasks: the accept loop of [`link`](crate::link), the watch over unfinished uploads (ends with the gateway), and
+//! one task for each download, which cuts a client that stopped reading (ends with the download).
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `front` | [`Gateway`]: takes the tokens out of a request, and hands the client's own request on |
+//! | `settings` | [`GatewaySettings`]: the section `[gateway]` |
+//! | `session` | sessions: each token is checked once, and kept |
+//! | `caller` | the caller of a request, and what it may open |
+//! | `live_access` | an access that goes on with newer tokens of its lease |
+//! | `view` | buckets and prefixes that a token opens |
+//! | `key` | the key of an object below a leased prefix |
+//! | `operation` | the table of operations |
+//! | `service` | the operations, as s3s calls them |
+//! | `read` `list` `write` `multipart` | the operations |
+//! | `listing` | one page of a listing, without I/O |
+//! | `conditions` | If-Match and the others |
+//! | `download` | the body of a download |
+//! | `receive` | the body of an upload |
+//! | `checksum` | the checksums that clients send |
+//! | `open_uploads` | uploads in parts that are under way |
+//! | `usage` | what was read and written |
+//! | `refusal` | what a refusal looks like to an S3 client |
+//! | `stores` `store` | the stores, and what each can do |
+//! | `upload` | bytes that are not visible yet |
+//! | `directory` `directory_upload` `folder` `walk` | a directory of this machine as a store |
+
+mod caller;
+mod checksum;
+mod conditions;
+mod directory;
+mod directory_upload;
+mod download;
+mod folder;
+mod front;
+mod key;
+mod list;
+mod listing;
+mod live_access;
+mod multipart;
+mod open_uploads;
+mod operation;
+mod read;
+mod receive;
+mod refusal;
+mod service;
+mod session;
+mod settings;
+mod store;
+mod stores;
+#[cfg(test)]
+mod testing;
+mod upload;
+mod usage;
+mod view;
+mod walk;
+mod write;
+
+pub use front::Gateway;
+pub use session::CatalogReader;
+pub use settings::{GatewaySettings, KeptIn};

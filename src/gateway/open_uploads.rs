@@ -1,0 +1,252 @@
+//! The uploads in parts that are under way.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use s3s::{S3Error, S3ErrorCode, S3Result};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    caller::{Caller, Opened},
+    checksum::Compared,
+    live_access::LiveAccess,
+    refusal::failed,
+    upload::{Parts, StoredPart},
+    view::Found,
+};
+use crate::{
+    clock::{Clock, LeaseTime, Wall},
+    limits::{
+        GATEWAY_COMPLETED_KEPT, GATEWAY_PARTS_IN_ALL_MAX, GATEWAY_UPLOAD_IDLE, GATEWAY_UPLOAD_LOOK,
+        GATEWAY_UPLOADS_MAX, GATEWAY_UPLOADS_PER_JOB_MAX,
+    },
+    name::SpiffeId,
+    reason::Reason,
+    secret::random_u128,
+};
+
+/// One upload in parts. Only its holder, working in the same attempt on the same object, finds it.
+pub(super) struct OpenUpload {
+    pub(super) id: String,
+    pub(super) bucket: String,
+    pub(super) key: String,
+    pub(super) began: Wall,
+    pub(super) parts: Parts,
+    found: Found,
+    holder: SpiffeId,
+    state: Mutex<UploadState>,
+}
+
+struct UploadState {
+    stored: BTreeMap<u16, (StoredPart, Compared)>,
+    /// The newest access that it was used with.
+    access: LiveAccess,
+    used: LeaseTime,
+    /// Whether it is being completed or removed.
+    is_over: bool,
+}
+
+/// An upload that was completed, so that a client which did not get the answer can ask again.
+#[derive(Clone)]
+struct CompletedUpload {
+    id: String,
+    holder: SpiffeId,
+    found: Found,
+    e_tag: String,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct OpenUploads(Mutex<UploadTable>);
+
+#[derive(Default)]
+struct UploadTable {
+    open: HashMap<String, Arc<OpenUpload>>,
+    completed: VecDeque<CompletedUpload>,
+    parts: usize,
+}
+
+impl OpenUploads {
+    /// Adds an upload.
+    pub(super) fn add(
+        &self,
+        caller: &Caller,
+        opened: &Opened,
+        name: [&str; 2],
+        parts: Parts,
+    ) -> S3Result<Arc<OpenUpload>> {
+        let now = caller.sessions.clock().now();
+        let id = random_u128().map_err(|_| failed(S3ErrorCode::InternalError, "no random bytes"))?;
+        let [bucket, key] = name.map(str::to_owned);
+        let upload = Arc::new(OpenUpload {
+            id: format!("{id:032x}"),
+            bucket,
+            key,
+            began: now.wall,
+            parts,
+            found: opened.found.clone(),
+            holder: caller.connection.peer.spiffe_id().clone(),
+            state: Mutex::new(UploadState {
+                stored: BTreeMap::new(),
+                access: opened.access.clone(),
+                used: now.lease,
+                is_over: false,
+            }),
+        });
+        self.table().open.insert(upload.id.clone(), upload.clone());
+        Ok(upload)
+    }
+
+    /// Checks that there is room for one more upload to this object.
+    pub(super) fn check_room(&self, opened: &Opened) -> S3Result<()> {
+        let table = self.table();
+        let of_object =
+            table.open.values().filter(|upload| upload.found.object == opened.found.object).count();
+        if table.open.len() >= GATEWAY_UPLOADS_MAX || of_object >= GATEWAY_UPLOADS_PER_JOB_MAX {
+            let text = "too many uploads in parts are under way: complete or abort some, or try again later";
+            return Err(failed(S3ErrorCode::SlowDown, text));
+        }
+        Ok(())
+    }
+
+    /// Finds an upload of this caller to this object. All others are absent for it.
+    pub(super) fn find(&self, caller: &Caller, opened: &Opened, id: &str) -> S3Result<Arc<OpenUpload>> {
+        let upload = self.table().open.get(id).cloned();
+        let upload = upload.filter(|upload| upload.is_of(caller, opened)).ok_or_else(no_such_upload)?;
+        let mut state = upload.state();
+        state.access = opened.access.clone();
+        state.used = caller.sessions.clock().now().lease;
+        drop(state);
+        Ok(upload)
+    }
+
+    /// The open uploads of this caller's objects, for listings.
+    pub(super) fn of_holder(&self, holder: &SpiffeId) -> Vec<Arc<OpenUpload>> {
+        let table = self.table();
+        let mut all: Vec<_> =
+            table.open.values().filter(|upload| upload.holder == *holder).cloned().collect();
+        all.sort_by(|a, b| (&a.key, &a.id).cmp(&(&b.key, &b.id)));
+        all
+    }
+
+    /// Notes a stored part.
+    pub(super) fn note_part(
+        &self,
+        upload: &OpenUpload,
+        number: u16,
+        part: (StoredPart, Compared),
+    ) -> S3Result<()> {
+        let mut table = self.table();
+        if table.parts >= GATEWAY_PARTS_IN_ALL_MAX {
+            return Err(failed(S3ErrorCode::SlowDown, "too many parts are stored: try again later"));
+        }
+        let mut state = upload.state();
+        if state.is_over {
+            return Err(no_such_upload());
+        }
+        if state.stored.insert(number, part).is_none() {
+            table.parts = table.parts.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Forgets an upload. Returns it if it was still there.
+    pub(super) fn take(&self, id: &str) -> Option<Arc<OpenUpload>> {
+        let mut table = self.table();
+        let upload = table.open.remove(id)?;
+        let mut state = upload.state();
+        state.is_over = true;
+        table.parts = table.parts.saturating_sub(state.stored.len());
+        drop(state);
+        Some(upload)
+    }
+
+    /// Remembers that an upload was completed.
+    pub(super) fn completed(&self, upload: &OpenUpload, e_tag: String) {
+        self.take(&upload.id);
+        let mut table = self.table();
+        if table.completed.len() >= GATEWAY_COMPLETED_KEPT {
+            table.completed.pop_front();
+        }
+        let (id, holder, found) = (upload.id.clone(), upload.holder.clone(), upload.found.clone());
+        table.completed.push_back(CompletedUpload { id, holder, found, e_tag });
+    }
+
+    /// The tag of an object that this caller completed before.
+    pub(super) fn completed_before(&self, caller: &Caller, opened: &Opened, id: &str) -> Option<String> {
+        let table = self.table();
+        let known = table.completed.iter().find(|known| known.id == id)?;
+        let same = known.holder == *caller.connection.peer.spiffe_id()
+            && known.found.object == opened.found.object
+            && known.found.key == opened.found.key;
+        same.then(|| known.e_tag.clone())
+    }
+
+    /// Removes uploads whose access ended, or that were not used for long, until `shutdown`.
+    pub(super) async fn watch(&self, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = clock.sleep(GATEWAY_UPLOAD_LOOK) => {}
+            }
+            let now = clock.now().lease;
+            let open: Vec<_> = self.table().open.values().cloned().collect();
+            for upload in open.iter().filter(|upload| upload.must_go(now)) {
+                let Some(upload) = self.take(&upload.id) else { continue };
+                tracing::info!(object = %upload.found.object, "an upload in parts was removed, because its access ended");
+                if let Err(error) = upload.parts.remove().await {
+                    tracing::error!(%error, "the parts of an upload could not be removed");
+                }
+            }
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, UploadTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenUpload {
+    fn state(&self) -> MutexGuard<'_, UploadState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The parts that are stored, by number.
+    pub(super) fn stored(&self) -> BTreeMap<u16, (StoredPart, Compared)> {
+        self.state().stored.clone()
+    }
+
+    fn is_of(&self, caller: &Caller, opened: &Opened) -> bool {
+        let (now, then) = (opened.access.access().claims(), self.state().access.access().claims().lh.attempt);
+        self.holder == *caller.connection.peer.spiffe_id()
+            && self.found.object == opened.found.object
+            && self.found.key == opened.found.key
+            && now.lh.attempt == then
+    }
+
+    /// Whether its access ended, or no one used it for long. While nothing is known it stays: its holder may come back.
+    fn must_go(&self, now: LeaseTime) -> bool {
+        let state = self.state();
+        let may_come_back = |reason| {
+            matches!(
+                reason,
+                Reason::TokenExpired
+                    | Reason::TokenEpoch
+                    | Reason::EpochChanged
+                    | Reason::FeedStale
+                    | Reason::ClockDifference
+            )
+        };
+        let has_ended = state.access.check().is_err_and(|refusal| !may_come_back(refusal.reason));
+        has_ended || now.since(state.used) >= GATEWAY_UPLOAD_IDLE
+    }
+}
+
+fn no_such_upload() -> S3Error {
+    failed(
+        S3ErrorCode::NoSuchUpload,
+        "there is no such upload: it was completed or aborted, or its access ended",
+    )
+}

@@ -1,0 +1,111 @@
+//! Reading an object: `GetObject`, `HeadObject`.
+
+use s3s::{
+    S3ErrorCode, S3Request, S3Response, S3Result,
+    dto::{self, ETag, GetObjectInput, GetObjectOutput, HeadObjectInput, HeadObjectOutput, StreamingBlob},
+};
+
+use super::{
+    caller::{Caller, live, without},
+    conditions::Conditions,
+    download::Download,
+    refusal::failed,
+    store::ObjectInfo,
+    view::Need,
+};
+
+/// The type of all objects: stores do not keep types.
+const CONTENT_TYPE: &str = "binary/octet-stream";
+/// What was revoked must not stay in a cache.
+const NO_STORE: &str = "no-store";
+
+pub(super) async fn get_object(request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
+    let caller = Caller::of(&request.extensions)?;
+    let input = request.input;
+    check_version(input.version_id.as_deref())?;
+    without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
+    let range = part_range(input.part_number, input.range)?;
+    let opened = caller.open(&input.bucket, &input.key, Need::Read)?;
+    let conditions = Conditions {
+        if_match: input.if_match,
+        if_none_match: input.if_none_match,
+        if_modified_since: input.if_modified_since,
+        if_unmodified_since: input.if_unmodified_since,
+    };
+    let (place, key) = (&opened.found.place, &opened.found.key);
+    let reading = place.store.read(&place.folder, key, range, &conditions).await?;
+    live(&opened.access)?;
+    let bytes = reading.range.end.saturating_sub(reading.range.start);
+    let content_range = range.map(|_| {
+        format!("bytes {}-{}/{}", reading.range.start, reading.range.end.saturating_sub(1), reading.info.size)
+    });
+    let body = Download::new(reading.chunks, bytes, opened.access, &caller);
+    Ok(S3Response::new(GetObjectOutput {
+        body: Some(StreamingBlob::new(body)),
+        accept_ranges: Some("bytes".to_owned()),
+        cache_control: Some(NO_STORE.to_owned()),
+        content_length: Some(signed(bytes)),
+        content_range,
+        content_type: Some(CONTENT_TYPE.to_owned()),
+        e_tag: Some(e_tag(&reading.info)),
+        last_modified: Some(reading.info.modified.into()),
+        ..GetObjectOutput::default()
+    }))
+}
+
+pub(super) async fn head_object(
+    request: S3Request<HeadObjectInput>,
+) -> S3Result<S3Response<HeadObjectOutput>> {
+    let caller = Caller::of(&request.extensions)?;
+    let input = request.input;
+    check_version(input.version_id.as_deref())?;
+    without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
+    let opened = caller.open(&input.bucket, &input.key, Need::Read)?;
+    let conditions = Conditions {
+        if_match: input.if_match,
+        if_none_match: input.if_none_match,
+        if_modified_since: input.if_modified_since,
+        if_unmodified_since: input.if_unmodified_since,
+    };
+    let (place, key) = (&opened.found.place, &opened.found.key);
+    let info = place.store.head(&place.folder, key).await?;
+    conditions.check_read(&info)?;
+    live(&opened.access)?;
+    Ok(S3Response::new(HeadObjectOutput {
+        accept_ranges: Some("bytes".to_owned()),
+        cache_control: Some(NO_STORE.to_owned()),
+        content_length: Some(signed(info.size)),
+        content_type: Some(CONTENT_TYPE.to_owned()),
+        e_tag: Some(e_tag(&info)),
+        last_modified: Some(info.modified.into()),
+        ..HeadObjectOutput::default()
+    }))
+}
+
+/// Stores keep one version, which clients call `null`.
+pub(super) fn check_version(version: Option<&str>) -> S3Result<()> {
+    without(version.is_some_and(|version| version != "null"), "versions of objects")
+}
+
+/// An object has one part for readers, whatever it was made of.
+fn part_range(part: Option<i32>, range: Option<dto::Range>) -> S3Result<Option<dto::Range>> {
+    match (part, range) {
+        (None, range) => Ok(range),
+        (Some(1), None) => Ok(Some(dto::Range::Int { first: 0, last: None })),
+        (Some(_), Some(_)) => Err(failed(
+            S3ErrorCode::InvalidRequest,
+            "a request has either a range or a part number, not both",
+        )),
+        (Some(_), None) => {
+            Err(failed(S3ErrorCode::InvalidRange, "an object has one part: ask for part 1, or for a range"))
+        }
+    }
+}
+
+pub(super) fn e_tag(info: &ObjectInfo) -> ETag {
+    ETag::Strong(info.e_tag.clone())
+}
+
+pub(super) fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}

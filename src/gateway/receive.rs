@@ -1,0 +1,101 @@
+//! Receiving the body of an upload, within bounds, while its access lasts.
+
+use std::pin::pin;
+
+use futures_util::StreamExt;
+use s3s::{S3Error, S3ErrorCode, S3Result, dto::StreamingBlob};
+
+use super::{
+    caller::Caller,
+    checksum::{Checksums, Compared},
+    live_access::LiveAccess,
+    refusal::{custom, failed, refused},
+    upload::Upload,
+    usage::{Direction, Transfer},
+};
+use crate::limits::{GATEWAY_PUT_BYTES_MAX, GATEWAY_WRITER_STALL};
+
+/// What the request says about its body.
+pub(super) struct Announced {
+    pub(super) length: Option<i64>,
+    pub(super) checksums: Checksums,
+}
+
+/// Writes a body into an upload, and compares its checksums. Ends with the access, and if no byte comes for too long.
+pub(super) async fn receive(
+    body: Option<StreamingBlob>,
+    announced: Announced,
+    upload: &mut Upload,
+    access: &LiveAccess,
+    caller: &Caller,
+) -> S3Result<Compared> {
+    let Announced { length, mut checksums } = announced;
+    let length = length.map(|length| u64::try_from(length).unwrap_or(u64::MAX));
+    if length.is_some_and(|length| length > GATEWAY_PUT_BYTES_MAX) {
+        return Err(too_large());
+    }
+    let mut transfer = Transfer::begin(Direction::Write, access);
+    let mut ended = pin!(access.ended());
+    let mut received = 0u64;
+    let mut body = body;
+    loop {
+        let next = async {
+            match &mut body {
+                Some(body) => body.next().await,
+                None => None,
+            }
+        };
+        let frame = tokio::select! {
+            frame = next => frame,
+            refusal = &mut ended => {
+                transfer.cut(&refusal);
+                return Err(refused(&refusal));
+            }
+            () = caller.sessions.clock().sleep(GATEWAY_WRITER_STALL) => return Err(stalled()),
+        };
+        if let Err(refusal) = access.check() {
+            transfer.cut(&refusal);
+            return Err(refused(&refusal));
+        }
+        let Some(frame) = frame else { break };
+        let bytes = frame.map_err(|error| broken(&*error))?;
+        received = received.saturating_add(bytes.len() as u64);
+        if received > GATEWAY_PUT_BYTES_MAX {
+            return Err(too_large());
+        }
+        transfer.add(bytes.len() as u64);
+        checksums.update(&bytes);
+        upload.write(bytes).await?;
+    }
+    if length.is_some_and(|length| length != received) {
+        return Err(failed(
+            S3ErrorCode::IncompleteBody,
+            "the body does not have the length that was announced",
+        ));
+    }
+    let compared = checksums.compare()?;
+    transfer.finish();
+    Ok(compared)
+}
+
+fn too_large() -> S3Error {
+    let text = format!("one upload is at most {GATEWAY_PUT_BYTES_MAX} bytes: send larger objects in parts");
+    failed(S3ErrorCode::EntityTooLarge, text)
+}
+
+fn stalled() -> S3Error {
+    let seconds = GATEWAY_WRITER_STALL.as_secs();
+    failed(S3ErrorCode::RequestTimeout, format!("no byte of the body came for {seconds} s"))
+}
+
+/// s3s checks the signatures and digests of the body while it is read, and reports them in the texts of its errors.
+fn broken(error: &(dyn std::error::Error + Send + Sync)) -> S3Error {
+    let text = error.to_string();
+    if text.contains("SignatureMismatch") {
+        failed(S3ErrorCode::SignatureDoesNotMatch, "the signature of a chunk of the body is wrong")
+    } else if text.contains("Sha256Mismatch") {
+        custom("XAmzContentSHA256Mismatch", "the body does not have the digest of x-amz-content-sha256")
+    } else {
+        failed(S3ErrorCode::IncompleteBody, "the body is incomplete or malformed")
+    }
+}

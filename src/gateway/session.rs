@@ -1,0 +1,192 @@
+//! Sessions: what the tokens of a request open, each token checked once.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::{
+    stores::Stores,
+    view::{SharedView, View},
+};
+use crate::{
+    catalog::Catalog,
+    clock::Clock,
+    identity::Peer,
+    limits::{GATEWAY_HOLD, GATEWAY_SESSIONS_MAX},
+    name::LeaseId,
+    reason::{Reason, Refusal},
+    secret::sha256,
+    token::Presenter,
+    verify::{Access, Verifier},
+};
+
+/// Returns the catalog in force.
+pub type CatalogReader = Arc<dyn Fn() -> Catalog + Send + Sync>;
+
+/// Accepts tokens, and keeps what was accepted. A clone is a pointer.
+#[derive(Clone)]
+pub(super) struct Sessions(Arc<SessionState>);
+
+struct SessionState {
+    verifier: Verifier,
+    catalog: CatalogReader,
+    stores: Arc<Stores>,
+    clock: Arc<dyn Clock>,
+    kept: Mutex<KeptTokens>,
+}
+
+/// Accepted tokens, by the digest of the token and its presenter's certificate. The oldest go first.
+#[derive(Default)]
+struct KeptTokens {
+    by_digest: HashMap<[u8; 32], AcceptedToken>,
+    in_order: VecDeque<[u8; 32]>,
+    /// The newest token of each lease: a transfer that outlasts its token goes on with it.
+    newest: HashMap<LeaseId, Access>,
+}
+
+/// A token that was accepted, and what it opens.
+#[derive(Clone)]
+pub(super) struct AcceptedToken {
+    pub(super) access: Access,
+    pub(super) view: SharedView,
+}
+
+/// What the tokens of one request open.
+#[derive(Clone)]
+pub(super) struct Session {
+    /// One or two: a token of the reading half and one of the writing half.
+    pub(super) tokens: Vec<AcceptedToken>,
+    /// Why another token of the request is refused, if one is.
+    pub(super) refused: Option<Refusal>,
+}
+
+impl Sessions {
+    pub(super) fn new(
+        verifier: Verifier,
+        catalog: CatalogReader,
+        stores: Arc<Stores>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Sessions(Arc::new(SessionState { verifier, catalog, stores, clock, kept: Mutex::default() }))
+    }
+
+    /// Accepts the tokens of a request. While nothing can be decided, waits for a bounded time.
+    ///
+    /// # Errors
+    ///
+    /// Why none of the tokens is accepted.
+    pub(super) async fn open(&self, tokens: &[&str], peer: &Peer) -> Result<Session, Refusal> {
+        let until = self.0.clock.now().lease.plus(GATEWAY_HOLD);
+        loop {
+            let opened = self.open_now(tokens, peer).await;
+            let waits =
+                |refusal: &Refusal| matches!(refusal.reason, Reason::FeedStale | Reason::ClockDifference);
+            match &opened {
+                Err(refusal) if waits(refusal) => {}
+                _ => return opened,
+            }
+            tokio::select! {
+                () = self.0.verifier.ready() => {}
+                () = self.0.clock.sleep_until(until) => return opened,
+            }
+        }
+    }
+
+    async fn open_now(&self, tokens: &[&str], peer: &Peer) -> Result<Session, Refusal> {
+        let mut session = Session { tokens: Vec::with_capacity(tokens.len()), refused: None };
+        for token in tokens {
+            match self.accept(token, peer).await {
+                Ok(accepted) => session.tokens.push(accepted),
+                Err(refusal) => session.refused = session.refused.or(Some(refusal)),
+            }
+        }
+        match session.refused {
+            Some(refusal) if session.tokens.is_empty() => Err(refusal),
+            refused => Ok(Session { refused, ..session }),
+        }
+    }
+
+    async fn accept(&self, token: &str, peer: &Peer) -> Result<AcceptedToken, Refusal> {
+        let digest = digest(token, peer);
+        let catalog = (self.0.catalog)();
+        let kept = self.kept().by_digest.get(&digest).cloned();
+        if let Some(kept) = kept {
+            if let Err(refusal) = kept.access.check() {
+                self.kept().remove(&digest);
+                return Err(refusal);
+            }
+            if kept.view.catalog == catalog.digest() {
+                return Ok(kept);
+            }
+            return Ok(self.keep(digest, kept.access, &catalog));
+        }
+        let presenter = Presenter::Svid { id: peer.spiffe_id(), x5t_s256: Some(peer.x5t_s256()) };
+        let access = self.0.verifier.accept(token, presenter).await?;
+        Ok(self.keep(digest, access, &catalog))
+    }
+
+    fn keep(&self, digest: [u8; 32], access: Access, catalog: &Catalog) -> AcceptedToken {
+        let objects = access.claims().objects().flatten();
+        let view = Arc::new(View::new(objects, self.0.verifier.audience(), catalog, &self.0.stores));
+        let accepted = AcceptedToken { access, view };
+        self.kept().add(digest, accepted.clone());
+        accepted
+    }
+
+    /// Returns a newer token of the lease of an access that has expired, if one was presented.
+    pub(super) fn successor(&self, access: &Access) -> Option<Access> {
+        let kept = self.kept();
+        let newest = kept.newest.get(&access.claims().lh.lease)?;
+        let (old, new) = (access.claims(), newest.claims());
+        (new.sub == old.sub && new.exp > old.exp).then(|| newest.clone())
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.0.clock
+    }
+
+    fn kept(&self) -> MutexGuard<'_, KeptTokens> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl KeptTokens {
+    fn add(&mut self, digest: [u8; 32], accepted: AcceptedToken) {
+        let claims = accepted.access.claims();
+        let is_newer = self.newest.get(&claims.lh.lease).is_none_or(|known| claims.exp >= known.claims().exp);
+        if is_newer {
+            self.newest.insert(claims.lh.lease, accepted.access.clone());
+        }
+        if self.by_digest.insert(digest, accepted).is_none() {
+            self.in_order.push_back(digest);
+        }
+        while self.by_digest.len() > GATEWAY_SESSIONS_MAX {
+            let Some(oldest) = self.in_order.pop_front() else { break };
+            self.remove(&oldest);
+        }
+        // Removals leave digests in the order. They must not pile up.
+        if self.in_order.len() > 2 * GATEWAY_SESSIONS_MAX {
+            let by_digest = &self.by_digest;
+            self.in_order.retain(|digest| by_digest.contains_key(digest));
+        }
+    }
+
+    fn remove(&mut self, digest: &[u8; 32]) {
+        let Some(removed) = self.by_digest.remove(digest) else { return };
+        let claims = removed.access.claims();
+        let is_newest =
+            self.newest.get(&claims.lh.lease).is_some_and(|known| known.claims().jti == claims.jti);
+        if is_newest {
+            self.newest.remove(&claims.lh.lease);
+        }
+    }
+}
+
+/// The same token from another certificate is another entry.
+fn digest(token: &str, peer: &Peer) -> [u8; 32] {
+    let mut bytes = Vec::with_capacity(token.len().saturating_add(32));
+    bytes.extend_from_slice(peer.x5t_s256());
+    bytes.extend_from_slice(token.as_bytes());
+    sha256(&bytes)
+}

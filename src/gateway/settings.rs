@@ -1,0 +1,137 @@
+//! The settings of a gateway: the section `[gateway]` of a configuration.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{directory::DirectoryStore, store::Store, stores::Stores};
+use crate::{
+    catalog::Catalog,
+    limits::GATEWAY_STORES_MAX,
+    name::SpiffeId,
+    plain,
+    written::{Notes, Section, path},
+};
+
+/// The settings of a gateway. Always valid once they exist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GatewaySettings {
+    /// S3 over mutual TLS.
+    pub listen: SocketAddr,
+    /// The audience of the tokens that it accepts: an `[[audience]]` of the catalog.
+    pub audience: SpiffeId,
+    /// Its stores. Empty: it serves nothing.
+    pub stores: Vec<StoreSettings>,
+}
+
+/// One store: which locations it has, and where their bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// The URL of a folder. It ends in a slash.
+    pub location: String,
+    pub kept_in: KeptIn,
+}
+
+/// Where the bytes of a store are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptIn {
+    /// A directory of this machine.
+    Directory(PathBuf),
+}
+
+impl GatewaySettings {
+    /// Reads the section.
+    pub(crate) fn read(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Self> {
+        let listen = table.or("listen", "0.0.0.0:8446", notes, address);
+        let example = "\"spiffe://hpc.acme.example/gateway\", the name of an [[audience]] of the catalog";
+        let audience = table.need("audience", example, notes, str::parse::<SpiffeId>);
+        let tables = table.list_of_sections("store", GATEWAY_STORES_MAX, notes);
+        let mut stores: Vec<StoreSettings> = Vec::with_capacity(tables.len());
+        let mut all_read = true;
+        for mut table in tables {
+            let line = table.line_of("location");
+            match read_store(&mut table, folder, notes) {
+                Some(store) if stores.iter().any(|other| other.location == store.location) => {
+                    let shown = plain::value(&store.location);
+                    notes.problem(line, format!("gateway.store: `{shown}` has two stores: remove one"));
+                }
+                Some(store) => stores.push(store),
+                None => all_read = false,
+            }
+        }
+        table.finish(notes);
+        Some(GatewaySettings { listen: listen?, audience: audience?, stores: all_read.then_some(stores)? })
+    }
+
+    /// Returns a line for each resource of its audience that it has no store for.
+    pub fn unserved(&self, catalog: &Catalog) -> Vec<String> {
+        let has_store =
+            |location: &str| self.stores.iter().any(|store| location.starts_with(&store.location));
+        let resources =
+            catalog.resources().filter(|r| r.audience == self.audience && !has_store(&r.location));
+        let mut lines: Vec<String> = resources
+            .map(|r| {
+                let location = plain::value(&r.location);
+                format!(
+                    "{}: no [[gateway.store]] has `{location}`, so `{}` cannot be read or written",
+                    r.declared, r.name
+                )
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    /// Opens the stores.
+    pub fn open_stores(&self) -> Stores {
+        Stores::new(self.stores.iter().map(|store| {
+            let KeptIn::Directory(directory) = &store.kept_in;
+            (store.location.clone(), Arc::new(Store::Directory(DirectoryStore::new(directory.clone()))))
+        }))
+    }
+}
+
+fn read_store(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<StoreSettings> {
+    let location = table.need("location", "\"s3://acme-prod-data/\"", notes, location);
+    let directory = table.need("directory", "\"/srv/acme-prod-data\"", notes, |text| path(text, folder));
+    table.finish(notes);
+    Some(StoreSettings { location: location?, kept_in: KeptIn::Directory(directory?) })
+}
+
+/// Reads the URL of a bucket or a folder.
+fn location(text: &str) -> Result<String, String> {
+    let (scheme, rest) = text.split_once("://").unwrap_or_default();
+    let wrong =
+        |why: &str| Err(format!("`{}` {why}: write s3://BUCKET/, or a folder in it", plain::value(text)));
+    if !matches!(scheme, "s3" | "gs" | "az" | "file") {
+        return wrong("does not begin with s3://, gs://, az:// or file://");
+    }
+    if !text.ends_with('/') {
+        return wrong("does not end in a slash");
+    }
+    let path = rest.split_once('/').map_or("", |(_, path)| path);
+    if rest.split('/').any(|segment| matches!(segment, "." | ".."))
+        || path.contains("//")
+        || path.starts_with('/')
+    {
+        return wrong("contains a segment that is empty, `.` or `..`");
+    }
+    if scheme != "file" && rest.starts_with('/') {
+        return wrong("names no bucket");
+    }
+    if rest.starts_with("leasehold/") && scheme == "s3" {
+        return wrong("is the bucket of the stable names, which every gateway has");
+    }
+    Ok(text.to_owned())
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        format!(
+            "`{}` is not an address: write IP:PORT, as \"0.0.0.0:8446\" or \"[::]:8446\"",
+            plain::value(text)
+        )
+    })
+}

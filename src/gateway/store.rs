@@ -1,0 +1,163 @@
+//! A store: what has the bytes of a location.
+
+use std::{io, ops::Range, time::SystemTime};
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use s3s::dto;
+
+use super::{
+    conditions::Conditions,
+    directory::DirectoryStore,
+    key::SubKey,
+    listing::ListQuery,
+    upload::{Parts, Upload},
+};
+use crate::reason::Refusal;
+
+/// What has the bytes of a location: a directory of this machine, or a bucket.
+#[derive(Debug)]
+pub(super) enum Store {
+    Directory(DirectoryStore),
+}
+
+/// An object, as listings and answers describe it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ObjectInfo {
+    pub(super) size: u64,
+    /// Without its quotation marks.
+    pub(super) e_tag: String,
+    pub(super) modified: SystemTime,
+}
+
+/// One entry of a listing, by its key below the leased prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    Object(String, ObjectInfo),
+    /// Some key begins with this, which ends in the delimiter.
+    Prefix(String),
+}
+
+/// Entries in ascending order of their keys.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entries {
+    pub(super) all: Vec<Entry>,
+    /// Whether nothing comes after them.
+    pub(super) is_complete: bool,
+}
+
+/// An object that is being read.
+pub(super) struct Reading {
+    pub(super) info: ObjectInfo,
+    /// The bytes that are read.
+    pub(super) range: Range<u64>,
+    pub(super) chunks: BoxStream<'static, Result<Bytes, StoreError>>,
+}
+
+/// Why a store did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum StoreError {
+    #[error("there is no such object")]
+    NotFound,
+    #[error("the condition of the request does not hold")]
+    Precondition,
+    #[error("the object did not change")]
+    NotModified,
+    #[error("the range lies outside of the object, which has {0} bytes")]
+    Range(u64),
+    #[error("a folder is there: name an object below it")]
+    FolderInTheWay,
+    #[error("an object is there, so nothing can be stored below it")]
+    ObjectInTheWay,
+    #[error("the folder has more entries than can be listed")]
+    TooManyEntries,
+    #[error("the object changed while it was read")]
+    Changed,
+    /// The access ended before the change was made.
+    #[error("{0}")]
+    Ended(Refusal),
+    /// The store could not be reached, or has no room for the moment.
+    #[error("{0}")]
+    Unavailable(String),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Asks whether the access still lasts. It is asked last before a change becomes visible.
+pub(super) type LastLook = Box<dyn Fn() -> Result<(), Refusal> + Send + Sync>;
+
+impl Store {
+    /// Describes an object.
+    pub(super) async fn head(&self, folder: &str, key: &SubKey) -> Result<ObjectInfo, StoreError> {
+        match self {
+            Store::Directory(directory) => directory.head(folder, key).await,
+        }
+    }
+
+    /// Opens an object, or a range of it.
+    pub(super) async fn read(
+        &self,
+        folder: &str,
+        key: &SubKey,
+        range: Option<dto::Range>,
+        conditions: &Conditions,
+    ) -> Result<Reading, StoreError> {
+        match self {
+            Store::Directory(directory) => directory.read(folder, key, range, conditions).await,
+        }
+    }
+
+    /// Lists entries below a folder, at least one if there is one. Uses the delimiter only if it is a slash.
+    pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
+        match self {
+            Store::Directory(directory) => directory.list(folder, query).await,
+        }
+    }
+
+    /// Begins an upload.
+    pub(super) async fn begin(&self, folder: &str, key: &SubKey) -> Result<Upload, StoreError> {
+        let _ = key;
+        match self {
+            Store::Directory(directory) => directory.begin(folder).await.map(Upload::Directory),
+        }
+    }
+
+    /// Begins an upload in parts.
+    pub(super) async fn begin_parts(&self, folder: &str, key: &SubKey) -> Result<Parts, StoreError> {
+        let _ = key;
+        match self {
+            Store::Directory(directory) => directory.begin_parts(folder).await.map(Parts::Directory),
+        }
+    }
+
+    /// Removes an object. It is no mistake if there is none.
+    pub(super) async fn delete(
+        &self,
+        folder: &str,
+        key: &SubKey,
+        last_look: LastLook,
+    ) -> Result<(), StoreError> {
+        match self {
+            Store::Directory(directory) => directory.delete(folder, key, last_look).await,
+        }
+    }
+
+    /// Makes a folder, if the store has any.
+    pub(super) async fn make_folder(
+        &self,
+        folder: &str,
+        key: &SubKey,
+        last_look: LastLook,
+    ) -> Result<ObjectInfo, StoreError> {
+        match self {
+            Store::Directory(directory) => directory.make_folder(folder, key, last_look).await,
+        }
+    }
+
+    /// Removes what an earlier gateway left unfinished.
+    pub(super) async fn clear_staging(&self) -> Result<(), StoreError> {
+        match self {
+            Store::Directory(directory) => directory.clear_staging().await,
+        }
+    }
+}

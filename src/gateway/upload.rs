@@ -1,0 +1,87 @@
+//! Uploads: bytes that are not visible before they are complete.
+
+use bytes::Bytes;
+
+use super::{
+    conditions::Conditions,
+    directory_upload::{DirectoryParts, DirectoryUpload},
+    key::SubKey,
+    store::{LastLook, ObjectInfo, StoreError},
+};
+
+/// One upload. If it is dropped before it is placed, nothing of it stays.
+#[derive(Debug)]
+pub(super) enum Upload {
+    Directory(DirectoryUpload),
+}
+
+impl Upload {
+    /// Adds bytes.
+    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        match self {
+            Upload::Directory(upload) => upload.write(bytes).await,
+        }
+    }
+
+    /// Makes it visible as an object, if the conditions hold and the access lasts.
+    pub(super) async fn place(
+        self,
+        key: &SubKey,
+        conditions: &Conditions,
+        last_look: LastLook,
+    ) -> Result<ObjectInfo, StoreError> {
+        match self {
+            Upload::Directory(upload) => upload.place(key, conditions, last_look).await,
+        }
+    }
+}
+
+/// A part that was stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct StoredPart {
+    pub(super) size: u64,
+    /// Without its quotation marks.
+    pub(super) e_tag: String,
+}
+
+/// An upload in parts. It stays until it is completed or removed.
+#[derive(Debug)]
+pub(super) enum Parts {
+    Directory(DirectoryParts),
+}
+
+impl Parts {
+    /// Begins a part.
+    pub(super) async fn begin_part(&self) -> Result<Upload, StoreError> {
+        match self {
+            Parts::Directory(parts) => parts.begin_part().await.map(Upload::Directory),
+        }
+    }
+
+    /// Stores a part. It replaces an earlier one with its number.
+    pub(super) async fn store_part(&self, number: u16, upload: Upload) -> Result<StoredPart, StoreError> {
+        match (self, upload) {
+            (Parts::Directory(parts), Upload::Directory(upload)) => parts.store_part(number, upload).await,
+        }
+    }
+
+    /// Joins parts, each given by its number and size, into an object, which becomes visible if the conditions hold and the access lasts.
+    pub(super) async fn complete(
+        &self,
+        key: &SubKey,
+        wanted: &[(u16, u64)],
+        conditions: &Conditions,
+        last_look: LastLook,
+    ) -> Result<ObjectInfo, StoreError> {
+        match self {
+            Parts::Directory(parts) => parts.complete(key, wanted, conditions, last_look).await,
+        }
+    }
+
+    /// Removes all parts.
+    pub(super) async fn remove(&self) -> Result<(), StoreError> {
+        match self {
+            Parts::Directory(parts) => parts.remove().await,
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What a token's holder sees: buckets, and in them the prefixes that the token opens.
+
+use std::sync::Arc;
+
+use super::{
+    key::{KeyFault, SubKey},
+    stores::{NoStore, Place, Stores},
+};
+use crate::{
+    catalog::Catalog,
+    name::{Action, Digest, Object, ResourceKind, SpiffeId},
+};
+
+/// The bucket in which each resource has a name that does not change with its location.
+pub(super) const STABLE_BUCKET: &str = "leasehold";
+
+/// What a request wants to do with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Need {
+    Read,
+    Write,
+    Delete,
+}
+
+impl Need {
+    /// The action that allows this on a resource. `None`: nothing allows it.
+    pub(super) fn action(self, kind: ResourceKind) -> Option<Action> {
+        match (self, kind) {
+            (Need::Read, ResourceKind::Dataset) => Some(Action::ReadDataset),
+            (Need::Read, ResourceKind::Model) => Some(Action::ReadModel),
+            (Need::Read, ResourceKind::Checkpoint) => Some(Action::ReadCheckpoint),
+            (Need::Write, ResourceKind::Checkpoint) => Some(Action::WriteCheckpoint),
+            (Need::Delete, ResourceKind::Checkpoint) => Some(Action::DeleteCheckpoint),
+            (Need::Write | Need::Delete, ResourceKind::Dataset | ResourceKind::Model) => None,
+        }
+    }
+}
+
+/// One prefix of one bucket, and the object of the token that is behind it.
+#[derive(Clone, Debug)]
+pub(super) struct Mount {
+    pub(super) bucket: String,
+    /// Ends in a slash, or is empty if a location is a whole bucket.
+    pub(super) prefix: String,
+    pub(super) object: Object,
+    /// The place of its bytes, or why there is none.
+    pub(super) place: Result<Place, NoStore>,
+}
+
+/// All that one token opens, by one catalog.
+#[derive(Debug)]
+pub(super) struct View {
+    /// The catalog that it was made by.
+    pub(super) catalog: Digest,
+    /// By bucket and prefix.
+    mounts: Vec<Mount>,
+}
+
+impl View {
+    /// Looks up the objects of a token. What the catalog does not have, or gives to another audience, is left out.
+    pub(super) fn new(
+        objects: impl IntoIterator<Item = Object>,
+        audience: &SpiffeId,
+        catalog: &Catalog,
+        stores: &Stores,
+    ) -> Self {
+        let mut mounts = Vec::new();
+        for object in objects {
+            let Some(resource) = catalog.resource(object.resource()) else { continue };
+            if resource.audience != *audience {
+                continue;
+            }
+            let location = location_of(&object, &resource.location);
+            let place = stores.place(&location);
+            for (bucket, prefix) in prefixes_of(&object, &location) {
+                mounts.push(Mount { bucket, prefix, object: object.clone(), place: place.clone() });
+            }
+        }
+        mounts.sort_by(|a, b| (&a.bucket, &a.prefix).cmp(&(&b.bucket, &b.prefix)));
+        View { catalog: catalog.digest(), mounts }
+    }
+
+    /// The mounts of a bucket, by prefix.
+    pub(super) fn mounts_of(&self, bucket: &str) -> impl Iterator<Item = &Mount> {
+        self.mounts.iter().filter(move |mount| mount.bucket == bucket)
+    }
+
+    /// The names of all buckets, with repetitions.
+    pub(super) fn buckets(&self) -> impl Iterator<Item = &str> {
+        self.mounts.iter().map(|mount| mount.bucket.as_str())
+    }
+
+    /// The mounts that a key lies in, the longest prefix first. The key is compared byte by byte.
+    pub(super) fn find<'a>(&'a self, bucket: &str, key: &'a str) -> Vec<(&'a Mount, &'a str)> {
+        let mut found: Vec<_> = self
+            .mounts_of(bucket)
+            .filter_map(|mount| Some((mount, key.strip_prefix(mount.prefix.as_str())?)))
+            .collect();
+        found.reverse();
+        found
+    }
+}
+
+/// Returns the location of an object: that of its resource, or below it the folder of the job.
+fn location_of(object: &Object, location: &str) -> String {
+    let line = object.resource().as_str();
+    match object.to_string().strip_prefix(line).and_then(|rest| rest.strip_prefix('/')) {
+        Some(job) => format!("{location}{job}/"),
+        None => location.to_owned(),
+    }
+}
+
+/// Returns where an object is seen: under its stable name, and under its location if that is in a bucket.
+fn prefixes_of(object: &Object, location: &str) -> Vec<(String, String)> {
+    let stable = object.to_string().replacen(':', "/", 1);
+    let mut all = vec![(STABLE_BUCKET.to_owned(), format!("{stable}/"))];
+    if let Some((bucket, prefix)) = bucket_and_prefix(location)
+        && bucket != STABLE_BUCKET
+    {
+        all.push((bucket.to_owned(), prefix.to_owned()));
+    }
+    all
+}
+
+/// Splits the URL of a folder in a bucket. `None` if it is not in a bucket.
+pub(super) fn bucket_and_prefix(location: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = location.split_once("://")?;
+    matches!(scheme, "s3" | "gs" | "az").then(|| rest.split_once('/')).flatten()
+}
+
+/// An object of a request, found in a mount.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) place: Place,
+    pub(super) key: SubKey,
+    pub(super) object: Object,
+}
+
+/// Why a key in a mount cannot be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unusable {
+    Key(KeyFault),
+    Store(NoStore),
+}
+
+impl Mount {
+    /// Returns the object that the rest of a key names in this mount.
+    pub(super) fn found(&self, rest: &str) -> Result<Found, Unusable> {
+        let key = SubKey::parse(rest).map_err(Unusable::Key)?;
+        let place = self.place.clone().map_err(Unusable::Store)?;
+        Ok(Found { place, key, object: self.object.clone() })
+    }
+}
+
+/// A view that several requests share.
+pub(super) type SharedView = Arc<View>;

@@ -1,0 +1,229 @@
+//! Writing and removing objects: `PutObject`, `CopyObject`, `DeleteObject`, `DeleteObjects`.
+
+use futures_util::{StreamExt, TryStreamExt};
+use s3s::{
+    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
+    dto::{
+        CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource, DeleteObjectInput,
+        DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, Error, PutObjectInput,
+        PutObjectOutput,
+    },
+};
+
+use super::{
+    caller::{Caller, Opened, live, without},
+    checksum::Checksums,
+    conditions::Conditions,
+    live_access::LiveAccess,
+    read::{check_version, e_tag, signed},
+    receive::{Announced, receive},
+    refusal::{failed, not_implemented},
+    store::{LastLook, StoreError},
+    upload::Upload,
+    view::Need,
+};
+use crate::limits::GATEWAY_DELETE_MAX;
+
+pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+    let caller = Caller::of(&request.extensions)?;
+    let S3Request { input, headers, trailing_headers, .. } = request;
+    check_fields(&input)?;
+    let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
+    let announced = Announced {
+        length: input.content_length,
+        checksums: Checksums::announced(&headers, trailing_headers, input.content_md5.as_deref())?,
+    };
+    let (place, key) = (&opened.found.place, &opened.found.key);
+    if key.is_folder() {
+        if has_bytes(input.body).await {
+            return Err(folder_with_bytes());
+        }
+        let info = place.store.make_folder(&place.folder, key, last_look(&opened.access)).await?;
+        return Ok(S3Response::new(PutObjectOutput {
+            e_tag: Some(e_tag(&info)),
+            ..PutObjectOutput::default()
+        }));
+    }
+    let conditions =
+        Conditions { if_match: input.if_match, if_none_match: input.if_none_match, ..Conditions::default() };
+    let mut upload = place.store.begin(&place.folder, key).await?;
+    let compared = receive(input.body, announced, &mut upload, &opened.access, &caller).await?;
+    let info = upload.place(key, &conditions, last_look(&opened.access)).await?;
+    Ok(S3Response::new(PutObjectOutput {
+        e_tag: Some(e_tag(&info)),
+        size: Some(signed(info.size)),
+        checksum_crc32: compared.crc32,
+        checksum_crc32c: compared.crc32c,
+        checksum_crc64nvme: compared.crc64nvme,
+        checksum_sha1: compared.sha1,
+        checksum_sha256: compared.sha256,
+        ..PutObjectOutput::default()
+    }))
+}
+
+/// Whether a body has any byte.
+async fn has_bytes(body: Option<StreamingBlob>) -> bool {
+    let Some(mut body) = body else { return false };
+    loop {
+        match body.next().await {
+            None => return false,
+            Some(Ok(bytes)) if bytes.is_empty() => {}
+            Some(_) => return true,
+        }
+    }
+}
+
+/// The error of an upload to a key that ends in a slash.
+pub(super) fn folder_with_bytes() -> S3Error {
+    failed(S3ErrorCode::InvalidArgument, "a key that ends in a slash names a folder, which has no bytes")
+}
+
+/// Refuses what would change how an object is protected, and would be ignored otherwise.
+fn check_fields(input: &PutObjectInput) -> S3Result<()> {
+    without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
+    without(
+        input.object_lock_mode.is_some() || input.object_lock_legal_hold_status.is_some(),
+        "object locks",
+    )?;
+    without(input.write_offset_bytes.is_some(), "appending (x-amz-write-offset-bytes)")?;
+    without(input.website_redirect_location.is_some(), "x-amz-website-redirect-location")?;
+    without(input.tagging.as_deref().is_some_and(|tags| !tags.is_empty()), "tags")?;
+    check_acl(input.acl.as_ref().map(s3s::dto::ObjectCannedACL::as_str))
+}
+
+/// Who reads an object follows from leases only.
+pub(super) fn check_acl(acl: Option<&str>) -> S3Result<()> {
+    let is_private =
+        matches!(acl, None | Some("private" | "bucket-owner-full-control" | "bucket-owner-read"));
+    without(!is_private, "this access control list (x-amz-acl)")
+}
+
+/// Asks the access once more, at the moment of a change.
+pub(super) fn last_look(access: &LiveAccess) -> LastLook {
+    let access = access.clone();
+    Box::new(move || access.check())
+}
+
+pub(super) async fn copy_object(
+    request: S3Request<CopyObjectInput>,
+) -> S3Result<S3Response<CopyObjectOutput>> {
+    let caller = Caller::of(&request.extensions)?;
+    let input = request.input;
+    check_acl(input.acl.as_ref().map(s3s::dto::ObjectCannedACL::as_str))?;
+    without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
+    let source = open_source(&caller, &input.copy_source)?;
+    let target = caller.open(&input.bucket, &input.key, Need::Write)?;
+    let conditions = Conditions {
+        if_match: input.copy_source_if_match,
+        if_none_match: input.copy_source_if_none_match,
+        if_modified_since: input.copy_source_if_modified_since,
+        if_unmodified_since: input.copy_source_if_unmodified_since,
+    };
+    let (place, key) = (&target.found.place, &target.found.key);
+    if key.is_folder() {
+        return Err(folder_with_bytes());
+    }
+    let mut upload = place.store.begin(&place.folder, key).await?;
+    copy(&source, None, &conditions, &mut upload, &target.access).await?;
+    let info = upload.place(key, &Conditions::default(), last_look(&target.access)).await?;
+    Ok(S3Response::new(CopyObjectOutput {
+        copy_object_result: Some(CopyObjectResult {
+            e_tag: Some(e_tag(&info)),
+            last_modified: Some(info.modified.into()),
+            ..CopyObjectResult::default()
+        }),
+        ..CopyObjectOutput::default()
+    }))
+}
+
+/// Authorizes the source of a copy as any other object that is read.
+pub(super) fn open_source(caller: &Caller, source: &CopySource) -> S3Result<Opened> {
+    match source {
+        CopySource::Bucket { bucket, key, version_id } => {
+            check_version(version_id.as_deref())?;
+            caller.open(bucket, key, Need::Read)
+        }
+        CopySource::AccessPoint { .. } | CopySource::Outpost { .. } => {
+            Err(not_implemented("access points as the source of a copy"))
+        }
+    }
+}
+
+/// Copies the bytes of an object, or of a range of it, into an upload. Ends with either access.
+pub(super) async fn copy(
+    source: &Opened,
+    range: Option<s3s::dto::Range>,
+    conditions: &Conditions,
+    upload: &mut Upload,
+    target: &LiveAccess,
+) -> S3Result<()> {
+    let (place, key) = (&source.found.place, &source.found.key);
+    let reading =
+        place.store.read(&place.folder, key, range, conditions).await.map_err(|error| match error {
+            StoreError::NotModified => StoreError::Precondition,
+            error => error,
+        })?;
+    let (mut chunks, mut left) = (reading.chunks, reading.range.end.saturating_sub(reading.range.start));
+    while let Some(chunk) = chunks.try_next().await? {
+        live(&source.access)?;
+        live(target)?;
+        left = left.saturating_sub(chunk.len() as u64);
+        upload.write(chunk).await?;
+    }
+    if left > 0 { Err(StoreError::Changed.into()) } else { Ok(()) }
+}
+
+pub(super) async fn delete_object(
+    request: S3Request<DeleteObjectInput>,
+) -> S3Result<S3Response<DeleteObjectOutput>> {
+    let caller = Caller::of(&request.extensions)?;
+    let input = request.input;
+    check_version(input.version_id.as_deref())?;
+    let is_conditional = input.if_match.is_some()
+        || input.if_match_size.is_some()
+        || input.if_match_last_modified_time.is_some();
+    without(is_conditional, "conditions of a delete")?;
+    delete(&caller, &input.bucket, &input.key).await?;
+    Ok(S3Response::with_status(DeleteObjectOutput::default(), http::StatusCode::NO_CONTENT))
+}
+
+async fn delete(caller: &Caller, bucket: &str, key: &str) -> S3Result<()> {
+    let opened = caller.open(bucket, key, Need::Delete)?;
+    let (place, key) = (&opened.found.place, &opened.found.key);
+    Ok(place.store.delete(&place.folder, key, last_look(&opened.access)).await?)
+}
+
+/// Authorizes each key by itself. One that is refused does not hold the others back.
+pub(super) async fn delete_objects(
+    request: S3Request<DeleteObjectsInput>,
+) -> S3Result<S3Response<DeleteObjectsOutput>> {
+    let caller = Caller::of(&request.extensions)?;
+    let input = request.input;
+    let is_quiet = input.delete.quiet.unwrap_or(false);
+    if input.delete.objects.len() > GATEWAY_DELETE_MAX {
+        let text = format!("one request deletes at most {GATEWAY_DELETE_MAX} objects");
+        return Err(failed(S3ErrorCode::MalformedXML, text));
+    }
+    let (mut deleted, mut errors) = (Vec::new(), Vec::new());
+    for object in input.delete.objects {
+        let outcome = match check_version(object.version_id.as_deref()) {
+            Ok(()) => delete(&caller, &input.bucket, &object.key).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(()) if is_quiet => {}
+            Ok(()) => deleted.push(DeletedObject { key: Some(object.key), ..DeletedObject::default() }),
+            Err(error) => errors.push(Error {
+                code: Some(error.code().as_str().to_owned()),
+                key: Some(object.key),
+                message: error.message().map(str::to_owned),
+                version_id: None,
+            }),
+        }
+    }
+    Ok(S3Response::new(DeleteObjectsOutput {
+        deleted: Some(deleted),
+        errors: Some(errors),
+        ..DeleteObjectsOutput::default()
+    }))
+}
