@@ -127,7 +127,7 @@ mod tests {
         (base, dir, files, key)
     }
 
-    // The variables lead to the local endpoint and contain no secret, and that the files go with the access.
+    // The variables lead to the local endpoint and contain no secret, and the files go with the access.
     #[test]
     fn the_variables_contain_no_key() {
         let (_base, dir, files, key) = scene();
@@ -150,7 +150,7 @@ mod tests {
         assert!(!std::path::Path::new(&of("AWS_SHARED_CREDENTIALS_FILE")).exists());
     }
 
-    // A variable which the user keeps is not replaced, and that a proxy list is only extended.
+    // A variable which the user keeps is not replaced, and a proxy list is only extended.
     #[test]
     fn what_the_user_keeps_is_not_replaced() {
         let (_base, _dir, files, _) = scene();

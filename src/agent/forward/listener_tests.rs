@@ -238,7 +238,7 @@ async fn newer_tokens_are_presented_for_what_is_under_way() {
     }
 }
 
-// Requests are held while the member is away, and that programs are asked to try again past the bound.
+// Requests are held while the member is away, and programs are asked to try again past the bound.
 #[tokio::test]
 async fn requests_are_held_while_the_member_is_away() {
     let scene = Scene::start().await;
@@ -260,7 +260,7 @@ async fn requests_are_held_while_the_member_is_away() {
     assert!(text(response).await.contains("<Code>ServiceUnavailable</Code>"));
 }
 
-// The end of access cuts a download in the middle, never as a clean end, and that the next request hears why.
+// The end of access cuts a download in the middle, never as a clean end, and the next request hears why.
 #[tokio::test]
 async fn the_end_of_access_cuts_a_download() {
     let scene = Scene::start().await;

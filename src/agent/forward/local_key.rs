@@ -94,7 +94,7 @@ mod tests {
         assert!(!key.is_bearer("Bearer x") && !key.is_bearer(""));
     }
 
-    // The key of a signed and of a presigned request is found, and that other forms have none.
+    // The key of a signed and of a presigned request is found, and other forms have none.
     #[test]
     fn a_request_names_the_key_that_signed_it() {
         let header = "AWS4-HMAC-SHA256 Credential=LH01/20261130/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=00";

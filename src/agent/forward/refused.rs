@@ -167,7 +167,7 @@ mod tests {
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
 
-    // Clients of the Hub see the reason, and that the bytes themselves are refused without a code.
+    // Clients of the Hub see the reason, and the bytes themselves are refused without a code.
     #[test]
     fn clients_of_the_hub_get_the_reason_in_headers() {
         let path = "/_hub/acme/base/resolve/main/model.safetensors";
