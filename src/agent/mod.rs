@@ -28,6 +28,7 @@ pub use access::{
     folder::Readers,
     obtain::{JoinOptions, JoinTarget, RunContext, RunError, SvidPaths},
 };
+pub use forward::read_local_key;
 pub use messages::MessageSink;
 pub use process::{
     front::{FrontPipes, run_in_front},

@@ -1,6 +1,9 @@
 //! `leasehold agent`.
 
-use std::path::PathBuf;
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Subcommand};
 use nix::unistd::{Gid, Group, Pid};
@@ -15,6 +18,7 @@ use crate::{
         StopConditions,
     },
     name::JobId,
+    plain,
 };
 
 /// Gets and renews credentials for a process that already runs, such as a notebook.
@@ -54,6 +58,44 @@ Examples:
   leasehold agent attach j-… --watch-pid $TRAINER
   leasehold agent attach j-… --instance notebook --dir /run/leasehold --ready-file /run/leasehold.ready")]
     Attach(AttachArgs),
+    /// Prints the local S3 key, for `credential_process` of an AWS profile.
+    #[command(after_help = "\
+For programs beside an agent that do not get its variables. In ~/.aws/config:
+
+  [profile leasehold]
+  credential_process = leasehold agent credential-process --dir /run/leasehold/creds
+  endpoint_url = http://127.0.0.1:PORT                  LEASEHOLD_S3_ENDPOINT in the ready file
+
+The key stays the same for the whole attempt. It opens nothing from another machine, and nothing
+after the end of access.")]
+    CredentialProcess(CredentialProcessArgs),
+}
+
+#[derive(Debug, Args)]
+struct CredentialProcessArgs {
+    /// The folder of the agent's credential files [default: that of LEASEHOLD_CREDENTIALS]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+impl CredentialProcessArgs {
+    /// Without an expiry, programs ask once. The key does not change, so that is right.
+    fn run(self) -> Result<Exit, Failure> {
+        let index = || std::env::var_os("LEASEHOLD_CREDENTIALS").map(PathBuf::from);
+        let folder = self.dir.or_else(|| index()?.parent().map(Path::to_owned)).ok_or_else(|| {
+            Failure::usage("there is no credential folder: LEASEHOLD_CREDENTIALS is not set")
+                .fix("name the folder of the agent with --dir")
+        })?;
+        let (id, secret) = agent::read_local_key(&folder).map_err(|error| {
+            Failure::new(Exit::Ended, format!("{} has no local S3 key: {error}", plain::path(&folder)))
+                .fix("its access may have ended; a job without an S3 gateway has none")
+        })?;
+        let text = serde_json::json!({ "Version": 1, "AccessKeyId": id, "SecretAccessKey": secret.expose() });
+        // To print the secret is the purpose of this command.
+        writeln!(io::stdout().lock(), "{text}")
+            .map_err(|error| Failure::new(Exit::Failure, format!("stdout cannot be written: {error}")))?;
+        Ok(Exit::Ok)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -106,9 +148,14 @@ fn group(text: &str) -> Result<Gid, String> {
 
 impl AgentArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let attach = match self.attach {
+            Some(Attach::CredentialProcess(process)) => return process.run(),
+            Some(Attach::Attach(attach)) => Some(attach),
+            None => None,
+        };
         let connection = RunConnection::of(session).await?;
-        let (joining, sidecar) = match self.attach {
-            Some(Attach::Attach(attach)) => {
+        let (joining, sidecar) = match attach {
+            Some(attach) => {
                 let what = JoinTarget::Attempt(attach.job);
                 (attach.member.joining(what, RunSettings::default(), &connection)?, attach.sidecar)
             }

@@ -74,6 +74,7 @@ fn the_promised_command_lines_parse() {
         "agent --spec job.toml --ready-file r --dir d --on-revoke ignore",
         &format!("agent --job {JOB} --attempt-key k --watch-pid 7 --on-revoke kill"),
         &format!("agent attach {JOB} --instance n0 --ticket-file t"),
+        "agent credential-process --dir d",
         "job create --spec job.toml --idempotency-key k --wait",
         "job create --spec job.toml --wait --timeout 8h",
         "run --spec job.toml --wait-approval -- true",

@@ -5,7 +5,12 @@
 //! and what is built on it) fetch it from the container endpoint, which needs a token from another file. The key never changes, so
 //! no program has to refresh it.
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf};
+use std::{
+    ffi::OsString,
+    fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use super::{
     local_key::LocalKey,
@@ -114,6 +119,22 @@ impl LeadingFiles {
     }
 }
 
+/// Reads the local key from a credential folder: its id and its secret.
+///
+/// # Errors
+///
+/// The folder has no such file, which is the case without a gateway and after the end of access, or it cannot be read.
+pub fn read_local_key(folder: &Path) -> io::Result<(String, SecretText)> {
+    let text = SecretText::new(fs::read_to_string(folder.join(KEY_FILE))?);
+    let field = |name: &str| {
+        let mut lines = text.expose().lines().filter_map(|line| line.split_once(" = "));
+        lines.find(|(key, _)| *key == name).map(|(_, value)| value.to_owned())
+    };
+    let missing = || io::Error::other("the file has no key");
+    let secret = field("aws_secret_access_key").map(SecretText::new).ok_or_else(missing)?;
+    Ok((field("aws_access_key_id").ok_or_else(missing)?, secret))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,8 +167,12 @@ mod tests {
         assert!(text.contains(&key.id) && text.contains(key.secret.expose()));
         let config = std::fs::read_to_string(of("AWS_CONFIG_FILE")).unwrap();
         assert!(config.contains("addressing_style = path"), "{config}");
+        let (id, secret) = read_local_key(dir.path()).unwrap();
+        assert_eq!((id.as_str(), secret.expose()), (key.id.as_str(), key.secret.expose()));
         dir.wipe();
-        assert!(!std::path::Path::new(&of("AWS_SHARED_CREDENTIALS_FILE")).exists());
+        assert!(
+            !Path::new(&of("AWS_SHARED_CREDENTIALS_FILE")).exists() && read_local_key(dir.path()).is_err()
+        );
     }
 
     // A variable which the user keeps is not replaced, and a proxy list is only extended.

@@ -67,9 +67,12 @@ impl Forwarder {
         if !has_gateway {
             return Ok(None);
         }
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
         let key = LocalKey::of_session(session);
+        let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, key.port)).await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?,
+        };
+        let address = listener.local_addr()?;
         let (identity, clock) = (context.identity.clone(), context.clock.clone());
         let relay = Arc::new(Relay::new(key.clone(), present, identity, clock));
         let messages = context.messages.clone();

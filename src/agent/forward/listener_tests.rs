@@ -43,6 +43,8 @@ struct Scene {
     clock: Arc<ManualClock>,
     present: watch::Sender<PresentAccess>,
     forwarder: Forwarder,
+    session: Secret,
+    context: RunContext,
     endpoint: Endpoint,
     /// The requests that the server got.
     seen: Arc<Mutex<Vec<SeenRequest>>>,
@@ -99,10 +101,10 @@ impl Scene {
             messages: MessageSink::new(|_| {}),
         };
         let present = watch::Sender::new(open(&endpoint, "one"));
-        let session = Secret::from_bytes(&[7; 32]).unwrap();
+        let session = Secret::random().unwrap();
         let started = Forwarder::start(present.subscribe(), &session, Callers::SameUser, &context).await;
         let forwarder = started.unwrap().unwrap();
-        Scene { clock, present, forwarder, endpoint, seen, uploads, refused, stop }
+        Scene { clock, present, forwarder, session, context, endpoint, seen, uploads, refused, stop }
     }
 
     async fn client(&self) -> Client {
@@ -337,6 +339,26 @@ async fn a_refused_token_is_replaced_if_there_is_another() {
     scene.refused.lock().unwrap().insert("two".into(), Reason::TokenScope);
     let response = scene.get(&mut client, "/bucket/a").await;
     assert_eq!(response.status(), StatusCode::FORBIDDEN, "no token opens it, so nothing waits");
+}
+
+// An agent that was killed and comes back as the same member is at the same port, with the same key.
+#[tokio::test]
+async fn the_same_member_is_at_the_same_port() {
+    let mut scene = Scene::start().await;
+    let (address, id) = (scene.forwarder.address, scene.forwarder.key.id.clone());
+    for _ in 0..100 {
+        scene.forwarder.stop();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let present = scene.present.subscribe();
+        let started = Forwarder::start(present, &scene.session, Callers::SameUser, &scene.context).await;
+        scene.forwarder = started.unwrap().unwrap();
+        if scene.forwarder.address == address {
+            break;
+        }
+    }
+    assert_eq!((scene.forwarder.address, &scene.forwarder.key.id), (address, &id));
+    let mut client = scene.client().await;
+    assert_eq!(text(scene.get(&mut client, "/bucket/a").await).await, "content");
 }
 
 // The local key is shown only to a client with the token from its file.

@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq;
 
 use crate::secret::{Secret, SecretText};
 
-/// The local access key of one attempt, and the tokens that stand for it in other protocols.
+/// The local access key of one attempt, and the tokens that stand for it in other dialects.
 ///
 /// All of them are computed from the session's secret. So an agent that was killed and comes back as the same member has the same
 /// key, and nothing has to be stored for it.
@@ -18,7 +18,12 @@ pub(super) struct LocalKey {
     pub(super) secret: SecretText,
     /// The bearer token of the Hub's clients, and of clients that fetch the key.
     pub(super) bearer: SecretText,
+    /// The port at which the attempt's endpoint is, if no other program has it: an agent that comes back finds its programs there.
+    pub(super) port: u16,
 }
+
+/// Where the ports of local endpoints begin, and how many there are: below those that systems give out by themselves.
+const PORTS: (u16, u16) = (20_000, 10_000);
 
 impl LocalKey {
     pub(super) fn of_session(session: &Secret) -> Self {
@@ -30,7 +35,14 @@ impl LocalKey {
             Secret::from_bytes(tag.as_ref()).map_or_else(|| SecretText::new(String::new()), |s| s.to_text())
         };
         let digits: String = part("id").as_ref().iter().take(9).map(|byte| format!("{byte:02X}")).collect();
-        LocalKey { id: format!("LH{digits}"), secret: text(part("secret")), bearer: text(part("bearer")) }
+        let drawn =
+            part("port").as_ref().iter().take(2).fold(0_u16, |n, byte| n.rotate_left(8) ^ u16::from(*byte));
+        LocalKey {
+            id: format!("LH{digits}"),
+            secret: text(part("secret")),
+            bearer: text(part("bearer")),
+            port: PORTS.0.saturating_add(drawn % PORTS.1),
+        }
     }
 
     /// Whether a value of the header `Authorization` has the bearer token, with or without the word `Bearer`.
@@ -82,7 +94,8 @@ mod tests {
         let (one, other) = (Secret::random().unwrap(), Secret::random().unwrap());
         let key = LocalKey::of_session(&one);
         let again = LocalKey::of_session(&one);
-        assert_eq!((&key.id, key.secret.expose()), (&again.id, again.secret.expose()));
+        assert_eq!((&key.id, key.secret.expose(), key.port), (&again.id, again.secret.expose(), again.port));
+        assert!((20_000..30_000).contains(&key.port), "{}", key.port);
         assert_ne!(key.id, LocalKey::of_session(&other).id);
         assert_ne!(key.secret.expose(), one.to_text().expose(), "the session's secret stays here");
         assert_ne!(key.secret.expose(), key.bearer.expose());

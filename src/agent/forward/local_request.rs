@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, req
 
 use super::{
     local_key::{LocalKey, signing_key_id},
-    refused::Refused,
+    refused::NotServed,
 };
 use crate::{agent::access::present::GatewayAccess, plain, secret::SecretText};
 
@@ -32,20 +32,20 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::EXPECT,
 ];
 
-/// Whose words a request uses.
+/// Whose words a request uses, and its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(super) enum Dialect {
     S3,
     Hub,
 }
 
-impl Protocol {
+impl Dialect {
     pub(super) fn of(path: &str) -> Self {
         let below = path.strip_prefix(HUB_PATH);
         if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
-            Protocol::Hub
+            Dialect::Hub
         } else {
-            Protocol::S3
+            Dialect::S3
         }
     }
 }
@@ -53,7 +53,7 @@ impl Protocol {
 /// A request that may be passed on: it came with the local key.
 #[derive(Debug)]
 pub(super) struct LocalRequest {
-    pub(super) protocol: Protocol,
+    pub(super) dialect: Dialect,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
@@ -61,26 +61,26 @@ pub(super) struct LocalRequest {
 
 impl LocalRequest {
     /// Takes a request that was signed with the local key, or that has the local token.
-    pub(super) fn new(parts: Parts, key: &LocalKey) -> Result<Self, Refused> {
+    pub(super) fn new(parts: Parts, key: &LocalKey) -> Result<Self, NotServed> {
         let Parts { method, uri, mut headers, .. } = parts;
         // A proxy's form of a request. There is none behind this server.
         if uri.authority().is_some() || !uri.path().starts_with('/') {
-            return Err(Refused::NoSuchPath);
+            return Err(NotServed::NoSuchPath);
         }
-        let protocol = Protocol::of(uri.path());
+        let dialect = Dialect::of(uri.path());
         let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
-        match protocol {
-            Protocol::S3 => {
+        match dialect {
+            Dialect::S3 => {
                 // A request without a signature goes on: the gateway refuses it by name.
                 if let Some(id) = signing_key_id(authorization, uri.query().unwrap_or_default())
                     && id != key.id
                 {
-                    return Err(Refused::OtherKey(id));
+                    return Err(NotServed::OtherKey(id));
                 }
             }
-            Protocol::Hub => {
+            Dialect::Hub => {
                 if !authorization.is_some_and(|value| key.is_bearer(value)) {
-                    return Err(Refused::NoToken);
+                    return Err(NotServed::NoToken);
                 }
                 headers.remove(header::AUTHORIZATION);
             }
@@ -91,14 +91,14 @@ impl LocalRequest {
         for name in ours {
             headers.remove(name);
         }
-        Ok(LocalRequest { protocol, method, uri, headers })
+        Ok(LocalRequest { dialect, method, uri, headers })
     }
 
     /// The gateway that serves what the request asks for. A request that names no leased bucket goes to the first.
     pub(super) fn choose<'a>(&self, gateways: &'a [GatewayAccess]) -> Option<&'a GatewayAccess> {
         let path = self.uri.path().trim_start_matches('/');
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
-        gateways.iter().find(|g| self.protocol == Protocol::S3 && g.serves(bucket, key)).or(gateways.first())
+        gateways.iter().find(|g| self.dialect == Dialect::S3 && g.serves(bucket, key)).or(gateways.first())
     }
 
     /// Makes the request to a gateway, with the present tokens.
@@ -113,7 +113,7 @@ impl LocalRequest {
                 headers.append(TOKEN, value);
             }
         }
-        if let (Protocol::S3, Some(value)) = (self.protocol, secret_value(&key.secret)) {
+        if let (Dialect::S3, Some(value)) = (self.dialect, secret_value(&key.secret)) {
             headers.insert(SECRET_KEY, value);
         }
         request
@@ -127,7 +127,7 @@ impl LocalRequest {
         }
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
         let (method, uri) = (Method::POST, Uri::from_static(RENEW_PATH));
-        LocalRequest { protocol: Protocol::S3, method, uri, headers }.to_gateway(gateway, key, body)
+        LocalRequest { dialect: Dialect::S3, method, uri, headers }.to_gateway(gateway, key, body)
     }
 
     /// The request for a log, without its query, which may have a signature.
@@ -223,13 +223,13 @@ mod tests {
     fn another_key_is_refused_by_name() {
         let auth = signed("AKIAIOSFODNN7EXAMPLE");
         let refused = LocalRequest::new(parts("/b/k", &[("authorization", &auth)]), &key()).unwrap_err();
-        assert!(matches!(refused, Refused::OtherKey(id) if id == "AKIAIOSFODNN7EXAMPLE"));
+        assert!(matches!(refused, NotServed::OtherKey(id) if id == "AKIAIOSFODNN7EXAMPLE"));
         let presigned = parts("/b/k?X-Amz-Credential=AKIA%2F2026", &[]);
-        assert!(matches!(LocalRequest::new(presigned, &key()), Err(Refused::OtherKey(_))));
+        assert!(matches!(LocalRequest::new(presigned, &key()), Err(NotServed::OtherKey(_))));
         assert!(LocalRequest::new(parts("/b/k", &[]), &key()).is_ok(), "the gateway refuses it by name");
         assert!(matches!(
             LocalRequest::new(parts("http://x.example/b", &[]), &key()),
-            Err(Refused::NoSuchPath)
+            Err(NotServed::NoSuchPath)
         ));
     }
 
@@ -238,7 +238,7 @@ mod tests {
     fn the_hub_needs_the_local_token() {
         let key = key();
         let path = "/_hub/api/models/acme/base";
-        assert!(matches!(LocalRequest::new(parts(path, &[]), &key), Err(Refused::NoToken)));
+        assert!(matches!(LocalRequest::new(parts(path, &[]), &key), Err(NotServed::NoToken)));
         let bearer = format!("Bearer {}", key.bearer.expose());
         let local = LocalRequest::new(parts(path, &[("authorization", &bearer)]), &key).unwrap();
         let sent = local.to_gateway(&gateway("g:1", "s3://b/"), &key, ());

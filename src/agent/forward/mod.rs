@@ -28,5 +28,6 @@ mod refused;
 mod relay;
 mod upstream;
 
+pub use leading::read_local_key;
 pub(super) use leading::{CLEARED, LeadingFiles};
 pub(super) use listener::{Callers, Forwarder};

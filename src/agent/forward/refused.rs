@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::Full;
 
-use super::{local_request::Protocol, relay::AnswerBody};
+use super::{local_request::Dialect, relay::AnswerBody};
 use crate::{agent::access::access_end::AccessEnd, plain, reason::Reason};
 
 /// The header with the code of the Reason.
@@ -12,7 +12,7 @@ pub(super) const REASON_HEADER: HeaderName = HeaderName::from_static("leasehold-
 
 /// Why the forwarder answers a request itself.
 #[derive(Clone, Debug)]
-pub(super) enum Refused {
+pub(super) enum NotServed {
     /// Access has ended, and does not come back. Programs must not try again.
     Ended(AccessEnd),
     /// The member is away, or the gateway cannot be reached. Programs may try again.
@@ -25,55 +25,55 @@ pub(super) enum Refused {
     NoSuchPath,
 }
 
-impl Refused {
+impl NotServed {
     fn status(&self) -> StatusCode {
         match self {
-            Refused::Ended(_) | Refused::OtherKey(_) => StatusCode::FORBIDDEN,
-            Refused::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Refused::NoToken => StatusCode::UNAUTHORIZED,
-            Refused::NoSuchPath => StatusCode::NOT_FOUND,
+            NotServed::Ended(_) | NotServed::OtherKey(_) => StatusCode::FORBIDDEN,
+            NotServed::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
+            NotServed::NoToken => StatusCode::UNAUTHORIZED,
+            NotServed::NoSuchPath => StatusCode::NOT_FOUND,
         }
     }
 
     /// The error code of S3. SDKs try `ServiceUnavailable` again, and the others not.
     fn s3_code(&self) -> &'static str {
         match self {
-            Refused::Ended(_) => "ExpiredToken",
-            Refused::Away(_) => "ServiceUnavailable",
-            Refused::OtherKey(_) => "InvalidAccessKeyId",
-            Refused::NoToken => "AccessDenied",
-            Refused::NoSuchPath => "NoSuchKey",
+            NotServed::Ended(_) => "ExpiredToken",
+            NotServed::Away(_) => "ServiceUnavailable",
+            NotServed::OtherKey(_) => "InvalidAccessKeyId",
+            NotServed::NoToken => "AccessDenied",
+            NotServed::NoSuchPath => "NoSuchKey",
         }
     }
 
     fn reason(&self) -> Option<Reason> {
         match self {
-            Refused::Ended(end) => Some(end.reason),
-            Refused::Away(_) => Some(Reason::Unreachable),
-            Refused::OtherKey(_) | Refused::NoToken | Refused::NoSuchPath => None,
+            NotServed::Ended(end) => Some(end.reason),
+            NotServed::Away(_) => Some(Reason::Unreachable),
+            NotServed::OtherKey(_) | NotServed::NoToken | NotServed::NoSuchPath => None,
         }
     }
 
     /// One line for the person who reads the program's error.
     fn text(&self) -> String {
         match self {
-            Refused::Ended(end) => format!("access has ended ({}): {}", end.reason, end.message),
-            Refused::Away(why) => format!("leasehold cannot reach what it needs now, try again: {why}"),
-            Refused::OtherKey(id) => format!(
+            NotServed::Ended(end) => format!("access has ended ({}): {}", end.reason, end.message),
+            NotServed::Away(why) => format!("leasehold cannot reach what it needs now, try again: {why}"),
+            NotServed::OtherKey(id) => format!(
                 "the request is signed with the key {}, which leasehold did not give to this program: remove that key from the script or its settings",
                 plain::ascii_value(id)
             ),
-            Refused::NoToken => "the request has no token of this job: remove `token=` from the script, and leave HF_TOKEN unset".to_owned(),
-            Refused::NoSuchPath => "leasehold has nothing at this path".to_owned(),
+            NotServed::NoToken => "the request has no token of this job: remove `token=` from the script, and leave HF_TOKEN unset".to_owned(),
+            NotServed::NoSuchPath => "leasehold has nothing at this path".to_owned(),
         }
     }
 
     /// Makes the answer. The answer to HEAD has no body.
-    pub(super) fn response(&self, protocol: Protocol, method: &Method, path: &str) -> Response<AnswerBody> {
+    pub(super) fn response(&self, dialect: Dialect, method: &Method, path: &str) -> Response<AnswerBody> {
         let text = plain::message(&self.text()).into_owned();
-        let (kind, body) = match protocol {
-            Protocol::S3 => ("application/xml", self.xml(&text, path)),
-            Protocol::Hub => ("application/json", serde_json::json!({ "error": text }).to_string()),
+        let (kind, body) = match dialect {
+            Dialect::S3 => ("application/xml", self.xml(&text, path)),
+            Dialect::Hub => ("application/json", serde_json::json!({ "error": text }).to_string()),
         };
         let body = if *method == Method::HEAD { String::new() } else { body };
         let mut response = Response::new(AnswerBody::Whole(Full::new(Bytes::from(body))));
@@ -83,10 +83,10 @@ impl Refused {
         if let Some(reason) = self.reason() {
             headers.insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
         }
-        if let Refused::Away(_) = self {
+        if let NotServed::Away(_) = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if protocol == Protocol::Hub {
+        if dialect == Dialect::Hub {
             self.name_to_hub_clients(&text, method, path, headers);
         }
         response
@@ -101,8 +101,8 @@ impl Refused {
         )
     }
 
-    /// The Hub's clients read the reason from headers. Together these show it in every call that was tried, see
-    /// `docs/gateway.md`: `GatedRepo` ends a call, except on the bytes themselves, and the warning is shown in any case.
+    /// The Hub's clients read the reason from headers. Together these show it in every call that was tried:
+    /// `GatedRepo` ends a call, except on the bytes themselves, and the warning is shown in any case.
     fn name_to_hub_clients(&self, text: &str, method: &Method, path: &str, headers: &mut http::HeaderMap) {
         let ascii: String =
             text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
@@ -110,10 +110,11 @@ impl Refused {
             headers.insert("x-error-message", value);
         }
         let is_bytes = *method == Method::GET && path.contains("/resolve/");
-        if let (Refused::Ended(_), false) = (self, is_bytes) {
+        if let (NotServed::Ended(_), false) = (self, is_bytes) {
             headers.insert("x-error-code", HeaderValue::from_static("GatedRepo"));
         }
-        if let (Refused::Ended(_), Ok(value)) = (self, HeaderValue::from_str(&format!("leasehold; {ascii}")))
+        if let (NotServed::Ended(_), Ok(value)) =
+            (self, HeaderValue::from_str(&format!("leasehold; {ascii}")))
         {
             headers.insert("x-hf-warning", value);
         }
@@ -132,8 +133,8 @@ mod tests {
     use super::*;
     use crate::agent::access::access_end::AttemptStatus;
 
-    fn ended() -> Refused {
-        Refused::Ended(AccessEnd {
+    fn ended() -> NotServed {
+        NotServed::Ended(AccessEnd {
             reason: Reason::Revoked,
             message: "revoked by <ada>: wrong data".to_owned(),
             attempt: AttemptStatus::Ended,
@@ -148,21 +149,21 @@ mod tests {
     // A refusal after the end of access has the whole reason, and a status that SDKs do not try again.
     #[tokio::test]
     async fn an_ended_access_says_why_in_the_words_of_s3() {
-        let response = ended().response(Protocol::S3, &Method::GET, "/b/k");
+        let response = ended().response(Dialect::S3, &Method::GET, "/b/k");
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
         assert_eq!(response.headers()[REASON_HEADER], "REVOKED");
         insta::assert_snapshot!(text(response).await, @r#"
         <?xml version="1.0" encoding="UTF-8"?>
         <Error><Code>ExpiredToken</Code><Message>access has ended (REVOKED): revoked by &lt;ada&gt;: wrong data</Message><Resource>/b/k</Resource></Error>
         "#);
-        assert_eq!(text(ended().response(Protocol::S3, &Method::HEAD, "/b/k")).await, "");
+        assert_eq!(text(ended().response(Dialect::S3, &Method::HEAD, "/b/k")).await, "");
     }
 
     // A program which may try again is asked to.
     #[test]
     fn a_member_that_is_away_may_be_asked_again() {
         let response =
-            Refused::Away("the daemon is away".into()).response(Protocol::S3, &Method::GET, "/b/k");
+            NotServed::Away("the daemon is away".into()).response(Dialect::S3, &Method::GET, "/b/k");
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
@@ -171,9 +172,9 @@ mod tests {
     #[test]
     fn clients_of_the_hub_get_the_reason_in_headers() {
         let path = "/_hub/acme/base/resolve/main/model.safetensors";
-        let head = ended().response(Protocol::Hub, &Method::HEAD, path);
+        let head = ended().response(Dialect::Hub, &Method::HEAD, path);
         assert_eq!(head.headers()["x-error-code"], "GatedRepo");
-        let get = ended().response(Protocol::Hub, &Method::GET, path);
+        let get = ended().response(Dialect::Hub, &Method::GET, path);
         assert!(get.headers().get("x-error-code").is_none());
         let shown = get.headers()["x-error-message"].to_str().unwrap();
         assert!(shown.contains("revoked by <ada>"), "{shown}");

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     cut_body::CutBody,
     local_key::LocalKey,
-    local_request::{KEY_PATH, LocalRequest, Protocol, remove_hop_by_hop},
-    refused::{REASON_HEADER, Refused},
+    local_request::{Dialect, KEY_PATH, LocalRequest, remove_hop_by_hop},
+    refused::{NotServed, REASON_HEADER},
     upstream::{SendError, Upstream, UpstreamBody},
 };
 use crate::{
@@ -97,12 +97,12 @@ impl Relay {
         if path == KEY_PATH {
             return self.show_key(&parts);
         }
-        let protocol = Protocol::of(&path);
+        let dialect = Dialect::of(&path);
         let answered = match LocalRequest::new(parts, &self.key) {
             Ok(local) => self.pass_on(&local, body).await,
             Err(refused) => Err(refused),
         };
-        answered.unwrap_or_else(|refused| refused.response(protocol, &method, &path))
+        answered.unwrap_or_else(|refused| refused.response(dialect, &method, &path))
     }
 
     /// The local key, in the form of the container credentials of AWS. It does not expire before the attempt: access itself is
@@ -110,7 +110,7 @@ impl Relay {
     fn show_key(&self, parts: &Parts) -> Response<AnswerBody> {
         let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         if parts.method != Method::GET || !authorization.is_some_and(|value| self.key.is_bearer(value)) {
-            return Refused::NoToken.response(Protocol::Hub, &parts.method, KEY_PATH);
+            return NotServed::NoToken.response(Dialect::Hub, &parts.method, KEY_PATH);
         }
         let expires = self.clock.now().wall.plus(LOCAL_KEY_SHOWN);
         let text = serde_json::json!({
@@ -124,14 +124,14 @@ impl Relay {
         response
     }
 
-    async fn pass_on(&self, local: &LocalRequest, body: Incoming) -> Result<Response<AnswerBody>, Refused> {
+    async fn pass_on(&self, local: &LocalRequest, body: Incoming) -> Result<Response<AnswerBody>, NotServed> {
         let deadline = self.clock.now().lease.plus(FORWARD_HOLD);
         let mut backoff = Backoff::default();
         let is_empty = body.is_end_stream();
         let mut body = Some(body).filter(|_| !is_empty);
         loop {
             let gateways = self.wait_for_access(deadline).await?;
-            let nothing = || Refused::Away("this job opens nothing at an S3 gateway now".to_owned());
+            let nothing = || NotServed::Away("this job opens nothing at an S3 gateway now".to_owned());
             let gateway = local.choose(&gateways).ok_or_else(nothing)?;
             let upstream_body = match body.take() {
                 Some(body) => Either::Left(CutBody::new(body, self.cut.clone())),
@@ -158,7 +158,7 @@ impl Relay {
                     tracing::debug!(%why, request = local.shown(), "a request is sent again");
                     self.clock.sleep(backoff.next_wait()).await;
                 }
-                Err(why) => return Err(Refused::Away(why)),
+                Err(why) => return Err(NotServed::Away(why)),
             }
         }
     }
@@ -216,14 +216,14 @@ impl Relay {
     }
 
     /// Waits while the member is away, until the deadline.
-    async fn wait_for_access(&self, deadline: LeaseTime) -> Result<Gateways, Refused> {
+    async fn wait_for_access(&self, deadline: LeaseTime) -> Result<Gateways, NotServed> {
         let mut present = self.present.clone();
         loop {
             match present.borrow_and_update().clone() {
                 PresentAccess::Open(gateways) if gateways.iter().any(|g| !g.tokens.is_empty()) => {
                     return Ok(gateways);
                 }
-                PresentAccess::Ended(end) => return Err(Refused::Ended(end)),
+                PresentAccess::Ended(end) => return Err(NotServed::Ended(end)),
                 // New tokens are on their way.
                 PresentAccess::Open(_) | PresentAccess::Away => {}
             }
@@ -233,7 +233,7 @@ impl Relay {
                 },
                 () = self.cut.cancelled() => return Err(self.why_cut()),
                 () = self.clock.sleep_until(deadline) => {
-                    return Err(Refused::Away("this run has lost its connection to the daemon, and tries to come back".to_owned()));
+                    return Err(NotServed::Away("this run has lost its connection to the daemon, and tries to come back".to_owned()));
                 }
             }
         }
@@ -251,19 +251,19 @@ impl Relay {
     }
 
     /// For a request whose body is spent: the program sends it again.
-    fn why_replaced(&self) -> Refused {
+    fn why_replaced(&self) -> NotServed {
         match &*self.present.borrow() {
-            PresentAccess::Ended(end) => Refused::Ended(end.clone()),
+            PresentAccess::Ended(end) => NotServed::Ended(end.clone()),
             PresentAccess::Open(_) | PresentAccess::Away => {
-                Refused::Away("the access was replaced meanwhile".to_owned())
+                NotServed::Away("the access was replaced meanwhile".to_owned())
             }
         }
     }
 
-    fn why_cut(&self) -> Refused {
+    fn why_cut(&self) -> NotServed {
         match &*self.present.borrow() {
-            PresentAccess::Ended(end) => Refused::Ended(end.clone()),
-            PresentAccess::Open(_) | PresentAccess::Away => Refused::Away("the run ends".to_owned()),
+            PresentAccess::Ended(end) => NotServed::Ended(end.clone()),
+            PresentAccess::Open(_) | PresentAccess::Away => NotServed::Away("the run ends".to_owned()),
         }
     }
 
@@ -289,7 +289,7 @@ impl Relay {
 /// Whether another token may open what this answer refuses.
 fn is_replaceable(response: &Response<AnswerBody>) -> bool {
     let reason = response.headers().get(REASON_HEADER).and_then(|v| v.to_str().ok()).and_then(Reason::parse);
-    response.status().is_client_error()
+    !response.status().is_success()
         && reason.is_some_and(|reason| {
             reason.http_status() == StatusCode::UNAUTHORIZED
                 || matches!(reason.member_step(), MemberStep::ReplaceLease | MemberStep::Rejoin)
