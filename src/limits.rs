@@ -504,6 +504,11 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes of a ticket file: 43 characters, with room for an editor's newline.
 pub const TICKET_BYTES_MAX: u64 = 256;
 
+// ---------- the facade of the Hugging Face Hub ----------
+
+/// Files of one repository that the facade lists: models have some hundreds, and a list of 10,000 is 2 MiB.
+pub const HUB_FILES_MAX: usize = 10_000;
+
 // ---------- the local S3 endpoint ----------
 
 /// Connections of programs to the local S3 endpoint of one run at once, each with one request; more wait in the kernel. A data

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     caller::Caller,
+    hub,
     open_uploads::OpenUploads,
     refusal::{failed, not_implemented, refused},
     service::{SIGNED_WITH, service},
@@ -90,8 +91,11 @@ impl Gateway {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let hub = hub::is_asked(request.uri().path());
+        let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         match self.handle(request).await {
             Ok(response) => response,
+            Err(error) if hub => hub::hub_refusal(&error, &method, &path),
             Err(error) => error_response(error),
         }
     }
@@ -101,7 +105,8 @@ impl Gateway {
         let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
             refused(&Refusal::new(Reason::NoClientCertificate, "the connection has no client certificate"))
         })?;
-        let added = Added::take(request.headers_mut())?;
+        let is_for_hub = hub::is_asked(request.uri().path());
+        let added = Added::take(request.headers_mut(), is_for_hub)?;
         check_form(&request)?;
         let peer = &connection.peer;
         let share = self.room.take(peer.spiffe_id(), 1).map_err(|_| {
@@ -114,6 +119,9 @@ impl Gateway {
             return Ok(renewed(request.method(), session.refused.as_ref()));
         }
         let caller = Caller { session, sessions: self.sessions.clone(), connection, room: Arc::new(share) };
+        if is_for_hub {
+            return hub::answer(&caller, &request).await;
+        }
         request.extensions_mut().insert(caller);
         let served = SIGNED_WITH.scope(added.secret, self.s3.call(request)).await;
         served.map_err(|error| {
@@ -146,7 +154,7 @@ struct Added {
 
 impl Added {
     /// Takes it out: the S3 protocol, its log and its errors never see it.
-    fn take(headers: &mut HeaderMap) -> S3Result<Self> {
+    fn take(headers: &mut HeaderMap, is_for_hub: bool) -> S3Result<Self> {
         let read = |name: &str| -> Vec<String> {
             headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
         };
@@ -160,6 +168,8 @@ impl Added {
             ));
         }
         let secret = match (secrets.pop(), secrets.is_empty()) {
+            // The Hub's clients sign nothing.
+            (None, _) if is_for_hub => SecretKey::from(String::new()),
             (Some(secret), true) if !secret.is_empty() => SecretKey::from(secret),
             _ => {
                 return Err(failed(

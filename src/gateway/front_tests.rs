@@ -573,3 +573,6 @@ async fn a_revocation_ends_an_upload() {
     soon(|| files(&staging).is_empty()).await;
     assert!(!case.checkpoint("slow").exists());
 }
+
+#[path = "hub/front_tests.rs"]
+mod hub_tests;

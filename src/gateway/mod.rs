@@ -27,6 +27,7 @@
 //! | `open_uploads` | uploads in parts that are under way |
 //! | `usage` | what was read and written |
 //! | `refusal` | what a refusal looks like to an S3 client |
+//! | `hub/` | the facade of the Hugging Face Hub |
 //! | `stores` `store` | the stores, and what each can do |
 //! | `upload` | bytes that are not visible yet |
 //! | `directory` `directory_upload` `folder` `walk` | a directory of this machine as a store |
@@ -39,6 +40,7 @@ mod directory_upload;
 mod download;
 mod folder;
 mod front;
+mod hub;
 mod key;
 mod list;
 mod listing;

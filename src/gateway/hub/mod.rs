@@ -1,0 +1,20 @@
+//! A read-only facade of the Hugging Face Hub: `from_pretrained`, `load_dataset` and `snapshot_download` open what a lease opens.
+//!
+//! A leased model or dataset is a repository `TENANT/NAME`, and its versions are the revisions. `main` is the newest version of the
+//! lease. The facade speaks of nothing that the lease does not open, and sends no field of Xet, so that all bytes pass here.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `path` | [`Question`](path::Question): what a path asks for |
+//! | `repository` | the repositories of a lease, their revisions and files |
+//! | `serve` | the answers |
+//! | `refused` | refusals that the Hub's clients show |
+
+mod path;
+mod refused;
+mod repository;
+mod serve;
+
+pub(super) use path::is_asked;
+pub(super) use refused::hub_refusal;
+pub(super) use serve::answer;
