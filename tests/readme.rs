@@ -76,11 +76,11 @@ fn commands(body: &[&str]) -> Vec<(String, i32)> {
     whole.lines().map(command).collect()
 }
 
-/// The first of three neighbouring ports that are free, below those that the system assigns as free ports.
+/// The first of five neighbouring ports that are free, below those that the system assigns as free ports.
 fn free_ports() -> u16 {
     let is_free = |port| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let offset = u16::try_from(std::process::id() % 3_000).unwrap() * 3;
-    (0..3_000).map(|i| 20_000 + (offset + 3 * i) % 9_000).find(|p| (*p..p + 3).all(is_free)).unwrap()
+    let offset = u16::try_from(std::process::id() % 1_800).unwrap() * 5;
+    (0..1_800).map(|i| 20_000 + (offset + 5 * i) % 9_000).find(|p| (*p..p + 5).all(is_free)).unwrap()
 }
 
 /// An empty home, and the processes that run in it.

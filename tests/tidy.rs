@@ -54,9 +54,9 @@ const BELOW_DAEMON: [&str; 15] = [
     "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
     "broker", "api", "gateway", "config",
 ];
-const BELOW_DEV: [&str; 17] = [
+const BELOW_DEV: [&str; 18] = [
     "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
-    "broker", "api", "agent", "config", "daemon", "proto",
+    "broker", "api", "gateway", "agent", "config", "daemon", "proto",
 ];
 const BELOW_CLI: [&str; 19] = [
     "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",

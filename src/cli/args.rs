@@ -165,6 +165,9 @@ impl Cli {
                 args.get(3).map(OsString::as_os_str),
             )));
         }
+        if let (Some("__s3"), Some(object)) = (args.get(1).and_then(|a| a.to_str()), args.get(2)) {
+            return Err(Exit::Child(crate::dev::demo::download_slowly(object)));
+        }
         let parsed = Cli::try_parse_from(&args).map(|cli| Cli { behind, ..cli });
         parsed.map_err(with_safe_values).map_err(|e| match e.use_stderr() {
             true if wants_json(&args) => {

@@ -44,7 +44,7 @@ pub struct DevArgs {
     /// Serve this folder as the dataset, read only [default: sample data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// The daemon's port; the keys, the probes and the files use the next three. 0: free ones
+    /// The daemon's port; keys, probes, files and S3 use the next four. 0: free ones
     #[arg(long, value_name = "N", default_value_t = 8443, env = "LEASEHOLD_DEV_PORT", hide_env = true)]
     pub port: u16,
     #[command(subcommand)]
@@ -119,6 +119,7 @@ impl DevArgs {
         contexts.current = mine.current;
         contexts.save(&file).map_err(|e| failed("the context could not be written", &e))?;
         running.verifier.ready().await;
+        running.s3_verifier.ready().await;
         if session.for_programs() {
             session.print_item(&places(&deployment, &file))?;
         } else {
@@ -171,11 +172,11 @@ pub(super) fn contexts_of(deployment: &DevDeployment) -> Result<Contexts, Failur
 
 /// Returns all addresses and paths, for programs.
 fn places(deployment: &DevDeployment, contexts: &std::path::Path) -> Value {
-    let Ports { grpc, issuer, probe, files } = deployment.ports;
+    let Ports { grpc, issuer, probe, files, s3 } = deployment.ports;
     json!({
         "daemon": format!("localhost:{grpc}"), "trust_domain": TRUST_DOMAIN,
         "keys": format!("http://localhost:{issuer}/keys"), "probes": format!("http://localhost:{probe}/readyz"),
-        "files": format!("https://localhost:{files}"), "dataset": "dataset:dev/data@v1",
+        "files": format!("https://localhost:{files}"), "s3": format!("localhost:{s3}"), "dataset": "dataset:dev/data@v1",
         "data": deployment.data.display().to_string(), "folder": deployment.root().display().to_string(),
         "context": "dev", "contexts": contexts.display().to_string(),
     })
@@ -183,7 +184,7 @@ fn places(deployment: &DevDeployment, contexts: &std::path::Path) -> Value {
 
 fn welcome(deployment: &DevDeployment, contexts: &std::path::Path) -> Page {
     let root = deployment.root().display();
-    let Ports { grpc, issuer, probe, files } = deployment.ports;
+    let Ports { grpc, issuer, probe, files, s3 } = deployment.ports;
     let text = format!(
         "leasehold dev is ready. Stop it with Ctrl-C.
 
@@ -191,6 +192,7 @@ fn welcome(deployment: &DevDeployment, contexts: &std::path::Path) -> Page {
   keys         http://localhost:{issuer}/keys
   probes       http://localhost:{probe}/readyz
   file server  https://localhost:{files}
+  S3 gateway   localhost:{s3}, for s3://dev/data/ and the job file s3-job.toml
   dataset      dataset:dev/data@v1 is {data}
   folder       {root}
   context      dev, in {contexts}
@@ -199,6 +201,10 @@ Try, in another terminal:
 
   leasehold whoami
   leasehold run --spec {root}/job.toml -- sh -c 'leasehold dev fetch dataset:dev/data@v1/; sleep 300'
+
+or, if you have the aws CLI or boto3, which need no change:
+
+  leasehold run --spec {root}/s3-job.toml -- aws s3 ls s3://dev/data/
 
 and while that runs, in a third:
 
@@ -226,10 +232,10 @@ fn default_dir() -> Result<PathBuf, Failure> {
 fn ports_from(grpc: u16) -> Result<Ports, Failure> {
     let next = |n: u16| {
         grpc.checked_add(n).ok_or_else(|| {
-            Failure::usage(format!("--port {grpc} is too large: the next three ports are needed as well"))
+            Failure::usage(format!("--port {grpc} is too large: the next four ports are needed as well"))
         })
     };
-    Ok(Ports { grpc, issuer: next(1)?, probe: next(2)?, files: next(3)? })
+    Ok(Ports { grpc, issuer: next(1)?, probe: next(2)?, files: next(3)?, s3: next(4)? })
 }
 
 /// How to reach one resource, as the wrapper's list of credentials says.

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `story` | `Story`: a running story, and the claims that every story has |
 //! | `path` | the story of one credential, from its issue on |
+//! | `bucket` | an S3 download, and its cut |
 //! | `endings` | all the ways in which its access ends |
 //! | `jobs` | the story of a job with four members |
 //! | `governance` | the story of a tune that people must approve, and of a recall |
@@ -17,6 +18,7 @@
 //! | `calls` | the gRPC calls of a story |
 //! | `watch` | waiting until a token is refused, or a process has started or ended |
 
+mod bucket;
 mod calls;
 mod child;
 mod daemon;
@@ -31,6 +33,7 @@ mod watch;
 
 use std::{path::PathBuf, sync::Arc};
 
+pub use bucket::download_slowly;
 pub use child::await_exit_code;
 
 use super::DevDeployment;

@@ -42,11 +42,14 @@ pub enum Role {
     Operator,
     /// The file server, which is an audience and its verifier.
     Files,
+    /// The S3 gateway, which is an audience and its verifier.
+    S3,
 }
 
 impl Role {
     /// All of them. Each gets an SVID.
-    pub const ALL: [Role; 5] = [Role::Daemon, Role::Trainer, Role::Launcher, Role::Operator, Role::Files];
+    pub const ALL: [Role; 6] =
+        [Role::Daemon, Role::Trainer, Role::Launcher, Role::Operator, Role::Files, Role::S3];
 
     /// The word in the names of its files.
     pub const fn as_str(self) -> &'static str {
@@ -56,6 +59,7 @@ impl Role {
             Role::Launcher => "launcher",
             Role::Operator => "operator",
             Role::Files => "files",
+            Role::S3 => "s3",
         }
     }
 
@@ -67,13 +71,14 @@ impl Role {
             Role::Launcher => "/launcher",
             Role::Operator => "/people/you",
             Role::Files => "/files",
+            Role::S3 => "/s3",
         }
     }
 
     /// Returns its host names, for clients that check them instead of the SPIFFE ID.
     pub(super) fn dns(self) -> &'static [&'static str] {
         match self {
-            Role::Daemon | Role::Files => &["localhost"],
+            Role::Daemon | Role::Files | Role::S3 => &["localhost"],
             Role::Trainer | Role::Launcher | Role::Operator => &[],
         }
     }
@@ -108,6 +113,7 @@ pub struct Ports {
     pub issuer: u16,
     pub probe: u16,
     pub files: u16,
+    pub s3: u16,
 }
 
 /// The times after which a member counts as lost, and after which a draining member stops reading.
@@ -148,7 +154,9 @@ impl DevDeployment {
         ports: Ports,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, SetupError> {
-        for dir in ["", "ca", "svid", "catalog.d", "policy", "data", "models/base", "checkpoints", "state"] {
+        for dir in
+            ["", "ca", "svid", "catalog.d", "policy", "data", "models/base", "checkpoints", "s3/out", "state"]
+        {
             make_dir(&root.join(dir))?;
         }
         let root = canonical(root)?;
@@ -299,10 +307,11 @@ impl DevDeployment {
         replace("policy/dev.cedar", include_str!("dev.cedar"))?;
         keep("catalog.d/platform.toml", &sample.platform())?;
         let header = "`leasehold dev` writes this file at each start. config/catalog.d of the package explains the keys.";
-        let people = sample.dataset("people@v1", "confidential", "[\"pii\"]");
-        replace("catalog.d/dev.toml", &sample.catalog(header, "may_act_for = [\"human:*\"]\n", &people))?;
+        let more = sample.dataset("people@v1", "confidential", "[\"pii\"]") + &sample.s3_resources();
+        replace("catalog.d/dev.toml", &sample.catalog(header, "may_act_for = [\"human:*\"]\n", &more))?;
         let params = "params = \"params.yaml\"                 # its digest is recorded\n";
         keep("job.toml", &sample.job(params, ""))?;
+        keep("s3-job.toml", &sample.s3_job())?;
         keep("params.yaml", "learning_rate: 0.0002\nepochs: 3\n")?;
         keep("data/tickets-0001.jsonl", SAMPLE_DATA)?;
         keep("models/base/config.json", "{\"architectures\": [\"Sample\"], \"hidden_size\": 8}\n")

@@ -52,8 +52,8 @@ impl Starter {
             super::deployment::write_svid(&pem, &cert, &key, Exists::Keep)?;
         }
         let Starter { domain, tenant, port } = self;
-        let [issuer, probe, files] = [1, 2, 3].map(|n| port.saturating_add(n));
-        let ports = Ports { grpc: *port, issuer, probe, files };
+        let [issuer, probe, files, s3] = [1, 2, 3, 4].map(|n| port.saturating_add(n));
+        let ports = Ports { grpc: *port, issuer, probe, files, s3 };
         let sample = SampleFiles { domain, tenant, ports, file_server: "https://files.example" };
         let header = "The daemon's configuration. `leasehold config check` reads it. config/leasehold.toml of the package has every key.";
         put("leasehold.toml", &sample.config(header, ""), 0o600)?;

@@ -8,12 +8,13 @@
 //! | `deployment` | [`DevDeployment`]: everything that a daemon needs, in one folder |
 //! | `init` | [`Starter`]: the files of a new deployment, and SVIDs to try it |
 //! | `sample` | the texts of these files |
-//! | `running` | [`Running`]: a deployment with its file server, to try |
+//! | `running` | [`Running`]: a deployment with its file server and its S3 gateway, to try |
 //! | `file_server` | [`FileServer`]: serves folders to holders of leases; the model for authors of resource servers |
 //! | `target` | what a request asks for |
 //! | `folder` | `ServedFolder`: a folder that no path leads out of |
 //! | `transfer` | `Transfer`: a transfer, which is cut when its access ends |
 //! | `client` | [`FileClient`]: a client of the file server, as the program of a job uses it |
+//! | `s3_client` | `S3Client`: a small S3 client, as a program that knows nothing of Leasehold uses one |
 //! | `demo` | [`demo::run`]: stories in which each claim is observed |
 
 mod authority;
@@ -24,6 +25,7 @@ mod file_server;
 mod folder;
 mod init;
 mod running;
+mod s3_client;
 mod sample;
 mod target;
 mod transfer;

@@ -1,6 +1,6 @@
-//! A development deployment with its file server, beside the daemon.
+//! A development deployment with its file server and its S3 gateway, beside the daemon.
 
-use std::{collections::HashMap, io, net::Ipv4Addr, sync::Arc};
+use std::{collections::HashMap, io, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use tokio::{
     net::{TcpListener, TcpSocket},
@@ -10,27 +10,33 @@ use tokio_util::sync::CancellationToken;
 
 use super::{DevDeployment, FileServer, Ports, Role, SetupError, deployment::TENANT};
 use crate::{
+    catalog::Catalog,
     clock::Clock,
+    gateway::{Gateway, GatewaySettings, KeptIn, StoreSettings},
     identity::FileSource,
-    link::{Connector, Endpoint, EndpointError},
+    link::{Connector, Endpoint, EndpointError, HandshakeObserver},
     verify::{Verifier, VerifierSettings},
 };
 
-/// The running file server, and the renewal of the identities.
+/// The running file server and S3 gateway, and the renewal of the identities.
 pub struct Running {
     pub verifier: Verifier,
+    /// That of the S3 gateway.
+    pub s3_verifier: Verifier,
     pub server: FileServer,
     tasks: Vec<JoinHandle<()>>,
     stop: CancellationToken,
 }
 
-/// Why the file server did not start.
+/// Why the file server or the S3 gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunningError {
     #[error(transparent)]
     Setup(#[from] SetupError),
-    #[error("port {port} cannot be listened on for the file server")]
-    Listen { port: u16, source: io::Error },
+    #[error("port {port} cannot be listened on for {what}")]
+    Listen { what: &'static str, port: u16, source: io::Error },
+    #[error("the catalog cannot be used: {0}")]
+    Catalog(String),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
@@ -38,13 +44,10 @@ pub enum RunningError {
 }
 
 impl Running {
-    /// Starts the file server of a deployment. The daemon may start later; until then every request is refused.
+    /// Starts the file server and the S3 gateway of a deployment. The daemon may start later; until then every request is refused.
     pub async fn start(deployment: &Arc<DevDeployment>, clock: Arc<dyn Clock>) -> Result<Self, RunningError> {
         let stop = CancellationToken::new();
-        let port = deployment.ports.files;
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
-            .await
-            .map_err(|source| RunningError::Listen { port, source })?;
+        let listener = listen("the file server", deployment.ports.files).await?;
         let source: Arc<FileSource> = deployment.source(Role::Files)?;
         let connector = deployment.connector(Role::Files, clock.clone())?;
         let verifier = Verifier::start(VerifierSettings {
@@ -64,6 +67,8 @@ impl Running {
             }
         })];
         tasks.push(tokio::spawn(source.follow(stop.clone())));
+        let (s3_verifier, gateway) = start_gateway(deployment, clock.clone(), &stop).await?;
+        tasks.extend(gateway);
         let (deployment, shutdown) = (deployment.clone(), stop.clone());
         tasks.push(tokio::spawn(async move {
             loop {
@@ -76,17 +81,53 @@ impl Running {
                 }
             }
         }));
-        Ok(Running { verifier, server, tasks, stop })
+        Ok(Running { verifier, s3_verifier, server, tasks, stop })
     }
 
     /// Stops the server and its connections.
     pub async fn stop(self) {
         self.verifier.shutdown().await;
+        self.s3_verifier.shutdown().await;
         self.stop.cancel();
         for task in self.tasks {
             let _ = task.await;
         }
     }
+}
+
+async fn listen(what: &'static str, port: u16) -> Result<TcpListener, RunningError> {
+    let bound = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await;
+    bound.map_err(|source| RunningError::Listen { what, port, source })
+}
+
+/// Starts the S3 gateway. It knows the catalog as it is now; a reload of the daemon does not reach it.
+async fn start_gateway(
+    deployment: &DevDeployment,
+    clock: Arc<dyn Clock>,
+    stop: &CancellationToken,
+) -> Result<(Verifier, [JoinHandle<()>; 2]), RunningError> {
+    let listener = listen("the S3 gateway", deployment.ports.s3).await?;
+    let (source, audience) = (deployment.source(Role::S3)?, deployment.id(Role::S3)?);
+    let connector = deployment.connector(Role::S3, clock.clone())?;
+    let verifier =
+        Verifier::start(VerifierSettings { connector, audience: audience.clone(), clock: clock.clone() });
+    let store = |location: &str, directory: PathBuf| StoreSettings {
+        location: format!("s3://{TENANT}/{location}"),
+        kept_in: KeptIn::Directory(directory),
+    };
+    let stores = vec![
+        store("data/", deployment.data.clone()),
+        store("models/tiny/", deployment.path("models/base")),
+        store("out/", deployment.path("s3/out")),
+    ];
+    let listen = (Ipv4Addr::LOCALHOST, deployment.ports.s3).into();
+    let stores = GatewaySettings { listen, audience, stores }.open_stores();
+    let catalog = Catalog::load(&deployment.path("catalog.d")).map_err(|e| {
+        RunningError::Catalog(e.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    })?;
+    let gateway = Gateway::new(verifier.clone(), Arc::new(move || catalog.clone()), stores, clock);
+    let serving = gateway.serve(listener, source.clone(), HandshakeObserver::default(), stop.clone());
+    Ok((verifier, [tokio::spawn(serving), tokio::spawn(source.follow(stop.clone()))]))
 }
 
 impl DevDeployment {
@@ -113,16 +154,16 @@ impl DevDeployment {
     }
 }
 
-/// Four ports on localhost that the system gives to no other program while this value lives: not to a listener that asks for
+/// Five ports on localhost that the system gives to no other program while this value lives: not to a listener that asks for
 /// any port, and not to an outgoing connection. A listener that names one of them can take it, close, and take it again.
 #[derive(Debug)]
 pub struct FreePorts {
     pub ports: Ports,
     /// Bound, but not listening.
-    _held: [TcpSocket; 4],
+    _held: [TcpSocket; 5],
 }
 
-/// Finds four free ports on localhost, and holds them.
+/// Finds five free ports on localhost, and holds them.
 ///
 /// # Errors
 ///
@@ -139,7 +180,8 @@ pub fn free_ports() -> io::Result<FreePorts> {
     let (issuer, b) = hold()?;
     let (probe, c) = hold()?;
     let (files, d) = hold()?;
-    Ok(FreePorts { ports: Ports { grpc, issuer, probe, files }, _held: [a, b, c, d] })
+    let (s3, e) = hold()?;
+    Ok(FreePorts { ports: Ports { grpc, issuer, probe, files, s3 }, _held: [a, b, c, d, e] })
 }
 
 #[cfg(test)]

@@ -133,6 +133,75 @@ owner          = "you"
         )
     }
 
+    /// Returns the catalog entries of the S3 gateway, and of what it serves: the same data under `s3://dev/`.
+    pub(super) fn s3_resources(&self) -> String {
+        let SampleFiles { domain, tenant, ports, .. } = self;
+        format!(
+            r#"
+# The S3 gateway, for programs that know nothing of Leasehold.
+[[audience]]
+name        = "spiffe://{domain}/s3"
+verifiers   = ["spiffe://{domain}/s3"]
+checks      = "feed"
+presenter   = "mtls"
+s3_endpoint = "localhost:{s3}"
+
+[[dataset]]
+name           = "shards@v1"
+location       = "s3://{tenant}/data/"
+audience       = "spiffe://{domain}/s3"
+pin            = "none"
+classification = "internal"
+data_classes   = []
+source_trust   = "curated"
+purposes       = ["trying-out"]
+owner          = "you"
+
+[[model]]
+name        = "tiny@1"
+location    = "s3://{tenant}/models/tiny/"
+audience    = "spiffe://{domain}/s3"
+pin         = "none"
+tier        = "lab"
+environment = "development"
+risk        = "low"
+tool_access = "none"
+owner       = "you"
+
+[[checkpoint]]
+name     = "tiny-tuned"
+model    = "tiny@1"
+location = "s3://{tenant}/out/"
+audience = "spiffe://{domain}/s3"
+owner    = "you"
+"#,
+            s3 = ports.s3
+        )
+    }
+
+    /// Returns the job file for what the S3 gateway serves.
+    pub(super) fn s3_job(&self) -> String {
+        let tenant = self.tenant;
+        format!(
+            r#"# A job whose program uses S3 and knows nothing of Leasehold.
+name         = "try-s3"
+purpose      = "trying-out"
+why          = "looking around"
+max_duration = "1h"
+
+[tune]
+method = "lora"
+[[read]]
+resource = "dataset:{tenant}/shards@v1"    # s3://{tenant}/data/
+[[read]]
+resource = "model:{tenant}/tiny@1"         # s3://{tenant}/models/tiny/
+
+[[write]]
+resource = "checkpoint:{tenant}/tiny-tuned"   # s3://{tenant}/out/JOB/
+"#
+        )
+    }
+
     /// Returns a job file. `tune_keys` follow in its table `[tune]`; `more` follows at the end.
     pub(super) fn job(&self, tune_keys: &str, more: &str) -> String {
         let tenant = self.tenant;

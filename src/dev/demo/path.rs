@@ -41,6 +41,7 @@ pub(super) async fn run(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) 
     let checks = Checks::of(&running.verifier, &holder)?;
     story.show_credential(&checks).await;
     story.show_download(&checks, &running).await;
+    story.show_bucket().await;
     story.show_endings(&checks).await;
     story.show_second_attempt(&checks).await;
     story.show_expiry(&checks).await;

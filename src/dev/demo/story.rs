@@ -29,7 +29,11 @@ impl<'a> Story<'a> {
 }
 
 impl Story<'_> {
-    /// Starts the daemon and the file server.
+    pub(super) fn stage(&self) -> &'_ Stage {
+        self.stage
+    }
+
+    /// Starts the daemon, the file server and the S3 gateway.
     pub(super) async fn open(&mut self) -> Observed<(Child, Running)> {
         let start = Stopwatch::now();
         let daemon = self.stage.start_daemon().await?;
@@ -37,6 +41,7 @@ impl Story<'_> {
             .await
             .map_err(|e| e.to_string())?;
         within("the verifier's feed", running.verifier.ready()).await?;
+        within("the feed of the S3 gateway", running.s3_verifier.ready()).await?;
         self.report(
             "a daemon starts, and a file server follows its revocations",
             start,
