@@ -18,6 +18,8 @@ work=
 passed=0
 failed=0
 started=()
+# More options of `leasehold dev`.
+dev_options=()
 # Other folders, which are always removed at the end.
 scratch=()
 
@@ -187,7 +189,7 @@ start_dev() {
     log=$work/dev.log
     export LEASEHOLD_CONTEXTS=$work/contexts.toml
     unset LEASEHOLD_LOG LEASEHOLD_CONTEXT
-    "$leasehold" dev --dir "$folder" --port 0 >"$work/dev.out" 2>"$log" </dev/null &
+    "$leasehold" dev --dir "$folder" --port 0 "${dev_options[@]}" >"$work/dev.out" 2>"$log" </dev/null &
     daemon=$!
     started+=("$daemon")
     wait_for 180 dev_settled || die "leasehold dev was not ready within 180 s"
