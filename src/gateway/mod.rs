@@ -66,4 +66,4 @@ mod write;
 
 pub use front::Gateway;
 pub use session::CatalogReader;
-pub use settings::{GatewaySettings, KeptIn};
+pub use settings::{GatewaySettings, KeptIn, StoreSettings};
