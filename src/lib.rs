@@ -30,6 +30,7 @@
 //! | 3 | [`catalog`] | which callers are known, which resources exist | decides |
 //! | 3 | [`job`] | states and legal moves of jobs, attempts, members; pure | decides who may |
 //! | 4 | [`link`] | the mTLS accept loop with a deadline per connection; the client's connector | knows the request |
+//! | 4 | [`people`] | people who log in: ID tokens, and the SVIDs that they get for them | keeps a login |
 //! | 4 | [`policy`] | Cedar; the only maker of a `Grant` | keeps state |
 //! | 5 | [`lease`] | the table of live leases, deadlines, quotas | exists without a `Grant` |
 //! | 5 | [`token`] | ES256 tokens: claims, minting, checking | reads a clock |
@@ -118,6 +119,8 @@ mod lease;
 mod ledger;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only some features listen or fetch"))]
 mod log_budget;
+#[cfg(feature = "server")]
+mod people;
 #[cfg_attr(
     not(feature = "server"),
     allow(dead_code, reason = "the library shows fewer texts than the commands")

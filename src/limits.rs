@@ -638,3 +638,46 @@ pub const GATEWAY_UPLOAD_LOOK: Duration = Duration::from_secs(2);
 pub const GATEWAY_COMPLETED_KEPT: usize = 1_024;
 /// Bytes of an XML body: the list of 10,000 parts with their checksums takes 3 MiB.
 pub const GATEWAY_XML_BYTES_MAX: usize = 4 << 20;
+
+// ---------- people who log in ----------
+
+/// How long a login lasts if the configuration does not say: a working day.
+pub const LOGIN_LIFE: Duration = Duration::from_secs(8 * 3600);
+/// The longest life of a login: a removal from a group of the identity provider counts by then.
+pub const LOGIN_LIFE_MAX: Duration = Duration::from_secs(12 * 3600);
+/// The shortest life of a login: shorter ones end before a person has read a request.
+pub const LOGIN_LIFE_MIN: Duration = Duration::from_secs(60);
+/// Logins in force: 10,000 people, or fewer who log in more often. Each takes about 1 KiB.
+pub const LOGINS_MAX: usize = 10_000;
+/// Logins of one person in force: several machines and groups. One more ends the oldest.
+pub const LOGINS_PER_PERSON_MAX: usize = 16;
+/// Logins that are checked at once. Each may wait for the identity provider; past this, a login is refused and tried again.
+pub const LOGINS_AT_ONCE_MAX: usize = 32;
+/// Bytes of the body of a login: an ID token and a request for a certificate.
+pub const LOGIN_BODY_BYTES_MAX: usize = 48 << 10;
+/// Bytes of an ID token. One with hundreds of groups has about 16 KiB.
+pub const ID_TOKEN_BYTES_MAX: usize = 32 << 10;
+/// Bytes of a certificate signing request as PEM. One for a P-256 key has about 400.
+pub const KEY_REQUEST_BYTES_MAX: usize = 4 << 10;
+/// How old an ID token may be when it is used: a person has typed the code by then, and a thief has little time.
+pub const ID_TOKEN_AGE_MAX: Duration = Duration::from_secs(10 * 60);
+/// How far ahead of ours the clock of the identity provider may be.
+pub const ID_TOKEN_EARLY_MAX: Duration = Duration::from_secs(60);
+/// ID tokens that are remembered, so that none is used twice: more than people send in [`ID_TOKEN_AGE_MAX`].
+pub const ID_TOKENS_REMEMBERED_MAX: usize = 16_384;
+/// Bytes of an answer of the identity provider. Key sets and discovery documents have a few KiB.
+pub const PROVIDER_ANSWER_BYTES_MAX: usize = 256 << 10;
+/// How long the keys of the identity provider are used before they are fetched again.
+pub const PROVIDER_KEYS_KEPT: Duration = Duration::from_secs(3600);
+/// The least time between two fetches of the keys of the identity provider, so that bad tokens cause no flood.
+pub const PROVIDER_KEYS_RETRY: Duration = Duration::from_secs(10);
+/// Groups in `[people.groups]`: a path of a SPIFFE ID has one of them, and each needs an entry of the catalog.
+pub const PEOPLE_GROUPS_MAX: usize = 256;
+/// Methods (`amr`) that are kept of a login. Providers send one to four.
+pub const LOGIN_METHODS_MAX: usize = 16;
+/// Bytes of one such method, or of a claim's value that is compared.
+pub const LOGIN_WORD_BYTES_MAX: usize = 256;
+/// Lines of the log in a minute about ID tokens that are not accepted: anyone can cause them.
+pub const LOGIN_LINES_MAX: u32 = 60;
+/// How long `leasehold login` waits for a person in a browser.
+pub const LOGIN_WAIT: Duration = Duration::from_secs(10 * 60);

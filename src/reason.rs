@@ -119,6 +119,13 @@ reasons! {
     /// The caller's kind may not call this.
     KindNotAllowed = "KIND_NOT_ALLOWED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
 
+    /// The proof of a person's login is not accepted, or the person may not log in.
+    LoginRefused = "LOGIN_REFUSED": Unauthenticated, FORBIDDEN, Denied, Refused, TryLater;
+    /// The login of the person is over: log in again.
+    LoginRequired = "LOGIN_REQUIRED": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
+    /// The identity provider of people gave no usable answer.
+    ProviderUnavailable = "PROVIDER_UNAVAILABLE": Unavailable, SERVICE_UNAVAILABLE, Failure, Undecided, TryLater;
+
     // ---------- what was asked ----------
     /// A field has an invalid value.
     FieldInvalid = "FIELD_INVALID": InvalidArgument, BAD_REQUEST, Usage, Refused, TryLater;

@@ -12,7 +12,7 @@ const GROUND: [&str; 9] =
     ["backoff", "clock", "secret", "limits", "log_budget", "reason", "sync", "written", "plain"];
 
 /// What each module may use, in addition to floor 0 and, from floor 2 on, `name`.
-const FLOORS: [(&str, &[&str]); 25] = [
+const FLOORS: [(&str, &[&str]); 26] = [
     ("name", &[]),
     ("proto", &[]),
     ("fence", &[]),
@@ -21,6 +21,7 @@ const FLOORS: [(&str, &[&str]); 25] = [
     ("job", &[]),
     ("link", &["identity"]),
     ("policy", &["fence", "catalog", "job", "identity"]),
+    ("people", &["identity"]),
     ("lease", &["policy", "fence"]),
     ("token", &[]),
     ("ledger", &[]),
@@ -40,27 +41,29 @@ const FLOORS: [(&str, &[&str]); 25] = [
     ("main", &["internals"]),
 ];
 
-const BELOW_BROKER: [&str; 11] =
-    ["fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify"];
-const BELOW_THE_EDGES: [&str; 13] = [
-    "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
-    "broker", "proto",
+const BELOW_BROKER: [&str; 12] = [
+    "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
+    "verify",
 ];
-const BELOW_CONFIG: [&str; 12] = [
-    "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
-    "gateway",
+const BELOW_CONFIG: [&str; 13] = [
+    "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
+    "verify", "gateway",
 ];
-const BELOW_DAEMON: [&str; 15] = [
-    "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
-    "broker", "api", "gateway", "config",
+const BELOW_THE_EDGES: [&str; 14] = [
+    "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
+    "verify", "broker", "proto",
 ];
-const BELOW_DEV: [&str; 18] = [
-    "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
-    "broker", "api", "gateway", "agent", "config", "daemon", "proto",
+const BELOW_DAEMON: [&str; 16] = [
+    "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
+    "verify", "broker", "api", "gateway", "config",
 ];
-const BELOW_CLI: [&str; 19] = [
-    "fence", "identity", "catalog", "job", "link", "policy", "lease", "token", "ledger", "state", "verify",
-    "broker", "api", "agent", "slurm", "config", "daemon", "proto", "dev",
+const BELOW_DEV: [&str; 19] = [
+    "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
+    "verify", "broker", "api", "gateway", "agent", "config", "daemon", "proto",
+];
+const BELOW_CLI: [&str; 20] = [
+    "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
+    "verify", "broker", "api", "agent", "slurm", "config", "daemon", "proto", "dev",
 ];
 
 fn root() -> PathBuf {

@@ -15,13 +15,14 @@
 //! | `policy` | the questions about policy, which OperatorService takes |
 //! | `spec` | a job's specification, read with all mistakes at once |
 //! | `fields` `messages` | the fields of requests; the messages of responses |
-//! | `http` | discovery, keys and probes |
+//! | `http` `login` | discovery, keys and probes; people who log in |
 
 mod approval;
 mod edge;
 mod fields;
 mod http;
 mod job;
+mod login;
 mod member;
 mod messages;
 mod operator;
@@ -36,4 +37,5 @@ mod verifier;
 
 pub use edge::{Edge, Reloader};
 pub use http::{MetricsText, NotReady, Readiness, ReadyNotes, issuer_routes, probe_routes};
+pub use login::login_routes;
 pub use room::EdgeRoom;

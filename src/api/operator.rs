@@ -313,6 +313,13 @@ impl OperatorService for Operators {
         Ok(Response::new(Box::pin(answers)))
     }
 
+    async fn log_out(
+        &self,
+        request: Request<v1::LogOutRequest>,
+    ) -> Result<Response<v1::LogOutResponse>, Status> {
+        self.0.call(Rpc::LogOut, request, async |broker, caller, _| log_out(&broker, &caller)).await
+    }
+
     async fn who_am_i(
         &self,
         request: Request<v1::WhoAmIRequest>,
@@ -340,12 +347,30 @@ impl OperatorService for Operators {
                 .and_then(|_| broker.ledger().head_public())
                 .map(|key| key.to_pem())
                 .unwrap_or_default(),
+            login: seen.as_ref().and_then(|caller| caller.login.as_ref()).map(|login| {
+                let now = broker.clock().now();
+                v1::Login {
+                    human: login.human.to_string(),
+                    issuer: login.issuer.clone(),
+                    sub: login.sub.clone(),
+                    groups: login.groups.clone(),
+                    amr: login.amr.clone(),
+                    since: Some(timestamp(now.wall_at(login.at))),
+                    until: Some(timestamp(now.wall_at(login.until))),
+                }
+            }),
             catalog_mistakes: match sees_mistakes {
                 true => catalog_mistakes(rules.catalog(), limits::CATALOG_MISTAKES_SHOWN_BRIEFLY_MAX),
                 false => Vec::new(),
             },
         }))
     }
+}
+
+/// Ends the caller's own login.
+fn log_out(broker: &Broker, caller: &Caller) -> Result<v1::LogOutResponse, Refusal> {
+    let (ended, recorded) = broker.logins.log_out(caller)?;
+    Ok(v1::LogOutResponse { ended, durable: recorded.durable })
 }
 
 /// Sends the records that a caller may see, until the last one or until the stream must end.

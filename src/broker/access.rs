@@ -16,10 +16,10 @@ use crate::{
     identity::Peer,
     job::{Job, Member, MemberState},
     limits,
-    name::{FenceName, PrincipalKind, SpiffeId, TenantName},
+    name::{Digest, FenceName, PrincipalKind, SpiffeId, TenantName},
     policy::{Call, Relation, Rpc},
     reason::{Reason, Refusal},
-    state::Lock,
+    state::{Lock, Login},
 };
 
 /// Finds callers, and refuses what they may not do.
@@ -83,7 +83,24 @@ impl AccessControl {
                 .with("you", peer.spiffe_id().to_string())
                 .fix("have a [[principal]] whose match covers this ID added to your tenant's catalog file")
         })?;
-        Ok(Caller { peer: peer.clone(), principal, rules })
+        Ok(Caller { peer: peer.clone(), principal, rules, login: self.login(peer)? })
+    }
+
+    /// Returns the login of a person, whose SVID is good only with it. `None` for peers of all other trust domains.
+    fn login(&self, peer: &Peer) -> Result<Option<Arc<Login>>, Refusal> {
+        let people = self.context.settings.people.as_ref();
+        if people.is_none_or(|people| people.domain != peer.spiffe_id().trust_domain()) {
+            return Ok(None);
+        }
+        let login = self.context.state.login(&Digest(*peer.x5t_s256()));
+        login.map(Some).ok_or_else(|| {
+            Refusal::new(
+                Reason::LoginRequired,
+                "your login is over: it was ended, or this daemon does not know it",
+            )
+            .with("you", peer.spiffe_id().to_string())
+            .fix("leasehold login")
+        })
     }
 
     /// Refuses a call that policy does not allow on a tenant's things. `None` stands for all tenants.
@@ -102,6 +119,7 @@ impl AccessControl {
             relations,
             now: self.context.clock.now().wall,
             reason,
+            amr: caller.amr(),
         })
     }
 
@@ -213,7 +231,8 @@ impl AccessControl {
     }
 }
 
-/// Whether a caller that a lock shuts out may still make a call: to ask who it is, and to give back its own lease.
+/// Whether a caller that a lock shuts out may still make a call: to ask who it is, to log out, and to give back its own
+/// lease.
 fn is_open_to_the_locked(rpc: Rpc) -> bool {
-    matches!(rpc, Rpc::WhoAmI | Rpc::ReleaseLease)
+    matches!(rpc, Rpc::WhoAmI | Rpc::LogOut | Rpc::ReleaseLease)
 }

@@ -239,7 +239,8 @@ impl RuleUseCases {
     fn warn_of_lockout(&self, caller: &Caller, wanted: &Engine, change: &mut PolicyChange) {
         let may = |tenant| {
             let (rpc, now) = (Rpc::ApplyPolicy, self.context.clock.now().wall);
-            let call = Call { caller: caller.id(), rpc, tenant, relations: &[], now, reason: "" };
+            let amr = caller.amr();
+            let call = Call { caller: caller.id(), rpc, tenant, relations: &[], now, reason: "", amr };
             wanted.authorize(&call).is_ok()
         };
         let may_again = may(None) || (caller.is_only_tenant() && may(Some(caller.tenant())));

@@ -10,6 +10,7 @@ use crate::{
     ledger::Actor,
     name::{SpiffeId, SpiffePattern, TenantName},
     policy::Relation,
+    state::Login,
 };
 
 /// A peer that the catalog knows, with the rules that it was looked up in.
@@ -20,6 +21,8 @@ pub struct Caller {
     /// Its entry in the catalog.
     pub principal: Arc<Principal>,
     pub(super) rules: Arc<Rules>,
+    /// The login, if the caller is a person who logged in.
+    pub login: Option<Arc<Login>>,
 }
 
 impl Caller {
@@ -31,6 +34,11 @@ impl Caller {
     /// The tenant whose file has its entry.
     pub fn tenant(&self) -> &TenantName {
         &self.principal.tenant
+    }
+
+    /// How the person proved who they are when they logged in. Empty for callers that did not log in.
+    pub(super) fn amr(&self) -> &[String] {
+        self.login.as_ref().map_or(&[], |login| login.amr.as_slice())
     }
 
     /// Whether the daemon has no other tenant that the caller could harm or learn about.

@@ -22,6 +22,7 @@ use crate::{
     ledger::Ledger,
     limits,
     name::{JobId, LeaseId, SpiffeId, TenantName},
+    people::People,
     reason::{Reason, Refusal},
     state::{Lock, LockName, Store},
     token::{SigningKey, VerifiedTokens},
@@ -44,6 +45,8 @@ pub struct BrokerSettings {
     /// KiB of records a second that one SPIFFE ID, and one tenant, may have written.
     pub rate_per_identity: u32,
     pub rate_per_tenant: u32,
+    /// The people who log in. `None`: no one does.
+    pub people: Option<Arc<People>>,
 }
 
 impl Default for BrokerSettings {
@@ -59,6 +62,7 @@ impl Default for BrokerSettings {
             policy: PolicyOrigin::default(),
             rate_per_identity: limits::RATE_PER_IDENTITY,
             rate_per_tenant: limits::RATE_PER_TENANT,
+            people: None,
         }
     }
 }

@@ -202,7 +202,9 @@ impl PolicyUseCases {
     ) -> (PolicyReply, Vec<String>) {
         let relations = relations_of(rpc, &q.relations);
         let (tenant, now) = (q.tenant_of_call(), self.context.clock.now().wall);
-        let call = Call { caller: identity, rpc, tenant, relations: &relations, now, reason: "asked" };
+        let login = self.context.state.login_of(identity);
+        let amr = login.as_ref().map_or(&[][..], |login| login.amr.as_slice());
+        let call = Call { caller: identity, rpc, tenant, relations: &relations, now, reason: "asked", amr };
         match rules.engine.authorize_by(&call) {
             Ok(by) => (PolicyReply::Allow, by),
             Err((refusal, by)) => (PolicyReply::Deny(refusal), by),

@@ -79,6 +79,7 @@ impl OperatorUseCases {
                 // A pattern that matches any person does not name a person.
                 let named = |p: &Principal| p.human_text().is_some_and(|text| text == human.as_str());
                 catalog.principals().any(|p| p.may_act_for.iter().any(is_one) || named(p))
+                    || self.context.state.is_logged_in(&human)
                     || some_job(&|j| j.acting_for.as_ref() == Some(&human) || identities(j).any(is))
             }
             FenceKind::Resource(resource) => {

@@ -20,6 +20,7 @@ impl Decisions {
     /// time of its creation.
     pub(super) fn check_launcher(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         self.check_launcher_unlocked(&job.launcher)?;
+        let login = self.context.state.login_of(&job.launcher);
         let may = || {
             rules.engine.authorize(&Call {
                 caller: &job.launcher,
@@ -28,6 +29,7 @@ impl Decisions {
                 relations: &[Relation::Launcher],
                 now: self.context.clock.now().wall_at(job.created),
                 reason: &job.spec.why,
+                amr: login.as_ref().map_or(&[], |login| login.amr.as_slice()),
             })?;
             let Some(principal) = rules.catalog().principal(&job.launcher) else { return Ok(()) };
             check_human(principal, &job.launcher, job.acting_for.as_ref())?;

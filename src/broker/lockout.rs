@@ -59,9 +59,18 @@ impl OperatorUseCases {
         let (engine, now) = (&self.context.rules().engine, self.context.clock.now().wall);
         let mut locks = self.context.state.locks(None, usize::MAX);
         locks.push(lock.clone());
+        let second_factor = ["mfa".to_owned()];
         operators.iter().any(|p| {
             let example = p.pattern.example();
-            let call = Call { caller: &example, rpc: Rpc::Unlock, tenant, relations: &[], now, reason: "" };
+            let call = Call {
+                caller: &example,
+                rpc: Rpc::Unlock,
+                tenant,
+                relations: &[],
+                now,
+                reason: "",
+                amr: &second_factor,
+            };
             let is_shut_out = locks.iter().any(|l| extent(l, p) == Extent::All);
             !is_shut_out && engine.authorize(&call).is_ok()
         })

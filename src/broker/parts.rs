@@ -14,6 +14,7 @@ use super::{
     jobs::JobUseCases,
     joining::Joining,
     leases::LeaseUseCases,
+    logins::LoginUseCases,
     members::MemberUseCases,
     operators::OperatorUseCases,
     receipt::Receipts,
@@ -37,6 +38,7 @@ pub struct Broker {
     pub members: MemberUseCases,
     pub credentials: CredentialUseCases,
     pub leases: LeaseUseCases,
+    pub logins: LoginUseCases,
     pub operators: OperatorUseCases,
     pub rules: RuleUseCases,
     pub policies: PolicyUseCases,
@@ -86,6 +88,7 @@ impl Broker {
                 endings: endings.clone(),
                 tokens,
             },
+            logins: LoginUseCases::new(context.clone(), access.clone(), endings.clone()),
             leases: LeaseUseCases { context: context.clone(), access: access.clone() },
             operators: OperatorUseCases {
                 context: context.clone(),

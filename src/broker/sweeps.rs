@@ -108,6 +108,7 @@ impl Sweeps {
             relations: &relations(id, job),
             now: self.context.clock.now().wall,
             reason: "",
+            amr: &[],
         };
         check_pins(rules, job, &scopes)?;
         rules.engine.authorize(&call)?;

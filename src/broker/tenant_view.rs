@@ -159,6 +159,8 @@ impl TenantView {
                 all_if(of.as_ref() == Some(&self.tenant) || self.owns_lock(name))
             }
             Event::LockLifted { name, .. } => all_if(self.owns_lock(name)),
+            Event::PersonLoggedIn(login) => all_if(self.is_own_identity(&login.person)),
+            Event::PersonLoggedOut { person, .. } => all_if(self.is_own_identity(person)),
             Event::Denied { by, .. } => {
                 all_if(by.parse::<SpiffeId>().is_ok_and(|id| self.is_own_identity(&id)))
             }

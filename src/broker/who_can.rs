@@ -217,7 +217,10 @@ impl PolicyUseCases {
     ) -> Option<EntryThatCan> {
         let relations = relations_of(rpc, &q.relations);
         let (caller, now) = (entry.pattern.example(), self.context.clock.now().wall);
-        let call = Call { caller: &caller, rpc, tenant, relations: &relations, now, reason: "asked" };
+        // As someone who signed in with a second factor, as with a reason: both are theirs to give.
+        let amr = ["mfa".to_owned()];
+        let call =
+            Call { caller: &caller, rpc, tenant, relations: &relations, now, reason: "asked", amr: &amr };
         let EntryAnswer { gates, rules } = rules.engine.entry_may_call(entry, &call)?;
         Some(EntryThatCan { entry: entry.clone(), gates, rules, purposes: Vec::new() })
     }

@@ -103,8 +103,11 @@ struct AddArgs {
     #[arg(long, value_name = "DOMAIN=FILE", value_parser = parse::bundle)]
     bundle: Vec<(TrustDomain, PathBuf)>,
     /// Your identity in a role: ROLE=CERT,KEY, or ROLE=unix:///PATH for a SPIFFE agent. Repeatable
-    #[arg(long, value_name = "ROLE=FROM", value_parser = parse::identity, required = true)]
+    #[arg(long, value_name = "ROLE=FROM", value_parser = parse::identity, required_unless_present = "login")]
     identity: Vec<(PrincipalKind, SvidFrom)>,
+    /// Where people log in at the daemon: then `leasehold login` gets your identity
+    #[arg(long, value_name = "HOST:PORT")]
+    login: Option<String>,
     /// Make it the current context
     #[arg(long = "use")]
     is_current: bool,
@@ -119,6 +122,15 @@ impl AddArgs {
         }
         let server = Endpoint::new(&self.server, self.server_id.clone())
             .map_err(|e| Failure::usage(e.to_string()).fix("write --server HOST:PORT"))?;
+        let login = match &self.login {
+            None => None,
+            Some(address) => Some(
+                Endpoint::new(address, self.server_id.clone())
+                    .map_err(|e| Failure::usage(e.to_string()).fix("write --login HOST:PORT"))?
+                    .address()
+                    .to_owned(),
+            ),
+        };
         let has_agent = self.identity.iter().any(|(_, from)| matches!(from, SvidFrom::WorkloadApi { .. }));
         let domain = self.server_id.trust_domain();
         if !has_agent && self.bundle.iter().all(|(named, _)| *named != domain) {
@@ -132,6 +144,7 @@ impl AddArgs {
             server_id: self.server_id,
             bundles: self.bundle.into_iter().collect(),
             issuer: None,
+            login,
             identities: self.identity.into_iter().collect(),
         };
         contexts.contexts.insert(name.clone(), context);
@@ -193,7 +206,12 @@ impl ContextArgs {
                     format!("To use it: leasehold context use {name}")
                 };
                 note(&format!("Context {name} is written to {}. {use_it}", plain::path(path)));
-                note(&format!("To check that it works: leasehold doctor --context {name}"));
+                let next =
+                    match contexts.contexts.get(&name).is_some_and(|context| context.identities.is_empty()) {
+                        true => format!("To get an identity there: leasehold login --context {name}"),
+                        false => format!("To check that it works: leasehold doctor --context {name}"),
+                    };
+                note(&next);
             }
             ContextCommand::Use { name } => {
                 if !contexts.contexts.contains_key(&name) {
@@ -294,6 +312,7 @@ fn show(name: &str, context: &Context, session: &Session) -> Result<(), Failure>
         ("server", redacted(&context.server).into_owned().into()),
         ("server id", context.server_id.as_str().into()),
         ("issuer", redacted(context.issuer.as_deref().unwrap_or_default()).into_owned().into()),
+        ("login", redacted(context.login.as_deref().unwrap_or_default()).into_owned().into()),
         ("bundles", TableCell::list(bundles)),
         ("identities", TableCell::list(identities)),
     ]))
@@ -335,6 +354,6 @@ fn value(name: &str, context: &Context) -> Value {
         .collect();
     json!({
         "name": name, "server": redacted(&context.server), "server_id": context.server_id.as_str(),
-        "issuer": context.issuer.as_deref().map(redacted), "bundles": bundles, "identities": identities,
+        "issuer": context.issuer.as_deref().map(redacted), "login": context.login.as_deref().map(redacted), "bundles": bundles, "identities": identities,
     })
 }

@@ -46,6 +46,8 @@ pub struct Context {
     pub bundles: BTreeMap<TrustDomain, PathBuf>,
     /// The `iss` of its tokens, if known.
     pub issuer: Option<String>,
+    /// `HOST:PORT` of its listener for logins, if people log in there.
+    pub login: Option<String>,
     /// Our SVIDs by role.
     pub identities: BTreeMap<PrincipalKind, SvidFrom>,
 }
@@ -195,6 +197,10 @@ fn context(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<C
         Some(id) => Endpoint::new(t, id).map(|e| e.address().to_owned()).map_err(|e| e.to_string()),
         None => Ok(t.to_owned()),
     });
+    let login = table.text("login", notes, |t| match server_id.clone() {
+        Some(id) => Endpoint::new(t, id).map(|e| e.address().to_owned()).map_err(|e| e.to_string()),
+        None => Ok(t.to_owned()),
+    });
     let issuer = table.text("issuer", notes, |t| Ok::<_, String>(t.to_owned()));
     let bundles_line = table.line_of("bundles");
     let mut bundles = BTreeMap::new();
@@ -235,7 +241,7 @@ fn context(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<C
         );
     }
     table.finish(notes);
-    Some(Context { server: server?, server_id: server_id?, bundles, issuer, identities })
+    Some(Context { server: server?, server_id: server_id?, bundles, issuer, login, identities })
 }
 
 /// Reads where an SVID comes from: two files, or an agent.
@@ -299,6 +305,9 @@ impl fmt::Display for Contexts {
             if let Some(issuer) = &context.issuer {
                 writeln!(f, "issuer = {}", quoted(issuer))?;
             }
+            if let Some(login) = &context.login {
+                writeln!(f, "login = {}", quoted(login))?;
+            }
             writeln!(f, "\n[context.{name}.bundles]")?;
             for (domain, file) in &context.bundles {
                 writeln!(f, "{} = {}", quoted(domain.as_str()), path(file))?;
@@ -351,6 +360,7 @@ mod tests {
             server_id: "spiffe://dev.example/leasehold".parse().unwrap(),
             bundles: BTreeMap::from([("dev.example".parse().unwrap(), PathBuf::from("/d/b \"quoted\".pem"))]),
             issuer: Some("http://127.0.0.1:8444".into()),
+            login: Some("localhost:8447".into()),
             identities: BTreeMap::from([
                 (
                     PrincipalKind::Workload,
@@ -435,7 +445,7 @@ colour = "red"
         /c/contexts.toml:8: context.a.server: `https://localhost:8443` is not an address: write `HOST:PORT`, without a scheme or a path
         /c/contexts.toml:10: `boss` is not a kind of principal: it is one of: workload launcher scheduler operator verifier auditor
         /c/contexts.toml:15: context.b.server_id: `td.example` is not a SPIFFE ID: it does not begin with `spiffe://` in lower case; write server_id = "spiffe://example.org/leasehold"
-        /c/contexts.toml:17: context.b.colour is not a key: write one of server_id, server, issuer, bundles, identity, or remove it
+        /c/contexts.toml:17: context.b.colour is not a key: write one of server_id, server, login, issuer, bundles, identity, or remove it
         "#);
         let again = Contexts::read(path, &read.to_string()).unwrap();
         assert_eq!(again.contexts, read.contexts);

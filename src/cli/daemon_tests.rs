@@ -67,6 +67,7 @@ impl Home {
             server_id: deployment.id(Role::Daemon).unwrap(),
             bundles: BTreeMap::from([(deployment.domain().unwrap(), deployment.bundle())]),
             issuer: None,
+            login: None,
             identities: BTreeMap::from([
                 (PrincipalKind::Workload, files(Role::Trainer)),
                 (PrincipalKind::Launcher, files(Role::Launcher)),

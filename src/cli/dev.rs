@@ -160,6 +160,7 @@ pub(super) fn contexts_of(deployment: &DevDeployment) -> Result<Contexts, Failur
         server_id: id,
         bundles: BTreeMap::from([(domain, deployment.bundle())]),
         issuer: Some(format!("http://localhost:{}", deployment.ports.issuer)),
+        login: None,
         identities: BTreeMap::from([
             (PrincipalKind::Workload, svid(Role::Trainer)),
             (PrincipalKind::Launcher, svid(Role::Launcher)),

@@ -34,6 +34,9 @@ fn every_reason_is_rendered_with_its_exit_code() {
     SVID_UNTRUSTED: denied, exit 2
     PRINCIPAL_UNKNOWN: denied, exit 2
     KIND_NOT_ALLOWED: denied, exit 2
+    LOGIN_REFUSED: denied, exit 2
+    LOGIN_REQUIRED: denied, exit 2
+    PROVIDER_UNAVAILABLE: error, exit 1
     FIELD_INVALID: error, exit 64
     FIELD_MISSING: error, exit 64
     TTL_INVALID: error, exit 64

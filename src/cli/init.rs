@@ -73,6 +73,7 @@ impl InitArgs {
             server_id: started.server_id,
             bundles: [(self.trust_domain, root.join("ca/bundle.pem"))].into(),
             issuer: None,
+            login: None,
             identities: [
                 (PrincipalKind::Workload, svid(Role::Trainer)),
                 (PrincipalKind::Launcher, svid(Role::Launcher)),

@@ -16,6 +16,7 @@
 //! | `confirm` | the question before something large ends |
 //! | `wait_durable` | waiting until the record of an ending is on disk |
 //! | `approval_request` | a job's request as its approver reads it |
+//! | `login_call` `login_files` | the calls of a login to the daemon; its files |
 //! | `runtime` | the threads that a command runs on |
 //! | all others | a subcommand each |
 
@@ -60,7 +61,11 @@ mod job_create;
 mod job_list;
 mod lease;
 mod lock;
+mod login;
+mod login_call;
+mod login_files;
 mod offboard;
+mod people;
 mod policy;
 mod policy_apply;
 mod policy_explain;

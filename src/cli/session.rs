@@ -176,10 +176,13 @@ impl Session {
                 format!("context `{name}` has no identity for {wanted}"),
             )
             .with("has", if have.is_empty() { "none".to_owned() } else { join(&have, ", ") })
-            .fix(format!(
+            .fix(match context.login.is_some() {
+                true => format!("leasehold login --context {name}"),
+                false => format!(
                 "add [context.{name}.identity.{}] to the contexts file, with cert and key or with workload_api, or choose another role with --as",
                 self.role.or(prefer.first().copied()).map_or("workload", |r| r.as_str())
-            )));
+            ),
+            }));
         };
         Ok(Chosen { name, context, svid })
     }

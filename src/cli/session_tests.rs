@@ -41,6 +41,10 @@ struct Answers {
 
 #[tonic::async_trait]
 impl OperatorService for Answers {
+    async fn log_out(&self, _: Request<v1::LogOutRequest>) -> Result<Response<v1::LogOutResponse>, Status> {
+        unreachable!("no test logs out")
+    }
+
     async fn who_am_i(&self, _: Request<v1::WhoAmIRequest>) -> Result<Response<v1::WhoAmIResponse>, Status> {
         self.asked.lock().unwrap().push("whoami".to_owned());
         if self.is_silent {
@@ -220,6 +224,7 @@ impl Running {
             server_id: DAEMON.parse().unwrap(),
             bundles: BTreeMap::from([(ca.domain(), path("bundle.pem"))]),
             issuer: None,
+            login: None,
             identities: BTreeMap::from([(
                 PrincipalKind::Operator,
                 SvidFrom::Files(SvidFiles { cert: path("op.pem"), key: path("op.key") }),

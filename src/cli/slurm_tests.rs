@@ -50,10 +50,10 @@ impl Cluster {
         fs::write(path("pem"), &pem.cert).unwrap();
         fs::write(path("key"), &pem.key).unwrap();
         let dev = Contexts::load(&home.folder.path().join("contexts.toml")).unwrap();
-        let Context { server, server_id, bundles, issuer, .. } = dev.contexts["dev"].clone();
+        let Context { server, server_id, bundles, issuer, login, .. } = dev.contexts["dev"].clone();
         let svid = SvidFiles { cert: path("pem"), key: path("key") }.into();
         let identities = BTreeMap::from([(PrincipalKind::Scheduler, svid)]);
-        let context = Context { server, server_id, bundles, issuer, identities };
+        let context = Context { server, server_id, bundles, issuer, login, identities };
         let contexts = BTreeMap::from([("dev".to_owned(), context)]);
         Contexts { current: Some("dev".into()), contexts, ..Default::default() }.save(&path("toml")).unwrap();
         Session::of_test(Still::after(&home.clock, Duration::ZERO), path("toml"), None)

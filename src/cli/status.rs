@@ -144,10 +144,15 @@ impl WhoamiArgs {
                 "spiffe_id": answer.spiffe_id, "kind": render::none_if_empty(answer.kind), "tenant": render::none_if_empty(answer.tenant),
                 "roles": answer.roles, "groups": answer.groups, "matched": render::none_if_empty(answer.matched),
                 "svid_expires": timestamp::value(answer.svid_expires.as_ref(), now),
+                "login": answer.login.as_ref().map(|login| json!({
+                    "human": login.human, "issuer": login.issuer, "sub": login.sub, "groups": login.groups, "amr": login.amr,
+                    "since": timestamp::value(login.since.as_ref(), now), "until": timestamp::value(login.until.as_ref(), now),
+                })),
                 "server_version": answer.server_version, "epoch": answer.epoch,
                 "server_time": timestamp::value(answer.server_time.as_ref(), now),
             }))?;
         } else {
+            let login = answer.login.unwrap_or_default();
             let kind = if answer.kind.is_empty() {
                 "none: the catalog has no entry for you".to_owned()
             } else {
@@ -160,6 +165,14 @@ impl WhoamiArgs {
                 ("roles", answer.roles.join(", ")),
                 ("groups", answer.groups.join(", ")),
                 ("matched by", answer.matched),
+                ("person", login.human),
+                ("logged in at", login.issuer),
+                ("your groups there", login.groups.join(", ")),
+                ("signed in by", login.amr.join(", ")),
+                (
+                    "logged in until",
+                    login.until.as_ref().map(|at| timestamp::both(Some(at), now)).unwrap_or_default(),
+                ),
                 ("SVID expires", timestamp::both(answer.svid_expires.as_ref(), now)),
                 ("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch)),
             ]))?;

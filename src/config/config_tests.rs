@@ -366,3 +366,46 @@ fn a_key_that_others_may_read_is_refused_with_a_fix() {
     // Not even root can make a file there.
     assert!(matches!(of(Path::new("/proc/self"), PathUse::State), Err(PathFault::Unwritable { .. })));
 }
+
+const PEOPLE: &str = r#"
+[people]
+trust_domain = "login.example"
+ca_cert = "ca.pem"
+ca_key = "ca.key"
+issuer = "https://id.example/"
+client_id = "leasehold"
+"#;
+
+#[test]
+fn people_log_in_only_if_the_configuration_says_so() {
+    assert!(read(LEAST).unwrap().config.people.is_none());
+    let text = format!("{LEAST}{PEOPLE}[people.groups]\nb = \"B\"\na = \"A\"\n");
+    let people = read(&text).unwrap().config.people.unwrap();
+    let groups: Vec<_> = people.rules.groups.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    assert_eq!(groups, ["b=B", "a=A"], "the order of the file is kept");
+    assert_eq!((people.rules.life, people.rules.device_flow), (Duration::from_secs(8 * 3_600), false));
+    assert_eq!(people.provider.issuer, "https://id.example/");
+}
+
+#[test]
+fn each_mistake_about_people_is_reported() {
+    let client = "client_id = \"leasehold\"";
+    for (from, to, said) in [
+        ("https://id.example/", "http://id.example", "is plain HTTP"),
+        ("https://id.example/", "ftp://id.example", "is not a URL"),
+        ("https://id.example/", "https://id.example/?a=b", "has more than an issuer may"),
+        ("login.example", "td.example", "people need a trust domain that nothing else uses"),
+        (client, "client_id = \"\"", "people.client_id"),
+        (client, "", "people.client_id is missing"),
+        (client, "client_id = \"a\"\nsession = \"13h\"", "people.session"),
+        (client, "client_id = \"a\"\nlisten = \"127.0.0.1:8444\"", "people.listen is 127.0.0.1:8444"),
+        (client, "client_id = \"a\"\n[people.groups]\nA = \"x\"", "is not the name of a group"),
+        (client, "client_id = \"a\"\ndevice = true", "people.device is not a key"),
+    ] {
+        let found = problems(&format!("{LEAST}{}", PEOPLE.replace(from, to)));
+        assert!(found.iter().any(|problem| problem.contains(said)), "{to}: {found:?}");
+    }
+    let glass = LEAST.replace("[policy]", "[policy]\nbreak_glass = [\"spiffe://login.example/ops\"]");
+    let found = problems(&format!("{glass}{PEOPLE}"));
+    assert!(found.iter().any(|problem| problem.contains("would have to log in first")), "{found:?}");
+}

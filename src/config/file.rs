@@ -6,7 +6,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::{
     Config, DefaultUsed, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
-    PolicyConfig, PolicyFrom, RoomConfig, ServerConfig, federation, identity,
+    PolicyConfig, PolicyFrom, RoomConfig, ServerConfig, federation, identity, people,
 };
 use crate::{
     gateway::GatewaySettings,
@@ -77,6 +77,11 @@ fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Opti
     if has_gateway && gateway.is_none() {
         return None; // its mistakes are noted
     }
+    let has_people = root.has("people");
+    let people = root.section_if_there("people", notes).and_then(|table| people::read(table, folder, notes));
+    if has_people && people.is_none() {
+        return None;
+    }
     let config = Config {
         server: server?,
         issuer: issuer?,
@@ -86,7 +91,9 @@ fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Opti
         ledger: ledger?,
         log: log?,
         gateway,
+        people,
     };
+    people::check(&config, root.line_of("people"), notes);
     check_addresses(&config, root.line(), notes);
     Some(config)
 }
@@ -279,13 +286,14 @@ fn log(mut table: Section<'_>, notes: &mut Notes) -> Option<LogConfig> {
 
 /// Refuses one address for two listeners. Port 0 is a new port each time.
 fn check_addresses(config: &Config, line: usize, notes: &mut Notes) {
+    let people = config.people.as_ref().map(|people| ("people.listen", people.listen));
     let all = [
         ("server.grpc", config.server.grpc),
         ("server.probe", config.server.probe),
         ("issuer.listen", config.issuer.listen.address()),
     ];
     let gateway = config.gateway.as_ref().map(|gateway| ("gateway.listen", gateway.listen));
-    let all: Vec<_> = all.into_iter().chain(gateway).collect();
+    let all: Vec<_> = all.into_iter().chain(gateway).chain(people).collect();
     for (i, (name, address)) in all.iter().enumerate() {
         for (other, _) in all.iter().skip(i + 1).filter(|(_, a)| a == address && a.port() != 0) {
             notes.problem(line, format!("{other} is {address}, as {name} is: write another port"));
@@ -293,7 +301,7 @@ fn check_addresses(config: &Config, line: usize, notes: &mut Notes) {
     }
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         format!(
             "`{}` is not an address: write IP:PORT, as \"0.0.0.0:8443\" or \"[::]:8443\"",

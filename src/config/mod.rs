@@ -11,18 +11,20 @@
 //! | `file` | reading it, section by section |
 //! | `federation` | the sections about bundle endpoints |
 //! | `identity` | the section about the daemon's identity and the trust domains that it accepts |
+//! | `people` | the section about people who log in |
 //! | `paths` | [`ConfiguredPath`]: every path that is named, for `config check` |
 
 mod federation;
 mod file;
 mod identity;
 mod paths;
+mod people;
 mod settings;
 
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use settings::{
     Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,
-    LogFormat, PolicyConfig, PolicyFrom, RoomConfig, ServerConfig,
+    LogFormat, PeopleConfig, PolicyConfig, PolicyFrom, RoomConfig, ServerConfig,
 };
 
 pub use crate::written::DefaultUsed;

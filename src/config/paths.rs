@@ -98,6 +98,13 @@ impl Config {
                 }
             }
         }
+        if let Some(people) = &self.people {
+            out.push(one("people.ca_cert", &people.ca_cert, PathUse::File));
+            out.push(one("people.ca_key", &people.ca_key, PathUse::PrivateFile));
+            if let Some(ca) = &people.provider_ca {
+                out.push(one("people.issuer_ca", ca, PathUse::File));
+            }
+        }
         out.push(one("policy.dir", &self.policy.dir, PathUse::Directory));
         out.push(one("policy.catalog", &self.policy.catalog, PathUse::Directory));
         for store in self.gateway.iter().flat_map(|gateway| &gateway.stores) {

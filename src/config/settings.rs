@@ -14,6 +14,7 @@ use crate::{
     identity::{BundleEndpoint, Pick, WorkloadEndpoint},
     ledger,
     name::{SpiffeId, TrustDomain},
+    people::{LoginRules, ProviderOptions},
     policy::Explain,
 };
 
@@ -36,6 +37,24 @@ pub struct Config {
     pub log: LogConfig,
     /// The section `[gateway]`, if the daemon serves S3 too.
     pub gateway: Option<GatewaySettings>,
+    /// The section `[people]`. `None`: no one logs in.
+    pub people: Option<PeopleConfig>,
+}
+
+/// People who log in at an identity provider, and get SVIDs of this daemon's own people trust domain.
+#[derive(Clone, Debug)]
+pub struct PeopleConfig {
+    pub trust_domain: TrustDomain,
+    /// The roots of the domain, the signing one first.
+    pub ca_cert: PathBuf,
+    /// The private key of the first root.
+    pub ca_key: PathBuf,
+    pub provider: ProviderOptions,
+    /// The only roots that vouch for the provider. `None`: those of this machine.
+    pub provider_ca: Option<PathBuf>,
+    pub rules: LoginRules,
+    /// Where people log in: HTTPS with the daemon's SVID.
+    pub listen: SocketAddr,
 }
 
 /// The addresses that the daemon listens on, and the directory of its state.

@@ -8,7 +8,7 @@ use super::StartError;
 use crate::{
     api::NotReady,
     clock::{Clock, Wall},
-    config::{IdentityConfig, IdentityFrom},
+    config::{IdentityConfig, IdentityFrom, PeopleConfig},
     identity::{IdentityOptions, IdentitySource, Leaf, Origin, SourceState, Trust, WorkloadEndpoint},
     limits,
     reason::Reason,
@@ -17,8 +17,15 @@ use crate::{
 /// The source that the configuration names.
 pub(super) fn open(
     config: &IdentityConfig,
+    people: Option<&PeopleConfig>,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn IdentitySource>, StartError> {
+    // The roots of the people trust domain are trusted without being configured a second time.
+    let of_people = people.map(|people| (people.trust_domain.clone(), people.ca_cert.clone()));
+    let mut allowed = config.trust_domains.clone();
+    if let (Some(allowed), Some((domain, _))) = (&mut allowed, &of_people) {
+        allowed.insert(domain.clone());
+    }
     let origin = match &config.from {
         IdentityFrom::Files { cert, key } => Origin::Files { cert: cert.clone(), key: key.clone() },
         IdentityFrom::WorkloadApi { endpoint, pick } => {
@@ -31,9 +38,14 @@ pub(super) fn open(
     };
     let options = IdentityOptions {
         origin,
-        bundles: config.bundles.iter().map(|(domain, path)| (domain.clone(), path.clone())).collect(),
+        bundles: config
+            .bundles
+            .iter()
+            .map(|(domain, path)| (domain.clone(), path.clone()))
+            .chain(of_people)
+            .collect(),
         federation: config.federation.clone(),
-        allowed: config.trust_domains.clone(),
+        allowed,
         svid_life_max: config.max_svid_ttl,
         outage_max: config.outage_max,
     };

@@ -15,6 +15,7 @@ use crate::{
     ledger::Dir,
     limits,
     name::{SpiffeId, TrustDomain},
+    people::{AuthorityFault, IdentityProvider, People, PeopleAuthority, ProviderHttp, SpentTokens},
 };
 
 /// The findings at one key of the configuration.
@@ -44,8 +45,18 @@ pub struct Inspection {
     pub looks: Vec<Look>,
     rules: Option<Rules>,
     tls: Option<TlsAcceptor>,
+    people: Option<People>,
     /// The daemon's own identity, if its SVID comes from files.
     own_id: Option<SpiffeId>,
+}
+
+/// What a start needs of an inspection.
+pub(super) struct StartParts {
+    pub(super) rules: Rules,
+    /// The issuer's.
+    pub(super) tls: Option<TlsAcceptor>,
+    /// The people who log in, if the configuration has any.
+    pub(super) people: Option<People>,
 }
 
 /// Everything that keeps a daemon from serving, one line for each.
@@ -62,11 +73,12 @@ impl fmt::Display for ConfigFaults {
 /// Reads every file that a configuration names, as a start does. Blocking.
 pub fn inspect(config: &Config, clock: &Arc<dyn Clock>) -> Inspection {
     let looks = config.paths().iter().map(look_at_path).collect();
-    let mut all = Inspection { looks, rules: None, tls: None, own_id: None };
+    let mut all = Inspection { looks, rules: None, tls: None, people: None, own_id: None };
     let roots = all.look_at_bundles(config, clock.now().wall);
     all.look_at_svid(config, &roots, clock.now().wall);
     all.look_at_endpoints(config, clock);
     all.look_at_issuer(config);
+    all.look_at_people(config, clock.now().wall);
     all.look_at_rules(config);
     all
 }
@@ -96,23 +108,24 @@ impl Inspection {
     }
 
     /// Returns what a start needs, or else every fault, and what else is wrong.
-    pub(super) fn into_parts(self) -> Result<(Rules, Option<TlsAcceptor>), ConfigFaults> {
+    pub(super) fn into_parts(self) -> Result<StartParts, ConfigFaults> {
         let (faults, mistakes) = (self.faults(), self.mistakes());
         match self.rules {
-            Some(rules) if faults.is_empty() => Ok((rules, self.tls)),
+            Some(rules) if faults.is_empty() => Ok(StartParts { rules, tls: self.tls, people: self.people }),
             _ => Err(ConfigFaults(faults.into_iter().chain(mistakes).collect())),
         }
     }
 
     /// Tries each address. One that is in use is a warning: the daemon may be running.
     pub fn look_at_ports(&mut self, config: &Config) {
+        let people = config.people.as_ref().map(|people| ("people.listen", people.listen));
         let all = [
             ("server.grpc", config.server.grpc),
             ("server.probe", config.server.probe),
             ("issuer.listen", config.issuer.listen.address()),
         ];
         let gateway = config.gateway.as_ref().map(|gateway| ("gateway.listen", gateway.listen));
-        for (key, address) in all.into_iter().chain(gateway) {
+        for (key, address) in all.into_iter().chain(gateway).chain(people) {
             let mut look = Look { key: key.to_owned(), means: address.to_string(), ..Look::default() };
             match TcpListener::bind(address) {
                 Ok(_) => {}
@@ -221,6 +234,43 @@ impl Inspection {
         }
     }
 
+    fn look_at_people(&mut self, config: &Config, now: Wall) {
+        let Some(people) = &config.people else { return };
+        let is_plain = people.provider.issuer.starts_with("http://");
+        if is_plain {
+            let key = "people.issuer";
+            self.look_mut(key).warnings.push(format!(
+                "{} is plain HTTP: only for trials, because any program on this machine could answer in its place",
+                people.provider.issuer
+            ));
+        }
+        if !self.is_there("people.ca_cert", &people.ca_cert)
+            || !self.is_there("people.ca_key", &people.ca_key)
+        {
+            return;
+        }
+        let authority =
+            match PeopleAuthority::load(&people.trust_domain, &people.ca_cert, &people.ca_key, now) {
+                Ok(authority) => authority,
+                Err(AuthorityFault::Cert(why)) => return self.look_mut("people.ca_cert").faults.push(why),
+                Err(AuthorityFault::Key(why)) => return self.look_mut("people.ca_key").faults.push(why),
+            };
+        let ca = people.provider_ca.as_ref().map(std::fs::read).transpose();
+        let http = match ca.map_err(|e| e.to_string()).map(|ca| ProviderHttp::new(ca.as_deref())) {
+            Ok(Ok(http)) => http,
+            Ok(Err(why)) => return self.look_mut("people.issuer_ca").faults.push(why.to_string()),
+            Err(why) => return self.look_mut("people.issuer_ca").faults.push(why),
+        };
+        self.people = Some(People {
+            domain: people.trust_domain.clone(),
+            authority,
+            provider: IdentityProvider::new(http, people.provider.clone()),
+            rules: people.rules.clone(),
+            spent: SpentTokens::default(),
+            began: now,
+        });
+    }
+
     fn look_at_rules(&mut self, config: &Config) {
         let read = rules::read_all(&config.policy, &KeptRules::at(&config.server.state), None);
         self.look_mut("policy.catalog").faults.extend(read.catalog_faults);
@@ -272,8 +322,9 @@ fn strangers(config: &Config, rules: &Rules) -> Vec<String> {
     let has_roots = |domain: &TrustDomain| {
         let is_allowed = identity.trust_domains.as_ref().is_none_or(|allowed| allowed.contains(domain));
         let is_fetched = identity.federation.iter().any(|endpoint| endpoint.trust_domain == *domain);
+        let is_of_people = config.people.as_ref().is_some_and(|people| people.trust_domain == *domain);
         let is_from_agent = matches!(identity.from, IdentityFrom::WorkloadApi { .. });
-        is_allowed && (is_from_agent || is_fetched || identity.bundles.contains_key(domain))
+        is_of_people || is_allowed && (is_from_agent || is_fetched || identity.bundles.contains_key(domain))
     };
     let strangers = rules.catalog().principals().filter(|p| !has_roots(p.pattern.trust_domain()));
     let said = |p: &Arc<crate::catalog::Principal>| {

@@ -53,6 +53,12 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
         Counter,
         "Requests that were refused because their record could not be written.",
     ),
+    (
+        "leasehold_logins_refused_total",
+        CounterOf("reason", reasons),
+        "Logins of people that were refused, by reason.",
+    ),
+    ("leasehold_logins_total", Counter, "People who logged in."),
     ("leasehold_members_away_total", Counter, "Members that the daemon no longer heard from."),
     (
         "leasehold_rate_limited_total",

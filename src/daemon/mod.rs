@@ -10,12 +10,14 @@
 //! | `ledger` | opening the ledger, and keeping copies of its head |
 //! | `identity` `rules` | the identity, policy and catalog that a configuration names |
 //! | `inspect` | [`inspect()`]: checks everything that a start reads, before the daemon serves |
-//! | `listeners` | HTTP: issuer and probes |
+//! | `listeners` | HTTP: issuer, probes and logins |
 //! | `telemetry` | logs, and the recorder of metrics |
 //! | `metrics` | every metric, with its help |
+//! | `free_space` | the watch over the free space of the disk |
 //! | `open_files` | the limit on open files |
 
 mod failure;
+mod free_space;
 mod identity;
 mod inspect;
 mod ledger;

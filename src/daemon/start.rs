@@ -2,12 +2,8 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    path::Path,
+    sync::Arc,
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -18,23 +14,27 @@ use tonic_health::ServingStatus;
 
 use super::{
     failure::{StartError, with_mistakes},
-    identity, inspect,
+    free_space::watch_free_space,
+    identity,
+    inspect::{self, StartParts},
     ledger::{self, OpenedLedger},
     listeners, rules, telemetry,
 };
 use crate::{
     api::{
-        Edge, EdgeRoom, MetricsText, NotReady, Readiness, ReadyNotes, Reloader, issuer_routes, probe_routes,
+        Edge, EdgeRoom, MetricsText, NotReady, Readiness, ReadyNotes, Reloader, issuer_routes, login_routes,
+        probe_routes,
     },
     broker::{Broker, BrokerContext, BrokerSettings, KeptRules, PolicyOrigin, Rules, Task, Tickets},
     clock::{Clock, SystemClock, Wall},
     config::{Config, PolicyFrom, RoomConfig},
     fence::Registry,
     gateway::{CatalogReader, Gateway, GatewaySettings},
-    identity::{IdentitySource, wait_for_identity},
+    identity::{IdentitySource, login_server_config, wait_for_identity},
     ledger::{Actor, EpochBegan, Event, Head, HeadCopy, HeadKey, Health, Ledger},
     limits,
     link::{Acceptor, Connector, Endpoint, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
+    people::People,
     reason::Reason,
     secret::random_u128,
     state::{OpenCounts, Rebuilt, Store},
@@ -61,6 +61,8 @@ pub struct Daemon {
     pub probe: SocketAddr,
     /// Serves S3, if the configuration has a gateway.
     pub gateway: Option<SocketAddr>,
+    /// Serves `/login`, if people log in.
+    pub login: Option<SocketAddr>,
     /// What an operator should look at, although the daemon serves.
     pub warnings: Vec<String>,
     /// Decides the requests of the gRPC listener.
@@ -96,8 +98,9 @@ impl Daemon {
         clock: Arc<dyn Clock>,
         not_before: impl FnOnce(Wall) + Send,
     ) -> Result<Self, StartError> {
-        let (rules, tls) = inspect_config(config, &clock).await?;
-        let identity = identity::open(&config.identity, clock.clone())?;
+        let StartParts { rules, tls, people } = inspect_config(config, &clock).await?;
+        let people = people.map(Arc::new);
+        let identity = identity::open(&config.identity, config.people.as_ref(), clock.clone())?;
         // Listening comes before the ledger is touched: a second daemon fails here, or at the ledger's lock, and harms nothing.
         let listeners = Listeners::bind(config, tls).await?;
 
@@ -133,7 +136,7 @@ impl Daemon {
 
         let fences = Arc::new(Registry::new(rebuilt.seq));
         let state = Store::new(rebuilt, fences.clone(), ledger.clone(), clock.clone());
-        let (key, settings) = (SigningKey::generate(epoch, 1)?, broker_settings(config));
+        let (key, settings) = (SigningKey::generate(epoch, 1)?, broker_settings(config, people));
         let context =
             BrokerContext::new(clock.clone(), fences, state, ledger.clone(), rules, key, epoch, settings);
         let broker = Broker::new(context, tickets)?;
@@ -145,6 +148,7 @@ impl Daemon {
             issuer: local(&listeners.issuer, config.issuer.listen.address()),
             probe: local(&listeners.probe, config.server.probe),
             gateway: listeners.gateway.as_ref().and_then(|listener| listener.local_addr().ok()),
+            login: listeners.login.as_ref().and_then(|listener| listener.local_addr().ok()),
             warnings: opened.warnings,
             broker,
             reloader,
@@ -156,6 +160,9 @@ impl Daemon {
         };
         daemon.serve_grpc(listeners.grpc, &config.server.room, &clock).await?;
         daemon.serve_http(listeners.issuer, listeners.tls, listeners.probe, &clock);
+        if let Some(listener) = listeners.login {
+            daemon.serve_logins(listener, &clock);
+        }
         daemon.spawn_background(config, &clock);
         if let (Some(settings), Some(listener)) = (&config.gateway, listeners.gateway) {
             daemon.serve_gateway(settings, listener, &clock)?;
@@ -255,6 +262,14 @@ impl Daemon {
             gateway.serve(listener, self.identity.clone(), count_failed_handshakes(), self.stop.clone());
         self.spawn("the gateway", serving);
         Ok(())
+    }
+
+    /// Serves the logins of people, who have no SVID yet.
+    fn serve_logins(&mut self, listener: TcpListener, clock: &Arc<dyn Clock>) {
+        let tls = TlsAcceptor::from(login_server_config(self.identity.clone()));
+        let routes = login_routes(self.broker.clone());
+        let serving = listeners::serve(listener, Some(tls), routes, clock.clone(), self.stop.clone());
+        self.spawn("the listener for logins", serving);
     }
 
     fn readiness(&self, clock: Arc<dyn Clock>) -> Readiness {
@@ -375,6 +390,8 @@ struct Listeners {
     issuer: TcpListener,
     probe: TcpListener,
     gateway: Option<TcpListener>,
+    /// Where people log in.
+    login: Option<TcpListener>,
     /// The issuer's.
     tls: Option<TlsAcceptor>,
 }
@@ -388,24 +405,25 @@ impl Listeners {
             Some(gateway) => Some(listen("S3", gateway.listen).await?),
             None => None,
         };
-        Ok(Listeners { grpc, issuer, probe, gateway, tls })
+        let login = match &config.people {
+            Some(people) => Some(listen("logins", people.listen).await?),
+            None => None,
+        };
+        Ok(Listeners { grpc, issuer, probe, gateway, login, tls })
     }
 }
 
 /// Reads all that the configuration names, and logs its warnings.
-async fn inspect_config(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-) -> Result<(Rules, Option<TlsAcceptor>), StartError> {
+async fn inspect_config(config: &Config, clock: &Arc<dyn Clock>) -> Result<StartParts, StartError> {
     let (config, clock) = (config.clone(), clock.clone());
-    let inspection = tokio::task::spawn_blocking(move || inspect(&config, &clock))
+    let inspection = tokio::task::spawn_blocking(move || inspect::inspect(&config, &clock))
         .await
         .map_err(|e| StartError::BrokenOff(e.to_string()))?;
     for warning in inspection.warnings() {
         tracing::warn!(%warning, "configuration");
     }
     let parts = inspection.into_parts()?;
-    rules::log_mistakes(parts.0.catalog());
+    rules::log_mistakes(parts.rules.catalog());
     Ok(parts)
 }
 
@@ -446,7 +464,7 @@ fn epoch_record(
     }))
 }
 
-fn broker_settings(config: &Config) -> BrokerSettings {
+fn broker_settings(config: &Config, people: Option<Arc<People>>) -> BrokerSettings {
     BrokerSettings {
         issuer: config.issuer.url.clone(),
         lease_ttl: config.lease.token_ttl,
@@ -461,6 +479,7 @@ fn broker_settings(config: &Config) -> BrokerSettings {
         },
         rate_per_identity: config.ledger.rate_per_identity,
         rate_per_tenant: config.ledger.rate_per_tenant,
+        people,
     }
 }
 
@@ -492,39 +511,4 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
 
 fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
-}
-
-/// Stops issuing, and logs it, before the disk is full.
-async fn watch_free_space(
-    broker: Arc<Broker>,
-    clock: Arc<dyn Clock>,
-    state: PathBuf,
-    stop_bytes: u64,
-    shutdown: CancellationToken,
-) {
-    const EACH: Duration = Duration::from_secs(5);
-    let low = AtomicBool::new(false);
-    loop {
-        if let Ok(stat) = nix::sys::statvfs::statvfs(&state) {
-            let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-            metrics::gauge!("leasehold_ledger_free_bytes").set(free as f64);
-            let is_low = free < stop_bytes;
-            if low.swap(is_low, Ordering::AcqRel) != is_low {
-                if is_low {
-                    tracing::error!(
-                        free,
-                        stop_bytes,
-                        "the ledger's disk is nearly full: nothing more is issued"
-                    );
-                } else {
-                    tracing::info!(free, "the ledger's disk has free space again: issuing goes on");
-                }
-            }
-            broker.hold(is_low);
-        }
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            () = clock.sleep(EACH) => {}
-        }
-    }
 }

@@ -70,6 +70,8 @@ pub use source::{IdentitySource, NoIdentity, ReloadOutcome, StaticSource, Trust,
 pub use source_state::{SourceState, Unusable};
 pub use svid::X509Svid;
 pub use svid_error::SvidError;
+#[cfg(feature = "server")]
+pub(crate) use tls::login_server_config;
 pub use tls::{client_config, server_config};
 pub use workload::{
     ENDPOINT_VARIABLE, EndpointFault, Pick, WorkloadEndpoint, WorkloadOptions, WorkloadSource,

@@ -45,6 +45,24 @@ pub fn server_config(
     Arc::new(config)
 }
 
+/// Makes the configuration of a server for clients that have no SVID yet: it presents the newest SVID of the source and asks for
+/// no certificate.
+pub(crate) fn login_server_config(source: Arc<dyn IdentitySource>) -> Arc<ServerConfig> {
+    #[expect(
+        clippy::expect_used,
+        reason = "ring's provider has suites for TLS 1.3; a test builds both configurations"
+    )]
+    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(&[&TLS13])
+        .expect("ring speaks TLS 1.3")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(NewestSvid(source)));
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(config)
+}
+
 /// Makes the configuration of a client: it presents the newest SVID of the source and requires the SPIFFE ID `server_id`.
 pub fn client_config(
     source: Arc<dyn IdentitySource>,

@@ -217,6 +217,20 @@ pub enum Event {
     #[serde(rename = "lock.lifted")]
     LockLifted { name: String, by: Actor, reason: String },
 
+    /// A person logged in, and got a certificate.
+    #[serde(rename = "person.logged_in")]
+    PersonLoggedIn(Box<PersonLoggedIn>),
+    /// A login is over before its time: the person ended it.
+    #[serde(rename = "person.logged_out")]
+    PersonLoggedOut {
+        person: SpiffeId,
+        human: HumanName,
+        certificate: Digest,
+        serial: String,
+        by: Actor,
+        at: LeaseTime,
+    },
+
     /// Requests that were refused. The first of a kind in a minute has its own record, the rest share one with a count.
     #[serde(rename = "denied")]
     Denied { by: String, rpc: String, reason: Reason, text: String, rules: Vec<String>, count: u64 },
@@ -299,6 +313,25 @@ pub const LEASES_PER_RECORD: usize = 4_000;
 
 /// Jobs in one `outputs.quarantined` record at most.
 pub const JOBS_PER_RECORD: usize = 4_000;
+
+/// The login of a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PersonLoggedIn {
+    pub person: SpiffeId,
+    pub human: HumanName,
+    /// The issuer of the ID token. The token itself is nowhere.
+    pub issuer: String,
+    pub sub: String,
+    /// The groups of the person that the configuration knows.
+    pub groups: Vec<String>,
+    /// How the person proved who they are.
+    pub amr: Vec<String>,
+    /// SHA-256 of the certificate that the person got.
+    pub certificate: Digest,
+    pub serial: String,
+    pub at: LeaseTime,
+    pub until: LeaseTime,
+}
 
 /// One run of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

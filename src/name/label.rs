@@ -83,6 +83,17 @@ label! {
     /// A person, for separation of duties: `ada`.
     HumanName, "the name of a person", check_part
 }
+label! {
+    /// A group of people as Leasehold calls it: `ml-platform`. Lower-case letters, digits and `-`, so that no two look alike.
+    GroupName, "the name of a group", |text| {
+        check_part(text)?;
+        if text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            Ok(())
+        } else {
+            Err("the name of a group is made of a-z, 0-9 and `-`")
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,7 @@ pub use action::{Action, Half, Method, Outcome, PrincipalKind, Scope};
 pub use digest::Digest;
 pub use fence::{FenceKind, FenceName};
 pub use id::{AttemptNumber, JobId, LeaseId};
-pub use label::{HumanName, InstanceName, TenantName};
+pub use label::{GroupName, HumanName, InstanceName, TenantName};
 pub use object::Object;
 pub use pattern::SpiffePattern;
 pub use pin::Pin;

@@ -177,4 +177,6 @@ pub struct Call<'a> {
     pub now: Wall,
     /// The reason that the caller gave; empty if the call has none.
     pub reason: &'a str,
+    /// How the person who calls proved who they are when they logged in (`amr`, RFC 8176). Empty for all other callers.
+    pub amr: &'a [String],
 }

@@ -88,6 +88,7 @@ impl Engine {
                     relations: &case.relations,
                     now: case.now,
                     reason: &case.reason,
+                    amr: &case.amr,
                 };
                 match self.authorize_by(&call) {
                     Ok(rules) => allowed(CaseAnswer::Allow, rules),

@@ -95,6 +95,7 @@ pub struct PolicyCase {
     pub(super) now: Wall,
     pub(super) relations: Vec<Relation>,
     pub(super) reason: String,
+    pub(super) amr: Vec<String>,
 }
 
 impl PolicyCase {
@@ -242,6 +243,7 @@ fn read_case(
         now: table.text("now", notes, moment).unwrap_or(shared.now),
         relations: values(relations).collect(),
         reason: table.text("reason", notes, line).unwrap_or_default(),
+        amr: values(table.list("amr", SPEC_LIST_MAX, notes, line)).collect(),
     };
     Some(case)
 }

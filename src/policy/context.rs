@@ -64,6 +64,7 @@ impl<'a> ContextFields<'a> {
             ("now", ContextField::Moment(call.now)),
             ("relation", ContextField::Words(relation)),
             ("reason", ContextField::Text(call.reason)),
+            ("amr", ContextField::Words(call.amr.iter().map(String::as_str).collect())),
         ])
     }
 

@@ -133,6 +133,7 @@ fn every_action_of_the_schema_is_used_and_its_context_fits() {
         assert!(asked.contains(action) || groups.contains(action), "{action} is never asked");
     }
     let ask = Ask::of(&[]);
+    let amr = ["mfa".to_owned()];
     let caller: SpiffeId = TRAINER.parse().unwrap();
     for act in PolicyAct::all() {
         let facts = match act {
@@ -146,6 +147,7 @@ fn every_action_of_the_schema_is_used_and_its_context_fits() {
                     relations,
                     now: ask.now,
                     reason: "x",
+                    amr: &amr,
                 })
             }
         };
@@ -288,6 +290,7 @@ fn a_refused_call_names_the_rules_that_would_permit_it() {
         relations: &[],
         now: Wall::parse(NOW).unwrap(),
         reason: "",
+        amr: &[],
     };
     let r = engine.authorize(&call).unwrap_err();
     assert_eq!(r.text, "this launcher may not call CreateJob in tenant globex");
@@ -373,8 +376,15 @@ fn a_rule_that_fails_denies_a_call_too() {
     let caller: SpiffeId = TRAINER.parse().unwrap();
     let tenant: TenantName = "acme".parse().unwrap();
     let now = Wall::parse(NOW).unwrap();
-    let call =
-        Call { caller: &caller, rpc: Rpc::CreateJob, tenant: Some(&tenant), relations: &[], now, reason: "" };
+    let call = Call {
+        caller: &caller,
+        rpc: Rpc::CreateJob,
+        tenant: Some(&tenant),
+        relations: &[],
+        now,
+        reason: "",
+        amr: &[],
+    };
     assert_eq!(site.authorize(&call).unwrap_err().reason, Reason::PolicyError);
 }
 

@@ -101,12 +101,18 @@ impl Engine {
     fn may_call(&self, p: &Principal, rpc: Rpc, asked: &mut GapSearch) -> bool {
         if matches!(
             rpc,
-            Rpc::WhoAmI | Rpc::GetKeys | Rpc::WaitDurable | Rpc::ListResources | Rpc::EvaluatePolicy
+            Rpc::WhoAmI
+                | Rpc::LogOut
+                | Rpc::GetKeys
+                | Rpc::WaitDurable
+                | Rpc::ListResources
+                | Rpc::EvaluatePolicy
         ) {
             return false;
         }
         let Some(slice) = self.slices.get(&(p.kind, PolicyAct::Rpc(rpc))) else { return false };
         let Some(caller) = some_id(p) else { return true };
+        let second_factor = ["mfa".to_owned()];
         [Some(&p.tenant), None].into_iter().any(|tenant| {
             let call = Call {
                 caller: &caller,
@@ -115,6 +121,7 @@ impl Engine {
                 relations: relations_of(p.kind),
                 now: Wall(0),
                 reason: "a reason",
+                amr: &second_factor,
             };
             let on = self.prepared.tenant_uid(&self.types, tenant);
             self.answers(slice, p, &on, &ContextFields::of_call(&call), asked)

@@ -67,6 +67,7 @@ closed! {
         Reject = "Reject",
         WithdrawApproval = "WithdrawApproval",
         WhoAmI = "WhoAmI",
+        LogOut = "LogOut",
         EvaluatePolicy = "EvaluatePolicy",
         WhoCan = "WhoCan",
         ExplainJob = "ExplainJob",

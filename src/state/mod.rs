@@ -16,13 +16,14 @@
 //! | `refused` | [`Refused`]: why a change was not made |
 //! | `recorded` `snapshot` | [`Recorded`]: the state as it follows from the records; its text in a snapshot |
 //! | `closed` `size` | closed jobs that are still kept; the size of jobs, and the quotas of open ones |
-//! | `locks` `identities` `keys` | [`Locks`]; which identity is bound to which job; which job a key made |
+//! | `locks` `logins` `identities` `keys` | [`Locks`]; [`Logins`] of people; which identity is bound to which job; which job a key made |
 //! | `records` `rebuild` | a change as a record; the state that a daemon starts with |
 
 mod closed;
 mod identities;
 mod keys;
 mod locks;
+mod logins;
 mod narrowing;
 mod rebuild;
 mod recorded;
@@ -41,6 +42,7 @@ mod version_one_tests;
 
 pub use identities::Use;
 pub use locks::{Extent, Lock, LockName, Locks};
+pub use logins::{Login, Logins};
 pub use narrowing::Committed;
 pub use rebuild::{KeyedJob, OpenCounts, Rebuilt};
 pub use recorded::Recorded;

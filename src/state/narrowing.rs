@@ -12,7 +12,7 @@ use crate::{
     fence::{Lowered, Revision, Seq},
     job::{Change, Job, JobState},
     ledger::{Actor, Deferred, Ending, Event},
-    name::{FenceName, JobId, LeaseId},
+    name::{Digest, FenceName, JobId, LeaseId},
 };
 
 /// A narrowing change that is in force.
@@ -84,6 +84,21 @@ impl Store {
         })
     }
 
+    /// Ends one login. `None` if it is over already.
+    pub fn log_out(&self, certificate: &Digest, by: Actor) -> Option<Deferred> {
+        let at = self.clock.now().lease;
+        let mut inner = self.lock_inner();
+        let login = inner.logins.remove(certificate)?;
+        Some(self.ledger.defer(&Event::PersonLoggedOut {
+            person: login.id.clone(),
+            human: login.human.clone(),
+            certificate: login.certificate,
+            serial: login.serial.clone(),
+            by,
+            at,
+        }))
+    }
+
     /// Revokes one lease, which the caller has ended already. `behind` is how many leases that ended, one or none,
     /// because no stand is behind a lease's name.
     pub fn revoke_lease(&self, id: LeaseId, behind: u64, by: Actor, reason: &str) -> Committed<()> {
@@ -121,11 +136,13 @@ impl Store {
         behind: Option<u64>,
         event: impl FnOnce(FenceName, Ending) -> Event,
     ) -> Committed<()> {
-        let _order = self.lock_inner();
+        let mut inner = self.lock_inner();
         let l = self.fences.lower(name, self.clock.now().lease);
+        let logins = inner.logins.end_behind(name);
         let mut ending = ending(l);
         ending.behind = behind.unwrap_or(ending.behind);
-        let record = l.first.then(|| self.ledger.defer(&event(name.clone(), ending)));
+        // The record ends the logins again after a restart.
+        let record = (l.first || logins > 0).then(|| self.ledger.defer(&event(name.clone(), ending)));
         Committed { value: (), ending, lowered: vec![name.clone()], record }
     }
 
@@ -159,6 +176,7 @@ impl Store {
         }
         let now = lock.since;
         let lock = inner.locks.insert(lock).clone();
+        inner.logins.end_locked(&lock.name);
         let (ending, lowered, revision) = match lock.name.fence() {
             Some(name) => {
                 let own = end.map(|end| end());

@@ -1,6 +1,6 @@
 //! The state that the daemon rebuilds from the ledger when it starts.
 
-use super::{Locks, Use};
+use super::{Locks, Logins, Use};
 use crate::{
     clock::LeaseTime,
     fence::Seq,
@@ -19,6 +19,7 @@ pub struct Rebuilt {
     /// Uses of identities by closed jobs that are no longer among them.
     pub identities: Vec<(SpiffeId, Use)>,
     pub locks: Locks,
+    pub logins: Logins,
     /// Whether closed jobs were dropped.
     pub forgot: bool,
     /// The last known sequence number of a lowering.

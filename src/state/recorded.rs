@@ -11,8 +11,9 @@ use super::{
     closed::{Closed, ClosedPlace},
     identities::{Use, uses_of},
     locks::{Lock, LockName, Locks},
+    logins::Logins,
     rebuild::{CallerKey, KeyedJob, Rebuilt, suspend},
-    records::{change_of, job_of, seq_of},
+    records::{change_of, job_of, login_of, seq_of},
     size,
 };
 use crate::{
@@ -40,6 +41,7 @@ pub struct Recorded {
     pub(super) identities: RedBlackTreeMapSync<(SpiffeId, JobId), Use>,
     pub(super) identities_by_time: RedBlackTreeMapSync<(Option<LeaseTime>, SpiffeId, JobId), ()>,
     pub(super) locks: Arc<Locks>,
+    pub(super) logins: Arc<Logins>,
     pub(super) seq: Seq,
     /// Whether the last daemon recorded its shutdown.
     pub(super) in_order: bool,
@@ -131,7 +133,17 @@ impl Recorded {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
                 let locks = Arc::make_mut(&mut self.locks);
                 locks.prune(at);
+                Arc::make_mut(&mut self.logins).end_locked(&name);
                 locks.insert(Lock { name, reason, by, of, since: at, until });
+            }
+            Event::Revoked { name, .. } | Event::Lowered { name, .. } => {
+                if !self.logins.is_empty() {
+                    Arc::make_mut(&mut self.logins).end_behind(&name);
+                }
+            }
+            Event::PersonLoggedIn(login) => Arc::make_mut(&mut self.logins).insert(login_of(*login)),
+            Event::PersonLoggedOut { certificate, .. } => {
+                Arc::make_mut(&mut self.logins).remove(&certificate);
             }
             Event::DatasetRecalled { name, by, reason, at, .. } => {
                 let name = LockName::Recall(name);
@@ -191,6 +203,8 @@ impl Recorded {
     pub fn rebuilt(&self, now: LeaseTime) -> Rebuilt {
         let mut locks = Locks::clone(&self.locks);
         locks.prune(now);
+        let mut logins = Logins::clone(&self.logins);
+        logins.prune(now);
         let jobs = self.ordered().map(|job| {
             let mut job = Job::clone(&job.job);
             suspend(&mut job, now);
@@ -201,6 +215,7 @@ impl Recorded {
             keys: self.keys.iter().map(|(k, v)| (k.clone(), v.clone())).collect(),
             identities: self.identities.iter().map(|((id, _), u)| (id.clone(), *u)).collect(),
             locks,
+            logins,
             forgot: self.forgotten > 0,
             seq: self.seq,
             in_order: self.in_order,

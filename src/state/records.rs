@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 
+use super::logins::Login;
 use crate::{
     fence::Seq,
     job::{Approval, Change, DoneWhen, Drain, Gate, Input, Job, JobState, Members, Spec, Tuning},
-    ledger::{self, Actor, DecisionRecord, Ending, Event},
+    ledger::{self, Actor, DecisionRecord, Ending, Event, PersonLoggedIn},
     name::{Digest, HumanName, JobId, SpiffeId},
     secret::SecretDigest,
 };
@@ -143,6 +144,18 @@ pub fn input_record(i: &Input) -> ledger::InputRecord {
     // Without `..`, as in `spec_record`.
     let Input { resource, pin, classification, data_classes, tier } = i.clone();
     ledger::InputRecord { resource, pin, classification, data_classes, tier }
+}
+
+/// The record of a login.
+pub(super) fn login_record(login: &Login) -> PersonLoggedIn {
+    // Without `..`, as in `spec_record`.
+    let Login { certificate, serial, id, human, issuer, sub, groups, amr, at, until } = login.clone();
+    PersonLoggedIn { certificate, serial, person: id, human, issuer, sub, groups, amr, at, until }
+}
+
+pub(super) fn login_of(r: PersonLoggedIn) -> Login {
+    let PersonLoggedIn { certificate, serial, person, human, issuer, sub, groups, amr, at, until } = r;
+    Login { certificate, serial, id: person, human, issuer, sub, groups, amr, at, until }
 }
 
 pub(super) fn created_record(job: &Job, decision: DecisionRecord) -> Event {

@@ -34,6 +34,11 @@ pub enum Refused<E> {
     Bound(JobId),
     #[error("the limit of {} identities is reached", limits::IDENTITIES_MAX)]
     TooManyIdentities,
+    #[error("the limit of {} logins is reached", limits::LOGINS_MAX)]
+    TooManyLogins,
+    /// A revocation or lock came while the login was being recorded.
+    #[error("the login was ended by an operator before it began")]
+    LoginEnded,
     #[error("the lock was set again while it was being lifted, so it is still in force")]
     SetAgain,
     /// The record could not be written, so nothing was changed.
@@ -56,7 +61,9 @@ impl<E> Refused<E> {
             Refused::QuotaFull(_)
             | Refused::TooManyKeys(_)
             | Refused::TooManyLocks
+            | Refused::TooManyLogins
             | Refused::TooManyIdentities => Reason::QuotaExceeded,
+            Refused::LoginEnded => Reason::LoginRequired,
             Refused::Bound(_) => Reason::IdentityBound,
             Refused::NoLock => Reason::LockNotFound,
             Refused::NotTheirs(_) => Reason::PolicyDenied,

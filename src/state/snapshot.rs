@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     identities::Use,
     locks::{Lock, Locks},
+    logins::Logins,
     rebuild::KeyedJob,
     recorded::{BeforeWidening, Recorded, RecordedJob},
     records::{
         approval_of, approval_record, change_of, change_record, gate_of, gate_record, input_of, input_record,
-        spec_of, spec_record,
+        login_of, login_record, spec_of, spec_record,
     },
     size,
 };
@@ -23,7 +24,7 @@ use crate::{
     clock::LeaseTime,
     fence::Seq,
     job::{Attempt, AttemptState, Change, Drain, EndedMembership, Job, JobState, Member, MemberState},
-    ledger::{self, Actor, Event, Fold},
+    ledger::{self, Actor, Event, Fold, PersonLoggedIn},
     name::{
         AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, SpiffeId, SpiffePattern, TenantName,
     },
@@ -64,7 +65,11 @@ impl Fold for Recorded {
 
     fn len(&self) -> usize {
         let forgotten = self.keys.size().saturating_add(self.identities.size());
-        self.jobs.size().saturating_add(self.locks.len()).saturating_add(forgotten)
+        self.jobs
+            .size()
+            .saturating_add(self.locks.len())
+            .saturating_add(self.logins.len())
+            .saturating_add(forgotten)
     }
 
     fn share(&self) -> Box<dyn Fold> {
@@ -100,6 +105,9 @@ impl Fold for Recorded {
                 until: lock.until,
             })?;
         }
+        for login in self.logins.iter() {
+            line(&SnapshotLine::Login(Box::new(login_record(login))))?;
+        }
         for ((launcher, key), k) in &self.keys {
             let (launcher, key) = (launcher.clone(), key.clone());
             let tenant = k.tenant.clone();
@@ -114,7 +122,7 @@ impl Fold for Recorded {
 
     fn read(&mut self, text: &mut dyn BufRead) -> Result<(), String> {
         let mut read = Recorded::default();
-        let mut locks = Locks::default();
+        let (mut locks, mut logins) = (Locks::default(), Logins::default());
         for line in text.split(b'\n') {
             match serde_json::from_slice(&line.map_err(|e| e.to_string())?).map_err(|e| e.to_string())? {
                 SnapshotLine::Counts { seq, forgotten, in_order } => {
@@ -142,6 +150,7 @@ impl Fold for Recorded {
                     let name = name.parse().map_err(|e: crate::name::NameError| e.to_string())?;
                     locks.insert(Lock { name, reason, by, of, since, until });
                 }
+                SnapshotLine::Login(login) => logins.keep(login_of(*login)),
                 SnapshotLine::Key { launcher, key, job, tenant, spec, at } => {
                     read.put_key((launcher, key), KeyedJob { job, tenant, spec, at });
                 }
@@ -150,7 +159,7 @@ impl Fold for Recorded {
                 }
             }
         }
-        *self = Recorded { locks: Arc::new(locks), ..read };
+        *self = Recorded { locks: Arc::new(locks), logins: Arc::new(logins), ..read };
         Ok(())
     }
 }
@@ -180,6 +189,7 @@ enum SnapshotLine {
         since: LeaseTime,
         until: Option<LeaseTime>,
     },
+    Login(Box<PersonLoggedIn>),
     /// The key of a job that was dropped.
     Key {
         launcher: SpiffeId,

@@ -7,6 +7,7 @@ use tokio::sync::{Notify, watch};
 use super::{
     keys::KeyUse,
     locks::{Lock, LockName},
+    logins::Login,
     rebuild::{KeyedJob, Rebuilt},
     size,
     store_state::StoreState,
@@ -17,7 +18,7 @@ use crate::{
     job::Job,
     ledger::Ledger,
     limits,
-    name::{FenceName, JobId, SpiffeId},
+    name::{Digest, FenceName, HumanName, JobId, SpiffeId},
 };
 
 /// The state in memory. One mutex orders its changes. It is held only for short, synchronous steps, never across an
@@ -38,7 +39,12 @@ const LIST_BATCH: usize = 256;
 impl Store {
     /// Begins with the state that was rebuilt from the ledger.
     pub fn new(rebuilt: Rebuilt, fences: Arc<Registry>, ledger: Ledger, clock: Arc<dyn Clock>) -> Self {
-        let mut inner = StoreState { locks: rebuilt.locks, forgot: rebuilt.forgot, ..StoreState::default() };
+        let mut inner = StoreState {
+            locks: rebuilt.locks,
+            logins: rebuilt.logins,
+            forgot: rebuilt.forgot,
+            ..StoreState::default()
+        };
         for job in rebuilt.jobs {
             let (key, made) = KeyedJob::of(&job);
             inner.keys.put(key, made);
@@ -185,10 +191,29 @@ impl Store {
         self.lock_inner().locks.beyond(after).filter(|l| l.stands(now)).take(max).cloned().collect()
     }
 
-    /// Drops old keys, expired locks and identities that no job binds now.
+    /// The login in force that a certificate belongs to, by the digest of the certificate.
+    pub fn login(&self, certificate: &Digest) -> Option<Arc<Login>> {
+        let now = self.clock.now().lease;
+        self.lock_inner().logins.find(certificate, now).cloned()
+    }
+
+    /// Whether a person has a login in force.
+    pub fn is_logged_in(&self, human: &HumanName) -> bool {
+        let now = self.clock.now().lease;
+        self.lock_inner().logins.iter().any(|login| login.human == *human && now < login.until)
+    }
+
+    /// The newest login in force of an identity.
+    pub fn login_of(&self, id: &SpiffeId) -> Option<Arc<Login>> {
+        let now = self.clock.now().lease;
+        self.lock_inner().logins.of(id, now).cloned()
+    }
+
+    /// Drops old keys, expired locks, logins that are over, and identities that no job binds now.
     pub fn prune(&self, now: LeaseTime) {
         let mut inner = self.lock_inner();
         inner.locks.prune(now);
+        inner.logins.prune(now);
         inner.identities.prune(now);
         inner.keys.prune(now);
     }

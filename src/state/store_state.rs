@@ -12,6 +12,7 @@ use super::{
     identities::{Identities, Use, uses_of},
     keys::IdempotencyKeys,
     locks::Locks,
+    logins::Logins,
     size::{self, OpenJobs},
 };
 use crate::{
@@ -70,6 +71,7 @@ pub(super) struct StoreState {
     pub(super) keys: IdempotencyKeys,
     pub(super) identities: Identities,
     pub(super) locks: Locks,
+    pub(super) logins: Logins,
     /// Whether closed jobs were dropped, in this run of the daemon or before.
     pub(super) forgot: bool,
 }

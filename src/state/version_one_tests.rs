@@ -63,6 +63,7 @@ fn in_version_one(event: &Event) -> &'static str {
         Event::DatasetRecalled { .. }
         | Event::DatasetUnrecalled { .. }
         | Event::OutputsQuarantined { .. } => "",
+        Event::PersonLoggedIn(_) | Event::PersonLoggedOut { .. } => "",
         Event::Denied { .. } => "denied",
         Event::Snapshot(_) => "snapshot",
         Event::Coalesced(_) => "records.coalesced",

@@ -5,9 +5,10 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use super::{
     keys::KeyUse,
     locks::{Lock, LockName},
+    logins::Login,
     narrowing::{ending, lock_record},
     rebuild::KeyedJob,
-    records::{change_record, created_record},
+    records::{change_record, created_record, login_record},
     refused::Refused,
     size,
     store::Store,
@@ -195,6 +196,40 @@ impl Store {
             lowered.push(name);
         }
         Ok(Widened { job, changed: true, lowered })
+    }
+
+    /// Begins a login. Resolves when its record is on disk. A revocation or lock that comes meanwhile ends it.
+    pub async fn log_in(&self, login: Login) -> Result<(), Refused<Infallible>> {
+        let certificate = login.certificate;
+        let appending = {
+            let mut inner = self.lock_inner();
+            inner.logins.prune(login.at);
+            // A lock that was set since the broker looked.
+            let id = &login.id;
+            let names = [
+                FenceName::identity(id.clone()),
+                FenceName::domain(id.trust_domain()),
+                FenceName::human(login.human.clone()),
+            ];
+            if inner.locks.against(names.iter(), login.at).is_some() {
+                return Err(Refused::LoginEnded);
+            }
+            if inner.logins.len() >= limits::LOGINS_MAX {
+                return Err(Refused::TooManyLogins);
+            }
+            let record = Event::PersonLoggedIn(Box::new(login_record(&login)));
+            // It is in force before its record is on disk, and harmless: no one has its certificate yet.
+            inner.logins.insert(login);
+            self.ledger.append(&record)
+        };
+        let written = in_time(limits::LEDGER_WAIT, appending).await;
+        let mut inner = self.lock_inner();
+        if let Err(why) = written {
+            inner.logins.remove(&certificate);
+            return Err(Refused::Ledger(why));
+        }
+        let now = self.clock.now().lease;
+        inner.logins.find(&certificate, now).map(|_| ()).ok_or(Refused::LoginEnded)
     }
 
     /// Lifts a lock. Resolves when that is on disk. Access that the lock ended does not come back.

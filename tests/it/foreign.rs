@@ -29,8 +29,16 @@ pub const ASKS_BY_NAME: [&str; 13] = [
 ];
 
 /// Calls that take no name of anything that belongs to a tenant. A receipt is a sealed index, which a caller cannot make.
-pub const NAMES_NOTHING: [&str; 7] =
-    ["ApplyPolicy", "GetKeys", "ListApprovals", "ListPolicies", "ReloadCatalog", "WaitDurable", "WhoAmI"];
+pub const NAMES_NOTHING: [&str; 8] = [
+    "ApplyPolicy",
+    "GetKeys",
+    "ListApprovals",
+    "ListPolicies",
+    "LogOut",
+    "ReloadCatalog",
+    "WaitDurable",
+    "WhoAmI",
+];
 
 const GLOBEX_GATEWAY: &str = "spiffe://k8s.globex.example/ns/data/sa/gateway";
 

@@ -27,6 +27,8 @@ mod laws;
 mod ledger;
 mod lifecycle;
 mod locks;
+mod login;
+mod login_command;
 mod matrix;
 mod members;
 mod mistakes;

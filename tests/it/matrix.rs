@@ -218,6 +218,7 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
             done(operators.apply_policy(request).await)
         }
         "ListPolicies" => done(operators.list_policies(v1::ListPoliciesRequest {}).await),
+        "LogOut" => done(operators.log_out(v1::LogOutRequest {}).await),
         "WhoAmI" => done(operators.who_am_i(v1::WhoAmIRequest {}).await),
         "ListApprovals" => done(client.approvals().list_approvals(v1::ListApprovalsRequest::default()).await),
         // The target has no gate: STATE_CONFLICT is the answer to those who may approve.

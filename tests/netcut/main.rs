@@ -85,6 +85,7 @@ impl Scene {
             server_id: house.id(Role::Daemon).unwrap(),
             bundles: BTreeMap::from([(house.domain().unwrap(), house.bundle())]),
             issuer: None,
+            login: None,
             identities: BTreeMap::from([
                 (PrincipalKind::Workload, svid(Role::Trainer)),
                 (PrincipalKind::Operator, svid(Role::Operator)),

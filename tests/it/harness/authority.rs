@@ -46,6 +46,11 @@ impl Authority {
         Authority { domain: domain.to_owned(), params, key, pem }
     }
 
+    /// The key of the root, as PEM.
+    pub fn key_pem(&self) -> String {
+        self.key.serialize_pem()
+    }
+
     /// An SVID that is valid from ten seconds before a time, for as long as the longest SVIDs of SPIRE.
     pub fn svid(&self, id: &str, now: Wall) -> Credentials {
         self.issue(id, now, |_| {})

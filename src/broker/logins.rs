@@ -1,0 +1,173 @@
+//! Logging in and out.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use super::{
+    access::AccessControl,
+    caller::Caller,
+    context::BrokerContext,
+    endings::{Endings, RecordedEnding},
+    refusals::plain_refusal,
+};
+use crate::{
+    catalog::Principal,
+    clock::Wall,
+    ledger::Ending,
+    limits::{LOGIN_LINES_MAX, LOGINS_AT_ONCE_MAX},
+    log_budget::LogBudget,
+    name::{FenceName, GroupName, PrincipalKind, SpiffeId},
+    people::{self, KeyRequest, LoginFault, People, PersonClaims},
+    plain,
+    policy::Rpc,
+    reason::{Reason, Refusal},
+    secret::SecretText,
+    state::Login,
+};
+
+/// How people log in and out.
+pub struct LoginUseCases {
+    pub(super) context: Arc<BrokerContext>,
+    pub(super) access: AccessControl,
+    pub(super) endings: Endings,
+    /// Logins that are being checked.
+    under_way: Semaphore,
+    log_budget: LogBudget,
+}
+
+/// What a person brings to log in.
+pub struct LoginOrder {
+    pub id_token: SecretText,
+    /// A certificate signing request as PEM.
+    pub key_request: String,
+    /// The group to log in as a member of. `None`: the first of theirs.
+    pub group: Option<String>,
+}
+
+/// A person who logged in.
+pub struct LoggedIn {
+    pub login: Login,
+    pub kind: PrincipalKind,
+    pub group: Option<GroupName>,
+    /// The chain as PEM, leaf first.
+    pub svid: String,
+    /// The roots of the people trust domain as PEM.
+    pub bundle: String,
+    pub until: Wall,
+}
+
+impl LoginUseCases {
+    pub(super) fn new(context: Arc<BrokerContext>, access: AccessControl, endings: Endings) -> Self {
+        let log_budget = LogBudget::new(LOGIN_LINES_MAX, context.clock.clone());
+        LoginUseCases { context, access, endings, under_way: Semaphore::new(LOGINS_AT_ONCE_MAX), log_budget }
+    }
+
+    /// The people of this daemon, if it lets people log in.
+    pub fn people(&self) -> Option<&Arc<People>> {
+        self.context.settings.people.as_ref()
+    }
+
+    /// Checks an ID token, records the login, and returns an SVID for the person's key.
+    pub async fn log_in(&self, order: LoginOrder) -> Result<LoggedIn, Refusal> {
+        let done = self.try_log_in(order).await;
+        match &done {
+            Ok(_) => metrics::counter!("leasehold_logins_total").increment(1),
+            Err(no) => {
+                let reason = no.reason.code();
+                metrics::counter!("leasehold_logins_refused_total", "reason" => reason).increment(1);
+            }
+        }
+        done
+    }
+
+    async fn try_log_in(&self, order: LoginOrder) -> Result<LoggedIn, Refusal> {
+        let people = self.people().ok_or_else(|| {
+            Refusal::new(Reason::NotSupported, "people do not log in at this daemon")
+                .fix("have an operator write [people] in its configuration")
+        })?;
+        let _turn = self.under_way.try_acquire().map_err(|_| LoginFault::Busy.refusal())?;
+        let key = KeyRequest::from_pem(&order.key_request).map_err(|fault| fault.refusal())?;
+        let now = self.context.clock.now();
+        let claims = people.check(&order.id_token, &key, now).await.map_err(|fault| self.refuse(&fault))?;
+        let group = people.rules.choose(&claims, order.group.as_deref()).map_err(|fault| fault.refusal())?;
+        let human = people::human_of_subject(&claims.sub).map_err(|fault| fault.refusal())?;
+        let id =
+            people::person_id(&people.domain, &human, group.as_ref()).map_err(|fault| fault.refusal())?;
+        let principal = self.entry_of(&id, &people.rules.groups_of(&claims))?;
+        self.check_unlocked(&id, FenceName::human(human.clone()))?;
+        self.context.refuse_if_held()?;
+        people.spent.spend(&order.id_token, now.wall).map_err(|fault| fault.refusal())?;
+        let until = now.wall.plus(people.rules.life).min(people.authority.not_after());
+        let svid = people.authority.issue(&key, &id, now.wall, until).map_err(|error| {
+            tracing::error!(%error, "the SVID of a person could not be signed");
+            Refusal::new(Reason::Internal, "a fault of the daemon: its log has the cause")
+        })?;
+        let PersonClaims { sub, amr, .. } = claims.clone();
+        let groups = people.rules.groups_of(&claims).iter().map(ToString::to_string).collect();
+        let login = Login {
+            certificate: svid.digest,
+            serial: svid.serial,
+            id,
+            human,
+            issuer: people.provider.options().issuer.clone(),
+            sub,
+            groups,
+            amr,
+            at: now.lease,
+            until: now.lease_at(until),
+        };
+        self.context.state.log_in(login.clone()).await.map_err(plain_refusal)?;
+        tracing::info!(id = %login.id, serial = %login.serial, %until, "a person logged in");
+        let bundle = people.authority.bundle().to_owned();
+        Ok(LoggedIn { login, kind: principal.kind, group, svid: svid.cert, bundle, until })
+    }
+
+    /// Returns the refusal for the person, and logs what they must not see.
+    fn refuse(&self, fault: &LoginFault) -> Refusal {
+        if matches!(fault, LoginFault::TokenRefused { .. } | LoginFault::Provider { .. })
+            && let Some(left_out) = self.log_budget.admit()
+        {
+            tracing::warn!(why = %plain::line(&fault.to_string()), left_out, "a login was refused");
+        }
+        fault.refusal()
+    }
+
+    /// Finds the catalog's entry for a person. People are no workloads: they hold no credentials of jobs.
+    fn entry_of(&self, id: &SpiffeId, groups: &[GroupName]) -> Result<Arc<Principal>, Refusal> {
+        let rules = self.context.rules();
+        let entry = rules.catalog().principal(id).filter(|entry| {
+            !entry.disabled
+                && matches!(
+                    entry.kind,
+                    PrincipalKind::Operator | PrincipalKind::Auditor | PrincipalKind::Launcher
+                )
+        });
+        entry.cloned().ok_or_else(|| {
+            let groups: Vec<_> = groups.iter().map(ToString::to_string).collect();
+            let groups = if groups.is_empty() { "none that Leasehold knows".to_owned() } else { groups.join(", ") };
+            Refusal::new(Reason::LoginRefused, "the catalog has no operator, auditor or launcher for you")
+                .with("you", id.to_string())
+                .with("your groups", groups)
+                .fix("name another of your groups with --group, or have a [[principal]] whose match covers this ID added")
+        })
+    }
+
+    /// Refuses a person whom a lock shuts out, by identity or by name.
+    fn check_unlocked(&self, id: &SpiffeId, human: FenceName) -> Result<(), Refusal> {
+        let lock = self.access.lock_on_identity(id);
+        let lock = lock.or_else(|| self.context.state.lock_on(std::iter::once(&human)));
+        lock.map_or(Ok(()), |lock| Err(self.context.locked(&lock)))
+    }
+
+    /// Ends the caller's own login, and returns whether there was one. Its SVID is of no use from then on, and its open streams
+    /// end at once.
+    pub fn log_out(&self, caller: &Caller) -> Result<(bool, RecordedEnding), Refusal> {
+        self.access.authorize(caller, Rpc::LogOut, Some(caller.tenant()), &[], "")?;
+        let certificate = caller.login.as_ref().map(|login| login.certificate);
+        let record =
+            certificate.and_then(|certificate| self.context.state.log_out(&certificate, caller.actor()));
+        self.context.decide_again();
+        Ok((record.is_some(), self.endings.recorded(Ending::default(), record)))
+    }
+}

@@ -1,0 +1,95 @@
+//! Why a login is refused.
+
+use crate::{
+    limits,
+    reason::{Reason, Refusal},
+};
+
+/// Why a login is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoginFault {
+    /// The ID token is no JWT, or too long.
+    #[error("the ID token is not a signed token of at most {} bytes", limits::ID_TOKEN_BYTES_MAX)]
+    NotAToken,
+    /// A check of OpenID Connect failed. The text is for the log: it may quote claims.
+    #[error("the ID token is not accepted: {why}")]
+    TokenRefused {
+        /// Which check failed, for the log.
+        why: String,
+    },
+    /// The ID token has expired.
+    #[error("the ID token has expired")]
+    TokenExpired,
+    /// The ID token is older than [`limits::ID_TOKEN_AGE_MAX`], from the future, or older than this run of the daemon.
+    #[error("the ID token was not issued just now")]
+    TokenNotFresh,
+    /// The token's nonce is not the digest of the key that the login is for.
+    #[error("the ID token was issued for another login")]
+    OtherKey,
+    /// The token has no nonce, and the configuration does not allow that.
+    #[error("the ID token has no nonce, and the device flow is not allowed here")]
+    DeviceFlowOff,
+    /// The token was used for a login before.
+    #[error("the ID token was used for a login before")]
+    TokenSpent,
+    /// The subject cannot be the name of a person.
+    #[error("the subject of the ID token is not 1 to 255 ASCII characters")]
+    Subject,
+    /// The request for a certificate is malformed, or not signed by its own key.
+    #[error("the certificate signing request is not one for a P-256 key, signed by that key")]
+    KeyRequest,
+    /// The login was made without a method that is required.
+    #[error("you logged in without {method}, which this daemon requires")]
+    MethodMissing {
+        /// A value of `amr`.
+        method: String,
+    },
+    /// The person asked to log in as a member of a group in which they are not.
+    #[error("the identity provider does not have you in the group {group}")]
+    NotInGroup {
+        /// The group, as Leasehold calls it.
+        group: String,
+    },
+    /// The identity provider cannot be reached, or its answer cannot be used.
+    #[error("the identity provider gave no usable answer: {why}")]
+    Provider {
+        /// The cause, for the log.
+        why: String,
+    },
+    /// Too many logins at once.
+    #[error("there are too many logins at once")]
+    Busy,
+}
+
+impl LoginFault {
+    /// Returns the refusal for the person. It does not quote what the provider or the token says.
+    pub fn refusal(&self) -> Refusal {
+        let again = "log in again: leasehold login";
+        match self {
+            LoginFault::TokenRefused { .. } => Refusal::new(
+                Reason::LoginRefused,
+                "the ID token is not from the identity provider of this daemon, or not for this daemon",
+            )
+            .fix("log in again; if it is refused again, an operator finds the failed check in the daemon's log"),
+            LoginFault::Provider { .. } => Refusal::new(
+                Reason::ProviderUnavailable,
+                "the daemon got no usable answer from the identity provider",
+            )
+            .fix("try again; if it lasts, an operator finds the cause in the daemon's log"),
+            LoginFault::Busy => Refusal::new(Reason::Overloaded, self.to_string()).fix("try again in a few seconds"),
+            LoginFault::DeviceFlowOff => Refusal::new(Reason::LoginRefused, self.to_string())
+                .fix("log in without --device, or have an operator set people.device_flow = true"),
+            LoginFault::MethodMissing { method } => Refusal::new(Reason::LoginRefused, self.to_string())
+                .fix(format!("sign in with {method} at the identity provider, then: leasehold login")),
+            LoginFault::NotInGroup { .. } => Refusal::new(Reason::LoginRefused, self.to_string())
+                .fix("have yourself added to the group at the identity provider, or name another one with --group"),
+            LoginFault::NotAToken
+            | LoginFault::TokenExpired
+            | LoginFault::TokenNotFresh
+            | LoginFault::OtherKey
+            | LoginFault::TokenSpent
+            | LoginFault::Subject
+            | LoginFault::KeyRequest => Refusal::new(Reason::LoginRefused, self.to_string()).fix(again),
+        }
+    }
+}

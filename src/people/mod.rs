@@ -1,0 +1,53 @@
+//! People who log in: an ID token of their identity provider becomes a short-lived X.509-SVID.
+//!
+//! Owns the check of an ID token (OpenID Connect), the person's name and SPIFFE ID, the authority that signs SVIDs of people,
+//! and the two ways to get an ID token. Decides only who a person is and which SVID that gives. Keeps no login: the broker
+//! records it, and the state ends it.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `person` | the name and the SPIFFE ID of a person |
+//! | `key_request` | [`KeyRequest`]: a public key, with proof that the sender has its private key |
+//! | `authority` | [`PeopleAuthority`]: signs the SVIDs of people |
+//! | `provider` | [`IdentityProvider`]: checks ID tokens; [`PersonClaims`]: what a good one says |
+//! | `provider_http` | [`ProviderHttp`]: bounded HTTP to the identity provider |
+//! | `rules` | [`LoginRules`]: who may log in, and as what |
+//! | `spent_tokens` | [`SpentTokens`]: no ID token is used twice |
+//! | `fault` | [`LoginFault`]: why a login is refused |
+//! | `service` | [`People`]: all that a daemon needs for logins |
+//! | `browser_flow` `device_flow` `flow` | the two ways to an ID token, for the command, and what they share |
+//! | `exchange` | the messages of a login between a client and the daemon |
+
+mod authority;
+#[cfg(feature = "cli")]
+mod browser_flow;
+#[cfg(feature = "cli")]
+mod device_flow;
+mod exchange;
+mod fault;
+#[cfg(feature = "cli")]
+mod flow;
+mod key_request;
+mod person;
+mod provider;
+mod provider_http;
+mod rules;
+mod service;
+mod spent_tokens;
+
+pub use authority::{AuthorityFault, PeopleAuthority};
+#[cfg(feature = "cli")]
+pub use browser_flow::BrowserFlow;
+#[cfg(feature = "cli")]
+pub use device_flow::DeviceFlow;
+pub use exchange::{LoginAnswer, LoginBody, LoginProblem, LoginTerms};
+pub use fault::LoginFault;
+#[cfg(feature = "cli")]
+pub use flow::FlowFault;
+pub use key_request::KeyRequest;
+pub use person::{human_of_subject, person_id};
+pub use provider::{IdentityProvider, PersonClaims, ProviderOptions};
+pub use provider_http::ProviderHttp;
+pub use rules::LoginRules;
+pub use service::People;
+pub use spent_tokens::SpentTokens;
