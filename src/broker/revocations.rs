@@ -105,8 +105,12 @@ impl OperatorUseCases {
     /// Lowers a fence that is not a job, attempt or lease. The memberships of an identity end after that, so that none is left
     /// that is older than the lowering.
     fn revoke_name(&self, caller: &Caller, name: &FenceName, kind: &FenceKind, reason: &str) -> Revoked {
+        let logins = self.context.state.logins_behind(name);
         let done = self.context.state.revoke(name, caller.actor(), reason);
         let mut notes = Vec::new();
+        if logins > 0 {
+            notes.push(format!("{logins} login(s) of people ended; they may log in again"));
+        }
         let mut ended = Vec::new();
         match kind {
             FenceKind::Identity(id) => {
@@ -132,6 +136,10 @@ impl OperatorUseCases {
     fn would_revoke(&self, name: &FenceName) -> Revoked {
         let ending = self.endings.dry_ending(self.count_behind(name));
         let (mut jobs_closed, mut notes) = (Vec::new(), vec!["dry run: nothing was changed".to_owned()]);
+        let logins = self.context.state.logins_behind(name);
+        if logins > 0 {
+            notes.push(format!("{logins} login(s) of people would end"));
+        }
         if let FenceKind::Job(id) = name.kind()
             && let Some(job) = self.context.state.job(id)
         {

@@ -69,12 +69,14 @@ impl Logins {
 
     /// Ends the logins behind a name that was revoked: of an identity, of a person, or of a trust domain. Returns how many.
     pub fn end_behind(&mut self, name: &FenceName) -> u64 {
-        match name.kind() {
-            FenceKind::Identity(id) => self.end(|login| login.id == id),
-            FenceKind::Human(human) => self.end(|login| login.human == human),
-            FenceKind::Domain(domain) => self.end(|login| login.id.trust_domain() == domain),
-            _ => 0,
-        }
+        let kind = name.kind();
+        self.end(|login| is_behind(login, &kind))
+    }
+
+    /// Counts the logins in force that a revocation of a name would end.
+    pub fn count_behind(&self, name: &FenceName, now: LeaseTime) -> usize {
+        let kind = name.kind();
+        self.0.values().filter(|login| now < login.until && is_behind(login, &kind)).count()
     }
 
     /// Ends the logins that a lock shuts out. Returns how many.
@@ -107,6 +109,15 @@ impl Logins {
 
     pub fn iter(&self) -> impl Iterator<Item = &Login> {
         self.0.values().map(|login| &**login)
+    }
+}
+
+fn is_behind(login: &Login, name: &FenceKind) -> bool {
+    match name {
+        FenceKind::Identity(id) => login.id == *id,
+        FenceKind::Human(human) => login.human == *human,
+        FenceKind::Domain(domain) => login.id.trust_domain() == *domain,
+        _ => false,
     }
 }
 

@@ -197,6 +197,12 @@ impl Store {
         self.lock_inner().logins.find(certificate, now).cloned()
     }
 
+    /// How many logins a revocation of a name would end.
+    pub fn logins_behind(&self, name: &FenceName) -> usize {
+        let now = self.clock.now().lease;
+        self.lock_inner().logins.count_behind(name, now)
+    }
+
     /// Whether a person has a login in force.
     pub fn is_logged_in(&self, human: &HumanName) -> bool {
         let now = self.clock.now().lease;
