@@ -6,7 +6,7 @@ use s3s::{
     dto::{
         CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource, DeleteObjectInput,
         DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, Error, PutObjectInput,
-        PutObjectOutput,
+        PutObjectOutput, StreamingBlob,
     },
 };
 
