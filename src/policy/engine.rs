@@ -51,7 +51,7 @@ impl Engine {
         let by_id = rules.policies.iter().map(|(rule, _)| (rule.id.clone(), rule.clone())).collect();
         let catalog = catalog.clone();
         let prepared = CatalogEntities::new(&types, &rules.schema, &catalog)?;
-        let warnings = entity_references::check(&rules, &types, &prepared, catalog.not_taken().is_empty())?;
+        let warnings = entity_references::check(&rules, &types, &prepared)?;
         let (authorizer, memo) = (Authorizer::new(), DecisionCache::default());
         Ok(Engine { rules, by_id, types, slices, catalog, prepared, explain, warnings, authorizer, memo })
     }
@@ -110,7 +110,7 @@ impl Engine {
         self.rules.policies.iter().find(|(rule, _)| rule.id == id).map(|(_, policy)| policy.to_string())
     }
 
-    /// A warning for each rule about a resource that is not in the catalog.
+    /// A warning for each rule about a principal or resource that is not in the catalog.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }

@@ -1,4 +1,4 @@
-//! Checks the entities that rules name: a rule about an entity that cannot occur in a request would have no effect.
+//! Checks the entities that rules name: a rule about an entity that cannot occur in a request has no effect.
 
 use std::collections::HashSet;
 
@@ -9,34 +9,31 @@ use super::{
     entities::{ALL_TENANTS, CatalogEntities, Types},
     rules::RuleSet,
 };
-use crate::name::{ResourceName, TenantName};
+use crate::{
+    name::{ResourceName, TenantName},
+    written::nearest,
+};
 
-/// Returns a warning for each rule about a resource that is not in the catalog. Fails if a rule names an unknown principal, or
-/// a malformed tenant or resource. While a part of the catalog is left out, an unknown principal is only a warning: it may be in
-/// that part, and the mistake of one tenant must not keep the policy from the others.
+/// Returns a warning for each rule about a principal or resource that is not in the catalog: it matches no one. A tenant that
+/// removes an entry must not keep the policy from the others. Fails if a rule names a malformed tenant or resource.
 pub(super) fn check(
     rules: &RuleSet,
     types: &Types,
     prepared: &CatalogEntities,
-    is_whole: bool,
 ) -> Result<Vec<String>, PolicyErrors> {
     let principals: HashSet<&EntityUid> = prepared.principals.values().collect();
+    let patterns: Vec<String> = prepared.principals.keys().map(ToString::to_string).collect();
     let (mut faults, mut warnings) = (Vec::new(), Vec::new());
     for (rule, policy) in &rules.policies {
         for uid in policy.entity_literals() {
             let (id, kind) = (uid.id().unescaped(), uid.type_name());
             if types.kind_of(kind).is_some() && !principals.contains(&uid) {
-                match is_whole {
-                    true => {
-                        faults.push(
-                            rules.fault(rule, format!("no entry of the catalog is {uid}; {PRINCIPAL}")),
-                        );
-                    }
-                    false => warnings.push(format!(
-                        "{}: policy `{}` names {uid}, which is not in force while the catalog has mistakes",
-                        rule.place, rule.id
-                    )),
-                }
+                let near = nearest(id, patterns.iter().map(String::as_str).filter(|known| *known != id));
+                let near = near.map(|near| format!("did you mean {near}? else ")).unwrap_or_default();
+                warnings.push(format!(
+                    "{}: policy `{}` names {uid}, so that part of it matches no one: no entry of the catalog is this; {near}{PRINCIPAL}",
+                    rule.place, rule.id
+                ));
             }
             if *kind == types.tenant && id != ALL_TENANTS && id.parse::<TenantName>().is_err() {
                 faults.push(
