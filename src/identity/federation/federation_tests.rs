@@ -477,6 +477,34 @@ async fn an_endpoint_is_asked_as_often_as_it_says() {
     assert_eq!(case.server.asked(), asked);
 }
 
+/// Keeps what is logged.
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Kept {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_with_new_faults_does_not_fill_the_log() {
+    let ca = TestCa::new(FOREIGN);
+    let case = Case::spiffe(&ca.for_a_day(), &[&ca]).await;
+    let log = Arc::new(Mutex::new(Vec::new()));
+    let lines =
+        || String::from_utf8(log.lock().unwrap().clone()).unwrap().matches("a fault of a flood").count();
+    let kept = log.clone();
+    let logging = tracing_subscriber::fmt().with_writer(move || Kept(kept.clone())).finish();
+    tracing::subscriber::with_default(logging, || {
+        (0..1_000).for_each(|n| case.source.failed(format!("a fault of a flood, the {n}th")));
+    });
+    assert_eq!(lines(), limits::IDENTITY_LINES_LOGGED as usize);
+}
+
 // Proves case F07.
 #[tokio::test]
 async fn any_other_answer_is_no_bundle_and_takes_one_call_at_most() {

@@ -120,7 +120,9 @@ impl BundleSource {
         let Some(server) = self.server.as_ref().filter(|s| !s.has_served.load(Ordering::Acquire)) else {
             return;
         };
-        if let Err(error) = server.configured.reload() {
+        if let Err(error) = server.configured.reload()
+            && self.status.may_log()
+        {
             tracing::error!(%error, "the configured bundle of a bundle endpoint cannot be used: the one in use stays");
         }
         server.latest.replace(None, TrustBundles::clone(&server.configured.current().bundles));
@@ -136,11 +138,15 @@ impl BundleSource {
         let trust = self.status.current();
         self.status.end_outage();
         if trust.bundles.roots(domain).is_some_and(|shown| roots.is_older_than(shown)) {
-            tracing::warn!(%url, %domain, "a bundle with a lower sequence than that of the one in use was ignored");
+            if self.status.may_log() {
+                tracing::warn!(%url, %domain, "a bundle with a lower sequence than that of the one in use was ignored");
+            }
             return self.status.set_state(SourceState::Good);
         }
         for warning in roots.warnings(domain) {
-            tracing::warn!(%url, %domain, %warning, "trust bundle");
+            if self.status.may_log() {
+                tracing::warn!(%url, %domain, %warning, "trust bundle");
+            }
         }
         let mut bundles = self.status.no_bundles();
         bundles.replace(domain.clone(), roots);
@@ -153,7 +159,9 @@ impl BundleSource {
         if bundles.trusts_as(&trust.bundles) {
             return self.status.set_state(SourceState::Good);
         }
-        tracing::info!(%url, %bundles, "the bundle of a foreign trust domain was fetched");
+        if self.status.may_log() {
+            tracing::info!(%url, %bundles, "the bundle of a foreign trust domain was fetched");
+        }
         self.status.replace(None, bundles, SourceState::Good);
     }
 
@@ -162,7 +170,7 @@ impl BundleSource {
             if id.trust_domain() == self.endpoint.trust_domain)
     }
 
-    fn failed(&self, fault: String) {
+    pub(super) fn failed(&self, fault: String) {
         let (domain, url) = (&self.endpoint.trust_domain, &self.endpoint.url);
         let since = self.status.begin_outage();
         let why = format!("the bundle endpoint {url} of {domain}: {fault}");
@@ -171,7 +179,7 @@ impl BundleSource {
             SourceState::Awaited { .. } => SourceState::Awaited { why },
             _ => SourceState::Stale { since, why },
         };
-        if self.status.current().standing != standing {
+        if self.status.current().standing != standing && self.status.may_log() {
             tracing::error!(
                 why = standing.why(),
                 "a foreign bundle could not be fetched: the last good one stays"
