@@ -25,13 +25,15 @@ impl Confirmed {
     }
 }
 
-/// Asks the user to type `name`, after a message about what will end. Without a terminal, only `--yes` confirms.
+/// Asks the user to type `name`, which may be a number, after a message about what will end. Without a terminal, only `--yes`
+/// confirms.
 pub(super) fn confirm(name: &str, ends: &str, confirmed: Confirmed) -> Result<(), Failure> {
     if confirmed == Confirmed::ByOption {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        let failure = Failure::usage(format!("this must be confirmed: {ends}"));
+        let failure =
+            Failure::usage(format!("this must be confirmed, and there is no terminal to ask at: {ends}"));
         return Err(failure.fix("add --yes, or look first with --dry-run"));
     }
     note(&format!("{ends}. Type {name} to go on:"));

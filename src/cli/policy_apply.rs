@@ -1,9 +1,6 @@
 //! `leasehold policy diff`, `apply`, `rollback` and `history`.
 
-use std::{
-    io::{self, BufRead, IsTerminal},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -11,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Client, Exit, Failure, Session,
     client::CallKind,
+    confirm::{Confirmed, confirm},
     failure::mistakes,
     output::{Page, TableCell, columns, fields, note, note_page, print, print_line},
     parse,
@@ -122,9 +120,12 @@ impl ChangeArgs {
             show(&would, session)?;
             return Ok(if would.failed.is_empty() { Exit::Ok } else { Exit::Failure });
         }
-        if would.ended > 0 && !self.yes {
-            note_page(&page(&would));
-            confirm(would.ended)?;
+        if would.ended > 0 {
+            let confirmed = Confirmed::of_option(self.yes);
+            if confirmed == Confirmed::NotYet {
+                note_page(&page(&would));
+            }
+            confirm(&would.ended.to_string(), &format!("{} lease(s) end at once", would.ended), confirmed)?;
         }
         let order = v1::ApplyPolicyRequest {
             in_force: would.before.clone(),
@@ -158,23 +159,6 @@ fn of_directory(dir: &Path) -> Result<v1::ApplyPolicyRequest, Failure> {
         cases: bundle.cases.into_iter().map(file).collect(),
         ..Default::default()
     })
-}
-
-/// Asks a person at a terminal to type the number of leases that end.
-fn confirm(leases: u64) -> Result<(), Failure> {
-    let refused = |text: String| {
-        Failure::usage(text).fix("add --yes to end them, or --dry-run to see only what would change")
-    };
-    if !io::stdin().is_terminal() {
-        return Err(refused(format!("{leases} leases would end, and there is no terminal to ask at")));
-    }
-    note(&format!("{leases} leases end at once. Type {leases} to go on:"));
-    let mut typed = String::new();
-    let read = io::stdin().lock().read_line(&mut typed);
-    match read {
-        Ok(_) if typed.trim() == leases.to_string() => Ok(()),
-        _ => Err(refused("it was not confirmed".to_owned())),
-    }
 }
 
 fn show(answer: &v1::ApplyPolicyResponse, session: &Session) -> Result<(), Failure> {

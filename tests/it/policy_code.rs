@@ -417,7 +417,10 @@ async fn policy_apply_takes_effect_is_recorded_and_lasts() {
     let next = policy_dir(&world, "next", NO_TICKETS, "deny");
     let apply = ["apply", &next, "--reason", "CHG-1412"];
     let (code, out, err) = policy(&world, PLATFORM, &apply).await;
-    assert!(code == Some(64) && err.contains("2 leases would end"), "{out}{err}");
+    assert!(
+        code == Some(64) && err.contains("2 lease(s) end at once") && err.contains("--yes"),
+        "{out}{err}"
+    );
     let (code, out, err) = policy(&world, PLATFORM, &[&apply[..], &["--dry-run"]].concat()).await;
     assert_eq!((code, world.daemon().broker.live_leases()), (Some(0), 2), "{out}{err}");
     let (code, out, err) = policy(&world, PLATFORM, &[&apply[..], &["--yes"]].concat()).await;
