@@ -139,6 +139,10 @@ pub const IDENTITY_BOUND: Duration = SVID_LIFE_MAX;
 pub const IDENTITIES_SHOWN: usize = 64;
 /// Break-glass identities, which can always lift locks: few enough that each is known by name.
 pub const BREAK_GLASS_MAX: usize = 16;
+/// Reasons of revocations that are kept for the members who lose access: under 1 MiB.
+pub const REVOCATION_REASONS_MAX: usize = 256;
+/// Operators whom a lock shuts out and whom one call confirms by name.
+pub const LOCKS_OUT_MAX: usize = 1_000;
 /// Locks in force.
 pub const LOCKS_MAX: usize = 100_000;
 /// Locks that the operators of one tenant have set.
@@ -348,6 +352,12 @@ pub const REQUESTS_MAX: usize = 4_096;
 pub const REQUESTS_PER_PEER_MAX: usize = REQUESTS_MAX / 2;
 /// Requests of operators who end access, or give it back, in progress at once. No one else uses this share.
 pub const REQUESTS_OPERATORS_MAX: usize = 256;
+/// How long a caller waits for the refusal of a call that exceeds its share or its rate.
+pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+/// Refusals that wait at once, at about 4 KiB each with their stream. Past it a refusal is sent at once.
+pub const REFUSALS_WAITING_MAX: usize = 4_096;
+/// Refusals of one SPIFFE ID that wait at once: all streams of four connections.
+pub const REFUSALS_WAITING_PER_PEER_MAX: usize = 1_024;
 /// Requests of callers that no catalog entry matches, in progress at once.
 pub const REQUESTS_UNKNOWN_MAX: usize = 64;
 /// Requests of one SPIFFE ID that no catalog entry matches, in progress at once.
@@ -550,6 +560,12 @@ pub const SPOOL_NOTE_AGE_MAX: Duration = JOB_DURATION_MAX;
 
 /// Letters by which a mistyped name may differ from the suggested one. If more differ, another name is meant.
 pub const NEAREST_EDITS_MAX: usize = 8;
+/// Steps of one search for the nearest word: 10 ms. Names of 40 bytes take 2,000 steps each. What is beyond is not compared.
+pub const NEAREST_STEPS_MAX: usize = 4 << 20;
+/// Names that one search for the nearest name reads, those of the asked tenant and kind first: 2 ms.
+pub const NEAREST_NAMES_MAX: usize = 4_096;
+/// Jobs that such a search reads.
+pub const NEAREST_JOBS_MAX: usize = 256;
 /// Names of variables that one message lists. It counts the others.
 pub const NAMES_SHOWN_MAX: usize = 20;
 /// Characters of a value that a message quotes. More does not help to find it.

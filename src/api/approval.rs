@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     edge::Edge,
-    fields::{page_size, read_job_page, read_name, read_required_text, read_text},
+    fields::{page_size, read_job_page, read_name, read_required_text, read_text, read_texts},
     messages::{self, ending},
     response::fit_page,
 };
@@ -54,11 +54,10 @@ impl ApprovalService for Approvals {
             .call(Rpc::Approve, request, |broker, caller, q| async move {
                 let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let request: Digest = read_name("request_digest", &q.request_digest)?;
-                for gate in &q.gates {
-                    read_text("gates", gate, limits::NAME_BYTES_MAX)?;
-                }
+                let gates =
+                    read_texts("gates", &q.gates, limits::APPROVALS_PER_JOB_MAX, limits::NAME_BYTES_MAX)?;
                 let job = read_name("job", &q.job)?;
-                let order = ApproveOrder { job, request, gates: &q.gates, reason: &reason };
+                let order = ApproveOrder { job, request, gates: &gates, reason: &reason };
                 let done = broker.approvals.approve(&caller, &order).await?;
                 Ok(v1::ApproveResponse {
                     job: Some(messages::job(&broker, &done.job)),

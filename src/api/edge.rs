@@ -5,7 +5,10 @@ use std::{future::Future, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::room::{EdgeRoom, RequestRoom, Rooms};
+use super::{
+    brake::Brake,
+    room::{EdgeRoom, RequestRoom, Rooms},
+};
 use crate::{
     broker::{Broker, Caller, Rules},
     limits,
@@ -26,12 +29,13 @@ pub struct Edge {
     /// Cancelled when the daemon begins to stop. Streams then end with `ShuttingDown`.
     pub(super) stopping: CancellationToken,
     pub(super) rooms: Arc<Rooms>,
+    pub(super) brake: Arc<Brake>,
 }
 
 impl Edge {
     pub fn new(broker: Arc<Broker>, reloader: Reloader, stopping: CancellationToken) -> Self {
         let rooms = Rooms::new(EdgeRoom::default(), broker.clock().clone());
-        Edge { broker, reloader, stopping, rooms }
+        Edge { broker, reloader, stopping, rooms, brake: Arc::default() }
     }
 
     /// Sets the room for requests, instead of the defaults in [`limits`].

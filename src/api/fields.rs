@@ -60,6 +60,26 @@ pub(super) fn secret_in(field: &str) -> String {
     format!("`{field}` looks like a key, a token or a password: it is recorded, so it must hold none")
 }
 
+/// Reads a list of texts: at most `max` of them, each within its bound and without control characters.
+pub(super) fn read_texts(
+    field: &'static str,
+    list: &[String],
+    max: usize,
+    bytes_max: usize,
+) -> Result<Vec<String>, Refusal> {
+    check_count(field, list.len(), max)?;
+    list.iter().map(|text| read_text(field, text, bytes_max)).collect()
+}
+
+/// Refuses a list with too many entries.
+pub(super) fn check_count(field: &'static str, count: usize, max: usize) -> Result<(), Refusal> {
+    if count <= max {
+        return Ok(());
+    }
+    let text = format!("`{field}` has {count} entries: at most {max}");
+    Err(Refusal::new(Reason::FieldInvalid, text).with("field", field))
+}
+
 /// Reads free text that must not be empty.
 pub(super) fn read_required_text(field: &'static str, value: &str, max: usize) -> Result<String, Refusal> {
     if value.trim().is_empty() {

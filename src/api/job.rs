@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status};
 use super::{
     edge::Edge,
     fields::{
-        page_size, read_attempt_number, read_duration, read_job_page, read_name, read_optional_name,
-        read_required_text, read_text,
+        check_count, page_size, read_attempt_number, read_duration, read_job_page, read_name,
+        read_optional_name, read_required_text, read_text,
     },
     messages::{self, ending, read_outcome},
     response::{ResponseStream, fit_page},
@@ -333,9 +333,6 @@ fn read_job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
 
 /// Reads a list of SPIFFE ID patterns.
 fn read_patterns(field: &'static str, list: &[String]) -> Result<Vec<SpiffePattern>, Refusal> {
-    if list.len() > limits::SPEC_LIST_MAX {
-        let text = format!("`{field}` has {} entries: at most {}", list.len(), limits::SPEC_LIST_MAX);
-        return Err(Refusal::new(Reason::FieldInvalid, text).with("field", field));
-    }
+    check_count(field, list.len(), limits::SPEC_LIST_MAX)?;
     list.iter().map(|text| read_name(field, text)).collect()
 }

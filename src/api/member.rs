@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     edge::Edge,
     fields::{read_attempt_number, read_duration, read_name, read_optional_name},
-    messages::{self, at, ending, read_half, read_scope},
+    messages::{self, at, ending, read_half, read_scopes},
 };
 use crate::{
     broker::{Attachment, Broker, Caller, IssueRequest, JoinRequest, MemberSession, Notice, NoticeKind},
@@ -134,7 +134,7 @@ impl MemberService for MembersService {
                     session: session(q.session)?,
                     half: read_half(q.half)?,
                     audience: read_optional_name("audience", &q.audience)?,
-                    scopes: q.scopes.iter().map(read_scope).collect::<Result<_, _>>()?,
+                    scopes: read_scopes(&q.scopes)?,
                     ttl: read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?,
                 };
                 let issued = broker.credentials.issue(&caller, &request).await?;

@@ -1,6 +1,6 @@
 //! Converts the daemon's types to the messages that go over the wire.
 
-use super::fields::read_name;
+use super::fields::{check_count, read_name};
 use crate::{
     broker::{Broker, Caller, LeaseView, Offer, RecordedEnding},
     catalog::{self, Catalog, Resource},
@@ -79,7 +79,22 @@ pub(super) fn scope(s: &Scope) -> v1::Scope {
     }
 }
 
-pub(super) fn read_scope(s: &v1::Scope) -> Result<Scope, Refusal> {
+/// Reads the scopes of a request. Each resource stands there once, and a job names no more than so many.
+pub(super) fn read_scopes(scopes: &[v1::Scope]) -> Result<Vec<Scope>, Refusal> {
+    check_count("scopes", scopes.len(), limits::JOB_RESOURCES_MAX)?;
+    let mut read: Vec<Scope> = Vec::with_capacity(scopes.len());
+    for scope in scopes.iter().map(read_scope) {
+        let scope = scope?;
+        if read.iter().any(|known| known.resource == scope.resource) {
+            let text = format!("`scopes` names {} twice", scope.resource);
+            return Err(Refusal::new(Reason::FieldInvalid, text).with("field", "scopes"));
+        }
+        read.push(scope);
+    }
+    Ok(read)
+}
+
+fn read_scope(s: &v1::Scope) -> Result<Scope, Refusal> {
     let resource: crate::name::ResourceName = read_name("scopes.resource", &s.resource)?;
     if s.actions.is_empty() {
         return Ok(Scope::whole(resource));

@@ -9,6 +9,7 @@
 //! | `service` | all gRPC services as one, with health and reflection |
 //! | `edge` | [`Edge`]: the steps of every call: caller, room, deadline, its own task |
 //! | `room` | [`EdgeRoom`]: bounds on requests, streams and bytes, for each caller and in all |
+//! | `brake` | the wait before a caller that exceeds its share is refused |
 //! | `request_body` | the body of a request, which counts against that room |
 //! | `response` | pages, streams and bodies of responses |
 //! | `job` `member` `operator` `approval` `verifier` | the services, one file each |
@@ -18,6 +19,7 @@
 //! | `http` `login` | discovery, keys and probes; people who log in |
 
 mod approval;
+mod brake;
 mod edge;
 mod fields;
 mod http;

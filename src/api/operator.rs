@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     edge::Edge,
-    fields::{page_size, read_duration, read_name, read_optional_name, read_required_text},
+    fields::{check_count, page_size, read_duration, read_name, read_optional_name, read_required_text},
     messages::{self, catalog_mistakes, ending, ledger_head},
     policy, reach,
     response::{ResponseStream, fit_page},
@@ -103,6 +103,7 @@ impl OperatorService for Operators {
                 let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let ttl = read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX.saturating_mul(12))?;
                 let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                check_count("locks_out", q.locks_out.len(), limits::LOCKS_OUT_MAX)?;
                 let order = LockOrder { name, options, ttl, locks_out: &q.locks_out };
                 let done = broker.operators.lock(&caller, order)?;
                 Ok(v1::LockResponse {
@@ -153,6 +154,7 @@ impl OperatorService for Operators {
                 let name = read_name("name", &q.name)?;
                 let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
                 let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
+                check_count("locks_out", q.locks_out.len(), limits::LOCKS_OUT_MAX)?;
                 let done = broker.operators.offboard(&caller, &name, &options, &q.locks_out)?;
                 Ok(reach::offboarded(&broker, done))
             })

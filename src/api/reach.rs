@@ -1,6 +1,9 @@
 //! Messages about recalls, offboardings and what is left.
 
-use super::messages::{ending, lock};
+use super::{
+    messages::{ending, lock},
+    response::fit_page,
+};
 use crate::{
     broker::{Broker, Offboarded, Recalled, Remnant, Remnants, RevokedAndLocked},
     limits::REACH_SHOWN_MAX,
@@ -26,22 +29,16 @@ pub(super) fn recalled(broker: &Broker, done: Recalled) -> v1::RecallDatasetResp
         ending: Some(ending(broker, done.ending)),
         jobs_closed: shown_jobs(&done.jobs_closed),
         jobs_closed_total: done.jobs_closed.len() as u64,
-        holders: done
-            .holders
-            .iter()
-            .map(|h| v1::Holder {
-                spiffe_id: h.id.to_string(),
-                job: h.job.to_string(),
-                attempt: h.attempt.value(),
-                instance: h.instance.to_string(),
-            })
-            .collect(),
+        holders: fit_page(done.holders.iter().map(|h| v1::Holder {
+            spiffe_id: h.id.to_string(),
+            job: h.job.to_string(),
+            attempt: h.attempt.value(),
+            instance: h.instance.to_string(),
+        })),
         holders_total: done.holders_total as u64,
-        outputs: done
-            .outputs
-            .iter()
-            .map(|o| v1::Output { line: o.line.to_string(), job: o.job.to_string() })
-            .collect(),
+        outputs: fit_page(
+            done.outputs.iter().map(|o| v1::Output { line: o.line.to_string(), job: o.job.to_string() }),
+        ),
         outputs_total: done.outputs_total as u64,
         notes: done.notes,
     }
@@ -68,7 +65,7 @@ pub(super) fn remnants(found: Remnants) -> v1::VerifyCleanResponse {
 
 fn shown(all: Vec<Remnant>) -> Vec<v1::Remnant> {
     let wire = |r: Remnant| v1::Remnant { kind: r.kind.to_owned(), name: r.name, detail: r.detail };
-    all.into_iter().take(REACH_SHOWN_MAX).map(wire).collect()
+    fit_page(all.into_iter().take(REACH_SHOWN_MAX).map(wire))
 }
 
 /// Returns the ids of jobs that an answer has room for.

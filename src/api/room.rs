@@ -142,6 +142,9 @@ impl Rooms {
                     Rpc::ListJobs
                     | Rpc::ListLeases
                     | Rpc::ListLocks
+                    | Rpc::ListApprovals
+                    | Rpc::ListPolicies
+                    | Rpc::ListResources
                     | Rpc::WhoCan
                     | Rpc::VerifyClean
                     | Rpc::ExplainJob,

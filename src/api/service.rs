@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     limits,
+    link::Connection,
     policy::Rpc,
     proto::{self, v1},
     reason::{Reason, Refusal},
@@ -83,13 +84,17 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
+        let brake = self.edge.brake.clone();
+        let connection = parts.extensions.get::<Connection>().cloned();
         let held = match self.edge.admit(&parts) {
             Ok(held) => held,
             Err(refused) => {
                 let read = discard(body, messages(&parts), self.edge.broker.clock().clone());
+                let refused = refused.into_http();
                 return Box::pin(async move {
                     read.await;
-                    Ok(refused.into_http())
+                    brake.wait(refused.headers(), connection.as_ref()).await;
+                    Ok(refused)
                 });
             }
         };
@@ -99,6 +104,12 @@ where
         Box::pin(async move {
             let answer = with_reason(answer.await?);
             held.answered();
+            if answer.headers().contains_key("grpc-status") {
+                // A refusal has no body. What it waits for needs no room.
+                drop(held);
+                brake.wait(answer.headers(), connection.as_ref()).await;
+                return Ok(answer);
+            }
             Ok(answer.map(|body| tonic::body::Body::new(ResponseBody::new(body, held))))
         })
     }

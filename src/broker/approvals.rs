@@ -127,7 +127,9 @@ impl ApprovalUseCases {
                 return Err(refusal);
             }
             metrics::counter!("leasehold_approvals_total").increment(1);
-            tracing::info!(job = %order.job, by = %caller.id(), gates = gates.join(", "), "approved");
+            if self.context.rates.may_log(caller.id()) {
+                tracing::info!(job = %order.job, by = %caller.id(), gates = gates.join(", "), "approved");
+            }
         }
         Ok(Approved { job: widened.job, gates, changed: widened.changed })
     }
@@ -207,7 +209,9 @@ impl ApprovalUseCases {
             })
         });
         let ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
-        tracing::info!(job = %id, by = %caller.id(), reason, "rejected");
+        if self.context.rates.may_log(caller.id()) {
+            tracing::info!(job = %id, by = %caller.id(), reason, "rejected");
+        }
         Ok(self.endings.end_answer(ended))
     }
 
@@ -237,7 +241,9 @@ impl ApprovalUseCases {
         });
         let mut ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
         if !gates.is_empty() {
-            tracing::warn!(job = %id, by = %caller.id(), gates = gates.join(", "), reason, "approval withdrawn");
+            if self.context.rates.may_log(caller.id()) {
+                tracing::warn!(job = %id, by = %caller.id(), gates = gates.join(", "), reason, "approval withdrawn");
+            }
             // Other approvers may have left their group since. Then the gate is closed again, and the access that needs
             // it ends.
             let behind = self.sweeps.end_unapproved("an approval was withdrawn", |job| job.id == id);

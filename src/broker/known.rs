@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use super::{caller::Caller, operators::OperatorUseCases};
 use crate::{
-    catalog::{HumanPattern, Principal},
-    job::Job,
+    catalog::{HumanPattern, Principal, Resource},
+    job::{Job, Members},
     limits,
-    name::{FenceKind, FenceName, HumanName, ResourceName, SpiffeId, SpiffePattern},
+    name::{FenceKind, FenceName, HumanName, ResourceName, SpiffeId, SpiffePattern, TenantName},
     policy::Rpc,
     reason::{Reason, Refusal},
-    state::LockName,
+    state::{Lock, LockName},
     written::nearest,
 };
 
@@ -39,9 +39,13 @@ impl OperatorUseCases {
     pub(super) fn no_such_lock(&self, caller: &Caller, name: &LockName) -> Refusal {
         let refusal =
             Refusal::new(Reason::LockNotFound, "there is no such lock").with("asked", name.to_string());
-        let locks = self.list_locks(caller, None, limits::PAGE_MAX).unwrap_or_default();
+        let written = name.to_string();
+        let alike =
+            |lock: &Lock| lock.name.to_string().len().abs_diff(written.len()) <= limits::NEAREST_EDITS_MAX;
+        let mut locks = self.context.state.locks(None, limits::NEAREST_NAMES_MAX);
+        locks.retain(|lock| alike(lock) && self.may_list(caller, lock));
         let names: Vec<_> = locks.into_iter().map(|l| l.name.to_string()).collect();
-        match nearest(&name.to_string(), names.iter().map(String::as_str)) {
+        match nearest(&written, names.iter().map(String::as_str)) {
             Some(near) => refusal.with("nearest", near),
             None => refusal,
         }
@@ -70,7 +74,8 @@ impl OperatorUseCases {
                     || some_job(&|j| identities(j).any(|id| id.trust_domain() == domain))
             }
             FenceKind::Identity(id) => {
-                catalog.principal(&id).is_some() || some_job(&|j| identities(j).any(|known| *known == id))
+                let has_it = |j: &Job| identities(j).any(|known| *known == id) || may_take_part(j, &id);
+                catalog.principal(&id).is_some() || self.context.state.binds(&id) || some_job(&has_it)
             }
             FenceKind::Human(human) => {
                 let is_one = |p: &HumanPattern| matches!(p, HumanPattern::Exactly(h) if *h == human);
@@ -97,64 +102,71 @@ impl OperatorUseCases {
             || !self.context.state.list(None, 1, is_below).is_empty()
     }
 
-    /// Returns the names of the same kind that the caller may know of.
-    fn names_like(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> BTreeSet<String> {
+    /// Returns names of the same kind that the caller may know of, at most [`limits::NEAREST_NAMES_MAX`].
+    fn names_like(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> Vec<String> {
         let everything = self.access.authorize(caller, rpc, None, &[], "").is_ok();
         let rules = self.context.rules();
         let catalog = rules.catalog();
-        let principals = catalog.principals().filter(|p| everything || p.tenant == *caller.tenant());
-        let mine = |job: &Job| everything || job.spec.tenant == *caller.tenant();
-        let jobs = || self.context.state.open_jobs().into_iter().filter(|job| mine(job));
-        let mut names = BTreeSet::new();
-        let LockName::Name(name) = name else {
-            if let LockName::Launcher(_) = name {
-                let exact = principals.filter_map(|p| p.pattern.exact());
-                let launchers = exact.chain(jobs().map(|job| job.launcher.clone()));
-                names.extend(launchers.map(|id| LockName::Launcher(id).to_string()));
-                return names;
+        let is_mine = |tenant: &TenantName| everything || tenant == caller.tenant();
+        let principals = || catalog.principals().filter(|p| is_mine(&p.tenant));
+        let exact = || principals().filter_map(|p| p.pattern.exact());
+        let is_open_and_mine = |job: &Job| !job.is_closed() && is_mine(&job.spec.tenant);
+        let jobs = || self.context.state.list(None, limits::NEAREST_JOBS_MAX, is_open_and_mine).into_iter();
+        let name = match name {
+            LockName::Launcher(_) => {
+                let launchers = exact().chain(jobs().map(|job| job.launcher.clone()));
+                return some(launchers.map(LockName::Launcher));
             }
-            let parents = principals.filter_map(|p| parent(&p.pattern));
-            names.extend(parents.map(|above| LockName::Prefix(above).to_string()));
-            return names;
+            LockName::Prefix(_) => {
+                return some(principals().filter_map(|p| parent(&p.pattern)).map(LockName::Prefix));
+            }
+            LockName::Recall(name) => FenceName::resource(name.clone()),
+            LockName::Name(name) => name.clone(),
         };
         match name.kind() {
             FenceKind::Tenant(_) => {
-                let tenants = catalog.tenants().filter(|t| everything || *t == caller.tenant());
-                names.extend(tenants.map(|t| FenceName::tenant(t.clone()).to_string()));
+                some(catalog.tenants().filter(|t| is_mine(t)).map(|t| FenceName::tenant(t.clone())))
             }
             FenceKind::Domain(_) => {
-                names.extend(
-                    principals.map(|p| FenceName::domain(p.pattern.trust_domain().clone()).to_string()),
-                );
+                let domains: BTreeSet<_> = principals().map(|p| p.pattern.trust_domain()).collect();
+                some(domains.into_iter().map(|domain| FenceName::domain(domain.clone())))
             }
             FenceKind::Identity(_) => {
-                let exact = principals.filter_map(|p| p.pattern.exact());
                 let of_jobs = jobs().flat_map(|j| identities(&j).cloned().collect::<Vec<_>>());
-                names.extend(exact.chain(of_jobs).map(|id| FenceName::identity(id).to_string()));
+                some(exact().chain(of_jobs).map(FenceName::identity))
             }
             FenceKind::Human(_) => {
-                let people = principals.filter_map(|p| p.human_text()?.parse::<HumanName>().ok());
-                names.extend(people.map(|human| FenceName::human(human).to_string()));
-                names.extend(
-                    jobs().filter_map(|j| j.acting_for.clone()).map(|h| FenceName::human(h).to_string()),
-                );
+                let people = principals().filter_map(|p| p.human_text()?.parse::<HumanName>().ok());
+                some(people.chain(jobs().filter_map(|j| j.acting_for.clone())).map(FenceName::human))
             }
-            FenceKind::Resource(_) => {
-                let resources = catalog.resources().map(|r| &r.name);
-                for r in resources.filter(|r| everything || r.tenant() == *caller.tenant()) {
-                    names.insert(FenceName::resource(r.unversioned()).to_string());
-                    names.insert(FenceName::resource(r.clone()).to_string());
-                }
+            FenceKind::Resource(asked) => {
+                let tenant = asked.tenant();
+                let mine = || catalog.resources().filter(|r| is_mine(&r.tenant));
+                let is_like = |r: &&Resource| r.name.kind() == asked.kind() && r.tenant == tenant;
+                let alike = mine().filter(is_like).chain(mine().filter(|r| !is_like(r))).map(|r| &r.name);
+                some(alike.flat_map(|r| [r.unversioned(), r.clone()]).map(FenceName::resource))
             }
-            _ => {}
+            _ => Vec::new(),
         }
-        names
     }
+}
+
+/// Returns the first names as texts.
+fn some(names: impl Iterator<Item = impl ToString>) -> Vec<String> {
+    names.take(limits::NEAREST_NAMES_MAX).map(|name| name.to_string()).collect()
 }
 
 /// Returns the identities of a job: its launcher's and its members'.
 fn identities(job: &Job) -> impl Iterator<Item = &SpiffeId> {
     job.attempts.iter().flat_map(|a| a.members.identities()).chain([&job.launcher])
+}
+
+/// Whether the members of a job name an identity, or those of an open job match it.
+fn may_take_part(job: &Job, id: &SpiffeId) -> bool {
+    let Members { start, join, .. } = &job.spec.members;
+    let is_it =
+        |p: &SpiffePattern| if job.is_closed() { p.exact().as_ref() == Some(id) } else { p.matches(id) };
+    start.iter().chain(join).any(is_it)
 }
 
 /// Returns the path above the last segment, or above the first wildcard, with its slash.

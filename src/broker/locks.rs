@@ -164,21 +164,34 @@ impl OperatorUseCases {
         mut after: Option<LockName>,
         max: usize,
     ) -> Result<Vec<Lock>, Refusal> {
-        let everything = self.access.breaks_glass(caller.id())
-            || self.access.is_for_all_tenants(caller, Rpc::ListLocks)?;
-        let mine = |lock: &Lock| {
-            let tenant = self.tenant_of_lock(caller, Rpc::ListLocks, &lock.name, "");
-            tenant.ok().flatten().as_ref() == Some(caller.tenant())
-        };
+        let everything = self.lists_all_locks(caller)?;
         let mut found = Vec::new();
         while found.len() < max {
             let some = self.context.state.locks(after.as_ref(), max);
             let Some(last) = some.last() else { break };
             after = Some(last.name.clone());
-            found.extend(some.into_iter().filter(|l| everything || mine(l)));
+            found.extend(some.into_iter().filter(|l| everything || self.is_own_lock(caller, l)));
         }
         found.truncate(max);
         Ok(found)
+    }
+
+    /// Whether the caller may see a lock in the list of locks.
+    pub(super) fn may_list(&self, caller: &Caller, lock: &Lock) -> bool {
+        self.lists_all_locks(caller).is_ok_and(|all| all || self.is_own_lock(caller, lock))
+    }
+
+    fn lists_all_locks(&self, caller: &Caller) -> Result<bool, Refusal> {
+        if self.access.breaks_glass(caller.id()) {
+            return Ok(true);
+        }
+        self.access.is_for_all_tenants(caller, Rpc::ListLocks)
+    }
+
+    /// Whether a lock is on something of the caller's tenant.
+    fn is_own_lock(&self, caller: &Caller, lock: &Lock) -> bool {
+        let tenant = self.tenant_of_lock(caller, Rpc::ListLocks, &lock.name, "");
+        tenant.ok().flatten().as_ref() == Some(caller.tenant())
     }
 
     /// The tenant whose operators may set and lift a lock. `None` if only operators of all tenants may.

@@ -55,6 +55,7 @@ impl Identities {
         self.uses.len()
     }
 
+    /// Whether it is or was a member of a job that is not forgotten.
     pub(super) fn contains(&self, id: &SpiffeId) -> bool {
         self.uses.contains_key(id)
     }

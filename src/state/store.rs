@@ -121,6 +121,11 @@ impl Store {
         self.lock_inner().identities.bound_elsewhere(id, job, now)
     }
 
+    /// Whether a job binds an identity, or one did whose SVIDs may still be valid.
+    pub fn binds(&self, id: &SpiffeId) -> bool {
+        self.lock_inner().identities.contains(id)
+    }
+
     /// An open job that someone else launched and in which the identity is or was a member.
     pub fn open_launched_by_others(&self, id: &SpiffeId) -> Option<JobId> {
         let inner = self.lock_inner();

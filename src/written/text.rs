@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 
 use super::problem::Problems;
 use crate::{
-    limits::{FILE_BYTES_MAX, NEAREST_EDITS_MAX},
+    limits::{FILE_BYTES_MAX, NEAREST_EDITS_MAX, NEAREST_STEPS_MAX},
     plain,
     secret::looks_secret,
 };
@@ -96,7 +96,9 @@ pub(crate) fn one_line(message: &str) -> String {
 pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let most = (word.chars().count() / 4).clamp(2, NEAREST_EDITS_MAX);
     let near = known.into_iter().filter(|name| name.len().abs_diff(word.len()) <= most);
-    let counted = near.map(|name| (strsim::osa_distance(word, name), name));
+    // To compare two words takes as many steps as the product of their lengths.
+    let steps = word.len().saturating_mul(word.len().saturating_add(most)).max(1);
+    let counted = near.take(NEAREST_STEPS_MAX / steps).map(|name| (strsim::osa_distance(word, name), name));
     counted.filter(|(edits, _)| *edits <= most).min().map(|(_, name)| name)
 }
 
@@ -127,6 +129,15 @@ mod tests {
         assert_eq!(nearest("dataset:dev/dta", names), Some("dataset:dev/data"));
         assert_eq!(nearest("dataset:dve/data", names), Some("dataset:dev/data"));
         assert_eq!(nearest("tenant:nosuch", names), None);
+    }
+
+    #[test]
+    fn a_search_for_the_nearest_word_has_a_bound() {
+        let seen = std::cell::Cell::new(0);
+        let alike = vec!["x".repeat(1_000); 10_000];
+        let counted = alike.iter().inspect(|_| seen.set(seen.get() + 1)).map(String::as_str);
+        assert_eq!(nearest(&"y".repeat(1_000), counted), None);
+        assert!(seen.get() <= NEAREST_STEPS_MAX / 1_000_000 + 1, "{} were compared", seen.get());
     }
 
     #[test]

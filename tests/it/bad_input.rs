@@ -258,6 +258,45 @@ async fn absurd_lives_are_refused_everywhere() {
     assert!(long.shortened_by.iter().any(|w| w.contains("900 s")), "{:?}", long.shortened_by);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_in_a_request_has_a_bound() {
+    let world = World::start().await;
+    let (worker, ada) = (world.working().await, world.client(OPERATOR).await);
+    let scope = v1::Scope { resource: TICKETS.into(), ..Default::default() };
+    for scopes in [vec![scope.clone(); 2], vec![scope; 65]] {
+        let asked = v1::IssueCredentialRequest {
+            session: worker.session(),
+            half: Half::Reading as i32,
+            scopes,
+            ..Default::default()
+        };
+        let asked = worker.client.members().issue_credential(asked).await;
+        refused(asked).is(Code::InvalidArgument, "FIELD_INVALID");
+    }
+    let many = vec!["x".to_owned(); 1_001];
+    let lock = v1::LockRequest {
+        name: TICKETS.into(),
+        reason: "r".into(),
+        locks_out: many.clone(),
+        ..Default::default()
+    };
+    refused(ada.operators().lock(lock).await).is(Code::InvalidArgument, "FIELD_INVALID");
+    let offboard = v1::OffboardRequest {
+        name: format!("identity:{WORKER}"),
+        reason: "r".into(),
+        locks_out: many.clone(),
+        ..Default::default()
+    };
+    refused(ada.operators().offboard(offboard).await).is(Code::InvalidArgument, "FIELD_INVALID");
+    let approve = v1::ApproveRequest {
+        job: worker.job.clone(),
+        request_digest: format!("sha256:{}", "0".repeat(64)),
+        gates: many,
+        reason: "r".into(),
+    };
+    refused(ada.approvals().approve(approve).await).is(Code::InvalidArgument, "FIELD_INVALID");
+}
+
 // Proves law 08.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn names_that_could_be_read_two_ways_are_refused_at_the_edge() {
