@@ -206,7 +206,7 @@ impl AccessControl {
                     &session.instance,
                     caller.id(),
                 );
-                self.check_unlocked(names.iter())?;
+                self.check_unlocked(caller.id(), names.iter())?;
                 Err(Refusal::new(Reason::NotJoined, membership_over(&job, session.attempt, &m)))
             }
         }
@@ -218,12 +218,15 @@ impl AccessControl {
         if is_of_all { Ok(()) } else { self.context.rates.charge_call(caller) }
     }
 
-    /// Refuses if one of the names is locked.
+    /// Refuses if one of the names is locked, and says to `viewer` what it may know of the lock.
     pub(super) fn check_unlocked<'a>(
         &self,
+        viewer: &SpiffeId,
         names: impl Iterator<Item = &'a FenceName>,
     ) -> Result<(), Refusal> {
-        self.context.state.lock_on(names).map_or(Ok(()), |lock| Err(self.context.locked(&lock)))
+        let names: Vec<_> = names.collect();
+        let lock = self.context.state.lock_on(names.iter().copied());
+        lock.map_or(Ok(()), |lock| Err(self.locked_for(viewer, &lock, &names)))
     }
 
     pub(super) fn wall_text(&self, at: LeaseTime) -> String {

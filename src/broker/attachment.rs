@@ -21,6 +21,7 @@ use crate::{
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretDigest,
+    state::LockName,
 };
 
 /// Something that a member must act on.
@@ -133,12 +134,31 @@ impl Attachment {
             let before = std::mem::replace(&mut self.stand, next);
             self.revision = revision;
             if let Some((name, _)) = before.lowered() {
-                return Some(format!("{name} was revoked"));
+                return Some(self.end_of(name));
             }
         }
         let ended = self.presence.leases_ended();
         (std::mem::replace(&mut self.leases_ended, ended) != ended)
             .then(|| "one lease of this member was ended".to_owned())
+    }
+
+    /// Says what ended access behind a name, and why, as far as the member may know.
+    fn end_of(&self, name: &FenceName) -> String {
+        let (access, context) = (&self.members.access, &self.members.context);
+        if let Err(locked) = access.check_unlocked(&self.holder, self.names.iter()) {
+            return locked_text(&locked);
+        }
+        let names: Vec<_> = self.names.iter().collect();
+        if !access.may_know(&self.holder, &LockName::Name(name.clone()), &names) {
+            return match name.kind() {
+                FenceKind::Resource(_) => format!("{name} was revoked by its owner"),
+                _ => "something of another tenant that this job depends on was revoked".to_owned(),
+            };
+        }
+        match context.reasons.of(name) {
+            Some(reason) => format!("{name} was revoked: {reason}"),
+            None => format!("{name} was revoked"),
+        }
     }
 
     fn names_today(&self) -> Vec<FenceName> {
@@ -197,7 +217,7 @@ impl Attachment {
             }),
             // If a lock ended the membership, the notice says so.
             Some(MemberState::Left | MemberState::Lost) | None => {
-                match self.members.access.check_unlocked(self.names.iter()) {
+                match self.members.access.check_unlocked(&self.holder, self.names.iter()) {
                     Ok(()) => {
                         let over = member.map(|m| membership_over(&job, *attempt, m));
                         ended(Reason::NotJoined, over.unwrap_or_else(|| "the membership is over".into()))

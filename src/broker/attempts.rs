@@ -80,7 +80,7 @@ impl JobUseCases {
         match begin(&job).map_err(move_refusal)? {
             Begin::Existing(attempt) => return Ok(began_before(job, attempt, handed)),
             Begin::New(Change::AttemptBegan { attempt, .. }) => {
-                self.access.check_unlocked([FenceName::attempt(id, attempt)].iter())?;
+                self.access.check_unlocked(caller.id(), [FenceName::attempt(id, attempt)].iter())?;
                 if let Some(own) = joins_with {
                     let ticket = match handed {
                         Some(_) => TicketFound::Right,
@@ -150,7 +150,7 @@ impl JobUseCases {
         names: &[FenceName],
     ) -> Result<(), Refusal> {
         self.access.authorize_job(caller, Rpc::BeginAttempt, job, "")?;
-        self.access.check_unlocked(names.iter())?;
+        self.access.check_unlocked(caller.id(), names.iter())?;
         if job.launcher == *caller.id() {
             self.decisions.may_launch(caller)?;
         }

@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use super::{
     apply_policy::PolicyOrigin, denials::Denials, kept_rules::KeptRules, presence::Sessions, rates::Rates,
-    reach::AudienceReach, reconnect_limiter::ReconnectLimiter, rules::Rules,
+    reach::AudienceReach, reconnect_limiter::ReconnectLimiter, revocation_reasons::RevocationReasons,
+    rules::Rules,
 };
 use crate::{
     clock::Clock,
@@ -84,6 +85,7 @@ pub struct BrokerContext {
     pub(super) reach: AudienceReach,
     pub(super) reconnects: ReconnectLimiter,
     pub(super) rates: Rates,
+    pub(super) reasons: RevocationReasons,
     /// The policies and catalogs that were in force, if there is a folder for them.
     pub(super) kept: OnceLock<KeptRules>,
     /// Set while the ledger's disk is nearly full: requests for access are refused.
@@ -126,6 +128,7 @@ impl BrokerContext {
             reach,
             reconnects,
             rates,
+            reasons: RevocationReasons::default(),
             kept: OnceLock::new(),
             held: AtomicBool::new(false),
             changes: watch::Sender::new(()),
@@ -168,7 +171,7 @@ impl BrokerContext {
         Ok(())
     }
 
-    /// Returns the refusal of what a lock keeps out.
+    /// Returns the refusal of what a lock keeps out, with all that the lock says.
     pub(super) fn locked(&self, lock: &Lock) -> Refusal {
         let text = match &lock.name {
             LockName::Name(n) => format!("{n} is locked"),

@@ -167,7 +167,7 @@ impl JobUseCases {
         check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
         // Before the locks: a caller that may not know of a resource must not learn that it is locked.
         let inputs = inputs_of(rules.catalog(), spec)?;
-        self.access.check_unlocked(names.iter())?;
+        self.access.check_unlocked(caller.id(), names.iter())?;
         Ok(inputs)
     }
 

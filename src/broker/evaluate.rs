@@ -235,7 +235,7 @@ impl PolicyUseCases {
         let tenant = tenant.filter(|tenant| self.may_ask_about(caller, tenant));
         behind.extend(tenant.cloned().map(FenceName::tenant));
         behind.extend(resource.into_iter().flat_map(|r| names::of_resource(&r.name)));
-        self.access.check_unlocked(behind.iter())
+        self.access.check_unlocked(caller.id(), behind.iter())
     }
 
     /// Whether a caller may ask about the identities and the jobs of a tenant.

@@ -129,7 +129,7 @@ impl CredentialUseCases {
     ) -> Result<(), Refusal> {
         self.access.authorize_job(&request.caller, Rpc::IssueCredential, job, "")?;
         self.decisions.check_launcher(&request.rules, job)?;
-        self.access.check_unlocked(names.iter())?;
+        self.access.check_unlocked(request.caller.id(), names.iter())?;
         check_pins(&request.rules, job, &offer.scopes)
     }
 

@@ -24,7 +24,7 @@
 //! | Shared by the parts | Files | What it does |
 //! |---|---|---|
 //! | [`BrokerContext`] | `context` | holds the state of one run of the daemon |
-//! | [`AccessControl`](access::AccessControl) | `access` `access_request` | finds the [`Caller`], refuses what it may not do, and keeps the order of a request for access |
+//! | [`AccessControl`](access::AccessControl) | `access` `access_request` `foreign_lock` | finds the [`Caller`], refuses what it may not do, hides the locks of other tenants, and keeps the order of a request for access |
 //! | `Decisions` | `decide` `judge_job` `launcher` `approved` | asks policy about the work of a job, and about its launcher; which approvals count now |
 //! | `Endings` | `endings` | ends access, and cleans up behind it |
 //! | [`Joining`](joining::Joining) | `joining` | decides who may be a member: before an attempt begins, and at a join |
@@ -39,6 +39,7 @@
 //! | `names` | the fences that a request stands behind |
 //! | `presence` `reconnect_limiter` | which members are connected, and how many may reconnect at once |
 //! | `denials` `refusals` `rates` | refused requests in the ledger; shared refusals; how much a caller may have recorded |
+//! | `revocation_reasons` | why names were revoked lately |
 //! | `background` | [`Task`]: the background work |
 
 mod access;
@@ -62,6 +63,7 @@ mod endings;
 mod evaluate;
 mod explain_job;
 mod feed;
+mod foreign_lock;
 mod introspect;
 mod issue;
 mod job_filter;
@@ -94,6 +96,7 @@ mod refusals;
 mod reload;
 mod remnants;
 mod renew;
+mod revocation_reasons;
 mod revocations;
 mod rules;
 mod session;

@@ -138,7 +138,7 @@ impl CredentialUseCases {
                 // If a lock ended it, the refusal names the lock.
                 let mut names = todays_names(&request.rules, job, &over.facts);
                 names.push(FenceName::lease(id));
-                self.access.check_unlocked(names.iter())?;
+                self.access.check_unlocked(request.caller.id(), names.iter())?;
                 Err(over_refusal(&over))
             }
         }
@@ -156,7 +156,8 @@ impl CredentialUseCases {
         let facts = &lease.facts;
         self.access.authorize_job(caller, Rpc::RenewLease, job, "")?;
         self.decisions.check_launcher(rules, job)?;
-        self.access.check_unlocked(lease.stand().names().chain([&FenceName::lease(lease.id)]))?;
+        let own = FenceName::lease(lease.id);
+        self.access.check_unlocked(caller.id(), lease.stand().names().chain([&own]))?;
         if !stands_behind_todays_names(rules, job, lease) {
             return Err(Refusal::new(
                 Reason::LeaseEnded,

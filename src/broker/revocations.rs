@@ -106,6 +106,7 @@ impl OperatorUseCases {
     /// that is older than the lowering.
     fn revoke_name(&self, caller: &Caller, name: &FenceName, kind: &FenceKind, reason: &str) -> Revoked {
         let logins = self.context.state.logins_behind(name);
+        self.context.reasons.note(name, reason);
         let done = self.context.state.revoke(name, caller.actor(), reason);
         let mut notes = Vec::new();
         if logins > 0 {

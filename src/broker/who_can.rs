@@ -100,10 +100,12 @@ impl PolicyUseCases {
         let mut notes = notes(caller, &rules, resource, sees_all, q);
         let entries = match self.lock_for_all(q, resource) {
             Some(lock) => {
-                // The lock of another tenant is not named, even if that tenant shares the resource.
-                if sees_all || resource.is_none_or(|r| r.tenant == *caller.tenant()) {
-                    notes.push(format!("no entry may: {}", self.context.locked(&lock).text));
-                }
+                let asked = resource.map(|r| FenceName::resource(r.name.clone()));
+                let asked: Vec<_> = asked.iter().collect();
+                notes.push(format!(
+                    "no entry may: {}",
+                    self.access.locked_for(caller.id(), &lock, &asked).text
+                ));
                 Vec::new()
             }
             None => {

@@ -2,11 +2,14 @@
 
 use leasehold::{
     name::{JobId, LeaseId},
-    proto::v1::{self, Half},
+    proto::v1::{self, Half, notice::Kind},
 };
 use tonic::Code;
 
-use crate::harness::*;
+use crate::{
+    decided::{globex_worker, sharing_world},
+    harness::*,
+};
 
 const REVIEWS: &str = "dataset:globex/reviews@v1";
 
@@ -229,4 +232,94 @@ async fn a_start_goes_on_without_the_broken_file_of_one_tenant() {
     assert!(!gateway.introspect(&before.text, WORKER).await.active);
     let (_, body) = world.http(world.daemon().probe, "/readyz").await;
     assert_eq!(body, "ok\n");
+}
+
+// ---------- locks and revocations of another tenant ----------
+
+/// Everything that a refusal says, in one text.
+fn all_of(no: &Refused) -> String {
+    format!("{} {:?}", no.text, no.facts)
+}
+
+/// Fails if a text shows who set a lock, why, when, or its own name.
+fn shows_nothing_of_the_lock(text: &str, lock: &str) {
+    for hidden in ["under investigation", "people.", "since", "unlock"] {
+        assert!(!text.contains(hidden), "{hidden}: {text}");
+    }
+    // The version that was asked for contains the name of a lock without one.
+    let text = text.replace(TICKETS, "ASKED");
+    assert!(!text.contains(lock), "{lock}: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_lock_shows_no_name_reason_or_person() {
+    let world = sharing_world().await;
+    let (ada, platform) = (world.client(OPERATOR).await, world.client(PLATFORM).await);
+    for (turn, (by, lock)) in
+        [(&ada, "dataset:acme/tickets"), (&ada, TICKETS), (&platform, "tenant:acme")].into_iter().enumerate()
+    {
+        let key = format!("k{turn}");
+        let worker = globex_worker(&world, vec![TICKETS.into()], &key).await;
+        let mut stream = worker.open_stream().await.unwrap();
+        worker.issue(Half::Reading).await;
+        by.lock(lock).await.unwrap();
+        let wanted = format!("{TICKETS} is locked by its owner");
+        let told = stream.told(Kind::Reissue, "REVOKED").await;
+        assert_eq!(told.message, wanted, "{lock}");
+        let no = refused(worker.try_issue(Half::Reading).await);
+        assert_eq!((no.reason.as_str(), no.text.as_str()), ("LOCKED", wanted.as_str()), "{lock}");
+        shows_nothing_of_the_lock(&all_of(&no), lock);
+
+        let launcher = world.client(GLOBEX_LAUNCHER).await;
+        let members = v1::Members { join: vec![GLOBEX_WORKER.into()], ..Default::default() };
+        let reading = v1::JobSpec {
+            read: vec![TICKETS.into()],
+            write: Vec::new(),
+            tune: None,
+            acting_for: String::new(),
+            members: Some(members),
+            ..spec()
+        };
+        let no = refused(launcher.create(reading, &format!("again {turn}")).await);
+        assert_eq!((no.reason.as_str(), no.text.as_str()), ("LOCKED", wanted.as_str()), "{lock}");
+        shows_nothing_of_the_lock(&all_of(&no), lock);
+
+        let question = v1::EvaluatePolicyRequest {
+            action: "read_dataset".into(),
+            resource: TICKETS.into(),
+            purpose: spec().purpose,
+            ..Default::default()
+        };
+        let foreign = world.client(GLOBEX_WORKER).await;
+        let answer = foreign.operators().evaluate_policy(question.clone()).await.unwrap().into_inner();
+        let text = format!("{answer:?}");
+        assert!(text.contains(&wanted), "{lock}: {text}");
+        shows_nothing_of_the_lock(&text, lock);
+        // The owner's own people learn which lock it is, and so does the platform.
+        let own = world.client(WORKER).await;
+        let answer = own.operators().evaluate_policy(question.clone()).await.unwrap().into_inner();
+        assert!(answer.fix.contains(&format!("leasehold unlock {lock}")), "{lock}: {answer:?}");
+        let question = v1::EvaluatePolicyRequest { identity: GLOBEX_WORKER.into(), ..question };
+        let answer = platform.operators().evaluate_policy(question).await.unwrap().into_inner();
+        assert!(answer.fix.contains(&format!("leasehold unlock {lock}")), "{lock}: {answer:?}");
+        by.unlock(lock).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_dataset_tells_its_own_tenant_why() {
+    let world = sharing_world().await;
+    let ada = world.client(OPERATOR).await;
+    let own = world.working().await;
+    let foreign = globex_worker(&world, vec![TICKETS.into()], "foreign").await;
+    let (mut own_stream, mut stream) =
+        (own.open_stream().await.unwrap(), foreign.open_stream().await.unwrap());
+    for worker in [&own, &foreign] {
+        worker.issue(Half::Reading).await;
+    }
+    ada.revoke(TICKETS).await.unwrap();
+    let told = own_stream.told(Kind::Reissue, "REVOKED").await;
+    assert_eq!(told.message, format!("{TICKETS} was revoked: seen in the wild"));
+    let told = stream.told(Kind::Reissue, "REVOKED").await;
+    assert_eq!(told.message, format!("{TICKETS} was revoked by its owner"));
 }

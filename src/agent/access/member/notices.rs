@@ -77,7 +77,7 @@ impl LiveMember {
             NoticeEffect::Reconnect => self.lose_connection(now),
             // A live lease is renewed and an ended one is replaced, so that no credential ever has two leases.
             NoticeEffect::Reissue => {
-                self.context.messages.send(&format!("{}: asking again", notice.message));
+                self.context.messages.send(&format!("{}; asking for new credentials", notice.message));
                 self.credentials.request_now(now);
             }
             NoticeEffect::Nothing => {}
