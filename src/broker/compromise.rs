@@ -10,7 +10,7 @@ use super::{
 use crate::{
     job::Job,
     limits,
-    name::{FenceKind, FenceName, SpiffeId},
+    name::{FenceKind, FenceName, JobId, SpiffeId},
     policy::Rpc,
     reason::{Reason, Refusal},
     state::{Lock, LockName},
@@ -49,7 +49,9 @@ impl OperatorUseCases {
             jobs.extend(&dry.jobs_closed);
             names.push(LockName::Name(name.clone()));
             let ending = self.endings.dry_ending(self.count_behind_any(&names));
-            let revoked = Revoked { ending, jobs_closed: jobs.into_iter().collect(), notes: dry.notes };
+            let mut notes = dry.notes;
+            notes.extend(quarantine_note(self.tainted(name).len()));
+            let revoked = Revoked { ending, jobs_closed: jobs.into_iter().collect(), notes };
             return Ok(RevokedAndLocked { revoked, locks });
         }
         let (mut set, mut behind, mut jobs) = (Vec::new(), 0u64, BTreeSet::new());
@@ -63,7 +65,33 @@ impl OperatorUseCases {
         revoked.ending.ending.behind = revoked.ending.ending.behind.saturating_add(behind);
         jobs.extend(&revoked.jobs_closed);
         revoked.jobs_closed = jobs.into_iter().collect();
+        // No more is written from here on, so no output is missed.
+        let tainted = self.tainted(name);
+        self.context.state.quarantine(name, &tainted);
+        revoked.notes.extend(quarantine_note(tainted.len()));
         Ok(RevokedAndLocked { revoked, locks: set })
+    }
+
+    /// Returns the jobs that may have written something while what is behind a name was compromised, as far as they are in
+    /// memory: the job of the name, or all jobs that the identity launched or took part in.
+    fn tainted(&self, name: &FenceName) -> Vec<JobId> {
+        let has_part = |job: &Job| match name.kind() {
+            FenceKind::Identity(id) => job.launcher == id || job.attempts.iter().any(|a| a.members.has(&id)),
+            FenceKind::Job(id)
+            | FenceKind::Attempt(id, _)
+            | FenceKind::AttemptReading(id, _)
+            | FenceKind::Member(id, ..)
+            | FenceKind::MemberReading(id, ..) => job.id == id,
+            FenceKind::Lease(id) => self.context.lease_job(id) == Some(job.id),
+            FenceKind::Epoch
+            | FenceKind::Domain(_)
+            | FenceKind::Tenant(_)
+            | FenceKind::Human(_)
+            | FenceKind::Resource(_) => false,
+        };
+        let writes = |job: &Job| !job.spec.write.is_empty() && !job.attempts.is_empty();
+        let jobs = self.context.state.list(None, usize::MAX, |job| writes(job) && has_part(job));
+        jobs.iter().map(|job| job.id).collect()
     }
 
     /// Returns the locks that a compromise of a name needs: one on each holder, and one on everything that the launcher
@@ -115,6 +143,12 @@ impl OperatorUseCases {
         let holders = holders.into_iter().map(|id| LockName::Name(FenceName::identity(id)));
         Ok(holders.chain(launcher).collect())
     }
+}
+
+fn quarantine_note(jobs: usize) -> Option<String> {
+    (jobs > 0).then(|| {
+        format!("what {jobs} job(s) have written is quarantined, also if a job completed: `leasehold job show` says so")
+    })
 }
 
 /// The members of the current attempt, or of the last one.

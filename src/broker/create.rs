@@ -144,6 +144,7 @@ impl JobUseCases {
             closed: None,
             detail: String::new(),
             ended_memberships: Vec::new(),
+            compromised: None,
         }
     }
 

@@ -68,11 +68,14 @@ impl RuleUseCases {
 }
 
 impl JobUseCases {
-    /// Returns why the outputs of a job are quarantined. They are if the job failed or was revoked, or if it read data that
-    /// was recalled since.
+    /// Returns why the outputs of a job are quarantined. They are if the job failed or was revoked, or if something was
+    /// compromised that it had to do with, or if it read data that was recalled since.
     pub fn quarantine_of(&self, job: &Job) -> Option<String> {
         if job.spec.write.is_empty() {
             return None;
+        }
+        if let Some(because) = &job.compromised {
+            return Some(format!("{because} was compromised"));
         }
         if let JobState::Closed(outcome @ (Outcome::Failed | Outcome::Revoked)) = job.state {
             return Some(format!("the job ended as {outcome}"));
@@ -113,7 +116,9 @@ impl OperatorUseCases {
             let ending = self.endings.dry_ending(self.count_behind_any(&names));
             return Ok(self.recalled(recall, ending, open, &readers));
         }
-        tracing::warn!(%name, by = %caller.id(), reason, "dataset recalled");
+        if self.context.rates.may_log(caller.id()) {
+            tracing::warn!(%name, by = %caller.id(), reason, "dataset recalled");
+        }
         metrics::counter!("leasehold_revocations_total").increment(1);
         let (done, _) = self.context.state.lock(recall).map_err(plain_refusal)?;
         self.endings.sweep(&done.lowered, "recalled");

@@ -64,6 +64,7 @@ fn waiting() -> Job {
         gates: vec![],
         approvals: vec![],
         ended_memberships: vec![],
+        compromised: None,
         attempts: vec![],
         closed: None,
         detail: String::new(),

@@ -82,6 +82,10 @@ pub enum Change {
         at: LeaseTime,
         detail: String,
     },
+    /// Something was compromised that may have tainted what the job has written, or will write. A closed job is marked too.
+    Compromised {
+        because: FenceName,
+    },
 }
 
 impl Change {
@@ -104,10 +108,14 @@ impl Job {
     /// Applies one change. A change from a transition of this job is always legal. On a replay of the ledger, one that
     /// no longer fits changes nothing: for example a begin whose job was closed while its record was written.
     pub fn apply(&mut self, change: &Change) {
+        if let Change::Compromised { because } = change {
+            self.compromised.get_or_insert_with(|| because.clone());
+        }
         if self.is_closed() {
             return;
         }
         match change {
+            Change::Compromised { .. } => {}
             Change::Approved { approvals, .. } => self.approve_now(approvals),
             Change::ApprovalWithdrawn { gate, by, at, detail } => self.withdraw_now(gate, by, *at, detail),
             Change::Closed { outcome, at, detail } => self.close_now(*outcome, *at, detail),
@@ -205,7 +213,8 @@ impl Job {
             | Change::ApprovalWithdrawn { .. }
             | Change::AttemptDraining { .. }
             | Change::MemberDraining { .. }
-            | Change::MemberJoined { .. } => Vec::new(),
+            | Change::MemberJoined { .. }
+            | Change::Compromised { .. } => Vec::new(),
         }
     }
 

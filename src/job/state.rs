@@ -6,8 +6,8 @@ use super::{Approval, Gate, Roster, Spec};
 use crate::{
     clock::LeaseTime,
     name::{
-        AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, Pin, ResourceName, SpiffeId,
-        SpiffePattern,
+        AttemptNumber, Digest, FenceName, HumanName, InstanceName, JobId, Outcome, Pin, ResourceName,
+        SpiffeId, SpiffePattern,
     },
     secret::SecretDigest,
 };
@@ -87,6 +87,8 @@ pub struct Job {
     pub detail: String,
     /// The memberships that an operator ended, oldest first: the newest [`MEMBERSHIPS_ENDED_SHOWN`](crate::limits::MEMBERSHIPS_ENDED_SHOWN) of them.
     pub ended_memberships: Vec<EndedMembership>,
+    /// What was compromised, if that may have tainted what the job has written.
+    pub compromised: Option<FenceName>,
 }
 
 /// The end of all memberships of one identity in an attempt, by a revocation or a lock.

@@ -70,6 +70,7 @@ fn job(expect: u32, attempts: u32) -> Job {
         closed: None,
         detail: String::new(),
         ended_memberships: vec![],
+        compromised: None,
     }
 }
 

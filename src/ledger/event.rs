@@ -210,8 +210,8 @@ pub enum Event {
     DatasetRecalled { name: ResourceName, by: Actor, reason: String, at: LeaseTime, ending: Ending },
     #[serde(rename = "dataset.unrecalled")]
     DatasetUnrecalled { name: ResourceName, by: Actor, reason: String },
-    /// The outputs of these jobs come from something that was recalled. More than [`JOBS_PER_RECORD`] jobs are split into
-    /// several records.
+    /// The outputs of these jobs come from a dataset that was recalled, or were written while something was compromised. More than
+    /// [`JOBS_PER_RECORD`] jobs are split into several records.
     #[serde(rename = "outputs.quarantined")]
     OutputsQuarantined { because: FenceName, jobs: Vec<JobId> },
     #[serde(rename = "lock.lifted")]

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     fence::{Lowered, Revision, Seq},
     job::{Change, Job, JobState},
-    ledger::{Actor, Deferred, Ending, Event},
+    ledger::{Actor, Deferred, Ending, Event, JOBS_PER_RECORD},
     name::{Digest, FenceName, JobId, LeaseId},
 };
 
@@ -97,6 +97,21 @@ impl Store {
             by,
             at,
         }))
+    }
+
+    /// Marks what jobs have written as tainted by something that was compromised. Returns how many were not marked before.
+    pub fn quarantine(&self, because: &FenceName, jobs: &[JobId]) -> usize {
+        let change = Change::Compromised { because: because.clone() };
+        let mut inner = self.lock_inner();
+        let is_unmarked = |id: &JobId| inner.jobs.get(id).is_some_and(|slot| slot.job.compromised.is_none());
+        let unmarked: Vec<JobId> = jobs.iter().copied().filter(is_unmarked).collect();
+        for id in &unmarked {
+            inner.apply(*id, &change);
+        }
+        for jobs in unmarked.chunks(JOBS_PER_RECORD) {
+            self.ledger.defer(&Event::OutputsQuarantined { because: because.clone(), jobs: jobs.to_vec() });
+        }
+        unmarked.len()
     }
 
     /// Revokes one lease, which the caller has ended already. `behind` is how many leases that ended, one or none,

@@ -22,7 +22,7 @@ use crate::{
     job::{Change, Job},
     ledger::Event,
     limits,
-    name::{JobId, SpiffeId},
+    name::{FenceKind, JobId, SpiffeId},
 };
 
 /// All state that outlives the process, up to the last record that was read. Copies share memory: one is written to a
@@ -162,6 +162,16 @@ impl Recorded {
             Event::LockLifted { name, .. } => {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
                 Arc::make_mut(&mut self.locks).remove(&name);
+            }
+            // What a recall quarantines follows from the recall, and ends with it.
+            Event::OutputsQuarantined { because, .. } if matches!(because.kind(), FenceKind::Resource(_)) => {
+            }
+            Event::OutputsQuarantined { because, jobs } => {
+                for id in jobs {
+                    let Some(entry) = self.jobs.get_mut(&id) else { continue };
+                    entry.apply(index, Change::Compromised { because: because.clone() });
+                    self.note_size(id);
+                }
             }
             other => {
                 let Some((id, change, _)) = change_of(other) else { return Ok(()) };

@@ -99,6 +99,7 @@ fn job(id: u128, at: LeaseTime) -> Job {
         closed: None,
         detail: String::new(),
         ended_memberships: Vec::new(),
+        compromised: None,
     }
 }
 

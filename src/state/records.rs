@@ -237,6 +237,7 @@ pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
         closed: None,
         detail: String::new(),
         ended_memberships: Vec::new(),
+        compromised: None,
     };
     // The record says when the job ends. This also holds for records of older daemons, which gave jobs no extra time to
     // wait for approval.
@@ -299,6 +300,7 @@ pub(super) fn change_record(
         Change::MemberLost { attempt, instance, at, detail } => {
             Event::MemberLost { job, attempt, instance, at, detail, ending }
         }
+        Change::Compromised { because } => Event::OutputsQuarantined { because, jobs: vec![job] },
     }
 }
 
@@ -345,6 +347,10 @@ pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
         Event::MemberLost { job, attempt, instance, at, detail, ending } => {
             (job, Change::MemberLost { attempt, instance, at, detail }, ending)
         }
+        Event::OutputsQuarantined { because, jobs } => match jobs.as_slice() {
+            [job] => (*job, Change::Compromised { because }, none),
+            _ => return None,
+        },
         _ => return None,
     })
 }

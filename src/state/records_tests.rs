@@ -111,6 +111,7 @@ fn job(text: &str, number: u32) -> Job {
         gates: vec![],
         approvals: vec![],
         ended_memberships: vec![],
+        compromised: None,
         attempts: vec![],
         closed: None,
         detail: String::new(),

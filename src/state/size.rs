@@ -29,7 +29,8 @@ pub(super) fn of_creation(job: &Job) -> usize {
 /// Bytes of a job that had `creation` bytes when it was created.
 pub(super) fn of_job(creation: usize, job: &Job) -> usize {
     let attempts = job.attempts.iter().map(|a| ATTEMPT_BYTES + a.key.len() + a.members.bytes());
-    attempts.chain(job.approvals.iter().map(of_approval)).fold(creation, usize::saturating_add)
+    let mark = job.compromised.iter().map(|because| because.as_str().len());
+    attempts.chain(job.approvals.iter().map(of_approval)).chain(mark).fold(creation, usize::saturating_add)
 }
 
 fn of_approval(a: &Approval) -> usize {

@@ -26,7 +26,8 @@ use crate::{
     job::{Attempt, AttemptState, Change, Drain, EndedMembership, Job, JobState, Member, MemberState},
     ledger::{self, Actor, Event, Fold, PersonLoggedIn},
     name::{
-        AttemptNumber, Digest, HumanName, InstanceName, JobId, Outcome, SpiffeId, SpiffePattern, TenantName,
+        AttemptNumber, Digest, FenceName, HumanName, InstanceName, JobId, Outcome, SpiffeId, SpiffePattern,
+        TenantName,
     },
     secret::SecretDigest,
 };
@@ -54,7 +55,6 @@ impl Fold for Recorded {
                 | "policy.not_applied"
                 | "job.conflict"
                 | "records.coalesced"
-                | "outputs.quarantined"
                 | "snapshot"
         )
     }
@@ -242,6 +242,8 @@ struct JobItem {
     detail: String,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ended_memberships: Vec<EndedMembershipItem>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compromised: Option<FenceName>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -336,6 +338,7 @@ impl JobItem {
             closed: job.closed,
             detail: job.detail.clone(),
             ended_memberships: job.ended_memberships.iter().map(EndedMembershipItem::of).collect(),
+            compromised: job.compromised.clone(),
         }
     }
 
@@ -362,6 +365,7 @@ impl JobItem {
             closed: self.closed,
             detail: self.detail,
             ended_memberships: self.ended_memberships.into_iter().map(EndedMembershipItem::ended).collect(),
+            compromised: self.compromised,
         })
     }
 }

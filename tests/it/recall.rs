@@ -262,6 +262,45 @@ async fn a_compromised_job_locks_its_holders_and_its_launcher() {
         .is(Code::InvalidArgument, "FIELD_INVALID");
 }
 
+/// The job completed before anyone knew. What it wrote is as suspect as that of a job that was ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_of_a_compromised_job_are_quarantined() {
+    let mut world = World::start().await;
+    let ada = world.client(OPERATOR).await;
+    let launcher = world.client(LAUNCHER).await;
+    let run = async |name: &str, of: &str| {
+        let worker = format!("spiffe://k8s.acme.example/ns/ml/job/{of}");
+        let w = world.working_on(reading(name, &worker, &[TICKETS, MODEL]), &worker).await;
+        launcher.end(&w.job, 1, v1::Outcome::Completed).await.unwrap();
+        assert_eq!(launcher.job(&w.job).await.quarantined, "", "{name}");
+        w.job.clone()
+    };
+    let (bad, beside, third) = (run("bad", "a").await, run("beside", "b").await, run("third", "c").await);
+    let by_job = format!("job:{bad}");
+    let by_identity = "identity:spiffe://k8s.acme.example/ns/ml/job/b";
+    for name in [by_job.as_str(), by_identity] {
+        let before = world.snapshot().await;
+        let dry = ada.compromised(name, true).await.unwrap();
+        assert_eq!(world.snapshot().await, before, "a dry run changed something");
+        let done = ada.compromised(name, false).await.unwrap();
+        for answer in [&dry, &done] {
+            let said = |n: &String| n.contains("1 job(s)") && n.contains("quarantined");
+            assert!(answer.notes.iter().any(said), "{name}: {:?}", answer.notes);
+        }
+    }
+    drop((ada, launcher));
+    for turn in ["live", "after a restart"] {
+        let ada = world.client(OPERATOR).await;
+        assert_eq!(ada.job(&bad).await.quarantined, format!("{by_job} was compromised"), "{turn}");
+        assert_eq!(ada.job(&beside).await.quarantined, format!("{by_identity} was compromised"), "{turn}");
+        assert_eq!(ada.job(&third).await.quarantined, "", "{turn}");
+        drop(ada);
+        if turn == "live" {
+            world.restart().await;
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compromised_lease_locks_its_holder() {
     let world = World::start().await;
@@ -390,6 +429,32 @@ async fn verify_clean_lists_jobs_that_an_identity_may_join() {
     assert_eq!(platform.left(prefix).await, [pattern]);
     platform.lock("identity-prefix:spiffe://k8s.acme.example/ns/ml/").await.unwrap();
     assert_eq!(platform.left(prefix).await, [""; 0], "a wider prefix is locked");
+}
+
+/// The catalog has dropped the identity, and a job still names it: the check must look, and not call it unknown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_clean_finds_an_identity_that_only_a_job_names() {
+    let world = World::start().await;
+    let (platform, launcher) = (world.client(PLATFORM).await, world.client(LAUNCHER).await);
+    let start = v1::Members { start: vec![SHARED.into()], join: vec![WORKER.into()], ..Default::default() };
+    let named = v1::JobSpec { members: Some(start), ..reading("named", WORKER, &[TICKETS]) };
+    let job = launcher.create(named, "named").await.unwrap().into_inner().job.unwrap().id;
+    let acme = world.read("catalog.d/acme.toml");
+    let gone = acme.replacen(
+        "spiffe://hpc.acme.example/slurm/ml-support/*",
+        "spiffe://hpc.acme.example/slurm/x/*",
+        1,
+    );
+    world.write("catalog.d/acme.toml", &gone);
+    world.daemon().reload();
+    let unknown = async || {
+        let request = v1::VerifyCleanRequest { name: format!("identity:{SHARED}-typo") };
+        refused(platform.operators().verify_clean(request).await)
+    };
+    eventually("the catalog without it", async || !world.records().await.of("catalog.loaded").is_empty())
+        .await;
+    assert_eq!(platform.left(&format!("identity:{SHARED}")).await, [format!("job {job}")]);
+    assert_eq!(unknown().await.reason, "NAME_UNKNOWN");
 }
 
 /// A server that only reads `/keys` accepts the token of an ended lease for a while: that is not clean.
