@@ -10,6 +10,7 @@ use nix::unistd::{Gid, Group, Pid};
 
 use super::{
     Exit, Failure, Session,
+    ids::JobRef,
     run::{JoinArgs, MemberArgs, RunConnection, WhichAttempt, failure},
 };
 use crate::{
@@ -17,7 +18,6 @@ use crate::{
         self, JoinOptions, JoinTarget, OnRevoke, Readers, RunSettings, SidecarEnd, SidecarOptions,
         StopConditions,
     },
-    name::JobId,
     plain,
 };
 
@@ -102,7 +102,7 @@ impl CredentialProcessArgs {
 struct AttachArgs {
     /// The id of the job.
     #[arg(value_name = "JOB")]
-    job: JobId,
+    job: JobRef,
     #[command(flatten)]
     member: MemberArgs,
     #[command(flatten)]
@@ -156,10 +156,10 @@ impl AgentArgs {
         let connection = RunConnection::of(session).await?;
         let (joining, sidecar) = match attach {
             Some(attach) => {
-                let what = JoinTarget::Attempt(attach.job);
+                let what = JoinTarget::Attempt(attach.job.find(session).await?);
                 (attach.member.joining(what, RunSettings::default(), &connection)?, attach.sidecar)
             }
-            None => (self.join.joining(WhichAttempt::OfKey, &connection)?, self.sidecar),
+            None => (self.join.joining(WhichAttempt::OfKey, &connection, session).await?, self.sidecar),
         };
         sidecar.run_sidecar(joining, connection).await
     }

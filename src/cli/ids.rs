@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, str::FromStr};
 
-use super::{Client, Exit, Failure, client::CallKind};
+use super::{Client, Exit, Failure, Session, client::CallKind, job::READERS};
 use crate::{
     name::{JobId, LeaseId},
     plain,
@@ -59,6 +59,15 @@ pub(super) fn is_beginning(text: &str, kind: &str) -> bool {
 }
 
 impl JobRef {
+    /// Returns the whole id. If only the beginning was typed, asks as the identity that `leasehold job list` would use: a workload
+    /// may not list jobs that it did not launch.
+    pub(super) async fn find(&self, session: &Session) -> Result<JobId, Failure> {
+        match self.0.parse() {
+            Ok(id) => Ok(id),
+            Err(_) => self.resolve(&session.client(&READERS)?).await,
+        }
+    }
+
     /// Returns the whole id. Asks the daemon if only the beginning was typed.
     pub(super) async fn resolve(&self, client: &Client) -> Result<JobId, Failure> {
         if let Ok(id) = self.0.parse() {

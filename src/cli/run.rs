@@ -12,7 +12,7 @@ use std::{
 use clap::Args;
 
 use super::{
-    Exit, Failure, Session, client::wait_for_identity, contexts_file::SvidFrom, job_create,
+    Exit, Failure, Session, client::wait_for_identity, contexts_file::SvidFrom, ids::JobRef, job_create,
     svid::mint_command,
 };
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     },
     identity::IdentitySource,
     limits::{APPROVAL_WAIT_MAX, TICKET_BYTES_MAX},
-    name::{InstanceName, JobId, PrincipalKind},
+    name::{InstanceName, PrincipalKind},
     plain,
     reason::Reason,
     secret::{Secret, SecretText},
@@ -73,7 +73,7 @@ pub struct JoinArgs {
     pub spec: Option<PathBuf>,
     /// Join this job instead of creating one
     #[arg(long, value_name = "ID")]
-    pub job: Option<JobId>,
+    pub job: Option<JobRef>,
     /// A name for this run: the same key means the same attempt
     #[arg(long, value_name = "K", value_parser = key, env = "LEASEHOLD_ATTEMPT_KEY", hide_env = true)]
     pub attempt_key: Option<String>,
@@ -108,17 +108,22 @@ pub struct MemberArgs {
 }
 
 impl JoinArgs {
-    pub(super) fn joining(
+    pub(super) async fn joining(
         self,
         which: WhichAttempt,
         connection: &RunConnection,
+        session: &Session,
     ) -> Result<JoinOptions, Failure> {
         let spec = self.spec.as_deref().map(job_create::read_spec).transpose()?;
         let (spec, settings) = match spec {
             Some(spec) => (Some(spec.job), spec.run),
             None => (None, RunSettings::default()),
         };
-        let what = match (self.job, spec) {
+        let job = match &self.job {
+            Some(job) => Some(job.find(session).await?),
+            None => None,
+        };
+        let what = match (job, spec) {
             (Some(id), _) if which == WhichAttempt::Running => JoinTarget::Attempt(id),
             (Some(id), _) if self.attempt_key.is_none() && self.member.ticket_file.is_some() => {
                 JoinTarget::Attempt(id)
@@ -219,7 +224,8 @@ impl RunArgs {
                 .before_the_command());
         }
         let which = if self.running { WhichAttempt::Running } else { WhichAttempt::OfKey };
-        let mut joining = self.join.joining(which, &connection).map_err(Failure::before_the_command)?;
+        let joining = self.join.joining(which, &connection, session).await;
+        let mut joining = joining.map_err(Failure::before_the_command)?;
         joining.settings = joining.settings.with_variables(&self.keep_env, &self.scrub);
         joining.approval_wait = self.wait_approval.then_some(APPROVAL_WAIT_MAX);
         let options = RunOptions { front: session.behind, joining, dir: self.dir, command: self.command };

@@ -142,6 +142,33 @@ async fn a_run_that_could_not_join_uses_up_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn run_and_agent_take_the_beginning_of_an_id() {
+    let world = world().await;
+    let members =
+        v1::Members { start: vec![WORKER.into()], join: vec![WORKER.into()], max: 2, ..Default::default() };
+    // It launched the job, so it may list it.
+    let spec = v1::JobSpec { members: Some(members), acting_for: String::new(), ..spec() };
+    let launcher = world.client(WORKER).await;
+    let job = launcher.create(spec, "short").await.unwrap().into_inner().job.unwrap().id;
+    let short = &job[..10];
+    let run =
+        ["run", "--job", short, "--attempt-key", "k", "--instance", "one", "--", "sh", "-c", UNTIL_TOLD];
+    let mut wrapper = world.leasehold(WORKER, &[], &run);
+    wrapper.child_says("up").await;
+    assert_eq!(wrapper.job().await, job);
+    let ready = world.file("ready");
+    let attach = ["agent", "attach", short, "--instance", "two", "--ready-file", ready.to_str().unwrap()];
+    let agent = world.leasehold(WORKER, &[], &attach);
+    eventually("the agent's credentials", async || ready.exists()).await;
+    agent.signal(Signal::SIGTERM);
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+    let mut none = world.leasehold(WORKER, &[], &["run", "--job", "j-zzzzzz", "--", "true"]);
+    assert_eq!(none.exit().await, Some(125), "{}", none.stderr());
+    assert!(none.stderr().contains("no job that you may see"), "{}", none.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_needs_approval_names_the_approvers() {
     let world = world().await;
     let spec = job_toml("", "").replace(TICKETS, "dataset:acme/patients@v1");
@@ -440,6 +467,7 @@ async fn a_revoked_dataset_leaves_one_lease_of_each_half() {
     let token = wrapper.file("reading-gateway");
     world.client(OPERATOR).await.revoke("dataset:acme/tickets").await.unwrap();
     eventually("another token", async || wrapper.file("reading-gateway") != token).await;
+    wrapper.says("dataset:acme/tickets was revoked: seen in the wild; asking for new credentials").await;
     let after = leases(&world, &job).await;
     assert_eq!((before.len(), after.len()), (2, 2), "{after:?}");
     assert_eq!(before[1], after[1], "the writing half was not touched");
