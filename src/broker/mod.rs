@@ -14,7 +14,7 @@
 //! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | joining, keep-alive streams, and the loss of members |
 //! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `issue` `renew` `draft` | credentials: offered, issued, renewed, released, and what these share |
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
-//! | `logins`: [`LoginUseCases`] | `logins` | people log in, for an SVID, and out |
+//! | `logins`: [`LoginUseCases`](logins::LoginUseCases) | `logins` | people log in, for an SVID, and out |
 //! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings; what they end, what is left, and mistakes that are caught before |
 //! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` | loads policy and catalog again, or applies another policy; shows the catalog |
 //! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | questions about policy: what it would decide, for whom, and what it has decided |
