@@ -91,7 +91,6 @@ async fn a_revocation_cuts_a_download_of_the_hub() {
     body.frame().await.unwrap().unwrap();
     case.lowering.lower(FenceName::job(JOB));
     let is_cut = loop {
-        case.daemon.clock.advance(Duration::from_millis(20));
         match body.frame().await {
             Some(Ok(_)) => {}
             Some(Err(_)) => break true,
@@ -99,12 +98,7 @@ async fn a_revocation_cuts_a_download_of_the_hub() {
         }
     };
     assert!(is_cut, "a clean end would look like the whole file");
-    let answer = loop {
-        let answer = ask_hub(&case, "HEAD", target, None).await;
-        if answer.status != 200 {
-            break answer;
-        }
-    };
+    let answer = ask_hub(&case, "HEAD", target, None).await;
     assert_eq!((answer.status, &answer.headers["x-error-code"]), (403, &"GatedRepo".parse().unwrap()));
     let shown = answer.headers["x-error-message"].to_str().unwrap();
     assert!(shown.starts_with("REVOKED: "), "{shown}");
