@@ -532,9 +532,11 @@ pub const FORWARD_IDLE: Duration = Duration::from_secs(10);
 pub const FORWARD_QUIET: Duration = Duration::from_secs(600);
 /// Bytes of the headers of one request, and of its body that are buffered.
 pub const FORWARD_HEADER_BYTES_MAX: usize = 256 << 10;
-/// The longest that a request is held while the member is away or the gateway cannot be reached: longer than a restart of the
+/// How long a request is held by default while the member is away or the gateway cannot be reached: longer than a restart of the
 /// daemon, shorter than the 60 s after which boto3 gives up a request.
 pub const FORWARD_HOLD: Duration = Duration::from_secs(30);
+/// The longest that a job file may ask for.
+pub const FORWARD_HOLD_MAX: Duration = Duration::from_secs(8 * 60);
 /// How long a refused request waits for newer tokens: the gateway hears of an ending some milliseconds before or after the run.
 pub const FORWARD_SETTLE: Duration = Duration::from_secs(2);
 /// After a cut, how long a connection may take to notice before it is closed.

@@ -174,7 +174,7 @@ impl ObtainedAccess {
         let obtained = tokio::select! {
             obtained = async {
                 let member = obtain_member(options, context, &dir, &mut state, on_kill).await?;
-                let (forwarder, leading) = start_forwarder(&member, callers, context, &dir).await?.unzip();
+                let (forwarder, leading) = start_forwarder(&member, callers, options, context, &dir).await?.unzip();
                 Ok((member, forwarder, leading))
             } => obtained,
             signal = next_end_signal(signals, &mut arrivals, &*context.clock) => {
@@ -272,10 +272,12 @@ async fn obtain_member(
 async fn start_forwarder(
     member: &LiveMember,
     callers: Callers,
+    options: &JoinOptions,
     context: &RunContext,
     dir: &CredentialDir,
 ) -> Result<Option<(Forwarder, LeadingFiles)>, RunError> {
-    let started = Forwarder::start(member.present(), member.session_secret(), callers, context).await;
+    let (present, session, hold_max) = (member.present(), member.session_secret(), options.settings.hold_max);
+    let started = Forwarder::start(present, session, callers, hold_max, context).await;
     let Some(forwarder) = started.map_err(RunError::LocalEndpoint)? else { return Ok(None) };
     let leading = forwarder.write_files(dir)?;
     Ok(Some((forwarder, leading)))

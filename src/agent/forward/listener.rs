@@ -57,10 +57,13 @@ pub(in crate::agent) struct Forwarder {
 
 impl Forwarder {
     /// Starts it for a member with this access and session secret. Returns `None` if the member uses no gateway.
+    ///
+    /// Holds a request for at most `hold_max` while there is no access.
     pub(in crate::agent) async fn start(
         present: watch::Receiver<PresentAccess>,
         session: &Secret,
         callers: Callers,
+        hold_max: Duration,
         context: &RunContext,
     ) -> io::Result<Option<Self>> {
         let has_gateway = matches!(&*present.borrow(), PresentAccess::Open(gateways) if !gateways.is_empty());
@@ -74,7 +77,7 @@ impl Forwarder {
         };
         let address = listener.local_addr()?;
         let (identity, clock) = (context.identity.clone(), context.clock.clone());
-        let relay = Arc::new(Relay::new(key.clone(), present, identity, clock));
+        let relay = Arc::new(Relay::new(key.clone(), present, identity, clock, hold_max));
         let messages = context.messages.clone();
         let accepting = tokio::spawn(accept(listener, address, relay.clone(), callers, messages));
         Ok(Some(Forwarder { address, key, relay, accepting }))

@@ -102,7 +102,8 @@ impl Scene {
         };
         let present = watch::Sender::new(open(&endpoint, "one"));
         let session = Secret::random().unwrap();
-        let started = Forwarder::start(present.subscribe(), &session, Callers::SameUser, &context).await;
+        let started =
+            Forwarder::start(present.subscribe(), &session, Callers::SameUser, FORWARD_HOLD, &context).await;
         let forwarder = started.unwrap().unwrap();
         Scene { clock, present, forwarder, session, context, endpoint, seen, uploads, refused, stop }
     }
@@ -350,7 +351,8 @@ async fn the_same_member_is_at_the_same_port() {
         scene.forwarder.stop();
         tokio::time::sleep(Duration::from_millis(5)).await;
         let present = scene.present.subscribe();
-        let started = Forwarder::start(present, &scene.session, Callers::SameUser, &scene.context).await;
+        let started =
+            Forwarder::start(present, &scene.session, Callers::SameUser, FORWARD_HOLD, &scene.context).await;
         scene.forwarder = started.unwrap().unwrap();
         if scene.forwarder.address == address {
             break;

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -28,7 +29,7 @@ use crate::{
     backoff::Backoff,
     clock::{Clock, LeaseTime},
     identity::IdentitySource,
-    limits::{CALL, FORWARD_HOLD, FORWARD_SETTLE, LOCAL_KEY_SHOWN},
+    limits::{CALL, FORWARD_SETTLE, LOCAL_KEY_SHOWN},
     link::{Connector, Endpoint},
     reason::{MemberStep, Reason},
 };
@@ -39,6 +40,8 @@ pub(super) struct Relay {
     pub(super) present: watch::Receiver<PresentAccess>,
     pub(super) identity: Arc<dyn IdentitySource>,
     pub(super) clock: Arc<dyn Clock>,
+    /// How long a request is held while there is no access or no connection.
+    hold_max: Duration,
     /// Cancelled when access ends, or with the forwarder.
     pub(super) cut: CancellationToken,
     upstreams: Mutex<HashMap<String, (Endpoint, Arc<Upstream>)>>,
@@ -85,9 +88,10 @@ impl Relay {
         present: watch::Receiver<PresentAccess>,
         identity: Arc<dyn IdentitySource>,
         clock: Arc<dyn Clock>,
+        hold_max: Duration,
     ) -> Self {
         let (cut, upstreams) = (CancellationToken::new(), Mutex::default());
-        Relay { key, present, identity, clock, cut, upstreams }
+        Relay { key, present, identity, clock, hold_max, cut, upstreams }
     }
 
     /// Answers one request of a program.
@@ -125,7 +129,7 @@ impl Relay {
     }
 
     async fn pass_on(&self, local: &LocalRequest, body: Incoming) -> Result<Response<AnswerBody>, NotServed> {
-        let deadline = self.clock.now().lease.plus(FORWARD_HOLD);
+        let deadline = self.clock.now().lease.plus(self.hold_max);
         let mut backoff = Backoff::default();
         let is_empty = body.is_end_stream();
         let mut body = Some(body).filter(|_| !is_empty);

@@ -15,7 +15,7 @@ use crate::{
     written::{Notes, Placed, Section, span},
 };
 
-pub(super) const NEEDS_GATEWAY: &str = "needs the S3 gateway, which this version does not have: remove it";
+const NOT_BUILT: &str = "is not built yet: remove it";
 
 pub(super) fn read(
     root: &mut Section<'_>,
@@ -153,7 +153,7 @@ fn resources(
             table.need("resource", example, notes, |t| if writing { to_write(t) } else { to_read(t) });
         let pin = table.text("pin", notes, str::parse::<Pin>);
         for later in ["as", "stage", "sync"] {
-            table.refuse(later, NEEDS_GATEWAY, notes);
+            table.refuse(later, NOT_BUILT, notes);
         }
         if let Some(name) = resource.map(|resource| resource.to_string()) {
             if out.contains(&name) {

@@ -4,10 +4,10 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use nix::sys::signal::Signal;
 
-use super::job::NEEDS_GATEWAY;
 use crate::{
     limits::{
-        DRAIN_GRACE_MAX, JOB_DURATION_MAX, REJOIN, SPEC_LIST_MAX, TERM_GRACE_DEFAULT, TERM_GRACE_MAX, TTL_MIN,
+        DRAIN_GRACE_MAX, FORWARD_HOLD, FORWARD_HOLD_MAX, JOB_DURATION_MAX, REJOIN, SPEC_LIST_MAX,
+        TERM_GRACE_DEFAULT, TERM_GRACE_MAX, TTL_MIN,
     },
     plain,
     written::{Notes, Section, span},
@@ -25,6 +25,8 @@ pub struct RunSettings {
     pub drain_signal: Option<Signal>,
     /// For how long to retry after the connection was lost.
     pub rejoin: Duration,
+    /// For how long the local S3 endpoint holds a request while the daemon or the gateway is away.
+    pub hold_max: Duration,
     /// The variables with standing credentials that the child inherits.
     pub keep_env: Vec<String>,
     /// The variables that the child does not inherit, besides those that the wrapper removes.
@@ -39,6 +41,7 @@ impl Default for RunSettings {
             drain: None,
             drain_signal: None,
             rejoin: REJOIN,
+            hold_max: FORWARD_HOLD,
             keep_env: Vec::new(),
             scrub: Vec::new(),
         }
@@ -146,14 +149,13 @@ pub(super) fn read(root: &mut Section<'_>, notes: &mut Notes) -> RunSettings {
     }
     run.keep_env = keep.into_iter().map(|name| name.value).collect();
     run.scrub = scrub.into_iter().map(|name| name.value).collect();
-    // The two values that the gateway would use anyway may be written already.
-    table.text("on_away", notes, |t| {
-        if t == "hold" { Ok(()) } else { Err(format!("`{}` {NEEDS_GATEWAY}", plain::value(t))) }
+    table.text("on_away", notes, |t| match t {
+        "hold" => Ok(()),
+        _ => Err(format!("`{}` is not known: write \"hold\", or leave it out", plain::value(t))),
     });
-    table.text("hold_max", notes, |t| match humantime::parse_duration(t) {
-        Ok(d) if d == Duration::from_secs(8 * 60) => Ok(()),
-        _ => Err(format!("`{}` {NEEDS_GATEWAY}", plain::value(t))),
-    });
+    if let Some(hold) = table.text("hold_max", notes, |t| span(t, Duration::ZERO..=FORWARD_HOLD_MAX)) {
+        run.hold_max = hold;
+    }
     table.finish(notes);
     run
 }

@@ -96,6 +96,7 @@ fn a_complete_specification_is_read() {
         drain: Some(Duration::from_secs(120)),
         drain_signal: Some(nix::sys::signal::Signal::SIGUSR1),
         rejoin: Duration::from_secs(1800),
+        hold_max: Duration::from_secs(480),
         keep_env: vec!["AWS_PROFILE".into()],
         scrub: vec!["WANDB_API_KEY".into()],
     };
@@ -226,24 +227,18 @@ fn keys_for_later_features_are_refused_by_name() {
     for (more, reported) in [
         (
             "[[read]]\nresource = \"dataset:acme/t@v1\"\nas = \"s3://a/b/\"",
-            "6: read.as needs the S3 gateway, which this version does not have: remove it",
+            "6: read.as is not built yet: remove it",
         ),
         (
             "[[read]]\nresource = \"model:acme/t@v1\"\nstage = \"/m\"",
-            "6: read.stage needs the S3 gateway, which this version does not have: remove it",
+            "6: read.stage is not built yet: remove it",
         ),
         (
             "[[write]]\nresource = \"checkpoint:acme/t\"\nsync = \"/o\"",
-            "6: write.sync needs the S3 gateway, which this version does not have: remove it",
+            "6: write.sync is not built yet: remove it",
         ),
-        (
-            "[run]\non_away = \"fail\"",
-            "5: run.on_away: `fail` needs the S3 gateway, which this version does not have: remove it",
-        ),
-        (
-            "[run]\nhold_max = \"9m\"",
-            "5: run.hold_max: `9m` needs the S3 gateway, which this version does not have: remove it",
-        ),
+        ("[run]\non_away = \"fail\"", "5: run.on_away: `fail` is not known: write \"hold\", or leave it out"),
+        ("[run]\nhold_max = \"9m\"", "5: run.hold_max: `9m` is out of bounds: write 0s to 8m"),
         ("[sweep]\nmax_jobs = 3", "4: sweep is for sweeps, which are not served yet: remove [sweep]"),
     ] {
         assert_eq!(with(more), [reported], "{more}");
