@@ -40,8 +40,15 @@ impl AccessControl {
 
     fn lists_locks_of(&self, rules: &Rules, viewer: &SpiffeId, owner: Option<&TenantName>) -> bool {
         let now = self.context.clock.now().wall;
-        let call =
-            Call { caller: viewer, rpc: Rpc::ListLocks, tenant: owner, relations: &[], now, reason: "" };
+        let call = Call {
+            caller: viewer,
+            rpc: Rpc::ListLocks,
+            tenant: owner,
+            relations: &[],
+            now,
+            reason: "",
+            amr: &[],
+        };
         self.breaks_glass(viewer) || rules.engine.authorize(&call).is_ok()
     }
 
