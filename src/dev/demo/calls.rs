@@ -21,7 +21,7 @@ use crate::{
             verifier_service_client::VerifierServiceClient,
         },
     },
-    secret::{Secret, SecretText},
+    secret::{Secret, SecretText, random_u128},
 };
 
 /// The life of an SVID that is issued for one call of a story.
@@ -96,10 +96,10 @@ impl Stage {
     }
 
     pub(super) async fn create_job_as(&self, role: Role, spec: v1::JobSpec) -> Result<v1::Job, Status> {
-        let key = Secret::random().map_err(|e| Status::internal(e.to_string()))?.to_text();
+        let key = random_u128().map_err(|e| Status::internal(e.to_string()))?;
         let request = v1::CreateJobRequest {
             spec: Some(spec),
-            idempotency_key: key.expose().to_owned(),
+            idempotency_key: format!("demo-{key:032x}"),
             dry_run: false,
         };
         let mut jobs = self.job_client(role).map_err(Status::internal)?;
