@@ -103,6 +103,11 @@ impl Story<'_> {
         spec.read = vec![format!("dataset:{TENANT}/data@v1"), format!("model:{TENANT}/{MODEL}")];
         spec.read.extend(more.iter().map(|name| format!("dataset:{TENANT}/{name}")));
         spec.write = vec![format!("checkpoint:{TENANT}/{LINE}")];
+        // What the shipped policy asks of a change of a production model.
+        spec.why = "the demo".into();
+        spec.ticket = "CHG-1412".into();
+        spec.rollback_to = format!("model:{TENANT}/{MODEL}");
+        spec.prompt_alternative = "a longer prompt was too slow".into();
         spec.members = Some(v1::Members {
             start: vec![trainer.clone()],
             join: vec![trainer],
