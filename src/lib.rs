@@ -37,6 +37,7 @@
 //! | 5 | [`ledger`] | the append-only, hash-chained, durable record | decides |
 //! | 6 | [`state`] | jobs, attempts, members, locks; the only place that ends jobs and lowers fences | decides who may |
 //! | 6 | [`verify`] | for resource servers: the token check, the feed's follower | talks to anything but the daemon |
+//! | 7 | [`notify`] | notices to webhooks, from the records of the ledger | decides, delays a request |
 //! | 7 | [`broker`] | the use cases, each request written once | speaks a wire format |
 //! | 8 | [`api`] [`gateway`] [`agent`] [`slurm`] | the gRPC and HTTP edges; the S3 gateway; the wrapper `run`, the sidecar `agent`; what Slurm reports | import each other |
 //! | 9 | [`config`] [`daemon`] [`dev`] | the daemon's configuration, its start and stop; everything on one machine, to try | |
@@ -119,6 +120,8 @@ mod lease;
 mod ledger;
 #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only some features listen or fetch"))]
 mod log_budget;
+#[cfg(feature = "server")]
+mod notify;
 #[cfg(feature = "server")]
 mod people;
 #[cfg_attr(

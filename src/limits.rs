@@ -699,3 +699,40 @@ pub const LOGIN_WORD_BYTES_MAX: usize = 256;
 pub const LOGIN_LINES_MAX: u32 = 60;
 /// How long `leasehold login` waits for a person in a browser.
 pub const LOGIN_WAIT: Duration = Duration::from_secs(10 * 60);
+
+// ---------- notices ----------
+
+/// Webhooks of one daemon. Each has a queue and a task.
+pub const WEBHOOKS_MAX: usize = 16;
+/// Bytes of a file with a URL or with secrets of a webhook.
+pub const WEBHOOK_FILE_BYTES_MAX: u64 = 4 << 10;
+/// Bytes of a secret that signs notices, as Standard Webhooks has it.
+pub const WEBHOOK_SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
+/// Secrets that sign one notice: the new one and the old one while receivers change, and one to spare.
+pub const WEBHOOK_SECRETS_MAX: usize = 3;
+/// Tenants that one webhook names.
+pub const WEBHOOK_TENANTS_MAX: usize = 256;
+/// Characters of one text in a notice.
+pub const NOTICE_TEXT_CHARS_MAX: usize = 600;
+/// Entries of one list in a notice.
+pub const NOTICE_LIST_MAX: usize = 20;
+/// Bytes of the body of a notice: a few lists of names, and texts.
+pub const NOTICE_BYTES_MAX: usize = 16 << 10;
+/// Notices that wait for one receiver: a day of approvals of a large team.
+pub const NOTICES_MAX: usize = 1_000;
+/// Bytes of the notices that wait for one receiver.
+pub const NOTICES_BYTES_MAX: usize = 2 << 20;
+/// The first wait after a delivery that failed.
+pub const NOTICE_RETRY_FIRST: Duration = Duration::from_millis(500);
+/// The longest wait between two attempts, also if the receiver asks for a longer one.
+pub const NOTICE_RETRY_MAX: Duration = Duration::from_secs(60);
+/// How long a notice is tried again. Later it is news of yesterday, and holds the others back.
+pub const NOTICE_AGE_MAX: Duration = Duration::from_secs(3_600);
+/// How long a receiver may take to answer.
+pub const RECEIVER_PATIENCE: Duration = Duration::from_secs(10);
+/// Between two looks whether the place of a webhook in the ledger is to be kept.
+pub const NOTICE_PLACE_INTERVAL: Duration = Duration::from_secs(5);
+/// Between two attempts to read a record that cannot be read.
+pub const NOTICE_READ_AGAIN: Duration = Duration::from_secs(30);
+/// Records before the head that a start reads again for notices that were not delivered.
+pub const NOTICE_RESUME_RECORDS_MAX: u64 = 100_000;

@@ -254,6 +254,8 @@ impl Served {
         Self::issue(&dir, &hpc, DAEMON, "issuer");
         Self::issue(&dir, &hpc, "spiffe://hpc.acme.example/slurm/ml-support/ada", "ada");
         Self::issue(&dir, &k8s, "spiffe://k8s.acme.example/ns/ci/sa/launcher", "launcher");
+        Self::secret(&dir, "notify.secret", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n");
+        Self::secret(&dir, "slack.url", "https://hooks.slack.example/services/x\n");
         let checked = Self::leasehold(&dir, &["config", "check", &at("leasehold.toml")]);
         assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
         let process = std::process::Command::new(env!("CARGO_BIN_EXE_leasehold"))
@@ -296,6 +298,14 @@ impl Served {
         fs::write(file("pem"), pem.cert).unwrap();
         fs::write(file("key"), pem.key).unwrap();
         fs::set_permissions(file("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Writes a file that only its owner reads.
+    fn secret(dir: &tempfile::TempDir, name: &str, text: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let file = dir.path().join("run").join(name);
+        fs::write(&file, text).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     }
 
     fn leasehold(dir: &tempfile::TempDir, args: &[&str]) -> std::process::Output {

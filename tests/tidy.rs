@@ -12,7 +12,7 @@ const GROUND: [&str; 9] =
     ["backoff", "clock", "secret", "limits", "log_budget", "reason", "sync", "written", "plain"];
 
 /// What each module may use, in addition to floor 0 and, from floor 2 on, `name`.
-const FLOORS: [(&str, &[&str]); 26] = [
+const FLOORS: [(&str, &[&str]); 27] = [
     ("name", &[]),
     ("proto", &[]),
     ("fence", &[]),
@@ -27,6 +27,7 @@ const FLOORS: [(&str, &[&str]); 26] = [
     ("ledger", &[]),
     ("state", &["fence", "job", "policy", "ledger"]),
     ("verify", &["fence", "identity", "link", "token", "proto"]),
+    ("notify", &["identity", "job", "ledger", "state"]),
     ("broker", &BELOW_BROKER),
     ("api", &BELOW_THE_EDGES),
     ("gateway", &BELOW_THE_EDGES),
@@ -45,17 +46,17 @@ const BELOW_BROKER: [&str; 12] = [
     "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
     "verify",
 ];
-const BELOW_CONFIG: [&str; 13] = [
+const BELOW_CONFIG: [&str; 14] = [
     "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
-    "verify", "gateway",
+    "verify", "gateway", "notify",
 ];
 const BELOW_THE_EDGES: [&str; 14] = [
     "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
     "verify", "broker", "proto",
 ];
-const BELOW_DAEMON: [&str; 16] = [
+const BELOW_DAEMON: [&str; 17] = [
     "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
-    "verify", "broker", "api", "gateway", "config",
+    "verify", "broker", "api", "gateway", "config", "notify",
 ];
 const BELOW_DEV: [&str; 19] = [
     "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",

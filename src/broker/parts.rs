@@ -26,7 +26,14 @@ use super::{
     verifiers::VerifierUseCases,
     wording::Tokens,
 };
-use crate::{clock::Clock, fence::Registry, ledger::Ledger, secret::NoRandomness};
+use crate::{
+    clock::Clock,
+    fence::Registry,
+    job::Job,
+    ledger::Ledger,
+    name::{JobId, LeaseId, SpiffeId, TenantName},
+    secret::NoRandomness,
+};
 
 /// The use cases, by what they are about.
 pub struct Broker {
@@ -148,6 +155,21 @@ impl Broker {
         let mistakes = self.context.rules().catalog().not_taken().len();
         metrics::gauge!("leasehold_catalog_mistakes").set(mistakes as f64);
         metrics::gauge!("leasehold_issuing_held").set(f64::from(u8::from(self.context.is_held())));
+    }
+
+    /// Returns a job that is open or was closed lately.
+    pub fn job(&self, id: JobId) -> Option<Arc<Job>> {
+        self.context.state.job(id)
+    }
+
+    /// Returns the tenant of an identity, as the catalog says now.
+    pub fn tenant_of_identity(&self, id: &SpiffeId) -> Option<TenantName> {
+        self.context.rules().catalog().principal(id).map(|p| p.tenant.clone())
+    }
+
+    /// Returns the tenant of a lease that is live or ended lately.
+    pub fn tenant_of_lease(&self, id: LeaseId) -> Option<TenantName> {
+        self.context.lease_tenant(id)
     }
 
     /// Refuses all requests for access from now on, or accepts them again.

@@ -43,7 +43,8 @@ fn the_shipped_configuration_is_read_and_names_every_key() {
     assert_eq!(config.ledger.free_space_stop_bytes, 5 << 30);
     assert!(matches!(config.issuer.listen, IssuerListen::Tls { .. }));
     assert_eq!(config.identity.federation.len(), 2);
-    assert_eq!(config.paths().len(), 14);
+    assert_eq!(config.paths().len(), 18);
+    assert_eq!(config.notify.len(), 2);
 }
 
 #[test]
@@ -126,8 +127,6 @@ segment = "256"
 level = true
 [gateway]
 listen = "0.0.0.0:9443"
-[notify]
-url = "https://hooks.example"
 "#,
     );
     insta::assert_snapshot!(told.join("\n"), @r#"
@@ -146,7 +145,6 @@ url = "https://hooks.example"
     20: ledger.segment: `256` is not a size: write a whole number and KiB, MiB, GiB or TiB, as "1MiB"
     22: log.level: this is true or false: write a text in quotes
     23: gateway.audience is missing: write audience = "spiffe://hpc.acme.example/gateway", the name of an [[audience]] of the catalog
-    25: notify needs notices by webhook, which this version does not have: remove [notify]
     "#);
 }
 
@@ -408,4 +406,46 @@ fn each_mistake_about_people_is_reported() {
     let glass = LEAST.replace("[policy]", "[policy]\nbreak_glass = [\"spiffe://login.example/ops\"]");
     let found = problems(&format!("{glass}{PEOPLE}"));
     assert!(found.iter().any(|problem| problem.contains("would have to log in first")), "{found:?}");
+}
+
+/// A webhook with these lines, and its mistakes.
+fn webhook(lines: &str) -> Result<Vec<crate::notify::Webhook>, Vec<String>> {
+    let text = format!("{LEAST}[[notify]]\n{lines}");
+    match read(&text) {
+        Ok(loaded) => Ok(loaded.config.notify),
+        Err(_) => Err(problems(&text)),
+    }
+}
+
+#[test]
+fn a_webhook_hears_only_what_it_names() {
+    use crate::notify::{LetterFormat, Occasion, TenantsHeard};
+    let lines = "name = \"ops\"\nurl = \"http://127.0.0.1:9/x\"\nsecret_file = \"s\"\nevents = [\"lost\"]\n";
+    let one = webhook(&format!("{lines}tenants = [\"acme\"]\n")).unwrap().remove(0);
+    assert_eq!((one.format, one.name.as_str()), (LetterFormat::CloudEvents, "ops"));
+    assert_eq!(one.occasions, [Occasion::Lost].into());
+    assert_eq!(one.tenants, TenantsHeard::Only(["acme".parse().unwrap()].into()));
+    assert_eq!(one.secret.as_deref(), Some(Path::new("/etc/x/s")));
+    let all = webhook(&format!("{lines}tenants = [\"*\"]\n")).unwrap().remove(0);
+    assert_eq!(all.tenants, TenantsHeard::All);
+}
+
+#[test]
+fn each_mistake_in_a_webhook_says_what_to_write() {
+    let refused = |lines: &str, parts: &[&str]| {
+        let told = webhook(lines).unwrap_err().join("\n");
+        assert!(parts.iter().all(|part| told.contains(part)), "{parts:?}: {told}");
+        told
+    };
+    let missing = ["url is missing", "events is missing", "tenants is missing", "secret_file is missing"];
+    refused("name = \"../x\"\n", &missing);
+    let web = "name = \"a\"\nurl = \"https://h.example/\"\nevents = [\"lost\"]\ntenants = [\"*\"]\n";
+    refused(web, &["ca is missing: write ca = ", "secret_file is missing: write secret_file = "]);
+    let slack = web.replace("https://h.example/", "https://hooks.slack.com/services/T0/B0/hunter2");
+    let told = refused(&format!("{slack}ca = \"c\"\nformat = \"slack\"\n"), &["url_file = \"FILE\""]);
+    assert!(!told.contains("hunter2"), "{told}");
+    refused(&web.replace("https://h.example", "http://h.example"), &["plain HTTP to another machine"]);
+    refused(&web.replace("[\"*\"]", "[]"), &["the receiver would hear nothing: write at least one"]);
+    let good = "name = \"a\"\nurl = \"http://127.0.0.1/\"\nsecret_file = \"s\"\nevents = [\"lost\"]\ntenants = [\"*\"]\n";
+    refused(&format!("{good}[[notify]]\n{good}"), &["notify `a` is there twice: write another name"]);
 }

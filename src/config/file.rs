@@ -6,7 +6,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::{
     Config, DefaultUsed, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig, LogFormat,
-    PolicyConfig, PolicyFrom, RoomConfig, ServerConfig, federation, identity, people,
+    PolicyConfig, PolicyFrom, RoomConfig, ServerConfig, federation, identity, notify, people,
 };
 use crate::{
     gateway::GatewaySettings,
@@ -17,6 +17,7 @@ use crate::{
         DRAIN_READ, FREE_SPACE_STOP, HANDSHAKES_MAX, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX,
         LEDGER_SEGMENT_BYTES, LOST_AFTER, RATE_PER_IDENTITY, RATE_PER_TENANT, REJOIN, REQUESTS_MAX,
         REQUESTS_PER_PEER_MAX, ROOM_MAX, STREAMS_PER_CONNECTION_MAX, TRUST_DOMAINS_MAX, TTL_MIN,
+        WEBHOOKS_MAX,
     },
     name::SpiffeId,
     plain,
@@ -57,11 +58,6 @@ impl Config {
 
 /// Reads every section, even if another one is wrong.
 fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
-    root.refuse(
-        "notify",
-        "needs notices by webhook, which this version does not have: remove [notify]",
-        notes,
-    );
     let server = server(root.section("server", notes), folder, notes);
     let issuer = issuer(root.section("issuer", notes), folder, notes);
     let federation =
@@ -82,6 +78,7 @@ fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Opti
     if has_people && people.is_none() {
         return None;
     }
+    let notify = notify::read(root.list_of_sections("notify", WEBHOOKS_MAX, notes), folder, notes);
     let config = Config {
         server: server?,
         issuer: issuer?,
@@ -92,6 +89,7 @@ fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Opti
         log: log?,
         gateway,
         people,
+        notify: notify?,
     };
     people::check(&config, root.line_of("people"), notes);
     check_addresses(&config, root.line(), notes);

@@ -11,12 +11,14 @@
 //! | `file` | reading it, section by section |
 //! | `federation` | the sections about bundle endpoints |
 //! | `identity` | the section about the daemon's identity and the trust domains that it accepts |
+//! | `notify` | the sections about webhooks |
 //! | `people` | the section about people who log in |
 //! | `paths` | [`ConfiguredPath`]: every path that is named, for `config check` |
 
 mod federation;
 mod file;
 mod identity;
+mod notify;
 mod paths;
 mod people;
 mod settings;

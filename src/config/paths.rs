@@ -10,6 +10,7 @@ use super::{Config, IdentityFrom, IssuerListen};
 use crate::{
     gateway::KeptIn,
     identity::{BundleEndpoint, EndpointProfile, WorkloadEndpoint},
+    notify::UrlFrom,
     plain,
     written::shown_key_path,
 };
@@ -103,6 +104,18 @@ impl Config {
             out.push(one("people.ca_key", &people.ca_key, PathUse::PrivateFile));
             if let Some(ca) = &people.provider_ca {
                 out.push(one("people.issuer_ca", ca, PathUse::File));
+            }
+        }
+        for webhook in &self.notify {
+            let key = |key: &str| format!("notify.\"{}\".{key}", webhook.name);
+            if let UrlFrom::File(path) = &webhook.url {
+                out.push(one(&key("url_file"), path, PathUse::PrivateFile));
+            }
+            if let Some(path) = &webhook.secret {
+                out.push(one(&key("secret_file"), path, PathUse::PrivateFile));
+            }
+            if let Some(path) = &webhook.ca {
+                out.push(one(&key("ca"), path, PathUse::File));
             }
         }
         out.push(one("policy.dir", &self.policy.dir, PathUse::Directory));

@@ -14,6 +14,7 @@ use crate::{
     identity::{BundleEndpoint, Pick, WorkloadEndpoint},
     ledger,
     name::{SpiffeId, TrustDomain},
+    notify::Webhook,
     people::{LoginRules, ProviderOptions},
     policy::Explain,
 };
@@ -39,6 +40,8 @@ pub struct Config {
     pub gateway: Option<GatewaySettings>,
     /// The section `[people]`. `None`: no one logs in.
     pub people: Option<PeopleConfig>,
+    /// The sections `[[notify]]`.
+    pub notify: Vec<Webhook>,
 }
 
 /// People who log in at an identity provider, and get SVIDs of this daemon's own people trust domain.

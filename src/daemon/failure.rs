@@ -57,6 +57,9 @@ pub enum StartError {
     /// The gRPC services could not be joined, for example because reflection refused our descriptors.
     #[error("the services could not be put together: {0}")]
     Services(String),
+    /// The authorities of a webhook's receiver cannot be used.
+    #[error("a webhook cannot be used: {0}")]
+    Webhook(String),
     /// A thread that read files for the start panicked.
     #[error("the start was broken off: {0}")]
     BrokenOff(String),

@@ -11,7 +11,7 @@ use crate::{
     broker::Rules,
     clock::{Clock, Wall},
     config::{Config, ConfiguredPath, IdentityFrom, IssuerListen},
-    identity::{BundleSource, EndpointProfile, LoadError, TrustBundles, X509Svid},
+    identity::{BundleSource, EndpointProfile, LoadError, TrustBundles, X509Svid, web_client},
     ledger::Dir,
     limits,
     name::{SpiffeId, TrustDomain},
@@ -79,6 +79,7 @@ pub fn inspect(config: &Config, clock: &Arc<dyn Clock>) -> Inspection {
     all.look_at_endpoints(config, clock);
     all.look_at_issuer(config);
     all.look_at_people(config, clock.now().wall);
+    all.look_at_webhooks(config, clock);
     all.look_at_rules(config);
     all
 }
@@ -269,6 +270,26 @@ impl Inspection {
             spent: SpentTokens::default(),
             began: now,
         });
+    }
+
+    /// Reads the files of each webhook, as a delivery does.
+    fn look_at_webhooks(&mut self, config: &Config, clock: &Arc<dyn Clock>) {
+        for webhook in &config.notify {
+            let key = |key: &str| format!("notify.\"{}\".{key}", webhook.name);
+            for fault in webhook.faults() {
+                let look = self.look_mut(&key(fault.key));
+                // A file that is not there was noted with its path.
+                if look.faults.is_empty() {
+                    look.faults.push(format!("`{}` {}", look.means, fault.what));
+                }
+            }
+            if let Some(ca) = &webhook.ca
+                && self.is_there(&key("ca"), ca)
+                && let Err(error) = web_client(Some(ca), clock.clone())
+            {
+                self.look_mut(&key("ca")).faults.push(said(&error));
+            }
+        }
     }
 
     fn look_at_rules(&mut self, config: &Config) {

@@ -61,6 +61,12 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("leasehold_logins_total", Counter, "People who logged in."),
     ("leasehold_members_away_total", Counter, "Members that the daemon no longer heard from."),
     (
+        "leasehold_notices_total",
+        CounterOf("outcome", notice_outcomes),
+        "Notices that were sent or dropped, and attempts to send one that failed.",
+    ),
+    ("leasehold_notices_waiting", Gauge, "Notices that wait for their receivers."),
+    (
         "leasehold_rate_limited_total",
         Counter,
         "Requests that were refused because their caller or its tenant wrote too much.",
@@ -78,6 +84,10 @@ fn reasons() -> Vec<&'static str> {
 
 fn transfer_ends() -> Vec<&'static str> {
     vec!["broken", "cut", "whole"]
+}
+
+fn notice_outcomes() -> Vec<&'static str> {
+    vec!["sent", "failed_attempt", "dropped"]
 }
 
 fn identity_uses() -> Vec<&'static str> {

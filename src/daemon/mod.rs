@@ -11,6 +11,7 @@
 //! | `identity` `rules` | the identity, policy and catalog that a configuration names |
 //! | `inspect` | [`inspect()`]: checks everything that a start reads, before the daemon serves |
 //! | `listeners` | HTTP: issuer, probes and logins |
+//! | `notices` | the webhooks that a configuration names |
 //! | `telemetry` | logs, and the recorder of metrics |
 //! | `metrics` | every metric, with its help |
 //! | `free_space` | the watch over the free space of the disk |
@@ -23,6 +24,7 @@ mod inspect;
 mod ledger;
 mod listeners;
 mod metrics;
+mod notices;
 mod open_files;
 mod rules;
 mod start;

@@ -18,7 +18,7 @@ use super::{
     identity,
     inspect::{self, StartParts},
     ledger::{self, OpenedLedger},
-    listeners, rules, telemetry,
+    listeners, notices, rules, telemetry,
 };
 use crate::{
     api::{
@@ -142,6 +142,7 @@ impl Daemon {
         let broker = Broker::new(context, tickets)?;
         keep_rules(&broker, &config.server.state).await?;
         let reloader = rules::reloader(config);
+        let notices = notices::open(config, &broker).await?;
 
         let mut daemon = Daemon {
             grpc: local(&listeners.grpc, config.server.grpc),
@@ -166,6 +167,10 @@ impl Daemon {
         daemon.spawn_background(config, &clock);
         if let (Some(settings), Some(listener)) = (&config.gateway, listeners.gateway) {
             daemon.serve_gateway(settings, listener, &clock)?;
+        }
+        if let Some(notices) = notices {
+            let stop = daemon.stop.clone();
+            daemon.spawn("the notices", notices.run(stop));
         }
         Ok(daemon)
     }

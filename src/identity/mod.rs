@@ -26,6 +26,7 @@
 //! | `origin_status` | what a source over the network shows while it retries |
 //! | `combined` | [`CombinedSource`]: several sources as one |
 //! | `origin` | [`IdentityOptions`]: where an identity comes from, as it is configured |
+//! | `web` | the client of servers that are known by their host names |
 //! | `verifier`, `tls` | the certificate verifiers and the configurations for rustls |
 
 mod algorithm;
@@ -48,6 +49,7 @@ mod svid;
 mod svid_error;
 mod tls;
 mod verifier;
+mod web;
 mod workload;
 
 #[cfg(test)]
@@ -73,6 +75,8 @@ pub use svid_error::SvidError;
 #[cfg(feature = "server")]
 pub(crate) use tls::login_server_config;
 pub use tls::{client_config, server_config};
+#[cfg(feature = "server")]
+pub(crate) use web::web_client;
 pub use workload::{
     ENDPOINT_VARIABLE, EndpointFault, Pick, WorkloadEndpoint, WorkloadOptions, WorkloadSource,
 };

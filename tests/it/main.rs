@@ -32,6 +32,7 @@ mod login_command;
 mod matrix;
 mod members;
 mod mistakes;
+mod notices;
 mod own_history;
 mod pasted_keys;
 mod pasted_tokens;

@@ -1,7 +1,6 @@
 //! The last good document of a bundle endpoint, polled as often as its publisher asks.
 
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -10,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -25,12 +24,12 @@ use crate::{
         bundle::{Roots, TrustBundles},
         document::BundleDocument,
         file::{FileSource, IdentityFiles},
-        load::{self, LoadError, LoadFault},
+        load::LoadError,
         origin_status::OriginStatus,
         source::{IdentitySource, ReloadOutcome, StaticSource, Trust},
         source_state::SourceState,
-        svid_error::SvidError,
-        tls::{bundle_config_spiffe, bundle_config_web},
+        tls::bundle_config_spiffe,
+        web::web_client,
     },
     limits,
 };
@@ -71,7 +70,7 @@ impl BundleSource {
     ) -> Result<Self, LoadError> {
         let mut shown = TrustBundles::empty().with_svid_life_max(svid_life_max);
         let (tls, server) = match &endpoint.profile {
-            EndpointProfile::Web { ca } => (bundle_config_web(web_roots(ca)?, clock.clone()), None),
+            EndpointProfile::Web { ca } => (Arc::new(web_client(Some(ca), clock.clone())?), None),
             EndpointProfile::Spiffe { id, bundle } => {
                 let files = IdentityFiles { svid: None, bundles: vec![(id.trust_domain(), bundle.clone())] };
                 let configured = FileSource::open_limited(files, svid_life_max, clock.clone())?;
@@ -187,20 +186,6 @@ impl BundleSource {
         }
         self.status.set_state(standing);
     }
-}
-
-/// Reads web certificate authorities from a configured PEM file. The system store is never used, so that none of its roots can
-/// vouch for an SVID.
-fn web_roots(ca: &Path) -> Result<RootCertStore, LoadError> {
-    let file = ca.display().to_string();
-    let mut roots = RootCertStore::empty();
-    for (der, number) in
-        load::certificates(&file, &load::read(ca)?, limits::WEB_ROOTS_MAX)?.into_iter().zip(1..)
-    {
-        let bad = |_| LoadFault::Certificate { number, why: SvidError::Malformed }.in_file(&file);
-        roots.add(der).map_err(bad)?;
-    }
-    Ok(roots)
 }
 
 impl IdentitySource for BundleSource {

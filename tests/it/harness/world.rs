@@ -42,6 +42,8 @@ pub struct Setup {
     pub server: String,
     /// Lines below `[policy]`.
     pub policy: String,
+    /// Sections of the configuration in addition to the usual ones.
+    pub more: String,
     /// Whether the daemon uses the clocks of this machine.
     pub real_clock: bool,
 }
@@ -58,6 +60,7 @@ impl Default for Setup {
             lease: String::new(),
             server: String::new(),
             policy: String::new(),
+            more: String::new(),
             real_clock: false,
         }
     }
@@ -312,10 +315,11 @@ fn config_text(setup: &Setup) -> String {
          [identity]\ncert = \"svid.pem\"\nkey = \"svid.key\"\nbundles = {{ {} }}\n\
          [policy]\ndir = \"policy\"\ncatalog = \"catalog.d\"\n{}\n\
          [lease]\n{}\n\
-         [ledger]\nfree_space_stop = \"1MiB\"\n",
+         [ledger]\nfree_space_stop = \"1MiB\"\n{}",
         setup.server,
         bundles.join(", "),
         setup.policy,
-        setup.lease
+        setup.lease,
+        setup.more
     )
 }

@@ -1,0 +1,50 @@
+//! The notices of a daemon: its webhooks, beside its broker.
+
+use std::{path::PathBuf, sync::Arc};
+
+use super::failure::StartError;
+use crate::{
+    broker::Broker,
+    config::Config,
+    job::Job,
+    name::{JobId, LeaseId, SpiffeId, TenantName},
+    notify::{NoticeLookup, NoticeParts, Notices},
+};
+
+/// Answers what notices need of the present state from the broker.
+struct BrokerLookup(Arc<Broker>);
+
+impl NoticeLookup for BrokerLookup {
+    fn job(&self, id: JobId) -> Option<Arc<Job>> {
+        self.0.job(id)
+    }
+
+    fn tenant_of_identity(&self, id: &SpiffeId) -> Option<TenantName> {
+        self.0.tenant_of_identity(id)
+    }
+
+    fn tenant_of_lease(&self, id: LeaseId) -> Option<TenantName> {
+        self.0.tenant_of_lease(id)
+    }
+}
+
+/// Opens the webhooks of a configuration. `None` if it has none.
+pub(super) async fn open(config: &Config, broker: &Arc<Broker>) -> Result<Option<Notices>, StartError> {
+    if config.notify.is_empty() {
+        return Ok(None);
+    }
+    let (webhooks, state): (_, PathBuf) = (config.notify.clone(), config.server.state.clone());
+    let (broker, source) = (broker.clone(), config.issuer.url.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        let parts = NoticeParts {
+            state: &state,
+            ledger: broker.ledger().clone(),
+            clock: broker.clock().clone(),
+            lookup: Arc::new(BrokerLookup(broker)),
+            source,
+        };
+        Notices::open(&webhooks, parts)
+    });
+    let opened = opened.await.map_err(|e| StartError::BrokenOff(e.to_string()))?;
+    opened.map(Some).map_err(|e| StartError::Webhook(e.to_string()))
+}

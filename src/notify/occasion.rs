@@ -1,0 +1,68 @@
+//! What a notice is about.
+
+use std::{fmt, str::FromStr};
+
+/// What happened, in one word. The configuration names these words, and the type of a notice ends in one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Occasion {
+    /// A job was created that people must approve.
+    Waiting,
+    /// A person approved a job.
+    Granted,
+    /// An approver rejected a job.
+    Denied,
+    /// An approval no longer counts, or a job waited too long and was closed.
+    Voided,
+    /// A dataset was recalled, or a recall was taken back.
+    Recalled,
+    /// An operator ended access: by a revocation, a lock, or by closing a job.
+    Revoked,
+    /// A member of a job is gone, and no one reported how its work ended.
+    Lost,
+    /// The daemon refused requests. At most one notice a minute for each kind.
+    Refused,
+}
+
+impl Occasion {
+    /// All of them.
+    pub const ALL: [Occasion; 8] = [
+        Occasion::Waiting,
+        Occasion::Granted,
+        Occasion::Denied,
+        Occasion::Voided,
+        Occasion::Recalled,
+        Occasion::Revoked,
+        Occasion::Lost,
+        Occasion::Refused,
+    ];
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Occasion::Waiting => "waiting",
+            Occasion::Granted => "granted",
+            Occasion::Denied => "denied",
+            Occasion::Voided => "voided",
+            Occasion::Recalled => "recalled",
+            Occasion::Revoked => "revoked",
+            Occasion::Lost => "lost",
+            Occasion::Refused => "refused",
+        }
+    }
+}
+
+impl fmt::Display for Occasion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Occasion {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Occasion::ALL.into_iter().find(|o| o.as_str() == text).ok_or_else(|| {
+            let words: Vec<&str> = Occasion::ALL.iter().map(|o| o.as_str()).collect();
+            format!("`{}` is not known: write one of {}", crate::plain::value(text), words.join(", "))
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! The reader of records, and the couriers.
+
+use std::{path::Path, sync::Arc};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    courier::{ClientFault, Courier, client_of},
+    facts::{NoticeLookup, facts_of, may_matter},
+    letter::{Letter, Origin},
+    outbox::{Outbox, Put},
+    place::PlaceFile,
+    webhook::Webhook,
+};
+use crate::{
+    clock::Clock,
+    ledger::{Ledger, TailError, TailLine},
+    limits::{NOTICE_READ_AGAIN, NOTICE_RESUME_RECORDS_MAX},
+};
+
+/// Follows the ledger and delivers notices, while it runs.
+pub struct Notices {
+    reader: RecordReader,
+    couriers: Vec<Courier>,
+}
+
+/// A webhook and its outbox.
+struct Receiver {
+    webhook: Arc<Webhook>,
+    outbox: Arc<Outbox>,
+    /// The first record that it hears of.
+    from: u64,
+}
+
+struct RecordReader {
+    ledger: Ledger,
+    lookup: Arc<dyn NoticeLookup>,
+    clock: Arc<dyn Clock>,
+    /// The URL of the issuer.
+    source: String,
+    receivers: Vec<Receiver>,
+}
+
+/// What notices are made from and sent by.
+pub struct NoticeParts<'a> {
+    /// The directory of the daemon's state.
+    pub state: &'a Path,
+    pub ledger: Ledger,
+    pub lookup: Arc<dyn NoticeLookup>,
+    pub clock: Arc<dyn Clock>,
+    /// The URL of the issuer, which names this daemon.
+    pub source: String,
+}
+
+impl Notices {
+    /// Makes the clients of all webhooks, and finds their places in the ledger. A webhook without a place begins with the next
+    /// record. Blocking.
+    ///
+    /// # Errors
+    /// The authorities of a webhook cannot be used.
+    pub fn open(webhooks: &[Webhook], parts: NoticeParts<'_>) -> Result<Self, ClientFault> {
+        let head = parts.ledger.head().index;
+        let (mut receivers, mut couriers) = (Vec::new(), Vec::new());
+        for webhook in webhooks {
+            let webhook = Arc::new(webhook.clone());
+            let place = PlaceFile::of(parts.state, &webhook.name);
+            let heard = place.load().filter(|heard| *heard <= head).unwrap_or(head);
+            let heard = heard.max(head.saturating_sub(NOTICE_RESUME_RECORDS_MAX));
+            let outbox = Arc::new(Outbox::default());
+            outbox.begin_after(heard);
+            couriers.push(Courier {
+                webhook: webhook.clone(),
+                outbox: outbox.clone(),
+                place,
+                client: client_of(&webhook, parts.clock.clone())?,
+                clock: parts.clock.clone(),
+            });
+            receivers.push(Receiver { webhook, outbox, from: heard.saturating_add(1) });
+        }
+        let NoticeParts { ledger, lookup, clock, source, .. } = parts;
+        Ok(Notices { reader: RecordReader { ledger, lookup, clock, source, receivers }, couriers })
+    }
+
+    /// Reads and delivers until it is cancelled. No failure of a receiver ends it.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut tasks = JoinSet::new();
+        for courier in self.couriers {
+            tasks.spawn(courier.run(stop.clone()));
+        }
+        let reader = self.reader;
+        tokio::select! {
+            () = reader.read() => {}
+            () = stop.cancelled() => {}
+        }
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+impl RecordReader {
+    /// Reads the records. If they cannot be read, it reports that and tries again later.
+    async fn read(&self) {
+        let Some(mut next) = self.receivers.iter().map(|r| r.from).min() else {
+            return std::future::pending().await;
+        };
+        loop {
+            let mut tail = self.ledger.tail(next);
+            loop {
+                match tail.next().await {
+                    Some(line) => match line.and_then(|line| self.take(&line).map(|()| line.index)) {
+                        Ok(index) => next = index.saturating_add(1),
+                        Err(error) => {
+                            tracing::error!(%error, "notices stop here, because a record cannot be read");
+                            break;
+                        }
+                    },
+                    // The ledger is closed: the daemon stops.
+                    None => return std::future::pending().await,
+                }
+            }
+            self.clock.sleep(NOTICE_READ_AGAIN).await;
+        }
+    }
+
+    /// Puts what a record says into the outboxes of those who should hear it.
+    fn take(&self, line: &TailLine) -> Result<(), TailError> {
+        if may_matter(&line.line) {
+            let (record, hash) = line.read()?;
+            let now = self.clock.now().lease;
+            if let Some(facts) = facts_of(&record.event, &*self.lookup, now) {
+                let origin = Origin { index: line.index, hash, time: record.time, source: &self.source };
+                let hears = |r: &&Receiver| {
+                    line.index >= r.from
+                        && r.webhook.occasions.contains(&facts.occasion)
+                        && r.webhook.tenants.hears(facts.tenant.as_ref())
+                };
+                for receiver in self.receivers.iter().filter(hears) {
+                    let letter = Letter::write(&facts, &origin, receiver.webhook.format);
+                    receiver.put(letter, now);
+                }
+            }
+        }
+        for receiver in self.receivers.iter().filter(|r| line.index >= r.from) {
+            receiver.outbox.has_read(line.index);
+        }
+        Ok(())
+    }
+}
+
+impl Receiver {
+    fn put(&self, letter: Letter, now: crate::clock::LeaseTime) {
+        let put = self.outbox.put(letter, now);
+        match put {
+            Put::Waits => return metrics::gauge!("leasehold_notices_waiting").increment(1.0),
+            Put::DroppedFirst => {
+                let name = &self.webhook.name;
+                tracing::error!(webhook = %name, "the queue of a webhook is full: its newest notices are dropped");
+            }
+            Put::Dropped => {}
+        }
+        metrics::counter!("leasehold_notices_total", "outcome" => "dropped").increment(1);
+    }
+}

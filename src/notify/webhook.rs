@@ -1,0 +1,217 @@
+//! One receiver of notices, as configured.
+
+use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
+
+use http::Uri;
+
+use super::{occasion::Occasion, signature::SigningSecrets};
+use crate::{limits::WEBHOOK_FILE_BYTES_MAX, name::TenantName, written::read_regular_text};
+
+/// A receiver of notices.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// A short name, for the log, and for the file with its place in the ledger.
+    pub name: String,
+    pub url: UrlFrom,
+    /// The file with the authorities that may certify the receiver's host name. Needed for https.
+    pub ca: Option<PathBuf>,
+    /// The file with the secrets that sign.
+    pub secret: Option<PathBuf>,
+    pub occasions: BTreeSet<Occasion>,
+    pub tenants: TenantsHeard,
+    pub format: LetterFormat,
+}
+
+/// Where the URL of a receiver is written.
+#[derive(Clone, Debug)]
+pub enum UrlFrom {
+    /// In the configuration.
+    Written(WebhookUrl),
+    /// In a file, because the URL is a secret, as that of Slack.
+    File(PathBuf),
+}
+
+/// The tenants of which a receiver hears.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TenantsHeard {
+    /// All, and what belongs to no tenant.
+    All,
+    /// These. What belongs to no tenant, or to several, is not for it.
+    Only(BTreeSet<TenantName>),
+}
+
+impl TenantsHeard {
+    /// Whether the receiver hears of what belongs to this tenant, or to none.
+    pub fn hears(&self, tenant: Option<&TenantName>) -> bool {
+        match (self, tenant) {
+            (TenantsHeard::All, _) => true,
+            (TenantsHeard::Only(some), Some(tenant)) => some.contains(tenant),
+            (TenantsHeard::Only(_), None) => false,
+        }
+    }
+}
+
+/// The form of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LetterFormat {
+    /// `CloudEvents` 1.0, structured mode, as JSON.
+    CloudEvents,
+    /// A JSON object with one text, as Slack and its likes take it.
+    Slack,
+}
+
+/// The URL of a receiver: https, or http on this machine.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WebhookUrl {
+    text: String,
+    is_https: bool,
+}
+
+/// A mistake in the URL of a receiver. Shows no part of the URL, which may be a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WebhookUrlFault {
+    #[error("is not a URL: write https://HOST/PATH")]
+    NotAUrl,
+    #[error(
+        "is plain HTTP to another machine: write https://, or http://127.0.0.1 for a receiver beside the daemon"
+    )]
+    Plain,
+    #[error("names a user: remove the part before `@`")]
+    User,
+    #[error("has a fragment: remove `#` and the part after it")]
+    Fragment,
+}
+
+/// A mistake in a file of a receiver.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct WebhookFault {
+    /// `secret_file`, `url_file` or `ca`.
+    pub key: &'static str,
+    pub what: String,
+}
+
+impl FromStr for WebhookUrl {
+    type Err = WebhookUrlFault;
+
+    fn from_str(text: &str) -> Result<Self, WebhookUrlFault> {
+        if text.contains('#') {
+            return Err(WebhookUrlFault::Fragment);
+        }
+        let uri: Uri = text.parse().map_err(|_| WebhookUrlFault::NotAUrl)?;
+        let authority = uri.authority().ok_or(WebhookUrlFault::NotAUrl)?;
+        if authority.as_str().contains('@') {
+            return Err(WebhookUrlFault::User);
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+        if host.is_empty() {
+            return Err(WebhookUrlFault::NotAUrl);
+        }
+        // A name such as localhost could be resolved elsewhere, so only addresses count.
+        let is_here = host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let is_https = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") if is_here => false,
+            Some("http") => return Err(WebhookUrlFault::Plain),
+            _ => return Err(WebhookUrlFault::NotAUrl),
+        };
+        Ok(WebhookUrl { text: text.to_owned(), is_https })
+    }
+}
+
+impl WebhookUrl {
+    /// The URL. It may be a secret: show it to no one.
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    pub fn is_https(&self) -> bool {
+        self.is_https
+    }
+
+    /// Whether it has a query, in which people put tokens.
+    pub fn has_query(&self) -> bool {
+        self.text.contains('?')
+    }
+}
+
+impl fmt::Debug for WebhookUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WebhookUrl([redacted])")
+    }
+}
+
+impl Webhook {
+    /// Returns the URL. Reads its file if it has one, so that a new URL needs no restart. Blocking.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has no URL that may be used.
+    pub fn read_url(&self) -> Result<WebhookUrl, WebhookFault> {
+        let file = match &self.url {
+            UrlFrom::Written(url) => return Ok(url.clone()),
+            UrlFrom::File(file) => file,
+        };
+        let fault = |what: String| WebhookFault { key: "url_file", what };
+        let text = read_regular_text(file, WEBHOOK_FILE_BYTES_MAX).map_err(fault)?;
+        let url: WebhookUrl = text.trim().parse().map_err(|why| fault(format!("its URL {why}")))?;
+        if url.is_https() && self.ca.is_none() {
+            return Err(fault("its URL is https: name the receiver's authorities in ca".to_owned()));
+        }
+        Ok(url)
+    }
+
+    /// Reads the secrets, so that new ones need no restart. `None` if the receiver checks no signature. Blocking.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has no good secret.
+    pub(super) fn read_secrets(&self) -> Result<Option<SigningSecrets>, WebhookFault> {
+        let Some(file) = &self.secret else { return Ok(None) };
+        SigningSecrets::load(file).map(Some).map_err(|what| WebhookFault { key: "secret_file", what })
+    }
+
+    /// Reads every file of the receiver, as a delivery does. Blocking.
+    pub fn faults(&self) -> Vec<WebhookFault> {
+        let url = self.read_url().err();
+        let secrets = self.read_secrets().err();
+        url.into_iter().chain(secrets).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_https_or_this_machine_is_a_receiver() {
+        for good in ["https://hooks.example/x?t=1", "http://127.0.0.1:9/x", "http://[::1]:9/"] {
+            assert!(good.parse::<WebhookUrl>().is_ok(), "{good}");
+        }
+        for bad in [
+            "http://hooks.example/x",
+            "http://localhost/x",
+            "ftp://127.0.0.1/",
+            "https:///x",
+            "/x",
+            "https://u:p@h/x",
+            "https://h/x#y",
+        ] {
+            assert!(bad.parse::<WebhookUrl>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_not_in_a_debug() {
+        let url: WebhookUrl = "https://hooks.example/services/T0/B0/hunter2".parse().unwrap();
+        assert!(!format!("{:?}", UrlFrom::Written(url)).contains("hunter2"));
+    }
+
+    #[test]
+    fn a_tenants_webhook_hears_of_no_other_tenant() {
+        let (acme, globex): (TenantName, TenantName) = ("acme".parse().unwrap(), "globex".parse().unwrap());
+        let heard = TenantsHeard::Only([acme.clone()].into());
+        assert!(heard.hears(Some(&acme)));
+        assert!(!heard.hears(Some(&globex)) && !heard.hears(None));
+        assert!(TenantsHeard::All.hears(None));
+        assert!(!TenantsHeard::Only(BTreeSet::new()).hears(Some(&acme)));
+    }
+}
