@@ -226,6 +226,19 @@ fn every_test_that_a_promise_names_exists() {
             }
         }
     }
+    // The controls name tests in the same way.
+    let controls: toml::Table =
+        fs::read_to_string(root().join("docs/controls.toml")).unwrap().parse().unwrap();
+    for control in controls["control"].as_array().unwrap() {
+        for name in control.get("tests").and_then(|t| t.as_array()).into_iter().flatten() {
+            let name = name.as_str().unwrap();
+            assert!(
+                sources.contains(&format!("fn {name}(")),
+                "control {}: no test {name}",
+                control["number"]
+            );
+        }
+    }
     let mut promised = 0;
     for row in rows {
         let named: Vec<&str> = row.split('`').filter(is_test).collect();

@@ -106,6 +106,7 @@ the variables that `run` sets for its command.";
 #[derive(Debug, Subcommand)]
 enum CliCommand {
     Demo(super::demo::DemoArgs),
+    Controls(super::controls::ControlsArgs),
     Dev(super::dev::DevArgs),
     Init(super::init::InitArgs),
     Serve(super::serve::ServeArgs),
@@ -340,7 +341,9 @@ fn print_failure(failure: &Failure, session: &Session) -> Exit {
 impl CliCommand {
     fn needs(&self) -> Needs {
         match self {
-            CliCommand::Demo(_) | CliCommand::Dev(_) | CliCommand::Serve(_) => Needs::Workers,
+            CliCommand::Demo(_) | CliCommand::Controls(_) | CliCommand::Dev(_) | CliCommand::Serve(_) => {
+                Needs::Workers
+            }
             _ => Needs::OneThread,
         }
     }
@@ -360,6 +363,7 @@ impl CliCommand {
     async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self {
             CliCommand::Demo(args) => args.run(session).await,
+            CliCommand::Controls(args) => args.run(session).await,
             CliCommand::Dev(args) => args.run(session).await,
             CliCommand::Init(args) => args.run(session),
             CliCommand::Serve(args) => args.run(session).await,

@@ -50,6 +50,7 @@ mod completions;
 mod config;
 mod confirm;
 mod context;
+mod controls;
 mod dataset;
 mod demo;
 mod dev;

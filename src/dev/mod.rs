@@ -15,10 +15,12 @@
 //! | `transfer` | `Transfer`: a transfer, which is cut when its access ends |
 //! | `client` | [`FileClient`]: a client of the file server, as the program of a job uses it |
 //! | `s3_client` | `S3Client`: a small S3 client, as a program that knows nothing of Leasehold uses one |
+//! | `controls` | [`controls::Lab`]: the controls as data, and a daemon to try them |
 //! | `demo` | [`demo::run`]: stories in which each claim is observed |
 
 mod authority;
 mod client;
+pub mod controls;
 pub mod demo;
 mod deployment;
 mod file_server;

@@ -16,6 +16,7 @@ mod audit;
 mod bad_input;
 mod commands;
 mod configuration;
+mod controls;
 mod decided;
 mod endings;
 mod faults;

@@ -1,0 +1,21 @@
+//! The controls of a governed tuning pipeline as data, and a run that tries each of them as a user would.
+//!
+//! `docs/controls.toml` is the source. Each control has tests, and steps: commands of this program and the exit codes that they must
+//! have. A run starts a daemon over the shipped catalogs and policy and takes the steps.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `list` | [`ControlList`]: the controls, read |
+//! | `markdown` | the page of them |
+//! | `lab` | [`Lab`]: a daemon over the shipped samples, with an SVID for each role |
+//! | `trial` | [`Trial`]: takes the steps of one control |
+
+mod lab;
+mod list;
+mod markdown;
+mod trial;
+
+pub use lab::{Lab, LabPerson};
+pub use list::{Control, ControlList, Standing};
+pub use markdown::page;
+pub use trial::{Trial, Tried};
