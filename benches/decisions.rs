@@ -1,0 +1,246 @@
+//! Decisions with the shipped policy over catalogs of 1,000 and 10,000 entries, beside bare Cedar on the same request.
+//!
+//! `cargo bench --bench decisions`. The kinds of decisions alternate in one run, so that other load of the machine falls on all of them.
+//! Figures go to stdout, each beside its target; nothing is asserted, because a timed test fails on a machine with other work.
+//!
+//! - *new*: the engine has not met the question before: another dataset, another second. It evaluates the rules.
+//! - *known*: the engine has met it, as for the members of one job.
+//! - *bare Cedar*: `Authorizer::is_authorized` with all rules, all entities and a context with all fields, made for each request.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::cast_precision_loss,
+    clippy::indexing_slicing,
+    reason = "a bench measures by the machine's clock and ends where it cannot go on"
+)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    hint::black_box,
+    path::Path,
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use cedar_policy::{
+    Authorizer, Context, Decision as Answer, Entities, EntityUid, PolicySet, Request,
+    RestrictedExpression as Value, Schema,
+};
+use leasehold::{
+    clock::Wall,
+    internals::{
+        catalog::Catalog,
+        fence::{Registry, Seq},
+        policy::{Bundle, Decision, Engine, Explain, JobRisk, Phase, PolicySource, RequestFacts},
+    },
+    name::{Action, FenceName, ResourceName, SpiffeId, TenantName},
+};
+use serde_json::{Value as Json, json};
+
+const SIZES: [usize; 2] = [1_000, 10_000];
+const ROUNDS: usize = 400;
+/// Decisions of one kind in one round.
+const TURN: usize = 25;
+const NOW: u64 = 1_800_000_000_000;
+const HOLDER: &str = "spiffe://k8s.acme.example/ns/ml/job/a";
+
+fn main() {
+    let sides: Vec<Side> = SIZES.into_iter().map(Side::new).collect();
+    let mut times: BTreeMap<(usize, &str), Vec<f64>> = BTreeMap::new();
+    let mut question = 0;
+    for _ in 0..ROUNDS {
+        for side in &sides {
+            for (what, decide) in [
+                ("new", Side::decide as fn(&Side, usize)),
+                ("known", |side: &Side, _| side.decide(0)),
+                ("bare Cedar", Side::decide_bare),
+            ] {
+                let kept = times.entry((side.entries, what)).or_default();
+                for _ in 0..TURN {
+                    question += 1;
+                    let from = Instant::now();
+                    decide(side, question);
+                    kept.push(from.elapsed().as_secs_f64() * 1e6);
+                }
+            }
+        }
+    }
+    println!("load of this machine: {}", fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
+    println!("{} decisions of each kind, in µs\n", ROUNDS * TURN);
+    println!("{:>8}  {:<12} {:>8} {:>8}   target", "entries", "", "p50", "p99");
+    let mut p50s = BTreeMap::new();
+    for ((entries, what), mut times) in times {
+        times.sort_by(f64::total_cmp);
+        let at = |share: usize| times[times.len() * share / 100];
+        p50s.insert((entries, what), at(50));
+        let target = match what {
+            "bare Cedar" => String::new(),
+            _ => format!("≤ 10   {}", if at(50) <= 10.0 { "ok" } else { "MISSED" }),
+        };
+        println!("{entries:>8}  {what:<12} {:>8.2} {:>8.2}   {target}", at(50), at(99));
+    }
+    for what in ["new", "known", "bare Cedar"] {
+        let ratio = p50s[&(SIZES[1], what)] / p50s[&(SIZES[0], what)];
+        let verdict = if ratio <= 1.2 { "ok" } else { "MISSED" };
+        println!("{what}: {} entries to {}: {ratio:.2} ×   ≤ 1.2 ×   {verdict}", SIZES[1], SIZES[0]);
+    }
+}
+
+/// One catalog, as the engine and as Cedar have it.
+struct Side {
+    entries: usize,
+    engine: Engine,
+    fences: Registry,
+    tenant: TenantName,
+    holder: SpiffeId,
+    approved: BTreeSet<String>,
+    risk: JobRisk,
+    datasets: Vec<ResourceName>,
+    authorizer: Authorizer,
+    policies: PolicySet,
+    entities: Entities,
+    schema: Schema,
+}
+
+impl Side {
+    fn new(entries: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("acme.toml"), catalog(entries)).unwrap();
+        let catalog = Catalog::load(folder.path()).unwrap();
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policy");
+        let read = |name: &str| fs::read_to_string(shipped.join(name)).unwrap();
+        let (schema, _) = Schema::from_cedarschema_str(&read("leasehold.cedarschema")).unwrap();
+        let datasets = (0..entries).map(dataset);
+        Side {
+            entries,
+            engine: Engine::load(&PolicySource::Default, &catalog, Explain::Requester).unwrap(),
+            fences: Registry::new(Seq(0)),
+            tenant: "acme".parse().unwrap(),
+            holder: HOLDER.parse().unwrap(),
+            approved: BTreeSet::new(),
+            risk: JobRisk::default(),
+            datasets: datasets.clone().map(|name| name.parse().unwrap()).collect(),
+            authorizer: Authorizer::new(),
+            policies: PolicySet::from_str(&read("leasehold.cedar")).unwrap(),
+            entities: Entities::from_json_value(entity_list(datasets), Some(&schema)).unwrap(),
+            schema,
+        }
+    }
+
+    /// Decides whether the holder may read a dataset, as the daemon does after it took the stand.
+    fn decide(&self, question: usize) {
+        let parts = [(Action::ReadDataset, self.datasets[question % self.datasets.len()].clone())];
+        let bundle = Bundle {
+            job: "j-00000000000000000000000001",
+            tenant: &self.tenant,
+            attempt: 1,
+            phase: Phase::Running,
+            purpose: "support-tuning",
+            facts: RequestFacts::default(),
+            risk: &self.risk,
+            method: None,
+            ttl: Duration::from_secs(300),
+            now: Wall(NOW + question as u64 * 1_000),
+            approved: &self.approved,
+            own_checkpoint: true,
+            parts: &parts,
+        };
+        let stand = self.fences.stand([] as [FenceName; 0]);
+        match self.engine.decide(&self.holder, &bundle, stand, self.fences.revision()) {
+            Decision::Grant(grant) => drop(black_box(grant)),
+            other => panic!("the shipped policy does not allow it: {other:?}"),
+        }
+    }
+
+    /// Asks Cedar for the same decision.
+    fn decide_bare(&self, question: usize) {
+        let uid =
+            |kind: &str, id: &str| EntityUid::from_str(&format!("Leasehold::{kind}::\"{id}\"")).unwrap();
+        let text = |t: &str| Value::new_string(t.to_owned());
+        let now = Wall(NOW + question as u64 * 1_000).to_string();
+        let context = Context::from_pairs([
+            ("spiffe_id".to_owned(), text(HOLDER)),
+            ("job".to_owned(), text("j-00000000000000000000000001")),
+            ("tenant".to_owned(), Value::new_entity_uid(uid("Tenant", "acme"))),
+            ("attempt".to_owned(), Value::new_long(1)),
+            ("phase".to_owned(), text("running")),
+            ("purpose".to_owned(), text("support-tuning")),
+            ("method".to_owned(), text("none")),
+            ("ttl_seconds".to_owned(), Value::new_long(300)),
+            ("now".to_owned(), Value::new_datetime(now)),
+            ("why".to_owned(), text("")),
+            ("ticket".to_owned(), text("")),
+            ("rollback_to".to_owned(), text("")),
+            ("prompt_alternative".to_owned(), text("")),
+            ("acting_for".to_owned(), text("")),
+            ("risk".to_owned(), Value::new_long(0)),
+            ("risk_reasons".to_owned(), Value::new_set([])),
+            ("approved".to_owned(), Value::new_set([])),
+            ("own_checkpoint".to_owned(), Value::new_bool(true)),
+        ])
+        .unwrap();
+        let request = Request::new(
+            uid("Workload", "spiffe://k8s.acme.example/ns/ml/job/*"),
+            uid("Action", "read_dataset"),
+            uid("Dataset", &dataset(question % self.entries)),
+            context,
+            Some(&self.schema),
+        )
+        .unwrap();
+        let answer = self.authorizer.is_authorized(&request, &self.policies, &self.entities);
+        assert_eq!(answer.decision(), Answer::Allow);
+        black_box(answer);
+    }
+}
+
+fn dataset(number: usize) -> String {
+    format!("dataset:acme/data-{number}@v1")
+}
+
+/// A catalog with this number of datasets.
+fn catalog(entries: usize) -> String {
+    let mut text = String::from(
+        "[tenant.acme]\n[[principal]]\nmatch = \"spiffe://k8s.acme.example/ns/ml/job/*\"\nkind = \"workload\"\n\
+         identity = \"job\"\nroles = [\"trainer\"]\n[[audience]]\nname = \"spiffe://k8s.acme.example/gw\"\n\
+         verifiers = [\"spiffe://k8s.acme.example/gw\"]\nchecks = \"feed\"\npresenter = \"mtls\"\n",
+    );
+    for number in 0..entries {
+        text.push_str(&format!(
+            "[[dataset]]\nname = \"data-{number}@v1\"\nlocation = \"s3://d/{number}/\"\naudience = \"spiffe://k8s.acme.example/gw\"\n\
+             pin = \"none\"\nclassification = \"internal\"\ndata_classes = []\nsource_trust = \"curated\"\n\
+             purposes = [\"support-tuning\"]\nowner = \"a\"\nretain_until = 2099-01-01\n"
+        ));
+    }
+    text
+}
+
+/// The same entries as entities.
+fn entity_list(datasets: impl Iterator<Item = String>) -> Json {
+    let tenant = json!({ "type": "Leasehold::Tenant", "id": "acme" });
+    let mut all = vec![
+        json!({ "uid": tenant, "attrs": {}, "parents": [] }),
+        json!({
+            "uid": { "type": "Leasehold::Workload", "id": "spiffe://k8s.acme.example/ns/ml/job/*" },
+            "attrs": {
+                "tenant": { "__entity": tenant }, "trust_domain": "k8s.acme.example", "roles": ["trainer"], "disabled": false,
+                "identity": "job",
+            },
+            "parents": [tenant],
+        }),
+    ];
+    all.extend(datasets.map(|name| {
+        json!({
+            "uid": { "type": "Leasehold::Dataset", "id": name },
+            "attrs": {
+                "tenant": { "__entity": tenant }, "owner": "a", "shared_with": [], "pinned": false, "enforced": "checked",
+                "classification": "internal", "data_classes": [], "source_trust": "curated",
+                "allowed_purposes": ["support-tuning"],
+                "retain_until": { "__extn": { "fn": "datetime", "arg": "2099-01-01T00:00:00Z" } },
+            },
+            "parents": [tenant],
+        })
+    }));
+    Json::Array(all)
+}
