@@ -954,3 +954,47 @@ async fn past_its_keys_a_caller_makes_no_job_but_finds_its_own() {
     store.prune(at.plus(limits::IDEMPOTENCY));
     assert!(matches!(create(job(2, at)).await, Ok(Created::New(_))));
 }
+
+/// A login in force, from one moment on.
+fn logged_in(at: u64, human: &str) -> Event {
+    Event::PersonLoggedIn(Box::new(crate::ledger::PersonLoggedIn {
+        person: format!("spiffe://people.example/human/{human}").parse().unwrap(),
+        human: human.parse().unwrap(),
+        issuer: "https://id.example".into(),
+        sub: human.into(),
+        groups: vec!["ml".into()],
+        amr: vec!["mfa".into()],
+        certificate: Digest::of(human.as_bytes()),
+        serial: "01".into(),
+        at: LeaseTime(at),
+        until: LeaseTime(at + 1_000),
+    }))
+}
+
+#[test]
+fn a_snapshot_keeps_logins_until_they_end() {
+    let mut recorded = Recorded::default();
+    for (index, human) in ["ada", "bob", "eve"].into_iter().enumerate() {
+        recorded.take(index as u64, logged_in(10, human)).unwrap();
+    }
+    let mut again = Recorded::default();
+    again.read(&mut text(&recorded).as_bytes()).unwrap();
+    assert_eq!(text(&again), text(&recorded));
+    let left = |recorded: &Recorded, now| recorded.rebuilt(LeaseTime(now)).logins.len();
+    assert_eq!((left(&again, 1_009), left(&again, 1_010)), (3, 0));
+    let by = || Actor::Daemon("test".into());
+    let (name, reason) = ("human:ada".parse().unwrap(), "left".to_owned());
+    again
+        .take(4, Event::Revoked { name, by: by(), reason, ending: crate::ledger::Ending::default() })
+        .unwrap();
+    let out = Event::PersonLoggedOut {
+        person: "spiffe://people.example/human/bob".parse().unwrap(),
+        human: "bob".parse().unwrap(),
+        certificate: Digest::of(b"bob"),
+        serial: "01".into(),
+        by: by(),
+        at: LeaseTime(20),
+    };
+    again.take(5, out).unwrap();
+    assert_eq!(left(&again, 30), 1);
+}
