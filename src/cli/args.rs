@@ -107,6 +107,7 @@ the variables that `run` sets for its command.";
 enum CliCommand {
     Demo(super::demo::DemoArgs),
     Controls(super::controls::ControlsArgs),
+    Bench(super::bench::BenchArgs),
     Dev(super::dev::DevArgs),
     Init(super::init::InitArgs),
     Serve(super::serve::ServeArgs),
@@ -341,9 +342,11 @@ fn print_failure(failure: &Failure, session: &Session) -> Exit {
 impl CliCommand {
     fn needs(&self) -> Needs {
         match self {
-            CliCommand::Demo(_) | CliCommand::Controls(_) | CliCommand::Dev(_) | CliCommand::Serve(_) => {
-                Needs::Workers
-            }
+            CliCommand::Bench(_)
+            | CliCommand::Controls(_)
+            | CliCommand::Demo(_)
+            | CliCommand::Dev(_)
+            | CliCommand::Serve(_) => Needs::Workers,
             _ => Needs::OneThread,
         }
     }
@@ -364,6 +367,7 @@ impl CliCommand {
         match self {
             CliCommand::Demo(args) => args.run(session).await,
             CliCommand::Controls(args) => args.run(session).await,
+            CliCommand::Bench(args) => args.run(session).await,
             CliCommand::Dev(args) => args.run(session).await,
             CliCommand::Init(args) => args.run(session),
             CliCommand::Serve(args) => args.run(session).await,

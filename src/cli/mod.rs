@@ -44,6 +44,7 @@ mod approvals;
 mod approve;
 mod audit;
 mod audit_tail;
+mod bench;
 mod can_i;
 mod catalog;
 mod completions;

@@ -34,6 +34,7 @@ mod watch;
 use std::{path::PathBuf, sync::Arc};
 
 pub use bucket::download_slowly;
+pub(super) use calls::{DemoMember, describe};
 pub use child::await_exit_code;
 
 use super::DevDeployment;

@@ -16,9 +16,11 @@
 //! | `client` | [`FileClient`]: a client of the file server, as the program of a job uses it |
 //! | `s3_client` | `S3Client`: a small S3 client, as a program that knows nothing of Leasehold uses one |
 //! | `controls` | [`controls::Lab`]: the controls as data, and a daemon to try them |
+//! | `bench` | [`bench::run`]: the rates of a daemon beside the limits of the machine |
 //! | `demo` | [`demo::run`]: stories in which each claim is observed |
 
 mod authority;
+pub mod bench;
 mod client;
 pub mod controls;
 pub mod demo;

@@ -28,7 +28,7 @@ use crate::{
 const SVID_LIFE: Duration = Duration::from_secs(600);
 
 /// Describes an error of a call.
-pub(super) fn describe(status: &Status) -> String {
+pub(in crate::dev) fn describe(status: &Status) -> String {
     match crate::link::explain(status) {
         Some(connect) => connect.to_string(),
         None => format!("{} ({})", status.message(), reason(status)),
@@ -73,12 +73,12 @@ impl Stage {
         Ok(ApprovalServiceClient::new(self.connector(Role::Operator)?.channel()))
     }
 
-    pub(super) fn verifier_client(&self) -> Observed<VerifierServiceClient<Channel>> {
+    pub(in crate::dev) fn verifier_client(&self) -> Observed<VerifierServiceClient<Channel>> {
         Ok(VerifierServiceClient::new(self.connector(Role::Files)?.channel()))
     }
 
     /// Returns the specification of the sample job.
-    pub(super) fn spec(&self, attempts: u32) -> v1::JobSpec {
+    pub(in crate::dev) fn spec(&self, attempts: u32) -> v1::JobSpec {
         v1::JobSpec {
             name: "demo".into(),
             purpose: "trying-out".into(),
@@ -91,7 +91,7 @@ impl Stage {
         }
     }
 
-    pub(super) async fn create_job(&self, spec: v1::JobSpec) -> Result<v1::Job, Status> {
+    pub(in crate::dev) async fn create_job(&self, spec: v1::JobSpec) -> Result<v1::Job, Status> {
         self.create_job_as(Role::Trainer, spec).await
     }
 
@@ -107,7 +107,7 @@ impl Stage {
     }
 
     /// Begins an attempt, joins it, and keeps the membership alive.
-    pub(super) async fn join(&self, job: &str, key: &str) -> Result<DemoMember, Status> {
+    pub(in crate::dev) async fn join(&self, job: &str, key: &str) -> Result<DemoMember, Status> {
         let mut jobs = self.job_client(Role::Trainer).map_err(Status::internal)?;
         let began = jobs
             .begin_attempt(v1::BeginAttemptRequest {
@@ -161,7 +161,7 @@ impl Stage {
 }
 
 /// A member that sends its beats.
-pub(super) struct DemoMember {
+pub(in crate::dev) struct DemoMember {
     pub session: v1::Session,
     pub members: MemberServiceClient<Channel>,
     _beats: mpsc::Sender<v1::KeepAliveRequest>,
@@ -180,7 +180,10 @@ impl Drop for AbortOnDrop {
 
 impl DemoMember {
     /// Asks the daemon for a credential to read.
-    pub(super) async fn issue(&mut self, ttl: Option<Duration>) -> Result<(v1::Lease, SecretText), Status> {
+    pub(in crate::dev) async fn issue(
+        &mut self,
+        ttl: Option<Duration>,
+    ) -> Result<(v1::Lease, SecretText), Status> {
         let request = v1::IssueCredentialRequest {
             session: Some(self.session.clone()),
             half: v1::Half::Reading as i32,

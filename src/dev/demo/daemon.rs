@@ -12,7 +12,7 @@ use crate::{dev::Role, proto::v1};
 
 impl Stage {
     /// Starts the daemon and waits until it serves.
-    pub(super) async fn start_daemon(&self) -> Observed<Child> {
+    pub(in crate::dev) async fn start_daemon(&self) -> Observed<Child> {
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -46,7 +46,7 @@ impl Stage {
     }
 
     /// Stops the daemon with SIGTERM.
-    pub(super) async fn stop_daemon(&self, mut daemon: Child) -> Observed<()> {
+    pub(in crate::dev) async fn stop_daemon(&self, mut daemon: Child) -> Observed<()> {
         if let Some(id) = daemon.id().and_then(|id| i32::try_from(id).ok()) {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGTERM)
                 .map_err(|e| e.to_string())?;

@@ -130,7 +130,7 @@ impl Story<'_> {
 
 impl Stage {
     /// Returns the trainer's certificate, to which the tokens of the demo jobs are bound.
-    pub(super) fn trainer(&self) -> Observed<Leaf> {
+    pub(in crate::dev) fn trainer(&self) -> Observed<Leaf> {
         let svid = X509Svid::load(&self.deployment.cert(Role::Trainer), &self.deployment.key(Role::Trainer));
         Ok(svid.map_err(|e| e.to_string())?.leaf().clone())
     }

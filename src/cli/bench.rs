@@ -1,0 +1,182 @@
+//! `leasehold bench`.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use clap::Args;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Exit, Failure, Session,
+    dev::contexts_of,
+    output::{Page, columns, note, print},
+};
+use crate::dev::{
+    DevDeployment,
+    bench::{self, BenchPlan, Figure, Machine, Measured, Workload},
+    demo::Stage,
+    free_ports,
+};
+
+/// Measures what a daemon does on this machine, beside what the machine could do at best.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It starts a daemon with new identities in a temporary folder, with its ledger on that disk, and a
+second server without a broker that answers the same messages: the limit. Both are measured in
+turns, so a busy machine slows both. Clients and servers share the processors of this machine.
+Use a release build, and stop other work: the ratio is steady, the rates are not.
+
+Examples:
+  leasehold bench
+  leasehold bench issue renew --in-flight 1,64,256 --seconds 10
+  leasehold bench introspect --rate 5000        latency at a steady rate
+  leasehold bench --quick -o json")]
+pub struct BenchArgs {
+    /// What to measure: issue, renew, introspect, check [default: all]
+    #[arg(value_enum, value_name = "WHAT", hide_possible_values = true)]
+    pub what: Vec<Workload>,
+    /// Requests under way at once; several numbers are measured one after the other
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 64, 256], value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub in_flight: Vec<u16>,
+    /// Connections that the requests share
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub connections: u16,
+    /// How long each figure is measured, and its limit as long
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=20))]
+    pub seconds: u16,
+    /// Requests a second, each at its own time; without it, a request begins when one has ended
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+    /// Twenty seconds in all, with one number of requests in flight
+    #[arg(long)]
+    pub quick: bool,
+    /// The folder for the daemon and its ledger, on the disk to measure [default: a temporary one]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Serve as the limit
+    #[arg(long, hide = true, requires = "echo_folder")]
+    pub echo_port: Option<u16>,
+    #[arg(long, hide = true)]
+    pub echo_folder: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        if let (Some(port), Some(folder)) = (self.echo_port, &self.echo_folder) {
+            let stop = CancellationToken::new();
+            let served = bench::serve_echo(folder, port, session.clock.clone(), stop).await;
+            return served.map(|()| Exit::Ok).map_err(|e| Failure::new(Exit::Failure, e));
+        }
+        let failed =
+            |what: &str, e: &dyn std::fmt::Display| Failure::new(Exit::Failure, format!("{what}: {e}"));
+        let builder = || tempfile::Builder::new();
+        let folder = match &self.dir {
+            Some(dir) => builder().prefix("leasehold-bench-").tempdir_in(dir),
+            None => builder().prefix("leasehold-bench-").tempdir(),
+        }
+        .map_err(|e| failed("a temporary folder could not be created", &e))?;
+        let free = free_ports().map_err(|e| failed("no free ports were found on localhost", &e))?;
+        let deployment = DevDeployment::set_up(folder.path(), None, free.ports, session.clock.clone())
+            .map_err(|e| failed("the bench could not be set up", &e))?;
+        let contexts = deployment.path("contexts.toml");
+        contexts_of(&deployment)?
+            .save(&contexts)
+            .map_err(|e| failed("the context could not be written", &e))?;
+        let machine =
+            Machine::look(deployment.root()).map_err(|e| failed("the disk cannot be measured", &e))?;
+        let program =
+            std::env::current_exe().map_err(|e| failed("the path of this program is not known", &e))?;
+        let stage =
+            Stage { deployment: Arc::new(deployment), clock: session.clock.clone(), program, contexts };
+        if cfg!(debug_assertions) {
+            note("this build is not optimized: its figures say nothing of a release build");
+        }
+        let mut figures = Vec::new();
+        let mut report = |figure: &Figure| {
+            if !session.for_programs() {
+                note(&format!("{} with {} in flight: measured", figure.workload.as_str(), figure.in_flight));
+            }
+            figures.push(figure.clone());
+        };
+        let done = bench::run(&self.plan(), &stage, &mut report).await;
+        done.map_err(|why| failed("the bench could not go on", &why))?;
+        show(session, &machine, &figures)?;
+        Ok(Exit::Ok)
+    }
+
+    fn plan(&self) -> BenchPlan {
+        let workloads = if self.what.is_empty() { Workload::ALL.to_vec() } else { self.what.clone() };
+        let (in_flight, time) = match self.quick {
+            true => (vec![64], Duration::from_secs(2)),
+            false => (
+                self.in_flight.iter().copied().map(usize::from).collect(),
+                Duration::from_secs(self.seconds.into()),
+            ),
+        };
+        let connections = self.connections.into();
+        BenchPlan { workloads, in_flight, connections, time, rounds: 4, rate: self.rate }
+    }
+}
+
+fn show(session: &Session, machine: &Machine, figures: &[Figure]) -> Result<(), Failure> {
+    if session.for_programs() {
+        return session.print_value(&to_json(machine, figures));
+    }
+    let microseconds = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e6);
+    let rows = figures.iter().map(|f| {
+        vec![
+            f.workload.as_str().to_owned(),
+            f.in_flight.to_string(),
+            format!("{:.2}", f.ratio()),
+            format!("{:.0}", f.ours.per_second),
+            format!("{:.0}", f.limit.per_second),
+            microseconds(f.ours.p50),
+            microseconds(f.ours.p99),
+            microseconds(f.limit.p50),
+        ]
+    });
+    let headings = ["WHAT", "IN FLIGHT", "RATIO", "A SECOND", "LIMIT", "P50 µs", "P99 µs", "LIMIT'S P50 µs"];
+    let mut limits: Vec<String> = Vec::new();
+    for figure in figures {
+        let line = format!("limit of {}: {}", figure.workload.as_str(), figure.workload.limit());
+        if !limits.contains(&line) {
+            limits.push(line);
+        }
+    }
+    let machine = format!(
+        "{} cores, {}, Linux {}, load {} before; one fdatasync of a record {} µs",
+        machine.cores,
+        machine.processor,
+        machine.kernel,
+        machine.load,
+        microseconds(machine.disk_sync),
+    );
+    print(&columns(&headings, rows).below(&Page::lines(limits)).then(&Page::line(&machine)))
+}
+
+fn to_json(machine: &Machine, figures: &[Figure]) -> Value {
+    let seconds = |time: Duration| time.as_secs_f64();
+    let measured = |m: &Measured| {
+        json!({
+            "calls": m.calls, "per_second": m.per_second,
+            "p50_seconds": seconds(m.p50), "p99_seconds": seconds(m.p99), "longest_seconds": seconds(m.longest),
+        })
+    };
+    let figures: Vec<Value> = figures
+        .iter()
+        .map(|f| {
+            json!({
+                "what": f.workload.as_str(), "in_flight": f.in_flight, "ratio": f.ratio(),
+                "ours": measured(&f.ours), "limit": measured(&f.limit), "limit_is": f.workload.limit(),
+            })
+        })
+        .collect();
+    json!({
+        "machine": {
+            "cores": machine.cores, "processor": machine.processor, "kernel": machine.kernel,
+            "load": machine.load, "disk_sync_seconds": seconds(machine.disk_sync),
+        },
+        "release": !cfg!(debug_assertions),
+        "figures": figures,
+    })
+}

@@ -1,0 +1,165 @@
+//! The server that is the limit: it answers the messages of the daemon, and has no broker.
+
+use std::{path::Path, pin::Pin, sync::Arc};
+
+use futures_util::Stream;
+use prost::Message;
+use ring::{
+    rand::SystemRandom,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming, service::Routes};
+
+use crate::{
+    clock::Clock,
+    dev::{Role, TRUST_DOMAIN, deployment::TENANT},
+    identity::{FileSource, IdentityFiles},
+    link::{Acceptor, Classify, PeerClass, Protocol, ServeOptions, serve},
+    proto::v1::{
+        self,
+        member_service_server::{MemberService, MemberServiceServer},
+        verifier_service_server::{VerifierService, VerifierServiceServer},
+    },
+};
+
+/// The answers that the echo gives, as the daemon gave them, below the folder of the deployment.
+pub(super) const ANSWERS: [&str; 3] = ["echo.issue", "echo.renew", "echo.introspect"];
+
+/// Serves the answers in the folder of a deployment until `stop`.
+///
+/// # Errors
+///
+/// A file cannot be read, or the port cannot be listened on.
+pub async fn serve_echo(
+    folder: &Path,
+    port: u16,
+    clock: Arc<dyn Clock>,
+    stop: CancellationToken,
+) -> Result<(), String> {
+    let text = |e: &dyn std::fmt::Display| e.to_string();
+    let [issue, renew, introspect] = ANSWERS;
+    let read = |name: &str| std::fs::read(folder.join(name)).map_err(|e| format!("{name}: {e}"));
+    let echo = Echo {
+        issue: v1::IssueCredentialResponse::decode(read(issue)?.as_slice()).map_err(|e| text(&e))?,
+        renew: v1::RenewLeaseResponse::decode(read(renew)?.as_slice()).map_err(|e| text(&e))?,
+        introspect: v1::IntrospectResponse::decode(read(introspect)?.as_slice()).map_err(|e| text(&e))?,
+        signer: Signer::generate().ok_or("the system could not make an ES256 key")?,
+    };
+    let echo = Arc::new(echo);
+    let svid = |ending: &str| folder.join(format!("svid/{}.{ending}", Role::Daemon.as_str()));
+    let files = IdentityFiles {
+        svid: Some((svid("pem"), svid("key"))),
+        bundles: vec![(TRUST_DOMAIN.parse().map_err(|_| "no such domain")?, folder.join("ca/bundle.pem"))],
+    };
+    let source = Arc::new(FileSource::open(files, clock.clone()).map_err(|e| text(&e))?);
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.map_err(|e| text(&e))?;
+    let acceptor = Acceptor::new(source, clock, Protocol::Grpc);
+    let routes = Routes::new(MemberServiceServer::from_arc(echo.clone()))
+        .add_service(VerifierServiceServer::from_arc(echo));
+    let options = ServeOptions { classify: Classify::new(|_| PeerClass::Known), ..ServeOptions::default() };
+    serve(listener, acceptor, routes, options, stop).await;
+    Ok(())
+}
+
+struct Echo {
+    issue: v1::IssueCredentialResponse,
+    renew: v1::RenewLeaseResponse,
+    introspect: v1::IntrospectResponse,
+    signer: Signer,
+}
+
+/// Makes the one signature that no issue can do without.
+struct Signer {
+    pair: EcdsaKeyPair,
+    random: SystemRandom,
+}
+
+impl Signer {
+    fn generate() -> Option<Self> {
+        let random = SystemRandom::new();
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).ok()?;
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).ok()?;
+        Some(Signer { pair, random })
+    }
+
+    fn sign(&self, token: &str) -> Result<(), Status> {
+        let signature = self.pair.sign(&self.random, token.as_bytes());
+        std::hint::black_box(signature).map_err(|_| Status::internal("it could not be signed"))?;
+        Ok(())
+    }
+}
+
+fn not_echoed() -> Status {
+    Status::unimplemented(format!("the echo of {TENANT} answers issue, renew and introspect"))
+}
+
+#[tonic::async_trait]
+impl MemberService for Echo {
+    type KeepAliveStream = Pin<Box<dyn Stream<Item = Result<v1::KeepAliveResponse, Status>> + Send>>;
+
+    async fn issue_credential(
+        &self,
+        _: Request<v1::IssueCredentialRequest>,
+    ) -> Result<Response<v1::IssueCredentialResponse>, Status> {
+        self.signer.sign(&self.issue.token)?;
+        Ok(Response::new(self.issue.clone()))
+    }
+
+    async fn renew_lease(
+        &self,
+        _: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        self.signer.sign(&self.renew.token)?;
+        Ok(Response::new(self.renew.clone()))
+    }
+
+    async fn join_attempt(
+        &self,
+        _: Request<v1::JoinAttemptRequest>,
+    ) -> Result<Response<v1::JoinAttemptResponse>, Status> {
+        Err(not_echoed())
+    }
+
+    async fn keep_alive(
+        &self,
+        _: Request<Streaming<v1::KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        Err(not_echoed())
+    }
+
+    async fn release_lease(
+        &self,
+        _: Request<v1::ReleaseLeaseRequest>,
+    ) -> Result<Response<v1::ReleaseLeaseResponse>, Status> {
+        Err(not_echoed())
+    }
+}
+
+#[tonic::async_trait]
+impl VerifierService for Echo {
+    type WatchFencesStream = Pin<Box<dyn Stream<Item = Result<v1::WatchFencesResponse, Status>> + Send>>;
+
+    async fn introspect(
+        &self,
+        _: Request<v1::IntrospectRequest>,
+    ) -> Result<Response<v1::IntrospectResponse>, Status> {
+        Ok(Response::new(self.introspect.clone()))
+    }
+
+    async fn watch_fences(
+        &self,
+        _: Request<Streaming<v1::WatchFencesRequest>>,
+    ) -> Result<Response<Self::WatchFencesStream>, Status> {
+        Err(not_echoed())
+    }
+
+    async fn get_keys(
+        &self,
+        _: Request<v1::GetKeysRequest>,
+    ) -> Result<Response<v1::GetKeysResponse>, Status> {
+        Err(not_echoed())
+    }
+}

@@ -1,0 +1,243 @@
+//! The daemon and the limit, and the members that ask.
+
+use std::{process::Stdio, time::Duration};
+
+use prost::Message;
+use tokio::process::{Child, Command};
+use tonic::transport::Channel;
+
+use super::{
+    echo::ANSWERS,
+    figure::{Figure, Sample},
+    load::Load,
+    plan::{BenchPlan, Workload},
+    work::{OfflineCheck, Work},
+};
+use crate::{
+    dev::{
+        Role, Running,
+        demo::{DemoMember, Stage, describe},
+        deployment::TENANT,
+    },
+    identity::Leaf,
+    limits,
+    link::{Connector, Endpoint},
+    name::Object,
+    proto::v1::{
+        self, member_service_client::MemberServiceClient, verifier_service_client::VerifierServiceClient,
+    },
+    secret::SecretText,
+};
+
+/// Jobs whose members ask at once. One job has room for 100,000 leases, which one would fill in seconds.
+const JOBS: usize = 8;
+/// The longest that the echo may take to start.
+const ECHO_START: Duration = Duration::from_secs(15);
+
+/// Who answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Daemon,
+    Echo,
+}
+
+/// What is measured: a daemon with a ledger on disk, an echo, and a verifier on the daemon's feed.
+pub(super) struct Lab<'a> {
+    stage: &'a Stage,
+    daemon: Child,
+    echo: Child,
+    running: Running,
+    holder: Leaf,
+    members: Vec<DemoMember>,
+    /// A lease for each worker, which it renews, and its token. The leases belong to the members in turn.
+    leases: Vec<(String, SecretText)>,
+    /// Connections to the daemon and to the echo, of members and of the verifier.
+    connections: [Connections; 2],
+}
+
+struct Connections {
+    member: Vec<Channel>,
+    verifier: Vec<Channel>,
+}
+
+impl<'a> Lab<'a> {
+    /// Starts the processes and joins the members.
+    pub(super) async fn open(stage: &'a Stage, plan: &BenchPlan) -> Result<Self, String> {
+        allow_any_rate(stage).map_err(|e| format!("the configuration cannot be written: {e}"))?;
+        let daemon = stage.start_daemon().await?;
+        let running =
+            Running::start(&stage.deployment, stage.clock.clone()).await.map_err(|e| e.to_string())?;
+        running.verifier.ready().await;
+        let mut members = Vec::with_capacity(JOBS);
+        for n in 0..JOBS {
+            let job = stage.create_job(stage.spec(1)).await.map_err(|s| describe(&s))?;
+            let member = stage.join(&job.id, &format!("bench-{n}")).await.map_err(|s| describe(&s))?;
+            members.push(member);
+        }
+        let mut leases = Vec::new();
+        for n in 0..plan.workers() {
+            let Some(member) = members.get_mut(n % JOBS) else { break };
+            let (lease, token) = member.issue(None).await.map_err(|s| describe(&s))?;
+            leases.push((lease.id, token));
+        }
+        let holder = stage.trainer()?;
+        keep_answers(stage, &mut members, &leases, &holder).await?;
+        let (echo, echo_port) = start_echo(stage).await?;
+        let connect = |port: Option<u16>| -> Result<Connections, String> {
+            let channels = |role| -> Result<Vec<Channel>, String> {
+                let connector = connector(stage, role, port)?;
+                Ok((0..plan.connections).map(|_| connector.channel()).collect())
+            };
+            Ok(Connections { member: channels(Role::Trainer)?, verifier: channels(Role::Files)? })
+        };
+        let connections = [connect(None)?, connect(Some(echo_port))?];
+        Ok(Lab { stage, daemon, echo, running, holder, members, leases, connections })
+    }
+
+    /// Stops the processes.
+    pub(super) async fn close(mut self) -> Result<(), String> {
+        self.running.stop().await;
+        self.echo.kill().await.map_err(|e| e.to_string())?;
+        self.stage.stop_daemon(self.daemon).await
+    }
+
+    /// Measures one workload and its limit in turns.
+    pub(super) async fn measure(
+        &self,
+        plan: &BenchPlan,
+        workload: Workload,
+        in_flight: usize,
+    ) -> Result<Figure, String> {
+        let load = Load { in_flight, time: plan.part(), rate: plan.rate };
+        let object: Object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
+        let apply = async |server: Server, load: Load| {
+            load.apply(|worker| self.work(workload, server, worker, object.clone())).await
+        };
+        // Connections, caches and allocators are warm afterwards.
+        let warm_up = Load { time: load.time / 4, rate: None, ..load };
+        for server in [Server::Daemon, Server::Echo] {
+            apply(server, warm_up).await?;
+        }
+        let (mut ours, mut limit) = (Sample::new()?, Sample::new()?);
+        for _ in 0..plan.rounds {
+            for (server, all) in [(Server::Echo, &mut limit), (Server::Daemon, &mut ours)] {
+                let part = apply(server, load).await?;
+                all.add(&part)?;
+                all.time = all.time.saturating_add(part.time);
+            }
+        }
+        Ok(Figure { workload, in_flight, ours: ours.measured(), limit: limit.measured() })
+    }
+
+    fn work(&self, workload: Workload, server: Server, worker: usize, object: Object) -> Work {
+        let [daemon, echo] = &self.connections;
+        let connections = if server == Server::Daemon { daemon } else { echo };
+        let turn = |all: &[Channel]| all.get(worker % all.len().max(1)).cloned();
+        let member = self.members.get(worker % JOBS).map(|member| member.session.clone());
+        let (lease, token) = match self.leases.get(worker) {
+            Some((lease, token)) => (lease.clone(), token.clone()),
+            None => (String::new(), SecretText::new(String::new())),
+        };
+        let channels = (turn(&connections.member), turn(&connections.verifier));
+        match (workload, channels) {
+            (Workload::Issue, (Some(channel), _)) => {
+                Work::Issue { at: MemberServiceClient::new(channel), request: issue_request(member) }
+            }
+            (Workload::Renew, (Some(channel), _)) => Work::Renew {
+                at: MemberServiceClient::new(channel),
+                request: v1::RenewLeaseRequest { session: member, lease, ttl: None },
+            },
+            (Workload::Introspect, (_, Some(channel))) => Work::Introspect {
+                at: VerifierServiceClient::new(channel),
+                request: introspect_request(&token, &self.holder),
+            },
+            _ if server == Server::Echo => Work::Digest(token),
+            _ => Work::Check(Box::new(OfflineCheck {
+                verifier: self.running.verifier.clone(),
+                holder: self.holder.clone(),
+                token,
+                object,
+            })),
+        }
+    }
+}
+
+fn issue_request(session: Option<v1::Session>) -> v1::IssueCredentialRequest {
+    v1::IssueCredentialRequest { session, half: v1::Half::Reading as i32, ..Default::default() }
+}
+
+fn introspect_request(token: &SecretText, holder: &Leaf) -> v1::IntrospectRequest {
+    v1::IntrospectRequest {
+        token: token.expose().to_owned(),
+        presenter: holder.spiffe_id.to_string(),
+        presenter_sha256: holder.x5t_s256.to_vec(),
+    }
+}
+
+/// The daemon's rates protect the disk of a deployment. A bench wants to fill it.
+fn allow_any_rate(stage: &Stage) -> std::io::Result<()> {
+    let max = limits::ROOM_MAX;
+    let file = stage.deployment.path("leasehold.toml");
+    let rates = format!("[ledger]\nrate_per_identity = {max}\nrate_per_tenant = {max}\n");
+    std::fs::write(&file, std::fs::read_to_string(&file)?.replace("[ledger]\n", &rates))
+}
+
+/// Writes an answer of each kind into the folder, for the echo.
+async fn keep_answers(
+    stage: &Stage,
+    members: &mut [DemoMember],
+    leases: &[(String, SecretText)],
+    holder: &Leaf,
+) -> Result<(), String> {
+    let (Some(member), Some((lease, token))) = (members.first_mut(), leases.first()) else {
+        return Err("there is no member".to_owned());
+    };
+    let session = Some(member.session.clone());
+    let failed = |status: tonic::Status| describe(&status);
+    let issued = member.members.issue_credential(issue_request(session.clone())).await.map_err(failed)?;
+    let renew = v1::RenewLeaseRequest { session, lease: lease.clone(), ttl: None };
+    let renewed = member.members.renew_lease(renew).await.map_err(failed)?;
+    let mut verifier = stage.verifier_client()?;
+    let seen = verifier.introspect(introspect_request(token, holder)).await.map_err(failed)?;
+    let answers = [
+        issued.into_inner().encode_to_vec(),
+        renewed.into_inner().encode_to_vec(),
+        seen.into_inner().encode_to_vec(),
+    ];
+    for (name, bytes) in ANSWERS.iter().zip(answers) {
+        std::fs::write(stage.deployment.path(name), bytes).map_err(|e| format!("{name}: {e}"))?;
+    }
+    Ok(())
+}
+
+/// Starts the echo on a free port.
+async fn start_echo(stage: &Stage) -> Result<(Child, u16), String> {
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(|e| e.to_string())?;
+    let port = free.local_addr().map_err(|e| e.to_string())?.port();
+    drop(free);
+    let child = Command::new(&stage.program)
+        .args(["bench", "--echo-port", &port.to_string(), "--echo-folder"])
+        .arg(stage.deployment.root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| e.to_string())?;
+    let listening = async {
+        while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(ECHO_START, listening).await.map_err(|_| "the echo did not start")?;
+    Ok((child, port))
+}
+
+/// Connects to the daemon, or to the echo on a port.
+fn connector(stage: &Stage, role: Role, port: Option<u16>) -> Result<Connector, String> {
+    let deployment = &stage.deployment;
+    let port = port.unwrap_or(deployment.ports.grpc);
+    let daemon = deployment.id(Role::Daemon).map_err(|e| e.to_string())?;
+    let endpoint = Endpoint::new(&format!("localhost:{port}"), daemon).map_err(|e| e.to_string())?;
+    let identity = deployment.identity(role).map_err(|e| e.to_string())?;
+    Ok(Connector::new(identity, stage.clock.clone(), endpoint))
+}

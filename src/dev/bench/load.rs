@@ -1,0 +1,58 @@
+//! Many requests at once.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{task::JoinSet, time::Instant};
+
+use super::{figure::Sample, work::Work};
+
+/// How many requests are under way, for how long, and when each begins.
+#[derive(Clone, Copy)]
+pub(super) struct Load {
+    pub(super) in_flight: usize,
+    pub(super) time: Duration,
+    pub(super) rate: Option<u32>,
+}
+
+impl Load {
+    /// Repeats the work of each worker until the time is over. One failed request ends it.
+    pub(super) async fn apply(self, work: impl Fn(usize) -> Work) -> Result<Sample, String> {
+        let begin = Instant::now();
+        let turns = Arc::new(AtomicU32::new(0));
+        let mut workers = JoinSet::new();
+        for worker in 0..self.in_flight {
+            let (work, turns) = (work(worker), turns.clone());
+            workers.spawn(self.repeat(work, begin, turns));
+        }
+        let mut all = Sample::new()?;
+        while let Some(sample) = workers.join_next().await {
+            all.add(&sample.map_err(|e| e.to_string())??)?;
+        }
+        all.time = begin.elapsed();
+        Ok(all)
+    }
+
+    async fn repeat(self, mut work: Work, begin: Instant, turns: Arc<AtomicU32>) -> Result<Sample, String> {
+        let mut sample = Sample::new()?;
+        let end = begin + self.time;
+        loop {
+            let mut from = Instant::now();
+            if let Some(rate) = self.rate {
+                // A request that begins late because of slow ones before it has waited since its own time.
+                from = begin + Duration::from_secs(1) / rate.max(1) * turns.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep_until(from).await;
+            }
+            if from >= end {
+                return Ok(sample);
+            }
+            work.once().await?;
+            sample.record(from.elapsed());
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The machine that figures were measured on.
+
+use std::{fs, io::Write, path::Path, thread, time::Duration};
+
+use tokio::time::Instant;
+
+/// Bytes of one record of an issued credential.
+const RECORD_BYTES: usize = 1_490;
+/// Writes whose median is the time of one.
+const WRITES: usize = 100;
+
+/// What a reader of the figures must know of the machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Processors that this process may use.
+    pub cores: usize,
+    /// The model of the processor, or an empty text.
+    pub processor: String,
+    /// The version of the kernel, or an empty text.
+    pub kernel: String,
+    /// The load before the measurement: how many processes wanted a processor in the last minute, or an empty text.
+    pub load: String,
+    /// The median time to write a record of usual size to the disk of the ledger, with `fdatasync`.
+    pub disk_sync: Duration,
+}
+
+impl Machine {
+    /// Looks at this machine, and measures its disk in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// No file can be written in the folder.
+    pub fn look(folder: &Path) -> std::io::Result<Self> {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let processor = read("/proc/cpuinfo")
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("model name")?.split_once(':').map(|(_, model)| model.trim().to_owned())
+            })
+            .unwrap_or_default();
+        Ok(Machine {
+            cores: thread::available_parallelism().map_or(1, usize::from),
+            processor,
+            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
+            disk_sync: sync_time(folder)?,
+        })
+    }
+}
+
+fn sync_time(folder: &Path) -> std::io::Result<Duration> {
+    let mut file = tempfile::tempfile_in(folder)?;
+    let mut times = Vec::with_capacity(WRITES);
+    for _ in 0..WRITES {
+        let begin = Instant::now();
+        file.write_all(&[b'x'; RECORD_BYTES])?;
+        file.sync_data()?;
+        times.push(begin.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times.get(WRITES / 2).copied().unwrap_or_default())
+}

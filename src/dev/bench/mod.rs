@@ -1,0 +1,52 @@
+//! What a daemon does in a second, beside what this machine could do at best with the same messages.
+//!
+//! The daemon is a process of its own, with a real ledger on disk. Beside each figure stands its limit, which is measured in the same
+//! run, in turns: a server without a broker that answers the same messages over the same accept loop. Client and servers share the
+//! cores of this machine, so the ratio says more than the rate.
+//!
+//! | File | Noun |
+//! |---|---|
+//! | `plan` | [`BenchPlan`]: what is measured, for how long |
+//! | `lab` | `Lab`: the daemon and the limit, each a process, and the members that ask |
+//! | `echo` | [`serve_echo`]: the server that is the limit |
+//! | `work` | `Work`: one request, repeated |
+//! | `load` | `Load`: many of them at once, and how long each took |
+//! | `figure` | [`Figure`]: a measurement beside its limit |
+//! | `machine` | [`Machine`]: where it was measured |
+
+mod echo;
+mod figure;
+mod lab;
+mod load;
+mod machine;
+mod plan;
+mod work;
+
+pub use echo::serve_echo;
+pub use figure::{Figure, Measured};
+pub use machine::Machine;
+pub use plan::{BenchPlan, Workload};
+
+use lab::Lab;
+
+use super::demo::Stage;
+
+/// Measures all that the plan names, and calls `report` with each figure.
+///
+/// # Errors
+///
+/// A process did not start, or a request failed. The text says which.
+pub async fn run(
+    plan: &BenchPlan,
+    stage: &Stage,
+    report: &mut (dyn FnMut(&Figure) + Send),
+) -> Result<(), String> {
+    let lab = Lab::open(stage, plan).await?;
+    for workload in &plan.workloads {
+        for in_flight in plan.in_flight_of(*workload) {
+            let figure = lab.measure(plan, *workload, in_flight).await?;
+            report(&figure);
+        }
+    }
+    lab.close().await
+}

@@ -1,0 +1,79 @@
+//! One request, repeated.
+
+use tonic::{Status, transport::Channel};
+
+use crate::{
+    dev::demo::describe,
+    identity::Leaf,
+    name::{Action, Object},
+    proto::v1::{
+        self, member_service_client::MemberServiceClient, verifier_service_client::VerifierServiceClient,
+    },
+    secret::{SecretText, sha256},
+    token::Presenter,
+    verify::Verifier,
+};
+
+/// A request with the connection that it takes.
+pub(super) enum Work {
+    Issue {
+        at: MemberServiceClient<Channel>,
+        request: v1::IssueCredentialRequest,
+    },
+    Renew {
+        at: MemberServiceClient<Channel>,
+        request: v1::RenewLeaseRequest,
+    },
+    Introspect {
+        at: VerifierServiceClient<Channel>,
+        request: v1::IntrospectRequest,
+    },
+    Check(Box<OfflineCheck>),
+    /// The limit of a check.
+    Digest(SecretText),
+}
+
+/// A token that a resource server checks without a call.
+pub(super) struct OfflineCheck {
+    pub(super) verifier: Verifier,
+    pub(super) holder: Leaf,
+    pub(super) token: SecretText,
+    pub(super) object: Object,
+}
+
+impl Work {
+    /// Makes the request once and waits for its answer.
+    pub(super) async fn once(&mut self) -> Result<(), String> {
+        let failed = |status: Status| describe(&status);
+        match self {
+            Work::Issue { at, request } => {
+                at.issue_credential(request.clone()).await.map(drop).map_err(failed)
+            }
+            Work::Renew { at, request } => at.renew_lease(request.clone()).await.map(drop).map_err(failed),
+            Work::Introspect { at, request } => {
+                let answer = at.introspect(request.clone()).await.map_err(failed)?.into_inner();
+                if answer.active { Ok(()) } else { Err(format!("the token is not good: {}", answer.reason)) }
+            }
+            Work::Check(check) => check.once().await,
+            Work::Digest(token) => {
+                std::hint::black_box(sha256(token.expose().as_bytes()));
+                // As a check does, and never longer than one thousand requests of it.
+                tokio::task::consume_budget().await;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl OfflineCheck {
+    async fn once(&self) -> Result<(), String> {
+        let presenter = Presenter::Svid { id: &self.holder.spiffe_id, x5t_s256: Some(&self.holder.x5t_s256) };
+        let access = self
+            .verifier
+            .check(self.token.expose(), presenter, &self.object, Action::ReadDataset)
+            .await
+            .map_err(|refusal| refusal.to_string())?;
+        tokio::task::consume_budget().await;
+        access.check().map_err(|refusal| refusal.to_string())
+    }
+}
