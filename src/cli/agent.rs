@@ -27,8 +27,7 @@ use crate::{
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     after_help = "\
-For use in a pod, see docs/agent.md. The agent exits with 0 at its normal end, and with 4 if
-access is revoked.
+In a pod: docs/agent.md. It exits with 0 at its normal end, and with 4 if access is revoked.
 
 Examples:
   leasehold agent --spec notebook.toml --on-revoke ignore

@@ -34,8 +34,9 @@ impl S3Client {
         let file = fs::read_to_string(var("AWS_SHARED_CREDENTIALS_FILE")?)?;
         let field = |name: &str| {
             let lines = file.lines().filter_map(|line| line.split_once('='));
-            let found = lines.filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned());
-            found.last().ok_or_else(|| io::Error::other(format!("the key file has no {name}")))
+            let mut found =
+                lines.filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned());
+            found.next_back().ok_or_else(|| io::Error::other(format!("the key file has no {name}")))
         };
         Ok(S3Client {
             address,

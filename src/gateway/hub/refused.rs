@@ -1,6 +1,6 @@
 //! Refusals that the Hub's clients show.
 //!
-//! The clients drop most texts. These headers were tried with six calls of huggingface_hub 2.4: each shows the reason. A code
+//! The clients drop most texts. These headers were tried with six calls of `huggingface_hub` 2.4: each shows the reason. A code
 //! `GatedRepo` ends a call, but on the bytes themselves it hides the text, so it is left out there.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
