@@ -679,10 +679,13 @@ pub const ID_TOKEN_BYTES_MAX: usize = 32 << 10;
 pub const KEY_REQUEST_BYTES_MAX: usize = 4 << 10;
 /// How old an ID token may be when it is used: a person has typed the code by then, and a thief has little time.
 pub const ID_TOKEN_AGE_MAX: Duration = Duration::from_secs(10 * 60);
-/// How far ahead of ours the clock of the identity provider may be.
-pub const ID_TOKEN_EARLY_MAX: Duration = Duration::from_secs(60);
+/// How far ahead of ours the clock of the identity provider may be. A login waits until our clock has the token's time, and
+/// clients wait 30 s for a login.
+pub const ID_TOKEN_EARLY_MAX: Duration = Duration::from_secs(20);
 /// ID tokens that are remembered, so that none is used twice: more than people send in [`ID_TOKEN_AGE_MAX`].
 pub const ID_TOKENS_REMEMBERED_MAX: usize = 16_384;
+/// ID tokens of one person that are remembered: logins of one person in [`ID_TOKEN_AGE_MAX`].
+pub const ID_TOKENS_PER_PERSON_MAX: usize = 32;
 /// Bytes of an answer of the identity provider. Key sets and discovery documents have a few KiB.
 pub const PROVIDER_ANSWER_BYTES_MAX: usize = 256 << 10;
 /// How long the keys of the identity provider are used before they are fetched again.
@@ -722,6 +725,8 @@ pub const NOTICE_BYTES_MAX: usize = 16 << 10;
 pub const NOTICES_MAX: usize = 1_000;
 /// Bytes of the notices that wait for one receiver.
 pub const NOTICES_BYTES_MAX: usize = 2 << 20;
+/// The part of a receiver's queue that notices of refused requests may fill, one in so many: any caller can cause them.
+pub const NOTICES_REFUSED_PART: usize = 4;
 /// The first wait after a delivery that failed.
 pub const NOTICE_RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait between two attempts, also if the receiver asks for a longer one.

@@ -17,6 +17,7 @@ use crate::{
     job::{Job, Member, MemberState},
     limits,
     name::{Digest, FenceName, PrincipalKind, SpiffeId, TenantName},
+    people::PERSON_SEGMENT,
     policy::{Call, Relation, Rpc},
     reason::{Reason, Refusal},
     state::{Lock, Login},
@@ -83,16 +84,25 @@ impl AccessControl {
                 .with("you", peer.spiffe_id().to_string())
                 .fix("have a [[principal]] whose match covers this ID added to your tenant's catalog file")
         })?;
-        Ok(Caller { peer: peer.clone(), principal, rules, login: self.login(peer)? })
+        let login = self.login(peer)?;
+        if let Some(login) = &login
+            && principal.human(id).as_ref() != Some(&login.human)
+        {
+            let text = "the catalog's entry for you does not name you as the person who logged in";
+            return Err(names_no_person(Reason::PrincipalUnknown, text, id, &principal));
+        }
+        Ok(Caller { peer: peer.clone(), principal, rules, login })
     }
 
     /// Returns the login of a person, whose SVID is good only with it. `None` for peers of all other trust domains.
     fn login(&self, peer: &Peer) -> Result<Option<Arc<Login>>, Refusal> {
         let people = self.context.settings.people.as_ref();
-        if people.is_none_or(|people| people.domain != peer.spiffe_id().trust_domain()) {
+        let Some(people) = people.filter(|people| people.domain == peer.spiffe_id().trust_domain()) else {
             return Ok(None);
-        }
+        };
         let login = self.context.state.login(&Digest(*peer.x5t_s256()));
+        // A provider that this daemon no longer trusts vouches for no one.
+        let login = login.filter(|login| login.issuer == people.provider.options().issuer);
         login.map(Some).ok_or_else(|| {
             Refusal::new(
                 Reason::LoginRequired,
@@ -232,6 +242,20 @@ impl AccessControl {
     pub(super) fn wall_text(&self, at: LeaseTime) -> String {
         self.context.clock.now().wall_at(at).to_string()
     }
+}
+
+/// The refusal of a person whose entry does not say who they are. Approvals, separation of duties and locks of people go by
+/// the person in the catalog.
+pub(super) fn names_no_person(
+    reason: Reason,
+    text: &'static str,
+    id: &SpiffeId,
+    entry: &Principal,
+) -> Refusal {
+    Refusal::new(reason, text)
+        .with("you", id.to_string())
+        .with("entry", entry.pattern.to_string())
+        .fix(format!("have human = \"segment:{PERSON_SEGMENT}\" written into this entry of the catalog"))
 }
 
 /// Whether a caller that a lock shuts out may still make a call: to ask who it is, to log out, and to give back its own

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use super::{
-    access::AccessControl,
+    access::{AccessControl, names_no_person},
     caller::Caller,
     context::BrokerContext,
     endings::{Endings, RecordedEnding},
@@ -88,16 +88,21 @@ impl LoginUseCases {
         })?;
         let _turn = self.under_way.try_acquire().map_err(|_| LoginFault::Busy.refusal())?;
         let key = KeyRequest::from_pem(&order.key_request).map_err(|fault| fault.refusal())?;
-        let now = self.context.clock.now();
-        let claims = people.check(&order.id_token, &key, now).await.map_err(|fault| self.refuse(&fault))?;
+        let clock = &*self.context.clock;
+        let claims = people.check(&order.id_token, &key, clock).await.map_err(|fault| self.refuse(&fault))?;
+        let now = clock.now();
         let group = people.rules.choose(&claims, order.group.as_deref()).map_err(|fault| fault.refusal())?;
         let human = people::human_of_subject(&claims.sub).map_err(|fault| fault.refusal())?;
         let id =
             people::person_id(&people.domain, &human, group.as_ref()).map_err(|fault| fault.refusal())?;
         let principal = self.entry_of(&id, &people.rules.groups_of(&claims))?;
+        if principal.human(&id).as_ref() != Some(&human) {
+            let text = "the catalog's entry for you does not name you";
+            return Err(names_no_person(Reason::LoginRefused, text, &id, &principal));
+        }
         self.check_unlocked(&id, FenceName::human(human.clone()))?;
         self.context.refuse_if_held()?;
-        people.spent.spend(&order.id_token, now.wall).map_err(|fault| fault.refusal())?;
+        people.spent.spend(&order.id_token, &human, now.wall).map_err(|fault| fault.refusal())?;
         let until = now.wall.plus(people.rules.life).min(people.authority.not_after());
         let svid = people.authority.issue(&key, &id, now.wall, until).map_err(|error| {
             tracing::error!(%error, "the SVID of a person could not be signed");

@@ -65,6 +65,11 @@ impl Principal {
         id.segments().nth(self.human_segment?.checked_sub(1)?)?.parse().ok()
     }
 
+    /// Whether this path segment, from 1, names the person behind an identity of this entry.
+    pub fn names_person_in(&self, segment: usize) -> bool {
+        self.human_segment == Some(segment)
+    }
+
     /// Returns the text that names the person in all identities of this entry: `*` if they can be different people. `None`
     /// if its identities are not people.
     pub fn human_text(&self) -> Option<&str> {

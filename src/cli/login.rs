@@ -19,7 +19,8 @@ use crate::{
     limits::LOGIN_WAIT,
     name::{GroupName, PrincipalKind},
     people::{
-        BrowserFlow, DeviceFlow, FlowFault, KeyRequest, LoginAnswer, LoginBody, LoginTerms, ProviderHttp,
+        BrowserFlow, DeviceFlow, FlowFault, HttpFault, KeyRequest, LoginAnswer, LoginBody, LoginTerms,
+        ProviderHttp,
     },
     plain,
     proto::v1,
@@ -73,7 +74,7 @@ impl LoginArgs {
                 .fix("log in without --device, or have an operator set people.device_flow = true")
                 .into());
         }
-        let http = self.http()?;
+        let http = self.http(&terms)?;
         let key = KeyPair::generate().map_err(|e| made_no_key(&e))?;
         let key_pem = Zeroizing::new(key.serialize_pem());
         let request = CertificateParams::default().serialize_request(&key).and_then(|request| request.pem());
@@ -97,12 +98,20 @@ impl LoginArgs {
             )
         })?;
         let files = folder.files(&name, role);
+        if folder.roles(&name, &context).contains(&role)
+            && let Err(failure) = end(session, role).await
+        {
+            let why = plain::line(&failure.text).into_owned();
+            note(&format!(
+                "Your earlier login as {role} could not be ended, so it lasts until its time: {why}"
+            ));
+        }
         folder.write(&files, &answer.svid, &key_pem)?;
         keep(session, &name, self.at, role, files.into())?;
         show(session, &name, role, &answer)
     }
 
-    fn http(&self) -> Result<ProviderHttp, Failure> {
+    fn http(&self, terms: &LoginTerms) -> Result<ProviderHttp, Failure> {
         let unusable = |file: &PathBuf, why: String| {
             Failure::usage(format!("`{}` cannot be used: {why}", plain::path(file)))
                 .fix("name a file with CA certificates in PEM")
@@ -111,9 +120,13 @@ impl LoginArgs {
             Some(file) => Some(std::fs::read(file).map_err(|e| unusable(file, e.to_string()))?),
             None => None,
         };
-        ProviderHttp::new(ca.as_deref()).map_err(|why| match &self.issuer_ca {
-            Some(file) => unusable(file, why.to_string()),
-            None => Failure::new(
+        ProviderHttp::new(&terms.issuer, ca.as_deref()).map_err(|why| match (&why, &self.issuer_ca) {
+            (HttpFault::PlainIssuer, _) => Refusal::new(Reason::LoginRefused, why.to_string())
+                .with("identity provider", plain::value(&terms.issuer))
+                .fix("have an operator write an https issuer into [people] of the daemon's configuration")
+                .into(),
+            (_, Some(file)) => unusable(file, why.to_string()),
+            (_, None) => Failure::new(
                 Exit::Failure,
                 format!("the CA certificates of this machine cannot be used: {why}"),
             )

@@ -390,6 +390,7 @@ fn each_mistake_about_people_is_reported() {
     let client = "client_id = \"leasehold\"";
     for (from, to, said) in [
         ("https://id.example/", "http://id.example", "is plain HTTP"),
+        ("https://id.example/", "http://localhost:1", "is plain HTTP"),
         ("https://id.example/", "ftp://id.example", "is not a URL"),
         ("https://id.example/", "https://id.example/?a=b", "has more than an issuer may"),
         ("login.example", "td.example", "people need a trust domain that nothing else uses"),

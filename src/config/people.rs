@@ -9,7 +9,7 @@ use crate::{
         PEOPLE_GROUPS_MAX,
     },
     name::{GroupName, TrustDomain},
-    people::{LoginRules, ProviderOptions},
+    people::{LoginRules, ProviderOptions, is_plain_on_loopback},
     plain,
     written::{Notes, Section, Value, path, span, span_text},
 };
@@ -96,18 +96,17 @@ pub(super) fn check(config: &Config, line: usize, notes: &mut Notes) {
     }
 }
 
-/// Reads the issuer of an identity provider: `https`, or `http` on a loopback host for trials.
+/// Reads the issuer of an identity provider: `https`, or `http` at a loopback address for trials.
 fn provider_url(text: &str) -> Result<String, String> {
     let wrong = |why: &str| format!("`{}` {why}", plain::value(text));
     let uri: http::Uri = text.parse().map_err(|_| wrong("is not a URL: write https://HOST"))?;
-    let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
-    let is_loopback =
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
     match uri.scheme_str() {
         Some("https") => {}
-        Some("http") if is_loopback => {}
+        Some("http") if is_plain_on_loopback(text) => {}
         Some("http") => {
-            return Err(wrong("is plain HTTP, which is only for trials on this machine: write https://"));
+            return Err(wrong(
+                "is plain HTTP, which is only for trials at a loopback address such as 127.0.0.1: write https://",
+            ));
         }
         _ => return Err(wrong("is not a URL: write https://HOST")),
     }

@@ -15,7 +15,9 @@ use crate::{
     ledger::Dir,
     limits,
     name::{SpiffeId, TrustDomain},
-    people::{AuthorityFault, IdentityProvider, People, PeopleAuthority, ProviderHttp, SpentTokens},
+    people::{
+        AuthorityFault, IdentityProvider, People, PeopleAuthority, ProviderHttp, SpentTokens, has_https,
+    },
 };
 
 /// The findings at one key of the configuration.
@@ -237,7 +239,7 @@ impl Inspection {
 
     fn look_at_people(&mut self, config: &Config, now: Wall) {
         let Some(people) = &config.people else { return };
-        let is_plain = people.provider.issuer.starts_with("http://");
+        let is_plain = !has_https(&people.provider.issuer);
         if is_plain {
             let key = "people.issuer";
             self.look_mut(key).warnings.push(format!(
@@ -257,7 +259,10 @@ impl Inspection {
                 Err(AuthorityFault::Key(why)) => return self.look_mut("people.ca_key").faults.push(why),
             };
         let ca = people.provider_ca.as_ref().map(std::fs::read).transpose();
-        let http = match ca.map_err(|e| e.to_string()).map(|ca| ProviderHttp::new(ca.as_deref())) {
+        let http = match ca
+            .map_err(|e| e.to_string())
+            .map(|ca| ProviderHttp::new(&people.provider.issuer, ca.as_deref()))
+        {
             Ok(Ok(http)) => http,
             Ok(Err(why)) => return self.look_mut("people.issuer_ca").faults.push(why.to_string()),
             Err(why) => return self.look_mut("people.issuer_ca").faults.push(why),
@@ -311,6 +316,8 @@ impl Inspection {
             }
             self.look_mut("policy.catalog").warnings.extend(catalog.warnings().to_vec());
             self.look_mut("policy.catalog").warnings.extend(strangers(config, rules));
+            let domain = config.people.as_ref().map(|people| &people.trust_domain);
+            self.look_mut("policy.catalog").warnings.extend(rules::nameless_people(catalog, domain));
             if let Some(gateway) = &config.gateway {
                 let look = self.look_mut("gateway.audience");
                 look.means = gateway.audience.to_string();

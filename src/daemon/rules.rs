@@ -5,8 +5,10 @@ use std::sync::Arc;
 use crate::{
     api::Reloader,
     broker::{KeptRules, Rules},
-    catalog::Catalog,
+    catalog::{Catalog, Principal},
     config::{Config, PolicyConfig, PolicyFrom},
+    name::TrustDomain,
+    people::PERSON_SEGMENT,
     policy::{Engine, PolicySource},
     reason::{Reason, Refusal},
 };
@@ -63,7 +65,29 @@ pub(super) fn read_all(policy: &PolicyConfig, kept: &KeptRules, before: Option<&
 /// Returns the function that reads both again for this configuration.
 pub(super) fn reloader(config: &Config) -> Reloader {
     let (policy, kept) = (config.policy.clone(), KeptRules::at(&config.server.state));
-    Arc::new(move |before| read(&policy, &kept, Some(before)))
+    let people = config.people.as_ref().map(|people| people.trust_domain.clone());
+    Arc::new(move |before| {
+        let rules = read(&policy, &kept, Some(before))?;
+        for warning in nameless_people(rules.catalog(), people.as_ref()) {
+            tracing::warn!(%warning, "catalog and policy");
+        }
+        Ok(rules)
+    })
+}
+
+/// Returns a line for each entry of people who log in that does not name the person. No one has access by it.
+pub(super) fn nameless_people(catalog: &Catalog, people: Option<&TrustDomain>) -> Vec<String> {
+    let entries = catalog.principals().filter(|entry| {
+        people.is_some_and(|domain| entry.pattern.trust_domain() == domain)
+            && !entry.names_person_in(PERSON_SEGMENT)
+    });
+    let line = |entry: &Arc<Principal>| {
+        format!(
+            "{}: `{}` gives no one access, because it does not name the person: write human = \"segment:{PERSON_SEGMENT}\"",
+            entry.declared_at, entry.pattern
+        )
+    };
+    entries.map(line).collect()
 }
 
 /// Returns the source of the policy: the files, or what was applied last. Until something is applied, the files are in

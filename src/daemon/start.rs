@@ -99,7 +99,6 @@ impl Daemon {
         not_before: impl FnOnce(Wall) + Send,
     ) -> Result<Self, StartError> {
         let StartParts { rules, tls, people } = inspect_config(config, &clock).await?;
-        let people = people.map(Arc::new);
         let identity = identity::open(&config.identity, config.people.as_ref(), clock.clone())?;
         // Listening comes before the ledger is touched: a second daemon fails here, or at the ledger's lock, and harms nothing.
         let listeners = Listeners::bind(config, tls).await?;
@@ -122,6 +121,7 @@ impl Daemon {
         if let Some(latest) = opened.latest {
             not_before(latest);
         }
+        let people = people.map(|people| Arc::new(People { began: clock.now().wall, ..people }));
         let rebuilt = recorded.rebuilt(clock.now().lease);
         let (ledger, epoch) = (opened.ledger, opened.epoch);
         if epoch > 1 {

@@ -56,6 +56,13 @@ pub enum LoginFault {
         /// The cause, for the log.
         why: String,
     },
+    /// The person logged in too often.
+    #[error(
+        "you logged in {} times within {} minutes, which is the most",
+        limits::ID_TOKENS_PER_PERSON_MAX,
+        limits::ID_TOKEN_AGE_MAX.as_secs() / 60
+    )]
+    TooOften,
     /// Too many logins at once.
     #[error("there are too many logins at once")]
     Busy,
@@ -77,6 +84,9 @@ impl LoginFault {
             )
             .fix("try again; if it lasts, an operator finds the cause in the daemon's log"),
             LoginFault::Busy => Refusal::new(Reason::Overloaded, self.to_string()).fix("try again in a few seconds"),
+            LoginFault::TooOften => {
+                Refusal::new(Reason::Overloaded, self.to_string()).fix("try again in some minutes")
+            }
             LoginFault::DeviceFlowOff => Refusal::new(Reason::LoginRefused, self.to_string())
                 .fix("log in without --device, or have an operator set people.device_flow = true"),
             LoginFault::MethodMissing { method } => Refusal::new(Reason::LoginRefused, self.to_string())

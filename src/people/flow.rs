@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     exchange::LoginTerms,
-    provider_http::{ProviderHttp, causes},
+    provider_http::{ProviderHttp, causes, has_https},
 };
 
 /// What the discovery document says of the device flow.
@@ -76,8 +76,7 @@ pub(super) async fn endpoints(http: &ProviderHttp, terms: &LoginTerms) -> Result
         found.token_endpoint().map(TokenUrl::url),
         device.map(DeviceAuthorizationUrl::url),
     ];
-    let is_weak =
-        |url: &openidconnect::url::Url| terms.issuer.starts_with("https://") && url.scheme() != "https";
+    let is_weak = |url: &openidconnect::url::Url| has_https(&terms.issuer) && url.scheme() != "https";
     if urls.into_iter().flatten().any(is_weak) {
         return Err(FlowFault::Provider("an endpoint of it has no https".to_owned()));
     }

@@ -45,9 +45,9 @@ pub use fault::LoginFault;
 #[cfg(feature = "cli")]
 pub use flow::FlowFault;
 pub use key_request::KeyRequest;
-pub use person::{human_of_subject, person_id};
+pub use person::{PERSON_SEGMENT, human_of_subject, person_id};
 pub use provider::{IdentityProvider, PersonClaims, ProviderOptions};
-pub use provider_http::ProviderHttp;
+pub use provider_http::{HttpFault, ProviderHttp, has_https, is_plain_on_loopback};
 pub use rules::LoginRules;
 pub use service::People;
 pub use spent_tokens::SpentTokens;

@@ -52,6 +52,9 @@ pub fn human_of_subject(sub: &str) -> Result<HumanName, LoginFault> {
     name.parse().map_err(|_| LoginFault::Subject)
 }
 
+/// The path segment, from 1, that names the person in a SPIFFE ID of [`person_id`].
+pub const PERSON_SEGMENT: usize = 2;
+
 /// Returns the SPIFFE ID of a person, as a member of a group or of none: `spiffe://DOMAIN/human/NAME/GROUP`.
 ///
 /// # Errors

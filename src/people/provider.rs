@@ -195,7 +195,8 @@ impl IdentityProvider {
         {
             return Ok(keys.clone());
         }
-        if held.keys.is_none() && within(held.tried, Duration::from_secs(1)) {
+        // Keys that are too old do not count, so a provider that is down is not asked for each token.
+        if within(held.tried, Duration::from_secs(1)) {
             return Err(LoginFault::Provider { why: "it gave none a moment ago".to_owned() });
         }
         held.tried = Some(now);

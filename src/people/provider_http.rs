@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin};
 
-use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse};
+use openidconnect::{AsyncHttpClient, HttpRequest, HttpResponse, url::Url};
 
 use crate::limits::{CALL, PROVIDER_ANSWER_BYTES_MAX};
 
@@ -16,21 +16,29 @@ pub enum HttpFault {
     /// The connection, TLS or the answer failed.
     #[error("{0}")]
     Failed(String),
+    /// The issuer has no `https` and is not an address of this machine.
+    #[error("an identity provider that is not at a loopback address needs https")]
+    PlainIssuer,
     /// The answer is larger than [`PROVIDER_ANSWER_BYTES_MAX`].
     #[error("its answer is larger than {PROVIDER_ANSWER_BYTES_MAX} bytes")]
     TooLarge,
 }
 
 impl ProviderHttp {
-    /// Makes a client. `ca` holds the only roots that vouch for the provider, as PEM. `None`: the roots of this machine.
+    /// Makes a client for the provider with this issuer. If the issuer has `https`, nothing is asked without it: no key, no
+    /// endpoint. `ca` holds the only roots that vouch for the provider, as PEM. `None`: the roots of this machine.
     ///
     /// # Errors
     ///
-    /// The roots cannot be used.
-    pub fn new(ca: Option<&[u8]>) -> Result<Self, HttpFault> {
+    /// The roots cannot be used, or the issuer may not be asked without `https`.
+    pub fn new(issuer: &str, ca: Option<&[u8]>) -> Result<Self, HttpFault> {
+        if !has_https(issuer) && !is_plain_on_loopback(issuer) {
+            return Err(HttpFault::PlainIssuer);
+        }
         // The client takes the provider of the process. A second call changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
+            .https_only(has_https(issuer))
             .redirect(reqwest::redirect::Policy::none())
             .timeout(CALL)
             .user_agent(concat!("leasehold/", env!("CARGO_PKG_VERSION")));
@@ -73,6 +81,19 @@ impl<'c> AsyncHttpClient<'c> for ProviderHttp {
     }
 }
 
+/// Whether the issuer of a provider has `https`.
+pub fn has_https(issuer: &str) -> bool {
+    Url::parse(issuer).is_ok_and(|url| url.scheme() == "https")
+}
+
+/// Whether the issuer of a provider is a plain HTTP server at a loopback address. A name such as localhost could be resolved
+/// elsewhere, so only addresses count.
+pub fn is_plain_on_loopback(issuer: &str) -> bool {
+    let Ok(url) = Url::parse(issuer) else { return false };
+    let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+    url.scheme() == "http" && host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 /// Returns an error with its causes on one line. The outer texts of HTTP clients rarely say what happened.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -85,4 +106,44 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Only loopback addresses are asked without https.
+    #[test]
+    fn an_issuer_without_https_is_a_loopback_address() {
+        for issuer in
+            ["https://id.example", "HTTPS://id.example/x", "http://127.0.0.1:5556/dex", "HTTP://[::1]:1"]
+        {
+            assert!(ProviderHttp::new(issuer, None).is_ok(), "{issuer}");
+        }
+        for issuer in [
+            "http://id.example",
+            "HTTP://id.example",
+            "http://localhost:1",
+            "ftp://127.0.0.1",
+            "http://127.0.0.1.example",
+            "",
+        ] {
+            assert!(matches!(ProviderHttp::new(issuer, None), Err(HttpFault::PlainIssuer)), "{issuer}");
+        }
+    }
+
+    // A provider with https cannot send its keys over plain HTTP, whatever its discovery document names.
+    #[tokio::test]
+    async fn a_provider_with_https_is_asked_nothing_without_it() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/keys", server.local_addr().unwrap());
+        let request = || http::Request::get(&url).body(Vec::new()).unwrap();
+        let answer = ProviderHttp::new("HTTPS://id.example", None).unwrap().call(request()).await;
+        assert!(matches!(answer, Err(HttpFault::Failed(_))));
+        let plain = ProviderHttp::new("http://127.0.0.1:1", None).unwrap();
+        tokio::select! {
+            _ = plain.call(request()) => unreachable!("no one answers"),
+            connected = server.accept() => assert!(connected.is_ok(), "the first connection is that of the trial"),
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::{
     spent_tokens::SpentTokens,
 };
 use crate::{
-    clock::{Now, Wall},
+    clock::{Clock, Wall},
     name::TrustDomain,
     secret::SecretText,
 };
@@ -27,12 +27,13 @@ pub struct People {
     pub rules: LoginRules,
     /// Which ID tokens were used.
     pub spent: SpentTokens,
-    /// When this run of the daemon began. It does not know which older ID tokens were used.
+    /// When this run of the daemon opened its ledger. It does not know which older ID tokens were used.
     pub began: Wall,
 }
 
 impl People {
-    /// Checks an ID token for a key, and how the person logged in. Does not spend the token.
+    /// Checks an ID token for a key, and how the person logged in. Does not spend the token. If the clock of the provider is
+    /// ahead, waits until ours has the time of the token. So each token that was used is older than the next run of the daemon.
     ///
     /// # Errors
     ///
@@ -41,13 +42,20 @@ impl People {
         &self,
         token: &SecretText,
         key: &KeyRequest,
-        now: Now,
+        clock: &dyn Clock,
     ) -> Result<PersonClaims, LoginFault> {
-        let claims = self.provider.check(token, &key.nonce(), now).await?;
+        let claims = self.provider.check(token, &key.nonce(), clock.now()).await?;
         if claims.issued.seconds() < self.began.seconds() {
             return Err(LoginFault::TokenNotFresh);
         }
         self.rules.check(&claims)?;
+        let ahead = claims.issued.since(clock.now().wall);
+        if !ahead.is_zero() {
+            clock.sleep(ahead).await;
+        }
+        if claims.issued > clock.now().wall {
+            return Err(LoginFault::TokenNotFresh);
+        }
         Ok(claims)
     }
 }

@@ -55,7 +55,9 @@ impl Issuer {
             while let Ok((mut tcp, _)) = listener.accept().await {
                 let head = request(&mut tcp).await;
                 let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                let is_down = served.lock().unwrap().is_empty();
                 let (status, body) = match path.as_str() {
+                    _ if is_down => (503, Value::Null),
                     "/.well-known/openid-configuration" => (200, discovery(address)),
                     "/token" => redeem(&mut redeemed.lock().unwrap(), &head),
                     _ => (200, json!({ "keys": served.lock().unwrap().iter().map(jwk).collect::<Vec<_>>() })),
@@ -392,9 +394,13 @@ async fn an_id_token_is_used_once() {
     claims.as_object_mut().unwrap().remove("nonce");
     let token = issuer.sign("k1", &claims);
     logged_in(&world, &ada, &token, "").await;
-    for person in [&ada, &Person::new()] {
-        let (status, answer) = log_in(&world, person, &token, "").await;
+    // The last character of this signature has four bits that mean nothing: the provider's text is not the only one.
+    let (rest, last) = token.split_at(token.len() - 1);
+    let respelled = format!("{rest}{}", char::from(last.as_bytes()[0] + 1));
+    for (person, token) in [(&ada, &token), (&Person::new(), &token), (&ada, &respelled)] {
+        let (status, answer) = log_in(&world, person, token, "").await;
         assert_eq!((status, &answer["reason"]), (403, &json!("LOGIN_REFUSED")), "{answer}");
+        assert!(answer["text"].as_str().unwrap().contains("was used"), "{answer}");
     }
     // A daemon that started since does not know which tokens were used.
     world.time().advance(Duration::from_secs(2));
@@ -535,6 +541,98 @@ async fn an_svid_without_a_login_is_of_no_use() {
     let answer = json!({ "svid": cert, "spiffe_id": format!("spiffe://{DOMAIN}/human/ada/ops") });
     let client = client(&world, &thief, &answer).await;
     waits_for_me(&client).await.unwrap_err().is(tonic::Code::Unauthenticated, "LOGIN_REQUIRED");
+}
+
+// A person has no access through an entry that does not name the person, whether they log in or are logged in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_that_hides_the_person_gives_no_access() {
+    let issuer = Issuer::start().await;
+    let mut world = world(&issuer, "").await;
+    let ada = Person::new();
+    let token = issuer.sign("k1", &ada.claims(&world, &issuer, "ada", &["ops"]));
+    let answer = logged_in(&world, &ada, &token, "").await;
+    assert_eq!(waits_for_me(&client(&world, &ada, &answer).await).await, Ok(0));
+    let catalog = world.read("catalog.d/acme.toml");
+    let entry = format!("match = \"spiffe://{DOMAIN}/human/*/ops\"\nkind = \"operator\"\n");
+    let named = format!("{entry}human = \"segment:2\"\n");
+    assert!(catalog.contains(&named));
+    for wrong in ["", "human = \"segment:1\"\n", "human = \"segment:3\"\n"] {
+        world.write("catalog.d/acme.toml", &catalog.replace(&named, &format!("{entry}{wrong}")));
+        world.time().advance(Duration::from_secs(2));
+        world.restart().await;
+        let claims = ada.claims(&world, &issuer, "ada", &["ops"]);
+        let (status, refused) = log_in(&world, &ada, &issuer.sign("k1", &claims), "").await;
+        assert_eq!((status, &refused["reason"]), (403, &json!("LOGIN_REFUSED")), "{wrong}: {refused}");
+        assert!(refused.to_string().contains("segment:2"), "{wrong}: {refused}");
+        let client = client(&world, &ada, &answer).await;
+        waits_for_me(&client).await.unwrap_err().is(tonic::Code::PermissionDenied, "PRINCIPAL_UNKNOWN");
+    }
+}
+
+// A login counts only while its issuer is the one of the configuration.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_of_another_issuer_does_not_count() {
+    let (issuer, other) = (Issuer::start().await, Issuer::start().await);
+    let mut world = world(&issuer, "").await;
+    let ada = Person::new();
+    let token = issuer.sign("k1", &ada.claims(&world, &issuer, "ada", &["ops"]));
+    let answer = logged_in(&world, &ada, &token, "").await;
+    let text = world.read("leasehold.toml");
+    for (url, counts) in [(other.url(), false), (issuer.url(), true)] {
+        world.write("leasehold.toml", &text.replace(&issuer.url(), &url));
+        world.restart().await;
+        let seen = waits_for_me(&client(&world, &ada, &answer).await).await;
+        match counts {
+            true => assert_eq!(seen, Ok(0)),
+            false => seen.unwrap_err().is(tonic::Code::Unauthenticated, "LOGIN_REQUIRED"),
+        }
+    }
+}
+
+// A provider that is down is not asked for each token, also if its keys were known once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_is_down_is_asked_seldom() {
+    let issuer = Issuer::start().await;
+    let world = world(&issuer, "").await;
+    let ada = Person::new();
+    logged_in(&world, &ada, &issuer.sign("k1", &ada.claims(&world, &issuer, "ada", &["ops"])), "").await;
+    world.time().advance(Duration::from_secs(3_601));
+    let token = issuer.sign("k1", &ada.claims(&world, &issuer, "ada", &["ops"]));
+    issuer.keys.lock().unwrap().clear();
+    issuer.asked.lock().unwrap().clear();
+    for _ in 0..5 {
+        let (_, answer) = log_in(&world, &ada, &token, "").await;
+        assert_eq!(answer["reason"], "PROVIDER_UNAVAILABLE", "{answer}");
+    }
+    assert_eq!(issuer.asked.lock().unwrap().len(), 1);
+}
+
+// A token from a clock that is ahead is not used before its time, so no later run of the daemon takes it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_ahead_waits_for_its_time() {
+    let issuer = Issuer::start().await;
+    let mut world = world(&issuer, "").await;
+    let ada = Person::new();
+    let mut claims = ada.claims(&world, &issuer, "ada", &["ops"]);
+    let issued = world.clock.now().wall.seconds() + 10;
+    claims["iat"] = json!(issued);
+    let token = issuer.sign("k1", &claims);
+    let (status, answer) = {
+        let login = log_in(&world, &ada, &token, "");
+        tokio::pin!(login);
+        loop {
+            tokio::select! {
+                done = &mut login => break done,
+                () = tokio::time::sleep(Duration::from_millis(100)) => world.time().advance(Duration::from_secs(1)),
+            }
+        }
+    };
+    assert_eq!(status, 200, "{answer}");
+    assert!(world.clock.now().wall.seconds() >= issued, "it was used before its time");
+    world.time().advance(Duration::from_secs(1));
+    world.restart().await;
+    let (status, answer) = log_in(&world, &ada, &token, "").await;
+    assert_eq!((status, &answer["reason"]), (403, &json!("LOGIN_REFUSED")), "{answer}");
 }
 
 // Policy can ask for a second factor.

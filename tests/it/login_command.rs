@@ -174,6 +174,26 @@ async fn a_person_logs_in_by_a_browser_and_out_again() {
     assert!(!who.status.success() && said.contains("leasehold login --context site"), "{said}");
 }
 
+// A new login ends the one whose key it replaces.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_login_ends_the_one_that_it_replaces() {
+    let issuer = Issuer::start().await;
+    let world = prepared(&issuer).await;
+    for name in ["first", "second"] {
+        let waiting = Waiting::begin(&world, &issuer).await;
+        waiting.code(&issuer, &world, name, |_| {});
+        assert_eq!(waiting.call_back(&waiting.asked["state"], name).await, 200);
+        let (done, said) = waiting.end().await;
+        assert!(done, "{said}");
+    }
+    let records = world.records().await;
+    let logins = records.of("person.logged_in");
+    assert_eq!(logins.len(), 2);
+    assert_eq!(records.one("person.logged_out")["serial"], logins[0]["serial"]);
+    let who = run(&world, &["whoami"]).await;
+    assert!(who.status.success(), "{}", String::from_utf8_lossy(&who.stderr));
+}
+
 // A code that was used, and an ID token that is for another login, give no key and no certificate.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replayed_code_or_foreign_token_leaves_nothing() {
