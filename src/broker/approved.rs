@@ -178,8 +178,12 @@ pub(super) fn check_uninvolved(
                 return Some(format!("human:{human} launched the job, as {}", job.launcher));
             }
             let named = members.start.iter().chain(&members.join).filter_map(SpiffePattern::exact);
-            let member = named.into_iter().find(|other| is_same(other));
-            member.map(|other| format!("human:{human} has a part in the job, as {other}"))
+            if let Some(other) = named.into_iter().find(|other| is_same(other)) {
+                return Some(format!("human:{human} has a part in the job, as {other}"));
+            }
+            // A pattern of the job names no one. Those who came by it are members.
+            let came = job.attempts.iter().flat_map(|a| a.members.identities()).find(|other| is_same(other));
+            came.map(|other| format!("human:{human} has a part in the job, as {other}"))
         })
     });
     match part {

@@ -133,6 +133,29 @@ pub fn waits_at(job: &v1::Job) -> Vec<&str> {
     job.waiting_for.iter().map(|g| g.id.as_str()).collect()
 }
 
+// A person who came into a job by a pattern, as another identity, has a part in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_by_a_pattern_may_not_approve_as_another() {
+    let world = World::with(|setup| {
+        setup.catalog.get_mut("acme.toml").unwrap().push_str(
+            "\n[[principal]]\nmatch = \"spiffe://people.acme.example/n/*\"\nkind = \"workload\"\nroles = [\"trainer\"]\n\
+             human = \"segment:2\"\n",
+        );
+    })
+    .await;
+    let members = v1::Members { join: vec!["spiffe://people.acme.example/n/*".into()], ..Default::default() };
+    let job = created(&world, v1::JobSpec { members: Some(members), ..production() }).await;
+    approved_by(&world, &job, &[MILO, REVIEWER]).await;
+    let begun = world.client(LAUNCHER).await.begin(&job.id, "run-1").await.unwrap().into_inner();
+    let notebook = world.client("spiffe://people.acme.example/n/mona").await;
+    Worker::join(notebook, &job.id, 1, "rank-0", &begun.ticket).await.unwrap();
+    let text = involved(world.client(MONA).await.approve(&job).await);
+    assert!(
+        text.contains("human:mona has a part in the job, as spiffe://people.acme.example/n/mona"),
+        "{text}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_person_too_few_waits_and_enough_people_run() {
     let world = World::start().await;
