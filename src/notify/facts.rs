@@ -209,8 +209,12 @@ fn waiting(created: &JobCreated) -> Option<Facts> {
 
 fn granted(job: JobId, approvals: &[ApprovalRecord], lookup: &dyn NoticeLookup, now: LeaseTime) -> Facts {
     let by = approvals.first().map(|a| a.by.to_string()).unwrap_or_default();
-    let lacking = lookup.job(job).map(|job| job.waiting_for(now).map(|g| g.id.clone()).collect::<Vec<_>>());
+    let found = lookup.job(job);
+    let lacking = found.as_ref().map(|job| job.waiting_for(now).map(|g| g.id.clone()).collect::<Vec<_>>());
     let what = match &lacking {
+        Some(_) if found.is_some_and(|job| job.is_closed()) => {
+            format!("{by} approved it, and it is closed by now")
+        }
         Some(gates) if gates.is_empty() => format!("{by} approved it, and it may begin"),
         Some(gates) => format!("{by} approved it, and it still waits at {}", gates.join(", ")),
         None => format!("{by} approved it"),

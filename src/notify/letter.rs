@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::{facts::Facts, webhook::LetterFormat};
+use super::{facts::Facts, occasion::Occasion, webhook::LetterFormat};
 use crate::{clock::Wall, limits::NOTICE_BYTES_MAX, name::Digest};
 
 /// A notice, ready to be sent.
@@ -11,6 +11,8 @@ use crate::{clock::Wall, limits::NOTICE_BYTES_MAX, name::Digest};
 pub(super) struct Letter {
     /// The place of its record in the ledger.
     pub(super) index: u64,
+    /// What it is about.
+    pub(super) occasion: Occasion,
     /// The same for each attempt to deliver it: the digest of its record, in hexadecimal digits.
     pub(super) id: String,
     pub(super) content_type: &'static str,
@@ -48,7 +50,7 @@ impl Letter {
                 LetterFormat::Slack => json!({ "text": escape_markup(&facts.summary) }).to_string(),
             };
         }
-        Letter { index: origin.index, id, content_type, body: body.into() }
+        Letter { index: origin.index, occasion: facts.occasion, id, content_type, body: body.into() }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -106,7 +108,6 @@ fn escape_markup(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::notify::occasion::Occasion;
 
     fn facts(why: &str) -> Facts {
         Facts {

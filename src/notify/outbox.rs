@@ -7,10 +7,10 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::letter::Letter;
+use super::{letter::Letter, occasion::Occasion};
 use crate::{
     clock::LeaseTime,
-    limits::{NOTICES_BYTES_MAX, NOTICES_MAX},
+    limits::{NOTICES_BYTES_MAX, NOTICES_MAX, NOTICES_REFUSED_PART},
 };
 
 /// Letters that wait for their delivery, oldest first, and how far the records were read for this webhook.
@@ -24,6 +24,8 @@ pub(super) struct Outbox {
 struct LetterQueue {
     letters: VecDeque<WaitingLetter>,
     bytes: usize,
+    /// How many of the letters are about refused requests, and their bytes.
+    refused: (usize, usize),
     /// The last record that was read.
     read: u64,
     /// Letters that found no room since the queue was last empty.
@@ -57,14 +59,27 @@ impl Outbox {
     }
 
     /// Puts a letter at the end, unless the queue is full. A full queue keeps what came first: of a flood, that is its cause.
+    /// Letters about refused requests have only a part of the queue, so that a flood of them leaves room for the others.
     pub(super) fn put(&self, letter: Letter, now: LeaseTime) -> Put {
         let mut queue = self.lock();
         let bytes = queue.bytes.saturating_add(letter.bytes());
-        if queue.letters.len() >= NOTICES_MAX || bytes > NOTICES_BYTES_MAX {
+        let is_about_refused = letter.occasion == Occasion::Refused;
+        let refused = match is_about_refused {
+            true => (queue.refused.0.saturating_add(1), queue.refused.1.saturating_add(letter.bytes())),
+            false => (0, 0),
+        };
+        if queue.letters.len() >= NOTICES_MAX
+            || bytes > NOTICES_BYTES_MAX
+            || refused.0 > NOTICES_MAX / NOTICES_REFUSED_PART
+            || refused.1 > NOTICES_BYTES_MAX / NOTICES_REFUSED_PART
+        {
             queue.dropped = queue.dropped.saturating_add(1);
             return if queue.dropped == 1 { Put::DroppedFirst } else { Put::Dropped };
         }
         queue.bytes = bytes;
+        if is_about_refused {
+            queue.refused = refused;
+        }
         queue.letters.push_back(WaitingLetter { letter, since: now });
         drop(queue);
         self.filled.notify_one();
@@ -86,6 +101,10 @@ impl Outbox {
         let mut queue = self.lock();
         let gone = queue.letters.pop_front()?;
         queue.bytes = queue.bytes.saturating_sub(gone.letter.bytes());
+        if gone.letter.occasion == Occasion::Refused {
+            let (number, bytes) = queue.refused;
+            queue.refused = (number.saturating_sub(1), bytes.saturating_sub(gone.letter.bytes()));
+        }
         let dropped = queue.letters.is_empty().then(|| std::mem::take(&mut queue.dropped));
         dropped.filter(|n| *n > 0)
     }
@@ -109,7 +128,28 @@ mod tests {
     use super::*;
 
     fn letter(index: u64, bytes: usize) -> Letter {
-        Letter { index, id: String::new(), content_type: "", body: Bytes::from(vec![0; bytes]) }
+        let occasion = Occasion::Waiting;
+        Letter { index, occasion, id: String::new(), content_type: "", body: Bytes::from(vec![0; bytes]) }
+    }
+
+    fn about_refused(index: u64, bytes: usize) -> Letter {
+        Letter { occasion: Occasion::Refused, ..letter(index, bytes) }
+    }
+
+    // Notices of refused requests, which any caller can cause, leave room for the others.
+    #[test]
+    fn a_flood_of_refusals_leaves_room_for_the_rest() {
+        let (flooded, large) = (Outbox::default(), Outbox::default());
+        let waiting = (1..=NOTICES_MAX as u64)
+            .filter(|n| flooded.put(about_refused(*n, 1), LeaseTime(0)) == Put::Waits);
+        assert_eq!(waiting.count(), NOTICES_MAX / 4);
+        let waiting =
+            (0..NOTICES_MAX as u64).filter(|n| flooded.put(letter(*n, 1), LeaseTime(0)) == Put::Waits);
+        assert_eq!(waiting.count(), NOTICES_MAX - NOTICES_MAX / 4);
+        assert_eq!(large.put(about_refused(1, NOTICES_BYTES_MAX / 4), LeaseTime(0)), Put::Waits);
+        assert_eq!(large.put(about_refused(2, 1), LeaseTime(0)), Put::DroppedFirst);
+        large.remove_first();
+        assert_eq!(large.put(about_refused(3, 1), LeaseTime(0)), Put::Waits);
     }
 
     #[test]
