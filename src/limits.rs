@@ -654,6 +654,26 @@ pub const GATEWAY_UPLOAD_IDLE: Duration = REJOIN;
 pub const GATEWAY_UPLOAD_LOOK: Duration = Duration::from_secs(2);
 /// Completed uploads that are remembered, for clients that did not get the answer.
 pub const GATEWAY_COMPLETED_KEPT: usize = 1_024;
+/// Bytes of one chunk of a chunked upload: clients send 64 KiB to 1 MiB, and each is in memory until it is complete.
+pub const GATEWAY_CHUNK_BYTES_MAX: usize = 2 << 20;
+/// Bytes of a refused upload that are received and discarded, so that its client reads the refusal: a usual part.
+pub const GATEWAY_UNREAD_BYTES_MAX: usize = 64 << 20;
+/// How long that may take.
+pub const GATEWAY_UNREAD_WAIT: Duration = Duration::from_secs(10);
+/// Bytes of one part that the gateway sends to an object store, if it makes the parts itself.
+pub const GATEWAY_BACKEND_PART_BYTES: usize = 8 << 20;
+/// Such parts of one upload that are being sent at once.
+pub const GATEWAY_BACKEND_PARTS_IN_FLIGHT: usize = 2;
+/// Bytes of one part of a client's upload to an object store: it is in memory until it was sent.
+pub const GATEWAY_BUCKET_PART_BYTES_MAX: usize = 64 << 20;
+/// Kibibytes of such parts in memory at once, for each store: 256 MiB.
+pub const GATEWAY_PART_BUFFERS_KIB: usize = 256 << 10;
+/// Leases and objects whose use is added up at once: some 60 MiB. The use of more is counted in the metrics only.
+pub const GATEWAY_USAGES_MAX: usize = 65_536;
+/// Between two looks for leases that are over, whose use is logged then.
+pub const GATEWAY_USAGE_LOOK: Duration = Duration::from_secs(10);
+/// How long after its last transfer the use of a lease is logged.
+pub const GATEWAY_USAGE_IDLE: Duration = Duration::from_secs(15 * 60);
 /// Bytes of an XML body: the list of 10,000 parts with their checksums takes 3 MiB.
 pub const GATEWAY_XML_BYTES_MAX: usize = 4 << 20;
 

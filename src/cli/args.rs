@@ -111,6 +111,7 @@ enum CliCommand {
     Dev(super::dev::DevArgs),
     Init(super::init::InitArgs),
     Serve(super::serve::ServeArgs),
+    Gateway(super::gateway::GatewayArgs),
     Run(super::run::RunArgs),
     Agent(super::agent::AgentArgs),
     Job(super::job::JobArgs),
@@ -346,6 +347,7 @@ impl CliCommand {
             | CliCommand::Controls(_)
             | CliCommand::Demo(_)
             | CliCommand::Dev(_)
+            | CliCommand::Gateway(_)
             | CliCommand::Serve(_) => Needs::Workers,
             _ => Needs::OneThread,
         }
@@ -371,6 +373,7 @@ impl CliCommand {
             CliCommand::Dev(args) => args.run(session).await,
             CliCommand::Init(args) => args.run(session),
             CliCommand::Serve(args) => args.run(session).await,
+            CliCommand::Gateway(args) => args.run(session).await,
             CliCommand::Run(args) => args.run(session).await,
             CliCommand::Agent(args) => args.run(session).await,
             CliCommand::Job(args) => args.run(session).await,

@@ -56,6 +56,7 @@ mod dataset;
 mod demo;
 mod dev;
 mod doctor;
+mod gateway;
 mod init;
 mod job;
 mod job_begin;

@@ -1,9 +1,10 @@
 //! `leasehold serve`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 use super::{Exit, Failure, Session, failure::mistakes, svid::mint_command};
 use crate::{
@@ -57,6 +58,7 @@ impl ServeArgs {
             grpc = %daemon.grpc,
             issuer = %daemon.issuer,
             probe = %daemon.probe,
+            s3 = daemon.gateway.map(tracing::field::display),
             epoch = daemon.broker.epoch(),
             version = env!("CARGO_PKG_VERSION"),
             "ready"
@@ -91,24 +93,13 @@ fn apply_options(identity: &mut IdentityConfig, session: &Session) {
 /// Serves until a signal stops it. Before the daemon stops, `first` stops everything that depends on it.
 pub(super) async fn serve(
     daemon: Daemon,
-    mut stops: Stops,
+    stops: Stops,
     first: impl Future<Output = ()> + Send + 'static,
 ) -> Stopped {
     let stopper = daemon.stopper();
     let reload = daemon.reloader();
     let signals = tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = stops.term.recv() => break,
-                _ = stops.int.recv() => break,
-                _ = stops.hangup.recv() => {
-                    tracing::info!("SIGHUP: reading identity files, catalog and policy again");
-                    // A panic in the reload must not stop this task, which also waits for SIGTERM. Mistakes are logged.
-                    let reload = reload.clone();
-                    let _ = tokio::task::spawn_blocking(move || reload()).await;
-                }
-            }
-        }
+        stops.handle(reload).await;
         first.await;
         stopper.cancel();
     });
@@ -134,6 +125,28 @@ impl Stops {
             int: listen(SignalKind::interrupt())?,
             hangup: listen(SignalKind::hangup())?,
         })
+    }
+
+    /// Reloads at each SIGHUP. Returns at the signal to stop.
+    async fn handle(mut self, reload: Arc<dyn Fn() + Send + Sync>) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => return,
+                _ = self.int.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: reading identity files, catalog and policy again");
+                    // A panic in the reload must not stop this task, which also waits for SIGTERM. Mistakes are logged.
+                    let reload = reload.clone();
+                    let _ = tokio::task::spawn_blocking(move || reload()).await;
+                }
+            }
+        }
+    }
+
+    /// Reloads at each SIGHUP, and stops at the signal to stop.
+    pub(super) async fn until_stopped(self, stopper: CancellationToken, reload: Arc<dyn Fn() + Send + Sync>) {
+        self.handle(reload).await;
+        stopper.cancel();
     }
 
     pub(super) async fn stop(&mut self) {

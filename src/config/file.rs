@@ -264,7 +264,7 @@ fn ledger(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Le
     })
 }
 
-fn log(mut table: Section<'_>, notes: &mut Notes) -> Option<LogConfig> {
+pub(super) fn log(mut table: Section<'_>, notes: &mut Notes) -> Option<LogConfig> {
     let format = table.or("format", "text", notes, |t| match t {
         "text" => Ok(LogFormat::Text),
         "json" => Ok(LogFormat::Json),

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `settings` | [`Config`]: always valid once it exists |
 //! | `file` | reading it, section by section |
+//! | `gateway_file` | [`GatewayConfig`]: the file of a gateway that runs by itself |
 //! | `federation` | the sections about bundle endpoints |
 //! | `identity` | the section about the daemon's identity and the trust domains that it accepts |
 //! | `notify` | the sections about webhooks |
@@ -17,12 +18,14 @@
 
 mod federation;
 mod file;
+mod gateway_file;
 mod identity;
 mod notify;
 mod paths;
 mod people;
 mod settings;
 
+pub use gateway_file::GatewayConfig;
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use settings::{
     Config, IdentityConfig, IdentityFrom, IssuerConfig, IssuerListen, LeaseConfig, LedgerConfig, LogConfig,

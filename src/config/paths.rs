@@ -8,7 +8,7 @@ use std::{
 
 use super::{Config, IdentityFrom, IssuerListen};
 use crate::{
-    gateway::KeptIn,
+    gateway::{BucketSettings, KeptIn},
     identity::{BundleEndpoint, EndpointProfile, WorkloadEndpoint},
     notify::UrlFrom,
     plain,
@@ -121,9 +121,22 @@ impl Config {
         out.push(one("policy.dir", &self.policy.dir, PathUse::Directory));
         out.push(one("policy.catalog", &self.policy.catalog, PathUse::Directory));
         for store in self.gateway.iter().flat_map(|gateway| &gateway.stores) {
-            let KeptIn::Directory(directory) = &store.kept_in;
-            let key = format!("gateway.store.\"{}\".directory", store.location);
-            out.push(one(&key, directory, PathUse::Directory));
+            let key = |key: &str| format!("gateway.store.\"{}\".{key}", store.location);
+            match &store.kept_in {
+                KeptIn::Directory(directory) => {
+                    out.push(one(&key("directory"), directory, PathUse::Directory));
+                }
+                KeptIn::Bucket(BucketSettings::S3(s3)) => {
+                    out.push(one(&key("access_key_file"), &s3.access_key_file, PathUse::PrivateFile));
+                    out.push(one(&key("secret_key_file"), &s3.secret_key_file, PathUse::PrivateFile));
+                }
+                KeptIn::Bucket(BucketSettings::Google { service_account_file: file }) => {
+                    out.push(one(&key("service_account_file"), file, PathUse::PrivateFile));
+                }
+                KeptIn::Bucket(BucketSettings::Azure { access_key_file: file, .. }) => {
+                    out.push(one(&key("access_key_file"), file, PathUse::PrivateFile));
+                }
+            }
         }
         out
     }

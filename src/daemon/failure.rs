@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::{ConfigFaults, rules};
 use crate::{
+    gateway::StoreFault,
     identity::{EndpointFault, LoadError, NoIdentity},
     ledger::{CopyError, HeadKeyError, LedgerError, OpenError},
     reason::Refusal,
@@ -54,6 +55,9 @@ pub enum StartError {
         /// The error of the system.
         source: std::io::Error,
     },
+    /// A store of the gateway cannot be opened, for example because a file with its key is missing.
+    #[error(transparent)]
+    Store(#[from] StoreFault),
     /// The gRPC services could not be joined, for example because reflection refused our descriptors.
     #[error("the services could not be put together: {0}")]
     Services(String),

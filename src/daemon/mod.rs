@@ -9,6 +9,7 @@
 //! | `failure` | [`StartError`] |
 //! | `ledger` | opening the ledger, and keeping copies of its head |
 //! | `identity` `rules` | the identity, policy and catalog that a configuration names |
+//! | `gateway_process` | [`GatewayProcess`]: a gateway without a daemon |
 //! | `inspect` | [`inspect()`]: checks everything that a start reads, before the daemon serves |
 //! | `listeners` | HTTP: issuer, probes and logins |
 //! | `notices` | the webhooks that a configuration names |
@@ -19,6 +20,7 @@
 
 mod failure;
 mod free_space;
+mod gateway_process;
 mod identity;
 mod inspect;
 mod ledger;
@@ -31,6 +33,7 @@ mod start;
 mod telemetry;
 
 pub use failure::StartError;
+pub use gateway_process::GatewayProcess;
 pub use inspect::{ConfigFaults, Inspection, Look, inspect};
 pub use open_files::{BoundFrom, allow_open_files};
 pub use start::{Daemon, Stopped};

@@ -1,10 +1,6 @@
 //! The daemon's start and stop.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::Path,
-    sync::Arc,
-};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -15,6 +11,7 @@ use tonic_health::ServingStatus;
 use super::{
     failure::{StartError, with_mistakes},
     free_space::watch_free_space,
+    gateway_process::gateway_of_daemon,
     identity,
     inspect::{self, StartParts},
     ledger::{self, OpenedLedger},
@@ -29,17 +26,16 @@ use crate::{
     clock::{Clock, SystemClock, Wall},
     config::{Config, PolicyFrom, RoomConfig},
     fence::Registry,
-    gateway::{CatalogReader, Gateway, GatewaySettings},
+    gateway::GatewaySettings,
     identity::{IdentitySource, login_server_config, wait_for_identity},
     ledger::{Actor, EpochBegan, Event, Head, HeadCopy, HeadKey, Health, Ledger},
     limits,
-    link::{Acceptor, Connector, Endpoint, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
+    link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
     people::People,
     reason::Reason,
     secret::random_u128,
     state::{OpenCounts, Rebuilt, Store},
     token::SigningKey,
-    verify::{Verifier, VerifierSettings},
 };
 
 /// How the daemon stopped.
@@ -253,16 +249,8 @@ impl Daemon {
         listener: TcpListener,
         clock: &Arc<dyn Clock>,
     ) -> Result<(), StartError> {
-        let own = self.identity.current().svid.as_ref().map(|svid| svid.spiffe_id().clone());
-        let own = own.ok_or_else(|| StartError::BrokenOff("the daemon's SVID is gone".to_owned()))?;
-        let endpoint = Endpoint::new(&reachable(self.grpc).to_string(), own)
-            .map_err(|error| StartError::BrokenOff(error.to_string()))?;
-        let connector = Connector::new(self.identity.clone(), clock.clone(), endpoint);
-        let audience = settings.audience.clone();
-        let verifier = Verifier::start(VerifierSettings { connector, audience, clock: clock.clone() });
-        let broker = self.broker.clone();
-        let catalog: CatalogReader = Arc::new(move || broker.rules.in_force().catalog().clone());
-        let gateway = Gateway::new(verifier, catalog, settings.open_stores(), clock.clone());
+        let gateway =
+            gateway_of_daemon(settings, &self.identity, self.grpc, self.broker.clone(), clock.clone())?;
         let serving =
             gateway.serve(listener, self.identity.clone(), count_failed_handshakes(), self.stop.clone());
         self.spawn("the gateway", serving);
@@ -494,16 +482,6 @@ fn count_failed_handshakes() -> HandshakeObserver {
         let reason = failure.reason().map_or("NONE", Reason::code);
         metrics::counter!("leasehold_handshakes_failed_total", "reason" => reason).increment(1);
     })
-}
-
-/// The address at which this machine reaches a listener: a wildcard becomes the loopback address.
-fn reachable(listener: SocketAddr) -> SocketAddr {
-    let ip = match listener.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listener.port())
 }
 
 fn is_good(ledger: &Ledger) -> bool {

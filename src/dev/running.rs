@@ -12,7 +12,7 @@ use super::{DevDeployment, FileServer, Ports, Role, SetupError, deployment::TENA
 use crate::{
     catalog::Catalog,
     clock::Clock,
-    gateway::{Gateway, GatewaySettings, KeptIn, StoreSettings},
+    gateway::{Gateway, GatewaySettings, KeptIn, StoreFault, StoreSettings},
     identity::FileSource,
     link::{Connector, Endpoint, EndpointError, HandshakeObserver},
     verify::{Verifier, VerifierSettings},
@@ -37,6 +37,8 @@ pub enum RunningError {
     Listen { what: &'static str, port: u16, source: io::Error },
     #[error("the catalog cannot be used: {0}")]
     Catalog(String),
+    #[error(transparent)]
+    Store(#[from] StoreFault),
     #[error(transparent)]
     Endpoint(#[from] EndpointError),
     #[error(transparent)]
@@ -121,7 +123,7 @@ async fn start_gateway(
         store("out/", deployment.path("s3/out")),
     ];
     let listen = (Ipv4Addr::LOCALHOST, deployment.ports.s3).into();
-    let stores = GatewaySettings { listen, audience, stores }.open_stores();
+    let stores = GatewaySettings { listen, audience, stores }.open_stores()?;
     let catalog = Catalog::load(&deployment.path("catalog.d")).map_err(|e| {
         RunningError::Catalog(e.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     })?;

@@ -11,12 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     caller::Caller,
+    chunk_guard::guarded,
     hub,
     open_uploads::OpenUploads,
     refusal::{failed, not_implemented, refused},
     service::{SIGNED_WITH, service},
     session::{CatalogReader, Sessions},
     stores::Stores,
+    unread_body::UnreadBody,
 };
 use crate::{
     clock::Clock,
@@ -75,7 +77,10 @@ impl Gateway {
         }
         let clock = self.sessions.clock().clone();
         let (uploads, watched, over) = (self.uploads.clone(), clock.clone(), shutdown.clone());
-        let watch = tokio::spawn(async move { uploads.watch(watched, over).await });
+        let sessions = self.sessions.clone();
+        let watch = tokio::spawn(async move {
+            tokio::join!(uploads.watch(watched, over.clone()), sessions.usages().watch(over));
+        });
         let acceptor = Acceptor::new(source, clock, Protocol::Http);
         let gateway = Arc::new(self);
         let service = tower::service_fn(move |request| {
@@ -86,7 +91,7 @@ impl Gateway {
             ServeOptions { header_bytes_max: GATEWAY_HEADER_BYTES_MAX, observer, ..ServeOptions::default() };
         serve(listener, acceptor, service, options, shutdown).await;
         if let Err(error) = watch.await {
-            tracing::error!(%error, "the watch over uploads did not end normally");
+            tracing::error!(%error, "the watch over uploads and usages did not end normally");
         }
     }
 
@@ -101,7 +106,9 @@ impl Gateway {
     }
 
     async fn handle(&self, request: Request<Incoming>) -> S3Result<Response<Body>> {
-        let mut request = request.map(Body::from);
+        let clock = self.sessions.clock();
+        let request = request.map(|body| Body::http_body_unsync(UnreadBody::new(body.into(), clock.clone())));
+        let mut request = guarded(request);
         let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
             refused(&Refusal::new(Reason::NoClientCertificate, "the connection has no client certificate"))
         })?;
@@ -186,7 +193,7 @@ impl Added {
 fn check_form<B>(request: &Request<B>) -> S3Result<()> {
     let query = request.uri().query().unwrap_or_default();
     let has_parameter = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
-    let authorization = request.headers().get(header::AUTHORIZATION).map(|value| value.as_bytes());
+    let authorization = request.headers().get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes);
     let is_v2 = authorization.is_some_and(|value| value.starts_with(b"AWS "))
         || has_parameter("AWSAccessKeyId")
         || has_parameter("Signature");

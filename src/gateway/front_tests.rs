@@ -20,6 +20,9 @@ use crate::{
     verify::testing::{AUDIENCE, Daemon, JOB, Lowering, soon},
 };
 
+#[path = "bucket_tests.rs"]
+mod bucket;
+
 type Sent = UnsyncBoxBody<Bytes, std::convert::Infallible>;
 
 const HOST: &str = "127.0.0.1:9000";

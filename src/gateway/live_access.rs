@@ -6,7 +6,7 @@ use crate::{
     verify::Access,
 };
 
-use super::session::Sessions;
+use super::{session::Sessions, usage::Usages};
 
 /// An allowed use. A transfer may last longer than its token: if the holder presented a newer token of the same lease
 /// meanwhile, the use goes on with that.
@@ -34,6 +34,11 @@ impl LiveAccess {
     /// The first token of the use.
     pub(super) fn access(&self) -> &Access {
         &self.access
+    }
+
+    /// Where its transfers are counted.
+    pub(super) fn usages(&self) -> &Usages {
+        self.sessions.usages()
     }
 
     pub(super) fn object(&self) -> &Object {

@@ -4,7 +4,7 @@
 //! [`verify`](crate::verify) about them, and never issues or renews anything. It takes S3's protocol from s3s, authorizes the literal
 //! bytes of each key, and checks the access before each chunk. `docs/gateway.md` explains it to operators.
 //!
-//! Background tasks: the accept loop of [`link`](crate::link), the watch over unfinished uploads (ends with the gateway), and
+//! Background tasks: the accept loop of [`link`](crate::link), the watches over unfinished uploads and over usages (end with the gateway), and
 //! one task for each download, which cuts a client that stopped reading (ends with the download).
 //!
 //! | File | Noun |
@@ -23,7 +23,9 @@
 //! | `conditions` | If-Match and the others |
 //! | `download` | the body of a download |
 //! | `receive` | the body of an upload |
+//! | `unread_body` | the rest of a body that no one reads |
 //! | `checksum` | the checksums that clients send |
+//! | `chunk_guard` | a bound on the chunks of an upload |
 //! | `open_uploads` | uploads in parts that are under way |
 //! | `usage` | what was read and written |
 //! | `refusal` | what a refusal looks like to an S3 client |
@@ -31,9 +33,14 @@
 //! | `stores` `store` | the stores, and what each can do |
 //! | `upload` | bytes that are not visible yet |
 //! | `directory` `directory_upload` `folder` `walk` | a directory of this machine as a store |
+//! | `bucket` `bucket_upload` `bucket_client` | a bucket of an object store as a store |
 
+mod bucket;
+mod bucket_client;
+mod bucket_upload;
 mod caller;
 mod checksum;
+mod chunk_guard;
 mod conditions;
 mod directory;
 mod directory_upload;
@@ -58,12 +65,14 @@ mod store;
 mod stores;
 #[cfg(test)]
 mod testing;
+mod unread_body;
 mod upload;
 mod usage;
 mod view;
 mod walk;
 mod write;
 
+pub use bucket_client::{BucketSettings, StoreFault};
 pub use front::Gateway;
 pub use session::CatalogReader;
 pub use settings::{GatewaySettings, KeptIn, StoreSettings};

@@ -68,7 +68,8 @@ pub(super) async fn upload_part(
         length: input.content_length,
         checksums: Checksums::announced(&headers, trailing_headers, input.content_md5.as_deref())?,
     };
-    let mut upload = open.parts.begin_part().await?;
+    let length = input.content_length.and_then(|length| u64::try_from(length).ok());
+    let mut upload = open.parts.begin_part(length).await?;
     let compared = receive(input.body, announced, &mut upload, &opened.access, &caller).await?;
     let stored = open.parts.store_part(number, upload).await?;
     let e_tag = stored.e_tag.clone();
@@ -104,7 +105,7 @@ pub(super) async fn upload_part_copy(
         if_modified_since: input.copy_source_if_modified_since,
         if_unmodified_since: input.copy_source_if_unmodified_since,
     };
-    let mut upload = open.parts.begin_part().await?;
+    let mut upload = open.parts.begin_part(None).await?;
     copy(&source, range, &conditions, &mut upload, &target.access).await?;
     let stored = open.parts.store_part(number, upload).await?;
     let e_tag = stored.e_tag.clone();

@@ -2,7 +2,6 @@
 
 /// One operation, and what it accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(test), expect(dead_code, reason = "the page shows what the code does not ask for"))]
 pub(super) struct Operation {
     /// As S3 names it.
     pub(super) name: &'static str,

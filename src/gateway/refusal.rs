@@ -105,6 +105,8 @@ impl From<StoreError> for S3Error {
                 failed(S3ErrorCode::InvalidArgument, text)
             }
             StoreError::TooManyEntries => failed(S3ErrorCode::InvalidRequest, text),
+            StoreError::PartsMissing => failed(S3ErrorCode::InvalidPart, text),
+            StoreError::PartTooLarge(_) => failed(S3ErrorCode::EntityTooLarge, text),
             StoreError::Ended(refusal) => refused(&refusal),
             StoreError::Unavailable(_) => {
                 tracing::warn!(why = %plain::message(&text), "a store behind the gateway cannot be used");

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     stores::Stores,
+    usage::Usages,
     view::{SharedView, View},
 };
 use crate::{
@@ -33,6 +34,7 @@ struct SessionState {
     catalog: CatalogReader,
     stores: Arc<Stores>,
     clock: Arc<dyn Clock>,
+    usages: Usages,
     kept: Mutex<KeptTokens>,
 }
 
@@ -68,7 +70,8 @@ impl Sessions {
         stores: Arc<Stores>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Sessions(Arc::new(SessionState { verifier, catalog, stores, clock, kept: Mutex::default() }))
+        let usages = Usages::new(clock.clone());
+        Sessions(Arc::new(SessionState { verifier, catalog, stores, clock, usages, kept: Mutex::default() }))
     }
 
     /// Accepts the tokens of a request. While nothing can be decided, waits for a bounded time.
@@ -140,6 +143,11 @@ impl Sessions {
         let newest = kept.newest.get(&access.claims().lh.lease)?;
         let (old, new) = (access.claims(), newest.claims());
         (new.sub == old.sub && new.exp > old.exp).then(|| newest.clone())
+    }
+
+    /// What was read and written.
+    pub(super) fn usages(&self) -> &Usages {
+        &self.0.usages
     }
 
     pub(super) fn clock(&self) -> &Arc<dyn Clock> {

@@ -6,7 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use super::{directory::DirectoryStore, store::Store, stores::Stores};
+use super::{
+    bucket_client::{self, BucketSettings, S3Settings, StoreFault},
+    directory::DirectoryStore,
+    store::Store,
+    stores::Stores,
+};
 use crate::{
     catalog::Catalog,
     limits::GATEWAY_STORES_MAX,
@@ -39,6 +44,8 @@ pub struct StoreSettings {
 pub enum KeptIn {
     /// A directory of this machine.
     Directory(PathBuf),
+    /// The bucket of the location, in an object store.
+    Bucket(BucketSettings),
 }
 
 impl GatewaySettings {
@@ -85,19 +92,82 @@ impl GatewaySettings {
     }
 
     /// Opens the stores.
-    pub fn open_stores(&self) -> Stores {
-        Stores::new(self.stores.iter().map(|store| {
-            let KeptIn::Directory(directory) = &store.kept_in;
-            (store.location.clone(), Arc::new(Store::Directory(DirectoryStore::new(directory.clone()))))
-        }))
+    ///
+    /// # Errors
+    ///
+    /// A file with a key cannot be read, or the client of a store refuses its settings.
+    pub fn open_stores(&self) -> Result<Stores, StoreFault> {
+        let open = |settings: &StoreSettings| -> Result<(String, Arc<Store>), StoreFault> {
+            let store = match &settings.kept_in {
+                KeptIn::Directory(directory) => Store::Directory(DirectoryStore::new(directory.clone())),
+                KeptIn::Bucket(bucket) => Store::Bucket(bucket_client::open(&settings.location, bucket)?),
+            };
+            Ok((settings.location.clone(), Arc::new(store)))
+        };
+        Ok(Stores::new(self.stores.iter().map(open).collect::<Result<Vec<_>, StoreFault>>()?))
     }
 }
 
 fn read_store(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<StoreSettings> {
     let location = table.need("location", "\"s3://acme-prod-data/\"", notes, location);
-    let directory = table.need("directory", "\"/srv/acme-prod-data\"", notes, |text| path(text, folder));
+    let is_of = |scheme: &str| location.as_deref().is_some_and(|location| location.starts_with(scheme));
+    let kept_in = if table.has("directory") || is_of("file://") {
+        let directory = table.need("directory", "\"/srv/acme-prod-data\"", notes, |text| path(text, folder));
+        directory.map(KeptIn::Directory)
+    } else if is_of("gs://") {
+        let file = table.need("service_account_file", "\"gcp.json\"", notes, |text| path(text, folder));
+        file.map(|service_account_file| KeptIn::Bucket(BucketSettings::Google { service_account_file }))
+    } else if is_of("az://") {
+        let account = table.need("account", "\"acmestorage\"", notes, word);
+        let key = table.need("access_key_file", "\"azure.key\"", notes, |text| path(text, folder));
+        account.zip(key).map(|(account, access_key_file)| {
+            KeptIn::Bucket(BucketSettings::Azure { account, access_key_file })
+        })
+    } else {
+        let endpoint = table.text("endpoint", notes, endpoint);
+        let endpoint_is_wrong = table.has("endpoint") && endpoint.is_none();
+        let region = table.or("region", "us-east-1", notes, word);
+        let example = "\"store.id\", or directory = \"/srv/acme-prod-data\"";
+        let access = table.need("access_key_file", example, notes, |text| path(text, folder));
+        let secret = table.need("secret_key_file", "\"store.key\"", notes, |text| path(text, folder));
+        let s3 = region.zip(access.zip(secret)).filter(|_| !endpoint_is_wrong);
+        s3.map(|(region, (access_key_file, secret_key_file))| {
+            KeptIn::Bucket(BucketSettings::S3(S3Settings {
+                endpoint,
+                region,
+                access_key_file,
+                secret_key_file,
+            }))
+        })
+    };
     table.finish(notes);
-    Some(StoreSettings { location: location?, kept_in: KeptIn::Directory(directory?) })
+    Some(StoreSettings { location: location?, kept_in: kept_in? })
+}
+
+/// Reads a word of letters, digits and dashes.
+fn word(text: &str) -> Result<String, String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{}` is not a word of letters, digits and dashes", plain::value(text)))
+}
+
+/// Reads the URL of an object store. Plain HTTP is for a store on this machine.
+fn endpoint(text: &str) -> Result<String, String> {
+    let wrong = |why: &str| Err(format!("`{}` {why}: write https://HOST[:PORT]", plain::value(text)));
+    let Ok(uri) = text.parse::<http::Uri>() else { return wrong("is not a URL") };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_loopback =
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("it contains a user or a secret before `@`: write https://HOST[:PORT]".to_owned());
+    }
+    match uri.scheme_str() {
+        Some("https") => Ok(text.trim_end_matches('/').to_owned()),
+        Some("http") if is_loopback => Ok(text.trim_end_matches('/').to_owned()),
+        Some("http") => wrong("is plain HTTP to another machine"),
+        _ => wrong("is not a URL"),
+    }
 }
 
 /// Reads the URL of a bucket or a folder.

@@ -7,6 +7,7 @@ use futures_util::stream::BoxStream;
 use s3s::dto;
 
 use super::{
+    bucket::BucketStore,
     conditions::Conditions,
     directory::DirectoryStore,
     key::SubKey,
@@ -19,6 +20,7 @@ use crate::reason::Refusal;
 #[derive(Debug)]
 pub(super) enum Store {
     Directory(DirectoryStore),
+    Bucket(BucketStore),
 }
 
 /// An object, as listings and answers describe it.
@@ -73,6 +75,10 @@ pub(super) enum StoreError {
     TooManyEntries,
     #[error("the object changed while it was read")]
     Changed,
+    #[error("the part is too large for the store behind the gateway: at most {0} bytes")]
+    PartTooLarge(u64),
+    #[error("the store behind the gateway needs parts that are numbered 1, 2, 3 … without gaps")]
+    PartsMissing,
     /// The access ended before the change was made.
     #[error("{0}")]
     Ended(Refusal),
@@ -91,6 +97,7 @@ impl Store {
     pub(super) async fn head(&self, folder: &str, key: &SubKey) -> Result<ObjectInfo, StoreError> {
         match self {
             Store::Directory(directory) => directory.head(folder, key).await,
+            Store::Bucket(bucket) => bucket.head(folder, key).await,
         }
     }
 
@@ -104,6 +111,7 @@ impl Store {
     ) -> Result<Reading, StoreError> {
         match self {
             Store::Directory(directory) => directory.read(folder, key, range, conditions).await,
+            Store::Bucket(bucket) => bucket.read(folder, key, range, conditions).await,
         }
     }
 
@@ -111,22 +119,23 @@ impl Store {
     pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
         match self {
             Store::Directory(directory) => directory.list(folder, query).await,
+            Store::Bucket(bucket) => bucket.list(folder, query).await,
         }
     }
 
     /// Begins an upload.
     pub(super) async fn begin(&self, folder: &str, key: &SubKey) -> Result<Upload, StoreError> {
-        let _ = key;
         match self {
             Store::Directory(directory) => directory.begin(folder).await.map(Upload::Directory),
+            Store::Bucket(bucket) => bucket.begin(folder, key).map(Upload::Bucket),
         }
     }
 
     /// Begins an upload in parts.
     pub(super) async fn begin_parts(&self, folder: &str, key: &SubKey) -> Result<Parts, StoreError> {
-        let _ = key;
         match self {
             Store::Directory(directory) => directory.begin_parts(folder).await.map(Parts::Directory),
+            Store::Bucket(bucket) => bucket.begin_parts(folder, key).await.map(Parts::Bucket),
         }
     }
 
@@ -139,6 +148,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         match self {
             Store::Directory(directory) => directory.delete(folder, key, last_look).await,
+            Store::Bucket(bucket) => bucket.delete(folder, key, last_look).await,
         }
     }
 
@@ -151,6 +161,10 @@ impl Store {
     ) -> Result<ObjectInfo, StoreError> {
         match self {
             Store::Directory(directory) => directory.make_folder(folder, key, last_look).await,
+            // Object stores have no folders, so nothing has to be made.
+            Store::Bucket(_) => {
+                Ok(ObjectInfo { size: 0, e_tag: FOLDER_TAG.to_owned(), modified: SystemTime::UNIX_EPOCH })
+            }
         }
     }
 
@@ -158,6 +172,19 @@ impl Store {
     pub(super) async fn clear_staging(&self) -> Result<(), StoreError> {
         match self {
             Store::Directory(directory) => directory.clear_staging().await,
+            Store::Bucket(_) => Ok(()),
+        }
+    }
+}
+
+/// The tag of a folder in a store that has none.
+const FOLDER_TAG: &str = "folder-0";
+
+impl Entry {
+    /// The key or the common prefix.
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Entry::Object(name, _) | Entry::Prefix(name) => name,
         }
     }
 }

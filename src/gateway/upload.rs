@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::{
+    bucket_upload::{BucketPart, BucketParts, BucketUpload},
     conditions::Conditions,
     directory_upload::{DirectoryParts, DirectoryUpload},
     key::SubKey,
@@ -13,6 +14,8 @@ use super::{
 #[derive(Debug)]
 pub(super) enum Upload {
     Directory(DirectoryUpload),
+    Bucket(BucketUpload),
+    BucketPart(BucketPart),
 }
 
 impl Upload {
@@ -20,6 +23,8 @@ impl Upload {
     pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         match self {
             Upload::Directory(upload) => upload.write(bytes).await,
+            Upload::Bucket(upload) => upload.write(bytes).await,
+            Upload::BucketPart(part) => part.write(bytes),
         }
     }
 
@@ -32,6 +37,9 @@ impl Upload {
     ) -> Result<ObjectInfo, StoreError> {
         match self {
             Upload::Directory(upload) => upload.place(key, conditions, last_look).await,
+            Upload::Bucket(upload) => upload.place(conditions, last_look).await,
+            // A part becomes visible with its upload only.
+            Upload::BucketPart(_) => Err(StoreError::PartsMissing),
         }
     }
 }
@@ -48,13 +56,15 @@ pub(super) struct StoredPart {
 #[derive(Debug)]
 pub(super) enum Parts {
     Directory(DirectoryParts),
+    Bucket(BucketParts),
 }
 
 impl Parts {
-    /// Begins a part.
-    pub(super) async fn begin_part(&self) -> Result<Upload, StoreError> {
+    /// Begins a part of this length, if it is known.
+    pub(super) async fn begin_part(&self, length: Option<u64>) -> Result<Upload, StoreError> {
         match self {
             Parts::Directory(parts) => parts.begin_part().await.map(Upload::Directory),
+            Parts::Bucket(parts) => parts.begin_part(length).map(Upload::BucketPart),
         }
     }
 
@@ -62,6 +72,8 @@ impl Parts {
     pub(super) async fn store_part(&self, number: u16, upload: Upload) -> Result<StoredPart, StoreError> {
         match (self, upload) {
             (Parts::Directory(parts), Upload::Directory(upload)) => parts.store_part(number, upload).await,
+            (Parts::Bucket(parts), Upload::BucketPart(part)) => parts.store_part(number, part).await,
+            _ => Err(StoreError::PartsMissing),
         }
     }
 
@@ -75,6 +87,7 @@ impl Parts {
     ) -> Result<ObjectInfo, StoreError> {
         match self {
             Parts::Directory(parts) => parts.complete(key, wanted, conditions, last_look).await,
+            Parts::Bucket(parts) => parts.complete(wanted, conditions, last_look).await,
         }
     }
 
@@ -82,6 +95,7 @@ impl Parts {
     pub(super) async fn remove(&self) -> Result<(), StoreError> {
         match self {
             Parts::Directory(parts) => parts.remove().await,
+            Parts::Bucket(parts) => parts.remove().await,
         }
     }
 }

@@ -154,3 +154,7 @@ impl Mount {
 
 /// A view that several requests share.
 pub(super) type SharedView = Arc<View>;
+
+#[cfg(test)]
+#[path = "view_tests.rs"]
+mod tests;

@@ -22,6 +22,7 @@ mod endings;
 mod faults;
 mod feed;
 mod foreign;
+mod gateway;
 mod governed;
 mod idempotency;
 mod laws;

@@ -1,0 +1,51 @@
+//! `leasehold gateway`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{
+    Exit, Failure, Session,
+    serve::{Stops, not_started},
+};
+use crate::{
+    config::GatewayConfig,
+    daemon::{GatewayProcess, Stopped, init_logging},
+};
+
+/// Runs an S3 gateway on another machine than the daemon: it serves what leases open.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The file has [daemon], [identity], [gateway] and [log]: docs/gateway.md. SIGTERM stops the gateway.
+SIGHUP reads the catalog and identity files again; a file with a mistake changes nothing.
+
+Examples:
+  leasehold gateway --config /etc/leasehold/gateway.toml")]
+pub struct GatewayArgs {
+    /// The configuration file. Paths in it are relative to its directory
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+impl GatewayArgs {
+    pub(super) async fn run(self, _session: &Session) -> Result<Exit, Failure> {
+        let mut stops = Stops::listen()?;
+        let config = GatewayConfig::load(&self.config)?;
+        init_logging(&config.log);
+        let gateway = tokio::select! {
+            gateway = GatewayProcess::start(&config) => gateway.map_err(|error| {
+                not_started(&error).fix_instead("correct what the lines above name, and start again".to_owned()).saying("The gateway did not start.")
+            })?,
+            () = stops.stop() => return Ok(Exit::Ok),
+        };
+        tracing::info!(s3 = %gateway.address, version = env!("CARGO_PKG_VERSION"), "ready");
+        let (stopper, reload) = (gateway.stopper(), gateway.reloader());
+        let signals = tokio::spawn(stops.until_stopped(stopper, reload));
+        let stopped = gateway.run().await;
+        signals.abort();
+        Ok(match stopped {
+            Stopped::InOrder => Exit::Ok,
+            Stopped::Failed => Exit::Failure,
+        })
+    }
+}

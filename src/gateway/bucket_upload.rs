@@ -1,0 +1,231 @@
+//! Uploads into a bucket. What is received waits in memory until it is a part, and never longer.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use object_store::{
+    MultipartId, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion, WriteMultipart,
+    multipart::PartId, path::Path,
+};
+use s3s::dto::ETagCondition;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    bucket::{BucketStore, failed, info},
+    conditions::Conditions,
+    store::{LastLook, ObjectInfo, StoreError},
+    upload::StoredPart,
+};
+use crate::limits::{
+    GATEWAY_BACKEND_PART_BYTES, GATEWAY_BACKEND_PARTS_IN_FLIGHT, GATEWAY_BUCKET_PART_BYTES_MAX,
+};
+
+/// A whole object. Small ones are sent at once, larger ones in parts that the store joins at the end. If it is dropped before
+/// it is placed, what was sent is removed.
+pub(super) struct BucketUpload {
+    store: BucketStore,
+    path: Path,
+    small: Vec<Bytes>,
+    small_bytes: usize,
+    large: Option<WriteMultipart>,
+}
+
+impl BucketUpload {
+    pub(super) fn new(store: BucketStore, path: Path) -> Self {
+        BucketUpload { store, path, small: Vec::new(), small_bytes: 0, large: None }
+    }
+
+    pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        if let Some(large) = &mut self.large {
+            large.wait_for_capacity(GATEWAY_BACKEND_PARTS_IN_FLIGHT).await.map_err(failed)?;
+            large.put(bytes);
+            return Ok(());
+        }
+        self.small_bytes = self.small_bytes.saturating_add(bytes.len());
+        self.small.push(bytes);
+        if self.small_bytes < GATEWAY_BACKEND_PART_BYTES {
+            return Ok(());
+        }
+        let upload = self.store.objects.put_multipart(&self.path).await.map_err(failed)?;
+        let mut large = WriteMultipart::new_with_chunk_size(upload, GATEWAY_BACKEND_PART_BYTES);
+        for bytes in std::mem::take(&mut self.small) {
+            large.put(bytes);
+        }
+        self.large = Some(large);
+        Ok(())
+    }
+
+    pub(super) async fn place(
+        mut self,
+        conditions: &Conditions,
+        last_look: LastLook,
+    ) -> Result<ObjectInfo, StoreError> {
+        let (objects, path) = (self.store.objects.clone(), self.path.clone());
+        match self.large.take() {
+            None => {
+                last_look().map_err(StoreError::Ended)?;
+                let payload: PutPayload = std::mem::take(&mut self.small).into_iter().collect();
+                let options = PutOptions { mode: mode(conditions), ..PutOptions::default() };
+                objects.put_opts(&path, payload, options).await.map_err(failed)?;
+            }
+            Some(large) => {
+                if let Err(error) = check_now(&self.store, &self.path, conditions)
+                    .await
+                    .and(last_look().map_err(StoreError::Ended))
+                {
+                    self.large = Some(large);
+                    return Err(error);
+                }
+                large.finish().await.map_err(failed)?;
+            }
+        }
+        let meta = objects.head(&path).await.map_err(failed)?;
+        Ok(info(&meta))
+    }
+}
+
+/// Checks the conditions before the parts are joined: stores have no conditions for that.
+async fn check_now(store: &BucketStore, path: &Path, conditions: &Conditions) -> Result<(), StoreError> {
+    if conditions.if_match.is_none() && conditions.if_none_match.is_none() {
+        return Ok(());
+    }
+    match store.objects.head(path).await.map_err(failed) {
+        Ok(meta) => conditions.check_write(Some(&info(&meta))),
+        Err(StoreError::NotFound) => conditions.check_write(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The condition as the store has it.
+fn mode(conditions: &Conditions) -> PutMode {
+    if conditions.must_be_new() {
+        return PutMode::Create;
+    }
+    match conditions.if_match.as_ref().and_then(ETagCondition::as_etag) {
+        Some(tag) => {
+            PutMode::Update(UpdateVersion { e_tag: Some(format!("\"{}\"", tag.value())), version: None })
+        }
+        None => PutMode::Overwrite,
+    }
+}
+
+impl Drop for BucketUpload {
+    fn drop(&mut self) {
+        if let Some(large) = self.large.take() {
+            tokio::spawn(async move {
+                if let Err(error) = large.abort().await {
+                    tracing::warn!(%error, "an unfinished upload could not be removed from the store");
+                }
+            });
+        }
+    }
+}
+
+impl fmt::Debug for BucketUpload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BucketUpload({})", self.path)
+    }
+}
+
+/// One part that is received. It waits in memory, because the store's client must be able to send it again.
+#[derive(Debug)]
+pub(super) struct BucketPart {
+    bytes: Vec<Bytes>,
+    size: usize,
+    most: usize,
+    _memory: OwnedSemaphorePermit,
+}
+
+impl BucketPart {
+    pub(super) fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.size = self.size.saturating_add(bytes.len());
+        if self.size > self.most {
+            return Err(StoreError::PartTooLarge(self.most as u64));
+        }
+        self.bytes.push(bytes);
+        Ok(())
+    }
+}
+
+/// An upload in parts, which the store joins.
+pub(super) struct BucketParts {
+    store: BucketStore,
+    path: Path,
+    id: MultipartId,
+    stored: Mutex<BTreeMap<u16, PartId>>,
+}
+
+impl BucketParts {
+    pub(super) async fn begin(store: BucketStore, path: Path) -> Result<Self, StoreError> {
+        let id = store.parts.create_multipart(&path).await.map_err(failed)?;
+        Ok(BucketParts { store, path, id, stored: Mutex::default() })
+    }
+
+    /// Takes memory for a part of this length.
+    pub(super) fn begin_part(&self, length: Option<u64>) -> Result<BucketPart, StoreError> {
+        let most = usize::try_from(length.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+        if length.is_some() && most > GATEWAY_BUCKET_PART_BYTES_MAX {
+            return Err(StoreError::PartTooLarge(GATEWAY_BUCKET_PART_BYTES_MAX as u64));
+        }
+        let most = most.min(GATEWAY_BUCKET_PART_BYTES_MAX);
+        let kib = u32::try_from(most.div_ceil(1 << 10)).unwrap_or(u32::MAX);
+        let memory = Arc::clone(&self.store.memory).try_acquire_many_owned(kib);
+        let _memory = memory
+            .map_err(|_| StoreError::Unavailable("the memory for parts of uploads is in use".to_owned()))?;
+        Ok(BucketPart { bytes: Vec::new(), size: 0, most, _memory })
+    }
+
+    pub(super) async fn store_part(&self, number: u16, part: BucketPart) -> Result<StoredPart, StoreError> {
+        let size = part.size as u64;
+        let payload: PutPayload = part.bytes.into_iter().collect();
+        let index = usize::from(number).saturating_sub(1);
+        let stored = self.store.parts.put_part(&self.path, &self.id, index, payload).await.map_err(failed)?;
+        let e_tag = stored.content_id.trim_matches('"').to_owned();
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner).insert(number, stored);
+        Ok(StoredPart { size, e_tag })
+    }
+
+    pub(super) async fn complete(
+        &self,
+        wanted: &[(u16, u64)],
+        conditions: &Conditions,
+        last_look: LastLook,
+    ) -> Result<ObjectInfo, StoreError> {
+        let mut parts = Vec::with_capacity(wanted.len());
+        {
+            let stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+            for (at, (number, _)) in wanted.iter().enumerate() {
+                // The client of the store numbers the parts by their place in the list.
+                if usize::from(*number) != at.saturating_add(1) {
+                    return Err(StoreError::PartsMissing);
+                }
+                parts.push(PartId {
+                    content_id: stored.get(number).ok_or(StoreError::NotFound)?.content_id.clone(),
+                });
+            }
+        }
+        check_now(&self.store, &self.path, conditions).await?;
+        last_look().map_err(StoreError::Ended)?;
+        self.store.parts.complete_multipart(&self.path, &self.id, parts).await.map_err(failed)?;
+        let meta = self.store.objects.head(&self.path).await.map_err(failed)?;
+        Ok(info(&meta))
+    }
+
+    /// Removes the parts. After the upload was completed there are none.
+    pub(super) async fn remove(&self) -> Result<(), StoreError> {
+        match self.store.parts.abort_multipart(&self.path, &self.id).await.map_err(failed) {
+            Err(StoreError::NotFound) => Ok(()),
+            removed => removed,
+        }
+    }
+}
+
+impl fmt::Debug for BucketParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "BucketParts({})", self.path)
+    }
+}

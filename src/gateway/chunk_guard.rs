@@ -1,0 +1,143 @@
+//! A bound on the chunks of a chunked upload (`aws-chunked`). s3s keeps a chunk in memory until it is complete.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use s3s::StdError;
+
+use crate::limits::GATEWAY_CHUNK_BYTES_MAX;
+
+/// Lets a body through as it is, and fails at a chunk that is longer than any client sends.
+pub(super) struct ChunkGuard<B> {
+    body: B,
+    state: ChunkState,
+}
+
+/// Where in the framing the next byte is (`HEX[;extension]\r\n`, data, `\r\n`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChunkState {
+    /// In the size, with what was read of it.
+    Size(usize),
+    /// After the size, before the end of the line.
+    Line(usize),
+    /// In the data and the line break after it, with what is left of both.
+    Data(usize),
+    /// After the last chunk: trailers.
+    End,
+}
+
+/// A chunk is too long, or its size is no number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a chunk of the body is longer than {GATEWAY_CHUNK_BYTES_MAX} bytes, or its size is malformed")]
+pub(super) struct BadChunk;
+
+impl ChunkState {
+    /// Follows the framing over some bytes.
+    fn follow(mut self, mut bytes: &[u8]) -> Result<Self, BadChunk> {
+        while let Some((byte, rest)) = bytes.split_first() {
+            self = match self {
+                ChunkState::End => return Ok(self),
+                ChunkState::Data(left) => {
+                    let skipped = left.min(bytes.len());
+                    bytes = bytes.get(skipped..).unwrap_or_default();
+                    self = match left.saturating_sub(skipped) {
+                        0 => ChunkState::Size(0),
+                        left => ChunkState::Data(left),
+                    };
+                    continue;
+                }
+                ChunkState::Size(size) => match (char::from(*byte).to_digit(16), byte) {
+                    (Some(digit), _) => {
+                        let size =
+                            size.saturating_mul(16).saturating_add(usize::try_from(digit).unwrap_or(0));
+                        if size > GATEWAY_CHUNK_BYTES_MAX {
+                            return Err(BadChunk);
+                        }
+                        ChunkState::Size(size)
+                    }
+                    (None, b'\n') => ChunkState::after(size),
+                    (None, b';' | b'\r') => ChunkState::Line(size),
+                    (None, _) => return Err(BadChunk),
+                },
+                ChunkState::Line(size) if *byte == b'\n' => ChunkState::after(size),
+                ChunkState::Line(size) => ChunkState::Line(size),
+            };
+            bytes = rest;
+        }
+        Ok(self)
+    }
+
+    /// What comes after the line of a size: that many bytes and a line break, or the trailers.
+    fn after(size: usize) -> Self {
+        if size == 0 { ChunkState::End } else { ChunkState::Data(size.saturating_add(2)) }
+    }
+}
+
+impl<B> ChunkGuard<B> {
+    pub(super) fn new(body: B) -> Self {
+        ChunkGuard { body, state: ChunkState::Size(0) }
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = StdError> + Unpin> Body for ChunkGuard<B> {
+    type Data = Bytes;
+    type Error = StdError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(data) = frame.data_ref()
+        {
+            match this.state.follow(data) {
+                Ok(state) => this.state = state,
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Guards the body of a request, if it says that it is chunked.
+pub(super) fn guarded(request: http::Request<s3s::Body>) -> http::Request<s3s::Body> {
+    let kind = request.headers().get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);
+    if !kind.is_some_and(|kind| kind.starts_with(b"STREAMING-")) {
+        return request;
+    }
+    request.map(|body| s3s::Body::http_body_unsync(ChunkGuard::new(body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // The framing is followed over any split of the bytes, and that a chunk past the bound is refused.
+    #[test]
+    fn a_long_chunk_is_refused_wherever_the_bytes_are_split() {
+        let good = b"5;chunk-signature=ab\r\nhello\r\n3\r\nabc\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n";
+        for at in 0..good.len() {
+            let (head, tail) = good.split_at(at);
+            let state = ChunkState::Size(0).follow(head).and_then(|state| state.follow(tail));
+            assert_eq!(state, Ok(ChunkState::End), "{at}");
+        }
+        let long = format!("3\r\nabc\r\n{:x}\r\n", GATEWAY_CHUNK_BYTES_MAX + 1);
+        for bad in [long.as_str(), "ffffffffffffffffffff\r\n", "x\r\n", "-1\r\n"] {
+            assert_eq!(ChunkState::Size(0).follow(bad.as_bytes()), Err(BadChunk), "{bad}");
+        }
+    }
+}
