@@ -46,12 +46,24 @@ pub const LOCKS_SHOWN: usize = 8;
 /// Approvals of one job: a gate asks for 100 people at most, and few ask for more than two. With their reasons under 128 KiB.
 pub const APPROVALS_PER_JOB_MAX: usize = 128;
 
+/// Waivers of a catalog: exceptions that people can still review one by one.
+pub const WAIVERS_MAX: usize = 256;
+/// Jobs of one sweep over free parameters: a large search, and a number that an approver can still picture.
+pub const SWEEP_JOBS_MAX: u32 = 256;
+
+/// Emergencies of one tenant that are not reviewed. Past it no gate is opened in an emergency: the way out is to review.
+pub const REVIEWS_DUE_PER_TENANT_MAX: usize = 32;
+
 // ---------- durations ----------
 
 /// The longest duration of a job: a run of three weeks, with a week to spare.
 pub const JOB_DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 /// How long a job with gates waits to be approved and to begin: a week, so that a long weekend is no reason to ask again.
 pub const APPROVAL_WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long a job has access after its gates were opened in an emergency, if no other time is asked for: an hour, enough to act.
+pub const EMERGENCY_DEFAULT: Duration = Duration::from_secs(3600);
+/// The longest such time: a shift is long enough to find people who approve.
+pub const EMERGENCY_MAX: Duration = Duration::from_secs(4 * 3600);
 /// The shortest life of a credential: a renewal needs a part of it.
 pub const TTL_MIN: Duration = Duration::from_secs(1);
 /// The longest life of a lease between renewals.

@@ -4,12 +4,15 @@ use tonic::{Request, Response, Status};
 
 use super::{
     edge::Edge,
-    fields::{page_size, read_job_page, read_name, read_required_text, read_text, read_texts},
+    fields::{
+        page_size, read_duration, read_job_page, read_name, read_optional_name, read_required_text,
+        read_text, read_texts,
+    },
     messages::{self, ending},
     response::fit_page,
 };
 use crate::{
-    broker::{ApproveOrder, WaitingGate, WaitingJob},
+    broker::{ApproveOrder, EmergencyOrder, WaitingGate, WaitingJob},
     limits,
     name::Digest,
     policy::Rpc,
@@ -100,6 +103,59 @@ impl ApprovalService for Approvals {
                     ending: Some(ending(&broker, done.end.ending)),
                     gates: done.gates,
                 })
+            })
+            .await
+    }
+
+    async fn break_glass(
+        &self,
+        request: Request<v1::BreakGlassRequest>,
+    ) -> Result<Response<v1::BreakGlassResponse>, Status> {
+        self.0
+            .call(Rpc::BreakGlass, request, |broker, caller, q| async move {
+                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let order = EmergencyOrder {
+                    job: read_name("job", &q.job)?,
+                    request: read_name("request_digest", &q.request_digest)?,
+                    reason: &reason,
+                    lasting: read_duration("lasting", q.lasting.as_ref(), limits::EMERGENCY_MAX)?,
+                };
+                let job = broker.approvals.break_glass(&caller, &order).await?;
+                Ok(v1::BreakGlassResponse { job: Some(messages::job(&broker, &job)) })
+            })
+            .await
+    }
+
+    async fn list_reviews(
+        &self,
+        request: Request<v1::ListReviewsRequest>,
+    ) -> Result<Response<v1::ListReviewsResponse>, Status> {
+        self.0
+            .call(Rpc::ListReviews, request, |broker, caller, q| async move {
+                let max = page_size(q.page_size);
+                let after = read_optional_name("page_token", &q.page_token)?;
+                let found = broker.approvals.list_reviews(&caller, after, max.saturating_add(1))?;
+                let now = broker.clock().now();
+                let reviews = fit_page(found.iter().take(max).map(|r| messages::review(now, r)));
+                let next_page_token = match reviews.last() {
+                    Some(last) if found.len() > reviews.len() => last.job.clone(),
+                    _ => String::new(),
+                };
+                Ok(v1::ListReviewsResponse { reviews, next_page_token })
+            })
+            .await
+    }
+
+    async fn finish_review(
+        &self,
+        request: Request<v1::FinishReviewRequest>,
+    ) -> Result<Response<v1::FinishReviewResponse>, Status> {
+        self.0
+            .call(Rpc::FinishReview, request, |broker, caller, q| async move {
+                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let done =
+                    broker.approvals.finish_review(&caller, read_name("job", &q.job)?, &reason).await?;
+                Ok(v1::FinishReviewResponse { review: Some(messages::review(broker.clock().now(), &done)) })
             })
             .await
     }

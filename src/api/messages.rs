@@ -5,7 +5,7 @@ use crate::{
     broker::{Broker, Caller, LeaseView, Offer, RecordedEnding},
     catalog::{self, Catalog, Resource},
     clock::{LeaseTime, Now},
-    job::{Approval, Attempt, AttemptState, Gate, Input, Job, JobState, Member, MemberState},
+    job::{Approval, Attempt, AttemptState, Emergency, Gate, Input, Job, JobState, Member, MemberState},
     lease::{Facts, Lease},
     ledger::Ending,
     limits,
@@ -16,7 +16,7 @@ use crate::{
         v1,
     },
     reason::{Reason, Refusal},
-    state::{Lock, request_digest},
+    state::{DueReview, Lock, request_digest},
 };
 
 /// A moment of the lease timeline as a timestamp of the wall clock.
@@ -223,7 +223,36 @@ pub(super) fn job_with_gates(broker: &Broker, j: &Job) -> v1::Job {
         gates: j.gates.iter().map(gate).collect(),
         inputs: j.inputs.iter().map(input).collect(),
         risk: Some(risk(&broker.jobs.risk_of(j))),
+        emergency: j.emergency.as_ref().map(|e| emergency(broker, now, j, e)),
         ..job_summary(broker, j)
+    }
+}
+
+fn emergency(broker: &Broker, now: Now, j: &Job, e: &Emergency) -> v1::Emergency {
+    v1::Emergency {
+        by: e.by.to_string(),
+        human: e.human.as_ref().map(|h| format!("human:{h}")).unwrap_or_default(),
+        gates: e.gates.clone(),
+        reason: e.reason.clone(),
+        at: at(now, e.at),
+        until: at(now, e.until),
+        void_because: broker.approvals.emergency_void_because(j).unwrap_or_default(),
+        review_due: broker.approvals.review_is_due(j.id),
+    }
+}
+
+pub(super) fn review(now: Now, r: &DueReview) -> v1::Review {
+    v1::Review {
+        job: r.job.to_string(),
+        name: r.name.clone(),
+        tenant: r.tenant.to_string(),
+        launcher: r.launcher.to_string(),
+        by: r.by.to_string(),
+        human: r.human.as_ref().map(|h| format!("human:{h}")).unwrap_or_default(),
+        gates: r.gates.clone(),
+        reason: r.reason.clone(),
+        at: at(now, r.at),
+        until: at(now, r.until),
     }
 }
 
@@ -301,6 +330,7 @@ pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
         gates: Vec::new(),
         inputs: Vec::new(),
         risk: None,
+        emergency: None,
     }
 }
 

@@ -286,6 +286,28 @@ impl OperatorService for Operators {
         self.0.call(Rpc::ApplyPolicy, request, policy::apply).await
     }
 
+    async fn list_waivers(
+        &self,
+        request: Request<v1::ListWaiversRequest>,
+    ) -> Result<Response<v1::ListWaiversResponse>, Status> {
+        self.0
+            .call(Rpc::ListWaivers, request, |broker, caller, _| async move {
+                let now = broker.clock().now().wall;
+                let waivers = broker.policies.list_waivers(&caller)?;
+                let waiver = |w: &crate::catalog::Waiver| v1::Waiver {
+                    rule: w.rule.clone(),
+                    tenant: w.tenant.to_string(),
+                    resource: w.resource.as_ref().map(ToString::to_string).unwrap_or_default(),
+                    owner: w.owner.clone(),
+                    reason: w.reason.clone(),
+                    until: Some(timestamp(w.until)),
+                    in_force: now < w.until,
+                };
+                Ok(v1::ListWaiversResponse { waivers: fit_page(waivers.iter().map(waiver)) })
+            })
+            .await
+    }
+
     async fn list_policies(
         &self,
         request: Request<v1::ListPoliciesRequest>,
@@ -365,6 +387,7 @@ impl OperatorService for Operators {
                 true => catalog_mistakes(rules.catalog(), limits::CATALOG_MISTAKES_SHOWN_BRIEFLY_MAX),
                 false => Vec::new(),
             },
+            observed: seen.as_ref().map(|caller| observed_tenants(broker, caller)).unwrap_or_default(),
         }))
     }
 }
@@ -373,6 +396,16 @@ impl OperatorService for Operators {
 fn log_out(broker: &Broker, caller: &Caller) -> Result<v1::LogOutResponse, Refusal> {
     let (ended, recorded) = broker.logins.log_out(caller)?;
     Ok(v1::LogOutResponse { ended, durable: recorded.durable })
+}
+
+/// Returns the tenants that policy refuses nothing: the caller's own, or all for those who may reload the catalog.
+fn observed_tenants(broker: &Broker, caller: &Caller) -> Vec<String> {
+    let rules = broker.rules.in_force();
+    let now = broker.clock().now().wall;
+    let sees_all = broker.rules.may_reload(caller).is_ok();
+    let observed = rules.catalog().exceptions().observed.iter().filter(|o| now < o.until);
+    let seen = observed.filter(|o| sees_all || o.tenant == *caller.tenant());
+    seen.map(|o| format!("{} until {}", o.tenant, o.until)).collect()
 }
 
 /// Sends the records that a caller may see, until the last one or until the stream must end.

@@ -1,15 +1,19 @@
 //! Reading a job's specification: all mistakes are reported at once.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::fields::{read_duration, secret_in};
 use crate::{
-    job::{DoneWhen, Members, Spec, Tuning},
+    job::{DoneWhen, Members, ParamSweep, Spec, Tuning},
     limits,
     name::{
         Digest, HumanName, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffeId, SpiffePattern,
         TenantName,
     },
+    plain,
     proto::{convert::duration, v1},
     reason::{Reason, Refusal},
     secret::looks_secret,
@@ -118,6 +122,7 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
             "`tune.method` is required: a job that writes a checkpoint tunes a model".into(),
         );
     }
+    let sweep = wire.sweep.as_ref().and_then(|s| param_sweep(&mut m, s, tune.as_ref()));
     let members = members(&mut m, wire.members.as_ref(), caller);
     let acting_for = match wire.acting_for.as_str() {
         "" => None,
@@ -135,6 +140,7 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
             ticket,
             rollback_to,
             prompt_alternative,
+            sweep,
             max_duration,
             tune,
             read,
@@ -219,6 +225,41 @@ fn tuning(m: &mut Mistakes, t: &v1::Tuning) -> Option<Tuning> {
     Some(Tuning { method, params_digest, free_params, prompts })
 }
 
+/// Reads a sweep. Each free parameter of the tuning has exactly one value.
+fn param_sweep(m: &mut Mistakes, wire: &v1::ParamSweep, tune: Option<&Tuning>) -> Option<ParamSweep> {
+    if !(2..=limits::SWEEP_JOBS_MAX).contains(&wire.jobs) {
+        let what = format!("`sweep.jobs` is {}: write 2 to {}", wire.jobs, limits::SWEEP_JOBS_MAX);
+        m.add(Reason::FieldInvalid, what);
+    }
+    let free = tune.map(|tune| tune.free_params.as_slice()).unwrap_or_default();
+    let mut values = BTreeMap::new();
+    for text in m.list("sweep.values", &wire.values, limits::SPEC_LIST_MAX) {
+        m.text("sweep.values", text, limits::TEXT_BYTES_MAX, true);
+        match text.split_once('=') {
+            Some((name, value)) if free.iter().any(|known| known == name) => {
+                if values.insert(name.to_owned(), value.to_owned()).is_some() {
+                    m.add(
+                        Reason::FieldInvalid,
+                        format!("`sweep.values`: {} has two values", plain::value(name)),
+                    );
+                }
+            }
+            Some((name, _)) => {
+                let what = format!("`sweep.values`: {} is not in tune.free_params", plain::value(name));
+                m.add(Reason::FieldInvalid, what);
+            }
+            None => m.add(Reason::FieldInvalid, "`sweep.values`: write NAME=VALUE".to_owned()),
+        }
+    }
+    for name in free.iter().filter(|name| !values.contains_key(*name)) {
+        m.add(Reason::FieldMissing, format!("`sweep.values` has no value for {}", plain::value(name)));
+    }
+    if free.is_empty() {
+        m.add(Reason::FieldMissing, "`tune.free_params` is required: a sweep varies it".to_owned());
+    }
+    Some(ParamSweep { jobs: wire.jobs, values })
+}
+
 fn members(m: &mut Mistakes, wire: Option<&v1::Members>, caller: &SpiffeId) -> Members {
     let default = v1::Members::default();
     let w = wire.unwrap_or(&default);
@@ -261,6 +302,10 @@ pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
         ticket: spec.ticket.clone(),
         rollback_to: spec.rollback_to.as_ref().map(ToString::to_string).unwrap_or_default(),
         prompt_alternative: spec.prompt_alternative.clone(),
+        sweep: spec.sweep.as_ref().map(|sweep| v1::ParamSweep {
+            jobs: sweep.jobs,
+            values: sweep.values.iter().map(|(name, value)| format!("{name}={value}")).collect(),
+        }),
         max_duration: Some(duration(spec.max_duration)),
         tune: spec.tune.as_ref().map(|t| v1::Tuning {
             method: v1::Method::from(t.method) as i32,

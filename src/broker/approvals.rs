@@ -110,6 +110,11 @@ impl ApprovalUseCases {
         let decide = |job: &Job| job.approve(approver, &gates, order.request, now);
         let widened = self.context.state.widen(order.job, caller.actor(), None, decide).await;
         let widened = widened.map_err(|r| state_refusal(r, move_refusal))?;
+        let others = self.context.state.open_in_sweep(&widened.job);
+        for other in &others {
+            // A job of the sweep that ended meanwhile needs no approval.
+            let _ = self.context.state.widen(other.id, caller.actor(), None, decide).await;
+        }
         if widened.changed {
             let again = standing.look_again("it was being approved", None, |changed| match changed {
                 None => Ok(()),
@@ -117,12 +122,13 @@ impl ApprovalUseCases {
             });
             if let Err(Overtaken { refusal, detail }) = again {
                 let by = Actor::Daemon(detail.clone());
-                for gate in &gates {
+                let jobs = others.iter().map(|job| job.id).chain([order.job]);
+                for (id, gate) in jobs.flat_map(|id| gates.iter().map(move |gate| (id, gate))) {
                     let withdraw = |job: &Job| {
                         job.withdraw_approval(caller.id(), Some(gate), &detail, now).map(End::Now)
                     };
                     // If the job is closed meanwhile, there is nothing to take back.
-                    let _ = self.endings.end_work(order.job, &by, "an approval was withdrawn", withdraw);
+                    let _ = self.endings.end_work(id, &by, "an approval was withdrawn", withdraw);
                 }
                 return Err(refusal);
             }
@@ -209,6 +215,16 @@ impl ApprovalUseCases {
             })
         });
         let ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
+        for other in self.context.state.open_in_sweep(&job) {
+            // One that has begun goes on: it is not rejected, but its approval can be taken back.
+            let _ = self.endings.end_work(other.id, &caller.actor(), "its sweep was rejected", |job| {
+                job.reject(reason, now).map(|close| match close {
+                    Close::Now(change) => End::Now(vec![change]),
+                    Close::Already => End::Already,
+                    Close::Conflict(stands) => End::Conflict(stands),
+                })
+            });
+        }
         if self.context.rates.may_log(caller.id()) {
             tracing::info!(job = %id, by = %caller.id(), reason, "rejected");
         }
@@ -240,13 +256,30 @@ impl ApprovalUseCases {
             Ok(if changes.is_empty() { End::Already } else { End::Now(changes) })
         });
         let mut ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
+        for other in self.context.state.open_in_sweep(&job) {
+            let by = caller.actor();
+            let withdrawn =
+                self.endings.end_work(other.id, &by, "the approval of its sweep was withdrawn", |job| {
+                    let changes = job.withdraw_approval(caller.id(), gate, reason, now)?;
+                    Ok::<_, Illegal>(if changes.is_empty() { End::Already } else { End::Now(changes) })
+                });
+            // A job that is closed meanwhile has nothing to take back.
+            if let Ok(withdrawn) = withdrawn {
+                let behind = withdrawn.done.ending.behind;
+                ended.done.ending.behind = ended.done.ending.behind.saturating_add(behind);
+            }
+        }
         if !gates.is_empty() {
             if self.context.rates.may_log(caller.id()) {
                 tracing::warn!(job = %id, by = %caller.id(), gates = gates.join(", "), reason, "approval withdrawn");
             }
             // Other approvers may have left their group since. Then the gate is closed again, and the access that needs
             // it ends.
-            let behind = self.sweeps.end_unapproved("an approval was withdrawn", |job| job.id == id);
+            let place = job.sweep_place.map(|place| place.request);
+            let concerns = |other: &Job| {
+                other.id == id || place.is_some() && place == other.sweep_place.map(|place| place.request)
+            };
+            let behind = self.sweeps.end_unapproved("an approval was withdrawn", concerns);
             ended.done.ending.behind = ended.done.ending.behind.saturating_add(behind);
         }
         Ok(Withdrawal { end: self.endings.end_answer(ended), gates })

@@ -26,7 +26,9 @@ impl Decisions {
         job: &Job,
         holder: Option<&SpiffeId>,
     ) -> BTreeSet<String> {
-        let named: BTreeSet<&str> = job.approvals.iter().map(|a| a.gate.as_str()).collect();
+        let opened = job.emergency.iter().flat_map(|e| &e.gates);
+        let named: BTreeSet<&str> =
+            job.approvals.iter().map(|a| &a.gate).chain(opened).map(String::as_str).collect();
         let is_open = |gate: &&str| self.missing_people(rules, job, gate, holder) == 0;
         named.into_iter().filter(is_open).map(str::to_owned).collect()
     }
@@ -47,33 +49,45 @@ impl Decisions {
         gate: &str,
         holder: Option<&SpiffeId>,
     ) -> u32 {
-        self.missing_people_of(rules, job, gate, holder, |_, _| true)
+        self.missing_people_of(rules, job, gate, holder, None)
     }
 
     /// Whether a lock that is not in force yet would leave a gate of this job with too few people.
     pub(super) fn would_lose_gate(&self, rules: &Rules, job: &Job, lock: &Lock) -> bool {
-        let human = locked_human(lock);
-        let stays = |approval: &Approval, live: Option<&HumanName>| {
-            let is_human = human.is_some() && (live == human.as_ref() || approval.human == human);
-            !is_human && !lock.shuts_out(&approval.by)
-        };
         let loses = |gate: &Gate| {
             self.missing_people(rules, job, &gate.id, None) == 0
-                && self.missing_people_of(rules, job, &gate.id, None, stays) > 0
+                && self.missing_people_of(rules, job, &gate.id, None, Some(lock)) > 0
         };
         job.gates.iter().any(loses)
     }
 
-    /// How many people a gate lacks if only the approvals count that `counts` accepts, given who the approver is today.
+    /// How many people a gate lacks, if a lock were in force too.
     fn missing_people_of(
         &self,
         rules: &Rules,
         job: &Job,
         gate: &str,
         holder: Option<&SpiffeId>,
-        counts: impl Fn(&Approval, Option<&HumanName>) -> bool,
+        without: Option<&Lock>,
     ) -> u32 {
+        let is_breaker = |lock: &Lock| {
+            job.emergency.as_ref().is_some_and(|e| {
+                let human = locked_human(lock);
+                lock.shuts_out(&e.by)
+                    || human.is_some() && (e.human == human || human_of(rules, &e.by) == human)
+            })
+        };
+        if self.emergency_opens(rules, job, gate) && !without.is_some_and(is_breaker) {
+            return 0;
+        }
         let Some(rule) = gate_now(rules, job, gate) else { return 0 };
+        let counts = |approval: &Approval, live: Option<&HumanName>| {
+            without.is_none_or(|lock| {
+                let human = locked_human(lock);
+                let is_human = human.is_some() && (live == human.as_ref() || approval.human == human);
+                !is_human && !lock.shuts_out(&approval.by)
+            })
+        };
         let now = self.context.clock.now().lease;
         let holder = holder.and_then(|id| human_of(rules, id));
         let mut counted = Vec::new();

@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{members::beat_window, parts::Broker};
 use crate::{
-    clock::BootTime,
+    clock::{BootTime, Wall},
     job::{AttemptState, Drain, Job},
     ledger::{Actor, Cause},
     limits,
-    name::{FenceName, LeaseId},
+    name::{Digest, FenceName, LeaseId},
 };
 
 /// Leases examined in one batch, so that issuing does not wait for it.
@@ -94,8 +94,10 @@ impl Broker {
     async fn reap_jobs(&self) {
         let mut last: Option<BootTime> = None;
         let mut grace = Duration::ZERO;
+        let mut exceptions = None;
         loop {
             let now = self.context.clock.now();
+            self.end_exceptions(now.wall, &mut exceptions);
             // After a stall of the daemon, one check gives members that much more time.
             if let Some(before) = last {
                 let stall = now.boot.since(before).saturating_sub(REAP_INTERVAL.saturating_mul(4));
@@ -117,6 +119,21 @@ impl Broker {
                 self.reap(&job);
             }
             self.context.clock.sleep(REAP_INTERVAL).await;
+        }
+    }
+
+    /// Decides again what runs on an exception from the rules whose time is over. `before` is how many were in force, of which catalog.
+    fn end_exceptions(&self, now: Wall, before: &mut Option<(Digest, usize)>) {
+        let rules = self.context.rules();
+        let in_force = (rules.catalog().digest(), rules.catalog().exceptions().in_force(now));
+        let is_over =
+            before.replace(in_force).is_some_and(|(of, count)| of == in_force.0 && in_force.1 < count);
+        if is_over {
+            // A request that counted it looks at the revision before it answers, and starts over.
+            self.context.fences.raise_revision();
+            let jobs = self.context.state.open_jobs();
+            let ended = self.approvals.sweeps.end_no_longer_allowed(&rules, &jobs, "an exception is over");
+            tracing::warn!(leases = ended, "an exception from the rules is over (waiver or observed tenant)");
         }
     }
 

@@ -13,7 +13,8 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, Principal},
-    job::{Gate, Input, Job, JobState, Spec},
+    job::{Approval, End, Gate, Input, Job, JobState, Spec},
+    ledger::Actor,
     name::{
         Digest, FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, ResourceName, SpiffeId,
         TenantName,
@@ -111,10 +112,35 @@ impl JobUseCases {
             self.endings.close_quietly(job.id, Outcome::Revoked, &detail);
             return Err(refusal);
         }
+        let job = self.drop_withdrawn_approvals(job);
         metrics::counter!("leasehold_jobs_created_total").increment(1);
         let (tenant, waits) = (&job.spec.tenant, !job.gates.is_empty());
         tracing::info!(job = %job.id, %tenant, launcher = %job.launcher, waits, "job created");
         Ok(CreatedJob { job, created: true, decisions })
+    }
+
+    /// Takes back the approvals that a new job of a sweep began with and that were taken back from the sweep while it was recorded.
+    fn drop_withdrawn_approvals(&self, job: Arc<Job>) -> Arc<Job> {
+        if job.sweep_place.is_none() || job.approvals.is_empty() {
+            return job;
+        }
+        let others = self.context.state.open_in_sweep(&job);
+        let stands = |approval: &Approval| {
+            others.iter().flat_map(|other| &other.approvals).any(|other| {
+                (&other.gate, &other.by, other.at) == (&approval.gate, &approval.by, approval.at)
+            })
+        };
+        let now = self.context.clock.now().lease;
+        let detail = "it was taken back from the sweep while this job was created";
+        for approval in job.approvals.iter().filter(|approval| !stands(approval)) {
+            let by = Actor::Daemon(detail.to_owned());
+            let withdraw = |job: &Job| {
+                job.withdraw_approval(&approval.by, Some(&approval.gate), detail, now).map(End::Now)
+            };
+            // If the job is closed meanwhile, there is nothing to take back.
+            let _ = self.endings.end_work(job.id, &by, "an approval was withdrawn", withdraw);
+        }
+        self.context.state.job(job.id).unwrap_or(job)
     }
 
     fn new_job(
@@ -140,6 +166,8 @@ impl JobUseCases {
             state: JobState::Ready,
             gates: Vec::new(),
             approvals: Vec::new(),
+            sweep_place: None,
+            emergency: None,
             attempts: Vec::new(),
             closed: None,
             detail: String::new(),

@@ -59,7 +59,7 @@ impl OperatorUseCases {
         let mut jobs = self.context.state.open_jobs();
         jobs.retain(|job| {
             job.has_begun()
-                && !job.approvals.is_empty()
+                && (!job.approvals.is_empty() || job.emergency.is_some())
                 && self.sweeps.decisions.would_lose_gate(&rules, job, lock)
         });
         if jobs.is_empty() {

@@ -23,7 +23,7 @@ use crate::{
     name::{Digest, Half},
     policy::{Asker, Grant, Phase, Verdict},
     reason::{Reason, Refusal},
-    state::{approval_record, input_record},
+    state::{approval_record, emergency_record, input_record},
     token::{Claims, UnsignedToken},
 };
 
@@ -252,6 +252,7 @@ impl CredentialUseCases {
             params_digest: job.spec.tune.as_ref().and_then(|t| t.params_digest),
             prompt_lineage: job.spec.tune.as_ref().map(|t| t.prompts.clone()).unwrap_or_default(),
             approvals: job.approvals.iter().map(approval_record).collect(),
+            emergency: job.emergency.as_ref().map(emergency_record),
             decision: self.decisions.record(
                 &draft.request.rules,
                 job,

@@ -11,7 +11,7 @@ use super::{
     rules::Rules,
 };
 use crate::{
-    catalog::{Principal, Resource},
+    catalog::{Principal, Resource, Waiver},
     job::Job,
     limits::APPROVERS_SHOWN_MAX,
     name::{Action, Digest, FenceName, JobId, Method, PrincipalKind, ResourceName, SpiffeId, TenantName},
@@ -165,6 +165,14 @@ impl PolicyUseCases {
             policy: rules.engine.digest(),
             catalog: rules.catalog().digest(),
         })
+    }
+
+    /// Lists the rules that do not hold for a time, of jobs of the caller's tenant, or of all.
+    pub fn list_waivers(&self, caller: &Caller) -> Result<Vec<Waiver>, Refusal> {
+        let everything = self.access.is_for_all_tenants(caller, Rpc::ListWaivers)?;
+        let rules = self.context.rules();
+        let all = rules.catalog().exceptions().waivers.iter();
+        Ok(all.filter(|waiver| everything || waiver.tenant == *caller.tenant()).cloned().collect())
     }
 
     /// Returns the entry of an identity that the caller may ask about. An entry that it may not see counts as absent.

@@ -7,8 +7,8 @@ use super::{
     revocations::EndingOptions,
 };
 use crate::{
-    job::{Approval, Job},
-    name::{FenceKind, FenceName, JobId, TenantName},
+    job::Job,
+    name::{FenceKind, FenceName, JobId, SpiffeId, TenantName},
     policy::Rpc,
     reason::{Reason, Refusal},
     state::{Lock, LockName, Refused},
@@ -114,7 +114,11 @@ impl OperatorUseCases {
         let detail = format!("its launcher was locked: {reason}");
         let closed = self.endings.close_all(caller, self.closed_by(&name), &detail, "locked");
         // What runs on the approval of someone who is locked ends too.
-        let is_void = |job: &Job| job.approvals.iter().any(|a| shuts_out_approver(&done.value, a));
+        let is_void = |job: &Job| {
+            let approvers = job.approvals.iter().map(|a| &a.by);
+            let breaker = job.emergency.iter().map(|e| &e.by);
+            approvers.chain(breaker).any(|by| shuts_out_approver(&done.value, by))
+        };
         let unapproved = self.sweeps.end_unapproved("an approver is locked", is_void);
         ending.behind = ending.behind.saturating_add(unapproved);
         self.context.decide_again();
@@ -242,9 +246,9 @@ fn check_no_recall(name: &LockName) -> Result<(), Refusal> {
     )))
 }
 
-/// Whether a lock may shut out an approver: by identity, trust domain or prefix, or the person by name.
-fn shuts_out_approver(lock: &Lock, approval: &Approval) -> bool {
+/// Whether a lock may shut out someone who approved, or opened gates in an emergency: by identity, trust domain or prefix, or the person by name.
+fn shuts_out_approver(lock: &Lock, by: &SpiffeId) -> bool {
     // The catalog may say today that another identity is this person, so each approval is judged again.
     let is_human = matches!(&lock.name, LockName::Name(name) if matches!(name.kind(), FenceKind::Human(_)));
-    is_human || lock.shuts_out(&approval.by)
+    is_human || lock.shuts_out(by)
 }

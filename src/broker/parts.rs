@@ -154,6 +154,11 @@ impl Broker {
         metrics::gauge!("leasehold_fences").set(self.context.fences.len() as f64);
         let mistakes = self.context.rules().catalog().not_taken().len();
         metrics::gauge!("leasehold_catalog_mistakes").set(mistakes as f64);
+        let now = self.context.clock.now().wall;
+        let rules = self.context.rules();
+        let observed = rules.catalog().exceptions().observed.iter().filter(|o| now < o.until).count();
+        metrics::gauge!("leasehold_tenants_observed").set(observed as f64);
+        metrics::gauge!("leasehold_reviews_due").set(self.context.state.reviews_due(None) as f64);
         metrics::gauge!("leasehold_issuing_held").set(f64::from(u8::from(self.context.is_held())));
     }
 

@@ -43,7 +43,10 @@ impl Sweeps {
     pub(super) fn end_unapproved(&self, because: &str, concerns: impl Fn(&Job) -> bool) -> u64 {
         let concerned = || {
             let mut jobs = self.context.state.open_jobs();
-            jobs.retain(|job| !job.approvals.is_empty() && job.has_begun() && concerns(job));
+            jobs.retain(|job| {
+                let is_opened = !job.approvals.is_empty() || job.emergency.is_some();
+                is_opened && job.has_begun() && concerns(job)
+            });
             jobs
         };
         if concerned().is_empty() {

@@ -123,6 +123,7 @@ impl TenantView {
             }
             Event::JobConflict { job, .. }
             | Event::JobApproved { job, .. }
+            | Event::JobGlassBroken { job, .. }
             | Event::JobApprovalWithdrawn { job, .. }
             | Event::AttemptBegan { job, .. }
             | Event::AttemptDraining { job, .. }
@@ -133,6 +134,9 @@ impl TenantView {
             | Event::MemberLeft { job, .. }
             | Event::MemberLost { job, .. }
             | Event::Withdrawn { job, .. } => all_if(self.job(*job) == Some(Stake::Own)),
+
+            // The job may be forgotten by then.
+            Event::ReviewDone { tenant, .. } => all_if(*tenant == self.tenant),
 
             Event::CredentialIssued(issued) => self.credential_issued(issued),
             Event::CredentialRenewed { lease, job, .. } => {

@@ -3,13 +3,15 @@
 use std::{collections::BTreeSet, fmt::Display, path::Path, str::FromStr};
 
 use super::{
-    Audience, CheckpointFacts, DatasetFacts, Enforcement, HumanPattern, IdentityUse, ModelFacts, Presenter,
-    Principal, Resource, ResourceFacts, S3Endpoint,
+    Audience, CheckpointFacts, DatasetFacts, Enforcement, Exceptions, HumanPattern, IdentityUse, ModelFacts,
+    Presenter, Principal, Resource, ResourceFacts, S3Endpoint, Waiver,
+    exception::ObservedTenant,
     principal::HumanSegment,
     value::{LowerWord, address, line_of_text, local_name, location, model_name, moment, parse, pin},
 };
 use crate::{
-    limits::{CATALOG_ENTRIES_MAX, SPEC_LIST_MAX},
+    clock::Wall,
+    limits::{CATALOG_ENTRIES_MAX, SPEC_LIST_MAX, WAIVERS_MAX},
     name::{Pin, PrincipalKind, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName},
     plain,
     written::{Notes, Placed, Problem, Section, Value, parse_toml},
@@ -43,6 +45,8 @@ pub(super) struct TenantFile {
     pub(super) tenant: TenantName,
     /// Which patterns each tenant may name. Only the platform's file has them.
     pub(super) claims: Vec<(TenantName, SpiffePattern)>,
+    /// What the platform grants for a time: of the platform's file only.
+    pub(super) exceptions: Exceptions,
     pub(super) principals: Vec<Placed<Principal>>,
     pub(super) audiences: Vec<ParsedAudience>,
     pub(super) resources: Vec<ParsedResource>,
@@ -58,6 +62,7 @@ pub(super) fn read(file: &str, tenant: &TenantName, source: &str) -> TenantFile 
         file: file.to_owned(),
         tenant: tenant.clone(),
         claims: Vec::new(),
+        exceptions: Exceptions::default(),
         principals: Vec::new(),
         audiences: Vec::new(),
         resources: Vec::new(),
@@ -76,6 +81,12 @@ impl TenantFile {
         self.read_tenant(root, notes);
         for table in root.list_of_sections("claim", CATALOG_ENTRIES_MAX, notes) {
             self.read_claim(table, notes);
+        }
+        for table in root.list_of_sections("observe", CATALOG_ENTRIES_MAX, notes) {
+            self.read_observed(table, notes);
+        }
+        for table in root.list_of_sections("waiver", WAIVERS_MAX, notes) {
+            self.read_waiver(table, notes);
         }
         for table in root.list_of_sections("principal", CATALOG_ENTRIES_MAX, notes) {
             self.read_principal(table, notes);
@@ -131,6 +142,51 @@ impl TenantFile {
         table.finish(notes);
         if let Some(tenant) = tenant {
             self.claims.extend(patterns.into_iter().map(|p| (tenant.clone(), p.value)));
+        }
+    }
+
+    /// Refuses an entry that only the platform's file may have.
+    fn is_of_platform(&self, table: &mut Section<'_>, notes: &mut Notes) -> bool {
+        let is_platform = self.tenant.as_str() == PLATFORM;
+        if !is_platform {
+            let why = format!("only {PLATFORM}.toml makes exceptions from the rules; leave it out");
+            table.wrong("tenant", why, notes);
+        }
+        is_platform
+    }
+
+    fn read_observed(&mut self, mut table: Section<'_>, notes: &mut Notes) {
+        table.name_by("tenant");
+        if !self.is_of_platform(&mut table, notes) {
+            return;
+        }
+        let tenant = table.need("tenant", "\"acme\"", notes, parse::<TenantName>);
+        let until = need_moment(&mut table, notes);
+        let owner = table.need("owner", "\"platform@acme.example\"", notes, line_of_text);
+        table.finish(notes);
+        if let (Some(tenant), Some(until), Some(owner)) = (tenant, until, owner) {
+            self.exceptions.observed.push(ObservedTenant { tenant, until, owner });
+        }
+    }
+
+    fn read_waiver(&mut self, mut table: Section<'_>, notes: &mut Notes) {
+        table.name_by("rule");
+        if !self.is_of_platform(&mut table, notes) {
+            return;
+        }
+        let declared_at = format!("{}:{}", self.file, table.line());
+        let rule = table.need("rule", "\"guard-ttl\"", notes, line_of_text);
+        let tenant = table.need("tenant", "\"acme\"", notes, parse::<TenantName>);
+        let resource = table.text("resource", notes, parse::<ResourceName>);
+        let owner = table.need("owner", "\"security@acme.example\"", notes, line_of_text);
+        let reason = table.need("reason", "\"RISK-12: the old trainer cannot renew\"", notes, line_of_text);
+        let until = need_moment(&mut table, notes);
+        table.finish(notes);
+        if let (Some(rule), Some(tenant), Some(owner), Some(reason), Some(until)) =
+            (rule, tenant, owner, reason, until)
+        {
+            let waiver = Waiver { rule, tenant, resource, owner, reason, until, declared_at };
+            self.exceptions.waivers.push(waiver);
         }
     }
 
@@ -354,4 +410,14 @@ fn once<T: FromStr<Err: Display>>() -> impl FnMut(&str) -> Result<T, String> {
             Err(format!("`{}` is in it twice; remove one", plain::value(text)))
         }
     }
+}
+
+/// Reads the required end of an exception.
+fn need_moment(table: &mut Section<'_>, notes: &mut Notes) -> Option<Wall> {
+    if !table.has("until") {
+        let what =
+            "until is missing: write the date from which the rules hold again, as in until = 2027-01-31";
+        notes.problem(table.line(), what);
+    }
+    table.value("until", notes, moment)
 }

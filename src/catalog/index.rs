@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Audience, Principal, Resource, tree::PatternNode};
+use super::{Audience, Exceptions, Principal, Resource, tree::PatternNode};
 use crate::{
     name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName},
     written::Problem,
@@ -30,6 +30,7 @@ pub(super) struct CatalogIndex {
     pub(super) by_segments: PatternNode,
     pub(super) resources: HashMap<ResourceName, Resource>,
     pub(super) audiences: HashMap<SpiffeId, Audience>,
+    pub(super) exceptions: Exceptions,
 }
 
 /// The number of entries of each kind.
@@ -147,6 +148,11 @@ impl Catalog {
     /// The audiences of all tenants, in the order of their names.
     pub fn audiences(&self) -> impl Iterator<Item = &Audience> {
         self.0.audiences.values()
+    }
+
+    /// What the platform grants for a time: tenants that are observed, rules that are waived.
+    pub fn exceptions(&self) -> &Exceptions {
+        &self.0.exceptions
     }
 
     /// The audiences that an identity checks for.

@@ -522,6 +522,8 @@ fn assemble(files: Vec<TenantFile>, index: &mut CatalogIndex) {
     implied.sort_by(|a, b| a.pattern.cmp(&b.pattern));
     implied.dedup_by(|a, b| a.pattern == b.pattern);
     for f in files {
+        index.exceptions.observed.extend(f.exceptions.observed);
+        index.exceptions.waivers.extend(f.exceptions.waivers);
         index.principals.extend(f.principals.into_iter().map(|p| Arc::new(p.value)));
         index.audiences.extend(f.audiences.into_iter().map(|a| (a.audience.name.clone(), a.audience)));
         index.resources.extend(f.resources.into_iter().map(|r| (r.resource.name.clone(), r.resource)));

@@ -19,6 +19,7 @@ mod accepted;
 mod audience;
 mod earlier;
 mod errors;
+mod exception;
 mod file;
 mod index;
 mod load;
@@ -29,6 +30,7 @@ mod value;
 
 pub use audience::{Audience, Checks, Presenter, S3Endpoint};
 pub use errors::CatalogErrors;
+pub use exception::{Exceptions, Waiver};
 pub use index::Catalog;
 pub use principal::{HumanPattern, IdentityUse, Principal};
 pub use resource::{

@@ -34,6 +34,10 @@ fn request_rows(job: &v1::Job) -> Vec<(&'static str, Vec<String>)> {
         ("method", one(&render::method(tune.method()))),
         ("params", one(&tune.params_digest)),
         ("free params", tune.free_params),
+        (
+            "sweep",
+            spec.sweep.iter().map(|s| format!("{} jobs: one approval covers them all", s.jobs)).collect(),
+        ),
         ("prompts", tune.prompts),
         ("members", members.join),
         ("begun by", members.start),

@@ -33,7 +33,7 @@ fn every_subcommand_has_help_and_examples() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 40);
+    assert_eq!(seen, 43);
 }
 
 /// Returns what `--help` of a command prints on a terminal of 100 columns.

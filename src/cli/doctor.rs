@@ -364,6 +364,14 @@ async fn check_daemon(
     if !is_first {
         return;
     }
+    if !answer.observed.is_empty() {
+        let what = format!("policy refuses jobs nothing: {}", answer.observed.join(", "));
+        report.add_problem(
+            "observed tenants",
+            what,
+            "when you have seen enough, remove [[observe]] from platform.toml and reload",
+        );
+    }
     if let Some(first) = answer.catalog_mistakes.first() {
         let count = match answer.catalog_mistakes.len() {
             1 => String::new(),

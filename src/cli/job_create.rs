@@ -15,6 +15,7 @@ use super::{
     job::{READERS, follow, incomplete},
     output::{fields, note, note_page, print, print_line},
     parse, render,
+    reviews::{break_glass, say_what_follows},
 };
 use crate::{agent::RunSpec, name::PrincipalKind, plain, proto::v1, secret::random_u128};
 
@@ -23,6 +24,9 @@ pub(super) struct CreateArgs {
     /// The job file: TOML, or the same as JSON
     #[arg(long, value_name = "FILE")]
     spec: PathBuf,
+    /// For a job with [sweep]: the value of a free parameter, in place of the one in the file
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse::assignment)]
+    set: Vec<(String, String)>,
     /// The same key and file mean the same job, for one day [default: a new key]
     #[arg(long, value_name = "K")]
     idempotency_key: Option<String>,
@@ -33,8 +37,17 @@ pub(super) struct CreateArgs {
     #[arg(long, value_name = "SPAN", value_parser = parse::span, requires = "wait")]
     timeout: Option<Duration>,
     /// Create nothing; like `job check`
-    #[arg(long, conflicts_with = "wait")]
+    #[arg(long, conflicts_with_all = ["wait", "break_glass"])]
     dry_run: bool,
+    /// In an emergency: open the gates that hold the job back, without approvals. It raises an alarm, and its review is due
+    #[arg(long, requires = "reason", conflicts_with = "wait")]
+    break_glass: bool,
+    /// With --break-glass: why it cannot wait for approval
+    #[arg(long, value_name = "TEXT", value_parser = parse::reason, requires = "break_glass")]
+    reason: Option<String>,
+    /// With --break-glass: how long the job may have access, at most 4h [default: 1h]
+    #[arg(long, value_name = "SPAN", value_parser = parse::span, requires = "break_glass")]
+    lasting: Option<Duration>,
 }
 
 const NO_JOB: &str = "No job was created, no access was given.";
@@ -90,7 +103,8 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
     if args.dry_run {
         return check(&args.spec, session).await;
     }
-    let spec = read_spec(&args.spec)?;
+    let mut spec = read_spec(&args.spec)?;
+    set_values(&mut spec.job, &args.set)?;
     let client = session.client(&creators(&spec.job))?;
     let (mut job, answer) = submit(&client, spec.job, args.idempotency_key, false).await?;
     let awaiting = |job: &v1::Job| job.state() == v1::JobState::AwaitingApproval;
@@ -101,6 +115,12 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
         }
         if awaiting(&job) {
             note_page(&render::gate_table(&job.waiting_for));
+        }
+    }
+    if let Some(reason) = args.reason.filter(|_| awaiting(&job)) {
+        job = break_glass(&client, &job, reason, args.lasting).await?;
+        if !session.for_programs() {
+            say_what_follows(&job, session);
         }
     }
     if args.wait && awaiting(&job) {
@@ -143,6 +163,23 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
         .saying("No access was given.")),
         _ => Ok(Exit::Ok),
     }
+}
+
+/// Puts values of free parameters in place of those in the file.
+fn set_values(spec: &mut v1::JobSpec, set: &[(String, String)]) -> Result<(), Failure> {
+    let Some(sweep) = &mut spec.sweep else {
+        return match set.first() {
+            None => Ok(()),
+            Some(_) => Err(Failure::usage("--set is for a job with [sweep], which this file does not have")
+                .fix("add [sweep] with jobs = N to the job file, or leave --set out")),
+        };
+    };
+    for (name, value) in set {
+        let is_of = |text: &String| text.split_once('=').is_some_and(|(known, _)| known == name);
+        sweep.values.retain(|text| !is_of(text));
+        sweep.values.push(format!("{name}={value}"));
+    }
+    Ok(())
 }
 
 /// Returns the note about a job that waits for people.

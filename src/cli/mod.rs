@@ -37,6 +37,7 @@ mod table;
 mod text_diff;
 mod timestamp;
 mod wait_durable;
+mod waivers;
 
 mod agent;
 mod approval_request;
@@ -74,6 +75,7 @@ mod policy_apply;
 mod policy_explain;
 mod policy_test;
 mod record;
+mod reviews;
 mod revoke;
 mod run;
 mod serve;

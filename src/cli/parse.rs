@@ -182,6 +182,15 @@ pub(super) fn identity(text: &str) -> Result<(PrincipalKind, SvidFrom), String> 
     Ok((role, SvidFiles { cert: absolute(cert)?, key: absolute(key)? }.into()))
 }
 
+/// Parses `NAME=VALUE`.
+pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE, such as learning_rate=1e-4")?;
+    match name.trim().is_empty() {
+        true => Err("the name before `=` is empty: write NAME=VALUE".to_owned()),
+        false => Ok((name.to_owned(), value.to_owned())),
+    }
+}
+
 /// Parses the path of something that a command may create: a pasted token would become a name in the file system.
 pub(super) fn new_path(text: &str) -> Result<PathBuf, String> {
     match looks_secret(text) {

@@ -110,6 +110,7 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("state", job_state_or_outcome(job).into()),
         ("because", job.detail.as_str().into()),
         ("quarantined", job.quarantined.as_str().into()),
+        ("emergency", emergency_text(job.emergency.as_ref(), now).into()),
         ("note", TableCell::list(&job.notes)),
         ("launcher", job.launcher.as_str().into()),
         ("acting for", job.acting_for.as_str().into()),
@@ -117,6 +118,7 @@ pub(super) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("why", job.why.as_str().into()),
         ("ticket", spec.ticket.as_str().into()),
         ("rollback to", spec.rollback_to.as_str().into()),
+        ("sweep", sweep_text(spec.sweep.as_ref()).into()),
         ("why not a prompt", spec.prompt_alternative.as_str().into()),
         ("risk", risk_text(job.risk.as_ref()).into()),
         ("reads", TableCell::list(&spec.read)),
@@ -242,8 +244,36 @@ pub(super) fn job_value(job: &v1::Job, now: Wall) -> Value {
         "request_digest": none_if_empty(job.request_digest.clone()),
         "inputs": job.inputs.iter().map(input_value).collect::<Vec<_>>(),
         "risk": job.risk.as_ref().map(risk_value),
+        "emergency": job.emergency.as_ref().map(|e| emergency_value(e, now)),
         "attempts": attempts.collect::<Vec<_>>(),
         "spec": job.spec.as_ref().map(spec_value),
+    })
+}
+
+/// `one of 8 jobs, with seed=7`, or nothing.
+fn sweep_text(sweep: Option<&v1::ParamSweep>) -> String {
+    sweep.map(|s| format!("one of {} jobs, with {}", s.jobs, s.values.join(", "))).unwrap_or_default()
+}
+
+/// Who opened the gates in an emergency, until when and why.
+fn emergency_text(emergency: Option<&v1::Emergency>, now: Wall) -> String {
+    let Some(e) = emergency else { return String::new() };
+    let review = if e.review_due { "; its review is due" } else { "; reviewed" };
+    let void = if e.void_because.is_empty() { String::new() } else { format!("; void: {}", e.void_because) };
+    format!(
+        "{} opened {} until {}: {}{void}{review}",
+        e.by,
+        e.gates.join(", "),
+        short(e.until.as_ref(), now),
+        e.reason
+    )
+}
+
+fn emergency_value(e: &v1::Emergency, now: Wall) -> Value {
+    json!({
+        "by": e.by, "human": none_if_empty(e.human.clone()), "gates": e.gates, "reason": e.reason,
+        "at": value(e.at.as_ref(), now), "until": value(e.until.as_ref(), now),
+        "void_because": none_if_empty(e.void_because.clone()), "review_due": e.review_due,
     })
 }
 
@@ -281,6 +311,7 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
         "credential_ttl_s": spec.credential_ttl.as_ref().map(|d| d.seconds), "pins": pins,
         "ticket": none_if_empty(spec.ticket.clone()), "rollback_to": none_if_empty(spec.rollback_to.clone()),
         "prompt_alternative": none_if_empty(spec.prompt_alternative.clone()),
+        "sweep": spec.sweep.as_ref().map(|s| json!({ "jobs": s.jobs, "values": s.values })),
         "drain_s": spec.drain.as_ref().map(|d| d.seconds),
     })
 }

@@ -176,6 +176,13 @@ impl OperatorService for Answers {
         Err(Status::unimplemented(""))
     }
 
+    async fn list_waivers(
+        &self,
+        _: Request<v1::ListWaiversRequest>,
+    ) -> Result<Response<v1::ListWaiversResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn list_policies(
         &self,
         _: Request<v1::ListPoliciesRequest>,

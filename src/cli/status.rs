@@ -80,7 +80,7 @@ impl StatusArgs {
                 "live_leases": leases.value(), "locks": locks.value(),
                 "server_time": timestamp::value(who.server_time.as_ref(), now),
                 "svid_expires": timestamp::value(who.svid_expires.as_ref(), now),
-                "catalog_mistakes": who.catalog_mistakes,
+                "catalog_mistakes": who.catalog_mistakes, "observed": who.observed,
             }))?;
         } else {
             print(&fields([
@@ -93,6 +93,9 @@ impl StatusArgs {
                 ("live leases", leases.shown().into()),
                 ("locks", locks.shown().into()),
             ]))?;
+            for observed in &who.observed {
+                note(&format!("leasehold: warning: OBSERVE: policy refuses jobs nothing: {observed}"));
+            }
             for mistake in &who.catalog_mistakes {
                 note(&format!("leasehold: warning: not in force, catalog file {mistake}"));
             }
@@ -148,7 +151,7 @@ impl WhoamiArgs {
                     "human": login.human, "issuer": login.issuer, "sub": login.sub, "groups": login.groups, "amr": login.amr,
                     "since": timestamp::value(login.since.as_ref(), now), "until": timestamp::value(login.until.as_ref(), now),
                 })),
-                "server_version": answer.server_version, "epoch": answer.epoch,
+                "server_version": answer.server_version, "epoch": answer.epoch, "observed": answer.observed,
                 "server_time": timestamp::value(answer.server_time.as_ref(), now),
             }))?;
         } else {
@@ -173,6 +176,7 @@ impl WhoamiArgs {
                     "logged in until",
                     login.until.as_ref().map(|at| timestamp::both(Some(at), now)).unwrap_or_default(),
                 ),
+                ("observed", answer.observed.join(", ")),
                 ("SVID expires", timestamp::both(answer.svid_expires.as_ref(), now)),
                 ("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch)),
             ]))?;

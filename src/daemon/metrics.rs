@@ -20,6 +20,11 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("leasehold_attempts_begun_total", Counter, "Attempts that were begun."),
     ("leasehold_catalog_mistakes", Gauge, "Mistakes in the catalog files on disk, which are not in force."),
     ("leasehold_credentials_issued_total", Counter, "Credentials that were issued, without renewals."),
+    (
+        "leasehold_emergencies_total",
+        Counter,
+        "Jobs whose gates one person opened in an emergency. Raise an alarm for each.",
+    ),
     ("leasehold_fence_feeds", Gauge, "Verifiers that follow the fence feed now."),
     ("leasehold_fences", Gauge, "Names that were lowered and are still remembered."),
     ("leasehold_gateway_read_bytes_total", Counter, "Bytes that the S3 gateway sent of objects."),
@@ -60,6 +65,7 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ),
     ("leasehold_logins_total", Counter, "People who logged in."),
     ("leasehold_members_away_total", Counter, "Members that the daemon no longer heard from."),
+    ("leasehold_observed_total", Counter, "Parts of decisions that would have refused an observed tenant."),
     (
         "leasehold_notices_total",
         CounterOf("outcome", notice_outcomes),
@@ -72,9 +78,15 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
         "Requests that were refused because their caller or its tenant wrote too much.",
     ),
     ("leasehold_refused_total", CounterOf("reason", reasons), "Requests that were refused, by reason."),
+    ("leasehold_reviews_due", Gauge, "Emergencies that no one has reviewed."),
     ("leasehold_revocations_total", Counter, "Revocations and locks by operators."),
     ("leasehold_svid_remaining_seconds", Gauge, "Seconds until the daemon's own SVID ends."),
     ("leasehold_svid_rotation_late", Gauge, "1 while the daemon's SVID is past the time of its renewal."),
+    (
+        "leasehold_tenants_observed",
+        Gauge,
+        "Tenants whose jobs are observed and not refused. Not zero: policy refuses them nothing.",
+    ),
     ("leasehold_svid_rotations_total", Counter, "Rotations of the daemon's SVID."),
 ];
 

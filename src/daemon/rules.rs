@@ -129,10 +129,16 @@ fn read(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Resu
     Ok(rules)
 }
 
-/// Logs what is wrong with the files on disk and not in force.
+/// Logs what is wrong with the files on disk and not in force, and which tenants are only observed.
 pub(super) fn log_mistakes(catalog: &Catalog) {
     for mistake in catalog.not_taken() {
         tracing::error!(%mistake, "not taken into the catalog");
+    }
+    for observed in &catalog.exceptions().observed {
+        tracing::warn!(
+            tenant = %observed.tenant, until = %observed.until, owner = observed.owner,
+            "OBSERVE: policy refuses this tenant's jobs nothing"
+        );
     }
 }
 

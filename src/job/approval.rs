@@ -85,9 +85,10 @@ impl Job {
     /// The gates that lack approvals. None if the job is closed.
     pub fn waiting_for(&self, now: LeaseTime) -> impl Iterator<Item = &Gate> {
         let open = !self.is_closed();
-        self.gates
-            .iter()
-            .filter(move |g| open && !g.has_enough(self.approvals_at(&g.id, g.approval_ttl, now)))
+        self.gates.iter().filter(move |g| {
+            open && !self.is_open_by_emergency(&g.id, now)
+                && !g.has_enough(self.approvals_at(&g.id, g.approval_ttl, now))
+        })
     }
 
     /// Approves the job at these gates. None if this person has approved at all of them.
@@ -182,7 +183,8 @@ impl Job {
         let Some(gate) = self.gates.iter().find(|g| g.id == gate) else { return false };
         let is_given = self.approvals.iter().any(|a| a.gate == gate.id && a.by == *by);
         let others = self.approvals.iter().filter(|a| a.gate == gate.id && a.by != *by);
-        self.has_begun() && is_given && !gate.has_enough(others)
+        let is_emergency = self.emergency.as_ref().is_some_and(|e| e.gates.contains(&gate.id));
+        self.has_begun() && is_given && !is_emergency && !gate.has_enough(others)
     }
 
     /// The withdrawals of approvals that became too old before the job began.
@@ -199,6 +201,17 @@ impl Job {
             detail: "the job did not begin within the gate's approval_ttl".to_owned(),
         };
         old.map(withdrawal).collect()
+    }
+
+    /// Gives a new job approvals of its sweep, at the gates that it has.
+    pub fn take_over_approvals(&mut self, approvals: &[Approval]) {
+        let mut taken: Vec<Approval> =
+            approvals.iter().filter(|a| self.gates.iter().any(|g| g.id == a.gate)).cloned().collect();
+        taken.sort_by(|a, b| (&a.gate, &a.by, b.at).cmp(&(&b.gate, &b.by, a.at)));
+        taken.dedup_by(|a, b| a.gate == b.gate && a.by == b.by);
+        taken.truncate(limits::APPROVALS_PER_JOB_MAX);
+        self.approvals = taken;
+        self.wait_or_be_ready(self.created);
     }
 
     pub(super) fn approve_now(&mut self, approvals: &[Approval]) {
@@ -223,7 +236,7 @@ impl Job {
     }
 
     /// Sets the state of a job that has not begun, by its gates.
-    fn wait_or_be_ready(&mut self, at: LeaseTime) {
+    pub(super) fn wait_or_be_ready(&mut self, at: LeaseTime) {
         let missing: Vec<&str> = self.waiting_for(at).map(|g| g.id.as_str()).collect();
         (self.state, self.detail) = if missing.is_empty() {
             (JobState::Ready, String::new())

@@ -1,6 +1,8 @@
 //! Changes of a job. Each is one record of the ledger.
 
-use super::{Approval, Attempt, AttemptState, Drain, EndedMembership, Job, JobState, Member, MemberState};
+use super::{
+    Approval, Attempt, AttemptState, Drain, Emergency, EndedMembership, Job, JobState, Member, MemberState,
+};
 use crate::{
     clock::LeaseTime,
     limits,
@@ -24,6 +26,12 @@ pub enum Change {
         by: SpiffeId,
         at: LeaseTime,
         detail: String,
+    },
+    /// One person opened the gates of the job in an emergency.
+    GlassBroken {
+        /// The digest of the request that the person saw.
+        request: Digest,
+        emergency: Emergency,
     },
     Closed {
         outcome: Outcome,
@@ -94,6 +102,7 @@ impl Change {
         match self {
             Change::AttemptBegan { at, .. } | Change::MemberJoined { at, .. } => Some(*at),
             Change::Approved { approvals, .. } => approvals.last().map(|a| a.at),
+            Change::GlassBroken { emergency, .. } => Some(emergency.at),
             _ => None,
         }
     }
@@ -117,6 +126,7 @@ impl Job {
         match change {
             Change::Compromised { .. } => {}
             Change::Approved { approvals, .. } => self.approve_now(approvals),
+            Change::GlassBroken { emergency, .. } => self.break_glass_now(emergency),
             Change::ApprovalWithdrawn { gate, by, at, detail } => self.withdraw_now(gate, by, *at, detail),
             Change::Closed { outcome, at, detail } => self.close_now(*outcome, *at, detail),
             Change::AttemptBegan { attempt, key, at, ticket, vouched } => {
@@ -210,6 +220,7 @@ impl Job {
                 vec![FenceName::member(self.id, *attempt, instance.clone())]
             }
             Change::Approved { .. }
+            | Change::GlassBroken { .. }
             | Change::ApprovalWithdrawn { .. }
             | Change::AttemptDraining { .. }
             | Change::MemberDraining { .. }
@@ -229,6 +240,9 @@ impl Job {
         if !self.has_begun() && !self.gates.is_empty() {
             // The job's time does not run while people decide.
             self.ends = at.plus(self.spec.max_duration);
+            if let Some(emergency) = &self.emergency {
+                self.ends = self.ends.min(emergency.until);
+            }
         }
         if let Some(previous) = self.attempts.last_mut().filter(|a| !a.is_ended()) {
             previous.end_now(Outcome::Superseded, at, &format!("attempt {attempt} began"));

@@ -19,6 +19,8 @@ pub struct Spec {
     pub rollback_to: Option<ResourceName>,
     /// Why a better prompt is not enough; empty if it does not say.
     pub prompt_alternative: String,
+    /// Set if it is one of several jobs that differ only in free parameters.
+    pub sweep: Option<ParamSweep>,
     pub max_duration: Duration,
     pub tune: Option<Tuning>,
     /// Datasets and models, each with its version.
@@ -43,6 +45,15 @@ pub struct Tuning {
     pub free_params: Vec<String>,
     /// Prompt versions that the tuning draws on.
     pub prompts: Vec<String>,
+}
+
+/// A sweep over the free parameters of a tuning: several jobs that one approval covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParamSweep {
+    /// How many jobs it has; at least 2.
+    pub jobs: u32,
+    /// The values of this job, by the name of the parameter. Not a part of what is approved.
+    pub values: BTreeMap<String, String>,
 }
 
 /// Who may take part.

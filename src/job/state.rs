@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Approval, Gate, Roster, Spec};
+use super::{Approval, Emergency, Gate, Roster, Spec};
 use crate::{
     clock::LeaseTime,
     name::{
@@ -80,6 +80,10 @@ pub struct Job {
     pub gates: Vec<Gate>,
     /// At most [`limits::APPROVALS_PER_JOB_MAX`](crate::limits::APPROVALS_PER_JOB_MAX), in the order in which they came.
     pub approvals: Vec<Approval>,
+    /// Its place in a sweep over free parameters.
+    pub sweep_place: Option<SweepPlace>,
+    /// Set if one person opened its gates in an emergency.
+    pub emergency: Option<Emergency>,
     /// In the order of their numbers; the last one is the current one.
     pub attempts: Vec<Attempt>,
     pub closed: Option<LeaseTime>,
@@ -89,6 +93,15 @@ pub struct Job {
     pub ended_memberships: Vec<EndedMembership>,
     /// What was compromised, if that may have tainted what the job has written.
     pub compromised: Option<FenceName>,
+}
+
+/// The place of a job in a sweep over free parameters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SweepPlace {
+    /// The digest of the request, which all jobs of the sweep share.
+    pub request: Digest,
+    /// 1 for the first that was created.
+    pub number: u32,
 }
 
 /// The end of all memberships of one identity in an attempt, by a revocation or a lock.

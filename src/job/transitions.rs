@@ -446,7 +446,9 @@ impl Job {
             return changes;
         }
         if now >= self.ends {
+            let emergency_is_over = self.emergency.as_ref().is_some_and(|e| now >= e.until);
             let (outcome, detail) = match (self.has_begun(), self.gates.is_empty()) {
+                (true, _) if emergency_is_over => (Outcome::Interrupted, "the time of its emergency is over"),
                 (true, _) => (Outcome::Interrupted, "the job reached its maximum duration"),
                 (false, true) => (Outcome::Expired, "the job reached its maximum duration"),
                 (false, false) => (Outcome::Expired, "the job waited too long to be approved and to begin"),

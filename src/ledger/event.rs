@@ -57,6 +57,17 @@ pub enum Event {
         request_digest: Digest,
         approvals: Vec<ApprovalRecord>,
     },
+    /// One person opened the gates of a job in an emergency. A review is due after it.
+    #[serde(rename = "job.glass_broken")]
+    JobGlassBroken {
+        job: JobId,
+        /// The digest of the request that the person saw.
+        request_digest: Digest,
+        emergency: EmergencyRecord,
+    },
+    /// Someone without a part in an emergency reviewed it.
+    #[serde(rename = "review.done")]
+    ReviewDone { job: JobId, tenant: TenantName, by: Actor, reason: String, at: LeaseTime },
     /// An approval no longer counts: its giver took it back, or it became too old before the job began.
     #[serde(rename = "job.approval_withdrawn")]
     JobApprovalWithdrawn {
@@ -399,6 +410,12 @@ pub struct JobCreated {
     pub decision: DecisionRecord,
     /// Gates that hold it back; empty if it is ready.
     pub waiting_for: Vec<GateRecord>,
+    /// Which job of a sweep it is; 1 for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep_number: Option<u32>,
+    /// The approvals of the sweep that it was created with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalRecord>,
 }
 
 /// A gate that holds a job back.
@@ -426,6 +443,18 @@ pub struct ApprovalRecord {
     pub human: Option<HumanName>,
     pub at: LeaseTime,
     pub reason: String,
+}
+
+/// The gates that one person opened in an emergency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmergencyRecord {
+    pub by: SpiffeId,
+    pub human: Option<HumanName>,
+    pub gates: Vec<String>,
+    pub reason: String,
+    pub at: LeaseTime,
+    /// The end of all access of the job.
+    pub until: LeaseTime,
 }
 
 /// A job's specification, normalised. Its digest is SHA-256 over its canonical JSON (RFC 8785).
@@ -461,6 +490,15 @@ pub struct JobSpec {
     pub rollback_to: Option<ResourceName>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prompt_alternative: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<SweepRecord>,
+}
+
+/// A sweep over free parameters. In the digest of a request it has no values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepRecord {
+    pub jobs: u32,
+    pub values: BTreeMap<String, String>,
 }
 
 /// A dataset or model that a job reads.
@@ -541,6 +579,9 @@ pub struct CredentialIssued {
     /// Who let the job pass its gates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<ApprovalRecord>,
+    /// Who opened its gates in an emergency.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emergency: Option<EmergencyRecord>,
     pub decision: DecisionRecord,
     pub stood_at: u64,
     pub issued: LeaseTime,

@@ -29,7 +29,8 @@ pub(super) struct ContextFields<'a>(Vec<(&'static str, ContextField<'a>)>);
 
 impl<'a> ContextFields<'a> {
     /// `JobContext`. The name is the holder's SPIFFE ID, or the pattern of its entry.
-    pub(super) fn of_job(name: &'a str, b: &Bundle<'a>) -> Self {
+    /// `waived` has the ids of rules that do not hold for this resource.
+    pub(super) fn of_job(name: &'a str, b: &Bundle<'a>, waived: &[&'a str]) -> Self {
         // Rounded up, so that rounding never brings a longer time under a limit.
         let ttl = b.ttl.as_secs().saturating_add(u64::from(b.ttl.subsec_nanos() > 0));
         ContextFields(vec![
@@ -50,6 +51,7 @@ impl<'a> ContextFields<'a> {
             ("ttl_seconds", ContextField::Number(ttl)),
             ("now", ContextField::Moment(b.now)),
             ("approved", ContextField::Words(b.approved.iter().map(String::as_str).collect())),
+            ("waived", ContextField::Words(waived.to_vec())),
             ("own_checkpoint", ContextField::Truth(b.own_checkpoint)),
         ])
     }

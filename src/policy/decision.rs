@@ -27,12 +27,20 @@ pub struct Decided {
     pub resource: ResourceName,
     /// Sorted ids.
     pub rules: Vec<String>,
+    /// What policy said, `deny` or `wait`, if the job's tenant is only observed and so it was allowed.
+    pub observed: Option<&'static str>,
+    /// Ids of the rules that a waiver kept from holding, if they asked for one.
+    pub waived: Vec<String>,
 }
 
 /// `read_dataset dataset:acme/tickets@v3: trainer-reads-own-or-shared-data`, as the ledger has it.
 impl fmt::Display for Decided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.action, self.resource, self.rules.join(", "))
+        write!(f, "{} {}: {}", self.action, self.resource, self.rules.join(", "))?;
+        if !self.waived.is_empty() {
+            write!(f, " (waived: {})", self.waived.join(", "))?;
+        }
+        self.observed.map_or(Ok(()), |said| write!(f, " (observed: {said})"))
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     catalog::{Catalog, Principal, Resource},
     fence::{Revision, Stand},
-    name::{Action, Digest, PrincipalKind, SpiffeId},
+    name::{Action, Digest, PrincipalKind, ResourceName, SpiffeId},
     reason::{Reason, Refusal},
 };
 
@@ -210,15 +210,26 @@ impl Engine {
     }
 
     fn judge_parts(&self, who: &Who<'_>, parts: &[(Action, &Resource)]) -> Verdict {
-        let facts = ContextFields::of_job(who.name, who.bundle);
+        let (tenant, now) = (who.bundle.tenant, who.bundle.now);
+        let exceptions = self.catalog.exceptions();
+        let plain = ContextFields::of_job(who.name, who.bundle, &[]);
         let mut decided = Vec::with_capacity(parts.len());
         let mut gates: Vec<ApprovalGate> = Vec::new();
         let mut denied: Vec<(Action, &Resource, DenialCause)> = Vec::new();
         for (action, resource) in parts {
-            let outcome = self.part(who.principal, *action, resource, &facts);
+            let waived = exceptions.waived(tenant, &resource.name, now);
+            let outcome = match waived.as_slice() {
+                [] => self.part(who.principal, *action, resource, &plain),
+                waived => {
+                    let facts = ContextFields::of_job(who.name, who.bundle, waived);
+                    self.part(who.principal, *action, resource, &facts)
+                }
+            };
+            let mut observed = None;
             let rules = match &*outcome {
                 Outcome::Allow(rules) => ids(rules),
                 Outcome::Wait(waiting, permits) => {
+                    observed = Some("wait");
                     gates.extend(waiting.iter().filter_map(|r| r.gate.clone()));
                     ids(waiting.iter().chain(permits))
                 }
@@ -231,8 +242,24 @@ impl Engine {
                     continue;
                 }
             };
-            decided.push(Decided { action: *action, resource: resource.name.clone(), rules });
+            let waived = self.asked_waivers(who.principal, *action, &waived);
+            decided.push(Decided {
+                action: *action,
+                resource: resource.name.clone(),
+                rules,
+                observed,
+                waived,
+            });
         }
+        // What another tenant shares is not the observed tenant's: its owner's rules hold.
+        let is_own = |on: &ResourceName| on.tenant() == *tenant;
+        let can_be_observed = exceptions.observes(tenant, now)
+            && decided.iter().all(|part| part.observed.is_none() || is_own(&part.resource))
+            && denied.iter().all(|(_, on, cause)| is_own(&on.name) && cause.can_be_observed());
+        if can_be_observed {
+            return observed_verdict(who, decided, &denied);
+        }
+        decided.iter_mut().for_each(|part| part.observed = None);
         if let Some(((action, resource, cause), others)) = denied.split_first() {
             log_errors(cause, PolicyAct::Part(*action));
             let mut rules: Vec<String> = denied.iter().flat_map(|(_, _, c)| c.rules()).collect();
@@ -248,6 +275,16 @@ impl Engine {
         } else {
             Verdict::Wait { gates, parts: decided }
         }
+    }
+
+    /// The waived rules that can speak to an act.
+    fn asked_waivers(&self, principal: &Principal, action: Action, waived: &[&str]) -> Vec<String> {
+        let Some(slice) = self.slices.get(&(principal.kind, PolicyAct::Part(action))) else {
+            return Vec::new();
+        };
+        let speaks =
+            |id: &&&str| slice.all.policies().any(|policy| AsRef::<str>::as_ref(policy.id()) == **id);
+        waived.iter().filter(speaks).map(|id| (*id).to_owned()).collect()
     }
 
     pub(super) fn part(
@@ -355,6 +392,26 @@ impl Engine {
     fn kinds(&self, act: PolicyAct) -> Vec<PrincipalKind> {
         PrincipalKind::ALL.iter().copied().filter(|k| self.slices.contains_key(&(*k, act))).collect()
     }
+}
+
+/// Allows what policy would not, because the tenant is only observed. The parts say what policy said.
+fn observed_verdict(
+    who: &Who<'_>,
+    mut decided: Vec<Decided>,
+    denied: &[(Action, &Resource, DenialCause)],
+) -> Verdict {
+    decided.extend(denied.iter().map(|(action, resource, cause)| Decided {
+        action: *action,
+        resource: resource.name.clone(),
+        rules: cause.rules(),
+        observed: Some("deny"),
+        waived: Vec::new(),
+    }));
+    for part in decided.iter().filter(|part| part.observed.is_some()) {
+        metrics::counter!("leasehold_observed_total").increment(1);
+        tracing::debug!(job = who.bundle.job, tenant = %who.bundle.tenant, %part, "observed and not refused");
+    }
+    Verdict::Allow { parts: decided }
 }
 
 fn ids<'r>(rules: impl IntoIterator<Item = &'r Arc<Rule>>) -> Vec<String> {

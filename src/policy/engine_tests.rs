@@ -137,7 +137,7 @@ fn every_action_of_the_schema_is_used_and_its_context_fits() {
     let caller: SpiffeId = TRAINER.parse().unwrap();
     for act in PolicyAct::all() {
         let facts = match act {
-            PolicyAct::Part(_) => ContextFields::of_job(TRAINER, &ask.bundle()),
+            PolicyAct::Part(_) => ContextFields::of_job(TRAINER, &ask.bundle(), &[]),
             PolicyAct::Rpc(rpc) => {
                 let relations = Relation::ALL;
                 ContextFields::of_call(&Call {

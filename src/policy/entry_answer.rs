@@ -29,7 +29,8 @@ impl Engine {
         }
         let resource = self.catalog().resource(on).filter(|r| r.visible_to(&entry.tenant))?;
         let name = entry.pattern.to_string();
-        let facts = ContextFields::of_job(&name, bundle);
+        let waived = self.catalog().exceptions().waived(bundle.tenant, on, bundle.now);
+        let facts = ContextFields::of_job(&name, bundle, &waived);
         answer(&self.part(entry, action, resource, &facts))
     }
 

@@ -75,6 +75,15 @@ impl DenialCause {
         }
     }
 
+    /// Whether an observed tenant is allowed it nevertheless: not if a rule always holds, or could not be evaluated.
+    pub(super) fn can_be_observed(&self) -> bool {
+        match self {
+            DenialCause::Forbidden(rules) => rules.iter().all(|rule| !rule.always),
+            DenialCause::Error(_) => false,
+            _ => true,
+        }
+    }
+
     fn reason(&self) -> Reason {
         match self {
             DenialCause::Error(_) => Reason::PolicyError,

@@ -14,7 +14,7 @@ use super::{
     slice::{PolicyAct, Slice},
 };
 use crate::{
-    catalog::{Principal, Resource},
+    catalog::{Principal, Resource, Waiver},
     clock::Wall,
     limits::POLICY_GAP_QUESTIONS_MAX,
     name::{Action, Method, PrincipalKind, SpiffeId},
@@ -43,7 +43,27 @@ impl Engine {
         }
         lines.extend(self.idle(&mentioned));
         lines.extend(self.ungated());
+        lines.extend(self.idle_waivers());
         lines
+    }
+
+    /// Returns a line for each waiver of a rule that does not exist, or does not ask for one.
+    fn idle_waivers(&self) -> Vec<String> {
+        let asks = |id: &str| {
+            let wanted = format!("context.waived.contains(\"{id}\")");
+            let text = self.rule_text(id).unwrap_or_default();
+            text.split_whitespace().collect::<String>().contains(&wanted)
+        };
+        let waivers = self.catalog.exceptions().waivers.iter().filter(|waiver| !asks(&waiver.rule));
+        let line = |waiver: &Waiver| match self.rule(&waiver.rule) {
+            None => format!("{}: no rule has the id `{}`", waiver.declared_at, waiver.rule),
+            Some(_) => format!(
+                "{}: the rule `{rule}` cannot be waived: write unless {{ context.waived.contains(\"{rule}\") }} into it",
+                waiver.declared_at,
+                rule = waiver.rule
+            ),
+        };
+        waivers.map(line).collect()
     }
 
     /// Returns every text in a rule.
@@ -163,7 +183,7 @@ impl Engine {
                         own_checkpoint: true,
                         parts: &[],
                     };
-                    self.answers(slice, p, on, &ContextFields::of_job(&name, &bundle), asked)
+                    self.answers(slice, p, on, &ContextFields::of_job(&name, &bundle, &[]), asked)
                 })
             })
         })

@@ -71,7 +71,9 @@ impl Engine {
         let slice = self.slices.get(&(trial.principal.kind, PolicyAct::Part(trial.action)))?;
         let me = self.prepared.principals.get(&trial.principal.pattern)?;
         let on = self.prepared.resources.get(&trial.resource.name)?;
-        let facts = ContextFields::of_job(trial.name, bundle);
+        let exceptions = self.catalog.exceptions();
+        let waived = exceptions.waived(bundle.tenant, &trial.resource.name, bundle.now);
+        let facts = ContextFields::of_job(trial.name, bundle, &waived);
         match self.evaluate(slice, trial.entities, me, on, &facts) {
             Outcome::Allow(rules) | Outcome::Wait(_, rules) => rules.into_iter().next(),
             Outcome::Forbid(_) | Outcome::Nothing | Outcome::Error(_) => None,

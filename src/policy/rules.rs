@@ -23,8 +23,8 @@ use crate::{
     written::Lines,
 };
 
-const ANNOTATIONS: [&str; 7] =
-    ["id", "explain", "fix", "gate", "approver_group", "approvals", "approval_ttl"];
+const ANNOTATIONS: [&str; 8] =
+    ["id", "explain", "fix", "enforced", "gate", "approver_group", "approvals", "approval_ttl"];
 
 /// One policy and its annotations.
 #[derive(Clone, Debug)]
@@ -36,6 +36,8 @@ pub struct Rule {
     pub fix: Option<String>,
     /// Set if it waits for approval instead of forbidding.
     pub gate: Option<ApprovalGate>,
+    /// Whether it holds for observed tenants too.
+    pub always: bool,
     /// Whether it permits.
     pub permits: bool,
     /// The rule's file and line, for example `leasehold.cedar:24`.
@@ -167,6 +169,10 @@ impl Reading {
                 self.fault(text, line, Some(&id), what);
             }
         }
+        if let Some(other) = policy.annotation("enforced").filter(|value| *value != "always") {
+            let what = format!("@enforced(\"{other}\") is not known; write @enforced(\"always\")");
+            self.fault(text, line, Some(&id), what);
+        }
         let gate = match gate(&id, policy) {
             Ok(gate) => gate,
             Err(what) => {
@@ -179,6 +185,7 @@ impl Reading {
             explain: policy.annotation("explain").map(str::to_owned),
             fix: policy.annotation("fix").map(str::to_owned),
             gate,
+            always: policy.annotation("enforced") == Some("always"),
             permits: policy.effect() == Effect::Permit,
             place,
         };

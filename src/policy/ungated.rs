@@ -99,7 +99,7 @@ impl Engine {
             own_checkpoint: true,
             parts: &[],
         };
-        let context = ContextFields::of_job(&name, &bundle);
+        let context = ContextFields::of_job(&name, &bundle, &[]);
         Some(match self.evaluate(slice, &self.prepared.entities, me, on, &context) {
             Outcome::Allow(_) => GatesMet::Open,
             Outcome::Wait(gates, _) => GatesMet::Held(gates.iter().map(|rule| rule.id.clone()).collect()),

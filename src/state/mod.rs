@@ -17,6 +17,8 @@
 //! | `recorded` `snapshot` | [`Recorded`]: the state as it follows from the records; its text in a snapshot |
 //! | `closed` `size` | closed jobs that are still kept; the size of jobs, and the quotas of open ones |
 //! | `locks` `logins` `identities` `keys` | [`Locks`]; [`Logins`] of people; which identity is bound to which job; which job a key made |
+//! | `param_sweeps` | the places of jobs in a sweep over free parameters |
+//! | `reviews` | [`DueReview`]: an emergency that someone still has to review |
 //! | `records` `rebuild` | a change as a record; the state that a daemon starts with |
 
 mod closed;
@@ -25,10 +27,12 @@ mod keys;
 mod locks;
 mod logins;
 mod narrowing;
+mod param_sweeps;
 mod rebuild;
 mod recorded;
 mod records;
 mod refused;
+mod reviews;
 mod size;
 mod snapshot;
 mod store;
@@ -46,8 +50,9 @@ pub use logins::{Login, Logins};
 pub use narrowing::Committed;
 pub use rebuild::{KeyedJob, OpenCounts, Rebuilt};
 pub use recorded::Recorded;
-pub use records::{approval_record, input_record, request_digest, spec_digest};
+pub use records::{approval_record, emergency_record, input_record, request_digest, spec_digest};
 pub use refused::Refused;
+pub use reviews::{DueReview, Reviews};
 pub use size::spec_bytes;
 pub use store::Store;
 pub use widening::{Belongs, Created, NewJob, Widened};

@@ -1,6 +1,6 @@
 //! The state that the daemon rebuilds from the ledger when it starts.
 
-use super::{Locks, Logins, Use};
+use super::{Locks, Logins, Reviews, Use};
 use crate::{
     clock::LeaseTime,
     fence::Seq,
@@ -20,6 +20,8 @@ pub struct Rebuilt {
     pub identities: Vec<(SpiffeId, Use)>,
     pub locks: Locks,
     pub logins: Logins,
+    /// Emergencies that no one has reviewed.
+    pub reviews: Reviews,
     /// Whether closed jobs were dropped.
     pub forgot: bool,
     /// The last known sequence number of a lowering.

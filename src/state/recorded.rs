@@ -14,6 +14,7 @@ use super::{
     logins::Logins,
     rebuild::{CallerKey, KeyedJob, Rebuilt, suspend},
     records::{change_of, job_of, login_of, seq_of},
+    reviews::{DueReview, Reviews},
     size,
 };
 use crate::{
@@ -42,6 +43,7 @@ pub struct Recorded {
     pub(super) identities_by_time: RedBlackTreeMapSync<(Option<LeaseTime>, SpiffeId, JobId), ()>,
     pub(super) locks: Arc<Locks>,
     pub(super) logins: Arc<Logins>,
+    pub(super) reviews: Arc<Reviews>,
     pub(super) seq: Seq,
     /// Whether the last daemon recorded its shutdown.
     pub(super) in_order: bool,
@@ -173,6 +175,9 @@ impl Recorded {
                     self.note_size(id);
                 }
             }
+            Event::ReviewDone { job, .. } => {
+                Arc::make_mut(&mut self.reviews).remove(&job);
+            }
             other => {
                 let Some((id, change, _)) = change_of(other) else { return Ok(()) };
                 let Some(entry) = self.jobs.get_mut(&id) else {
@@ -183,7 +188,11 @@ impl Recorded {
                         Err("it is about a job that does not exist")
                     };
                 };
+                let is_emergency = matches!(change, Change::GlassBroken { .. });
                 entry.apply(index, change);
+                if is_emergency && let Some(review) = DueReview::of(&entry.job) {
+                    Arc::make_mut(&mut self.reviews).insert(id, review);
+                }
                 self.note_size(id);
             }
         }
@@ -206,6 +215,9 @@ impl Recorded {
         entry.job = job.clone();
         let job = Arc::make_mut(&mut entry.job);
         since.iter().for_each(|(_, change)| job.apply(change));
+        if job.emergency.is_none() && self.reviews.contains_key(&id) {
+            Arc::make_mut(&mut self.reviews).remove(&id);
+        }
         self.note_size(id);
     }
 
@@ -226,6 +238,7 @@ impl Recorded {
             identities: self.identities.iter().map(|((id, _), u)| (id.clone(), *u)).collect(),
             locks,
             logins,
+            reviews: Reviews::clone(&self.reviews),
             forgot: self.forgotten > 0,
             seq: self.seq,
             in_order: self.in_order,

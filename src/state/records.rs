@@ -7,7 +7,10 @@ use serde::Serialize;
 use super::logins::Login;
 use crate::{
     fence::Seq,
-    job::{Approval, Change, DoneWhen, Drain, Gate, Input, Job, JobState, Members, Spec, Tuning},
+    job::{
+        Approval, Change, DoneWhen, Drain, Emergency, Gate, Input, Job, JobState, Members, ParamSweep, Spec,
+        SweepPlace, Tuning,
+    },
     ledger::{self, Actor, DecisionRecord, Ending, Event, PersonLoggedIn},
     name::{Digest, HumanName, JobId, SpiffeId},
     secret::SecretDigest,
@@ -27,6 +30,7 @@ pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
         ticket,
         rollback_to,
         prompt_alternative,
+        sweep,
         max_duration,
         tune,
         read,
@@ -69,6 +73,7 @@ pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
         ticket,
         rollback_to,
         prompt_alternative,
+        sweep: sweep.map(|ParamSweep { jobs, values }| ledger::SweepRecord { jobs, values }),
     }
 }
 
@@ -92,9 +97,12 @@ struct RequestRecord<'a> {
 const REQUEST: &str = "leasehold/request/v1";
 
 fn request_record(job: &Job) -> RequestRecord<'_> {
+    let mut spec = spec_record(&job.spec);
+    // An approval covers every value of a free parameter: the jobs of a sweep have one request.
+    spec.sweep.iter_mut().for_each(|sweep| sweep.values.clear());
     RequestRecord {
         is: REQUEST,
-        spec: spec_record(&job.spec),
+        spec,
         launcher: &job.launcher,
         acting_for: job.acting_for.as_ref(),
         inputs: job.inputs.iter().map(input_record).collect(),
@@ -116,6 +124,7 @@ pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
         ticket: r.ticket,
         rollback_to: r.rollback_to,
         prompt_alternative: r.prompt_alternative,
+        sweep: r.sweep.map(|ledger::SweepRecord { jobs, values }| ParamSweep { jobs, values }),
         max_duration: Duration::from_millis(r.max_duration_ms),
         tune: r.method.map(|method| Tuning {
             method,
@@ -173,6 +182,8 @@ pub(super) fn created_record(job: &Job, decision: DecisionRecord) -> Event {
         outputs: job.spec.write.clone(),
         decision,
         waiting_for: job.gates.iter().map(gate_record).collect(),
+        sweep_number: job.sweep_place.map(|place| place.number),
+        approvals: job.approvals.iter().map(approval_record).collect(),
     }))
 }
 
@@ -201,6 +212,16 @@ pub fn approval_record(a: &Approval) -> ledger::ApprovalRecord {
     ledger::ApprovalRecord { gate, group, by, human, at, reason }
 }
 
+pub fn emergency_record(e: &Emergency) -> ledger::EmergencyRecord {
+    let Emergency { by, human, gates, reason, at, until } = e.clone();
+    ledger::EmergencyRecord { by, human, gates, reason, at, until }
+}
+
+pub(super) fn emergency_of(e: ledger::EmergencyRecord) -> Emergency {
+    let ledger::EmergencyRecord { by, human, gates, reason, at, until } = e;
+    Emergency { by, human, gates, reason, at, until }
+}
+
 pub(super) fn approval_of(a: ledger::ApprovalRecord) -> Approval {
     let ledger::ApprovalRecord { gate, group, by, human, at, reason } = a;
     Approval { gate, group, by, human, at, reason }
@@ -220,6 +241,9 @@ pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
     let gates: Vec<Gate> = r.waiting_for.into_iter().map(gate_of).collect();
     let inputs: Vec<Input> = r.inputs.into_iter().map(input_of).collect();
     let ends = r.ends;
+    let approvals: Vec<Approval> = r.approvals.into_iter().map(approval_of).collect();
+    let sweep_place =
+        r.sweep_number.zip(r.request_digest).map(|(number, request)| SweepPlace { request, number });
     let job = Job {
         id: r.job,
         spec: Arc::new(spec_of(r.spec)?),
@@ -232,7 +256,9 @@ pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
         inputs: inputs.into(),
         state: JobState::Ready,
         gates: Vec::new(),
-        approvals: Vec::new(),
+        approvals,
+        sweep_place,
+        emergency: None,
         attempts: Vec::new(),
         closed: None,
         detail: String::new(),
@@ -258,6 +284,9 @@ pub(super) fn change_record(
             request_digest: request,
             approvals: approvals.iter().map(approval_record).collect(),
         },
+        Change::GlassBroken { request, emergency } => {
+            Event::JobGlassBroken { job, request_digest: request, emergency: emergency_record(&emergency) }
+        }
         Change::ApprovalWithdrawn { gate, by: approver, at, detail } => {
             Event::JobApprovalWithdrawn { job, gate, approver, at, by, detail, ending }
         }
@@ -311,6 +340,9 @@ pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
         Event::JobApproved { job, request_digest, approvals } => {
             let approvals = approvals.into_iter().map(approval_of).collect();
             (job, Change::Approved { request: request_digest, approvals }, none)
+        }
+        Event::JobGlassBroken { job, request_digest, emergency } => {
+            (job, Change::GlassBroken { request: request_digest, emergency: emergency_of(emergency) }, none)
         }
         Event::JobApprovalWithdrawn { job, gate, approver, at, detail, ending, .. } => {
             (job, Change::ApprovalWithdrawn { gate, by: approver, at, detail }, ending)

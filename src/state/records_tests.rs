@@ -32,6 +32,8 @@ const ALTERATIONS: &[Alteration] = &[
     |j| spec_mut(j).ticket.push('x'),
     |j| spec_mut(j).rollback_to = None,
     |j| spec_mut(j).prompt_alternative.push('x'),
+    |j| spec_mut(j).sweep.as_mut().unwrap().jobs += 1,
+    |j| spec_mut(j).sweep = None,
     |j| spec_mut(j).max_duration += Duration::from_millis(1),
     |j| tune_mut(j).method = Method::Full,
     |j| tune_mut(j).params_digest = None,
@@ -68,6 +70,7 @@ fn job(text: &str, number: u32) -> Job {
         ticket: text.to_owned(),
         rollback_to: Some("model:acme/base@1".parse().unwrap()),
         prompt_alternative: text.to_owned(),
+        sweep: Some(ParamSweep { jobs: 3, values: [("seed".to_owned(), "7".to_owned())].into() }),
         max_duration: Duration::from_millis(u64::from(number)),
         tune: Some(Tuning {
             method: Method::Lora,
@@ -110,6 +113,8 @@ fn job(text: &str, number: u32) -> Job {
         state: JobState::Ready,
         gates: vec![],
         approvals: vec![],
+        sweep_place: None,
+        emergency: None,
         ended_memberships: vec![],
         compromised: None,
         attempts: vec![],
@@ -188,7 +193,8 @@ fn the_digest_of_a_request_is_what_it_was() {
     let mut job = job("support", 60_000);
     // A job of an older daemon did not have these.
     let spec = spec_mut(&mut job);
-    (spec.ticket, spec.rollback_to, spec.prompt_alternative) = (String::new(), None, String::new());
+    (spec.ticket, spec.rollback_to, spec.prompt_alternative, spec.sweep) =
+        (String::new(), None, String::new(), None);
     assert_eq!(
         request_digest(&job).unwrap().to_string(),
         "sha256:4a9c9df7720ee1358dc0603114802147ef7ae003c411b4e4026c6ca644900865"

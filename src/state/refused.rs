@@ -29,6 +29,9 @@ pub enum Refused<E> {
     /// The caller may not lift this lock.
     #[error("you may not lift this lock: {0} set it for all tenants")]
     NotTheirs(Actor),
+    /// The sweep has all of its jobs.
+    #[error("the sweep has all of its {0} jobs")]
+    SweepFull(u32),
     /// The identity may be used by one job only, and another job has it.
     #[error("only {0} may use your identity")]
     Bound(JobId),
@@ -62,6 +65,7 @@ impl<E> Refused<E> {
             | Refused::TooManyKeys(_)
             | Refused::TooManyLocks
             | Refused::TooManyLogins
+            | Refused::SweepFull(_)
             | Refused::TooManyIdentities => Reason::QuotaExceeded,
             Refused::LoginEnded => Reason::LoginRequired,
             Refused::Bound(_) => Reason::IdentityBound,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::records::{input_record, spec_record};
 use crate::{
-    job::{Approval, Change, Job, Spec},
+    job::{Approval, Change, Emergency, Job, Spec},
     ledger::json_bytes,
     limits,
     name::TenantName,
@@ -30,7 +30,9 @@ pub(super) fn of_creation(job: &Job) -> usize {
 pub(super) fn of_job(creation: usize, job: &Job) -> usize {
     let attempts = job.attempts.iter().map(|a| ATTEMPT_BYTES + a.key.len() + a.members.bytes());
     let mark = job.compromised.iter().map(|because| because.as_str().len());
-    attempts.chain(job.approvals.iter().map(of_approval)).chain(mark).fold(creation, usize::saturating_add)
+    let emergency = job.emergency.iter().map(of_emergency);
+    let approvals = job.approvals.iter().map(of_approval);
+    attempts.chain(approvals).chain(emergency).chain(mark).fold(creation, usize::saturating_add)
 }
 
 fn of_approval(a: &Approval) -> usize {
@@ -38,10 +40,16 @@ fn of_approval(a: &Approval) -> usize {
     APPROVAL_BYTES.saturating_add(texts).saturating_add(a.by.as_str().len())
 }
 
+fn of_emergency(e: &Emergency) -> usize {
+    let texts = e.gates.iter().chain([&e.reason]).map(String::len).sum::<usize>();
+    APPROVAL_BYTES.saturating_add(texts).saturating_add(e.by.as_str().len())
+}
+
 /// Bytes that a change may add to a job.
 pub(super) fn of_change(change: &Change) -> usize {
     match change {
         Change::Approved { approvals, .. } => approvals.iter().map(of_approval).sum(),
+        Change::GlassBroken { emergency, .. } => of_emergency(emergency),
         Change::AttemptBegan { key, .. } => ATTEMPT_BYTES + key.len(),
         Change::MemberJoined { instance, member, .. } => crate::job::member_bytes(instance, member),
         _ => 0,

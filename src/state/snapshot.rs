@@ -15,15 +15,18 @@ use super::{
     rebuild::KeyedJob,
     recorded::{BeforeWidening, Recorded, RecordedJob},
     records::{
-        approval_of, approval_record, change_of, change_record, gate_of, gate_record, input_of, input_record,
-        login_of, login_record, spec_of, spec_record,
+        approval_of, approval_record, change_of, change_record, emergency_of, emergency_record, gate_of,
+        gate_record, input_of, input_record, login_of, login_record, spec_of, spec_record,
     },
+    reviews::DueReview,
     size,
 };
 use crate::{
     clock::LeaseTime,
     fence::Seq,
-    job::{Attempt, AttemptState, Change, Drain, EndedMembership, Job, JobState, Member, MemberState},
+    job::{
+        Attempt, AttemptState, Change, Drain, EndedMembership, Job, JobState, Member, MemberState, SweepPlace,
+    },
     ledger::{self, Actor, Event, Fold, PersonLoggedIn},
     name::{
         AttemptNumber, Digest, FenceName, HumanName, InstanceName, JobId, Outcome, SpiffeId, SpiffePattern,
@@ -65,11 +68,8 @@ impl Fold for Recorded {
 
     fn len(&self) -> usize {
         let forgotten = self.keys.size().saturating_add(self.identities.size());
-        self.jobs
-            .size()
-            .saturating_add(self.locks.len())
-            .saturating_add(self.logins.len())
-            .saturating_add(forgotten)
+        let standing = self.locks.len().saturating_add(self.logins.len()).saturating_add(self.reviews.len());
+        self.jobs.size().saturating_add(standing).saturating_add(forgotten)
     }
 
     fn share(&self) -> Box<dyn Fold> {
@@ -107,6 +107,9 @@ impl Fold for Recorded {
         }
         for login in self.logins.iter() {
             line(&SnapshotLine::Login(Box::new(login_record(login))))?;
+        }
+        for review in self.reviews.values() {
+            line(&SnapshotLine::Review { review: Box::new(review.clone()) })?;
         }
         for ((launcher, key), k) in &self.keys {
             let (launcher, key) = (launcher.clone(), key.clone());
@@ -151,6 +154,9 @@ impl Fold for Recorded {
                     locks.insert(Lock { name, reason, by, of, since, until });
                 }
                 SnapshotLine::Login(login) => logins.keep(login_of(*login)),
+                SnapshotLine::Review { review } => {
+                    Arc::make_mut(&mut read.reviews).insert(review.job, *review);
+                }
                 SnapshotLine::Key { launcher, key, job, tenant, spec, at } => {
                     read.put_key((launcher, key), KeyedJob { job, tenant, spec, at });
                 }
@@ -199,6 +205,10 @@ enum SnapshotLine {
         spec: Digest,
         at: LeaseTime,
     },
+    /// An emergency that no one has reviewed.
+    Review {
+        review: Box<DueReview>,
+    },
     /// A member of a job that was dropped.
     Identity {
         identity: SpiffeId,
@@ -237,6 +247,10 @@ struct JobItem {
     gates: Vec<ledger::GateRecord>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     approvals: Vec<ledger::ApprovalRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    sweep: Option<SweepPlaceItem>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    emergency: Option<ledger::EmergencyRecord>,
     attempts: Vec<AttemptItem>,
     closed: Option<LeaseTime>,
     detail: String,
@@ -244,6 +258,12 @@ struct JobItem {
     ended_memberships: Vec<EndedMembershipItem>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     compromised: Option<FenceName>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SweepPlaceItem {
+    request: Digest,
+    number: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -334,6 +354,8 @@ impl JobItem {
             },
             gates: job.gates.iter().map(gate_record).collect(),
             approvals: job.approvals.iter().map(approval_record).collect(),
+            sweep: job.sweep_place.map(|SweepPlace { request, number }| SweepPlaceItem { request, number }),
+            emergency: job.emergency.as_ref().map(emergency_record),
             attempts: job.attempts.iter().map(AttemptItem::of).collect(),
             closed: job.closed,
             detail: job.detail.clone(),
@@ -361,6 +383,8 @@ impl JobItem {
             },
             gates: self.gates.into_iter().map(gate_of).collect(),
             approvals: self.approvals.into_iter().map(approval_of).collect(),
+            sweep_place: self.sweep.map(|SweepPlaceItem { request, number }| SweepPlace { request, number }),
+            emergency: self.emergency.map(emergency_of),
             attempts: self.attempts.into_iter().map(AttemptItem::attempt).collect(),
             closed: self.closed,
             detail: self.detail,

@@ -42,6 +42,7 @@ impl Store {
         let mut inner = StoreState {
             locks: rebuilt.locks,
             logins: rebuilt.logins,
+            reviews: rebuilt.reviews,
             forgot: rebuilt.forgot,
             ..StoreState::default()
         };

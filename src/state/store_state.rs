@@ -13,11 +13,12 @@ use super::{
     keys::IdempotencyKeys,
     locks::Locks,
     logins::Logins,
+    reviews::{DueReview, Reviews},
     size::{self, OpenJobs},
 };
 use crate::{
     clock::LeaseTime,
-    job::{Change, Job},
+    job::{Change, Job, SweepPlace},
     name::{AttemptNumber, InstanceName, JobId},
 };
 
@@ -72,6 +73,9 @@ pub(super) struct StoreState {
     pub(super) identities: Identities,
     pub(super) locks: Locks,
     pub(super) logins: Logins,
+    pub(super) reviews: Reviews,
+    /// Places in sweeps of jobs that are being recorded.
+    pub(super) sweep_places: HashSet<SweepPlace>,
     /// Whether closed jobs were dropped, in this run of the daemon or before.
     pub(super) forgot: bool,
 }
@@ -106,6 +110,11 @@ impl StoreState {
             && let Some(a) = job.attempt(*attempt)
         {
             self.identities.record_use(member, Use { job: id, first: a.began, closed: None });
+        }
+        if matches!(change, Change::GlassBroken { .. })
+            && let Some(review) = DueReview::of(&job)
+        {
+            self.reviews.insert(id, review);
         }
         if was_open && job.is_closed() {
             self.open.remove(&job.spec.tenant, before);

@@ -42,7 +42,10 @@ fn in_version_one(event: &Event) -> &'static str {
         Event::JobCreated(_) => "job.created",
         Event::JobClosed { .. } => "job.closed",
         Event::JobConflict { .. } => "job.conflict",
-        Event::JobApproved { .. } | Event::JobApprovalWithdrawn { .. } => "",
+        Event::JobApproved { .. }
+        | Event::JobApprovalWithdrawn { .. }
+        | Event::JobGlassBroken { .. }
+        | Event::ReviewDone { .. } => "",
         Event::AttemptBegan { .. } => "attempt.began",
         Event::AttemptDraining { .. } => "attempt.draining",
         Event::AttemptEnded { .. } => "attempt.ended",

@@ -8,7 +8,7 @@ use super::{
     logins::Login,
     narrowing::{ending, lock_record},
     rebuild::KeyedJob,
-    records::{change_record, created_record, login_record},
+    records::{change_record, created_record, login_record, request_digest},
     refused::Refused,
     size,
     store::Store,
@@ -57,7 +57,8 @@ pub enum Belongs {
 impl Store {
     /// Creates a job, or finds the one that its key made. Resolves when it is on disk.
     pub async fn create(&self, new: NewJob) -> Result<Created, Refused<Infallible>> {
-        let NewJob { job, decision } = new;
+        let NewJob { mut job, decision } = new;
+        let request = request_digest(&job).ok();
         let (key, made) = KeyedJob::of(&job);
         let (tenant, creation) = (job.spec.tenant.clone(), size::of_creation(&job));
         let appending = loop {
@@ -77,7 +78,11 @@ impl Store {
                     Some(KeyUse::Pending { .. }) => {}
                     None => {
                         inner.open.admit(&tenant, 1, creation)?;
-                        inner.keys.hold(&key.0, &key.1, &tenant)?;
+                        inner.place_in_sweep(&mut job, request)?;
+                        if let Err(full) = inner.keys.hold(&key.0, &key.1, &tenant) {
+                            inner.placed_in_sweep(job.sweep_place);
+                            return Err(full.into());
+                        }
                         // Count it now: many may be recorded at once.
                         inner.open.add(&tenant, creation);
                         break self.ledger.append(&created_record(&job, decision));
@@ -89,6 +94,7 @@ impl Store {
         let written = self.wait_written(job.id, appending).await;
         let mut inner = self.lock_inner();
         self.freed.notify_waiters();
+        inner.placed_in_sweep(job.sweep_place);
         if let Err(why) = written {
             inner.keys.release(&key.0, &key.1);
             inner.open.remove(&tenant, creation);
@@ -303,7 +309,7 @@ impl Store {
 }
 
 /// Waits until a record is on disk. The error says why that is not known.
-async fn in_time(patience: Duration, appending: Appending) -> Result<u64, String> {
+pub(super) async fn in_time(patience: Duration, appending: Appending) -> Result<u64, String> {
     match tokio::time::timeout(patience, appending).await {
         Ok(written) => written.map_err(|e| e.to_string()),
         Err(_) => Err("it took too long".to_owned()),

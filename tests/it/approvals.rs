@@ -370,7 +370,7 @@ async fn what_runs_on_the_approval_of_a_locked_person_ends() {
 }
 
 fn operators_of_acme() -> Vec<String> {
-    ["u", "models", "privacy"].map(|of| format!("spiffe://people.acme.example/{of}/*")).to_vec()
+    ["u", "models", "privacy", "emergency"].map(|of| format!("spiffe://people.acme.example/{of}/*")).to_vec()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -29,11 +29,13 @@ pub const ASKS_BY_NAME: [&str; 13] = [
 ];
 
 /// Calls that take no name of anything that belongs to a tenant. A receipt is a sealed index, which a caller cannot make.
-pub const NAMES_NOTHING: [&str; 8] = [
+pub const NAMES_NOTHING: [&str; 10] = [
     "ApplyPolicy",
     "GetKeys",
     "ListApprovals",
     "ListPolicies",
+    "ListReviews",
+    "ListWaivers",
     "LogOut",
     "ReloadCatalog",
     "WaitDurable",

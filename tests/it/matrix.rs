@@ -219,6 +219,7 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
         }
         "ListPolicies" => done(operators.list_policies(v1::ListPoliciesRequest {}).await),
         "LogOut" => done(operators.log_out(v1::LogOutRequest {}).await),
+        "ListWaivers" => done(operators.list_waivers(v1::ListWaiversRequest {}).await),
         "WhoAmI" => done(operators.who_am_i(v1::WhoAmIRequest {}).await),
         "ListApprovals" => done(client.approvals().list_approvals(v1::ListApprovalsRequest::default()).await),
         // The target has no gate: STATE_CONFLICT is the answer to those who may approve.
@@ -231,6 +232,16 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
         "WithdrawApproval" => {
             let request = v1::WithdrawApprovalRequest { job, gate: String::new(), reason };
             done(client.approvals().withdraw_approval(request).await)
+        }
+        "BreakGlass" => {
+            let request_digest = format!("sha256:{}", "00".repeat(32));
+            let request = v1::BreakGlassRequest { job, request_digest, reason, lasting: None };
+            done(client.approvals().break_glass(request).await)
+        }
+        "ListReviews" => done(client.approvals().list_reviews(v1::ListReviewsRequest::default()).await),
+        // The target had no emergency, so no review of it is due.
+        "FinishReview" => {
+            done(client.approvals().finish_review(v1::FinishReviewRequest { job, reason }).await)
         }
         "Introspect" => {
             let request = v1::IntrospectRequest {
@@ -392,6 +403,8 @@ async fn an_absent_and_a_foreign_thing_get_the_same_answer() {
         "Approve",
         "Reject",
         "WithdrawApproval",
+        "BreakGlass",
+        "FinishReview",
     ];
     // Each call is in one list: about one thing, by a name, or about nothing that a tenant has. A new call must be added to one.
     let named: BTreeSet<String> =

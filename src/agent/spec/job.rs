@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 use crate::{
     limits::{
         ATTEMPTS_MAX, FILE_BYTES_MAX, JOB_DURATION_MAX, JOB_RESOURCES_MAX, LEASE_TTL_MAX, MEMBERS_MAX,
-        NAME_BYTES_MAX, SPEC_LIST_MAX, TEXT_BYTES_MAX, TTL_MIN,
+        NAME_BYTES_MAX, SPEC_LIST_MAX, SWEEP_JOBS_MAX, TEXT_BYTES_MAX, TTL_MIN,
     },
     name::{
         Digest, HumanName, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffePattern, TenantName,
@@ -42,6 +42,7 @@ pub(super) fn read(
         name.parse::<HumanName>().map(|h| format!("human:{h}")).map_err(|e| e.to_string())
     });
     let tune = root.section_if_there("tune", notes).map(|table| tuning(table, folder, notes));
+    let sweep = root.section_if_there("sweep", notes).map(|table| param_sweep(table, notes));
     let mut pins = HashMap::new();
     let read = resources(root, "read", &mut pins, notes);
     let write = resources(root, "write", &mut pins, notes);
@@ -64,6 +65,7 @@ pub(super) fn read(
         ticket: ticket.unwrap_or_default(),
         rollback_to: rollback_to.unwrap_or_default(),
         prompt_alternative: prompt_alternative.unwrap_or_default(),
+        sweep,
         max_duration: max_duration.and_then(wire),
         tune,
         read,
@@ -119,6 +121,20 @@ fn tuning(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> v1::Tunin
         free_params: values(free_params),
         prompts: values(prompts),
     }
+}
+
+fn param_sweep(mut table: Section<'_>, notes: &mut Notes) -> v1::ParamSweep {
+    let jobs = table.count("jobs", 2..=SWEEP_JOBS_MAX, notes);
+    if jobs.is_none() && !table.has("jobs") {
+        let what = "sweep.jobs is missing: write how many jobs the sweep has";
+        notes.problem(table.line(), what);
+    }
+    let values_found = table.list("values", SPEC_LIST_MAX, notes, |t| match t.split_once('=') {
+        Some((name, _)) if !name.trim().is_empty() => plain(t, TEXT_BYTES_MAX),
+        _ => Err(format!("`{}` is no value: write \"NAME=VALUE\"", plain::value(t))),
+    });
+    table.finish(notes);
+    v1::ParamSweep { jobs: jobs.unwrap_or(0), values: values(values_found) }
 }
 
 fn values(list: Vec<Placed<String>>) -> Vec<String> {
