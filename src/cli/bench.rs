@@ -29,7 +29,6 @@ Use a release build, and stop other work: the ratio is steady, the rates are not
 Examples:
   leasehold bench
   leasehold bench issue renew --in-flight 1,64,256 --seconds 10
-  leasehold bench introspect --rate 5000        latency at a steady rate
   leasehold bench --quick -o json")]
 pub struct BenchArgs {
     /// What to measure: issue, renew, introspect, check [default: all]

@@ -45,9 +45,12 @@ fn create_and_wait(home: &Home, spec: &std::path::Path) -> tokio::task::JoinHand
     tokio::task::spawn_blocking(move || runtime.block_on(cli.run_in(session)))
 }
 
+/// Waits until the job is on disk, and the daemon shows it: its record comes first.
 async fn recorded(home: &Home) -> String {
     loop {
-        if let [id] = &jobs(home)[..] {
+        if let [id] = &jobs(home)[..]
+            && home.run_as(Some(PrincipalKind::Operator), &["job", "show", id]).await.is_ok()
+        {
             return id.clone();
         }
         tokio::task::yield_now().await;
