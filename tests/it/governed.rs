@@ -6,6 +6,9 @@ use tonic::Code;
 
 use crate::{approvals::*, harness::*};
 
+/// Changes a request.
+type Alteration = fn(&mut v1::JobSpec);
+
 const LIVE: &str = "model:acme/live-7b@2026.10";
 
 /// A job that only reads the production model.
@@ -45,7 +48,7 @@ async fn each_missing_field_of_a_production_job_is_named() {
     for rule in ["guard-change-ticket", "guard-change-why", "guard-change-rollback", "guard-change-prompt"] {
         assert!(said.contains(rule), "{rule}: {said}");
     }
-    let alterations: [(&str, fn(&mut v1::JobSpec)); 4] = [
+    let alterations: [(&str, Alteration); 4] = [
         ("guard-change-ticket", |s| s.ticket.clear()),
         ("guard-change-why", |s| s.why.clear()),
         ("guard-change-rollback", |s| s.rollback_to.clear()),

@@ -481,11 +481,7 @@ async fn a_login_that_was_ended_is_of_no_use() {
                 let token = issuer.sign("k1", &person.claims(&world, &issuer, sub, &["/ML/Owners"]));
                 let (_, locked) = log_in(&world, &person, &token, "").await;
                 assert_eq!(locked["reason"], "LOCKED", "a new login is kept out: {locked}");
-                platform
-                    .operators()
-                    .unlock(v1::UnlockRequest { name, reason, ..Default::default() })
-                    .await
-                    .unwrap();
+                platform.operators().unlock(v1::UnlockRequest { name, reason }).await.unwrap();
             }
             "nothing" => {
                 standing = Some((person, answer));

@@ -5,6 +5,9 @@ use tonic::Code;
 
 use crate::{approvals::*, harness::*};
 
+/// Changes a request.
+type Alteration = fn(&mut v1::JobSpec);
+
 const JOBS: u32 = 3;
 
 /// A job of a sweep with one free parameter.
@@ -45,7 +48,7 @@ async fn one_approval_covers_a_sweep_and_nothing_else() {
     no.is(Code::ResourceExhausted, "QUOTA_EXCEEDED");
     assert!(no.text.contains("all of its 3 jobs"), "{}", no.text);
     // Anything else that differs is another request.
-    let alterations: [(&str, fn(&mut v1::JobSpec)); 5] = [
+    let alterations: [(&str, Alteration); 5] = [
         ("method", |s| s.tune.as_mut().unwrap().method = v1::Method::Full as i32),
         ("params", |s| s.tune.as_mut().unwrap().params_digest = format!("sha256:{}", "cd".repeat(32))),
         ("data", |s| s.read.push("dataset:acme/handbook@v1".into())),
