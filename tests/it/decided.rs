@@ -431,7 +431,8 @@ async fn a_lock_on_operators_is_confirmed_by_their_names() {
             assert!(no.facts["locked out"].contains(wanted), "{name}: {no:?}");
         }
     }
-    let people = ["u", "models", "privacy"].map(|group| format!("spiffe://people.acme.example/{group}/*"));
+    let people = ["u", "models", "privacy", "emergency"]
+        .map(|group| format!("spiffe://people.acme.example/{group}/*"));
     let people: Vec<&str> = people.iter().map(String::as_str).collect();
     lock_out(&platform, "domain:people.acme.example", &people).await.unwrap();
     // A lock on one operator needs no confirmation: it names the operator already.
