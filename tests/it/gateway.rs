@@ -88,6 +88,9 @@ async fn world() -> World {
             "verifiers = [\"spiffe://k8s.acme.example/ns/data/sa/gateway\"]",
             &format!("verifiers = [\"spiffe://k8s.acme.example/ns/data/sa/gateway\", \"{DAEMON}\"]"),
         );
+        // A tenant names only identities that the platform lets it name.
+        let claim = format!("\n[[claim]]\ntenant = \"acme\"\nmatch = [\"{DAEMON}\"]\n");
+        setup.catalog.get_mut("platform.toml").unwrap().push_str(&claim);
     });
     let config = world.read("leasehold.toml");
     let store = |bucket: &str| {
