@@ -325,7 +325,7 @@ async fn metrics_name_no_tenant_and_no_identity() {
     let world = &history.world;
     let (code, text) = world.http(world.daemon().probe, "/metrics").await;
     assert!(code == 200 && text.contains("leasehold_"), "{code}");
-    for name in ["acme", "globex", "spiffe:", "tenant", &history.acme.job, "support-tuning", "ada"] {
+    for name in ["acme", "globex", "spiffe:", "tenant=", &history.acme.job, "support-tuning", "ada"] {
         let found = text.lines().find(|l| !l.starts_with('#') && l.contains(name));
         assert_eq!(found, None, "{name}");
     }
