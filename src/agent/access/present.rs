@@ -49,7 +49,7 @@ impl GatewayAccess {
 }
 
 /// The bucket in which each resource has a name that does not depend on its location.
-const STABLE_BUCKET: &str = "leasehold";
+pub(crate) const STABLE_BUCKET: &str = "leasehold";
 
 #[cfg(test)]
 mod tests {

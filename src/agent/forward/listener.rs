@@ -15,7 +15,7 @@ use nix::unistd::geteuid;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
-    task::JoinHandle,
+    task::{JoinHandle, spawn_blocking},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -126,7 +126,7 @@ async fn accept(
                 continue;
             }
         };
-        if !may_connect(peer, own, callers) {
+        if !may_connect(peer, own, callers).await {
             if !std::mem::replace(&mut has_warned, true) {
                 messages.send("another user of this machine tried to use the access of this run: refused");
             }
@@ -141,18 +141,20 @@ async fn accept(
 }
 
 /// Whether a connection is of a user who may use the access. A user who cannot be found may not.
-fn may_connect(peer: SocketAddr, own: SocketAddr, callers: Callers) -> bool {
+async fn may_connect(peer: SocketAddr, own: SocketAddr, callers: Callers) -> bool {
     if !is_local(peer) {
         return false;
     }
     match callers {
         Callers::WhoHasTheKey => true,
-        Callers::SameUser => match user_of(peer, own) {
-            Ok(user) => user == Some(geteuid().as_raw()),
-            Err(error) => {
+        // The tables are long on a machine with many connections.
+        Callers::SameUser => match spawn_blocking(move || user_of(peer, own)).await {
+            Ok(Ok(user)) => user == Some(geteuid().as_raw()),
+            Ok(Err(error)) => {
                 tracing::warn!(%error, "the user of a connection cannot be found");
                 false
             }
+            Err(_) => false,
         },
     }
 }

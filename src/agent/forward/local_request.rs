@@ -6,7 +6,11 @@ use super::{
     local_key::{LocalKey, signing_key_id},
     refused::NotServed,
 };
-use crate::{agent::access::present::GatewayAccess, plain, secret::SecretText};
+use crate::{
+    agent::access::present::{GatewayAccess, STABLE_BUCKET},
+    plain,
+    secret::SecretText,
+};
 
 /// The path of the local key, for clients that fetch it.
 pub(super) const KEY_PATH: &str = "/_leasehold/credentials";
@@ -71,10 +75,9 @@ impl LocalRequest {
         let authorization = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         match dialect {
             Dialect::S3 => {
-                // A request without a signature goes on: the gateway refuses it by name.
-                if let Some(id) = signing_key_id(authorization, uri.query().unwrap_or_default())
-                    && id != key.id
-                {
+                let id = signing_key_id(authorization, uri.query().unwrap_or_default());
+                let id = id.ok_or(NotServed::NotSigned)?;
+                if id != key.id {
                     return Err(NotServed::OtherKey(id));
                 }
             }
@@ -94,11 +97,26 @@ impl LocalRequest {
         Ok(LocalRequest { dialect, method, uri, headers })
     }
 
-    /// The gateway that serves what the request asks for. A request that names no leased bucket goes to the first.
-    pub(super) fn choose<'a>(&self, gateways: &'a [GatewayAccess]) -> Option<&'a GatewayAccess> {
+    /// The gateway that serves what the request asks for. A request that reads from a bucket of no gateway goes to the first,
+    /// which refuses it by name. A request that changes such a bucket is refused here: its body goes to no gateway.
+    pub(super) fn choose<'a>(&self, gateways: &'a [GatewayAccess]) -> Result<&'a GatewayAccess, NotServed> {
+        let nothing = || NotServed::Away("this job opens nothing at an S3 gateway now".to_owned());
+        let first = gateways.first().ok_or_else(nothing)?;
+        if self.dialect == Dialect::Hub {
+            return Ok(first);
+        }
         let path = self.uri.path().trim_start_matches('/');
         let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
-        gateways.iter().find(|g| self.dialect == Dialect::S3 && g.serves(bucket, key)).or(gateways.first())
+        match gateways.iter().find(|g| g.serves(bucket, key)) {
+            Some(gateway) => Ok(gateway),
+            None if self.only_reads() || bucket.is_empty() || bucket == STABLE_BUCKET => Ok(first),
+            None => Err(NotServed::OtherBucket(bucket.to_owned())),
+        }
+    }
+
+    /// Whether the request changes nothing, so that it can be sent twice.
+    pub(super) fn only_reads(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
     }
 
     /// Makes the request to a gateway, with the present tokens.
@@ -226,11 +244,38 @@ mod tests {
         assert!(matches!(refused, NotServed::OtherKey(id) if id == "AKIAIOSFODNN7EXAMPLE"));
         let presigned = parts("/b/k?X-Amz-Credential=AKIA%2F2026", &[]);
         assert!(matches!(LocalRequest::new(presigned, &key()), Err(NotServed::OtherKey(_))));
-        assert!(LocalRequest::new(parts("/b/k", &[]), &key()).is_ok(), "the gateway refuses it by name");
         assert!(matches!(
             LocalRequest::new(parts("http://x.example/b", &[]), &key()),
             Err(NotServed::NoSuchPath)
         ));
+    }
+
+    // A request without a signature gets no token: it is refused here.
+    #[test]
+    fn a_request_without_a_signature_is_refused() {
+        for came in [&[][..], &[("authorization", "AWS AKIA:sig")], &[("authorization", "Basic YTpi")]] {
+            let refused = LocalRequest::new(parts("/b/k", came), &key());
+            assert!(matches!(refused, Err(NotServed::NotSigned)), "{came:?}");
+        }
+    }
+
+    // The body of a change to a bucket which no gateway serves goes to no gateway.
+    #[test]
+    fn a_change_of_an_unknown_bucket_is_refused() {
+        let gateways = [gateway("one:1", "s3://first/x/")];
+        let auth = signed(&key().id);
+        let chosen = |method: Method, path: &str| {
+            let mut parts = parts(path, &[("authorization", &auth)]);
+            parts.method = method;
+            LocalRequest::new(parts, &key()).unwrap().choose(&gateways).map(|_| ())
+        };
+        for method in [Method::PUT, Method::POST, Method::DELETE] {
+            let refused = chosen(method.clone(), "/other/k").unwrap_err();
+            assert!(matches!(refused, NotServed::OtherBucket(name) if name == "other"), "{method}");
+            assert!(chosen(method.clone(), "/first/x/k").is_ok());
+            assert!(chosen(method, "/leasehold/dataset/acme/tickets%40v3/k").is_ok());
+        }
+        assert!(chosen(Method::GET, "/other/k").is_ok(), "the gateway refuses it by name");
     }
 
     // The Hub's clients need the local token, which does not leave this machine.
@@ -250,11 +295,13 @@ mod tests {
     #[test]
     fn each_bucket_goes_to_its_gateway() {
         let gateways = [gateway("one:1", "s3://first/x/"), gateway("two:1", "s3://second/y/")];
+        let auth = signed(&key().id);
+        let local = |path: &str| LocalRequest::new(parts(path, &[("authorization", &auth)]), &key()).unwrap();
         let chosen = |path: &str| {
-            let local = LocalRequest::new(parts(path, &[]), &key()).unwrap();
+            let local = local(path);
             local.choose(&gateways).unwrap().endpoint.address().to_owned()
         };
         assert_eq!([chosen("/second/y/k"), chosen("/first"), chosen("/")], ["two:1", "one:1", "one:1"]);
-        assert!(LocalRequest::new(parts("/b", &[]), &key()).unwrap().choose(&[]).is_none());
+        assert!(matches!(local("/b").choose(&[]), Err(NotServed::Away(_))));
     }
 }

@@ -7,8 +7,8 @@ use std::{
 
 /// Returns the user of the process that opened a connection to us, as the kernel's tables of sockets say.
 ///
-/// `peer` is the address of the connection's other end, `own` is ours. `None` if the tables do not have it, for example because
-/// the other end was closed already.
+/// `peer` is the address of the connection's other end, `own` is ours. `None` if the tables do not have it, or if its program has
+/// closed it already: the kernel then shows user 0 in place of the program's user.
 pub(super) fn user_of(peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
     let (SocketAddr::V4(peer), SocketAddr::V4(own)) = (peer, own) else { return Ok(None) };
     for (table, mapped) in [("/proc/self/net/tcp", false), ("/proc/self/net/tcp6", true)] {
@@ -43,13 +43,17 @@ fn shown(ip: Ipv4Addr, port: u16, mapped: bool) -> String {
     }
 }
 
-/// The user of the socket with these two ends.
+/// The state of a socket that both ends have open.
+const ESTABLISHED: &str = "01";
+
+/// The user of the open socket with these two ends.
 fn find(table: &str, local: &str, remote: &str) -> Option<u32> {
     table.lines().skip(1).find_map(|line| {
         let mut words = line.split_ascii_whitespace().skip(1);
         let ends = (words.next()?, words.next()?);
-        let user = words.nth(4)?;
-        (ends == (local, remote)).then(|| user.parse().ok())?
+        let is_open = words.next()? == ESTABLISHED;
+        let user = words.nth(3)?;
+        (is_open && ends == (local, remote)).then(|| user.parse().ok())?
     })
 }
 
@@ -79,6 +83,20 @@ mod tests {
         let absent = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
         assert_eq!(user_of(absent, own).unwrap(), None);
         drop(client);
+    }
+
+    // A connection that its program has closed has no user: the kernel shows user 0 for it, who may be ours.
+    #[test]
+    fn a_closed_connection_has_no_user() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let own = listener.local_addr().unwrap();
+        let client = TcpStream::connect(own).unwrap();
+        let (_accepted, peer) = listener.accept().unwrap();
+        drop(client);
+        assert_eq!(user_of(peer, own).unwrap(), None);
+        let closed = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
+                      \x20  0: 0100007F:C350 0100007F:1F90 05 00000000:00000000 00:00000000 00000000     0        0 0 1\n";
+        assert_eq!(find(closed, "0100007F:C350", "0100007F:1F90"), None);
     }
 
     // The line of another connection is not taken for this one.

@@ -19,6 +19,10 @@ pub(super) enum NotServed {
     Away(String),
     /// The request is signed with a key that leasehold did not give to this program.
     OtherKey(String),
+    /// The request has no signature.
+    NotSigned,
+    /// The request changes a bucket that no gateway of this job serves.
+    OtherBucket(String),
     /// The request comes without the token of the Hub's clients.
     NoToken,
     /// The path has no meaning here.
@@ -28,7 +32,10 @@ pub(super) enum NotServed {
 impl NotServed {
     fn status(&self) -> StatusCode {
         match self {
-            NotServed::Ended(_) | NotServed::OtherKey(_) => StatusCode::FORBIDDEN,
+            NotServed::Ended(_)
+            | NotServed::OtherKey(_)
+            | NotServed::NotSigned
+            | NotServed::OtherBucket(_) => StatusCode::FORBIDDEN,
             NotServed::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
             NotServed::NoToken => StatusCode::UNAUTHORIZED,
             NotServed::NoSuchPath => StatusCode::NOT_FOUND,
@@ -41,7 +48,7 @@ impl NotServed {
             NotServed::Ended(_) => "ExpiredToken",
             NotServed::Away(_) => "ServiceUnavailable",
             NotServed::OtherKey(_) => "InvalidAccessKeyId",
-            NotServed::NoToken => "AccessDenied",
+            NotServed::NotSigned | NotServed::OtherBucket(_) | NotServed::NoToken => "AccessDenied",
             NotServed::NoSuchPath => "NoSuchKey",
         }
     }
@@ -50,7 +57,11 @@ impl NotServed {
         match self {
             NotServed::Ended(end) => Some(end.reason),
             NotServed::Away(_) => Some(Reason::Unreachable),
-            NotServed::OtherKey(_) | NotServed::NoToken | NotServed::NoSuchPath => None,
+            NotServed::OtherKey(_)
+            | NotServed::NotSigned
+            | NotServed::OtherBucket(_)
+            | NotServed::NoToken
+            | NotServed::NoSuchPath => None,
         }
     }
 
@@ -62,6 +73,11 @@ impl NotServed {
             NotServed::OtherKey(id) => format!(
                 "the request is signed with the key {}, which leasehold did not give to this program: remove that key from the script or its settings",
                 plain::ascii_value(id)
+            ),
+            NotServed::NotSigned => "the request is not signed: let the program use the key that leasehold gave it, and remove settings for anonymous access, such as `--no-sign-request`".to_owned(),
+            NotServed::OtherBucket(bucket) => format!(
+                "this job opens nothing in the bucket `{}`: name the resource in the job file",
+                plain::value(bucket)
             ),
             NotServed::NoToken => "the request has no token of this job: remove `token=` from the script, and leave HF_TOKEN unset".to_owned(),
             NotServed::NoSuchPath => "leasehold has nothing at this path".to_owned(),

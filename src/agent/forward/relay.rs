@@ -135,8 +135,7 @@ impl Relay {
         let mut body = Some(body).filter(|_| !is_empty);
         loop {
             let gateways = self.wait_for_access(deadline).await?;
-            let nothing = || NotServed::Away("this job opens nothing at an S3 gateway now".to_owned());
-            let gateway = local.choose(&gateways).ok_or_else(nothing)?;
+            let gateway = local.choose(&gateways)?;
             let upstream_body = match body.take() {
                 Some(body) => Either::Left(CutBody::new(body, self.cut.clone())),
                 None => Either::Right(Empty::new()),
@@ -158,7 +157,7 @@ impl Relay {
                 }
                 Ok(response) => return Ok(response),
                 // Reading it again changes nothing. Anything else may have been done already, so the program must decide.
-                Err(why) if is_empty && self.clock.now().lease < deadline => {
+                Err(why) if is_empty && local.only_reads() && self.clock.now().lease < deadline => {
                     tracing::debug!(%why, request = local.shown(), "a request is sent again");
                     self.clock.sleep(backoff.next_wait()).await;
                 }
