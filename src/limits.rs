@@ -633,8 +633,9 @@ pub const GATEWAY_DISK_WORK_MAX: usize = 64;
 pub const GATEWAY_STORES_MAX: usize = 256;
 /// Requests in progress at once, transfers included: with two chunks each, under 512 MiB.
 pub const GATEWAY_REQUESTS_MAX: usize = 1_024;
-/// Requests of one SPIFFE ID in progress at once: half, since all members of an attempt may share one.
-pub const GATEWAY_REQUESTS_PER_PEER_MAX: usize = GATEWAY_REQUESTS_MAX / 2;
+/// Requests of one SPIFFE ID in progress at once: an eighth, so that a few identities cannot stop the others. All members of an
+/// attempt may share one identity, and then they share this.
+pub const GATEWAY_REQUESTS_PER_PEER_MAX: usize = GATEWAY_REQUESTS_MAX / 8;
 /// Bytes of a request's headers: two tokens, S3's 2 KiB of metadata, a signature, and a long key.
 pub const GATEWAY_HEADER_BYTES_MAX: u32 = 64 << 10;
 /// Tokens of one request: one for each half.

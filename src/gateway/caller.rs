@@ -45,8 +45,14 @@ impl Caller {
     /// Authorizes a use of a key. A key that is foreign and one that does not exist get the same answer.
     pub(super) fn open(&self, bucket: &str, key: &str, need: Need) -> S3Result<Opened> {
         let mut why = self.session.refused.clone();
+        // Only the innermost folder decides: what is read only stays so in a folder that may be written.
+        let found = self.session.tokens.iter().flat_map(|token| token.view.find(bucket, key));
+        let innermost = found.map(|(mount, _)| mount.prefix.len()).max();
         for token in &self.session.tokens {
             for (mount, rest) in token.view.find(bucket, key) {
+                if Some(mount.prefix.len()) != innermost {
+                    continue;
+                }
                 let Some(action) = need.action(mount.object.resource().kind()) else { continue };
                 match LiveAccess::new(&token.access, self.sessions.clone(), mount.object.clone(), action) {
                     Ok(access) => {
