@@ -665,6 +665,10 @@ pub const GATEWAY_UPLOADS_PER_JOB_MAX: usize = 1_024;
 pub const GATEWAY_UPLOAD_IDLE: Duration = REJOIN;
 /// Between two looks for uploads whose access ended.
 pub const GATEWAY_UPLOAD_LOOK: Duration = Duration::from_secs(2);
+/// Bytes of an upload's parts that are joined between two looks at its access.
+pub const GATEWAY_JOIN_STEP: u64 = 64 << 20;
+/// Entries of folders that one listing visits: some seconds of work on the disk. A listing that needs more is refused.
+pub const GATEWAY_WALK_ENTRIES_MAX: usize = 500_000;
 /// Completed uploads that are remembered, for clients that did not get the answer.
 pub const GATEWAY_COMPLETED_KEPT: usize = 1_024;
 /// Bytes of one chunk of a chunked upload: clients send 64 KiB to 1 MiB, and each is in memory until it is complete.

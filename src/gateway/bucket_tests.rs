@@ -113,13 +113,13 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
     assert!(!case.checkpoint("revoked").exists());
 
     let parts = store.begin_parts("", &key("c")).await.unwrap();
-    let mut sizes = Vec::new();
+    let mut stored = Vec::new();
     for (number, size) in [(1u16, 5usize << 20), (2, 3)] {
         let mut part = parts.begin_part(Some(size as u64)).unwrap();
         part.write(Bytes::from(vec![7; size])).unwrap();
-        sizes.push((number, parts.store_part(number, part).await.unwrap().size));
+        stored.push((number, parts.store_part(number, part).await.unwrap()));
     }
-    assert_eq!(parts.complete(&sizes, &Conditions::default(), live()).await.unwrap().size, (5 << 20) + 3);
+    assert_eq!(parts.complete(&stored, &Conditions::default(), live()).await.unwrap().size, (5 << 20) + 3);
     let too_large = parts.begin_part(Some(1 << 40));
     assert!(matches!(too_large, Err(StoreError::PartTooLarge(_))));
 

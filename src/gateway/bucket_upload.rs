@@ -67,6 +67,8 @@ impl BucketUpload {
         let (objects, path) = (self.store.objects.clone(), self.path.clone());
         match self.large.take() {
             None => {
+                // The request to the store can say some conditions only.
+                check_now(&self.store, &self.path, conditions).await?;
                 last_look().map_err(StoreError::Ended)?;
                 let payload: PutPayload = std::mem::take(&mut self.small).into_iter().collect();
                 let options = PutOptions { mode: mode(conditions), ..PutOptions::default() };
@@ -88,7 +90,7 @@ impl BucketUpload {
     }
 }
 
-/// Checks the conditions before the parts are joined: stores have no conditions for that.
+/// Checks the conditions just before a change: stores have none for joined parts, and not each one for small objects.
 async fn check_now(store: &BucketStore, path: &Path, conditions: &Conditions) -> Result<(), StoreError> {
     if conditions.if_match.is_none() && conditions.if_none_match.is_none() {
         return Ok(());
@@ -191,21 +193,23 @@ impl BucketParts {
 
     pub(super) async fn complete(
         &self,
-        wanted: &[(u16, u64)],
+        wanted: &[(u16, StoredPart)],
         conditions: &Conditions,
         last_look: LastLook,
     ) -> Result<ObjectInfo, StoreError> {
         let mut parts = Vec::with_capacity(wanted.len());
         {
             let stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
-            for (at, (number, _)) in wanted.iter().enumerate() {
+            for (at, (number, part)) in wanted.iter().enumerate() {
                 // The client of the store numbers the parts by their place in the list.
                 if usize::from(*number) != at.saturating_add(1) {
                     return Err(StoreError::PartsMissing);
                 }
-                parts.push(PartId {
-                    content_id: stored.get(number).ok_or(StoreError::NotFound)?.content_id.clone(),
-                });
+                let known = stored.get(number).ok_or(StoreError::NotFound)?;
+                if known.content_id.trim_matches('"') != part.e_tag {
+                    return Err(StoreError::Changed);
+                }
+                parts.push(PartId { content_id: known.content_id.clone() });
             }
         }
         check_now(&self.store, &self.path, conditions).await?;

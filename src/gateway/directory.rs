@@ -1,12 +1,21 @@
 //! A directory of this machine as a store. Work on the disk runs on threads that may block, a bounded number at once.
 
-use std::{fs::File, io, os::fd::AsFd, path::PathBuf, sync::Arc};
+use std::{
+    collections::hash_map::DefaultHasher,
+    fs::File,
+    hash::{Hash, Hasher},
+    io,
+    os::fd::AsFd,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use nix::{errno::Errno, unistd::Whence, unistd::lseek};
 use s3s::dto;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     conditions::Conditions,
@@ -24,21 +33,42 @@ use crate::limits::{GATEWAY_CHUNK, GATEWAY_DISK_WORK_MAX};
 pub(super) struct DirectoryStore {
     root: Arc<PathBuf>,
     work: Arc<Semaphore>,
+    /// Each name has one of these. Who holds it may check the name and change it.
+    names: Arc<[Mutex<()>; NAME_LOCKS]>,
 }
+
+const NAME_LOCKS: usize = 64;
 
 impl DirectoryStore {
     /// Makes a store of a directory. Does not open it.
     pub(super) fn new(root: PathBuf) -> Self {
-        DirectoryStore { root: Arc::new(root), work: Arc::new(Semaphore::new(GATEWAY_DISK_WORK_MAX)) }
+        DirectoryStore {
+            root: Arc::new(root),
+            work: Arc::new(Semaphore::new(GATEWAY_DISK_WORK_MAX)),
+            names: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
+        }
     }
 
-    /// Runs work on a thread that may block, when it is its turn.
+    /// Runs work on a thread that may block, when it is its turn. The turn lasts until the work ends, also if its caller goes away.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let _turn = self.work.acquire().await.map_err(io::Error::other)?;
-        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+        let turn = self.work.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let turned = move || {
+            let done = work();
+            drop(turn);
+            done
+        };
+        tokio::task::spawn_blocking(turned).await.map_err(io::Error::other)?
+    }
+
+    /// Keeps other requests from changing a name between a check and the change. Blocks.
+    pub(super) fn lock_name(&self, folder: &str, key: &SubKey) -> Option<MutexGuard<'_, ()>> {
+        let mut hasher = DefaultHasher::new();
+        (folder, key.as_str()).hash(&mut hasher);
+        let at = usize::try_from(hasher.finish().checked_rem(NAME_LOCKS as u64)?).ok()?;
+        Some(self.names.get(at)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Opens the folder of a location. Blocks.
@@ -139,6 +169,8 @@ impl DirectoryStore {
 
     pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
         let (store, folder, query) = (self.clone(), folder.to_owned(), query.clone());
+        let gone = CancellationToken::new();
+        let _client = gone.clone().drop_guard();
         self.run(move || {
             // A job that wrote nothing yet has no folder.
             let open = match store.open_location(&folder, Missing::Fails).map_err(absent) {
@@ -146,7 +178,7 @@ impl DirectoryStore {
                 Err(StoreError::NotFound) => return Ok(Entries { is_complete: true, ..Entries::default() }),
                 Err(error) => return Err(error),
             };
-            walk::list(open, &query).map_err(|error| match errno(&error) {
+            walk::list(open, &query, &|| gone.is_cancelled()).map_err(|error| match errno(&error) {
                 Some(Errno::E2BIG) => StoreError::TooManyEntries,
                 _ => error.into(),
             })
@@ -170,6 +202,7 @@ impl DirectoryStore {
     ) -> Result<(), StoreError> {
         let (store, folder, key) = (self.clone(), folder.to_owned(), key.clone());
         self.run(move || {
+            let _turn = store.lock_name(&folder, &key);
             last_look().map_err(StoreError::Ended)?;
             match store.delete_now(&folder, &key).map_err(absent) {
                 Err(StoreError::NotFound) => Ok(()),

@@ -13,7 +13,10 @@ use super::{
     store::{LastLook, ObjectInfo, StoreError},
     upload::StoredPart,
 };
-use crate::{limits::GATEWAY_CHUNK, secret::random_u128};
+use crate::{
+    limits::{GATEWAY_CHUNK, GATEWAY_JOIN_STEP},
+    secret::random_u128,
+};
 
 /// A temporary file. It is removed if it is dropped before it is placed.
 #[derive(Debug)]
@@ -118,6 +121,8 @@ struct Target<'a> {
 impl Target<'_> {
     /// Moves a complete file to its name. Blocks.
     fn move_in(&self, from: &OpenFolder, name: &str, last_look: &LastLook) -> Result<ObjectInfo, StoreError> {
+        last_look().map_err(StoreError::Ended)?;
+        let _turn = self.store.lock_name(self.folder, self.key);
         let (parent, last) =
             self.store.open_parent(self.folder, self.key, Missing::IsMade).map_err(in_the_way)?;
         let present = match parent.info(last).map_err(absent) {
@@ -195,7 +200,7 @@ impl DirectoryParts {
     pub(super) async fn complete(
         &self,
         key: &SubKey,
-        wanted: &[(u16, u64)],
+        wanted: &[(u16, StoredPart)],
         conditions: &Conditions,
         last_look: LastLook,
     ) -> Result<ObjectInfo, StoreError> {
@@ -203,11 +208,10 @@ impl DirectoryParts {
         let (key, conditions, wanted) = (key.clone(), conditions.clone(), wanted.to_vec());
         self.store
             .run(move || {
-                let parts = Self::open(&store, &name).map_err(absent)?;
-                let Some((first, others)) = wanted.split_first() else { return Err(StoreError::NotFound) };
-                join(&parts, *first, others, &last_look)?;
+                let whole = TemporaryFile::create(Self::open(&store, &name).map_err(absent)?)?;
+                join(&whole, &wanted, &last_look)?;
                 let target = Target { store: &store, folder: &folder, key: &key, conditions: &conditions };
-                target.move_in(&parts, &part_name(first.0), &last_look)
+                target.move_in(&whole.staging, &whole.name, &last_look)
             })
             .await
     }
@@ -232,27 +236,28 @@ fn part_name(number: u16) -> String {
     format!("{number:05}")
 }
 
-/// Appends the other parts to the first, each given with its size. The kernel copies the bytes. May be done again after it
-/// failed. Blocks.
-fn join(
-    parts: &OpenFolder,
-    (first, size): (u16, u64),
-    others: &[(u16, u64)],
-    last_look: &LastLook,
-) -> Result<(), StoreError> {
-    use io::Seek;
-    let mut whole = parts.reopen(&part_name(first)).map_err(absent)?;
-    if whole.metadata()?.len() < size {
-        return Err(StoreError::Changed);
-    }
-    whole.set_len(size)?;
-    whole.seek(io::SeekFrom::End(0))?;
-    for (number, size) in others {
-        last_look().map_err(StoreError::Ended)?;
-        let (mut part, _) = parts.file(&part_name(*number)).map_err(absent)?;
-        if io::copy(&mut part, &mut whole).map_err(in_the_way)? != *size {
+/// Copies parts into a new file, which no other request has, and checks that they are the ones that were noted. Blocks.
+fn join(whole: &TemporaryFile, wanted: &[(u16, StoredPart)], last_look: &LastLook) -> Result<(), StoreError> {
+    use io::Read;
+    let mut file = &whole.file;
+    let mut total = 0u64;
+    for (number, noted) in wanted {
+        let (part, found) = whole.staging.file(&part_name(*number)).map_err(absent)?;
+        if found.e_tag != noted.e_tag {
             return Err(StoreError::Changed);
         }
+        total = total.saturating_add(noted.size);
+        let mut left = noted.size;
+        while left > 0 {
+            last_look().map_err(StoreError::Ended)?;
+            let mut step = (&part).take(left.min(GATEWAY_JOIN_STEP));
+            let copied = io::copy(&mut step, &mut file).map_err(in_the_way)?;
+            if copied == 0 {
+                return Err(StoreError::Changed);
+            }
+            left = left.saturating_sub(copied);
+        }
     }
-    Ok(whole.sync_all()?)
+    file.sync_all()?;
+    if file.metadata()?.len() == total { Ok(()) } else { Err(StoreError::Changed) }
 }

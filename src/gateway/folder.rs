@@ -151,12 +151,6 @@ impl OpenFolder {
         Ok(openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP)?.into())
     }
 
-    /// Opens a file that this gateway created, to read it and to append to it.
-    pub(super) fn reopen(&self, name: &str) -> io::Result<File> {
-        let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        Ok(openat(&self.fd, name, flags, Mode::empty())?.into())
-    }
-
     /// Moves a file into another folder. When this returns, its name is on disk; its bytes must be before.
     pub(super) fn move_file(
         &self,

@@ -192,7 +192,10 @@ impl Added {
 /// Refuses, by name, the ways to sign that the gateway does not have. s3s would accept them.
 fn check_form<B>(request: &Request<B>) -> S3Result<()> {
     let query = request.uri().query().unwrap_or_default();
-    let has_parameter = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
+    // s3s decodes the names of parameters. What is encoded needlessly is compared decoded, too.
+    let has_parameter = |wanted: &str| {
+        query.split('&').any(|pair| decoded_name(pair).is_some_and(|name| name == wanted.as_bytes()))
+    };
     let authorization = request.headers().get(header::AUTHORIZATION).map(http::HeaderValue::as_bytes);
     let is_v2 = authorization.is_some_and(|value| value.starts_with(b"AWS "))
         || has_parameter("AWSAccessKeyId")
@@ -206,6 +209,22 @@ fn check_form<B>(request: &Request<B>) -> S3Result<()> {
         return Err(not_implemented("uploads by HTML forms (PostObject)"));
     }
     Ok(())
+}
+
+/// The name of a parameter, without its percent-encoding. `None` if that is malformed, which s3s refuses or takes literally.
+fn decoded_name(pair: &str) -> Option<Vec<u8>> {
+    let mut bytes = pair.split('=').next().unwrap_or_default().bytes();
+    let mut name = Vec::new();
+    while let Some(byte) = bytes.next() {
+        if byte == b'%' {
+            let mut digit = || char::from(bytes.next()?).to_digit(16);
+            let (high, low) = (digit()?, digit()?);
+            name.push(u8::try_from(high << 4 | low).ok()?);
+        } else {
+            name.push(byte);
+        }
+    }
+    Some(name)
 }
 
 fn error_response(error: S3Error) -> Response<Body> {

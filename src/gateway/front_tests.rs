@@ -388,6 +388,8 @@ async fn a_request_must_be_signed_by_the_holder() {
     let host = || vec![("host".to_owned(), HOST.to_owned())];
     let v2 = format!("{target}?AWSAccessKeyId=K&Expires=9999999999&Signature=c2ln");
     case.send(request("GET", &v2, host(), &[&token], full(b""))).await.is(400, "InvalidRequest");
+    let encoded = v2.replace("AWSAccess", "%41WSAccess").replace("Signature", "%53ignature");
+    case.send(request("GET", &encoded, host(), &[&token], full(b""))).await.is(400, "InvalidRequest");
 
     let link = presigned(HOST, target, 60);
     assert_eq!(case.send(request("GET", &link, host(), &[&token], full(b""))).await.status, 200);
@@ -553,6 +555,67 @@ async fn parts_appear_together_or_never() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     panic!("the parts of a revoked upload stay");
+}
+
+// Two requests may complete one upload at once. The object is whole, and both clients learn its tag in the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_request_at_a_time_completes_an_upload() {
+    let case = Case::new().await;
+    let target = format!("/acme-models/out/{JOB}/twice");
+    let created = case.ask("POST", &format!("{target}?uploads="), b"").await;
+    let id = created.part("UploadId").to_owned();
+    let mut list = String::new();
+    for number in 1..=4u8 {
+        let part = vec![number; 6 << 20];
+        let stored = case.ask("PUT", &format!("{target}?partNumber={number}&uploadId={id}"), &part).await;
+        let tag = stored.headers["etag"].to_str().unwrap();
+        list += &format!("<Part><PartNumber>{number}</PartNumber><ETag>{tag}</ETag></Part>");
+    }
+    let list = format!("<CompleteMultipartUpload>{list}</CompleteMultipartUpload>");
+    let end = format!("{target}?uploadId={id}");
+    let sum = [("x-amz-checksum-crc32", "AAAAAA==")];
+    case.ask_with("POST", &end, list.as_bytes(), &sum).await.is(501, "NotImplemented");
+    let complete = || case.ask("POST", &end, list.as_bytes());
+    let (one, two, three) = tokio::join!(complete(), complete(), complete());
+    let statuses = [one.status, two.status, three.status];
+    assert!(statuses.contains(&200), "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 503].contains(status)), "{statuses:?}");
+    complete().await.is(200, "");
+    let stored = std::fs::read(case.checkpoint("twice")).unwrap();
+    let whole: Vec<u8> = (1..=4u8).flat_map(|number| vec![number; 6 << 20]).collect();
+    assert!(stored == whole, "the object has {} bytes", stored.len());
+}
+
+// A body in chunks that ends early is refused, also if its request has no Content-Length.
+#[tokio::test]
+async fn a_chunked_body_that_ends_early_is_refused() {
+    let case = Case::new().await;
+    let target = format!("/acme-models/out/{JOB}/short");
+    let more = [("content-encoding", "aws-chunked"), ("x-amz-decoded-content-length", "18")];
+    let headers = signed("PUT", HOST, &target, "STREAMING-UNSIGNED-PAYLOAD-TRAILER", &more);
+    let (sender, frames) = tokio::sync::mpsc::channel(1);
+    let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(frames));
+    sender.send(Ok(http_body::Frame::data(Bytes::from_static(b"9\r\n123456789\r\n")))).await.unwrap();
+    drop(sender);
+    let token = case.writing();
+    let answer = case.send(request("PUT", &target, headers, &[&token], body.boxed_unsync())).await;
+    assert_eq!(answer.status, 400, "{}", answer.text);
+    assert!(!case.checkpoint("short").exists());
+}
+
+// A condition that the gateway does not evaluate is refused: it is never ignored.
+#[tokio::test]
+async fn unknown_conditions_are_refused() {
+    let case = Case::new().await;
+    let target = format!("/acme-models/out/{JOB}/kept");
+    case.ask("PUT", &target, b"x").await.is(200, "");
+    let copy = [("x-amz-copy-source", "/acme-data/ds/a.txt"), ("if-none-match", "*")];
+    case.ask_with("PUT", &target, b"", &copy).await.is(501, "NotImplemented");
+    let key = format!("<Key>out/{JOB}/kept</Key>");
+    let keys = format!("<Delete><Object>{key}<ETag>other</ETag></Object></Delete>");
+    let bulk = case.ask("POST", "/acme-models?delete=", keys.as_bytes()).await;
+    assert_eq!(bulk.part("Code"), "NotImplemented", "{}", bulk.text);
+    assert_eq!(std::fs::read(case.checkpoint("kept")).unwrap(), b"x");
 }
 
 // A slow writer is cut when its access ends, and leaves nothing.

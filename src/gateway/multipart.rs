@@ -2,7 +2,7 @@
 //! `AbortMultipartUpload`, `ListParts`, `ListMultipartUploads`.
 
 use s3s::{
-    S3ErrorCode, S3Request, S3Response, S3Result,
+    S3Error, S3ErrorCode, S3Request, S3Response, S3Result,
     dto::{
         AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
         CompleteMultipartUploadOutput, CompletedPart, CopyPartResult, CreateMultipartUploadInput,
@@ -18,8 +18,9 @@ use super::{
     conditions::Conditions,
     open_uploads::{OpenUpload, OpenUploads},
     read::signed,
-    receive::{Announced, receive},
+    receive::{Announced, announced_length, receive},
     refusal::failed,
+    upload::StoredPart,
     view::Need,
     write::{check_acl, copy, folder_with_bytes, last_look, open_source},
 };
@@ -64,13 +65,15 @@ pub(super) async fn upload_part(
     let number = part_number(input.part_number)?;
     let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
     let open = uploads.find(&caller, &opened, &input.upload_id)?;
+    let length = announced_length(&headers, input.content_length)?;
     let announced = Announced {
-        length: input.content_length,
+        length,
         checksums: Checksums::announced(&headers, trailing_headers, input.content_md5.as_deref())?,
     };
-    let length = input.content_length.and_then(|length| u64::try_from(length).ok());
+    let length = length.and_then(|length| u64::try_from(length).ok());
     let mut upload = open.parts.begin_part(length).await?;
     let compared = receive(input.body, announced, &mut upload, &opened.access, &caller).await?;
+    open.check_open()?;
     let stored = open.parts.store_part(number, upload).await?;
     let e_tag = stored.e_tag.clone();
     uploads.note_part(&open, number, (stored, compared.clone()))?;
@@ -107,6 +110,7 @@ pub(super) async fn upload_part_copy(
     };
     let mut upload = open.parts.begin_part(None).await?;
     copy(&source, range, &conditions, &mut upload, &target.access).await?;
+    open.check_open()?;
     let stored = open.parts.store_part(number, upload).await?;
     let e_tag = stored.e_tag.clone();
     uploads.note_part(&open, number, (stored, Compared::default()))?;
@@ -126,6 +130,12 @@ pub(super) async fn complete(
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
     let caller = Caller::of(&request.extensions)?;
     let input = request.input;
+    let has_checksum = input.checksum_crc32.is_some()
+        || input.checksum_crc32c.is_some()
+        || input.checksum_crc64nvme.is_some()
+        || input.checksum_sha1.is_some()
+        || input.checksum_sha256.is_some();
+    without(has_checksum, "a checksum of the whole object (x-amz-checksum-*) when parts are joined")?;
     let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
     let answer = |e_tag: String| {
         S3Response::new(CompleteMultipartUploadOutput {
@@ -142,21 +152,34 @@ pub(super) async fn complete(
             None => return Err(absent),
         },
     };
+    let turn = open.begin_end()?;
     let named = input.multipart_upload.and_then(|upload| upload.parts).unwrap_or_default();
     let wanted = wanted_parts(&open, &named, input.mpu_object_size)?;
     let conditions =
         Conditions { if_match: input.if_match, if_none_match: input.if_none_match, ..Conditions::default() };
-    let key = &opened.found.key;
-    let info = open.parts.complete(key, &wanted, &conditions, last_look(&opened.access)).await?;
-    uploads.completed(&open, info.e_tag.clone());
-    if let Err(error) = open.parts.remove().await {
-        tracing::error!(%error, "the rest of a completed upload could not be removed");
-    }
-    Ok(answer(info.e_tag))
+    // A client that goes away does not stop this half-way, so its next try gets the outcome.
+    let uploads = uploads.clone();
+    let ending = tokio::spawn(async move {
+        // The caller's room and the turn are held until the end.
+        let (_caller, _turn) = (caller, turn);
+        let look = last_look(&opened.access);
+        let info = open.parts.complete(&opened.found.key, &wanted, &conditions, look).await?;
+        uploads.completed(&open, info.e_tag.clone());
+        if let Err(error) = open.parts.remove().await {
+            tracing::error!(%error, "the rest of a completed upload could not be removed");
+        }
+        Ok::<_, S3Error>(info.e_tag)
+    });
+    let stopped = |_| failed(S3ErrorCode::InternalError, "the gateway stopped while it joined the parts");
+    Ok(answer(ending.await.map_err(stopped)??))
 }
 
-/// Checks the list of parts that a client completes an upload with. Returns the number and size of each.
-fn wanted_parts(open: &OpenUpload, named: &[CompletedPart], size: Option<i64>) -> S3Result<Vec<(u16, u64)>> {
+/// Checks the list of parts that a client completes an upload with. Returns the number of each, and what is stored.
+fn wanted_parts(
+    open: &OpenUpload,
+    named: &[CompletedPart],
+    size: Option<i64>,
+) -> S3Result<Vec<(u16, StoredPart)>> {
     if named.is_empty() || named.len() > usize::from(GATEWAY_PARTS_MAX) {
         return Err(failed(
             S3ErrorCode::MalformedXML,
@@ -171,7 +194,7 @@ fn wanted_parts(open: &OpenUpload, named: &[CompletedPart], size: Option<i64>) -
     if !numbers.is_sorted_by(|a, b| a < b) {
         return Err(failed(S3ErrorCode::InvalidPartOrder, "the parts are not in ascending order"));
     }
-    let mut wanted: Vec<(u16, u64)> = Vec::with_capacity(named.len());
+    let mut wanted: Vec<(u16, StoredPart)> = Vec::with_capacity(named.len());
     for (at, (part, number)) in named.iter().zip(numbers).enumerate() {
         let known = stored.get(&number).filter(|(known, compared)| {
             part.e_tag.as_ref().is_some_and(|tag| tag.value() == known.e_tag) && !compared.differs_from(part)
@@ -188,9 +211,9 @@ fn wanted_parts(open: &OpenUpload, named: &[CompletedPart], size: Option<i64>) -
             );
             return Err(failed(S3ErrorCode::EntityTooSmall, text));
         }
-        wanted.push((number, known.size));
+        wanted.push((number, known.clone()));
     }
-    let total = wanted.iter().fold(0u64, |total, (_, size)| total.saturating_add(*size));
+    let total = wanted.iter().fold(0u64, |total, (_, part)| total.saturating_add(part.size));
     if size.is_some_and(|size| size != signed(total)) {
         return Err(failed(
             S3ErrorCode::InvalidRequest,
@@ -215,6 +238,7 @@ pub(super) async fn abort(
     let input = request.input;
     let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
     let open = uploads.find(&caller, &opened, &input.upload_id)?;
+    let _turn = open.begin_end()?;
     if let Some(upload) = uploads.take(&open.id) {
         upload.parts.remove().await?;
     }

@@ -44,8 +44,10 @@ struct UploadState {
     /// The newest access that it was used with.
     access: LiveAccess,
     used: LeaseTime,
-    /// Whether it is being completed or removed.
+    /// Whether it was completed or removed.
     is_over: bool,
+    /// Whether a request is completing or aborting it.
+    is_ending: bool,
 }
 
 /// An upload that was completed, so that a client which did not get the answer can ask again.
@@ -57,9 +59,18 @@ struct CompletedUpload {
     e_tag: String,
 }
 
-/// All of them.
-#[derive(Default)]
-pub(super) struct OpenUploads(Mutex<UploadTable>);
+/// The right to complete or abort an upload. One request at a time has it, until this is dropped.
+pub(super) struct EndingTurn(Arc<OpenUpload>);
+
+impl Drop for EndingTurn {
+    fn drop(&mut self) {
+        self.0.state().is_ending = false;
+    }
+}
+
+/// All of them. A clone shares them.
+#[derive(Clone, Default)]
+pub(super) struct OpenUploads(Arc<Mutex<UploadTable>>);
 
 #[derive(Default)]
 struct UploadTable {
@@ -93,6 +104,7 @@ impl OpenUploads {
                 access: opened.access.clone(),
                 used: now.lease,
                 is_over: false,
+                is_ending: false,
             }),
         });
         self.table().open.insert(upload.id.clone(), upload.clone());
@@ -143,9 +155,7 @@ impl OpenUploads {
             return Err(failed(S3ErrorCode::SlowDown, "too many parts are stored: try again later"));
         }
         let mut state = upload.state();
-        if state.is_over {
-            return Err(no_such_upload());
-        }
+        state.check_open()?;
         if state.stored.insert(number, part).is_none() {
             table.parts = table.parts.saturating_add(1);
         }
@@ -154,19 +164,13 @@ impl OpenUploads {
 
     /// Forgets an upload. Returns it if it was still there.
     pub(super) fn take(&self, id: &str) -> Option<Arc<OpenUpload>> {
-        let mut table = self.table();
-        let upload = table.open.remove(id)?;
-        let mut state = upload.state();
-        state.is_over = true;
-        table.parts = table.parts.saturating_sub(state.stored.len());
-        drop(state);
-        Some(upload)
+        self.table().take(id)
     }
 
     /// Remembers that an upload was completed.
     pub(super) fn completed(&self, upload: &OpenUpload, e_tag: String) {
-        self.take(&upload.id);
         let mut table = self.table();
+        table.take(&upload.id);
         if table.completed.len() >= GATEWAY_COMPLETED_KEPT {
             table.completed.pop_front();
         }
@@ -208,7 +212,46 @@ impl OpenUploads {
     }
 }
 
+impl UploadTable {
+    fn take(&mut self, id: &str) -> Option<Arc<OpenUpload>> {
+        let upload = self.open.remove(id)?;
+        let mut state = upload.state();
+        state.is_over = true;
+        self.parts = self.parts.saturating_sub(state.stored.len());
+        drop(state);
+        Some(upload)
+    }
+}
+
+impl UploadState {
+    /// Checks that no request ended the upload or is ending it.
+    fn check_open(&self) -> S3Result<()> {
+        if self.is_over {
+            return Err(no_such_upload());
+        }
+        if self.is_ending {
+            let text = "another request is completing or aborting this upload: try again later";
+            return Err(failed(S3ErrorCode::SlowDown, text));
+        }
+        Ok(())
+    }
+}
+
 impl OpenUpload {
+    /// Takes the right to complete or abort an upload. A second request is asked to try again later.
+    pub(super) fn begin_end(self: &Arc<Self>) -> S3Result<EndingTurn> {
+        let mut state = self.state();
+        state.check_open()?;
+        state.is_ending = true;
+        drop(state);
+        Ok(EndingTurn(self.clone()))
+    }
+
+    /// Checks that parts may be stored.
+    pub(super) fn check_open(&self) -> S3Result<()> {
+        self.state().check_open()
+    }
+
     fn state(&self) -> MutexGuard<'_, UploadState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -227,8 +270,12 @@ impl OpenUpload {
     }
 
     /// Whether its access ended, or no one used it for long. While nothing is known it stays: its holder may come back.
+    /// While a request ends it, that request looks at the access.
     fn must_go(&self, now: LeaseTime) -> bool {
         let state = self.state();
+        if state.is_ending {
+            return false;
+        }
         let may_come_back = |reason| {
             matches!(
                 reason,

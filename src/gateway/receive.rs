@@ -3,6 +3,7 @@
 use std::pin::pin;
 
 use futures_util::StreamExt;
+use http::HeaderMap;
 use s3s::{S3Error, S3ErrorCode, S3Result, dto::StreamingBlob};
 
 use super::{
@@ -76,6 +77,24 @@ pub(super) async fn receive(
     let compared = checksums.compare()?;
     transfer.finish();
     Ok(compared)
+}
+
+/// The length of a body without its framing, as the request says it. A body in signed chunks must say it: how such a body ends
+/// does not show that a part of it is missing.
+pub(super) fn announced_length(headers: &HeaderMap, content_length: Option<i64>) -> S3Result<Option<i64>> {
+    let Some(decoded) = headers.get("x-amz-decoded-content-length") else {
+        let digest = headers.get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);
+        if digest.is_some_and(|digest| digest.starts_with(b"STREAMING-")) {
+            let text = "a body in chunks needs x-amz-decoded-content-length";
+            return Err(failed(S3ErrorCode::MissingContentLength, text));
+        }
+        return Ok(content_length);
+    };
+    let length = decoded.to_str().ok().and_then(|text| text.parse::<i64>().ok());
+    match length.filter(|length| *length >= 0) {
+        Some(length) => Ok(Some(length)),
+        None => Err(failed(S3ErrorCode::InvalidArgument, "x-amz-decoded-content-length is not a length")),
+    }
 }
 
 fn too_large() -> S3Error {

@@ -77,11 +77,11 @@ impl Parts {
         }
     }
 
-    /// Joins parts, each given by its number and size, into an object, which becomes visible if the conditions hold and the access lasts.
+    /// Joins parts, each given by its number and what is stored, into an object, which becomes visible if the conditions hold and the access lasts.
     pub(super) async fn complete(
         &self,
         key: &SubKey,
-        wanted: &[(u16, u64)],
+        wanted: &[(u16, StoredPart)],
         conditions: &Conditions,
         last_look: LastLook,
     ) -> Result<ObjectInfo, StoreError> {

@@ -2,12 +2,14 @@
 
 use std::io;
 
+use nix::errno::Errno;
+
 use super::{
     folder::{FolderItem, Missing, OpenFolder},
     listing::ListQuery,
     store::{Entries, Entry},
 };
-use crate::limits::GATEWAY_KEY_DEPTH_MAX;
+use crate::limits::{GATEWAY_KEY_DEPTH_MAX, GATEWAY_WALK_ENTRIES_MAX};
 
 /// A folder on the way down, and its names that come next.
 struct Level {
@@ -17,12 +19,35 @@ struct Level {
     items: std::vec::IntoIter<FolderItem>,
 }
 
-/// Lists what is below a folder, by keys relative to it. Lists at most one entry more than asked for.
-pub(super) fn list(folder: OpenFolder, query: &ListQuery) -> io::Result<Entries> {
+/// What a walk may still do.
+struct Budget<'a> {
+    entries: usize,
+    /// Whether the client went away.
+    is_gone: &'a dyn Fn() -> bool,
+}
+
+impl Budget<'_> {
+    /// Reads the names in a folder, if the walk may go on.
+    fn items(&mut self, folder: &OpenFolder) -> io::Result<Vec<FolderItem>> {
+        if (self.is_gone)() {
+            return Err(io::Error::other("the client of a listing went away"));
+        }
+        let items = folder.items()?;
+        // A folder without entries is work too.
+        self.entries =
+            self.entries.checked_sub(items.len().saturating_add(1)).ok_or(io::Error::from(Errno::E2BIG))?;
+        Ok(items)
+    }
+}
+
+/// Lists what is below a folder, by keys relative to it. Lists at most one entry more than asked for. Stops with an error if it
+/// would visit too many entries, or if the client went away.
+pub(super) fn list(folder: OpenFolder, query: &ListQuery, is_gone: &dyn Fn() -> bool) -> io::Result<Entries> {
+    let mut budget = Budget { entries: GATEWAY_WALK_ENTRIES_MAX, is_gone };
     let by_folder = query.delimiter.as_deref() == Some("/");
     let most = query.max.saturating_add(1);
     let mut entries = Entries::default();
-    let mut levels = vec![Level { items: folder.items()?.into_iter(), folder, key: String::new() }];
+    let mut levels = vec![Level { items: budget.items(&folder)?.into_iter(), folder, key: String::new() }];
     while let Some(level) = levels.last_mut() {
         let Some(item) = level.items.next() else {
             levels.pop();
@@ -47,12 +72,12 @@ pub(super) fn list(folder: OpenFolder, query: &ListQuery) -> io::Result<Entries>
         }
         let Ok(inner) = level.folder.enter(name, Missing::Fails) else { continue };
         if by_folder && key.len() > query.prefix.len() {
-            if has_file(&inner)? {
+            if has_file(&inner, &mut budget)? {
                 entries.all.push(Entry::Prefix(key));
             }
             continue;
         }
-        levels.push(Level { items: inner.items()?.into_iter(), folder: inner, key });
+        levels.push(Level { items: budget.items(&inner)?.into_iter(), folder: inner, key });
     }
     entries.is_complete = true;
     Ok(entries)
@@ -69,14 +94,14 @@ fn may_lead_to(key: &str, query: &ListQuery) -> bool {
 }
 
 /// Whether there is a file below a folder, at any depth.
-fn has_file(folder: &OpenFolder) -> io::Result<bool> {
-    let items = folder.items()?;
+fn has_file(folder: &OpenFolder, budget: &mut Budget<'_>) -> io::Result<bool> {
+    let items = budget.items(folder)?;
     if items.iter().any(|item| !item.name.ends_with('/')) {
         return Ok(true);
     }
     for item in items {
         let Ok(inner) = folder.enter(item.name.trim_end_matches('/'), Missing::Fails) else { continue };
-        if has_file(&inner)? {
+        if has_file(&inner, budget)? {
             return Ok(true);
         }
     }

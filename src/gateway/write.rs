@@ -16,7 +16,7 @@ use super::{
     conditions::Conditions,
     live_access::LiveAccess,
     read::{check_version, e_tag, signed},
-    receive::{Announced, receive},
+    receive::{Announced, announced_length, receive},
     refusal::{failed, not_implemented},
     store::{LastLook, StoreError},
     upload::Upload,
@@ -30,7 +30,7 @@ pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S
     check_fields(&input)?;
     let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
     let announced = Announced {
-        length: input.content_length,
+        length: announced_length(&headers, input.content_length)?,
         checksums: Checksums::announced(&headers, trailing_headers, input.content_md5.as_deref())?,
     };
     let (place, key) = (&opened.found.place, &opened.found.key);
@@ -108,6 +108,10 @@ pub(super) async fn copy_object(
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
     let caller = Caller::of(&request.extensions)?;
+    // s3s does not parse these two for a copy.
+    let headers = &request.headers;
+    let is_conditional = headers.contains_key("if-match") || headers.contains_key("if-none-match");
+    without(is_conditional, "conditions on the target of a copy (If-Match, If-None-Match)")?;
     let input = request.input;
     check_acl(input.acl.as_ref().map(s3s::dto::ObjectCannedACL::as_str))?;
     without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
@@ -206,7 +210,11 @@ pub(super) async fn delete_objects(
     }
     let (mut deleted, mut errors) = (Vec::new(), Vec::new());
     for object in input.delete.objects {
-        let outcome = match check_version(object.version_id.as_deref()) {
+        let is_conditional =
+            object.e_tag.is_some() || object.last_modified_time.is_some() || object.size.is_some();
+        let checked = check_version(object.version_id.as_deref())
+            .and_then(|()| without(is_conditional, "conditions of a delete"));
+        let outcome = match checked {
             Ok(()) => delete(&caller, &input.bucket, &object.key).await,
             Err(error) => Err(error),
         };
