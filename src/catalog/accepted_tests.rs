@@ -264,7 +264,7 @@ fn a_withdrawal_holds_back_no_change_of_the_file_that_used_it() {
 #[test]
 fn a_withdrawn_audience_takes_no_more_than_what_it_served() {
     let mut case = Case::new();
-    let served = model("own@1", "acme", "");
+    let served = model("own@1", "acme", "").replace("s3://b/m/", "s3://b/own/");
     case.write("globex.toml", &tenant("globex", &served));
     assert_eq!(case.reload(), [""; 0]);
     case.write("acme.toml", &tenant("acme", "").replace("\"acme\", \"globex\"", "\"acme\""));

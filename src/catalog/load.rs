@@ -12,6 +12,7 @@ use super::{
     Catalog, CatalogErrors, IdentityUse, Principal, accepted,
     file::{self, PLATFORM, TenantFile},
     index::CatalogIndex,
+    locations::check_locations,
 };
 use crate::{
     limits::{CATALOG_ENTRIES_MAX, CATALOG_ENTRIES_PER_TENANT_MAX, FILE_BYTES_MAX},
@@ -120,7 +121,7 @@ pub(super) struct Findings {
 }
 
 impl Findings {
-    fn conflict(&mut self, problem: Problem, other: &TenantFile) {
+    pub(super) fn conflict(&mut self, problem: Problem, other: &TenantFile) {
         self.conflicts.push((problem.file.clone(), PathBuf::from(&other.file)));
         self.problems.push(problem);
     }
@@ -133,6 +134,7 @@ pub(super) fn check(files: &mut [TenantFile]) -> Findings {
     check_claims(files, &mut found.problems);
     check_audiences(files, &mut found);
     check_resources(files, &mut found.problems);
+    check_locations(files, &mut found);
     check_principals(files, &mut found);
     found.problems.extend(files.iter_mut().flat_map(|f| std::mem::take(&mut f.problems)));
     found

@@ -10,6 +10,7 @@
 //! | `index` | [`Catalog`]: its queries |
 //! | `principal` `resource` `audience` `tree` | its entries, and the search for a principal |
 //! | `load` | reading a directory, and the checks across files |
+//! | `locations` | the check that tenants' locations are apart |
 //! | `accepted` | reading the directory at a start or a reload: which files and entries are accepted |
 //! | `earlier` | the entries that were in force before |
 //! | `file` `value` | one tenant's file, its values |
@@ -23,6 +24,7 @@ mod exception;
 mod file;
 mod index;
 mod load;
+mod locations;
 mod principal;
 mod resource;
 mod tree;

@@ -102,6 +102,9 @@ pub(super) fn address(text: &str) -> Result<String, String> {
     })
 }
 
+/// The folder in which the gateway keeps unfinished uploads of all tenants.
+const UPLOADS_FOLDER: &str = ".leasehold-uploads";
+
 /// Reads a folder, as a URL that ends in a slash.
 pub(super) fn location(text: &str) -> Result<String, String> {
     let (scheme, rest) = text.split_once("://").ok_or("it is not a URL: it has no `://`")?;
@@ -124,6 +127,8 @@ pub(super) fn location(text: &str) -> Result<String, String> {
         "it contains a segment `.` or `..`"
     } else if path.split('/').rev().skip(1).any(str::is_empty) && !path.is_empty() {
         "it contains an empty segment"
+    } else if path.split('/').any(|s| s == UPLOADS_FOLDER) {
+        "it contains `.leasehold-uploads`, the folder of unfinished uploads"
     } else if !text.ends_with('/') {
         "a location is a folder and ends in `/`"
     } else {
