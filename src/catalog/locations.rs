@@ -121,7 +121,7 @@ mod tests {
         found.iter().flat_map(|e| e.iter().map(ToString::to_string)).collect()
     }
 
-    // Proves that no tenant gets at another tenant's bytes by an entry, whatever the scheme.
+    // No tenant gets at another tenant's bytes by an entry, whatever the scheme.
     #[test]
     fn locations_of_two_tenants_are_apart() {
         let acme = [entry("dataset", "d@v1", "s3://m/x/secret/")];
@@ -134,7 +134,7 @@ mod tests {
         }
     }
 
-    // Proves that a job cannot write over a dataset of its tenant through a checkpoint line.
+    // A job cannot write over a dataset of its tenant through a checkpoint line.
     #[test]
     fn a_checkpoint_line_is_apart_from_what_is_read() {
         let found = |line: &str, dataset: &str| {
@@ -151,14 +151,14 @@ mod tests {
         assert_eq!(found("s3://m/x/", "s3://m/y/"), [""; 0]);
     }
 
-    // Proves that datasets of one tenant may lie in each other.
+    // Datasets of one tenant may lie in each other.
     #[test]
     fn datasets_of_one_tenant_may_lie_in_each_other() {
         let both = [entry("dataset", "all@v1", "s3://m/"), entry("dataset", "part@v1", "s3://m/part/")];
         assert_eq!(mistakes(&both, &[]), [""; 0]);
     }
 
-    // Proves that the folder for unfinished uploads is not a location.
+    // The folder for unfinished uploads is not a location.
     #[test]
     fn the_folder_of_uploads_is_not_a_location() {
         let found = mistakes(&[entry("dataset", "d@v1", "s3://m/.leasehold-uploads/")], &[]);
