@@ -24,7 +24,7 @@ pub(super) struct CreateArgs {
     /// The job file: TOML, or the same as JSON
     #[arg(long, value_name = "FILE")]
     spec: PathBuf,
-    /// For a job with [sweep]: the value of a free parameter, in place of the one in the file
+    /// For a job with a sweep: the value of a free parameter, in place of the one in the file
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse::assignment)]
     set: Vec<(String, String)>,
     /// The same key and file mean the same job, for one day [default: a new key]

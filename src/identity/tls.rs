@@ -47,6 +47,7 @@ pub fn server_config(
 
 /// Makes the configuration of a server for clients that have no SVID yet: it presents the newest SVID of the source and asks for
 /// no certificate.
+#[cfg(feature = "server")]
 pub(crate) fn login_server_config(source: Arc<dyn IdentitySource>) -> Arc<ServerConfig> {
     #[expect(
         clippy::expect_used,
