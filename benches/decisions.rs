@@ -216,7 +216,7 @@ fn catalog(entries: usize) -> String {
     text
 }
 
-/// The same entries as entities.
+/// Makes Cedar entities of these entries.
 fn entity_list(datasets: impl Iterator<Item = String>) -> Json {
     let tenant = json!({ "type": "Leasehold::Tenant", "id": "acme" });
     let mut all = vec![

@@ -44,7 +44,7 @@ impl LeaseUseCases {
             Err(refusal) => refusal,
         };
         let Some(view) = view else {
-            // The same work as for a foreign lease, so that the time of the answer does not tell them apart.
+            // This takes as long as for a foreign lease, so the time of the answer shows no difference.
             drop(self.access.authorize(caller, Rpc::GetJob, None, &[], ""));
             return Err(absent());
         };

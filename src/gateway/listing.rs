@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ListQuery {
     pub(super) prefix: String,
-    /// Never empty: an empty delimiter of a request is none.
+    /// Has at least one letter. An empty delimiter in a request counts as no delimiter.
     pub(super) delimiter: Option<String>,
     /// Only keys after this one are listed. If it is a common prefix of an earlier page, nothing below it is listed.
     pub(super) after: String,

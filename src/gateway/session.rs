@@ -191,7 +191,7 @@ impl KeptTokens {
     }
 }
 
-/// The same token from another certificate is another entry.
+/// A token that is shown with another certificate gets another entry.
 fn digest(token: &str, peer: &Peer) -> [u8; 32] {
     let mut bytes = Vec::with_capacity(token.len().saturating_add(32));
     bytes.extend_from_slice(peer.x5t_s256());

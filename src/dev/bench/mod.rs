@@ -1,6 +1,6 @@
 //! What a daemon does in a second, beside what this machine could do at best with the same messages.
 //!
-//! The daemon is a process of its own, with a real ledger on disk. Beside each figure stands its limit, which is measured in the same
+//! The daemon is a separate process with a real ledger on disk. Each figure has its limit beside it, measured in the same
 //! run, in turns: a server without a broker that answers the same messages over the same accept loop. Client and servers share the
 //! cores of this machine, so the ratio says more than the rate.
 //!
