@@ -83,6 +83,18 @@ impl Mistakes {
             }
         }
     }
+
+    /// Writes one refusal about all mistakes. Its reason is that of the first.
+    fn into_refusal(self) -> Refusal {
+        let reason = self.first.unwrap_or(Reason::FieldInvalid);
+        match self.found.as_slice() {
+            [one] => Refusal::new(reason, one.clone()),
+            many => {
+                let refusal = Refusal::new(reason, format!("the specification has {} mistakes", many.len()));
+                self.found.into_iter().fold(refusal, |r, what| r.with("field", what))
+            }
+        }
+    }
 }
 
 /// Reads a specification. `tenant` and `caller` are the defaults for fields that it leaves out.
@@ -109,12 +121,7 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
             "`read` or `write` is required: a job must name what it reads or writes".into(),
         );
     }
-    let mut pins = std::collections::BTreeMap::new();
-    for (resource, pin) in &wire.pins {
-        if let (Some(r), Some(p)) = (m.name::<ResourceName>("pins", resource), m.name::<Pin>("pins", pin)) {
-            pins.insert(r, p);
-        }
-    }
+    let pins = pins(&mut m, wire);
     let tune = wire.tune.as_ref().and_then(|t| tuning(&mut m, t));
     if !write.is_empty() && wire.tune.is_none() {
         m.add(
@@ -151,20 +158,7 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
             credential_ttl,
             drain,
         }),
-        (reason, ..) => {
-            let refusal = Refusal::new(
-                reason.unwrap_or(Reason::FieldInvalid),
-                match m.found.as_slice() {
-                    [one] => one.clone(),
-                    many => format!("the specification has {} mistakes", many.len()),
-                },
-            );
-            Err(if m.found.len() > 1 {
-                m.found.into_iter().fold(refusal, |r, what| r.with("field", what))
-            } else {
-                refusal
-            })
-        }
+        _ => Err(m.into_refusal()),
     }
 }
 
@@ -179,6 +173,16 @@ fn rollback(m: &mut Mistakes, text: &str) -> Option<ResourceName> {
     }
     m.add(Reason::FieldInvalid, format!("`rollback_to`: {name} is not a version of a model"));
     None
+}
+
+fn pins(m: &mut Mistakes, wire: &v1::JobSpec) -> BTreeMap<ResourceName, Pin> {
+    let mut pins = BTreeMap::new();
+    for (resource, pin) in &wire.pins {
+        if let (Some(r), Some(p)) = (m.name::<ResourceName>("pins", resource), m.name::<Pin>("pins", pin)) {
+            pins.insert(r, p);
+        }
+    }
+    pins
 }
 
 fn resources(m: &mut Mistakes, field: &str, list: &[String], kinds: &[ResourceKind]) -> Vec<ResourceName> {

@@ -155,20 +155,31 @@ impl Daemon {
             stop,
             tasks,
         };
-        daemon.serve_grpc(listeners.grpc, &config.server.room, &clock).await?;
-        daemon.serve_http(listeners.issuer, listeners.tls, listeners.probe, &clock);
-        if let Some(listener) = listeners.login {
-            daemon.serve_logins(listener, &clock);
-        }
-        daemon.spawn_background(config, &clock);
-        if let (Some(settings), Some(listener)) = (&config.gateway, listeners.gateway) {
-            daemon.serve_gateway(settings, listener, &clock)?;
-        }
+        daemon.serve_all(config, listeners, &clock).await?;
         if let Some(notices) = notices {
             let stop = daemon.stop.clone();
             daemon.spawn("the notices", notices.run(stop));
         }
         Ok(daemon)
+    }
+
+    /// Serves on all listeners, and starts the background tasks.
+    async fn serve_all(
+        &mut self,
+        config: &Config,
+        listeners: Listeners,
+        clock: &Arc<dyn Clock>,
+    ) -> Result<(), StartError> {
+        self.serve_grpc(listeners.grpc, &config.server.room, clock).await?;
+        self.serve_http(listeners.issuer, listeners.tls, listeners.probe, clock);
+        if let Some(listener) = listeners.login {
+            self.serve_logins(listener, clock);
+        }
+        self.spawn_background(config, clock);
+        if let (Some(settings), Some(listener)) = (&config.gateway, listeners.gateway) {
+            self.serve_gateway(settings, listener, clock)?;
+        }
+        Ok(())
     }
 
     /// Starts a task. When it ends, the daemon stops.

@@ -113,23 +113,8 @@ impl Recorded {
         self.seq = self.seq.max(seq_of(&event));
         self.in_order = matches!(event, Event::EpochEnded { .. });
         match event {
-            Event::JobCreated(created) => {
-                let job = job_of(*created)?;
-                self.prune(job.created);
-                if self.jobs.contains_key(&job.id) {
-                    return Err("it creates a job that exists already");
-                }
-                self.jobs.insert_mut(job.id, RecordedJob::new(job, index, None));
-            }
-            // No record of the previous daemon can still be withdrawn.
-            Event::EpochBegan(_) => {
-                let under_way = self.jobs.iter().filter(|(_, e)| e.before.is_some());
-                for id in under_way.map(|(id, _)| *id).collect::<Vec<_>>() {
-                    if let Some(entry) = self.jobs.get_mut(&id) {
-                        entry.before = None;
-                    }
-                }
-            }
+            Event::JobCreated(created) => self.create_job(index, job_of(*created)?)?,
+            Event::EpochBegan(_) => self.end_widenings(),
             Event::Withdrawn { index, job, .. } => self.withdraw(index, job),
             Event::LockSet { name, by, of, reason, at, until, .. } => {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
@@ -170,9 +155,9 @@ impl Recorded {
             }
             Event::OutputsQuarantined { because, jobs } => {
                 for id in jobs {
-                    let Some(entry) = self.jobs.get_mut(&id) else { continue };
-                    entry.apply(index, Change::Compromised { because: because.clone() });
-                    self.note_size(id);
+                    if self.jobs.contains_key(&id) {
+                        self.change_job(index, id, Change::Compromised { because: because.clone() })?;
+                    }
                 }
             }
             Event::ReviewDone { job, .. } => {
@@ -180,23 +165,43 @@ impl Recorded {
             }
             other => {
                 let Some((id, change, _)) = change_of(other) else { return Ok(()) };
-                let Some(entry) = self.jobs.get_mut(&id) else {
-                    // A dropped job is closed, so nothing changes it.
-                    return if self.forgotten > 0 {
-                        Ok(())
-                    } else {
-                        Err("it is about a job that does not exist")
-                    };
-                };
-                let is_emergency = matches!(change, Change::GlassBroken { .. });
-                entry.apply(index, change);
-                if is_emergency && let Some(review) = DueReview::of(&entry.job) {
-                    Arc::make_mut(&mut self.reviews).insert(id, review);
-                }
-                self.note_size(id);
+                self.change_job(index, id, change)?;
             }
         }
         Ok(())
+    }
+
+    fn create_job(&mut self, index: u64, job: Job) -> Result<(), &'static str> {
+        self.prune(job.created);
+        if self.jobs.contains_key(&job.id) {
+            return Err("it creates a job that exists already");
+        }
+        self.jobs.insert_mut(job.id, RecordedJob::new(job, index, None));
+        Ok(())
+    }
+
+    fn change_job(&mut self, index: u64, id: JobId, change: Change) -> Result<(), &'static str> {
+        let Some(entry) = self.jobs.get_mut(&id) else {
+            // A dropped job is closed, so nothing changes it.
+            return if self.forgotten > 0 { Ok(()) } else { Err("it is about a job that does not exist") };
+        };
+        let is_emergency = matches!(change, Change::GlassBroken { .. });
+        entry.apply(index, change);
+        if is_emergency && let Some(review) = DueReview::of(&entry.job) {
+            Arc::make_mut(&mut self.reviews).insert(id, review);
+        }
+        self.note_size(id);
+        Ok(())
+    }
+
+    /// Makes all widenings final when an epoch begins: no record of the previous daemon can be withdrawn any more.
+    fn end_widenings(&mut self) {
+        let widened = self.jobs.iter().filter(|(_, entry)| entry.before.is_some());
+        for id in widened.map(|(id, _)| *id).collect::<Vec<_>>() {
+            if let Some(entry) = self.jobs.get_mut(&id) {
+                entry.before = None;
+            }
+        }
     }
 
     /// Undoes a record that widened, and applies the later changes again.
