@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    apply_policy::PolicyOrigin, denials::Denials, kept_rules::KeptRules, presence::Sessions, rates::Rates,
+    apply_policy::PolicyOrigin, denials::Denials, kept_rules::KeptRules, presence::Presences, rates::Rates,
     reach::AudienceReach, reconnect_limiter::ReconnectLimiter, revocation_reasons::RevocationReasons,
     rules::Rules,
 };
@@ -80,7 +80,7 @@ pub struct BrokerContext {
     pub(super) verified_tokens: VerifiedTokens,
     pub(super) epoch: u64,
     pub(super) settings: BrokerSettings,
-    pub(super) sessions: Sessions,
+    pub(super) sessions: Presences,
     pub(super) denials: Denials,
     pub(super) reach: AudienceReach,
     pub(super) reconnects: ReconnectLimiter,
@@ -123,7 +123,7 @@ impl BrokerContext {
             verified_tokens: VerifiedTokens::default(),
             epoch,
             settings,
-            sessions: Sessions::default(),
+            sessions: Presences::default(),
             denials,
             reach,
             reconnects,

@@ -21,7 +21,7 @@ pub(super) type MemberKey = (JobId, AttemptNumber, InstanceName);
 
 /// The presences of joined members. A member without one is away.
 #[derive(Default)]
-pub(super) struct Sessions(DashMap<MemberKey, Arc<Presence>>);
+pub(super) struct Presences(DashMap<MemberKey, Arc<Presence>>);
 
 /// The presence of one member, from a join to its loss.
 pub(super) struct Presence {
@@ -72,7 +72,7 @@ impl Presence {
     }
 }
 
-impl Sessions {
+impl Presences {
     /// Returns the members whose last beat is older than the window.
     pub(super) fn silent(&self, now: BootTime, window: Duration) -> Vec<MemberKey> {
         let is_silent = |p: &Presence| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window;

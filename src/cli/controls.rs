@@ -10,7 +10,7 @@ use super::{
     output::{Page, print, print_line},
 };
 use crate::dev::{
-    controls::{Control, ControlList, Lab, LabPerson, Standing, Trial, Tried, page},
+    controls::{Control, ControlList, ControlTrial, Lab, LabPerson, Standing, Tried, page},
     free_ports,
 };
 
@@ -97,7 +97,7 @@ async fn try_all(list: &ControlList, keep: bool, session: &Session) -> Result<Ex
         lab.start(&program, ASKER).await?;
         let mut all = Vec::new();
         for control in list.control.iter().filter(|c| c.standing() != Standing::NotHere) {
-            let tried = Trial::new(&lab, &program, control).run(&*session.clock).await;
+            let tried = ControlTrial::new(&lab, &program, control).run(&*session.clock).await;
             if !session.for_programs() {
                 print_tried(&tried);
             }

@@ -8,7 +8,7 @@
 //! | `list` | [`ControlList`]: the controls, read |
 //! | `markdown` | the page of them |
 //! | `lab` | [`Lab`]: a daemon over the shipped samples, with an SVID for each role |
-//! | `trial` | [`Trial`]: takes the steps of one control |
+//! | `trial` | [`ControlTrial`]: takes the steps of one control |
 
 mod lab;
 mod list;
@@ -18,4 +18,4 @@ mod trial;
 pub use lab::{Lab, LabPerson};
 pub use list::{Control, ControlList, Standing};
 pub use markdown::page;
-pub use trial::{Trial, Tried};
+pub use trial::{ControlTrial, Tried};

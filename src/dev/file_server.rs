@@ -27,9 +27,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    folder::{FolderItem, ServedFolder, SubPath},
+    folder::{ServedFolder, ServedItem, SubPath},
     target::Target,
-    transfer::{BodyError, Direction, Download, Transfer, TransferCounter, TransferEnd},
+    transfer::{BodyError, DownloadBody, FileTransfer, TransferCounter, TransferDirection, TransferEnd},
 };
 use crate::{
     clock::Clock,
@@ -53,7 +53,7 @@ pub struct FileServer {
     checkpoints: ServedFolder,
     upload_bytes_max: u64,
     transfers: Arc<Semaphore>,
-    ended: broadcast::Sender<Transfer>,
+    ended: broadcast::Sender<FileTransfer>,
 }
 
 /// Why a request is not served.
@@ -98,7 +98,7 @@ impl FileServer {
     }
 
     /// Subscribes to transfers. Each is sent when it ends.
-    pub fn transfers(&self) -> broadcast::Receiver<Transfer> {
+    pub fn transfers(&self) -> broadcast::Receiver<FileTransfer> {
         self.ended.subscribe()
     }
 
@@ -147,7 +147,7 @@ impl FileServer {
         let (folder, below) = self.place(&target)?;
         match *request.method() {
             Method::PUT => {
-                let tally = self.start_transfer(Direction::Upload, &target, &connection)?;
+                let tally = self.start_transfer(TransferDirection::Upload, &target, &connection)?;
                 self.receive(request, folder, below, access, tally).await
             }
             Method::DELETE => {
@@ -156,16 +156,16 @@ impl FileServer {
                 Ok(empty(StatusCode::NO_CONTENT))
             }
             _ => match run_blocking(move || folder.find(&below)).await? {
-                FolderItem::Folder(entries) => {
+                ServedItem::Folder(entries) => {
                     access.check()?;
                     let listing = serde_json::json!({ "entries": entries }).to_string();
                     Ok(json(StatusCode::OK, listing))
                 }
-                FolderItem::File(file, length) => {
+                ServedItem::File(file, length) => {
                     let part = Part::parse(request.headers(), length)?;
-                    let tally = self.start_transfer(Direction::Download, &target, &connection)?;
+                    let tally = self.start_transfer(TransferDirection::Download, &target, &connection)?;
                     let file = part.of(file).await?;
-                    let body = Download::new(file, part.length, access, tally, connection, clock);
+                    let body = DownloadBody::new(file, part.length, access, tally, connection, clock);
                     Ok(part.response(length, body.boxed_unsync()))
                 }
             },
@@ -188,7 +188,7 @@ impl FileServer {
 
     fn start_transfer(
         &self,
-        direction: Direction,
+        direction: TransferDirection,
         target: &Target,
         connection: &Connection,
     ) -> Result<TransferCounter, RequestError> {
@@ -197,7 +197,7 @@ impl FileServer {
             RequestError::Status(StatusCode::SERVICE_UNAVAILABLE, Refusal::new(Reason::Overloaded, text))
         })?;
         Ok(TransferCounter {
-            transfer: Transfer {
+            transfer: FileTransfer {
                 direction,
                 peer: connection.peer.spiffe_id().clone(),
                 resource: target.resource.clone(),

@@ -10,7 +10,7 @@ use crate::{
     link::{Alpn, Connector, Endpoint},
     name::{FenceName, JobId, Scope},
     token::{AuthorizationDetail, Claims},
-    verify::testing::{AUDIENCE, Daemon, JOB, Lowering, a_moment, soon},
+    verify::testing::{AUDIENCE, FenceLowerer, JOB, ScriptedDaemon, a_moment, soon},
 };
 
 /// Larger than all buffers between the two ends.
@@ -20,11 +20,11 @@ type Sent = UnsyncBoxBody<Bytes, BodyError>;
 
 /// A file server with a scripted feed, and folders with files.
 struct Case {
-    daemon: Daemon,
-    lowering: Lowering,
+    daemon: ScriptedDaemon,
+    lowering: FenceLowerer,
     data: TempDir,
     checkpoints: TempDir,
-    transfers: broadcast::Receiver<Transfer>,
+    transfers: broadcast::Receiver<FileTransfer>,
     endpoint: Endpoint,
     _verifier: Verifier,
     _shutdown: tokio_util::sync::DropGuard,
@@ -32,7 +32,7 @@ struct Case {
 
 impl Case {
     async fn new() -> Self {
-        let mut daemon = Daemon::start().await;
+        let mut daemon = ScriptedDaemon::start().await;
         let (verifier, feed) = daemon.following().await;
         let lowering = feed.go_on(daemon.clock.clone());
         let (data, checkpoints) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -86,7 +86,7 @@ impl Case {
         })
     }
 
-    async fn transfer(&mut self) -> Transfer {
+    async fn transfer(&mut self) -> FileTransfer {
         tokio::time::timeout(Duration::from_secs(120), self.transfers.recv()).await.unwrap().unwrap()
     }
 }
@@ -158,7 +158,7 @@ async fn a_holder_reads_a_file_a_range_and_a_listing() {
     assert_eq!(text(whole).await, "0123456789");
     let ended = case.transfer().await;
     assert_eq!((ended.bytes, ended.end, ended.path.as_str()), (10, TransferEnd::Whole, "train/part 1.txt"));
-    assert_eq!((ended.direction, ended.peer.path()), (Direction::Download, "/worker"));
+    assert_eq!((ended.direction, ended.peer.path()), (TransferDirection::Download, "/worker"));
     let token = case.daemon.token(|_| ());
     for (range, status, shown, bytes) in [
         ("bytes=2-4", 206, Some("bytes 2-4/10"), "234"),
@@ -421,7 +421,7 @@ async fn a_revoked_upload_is_cut_and_leaves_nothing() {
     soon(|| files(case.checkpoints.path()).len() == 1).await;
     case.lowering.lower(FenceName::job(JOB));
     let ended = case.transfer().await;
-    assert_eq!((ended.direction, ended.end), (Direction::Upload, TransferEnd::Cut(Reason::Revoked)));
+    assert_eq!((ended.direction, ended.end), (TransferDirection::Upload, TransferEnd::Cut(Reason::Revoked)));
     assert_eq!(refusal(answer.await.unwrap().unwrap()).await, (403, "REVOKED".into()));
     soon(|| files(case.checkpoints.path()).is_empty()).await;
     assert!(!case.checkpoints.path().join("acme").exists(), "not even a folder");

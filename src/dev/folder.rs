@@ -118,7 +118,7 @@ pub fn encode_path(path: &str) -> String {
 }
 
 /// What is at a path.
-pub(super) enum FolderItem {
+pub(super) enum ServedItem {
     File(File, u64),
     Folder(Vec<FolderEntry>),
 }
@@ -143,53 +143,53 @@ impl ServedFolder {
     }
 
     /// Opens a file, or lists a folder.
-    pub(super) fn find(&self, below: &SubPath) -> io::Result<FolderItem> {
+    pub(super) fn find(&self, below: &SubPath) -> io::Result<ServedItem> {
         let Some((name, parents)) = below.0.split_last() else {
-            return list(self.walk(&[], Missing::Fails)?);
+            return list(self.walk(&[], MissingFolder::Fails)?);
         };
-        let parent = self.walk(parents, Missing::Fails)?;
+        let parent = self.walk(parents, MissingFolder::Fails)?;
         // O_NONBLOCK: do not wait for a writer if it is a pipe.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let found = openat(parent, name.as_str(), flags, Mode::empty())?;
         let seen = fstat(&found)?;
         match kind(seen.st_mode) {
-            SFlag::S_IFREG => Ok(FolderItem::File(found.into(), u64::try_from(seen.st_size).unwrap_or(0))),
+            SFlag::S_IFREG => Ok(ServedItem::File(found.into(), u64::try_from(seen.st_size).unwrap_or(0))),
             SFlag::S_IFDIR => list(found),
             _ => Err(Errno::ENOENT.into()),
         }
     }
 
-    /// Creates a file in the staging folder. [`Upload::place`] moves it to its final path. Otherwise it is removed.
-    pub(super) fn upload(&self, staging: &SubPath, name: String) -> io::Result<(Upload, File)> {
-        let folder = self.walk(&staging.0, Missing::IsMade)?;
+    /// Creates a file in the staging folder. [`StagedFile::place`] moves it to its final path. Otherwise it is removed.
+    pub(super) fn upload(&self, staging: &SubPath, name: String) -> io::Result<(StagedFile, File)> {
+        let folder = self.walk(&staging.0, MissingFolder::IsMade)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&folder, name.as_str(), flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
-        Ok((Upload { root: self.clone(), folder, name: Some(name) }, file.into()))
+        Ok((StagedFile { root: self.clone(), folder, name: Some(name) }, file.into()))
     }
 
     /// Removes a file. A folder is refused.
     pub(super) fn remove(&self, below: &SubPath) -> io::Result<()> {
         let (name, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
-        let parent = self.walk(parents, Missing::Fails)?;
+        let parent = self.walk(parents, MissingFolder::Fails)?;
         Ok(unlinkat(parent, name.as_str(), UnlinkatFlags::NoRemoveDir)?)
     }
 
     /// Removes the files that an earlier server left in a folder.
     pub(super) fn clear(&self, below: &SubPath) -> io::Result<()> {
-        let folder = self.walk(&below.0, Missing::IsMade)?;
-        let FolderItem::Folder(entries) = list(folder)? else { return Ok(()) };
-        let folder = self.walk(&below.0, Missing::Fails)?;
+        let folder = self.walk(&below.0, MissingFolder::IsMade)?;
+        let ServedItem::Folder(entries) = list(folder)? else { return Ok(()) };
+        let folder = self.walk(&below.0, MissingFolder::Fails)?;
         for entry in entries {
             unlinkat(&folder, entry.name.as_str(), UnlinkatFlags::NoRemoveDir)?;
         }
         Ok(())
     }
 
-    fn walk(&self, names: &[String], missing: Missing) -> io::Result<OwnedFd> {
+    fn walk(&self, names: &[String], missing: MissingFolder) -> io::Result<OwnedFd> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let mut at = open(&self.0, flags, Mode::empty())?;
         for name in names {
-            if missing == Missing::IsMade {
+            if missing == MissingFolder::IsMade {
                 match mkdirat(&at, name.as_str(), Mode::S_IRWXU) {
                     Ok(()) | Err(Errno::EEXIST) => {}
                     Err(error) => return Err(error.into()),
@@ -203,23 +203,23 @@ impl ServedFolder {
 
 /// What to do if a folder on the path is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Missing {
+enum MissingFolder {
     Fails,
     IsMade,
 }
 
 /// A file that is being written. It is removed if it is dropped before it is placed.
-pub(super) struct Upload {
+pub(super) struct StagedFile {
     root: ServedFolder,
     folder: OwnedFd,
     name: Option<String>,
 }
 
-impl Upload {
+impl StagedFile {
     /// Moves it to its final path. Replaces an existing file.
     pub(super) fn place(mut self, below: &SubPath) -> io::Result<()> {
         let (target, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
-        let parent = self.root.walk(parents, Missing::IsMade)?;
+        let parent = self.root.walk(parents, MissingFolder::IsMade)?;
         if let Some(name) = &self.name {
             renameat(&self.folder, name.as_str(), &parent, target.as_str())?;
         }
@@ -229,7 +229,7 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for StagedFile {
     fn drop(&mut self) {
         if let Some(name) = self.name.take()
             && let Err(error) = unlinkat(&self.folder, name.as_str(), UnlinkatFlags::NoRemoveDir)
@@ -243,7 +243,7 @@ fn kind(mode: nix::libc::mode_t) -> SFlag {
     SFlag::from_bits_truncate(mode) & SFlag::S_IFMT
 }
 
-fn list(folder: OwnedFd) -> io::Result<FolderItem> {
+fn list(folder: OwnedFd) -> io::Result<ServedItem> {
     let mut open = Dir::from_fd(folder.try_clone()?)?;
     let mut entries = Vec::new();
     for entry in open.iter() {
@@ -268,7 +268,7 @@ fn list(folder: OwnedFd) -> io::Result<FolderItem> {
         entries.push(FolderEntry { name: name.to_owned(), kind, bytes });
     }
     entries.sort();
-    Ok(FolderItem::Folder(entries))
+    Ok(ServedItem::Folder(entries))
 }
 
 #[cfg(test)]
@@ -336,8 +336,8 @@ mod tests {
         for path in ["out/secret", "out", "one", "even_inside", "pipe", "in/file/x"] {
             assert!(folder.find(&SubPath::parse(path).unwrap()).is_err(), "{path}");
         }
-        assert!(matches!(folder.find(&SubPath::parse("in/file").unwrap()).unwrap(), FolderItem::File(_, 1)));
-        let FolderItem::Folder(entries) = folder.find(&SubPath::parse("").unwrap()).unwrap() else {
+        assert!(matches!(folder.find(&SubPath::parse("in/file").unwrap()).unwrap(), ServedItem::File(_, 1)));
+        let ServedItem::Folder(entries) = folder.find(&SubPath::parse("").unwrap()).unwrap() else {
             panic!()
         };
         assert_eq!(entries, [FolderEntry { name: "in".into(), kind: "folder", bytes: 0 }]);

@@ -12,7 +12,7 @@
 //! | `file_server` | [`FileServer`]: serves folders to holders of leases; the model for authors of resource servers |
 //! | `target` | what a request asks for |
 //! | `folder` | `ServedFolder`: a folder that no path leads out of |
-//! | `transfer` | `Transfer`: a transfer, which is cut when its access ends |
+//! | `transfer` | `FileTransfer`: a transfer, which is cut when its access ends |
 //! | `client` | [`FileClient`]: a client of the file server, as the program of a job uses it |
 //! | `s3_client` | `S3Client`: a small S3 client, as a program that knows nothing of Leasehold uses one |
 //! | `controls` | [`controls::Lab`]: the controls as data, and a daemon to try them |

@@ -32,8 +32,8 @@ pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
 /// One transfer. Observers get it when it has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transfer {
-    pub direction: Direction,
+pub struct FileTransfer {
+    pub direction: TransferDirection,
     pub peer: SpiffeId,
     pub resource: ResourceName,
     /// The path below the resource.
@@ -44,7 +44,7 @@ pub struct Transfer {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
+pub enum TransferDirection {
     Download,
     Upload,
 }
@@ -62,8 +62,8 @@ pub enum TransferEnd {
 
 /// Counts a transfer, and sends it to the observers when it is dropped.
 pub(super) struct TransferCounter {
-    pub(super) transfer: Transfer,
-    pub(super) ended: broadcast::Sender<Transfer>,
+    pub(super) transfer: FileTransfer,
+    pub(super) ended: broadcast::Sender<FileTransfer>,
     pub(super) _permit: OwnedSemaphorePermit,
 }
 
@@ -87,7 +87,7 @@ impl Drop for TransferCounter {
 ///
 /// It checks the access before each chunk, and waits for the disk and for the end of the access at the same time. If the
 /// client stops reading, this body is no longer polled. So a separate task cuts the connection.
-pub(super) struct Download {
+pub(super) struct DownloadBody {
     file: Pin<Box<dyn AsyncRead + Send>>,
     left: u64,
     access: Access,
@@ -96,7 +96,7 @@ pub(super) struct Download {
     _over: DropGuard,
 }
 
-impl Download {
+impl DownloadBody {
     /// Makes a body of the next `bytes` of a file.
     pub(super) fn new(
         file: impl AsyncRead + Send + 'static,
@@ -120,11 +120,11 @@ impl Download {
         });
         let ended = access.ended().boxed();
         let file = Box::pin(file.take(bytes));
-        Download { file, left: bytes, access, ended, tally, _over: over.drop_guard() }
+        DownloadBody { file, left: bytes, access, ended, tally, _over: over.drop_guard() }
     }
 }
 
-impl Body for Download {
+impl Body for DownloadBody {
     type Data = Bytes;
     type Error = BodyError;
 
@@ -163,7 +163,7 @@ impl Body for Download {
     }
 }
 
-impl Drop for Download {
+impl Drop for DownloadBody {
     fn drop(&mut self) {
         if self.left > 0
             && let Err(refusal) = self.access.check()

@@ -17,7 +17,7 @@ use super::{
     conditions::Conditions,
     key::SubKey,
     listing::ListQuery,
-    store::{Entries, Entry, LastLook, ObjectInfo, Reading, StoreError},
+    store::{Entries, Entry, FinalCheck, ObjectInfo, ObjectReading, StoreError},
 };
 use crate::limits::GATEWAY_PART_BUFFERS_KIB;
 
@@ -65,7 +65,7 @@ impl BucketStore {
         key: &SubKey,
         range: Option<dto::Range>,
         conditions: &Conditions,
-    ) -> Result<Reading, StoreError> {
+    ) -> Result<ObjectReading, StoreError> {
         let path = self.path(folder, key)?;
         let range = range.map(|range| match range {
             dto::Range::Int { first, last: None } => GetRange::Offset(first),
@@ -88,7 +88,7 @@ impl BucketStore {
         conditions.check_read(&info)?;
         let range = found.range.clone();
         let chunks = found.into_stream().map_err(failed).boxed();
-        Ok(Reading { info, range, chunks })
+        Ok(ObjectReading { info, range, chunks })
     }
 
     pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
@@ -143,10 +143,10 @@ impl BucketStore {
         &self,
         folder: &str,
         key: &SubKey,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<(), StoreError> {
         let Ok(path) = self.path(folder, key) else { return Ok(()) };
-        last_look().map_err(StoreError::Ended)?;
+        final_check().map_err(StoreError::Ended)?;
         match self.objects.delete(&path).await.map_err(failed) {
             Err(StoreError::NotFound) => Ok(()),
             deleted => deleted,

@@ -11,7 +11,7 @@ use crate::gateway::{
     conditions::Conditions,
     key::SubKey,
     listing::ListQuery,
-    store::{Entry, LastLook, StoreError},
+    store::{Entry, FinalCheck, StoreError},
 };
 
 /// Adds the worker's tokens to plain requests, as a wrapper does.
@@ -62,7 +62,7 @@ fn key(text: &str) -> SubKey {
     SubKey::parse(text).unwrap()
 }
 
-fn live() -> LastLook {
+fn live() -> FinalCheck {
     Box::new(|| Ok(()))
 }
 
@@ -108,7 +108,7 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
     assert_eq!(large.place(&Conditions::default(), live()).await.unwrap().size, 20 << 20);
     let mut revoked = store.begin("", &key("revoked")).unwrap();
     revoked.write(Bytes::from_static(b"x")).await.unwrap();
-    let ended: LastLook = Box::new(|| Err(Refusal::new(Reason::Revoked, "it was revoked")));
+    let ended: FinalCheck = Box::new(|| Err(Refusal::new(Reason::Revoked, "it was revoked")));
     assert!(matches!(revoked.place(&Conditions::default(), ended).await, Err(StoreError::Ended(_))));
     assert!(!case.checkpoint("revoked").exists());
 

@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     bucket::{BucketStore, failed, info},
     conditions::Conditions,
-    store::{LastLook, ObjectInfo, StoreError},
+    store::{FinalCheck, ObjectInfo, StoreError},
     upload::StoredPart,
 };
 use crate::limits::{
@@ -62,14 +62,14 @@ impl BucketUpload {
     pub(super) async fn place(
         mut self,
         conditions: &Conditions,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         let (objects, path) = (self.store.objects.clone(), self.path.clone());
         match self.large.take() {
             None => {
                 // The request to the store can say some conditions only.
                 check_now(&self.store, &self.path, conditions).await?;
-                last_look().map_err(StoreError::Ended)?;
+                final_check().map_err(StoreError::Ended)?;
                 let payload: PutPayload = std::mem::take(&mut self.small).into_iter().collect();
                 let options = PutOptions { mode: mode(conditions), ..PutOptions::default() };
                 objects.put_opts(&path, payload, options).await.map_err(failed)?;
@@ -77,7 +77,7 @@ impl BucketUpload {
             Some(large) => {
                 if let Err(error) = check_now(&self.store, &self.path, conditions)
                     .await
-                    .and(last_look().map_err(StoreError::Ended))
+                    .and(final_check().map_err(StoreError::Ended))
                 {
                     self.large = Some(large);
                     return Err(error);
@@ -195,7 +195,7 @@ impl BucketParts {
         &self,
         wanted: &[(u16, StoredPart)],
         conditions: &Conditions,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         let mut parts = Vec::with_capacity(wanted.len());
         {
@@ -213,7 +213,7 @@ impl BucketParts {
             }
         }
         check_now(&self.store, &self.path, conditions).await?;
-        last_look().map_err(StoreError::Ended)?;
+        final_check().map_err(StoreError::Ended)?;
         self.store.parts.complete_multipart(&self.path, &self.id, parts).await.map_err(failed)?;
         let meta = self.store.objects.head(&self.path).await.map_err(failed)?;
         Ok(info(&meta))

@@ -8,7 +8,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 use super::{
     live_access::LiveAccess,
     refusal::{failed, refused, unusable},
-    session::{Session, Sessions},
+    session::{TokenSession, TokenSessions},
     view::{Found, Mount, Need},
 };
 use crate::{
@@ -19,9 +19,9 @@ use crate::{
 
 /// The caller of one request. The gateway puts it into the extensions of the request; a clone is a few pointers.
 #[derive(Clone)]
-pub(super) struct Caller {
-    pub(super) session: Session,
-    pub(super) sessions: Sessions,
+pub(super) struct GatewayCaller {
+    pub(super) session: TokenSession,
+    pub(super) sessions: TokenSessions,
     pub(super) connection: Connection,
     /// Its room among the requests under way. Transfers hold it until they end.
     pub(super) room: Arc<Share>,
@@ -29,21 +29,21 @@ pub(super) struct Caller {
 
 /// An object that the caller may use as it asked.
 #[derive(Clone)]
-pub(super) struct Opened {
+pub(super) struct OpenedObject {
     pub(super) access: LiveAccess,
     pub(super) found: Found,
 }
 
-impl Caller {
+impl GatewayCaller {
     /// Returns the caller of a request.
     pub(super) fn of(extensions: &Extensions) -> S3Result<Self> {
         let missing =
             || failed(S3ErrorCode::InternalError, "the request did not come through the gateway's front");
-        extensions.get::<Caller>().cloned().ok_or_else(missing)
+        extensions.get::<GatewayCaller>().cloned().ok_or_else(missing)
     }
 
     /// Authorizes a use of a key. A key that is foreign and one that does not exist get the same answer.
-    pub(super) fn open(&self, bucket: &str, key: &str, need: Need) -> S3Result<Opened> {
+    pub(super) fn open(&self, bucket: &str, key: &str, need: Need) -> S3Result<OpenedObject> {
         let mut why = self.session.refused.clone();
         // Only the innermost folder decides: what is read only stays so in a folder that may be written.
         let found = self.session.tokens.iter().flat_map(|token| token.view.find(bucket, key));
@@ -57,7 +57,7 @@ impl Caller {
                 match LiveAccess::new(&token.access, self.sessions.clone(), mount.object.clone(), action) {
                     Ok(access) => {
                         let found = mount.found(rest).map_err(|f| unusable(&f, need == Need::Read))?;
-                        return Ok(Opened { access, found });
+                        return Ok(OpenedObject { access, found });
                     }
                     Err(refusal) if refusal.reason == Reason::TokenScope => {}
                     Err(refusal) => why = why.or(Some(refusal)),
@@ -115,9 +115,9 @@ impl Caller {
     }
 }
 
-impl fmt::Debug for Caller {
+impl fmt::Debug for GatewayCaller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Caller({})", self.connection.peer.spiffe_id())
+        write!(f, "GatewayCaller({})", self.connection.peer.spiffe_id())
     }
 }
 

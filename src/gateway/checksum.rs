@@ -41,44 +41,48 @@ impl ChecksumKind {
 }
 
 /// A computation under way.
-enum Running {
+enum RunningChecksum {
     Crc(crc_fast::Digest, usize),
     Hash(digest::Context),
 }
 
-impl Running {
+impl RunningChecksum {
     fn new(kind: ChecksumKind) -> Self {
         match kind {
-            ChecksumKind::Crc32 => Running::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc), 4),
-            ChecksumKind::Crc32c => Running::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi), 4),
-            ChecksumKind::Crc64Nvme => Running::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme), 8),
-            ChecksumKind::Sha1 => Running::Hash(digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY)),
-            ChecksumKind::Sha256 => Running::Hash(digest::Context::new(&digest::SHA256)),
+            ChecksumKind::Crc32 => RunningChecksum::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc32IsoHdlc), 4),
+            ChecksumKind::Crc32c => RunningChecksum::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc32Iscsi), 4),
+            ChecksumKind::Crc64Nvme => {
+                RunningChecksum::Crc(crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme), 8)
+            }
+            ChecksumKind::Sha1 => {
+                RunningChecksum::Hash(digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY))
+            }
+            ChecksumKind::Sha256 => RunningChecksum::Hash(digest::Context::new(&digest::SHA256)),
         }
     }
 
     fn update(&mut self, bytes: &[u8]) {
         match self {
-            Running::Crc(crc, _) => crc.update(bytes),
-            Running::Hash(hash) => hash.update(bytes),
+            RunningChecksum::Crc(crc, _) => crc.update(bytes),
+            RunningChecksum::Hash(hash) => hash.update(bytes),
         }
     }
 
     fn finish(self) -> String {
         match self {
-            Running::Crc(crc, width) => {
+            RunningChecksum::Crc(crc, width) => {
                 let bytes = crc.finalize().to_be_bytes();
                 let from = bytes.len().saturating_sub(width);
                 STANDARD.encode(bytes.get(from..).unwrap_or_default())
             }
-            Running::Hash(hash) => STANDARD.encode(hash.finish()),
+            RunningChecksum::Hash(hash) => STANDARD.encode(hash.finish()),
         }
     }
 }
 
 /// The checksums of one upload: what is computed, and what the client said.
 pub(super) struct Checksums {
-    running: Vec<(ChecksumKind, Running)>,
+    running: Vec<(ChecksumKind, RunningChecksum)>,
     /// From headers; those from trailers come after the bytes.
     said: Vec<(ChecksumKind, String)>,
     in_trailer: Vec<ChecksumKind>,
@@ -115,7 +119,7 @@ impl Checksums {
             } else {
                 continue;
             }
-            checksums.running.push((kind, Running::new(kind)));
+            checksums.running.push((kind, RunningChecksum::new(kind)));
         }
         if let Some(said) = content_md5 {
             if STANDARD.decode(said).map(|bytes| bytes.len()) != Ok(16) {

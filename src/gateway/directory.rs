@@ -23,7 +23,7 @@ use super::{
     folder::{Missing, OpenFolder},
     key::{STAGING, SubKey},
     listing::ListQuery,
-    store::{Entries, LastLook, ObjectInfo, Reading, StoreError},
+    store::{Entries, FinalCheck, ObjectInfo, ObjectReading, StoreError},
     walk,
 };
 use crate::limits::{GATEWAY_CHUNK, GATEWAY_DISK_WORK_MAX};
@@ -119,7 +119,7 @@ impl DirectoryStore {
         key: &SubKey,
         range: Option<dto::Range>,
         conditions: &Conditions,
-    ) -> Result<Reading, StoreError> {
+    ) -> Result<ObjectReading, StoreError> {
         let (store, folder, key, conditions) =
             (self.clone(), folder.to_owned(), key.clone(), conditions.clone());
         let (file, info, range) = self
@@ -149,7 +149,7 @@ impl DirectoryStore {
             None => stream::empty().boxed(),
             Some(file) => self.clone().chunks(file, left),
         };
-        Ok(Reading { info, range, chunks })
+        Ok(ObjectReading { info, range, chunks })
     }
 
     /// Streams the next bytes of a file.
@@ -198,12 +198,12 @@ impl DirectoryStore {
         &self,
         folder: &str,
         key: &SubKey,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<(), StoreError> {
         let (store, folder, key) = (self.clone(), folder.to_owned(), key.clone());
         self.run(move || {
             let _turn = store.lock_name(&folder, &key);
-            last_look().map_err(StoreError::Ended)?;
+            final_check().map_err(StoreError::Ended)?;
             match store.delete_now(&folder, &key).map_err(absent) {
                 Err(StoreError::NotFound) => Ok(()),
                 deleted => deleted,
@@ -239,11 +239,11 @@ impl DirectoryStore {
         &self,
         folder: &str,
         key: &SubKey,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         let (store, folder, key) = (self.clone(), folder.to_owned(), key.clone());
         self.run(move || {
-            last_look().map_err(StoreError::Ended)?;
+            final_check().map_err(StoreError::Ended)?;
             let (parent, name) = store.open_parent(&folder, &key, Missing::IsMade).map_err(in_the_way)?;
             Ok(parent.enter(name, Missing::IsMade).map_err(in_the_way)?.own_info()?)
         })

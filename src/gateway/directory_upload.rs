@@ -10,7 +10,7 @@ use super::{
     directory::{DirectoryStore, absent, errno, in_the_way},
     folder::{Existing, Missing, OpenFolder},
     key::SubKey,
-    store::{LastLook, ObjectInfo, StoreError},
+    store::{FinalCheck, ObjectInfo, StoreError},
     upload::StoredPart,
 };
 use crate::{
@@ -94,7 +94,7 @@ impl DirectoryUpload {
         mut self,
         key: &SubKey,
         conditions: &Conditions,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         self.flush().await?;
         let (key, conditions) = (key.clone(), conditions.clone());
@@ -103,25 +103,31 @@ impl DirectoryUpload {
             .clone()
             .run(move || {
                 temporary.file.sync_all()?;
-                let target = Target { store: &store, folder: &folder, key: &key, conditions: &conditions };
-                target.move_in(&temporary.staging, &temporary.name, &last_look)
+                let target =
+                    UploadTarget { store: &store, folder: &folder, key: &key, conditions: &conditions };
+                target.move_in(&temporary.staging, &temporary.name, &final_check)
             })
             .await
     }
 }
 
 /// The name that an upload gets.
-struct Target<'a> {
+struct UploadTarget<'a> {
     store: &'a DirectoryStore,
     folder: &'a str,
     key: &'a SubKey,
     conditions: &'a Conditions,
 }
 
-impl Target<'_> {
+impl UploadTarget<'_> {
     /// Moves a complete file to its name. Blocks.
-    fn move_in(&self, from: &OpenFolder, name: &str, last_look: &LastLook) -> Result<ObjectInfo, StoreError> {
-        last_look().map_err(StoreError::Ended)?;
+    fn move_in(
+        &self,
+        from: &OpenFolder,
+        name: &str,
+        final_check: &FinalCheck,
+    ) -> Result<ObjectInfo, StoreError> {
+        final_check().map_err(StoreError::Ended)?;
         let _turn = self.store.lock_name(self.folder, self.key);
         let (parent, last) =
             self.store.open_parent(self.folder, self.key, Missing::IsMade).map_err(in_the_way)?;
@@ -131,7 +137,7 @@ impl Target<'_> {
             Err(error) => return Err(error),
         };
         self.conditions.check_write(present.as_ref())?;
-        last_look().map_err(StoreError::Ended)?;
+        final_check().map_err(StoreError::Ended)?;
         let existing = if self.conditions.must_be_new() { Existing::Fails } else { Existing::IsReplaced };
         from.move_file(name, &parent, last, existing).map_err(in_the_way)?;
         parent.info(last).map_err(absent)
@@ -202,16 +208,17 @@ impl DirectoryParts {
         key: &SubKey,
         wanted: &[(u16, StoredPart)],
         conditions: &Conditions,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         let (store, folder, name) = (self.store.clone(), self.folder.clone(), self.name.clone());
         let (key, conditions, wanted) = (key.clone(), conditions.clone(), wanted.to_vec());
         self.store
             .run(move || {
                 let whole = TemporaryFile::create(Self::open(&store, &name).map_err(absent)?)?;
-                join(&whole, &wanted, &last_look)?;
-                let target = Target { store: &store, folder: &folder, key: &key, conditions: &conditions };
-                target.move_in(&whole.staging, &whole.name, &last_look)
+                join(&whole, &wanted, &final_check)?;
+                let target =
+                    UploadTarget { store: &store, folder: &folder, key: &key, conditions: &conditions };
+                target.move_in(&whole.staging, &whole.name, &final_check)
             })
             .await
     }
@@ -237,7 +244,11 @@ fn part_name(number: u16) -> String {
 }
 
 /// Copies parts into a new file, which no other request has, and checks that they are the ones that were noted. Blocks.
-fn join(whole: &TemporaryFile, wanted: &[(u16, StoredPart)], last_look: &LastLook) -> Result<(), StoreError> {
+fn join(
+    whole: &TemporaryFile,
+    wanted: &[(u16, StoredPart)],
+    final_check: &FinalCheck,
+) -> Result<(), StoreError> {
     use io::Read;
     let mut file = &whole.file;
     let mut total = 0u64;
@@ -249,7 +260,7 @@ fn join(whole: &TemporaryFile, wanted: &[(u16, StoredPart)], last_look: &LastLoo
         total = total.saturating_add(noted.size);
         let mut left = noted.size;
         while left > 0 {
-            last_look().map_err(StoreError::Ended)?;
+            final_check().map_err(StoreError::Ended)?;
             let mut step = (&part).take(left.min(GATEWAY_JOIN_STEP));
             let copied = io::copy(&mut step, &mut file).map_err(in_the_way)?;
             if copied == 0 {

@@ -15,7 +15,7 @@ use s3s::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    caller::Caller,
+    caller::GatewayCaller,
     live_access::LiveAccess,
     store::StoreError,
     usage::{Direction, Transfer},
@@ -42,7 +42,7 @@ impl Download {
         chunks: BoxStream<'static, Result<Bytes, StoreError>>,
         bytes: u64,
         access: LiveAccess,
-        caller: &Caller,
+        caller: &GatewayCaller,
     ) -> Self {
         let over = CancellationToken::new();
         let (ended, done) = (access.ended(), over.clone());

@@ -10,13 +10,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    caller::Caller,
+    caller::GatewayCaller,
     chunk_guard::guarded,
     hub,
     open_uploads::OpenUploads,
     refusal::{failed, not_implemented, refused},
     service::{SIGNED_WITH, service},
-    session::{CatalogReader, Sessions},
+    session::{CatalogReader, TokenSessions},
     stores::Stores,
     unread_body::UnreadBody,
 };
@@ -42,7 +42,7 @@ const RENEW_PATH: &str = "/.leasehold/renew";
 /// An S3 server that opens what a lease opens. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway {
-    sessions: Sessions,
+    sessions: TokenSessions,
     uploads: Arc<OpenUploads>,
     s3: S3Service,
     room: Arc<Shares>,
@@ -54,7 +54,7 @@ impl Gateway {
     pub fn new(verifier: Verifier, catalog: CatalogReader, stores: Stores, clock: Arc<dyn Clock>) -> Self {
         let (stores, uploads) = (Arc::new(stores), Arc::new(OpenUploads::default()));
         Gateway {
-            sessions: Sessions::new(verifier, catalog, stores.clone(), clock),
+            sessions: TokenSessions::new(verifier, catalog, stores.clone(), clock),
             s3: service(uploads.clone()),
             uploads,
             room: Shares::new(GATEWAY_REQUESTS_MAX, GATEWAY_REQUESTS_PER_PEER_MAX),
@@ -125,7 +125,8 @@ impl Gateway {
         if request.uri().path() == RENEW_PATH {
             return Ok(renewed(request.method(), session.refused.as_ref()));
         }
-        let caller = Caller { session, sessions: self.sessions.clone(), connection, room: Arc::new(share) };
+        let caller =
+            GatewayCaller { session, sessions: self.sessions.clone(), connection, room: Arc::new(share) };
         if is_for_hub {
             return hub::answer(&caller, &request).await;
         }

@@ -11,13 +11,13 @@ use crate::{
     catalog::Catalog,
     gateway::{
         directory::DirectoryStore,
-        store::Store,
+        store::LocationStore,
         testing::{SECRET, presigned, sha256_hex, signed},
     },
     link::{Alpn, Connector, Endpoint},
     name::{FenceName, Scope},
     token::{AuthorizationDetail, Claims},
-    verify::testing::{AUDIENCE, Daemon, JOB, Lowering, soon},
+    verify::testing::{AUDIENCE, FenceLowerer, JOB, ScriptedDaemon, soon},
 };
 
 #[path = "bucket_tests.rs"]
@@ -90,8 +90,8 @@ owner = "models@acme.example"
 
 /// A gateway with a scripted feed, over folders with files.
 struct Case {
-    daemon: Daemon,
-    lowering: Lowering,
+    daemon: ScriptedDaemon,
+    lowering: FenceLowerer,
     data: TempDir,
     models: TempDir,
     endpoint: Endpoint,
@@ -129,7 +129,7 @@ impl Answer {
 
 impl Case {
     async fn new() -> Self {
-        let mut daemon = Daemon::start().await;
+        let mut daemon = ScriptedDaemon::start().await;
         let (verifier, feed) = daemon.following().await;
         let lowering = feed.go_on(daemon.clock.clone());
         let (data, models, catalog) =
@@ -150,7 +150,8 @@ impl Case {
         std::fs::write(models.path().join("base-7b/config.json"), "{}").unwrap();
         std::fs::write(catalog.path().join("acme.toml"), CATALOG).unwrap();
         let catalog = Catalog::load(catalog.path()).map_err(|e| e.to_string()).unwrap();
-        let store = |dir: &TempDir| Arc::new(Store::Directory(DirectoryStore::new(dir.path().to_owned())));
+        let store =
+            |dir: &TempDir| Arc::new(LocationStore::Directory(DirectoryStore::new(dir.path().to_owned())));
         let stores = Stores::new([
             ("s3://acme-data/".to_owned(), store(&data)),
             ("s3://acme-models/".to_owned(), store(&models)),

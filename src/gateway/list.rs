@@ -12,12 +12,12 @@ use s3s::{
 };
 
 use super::{
-    caller::{Caller, live},
-    listing::{ListPage, ListQuery, Taken, url_encoded},
+    caller::{GatewayCaller, live},
+    listing::{KeyOutcome, ListPage, ListQuery, url_encoded},
     read::{e_tag, signed},
     refusal::{failed, unusable},
     store::{Entry, ObjectInfo},
-    view::{Mount, Unusable},
+    view::{Mount, UnusableKey},
 };
 use crate::limits::GATEWAY_LIST_MAX;
 
@@ -25,7 +25,7 @@ use crate::limits::GATEWAY_LIST_MAX;
 pub(super) const REGION: &str = "us-east-1";
 
 pub(super) fn list_buckets(request: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let prefix = request.input.prefix.unwrap_or_default();
     let made = Timestamp::from(std::time::UNIX_EPOCH);
     let buckets = caller.buckets().into_iter().filter(|name| name.starts_with(&prefix)).map(|name| Bucket {
@@ -40,7 +40,7 @@ pub(super) fn list_buckets(request: S3Request<ListBucketsInput>) -> S3Result<S3R
 }
 
 pub(super) fn head_bucket(request: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     caller.sees_bucket(&request.input.bucket)?;
     Ok(S3Response::new(HeadBucketOutput {
         bucket_region: Some(REGION.to_owned()),
@@ -51,7 +51,7 @@ pub(super) fn head_bucket(request: S3Request<HeadBucketInput>) -> S3Result<S3Res
 pub(super) fn get_bucket_location(
     request: S3Request<GetBucketLocationInput>,
 ) -> S3Result<S3Response<GetBucketLocationOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     caller.sees_bucket(&request.input.bucket)?;
     // S3 writes its first region as an absent constraint.
     Ok(S3Response::new(GetBucketLocationOutput::default()))
@@ -61,7 +61,7 @@ pub(super) fn get_bucket_location(
 pub(super) fn get_bucket_versioning(
     request: S3Request<GetBucketVersioningInput>,
 ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     caller.sees_bucket(&request.input.bucket)?;
     Ok(S3Response::new(GetBucketVersioningOutput::default()))
 }
@@ -69,7 +69,7 @@ pub(super) fn get_bucket_versioning(
 pub(super) async fn list_objects(
     request: S3Request<ListObjectsInput>,
 ) -> S3Result<S3Response<ListObjectsOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     let encoding = Encoding::of(input.encoding_type.as_ref())?;
     let after = input.marker.clone().unwrap_or_default();
@@ -96,7 +96,7 @@ pub(super) async fn list_objects(
 pub(super) async fn list_objects_v2(
     request: S3Request<ListObjectsV2Input>,
 ) -> S3Result<S3Response<ListObjectsV2Output>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     let encoding = Encoding::of(input.encoding_type.as_ref())?;
     let after = match &input.continuation_token {
@@ -191,7 +191,7 @@ impl Encoding {
 
 /// Lists what the caller may read of a bucket, mount by mount. The mounts are in the order of their prefixes, so the keys are in
 /// order too.
-async fn list_page(caller: &Caller, bucket: &str, query: ListQuery) -> S3Result<ListPage<ObjectInfo>> {
+async fn list_page(caller: &GatewayCaller, bucket: &str, query: ListQuery) -> S3Result<ListPage<ObjectInfo>> {
     let mounts = caller.readable(bucket)?;
     let mut page = ListPage::new(query);
     if page.query().max == 0 {
@@ -202,7 +202,7 @@ async fn list_page(caller: &Caller, bucket: &str, query: ListQuery) -> S3Result<
             continue;
         }
         live(access)?;
-        if list_mount(mount, &mut page).await? == Taken::Full {
+        if list_mount(mount, &mut page).await? == KeyOutcome::Full {
             break;
         }
         live(access)?;
@@ -216,20 +216,20 @@ fn matches_prefix(mount: &Mount, prefix: &str) -> bool {
 }
 
 /// Adds what a mount has to a page.
-async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>) -> S3Result<Taken> {
-    let place = mount.place.as_ref().map_err(|fault| unusable(&Unusable::Store(fault.clone()), true))?;
+async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>) -> S3Result<KeyOutcome> {
+    let place = mount.place.as_ref().map_err(|fault| unusable(&UnusableKey::Store(fault.clone()), true))?;
     // All keys of the mount are counted under one common prefix above it.
     if mount.prefix.starts_with(&page.query().prefix)
         && let Some(above) = page.common_prefix(&mount.prefix)
     {
         let any = ListQuery { max: 1, ..ListQuery::default() };
         let is_empty = place.store.list(&place.folder, &any).await?.all.is_empty();
-        return Ok(if is_empty { Taken::Continue } else { page.add_prefix(above) });
+        return Ok(if is_empty { KeyOutcome::Continue } else { page.add_prefix(above) });
     }
     let query = page.query().clone();
     let mut after = match query.after.strip_prefix(mount.prefix.as_str()) {
         Some(below) => below.to_owned(),
-        None if query.after > mount.prefix => return Ok(Taken::Continue),
+        None if query.after > mount.prefix => return Ok(KeyOutcome::Continue),
         None => String::new(),
     };
     let prefix = query.prefix.strip_prefix(mount.prefix.as_str()).unwrap_or_default().to_owned();
@@ -255,19 +255,19 @@ async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>) -> S3Result<
                 }
             };
             match taken {
-                Taken::Full => return Ok(Taken::Full),
-                Taken::SkipBelow(above) if query.delimiter.as_deref() != Some("/") => {
+                KeyOutcome::Full => return Ok(KeyOutcome::Full),
+                KeyOutcome::SkipBelow(above) if query.delimiter.as_deref() != Some("/") => {
                     let below = above.strip_prefix(mount.prefix.as_str()).unwrap_or(&key).to_owned();
                     // The last character of Unicode comes after all keys with this prefix.
                     skipped = Some(format!("{below}\u{10ffff}"));
                     break;
                 }
-                Taken::SkipBelow(_) | Taken::Continue => after = key,
+                KeyOutcome::SkipBelow(_) | KeyOutcome::Continue => after = key,
             }
         }
         match skipped {
             Some(next) => after = next,
-            None if is_complete => return Ok(Taken::Continue),
+            None if is_complete => return Ok(KeyOutcome::Continue),
             None => {}
         }
     }

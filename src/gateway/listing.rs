@@ -27,7 +27,7 @@ pub(super) struct ListPage<T> {
 
 /// What became of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(super) enum KeyOutcome {
     /// It is on the page, or it is before the page.
     Continue,
     /// It is below this common prefix, and so are all keys that begin with it.
@@ -64,37 +64,37 @@ impl<T> ListPage<T> {
     }
 
     /// Adds a key, or the common prefix that it is counted under.
-    pub(super) fn add(&mut self, key: String, value: T) -> Taken {
+    pub(super) fn add(&mut self, key: String, value: T) -> KeyOutcome {
         if !key.starts_with(&self.query.prefix) {
-            return Taken::Continue;
+            return KeyOutcome::Continue;
         }
         if let Some(prefix) = self.common_prefix(&key) {
             return self.add_prefix(prefix);
         }
         if key.as_str() <= self.query.after.as_str() {
-            return Taken::Continue;
+            return KeyOutcome::Continue;
         }
         if self.is_full() {
-            return Taken::Full;
+            return KeyOutcome::Full;
         }
         self.last = Some(key.clone());
         self.objects.push((key, value));
-        Taken::Continue
+        KeyOutcome::Continue
     }
 
     /// Adds a common prefix that some key has.
-    pub(super) fn add_prefix(&mut self, prefix: String) -> Taken {
+    pub(super) fn add_prefix(&mut self, prefix: String) -> KeyOutcome {
         // A page that ended with this prefix continues after all of its keys.
         let is_before = self.query.after.starts_with(&prefix) || prefix.as_str() <= self.query.after.as_str();
         if is_before || self.prefixes.contains(&prefix) {
-            return Taken::SkipBelow(prefix);
+            return KeyOutcome::SkipBelow(prefix);
         }
         if self.is_full() {
-            return Taken::Full;
+            return KeyOutcome::Full;
         }
         self.last = Some(prefix.clone());
         self.prefixes.insert(prefix.clone());
-        Taken::SkipBelow(prefix)
+        KeyOutcome::SkipBelow(prefix)
     }
 
     /// Whether nothing more fits. Notes that there is more.
@@ -137,7 +137,7 @@ mod tests {
                 max,
             });
             for key in KEYS {
-                if page.add(key.to_owned(), ()) == Taken::Full {
+                if page.add(key.to_owned(), ()) == KeyOutcome::Full {
                     break;
                 }
             }

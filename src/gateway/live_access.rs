@@ -6,14 +6,14 @@ use crate::{
     verify::Access,
 };
 
-use super::{session::Sessions, usage::Usages};
+use super::{session::TokenSessions, usage::Usages};
 
 /// An allowed use. A transfer may last longer than its token: if the holder presented a newer token of the same lease
 /// meanwhile, the use goes on with that.
 #[derive(Clone)]
 pub(super) struct LiveAccess {
     access: Access,
-    sessions: Sessions,
+    sessions: TokenSessions,
     object: Object,
     action: Action,
 }
@@ -22,7 +22,7 @@ impl LiveAccess {
     /// Checks that the token allows this now.
     pub(super) fn new(
         access: &Access,
-        sessions: Sessions,
+        sessions: TokenSessions,
         object: Object,
         action: Action,
     ) -> Result<Self, Refusal> {

@@ -13,7 +13,7 @@ use s3s::{
 };
 
 use super::{
-    caller::{Caller, live, without},
+    caller::{GatewayCaller, live, without},
     checksum::{Checksums, Compared},
     conditions::Conditions,
     open_uploads::{OpenUpload, OpenUploads},
@@ -22,7 +22,7 @@ use super::{
     refusal::failed,
     upload::StoredPart,
     view::Need,
-    write::{check_acl, copy, folder_with_bytes, last_look, open_source},
+    write::{check_acl, copy, final_check, folder_with_bytes, open_source},
 };
 use crate::limits::{GATEWAY_LIST_MAX, GATEWAY_PART_BYTES_MIN, GATEWAY_PARTS_MAX};
 
@@ -30,7 +30,7 @@ pub(super) async fn create(
     uploads: &OpenUploads,
     request: S3Request<CreateMultipartUploadInput>,
 ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
     without(
@@ -60,7 +60,7 @@ pub(super) async fn upload_part(
     uploads: &OpenUploads,
     request: S3Request<UploadPartInput>,
 ) -> S3Result<S3Response<UploadPartOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let S3Request { input, headers, trailing_headers, .. } = request;
     let number = part_number(input.part_number)?;
     let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
@@ -92,7 +92,7 @@ pub(super) async fn upload_part_copy(
     uploads: &OpenUploads,
     request: S3Request<UploadPartCopyInput>,
 ) -> S3Result<S3Response<UploadPartCopyOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     let number = part_number(input.part_number)?;
     let source = open_source(&caller, &input.copy_source)?;
@@ -128,7 +128,7 @@ pub(super) async fn complete(
     uploads: &OpenUploads,
     request: S3Request<CompleteMultipartUploadInput>,
 ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     let has_checksum = input.checksum_crc32.is_some()
         || input.checksum_crc32c.is_some()
@@ -162,7 +162,7 @@ pub(super) async fn complete(
     let ending = tokio::spawn(async move {
         // The caller's room and the turn are held until the end.
         let (_caller, _turn) = (caller, turn);
-        let look = last_look(&opened.access);
+        let look = final_check(&opened.access);
         let info = open.parts.complete(&opened.found.key, &wanted, &conditions, look).await?;
         uploads.completed(&open, info.e_tag.clone());
         if let Err(error) = open.parts.remove().await {
@@ -234,7 +234,7 @@ pub(super) async fn abort(
     uploads: &OpenUploads,
     request: S3Request<AbortMultipartUploadInput>,
 ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
     let open = uploads.find(&caller, &opened, &input.upload_id)?;
@@ -249,7 +249,7 @@ pub(super) fn list_parts(
     uploads: &OpenUploads,
     request: S3Request<ListPartsInput>,
 ) -> S3Result<S3Response<ListPartsOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
     live(&opened.access)?;
@@ -292,7 +292,7 @@ pub(super) fn list_uploads(
     uploads: &OpenUploads,
     request: S3Request<ListMultipartUploadsInput>,
 ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     caller.sees_bucket(&input.bucket)?;
     let prefix = input.prefix.clone().unwrap_or_default();
@@ -335,7 +335,7 @@ pub(super) fn list_uploads(
     }))
 }
 
-fn now(caller: &Caller) -> Timestamp {
+fn now(caller: &GatewayCaller) -> Timestamp {
     time_of(caller.sessions.clock().now().wall)
 }
 

@@ -9,7 +9,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    caller::{Caller, Opened},
+    caller::{GatewayCaller, OpenedObject},
     checksum::Compared,
     live_access::LiveAccess,
     refusal::failed,
@@ -83,8 +83,8 @@ impl OpenUploads {
     /// Adds an upload.
     pub(super) fn add(
         &self,
-        caller: &Caller,
-        opened: &Opened,
+        caller: &GatewayCaller,
+        opened: &OpenedObject,
         name: [&str; 2],
         parts: Parts,
     ) -> S3Result<Arc<OpenUpload>> {
@@ -112,7 +112,7 @@ impl OpenUploads {
     }
 
     /// Checks that there is room for one more upload to this object.
-    pub(super) fn check_room(&self, opened: &Opened) -> S3Result<()> {
+    pub(super) fn check_room(&self, opened: &OpenedObject) -> S3Result<()> {
         let table = self.table();
         let of_object =
             table.open.values().filter(|upload| upload.found.object == opened.found.object).count();
@@ -124,7 +124,12 @@ impl OpenUploads {
     }
 
     /// Finds an upload of this caller to this object. All others are absent for it.
-    pub(super) fn find(&self, caller: &Caller, opened: &Opened, id: &str) -> S3Result<Arc<OpenUpload>> {
+    pub(super) fn find(
+        &self,
+        caller: &GatewayCaller,
+        opened: &OpenedObject,
+        id: &str,
+    ) -> S3Result<Arc<OpenUpload>> {
         let upload = self.table().open.get(id).cloned();
         let upload = upload.filter(|upload| upload.is_of(caller, opened)).ok_or_else(no_such_upload)?;
         let mut state = upload.state();
@@ -179,7 +184,12 @@ impl OpenUploads {
     }
 
     /// The tag of an object that this caller completed before.
-    pub(super) fn completed_before(&self, caller: &Caller, opened: &Opened, id: &str) -> Option<String> {
+    pub(super) fn completed_before(
+        &self,
+        caller: &GatewayCaller,
+        opened: &OpenedObject,
+        id: &str,
+    ) -> Option<String> {
         let table = self.table();
         let known = table.completed.iter().find(|known| known.id == id)?;
         let same = known.holder == *caller.connection.peer.spiffe_id()
@@ -261,7 +271,7 @@ impl OpenUpload {
         self.state().stored.clone()
     }
 
-    fn is_of(&self, caller: &Caller, opened: &Opened) -> bool {
+    fn is_of(&self, caller: &GatewayCaller, opened: &OpenedObject) -> bool {
         let (now, then) = (opened.access.access().claims(), self.state().access.access().claims().lh.attempt);
         self.holder == *caller.connection.peer.spiffe_id()
             && self.found.object == opened.found.object

@@ -6,7 +6,7 @@ use s3s::{
 };
 
 use super::{
-    caller::{Caller, live, without},
+    caller::{GatewayCaller, live, without},
     conditions::Conditions,
     download::Download,
     refusal::failed,
@@ -20,7 +20,7 @@ const CONTENT_TYPE: &str = "binary/octet-stream";
 const NO_STORE: &str = "no-store";
 
 pub(super) async fn get_object(request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     check_version(input.version_id.as_deref())?;
     without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
@@ -56,7 +56,7 @@ pub(super) async fn get_object(request: S3Request<GetObjectInput>) -> S3Result<S
 pub(super) async fn head_object(
     request: S3Request<HeadObjectInput>,
 ) -> S3Result<S3Response<HeadObjectOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     check_version(input.version_id.as_deref())?;
     without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;

@@ -7,7 +7,7 @@ use http::HeaderMap;
 use s3s::{S3Error, S3ErrorCode, S3Result, dto::StreamingBlob};
 
 use super::{
-    caller::Caller,
+    caller::GatewayCaller,
     checksum::{Checksums, Compared},
     live_access::LiveAccess,
     refusal::{custom, failed, refused},
@@ -28,7 +28,7 @@ pub(super) async fn receive(
     announced: Announced,
     upload: &mut Upload,
     access: &LiveAccess,
-    caller: &Caller,
+    caller: &GatewayCaller,
 ) -> S3Result<Compared> {
     let Announced { length, mut checksums } = announced;
     let length = length.map(|length| u64::try_from(length).unwrap_or(u64::MAX));

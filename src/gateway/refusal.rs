@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use s3s::{S3Error, S3ErrorCode};
 
-use super::{store::StoreError, view::Unusable};
+use super::{store::StoreError, view::UnusableKey};
 use crate::{
     plain,
     reason::{Reason, Refusal},
@@ -79,12 +79,12 @@ pub(super) fn not_implemented(what: &str) -> S3Error {
 }
 
 /// What a client reads if its key cannot be opened.
-pub(super) fn unusable(fault: &Unusable, is_read: bool) -> S3Error {
+pub(super) fn unusable(fault: &UnusableKey, is_read: bool) -> S3Error {
     match fault {
         // No store can have such an object.
-        Unusable::Key(fault) if is_read => failed(S3ErrorCode::NoSuchKey, fault.to_string()),
-        Unusable::Key(fault) => failed(S3ErrorCode::InvalidArgument, fault.to_string()),
-        Unusable::Store(fault) => failed(S3ErrorCode::AccessDenied, fault.to_string()),
+        UnusableKey::Key(fault) if is_read => failed(S3ErrorCode::NoSuchKey, fault.to_string()),
+        UnusableKey::Key(fault) => failed(S3ErrorCode::InvalidArgument, fault.to_string()),
+        UnusableKey::Store(fault) => failed(S3ErrorCode::AccessDenied, fault.to_string()),
     }
 }
 

@@ -22,8 +22,8 @@ use s3s::{
 };
 
 use super::{
-    caller::Caller, list, multipart, open_uploads::OpenUploads, operation::OPERATIONS, read, refusal::failed,
-    refusal::not_implemented, write,
+    caller::GatewayCaller, list, multipart, open_uploads::OpenUploads, operation::OPERATIONS, read,
+    refusal::failed, refusal::not_implemented, write,
 };
 use crate::limits::GATEWAY_XML_BYTES_MAX;
 
@@ -71,7 +71,7 @@ impl S3Access for KnownOperations {
         if !OPERATIONS.iter().any(|operation| operation.name == name) {
             return Err(not_implemented(&format!("the operation `{name}`")));
         }
-        Caller::of(context.extensions_mut()).map(drop)
+        GatewayCaller::of(context.extensions_mut()).map(drop)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use super::{
     stores::Stores,
     usage::Usages,
-    view::{SharedView, View},
+    view::{SharedView, TokenView},
 };
 use crate::{
     catalog::Catalog,
@@ -27,7 +27,7 @@ pub type CatalogReader = Arc<dyn Fn() -> Catalog + Send + Sync>;
 
 /// Accepts tokens, and keeps what was accepted. A clone is a pointer.
 #[derive(Clone)]
-pub(super) struct Sessions(Arc<SessionState>);
+pub(super) struct TokenSessions(Arc<SessionState>);
 
 struct SessionState {
     verifier: Verifier,
@@ -56,14 +56,14 @@ pub(super) struct AcceptedToken {
 
 /// What the tokens of one request open.
 #[derive(Clone)]
-pub(super) struct Session {
+pub(super) struct TokenSession {
     /// One or two: a token of the reading half and one of the writing half.
     pub(super) tokens: Vec<AcceptedToken>,
     /// Why another token of the request is refused, if one is.
     pub(super) refused: Option<Refusal>,
 }
 
-impl Sessions {
+impl TokenSessions {
     pub(super) fn new(
         verifier: Verifier,
         catalog: CatalogReader,
@@ -71,7 +71,14 @@ impl Sessions {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let usages = Usages::new(clock.clone());
-        Sessions(Arc::new(SessionState { verifier, catalog, stores, clock, usages, kept: Mutex::default() }))
+        TokenSessions(Arc::new(SessionState {
+            verifier,
+            catalog,
+            stores,
+            clock,
+            usages,
+            kept: Mutex::default(),
+        }))
     }
 
     /// Accepts the tokens of a request. While nothing can be decided, waits for a bounded time.
@@ -79,7 +86,7 @@ impl Sessions {
     /// # Errors
     ///
     /// Why none of the tokens is accepted.
-    pub(super) async fn open(&self, tokens: &[&str], peer: &Peer) -> Result<Session, Refusal> {
+    pub(super) async fn open(&self, tokens: &[&str], peer: &Peer) -> Result<TokenSession, Refusal> {
         let until = self.0.clock.now().lease.plus(GATEWAY_HOLD);
         loop {
             let opened = self.open_now(tokens, peer).await;
@@ -96,8 +103,8 @@ impl Sessions {
         }
     }
 
-    async fn open_now(&self, tokens: &[&str], peer: &Peer) -> Result<Session, Refusal> {
-        let mut session = Session { tokens: Vec::with_capacity(tokens.len()), refused: None };
+    async fn open_now(&self, tokens: &[&str], peer: &Peer) -> Result<TokenSession, Refusal> {
+        let mut session = TokenSession { tokens: Vec::with_capacity(tokens.len()), refused: None };
         for token in tokens {
             match self.accept(token, peer).await {
                 Ok(accepted) => session.tokens.push(accepted),
@@ -106,7 +113,7 @@ impl Sessions {
         }
         match session.refused {
             Some(refusal) if session.tokens.is_empty() => Err(refusal),
-            refused => Ok(Session { refused, ..session }),
+            refused => Ok(TokenSession { refused, ..session }),
         }
     }
 
@@ -131,7 +138,7 @@ impl Sessions {
 
     fn keep(&self, digest: [u8; 32], access: Access, catalog: &Catalog) -> AcceptedToken {
         let objects = access.claims().objects().flatten();
-        let view = Arc::new(View::new(objects, self.0.verifier.audience(), catalog, &self.0.stores));
+        let view = Arc::new(TokenView::new(objects, self.0.verifier.audience(), catalog, &self.0.stores));
         let accepted = AcceptedToken { access, view };
         self.kept().add(digest, accepted.clone());
         accepted

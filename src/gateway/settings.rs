@@ -9,7 +9,7 @@ use std::{
 use super::{
     bucket_client::{self, BucketSettings, S3Settings, StoreFault},
     directory::DirectoryStore,
-    store::Store,
+    store::LocationStore,
     stores::Stores,
 };
 use crate::{
@@ -97,10 +97,14 @@ impl GatewaySettings {
     ///
     /// A file with a key cannot be read, or the client of a store refuses its settings.
     pub fn open_stores(&self) -> Result<Stores, StoreFault> {
-        let open = |settings: &StoreSettings| -> Result<(String, Arc<Store>), StoreFault> {
+        let open = |settings: &StoreSettings| -> Result<(String, Arc<LocationStore>), StoreFault> {
             let store = match &settings.kept_in {
-                KeptIn::Directory(directory) => Store::Directory(DirectoryStore::new(directory.clone())),
-                KeptIn::Bucket(bucket) => Store::Bucket(bucket_client::open(&settings.location, bucket)?),
+                KeptIn::Directory(directory) => {
+                    LocationStore::Directory(DirectoryStore::new(directory.clone()))
+                }
+                KeptIn::Bucket(bucket) => {
+                    LocationStore::Bucket(bucket_client::open(&settings.location, bucket)?)
+                }
             };
             Ok((settings.location.clone(), Arc::new(store)))
         };

@@ -18,7 +18,7 @@ use crate::reason::Refusal;
 
 /// What has the bytes of a location: a directory of this machine, or a bucket.
 #[derive(Debug)]
-pub(super) enum Store {
+pub(super) enum LocationStore {
     Directory(DirectoryStore),
     Bucket(BucketStore),
 }
@@ -49,7 +49,7 @@ pub(super) struct Entries {
 }
 
 /// An object that is being read.
-pub(super) struct Reading {
+pub(super) struct ObjectReading {
     pub(super) info: ObjectInfo,
     /// The bytes that are read.
     pub(super) range: Range<u64>,
@@ -90,14 +90,14 @@ pub(super) enum StoreError {
 }
 
 /// Asks whether the access still lasts. It is asked last before a change becomes visible.
-pub(super) type LastLook = Box<dyn Fn() -> Result<(), Refusal> + Send + Sync>;
+pub(super) type FinalCheck = Box<dyn Fn() -> Result<(), Refusal> + Send + Sync>;
 
-impl Store {
+impl LocationStore {
     /// Describes an object.
     pub(super) async fn head(&self, folder: &str, key: &SubKey) -> Result<ObjectInfo, StoreError> {
         match self {
-            Store::Directory(directory) => directory.head(folder, key).await,
-            Store::Bucket(bucket) => bucket.head(folder, key).await,
+            LocationStore::Directory(directory) => directory.head(folder, key).await,
+            LocationStore::Bucket(bucket) => bucket.head(folder, key).await,
         }
     }
 
@@ -108,34 +108,34 @@ impl Store {
         key: &SubKey,
         range: Option<dto::Range>,
         conditions: &Conditions,
-    ) -> Result<Reading, StoreError> {
+    ) -> Result<ObjectReading, StoreError> {
         match self {
-            Store::Directory(directory) => directory.read(folder, key, range, conditions).await,
-            Store::Bucket(bucket) => bucket.read(folder, key, range, conditions).await,
+            LocationStore::Directory(directory) => directory.read(folder, key, range, conditions).await,
+            LocationStore::Bucket(bucket) => bucket.read(folder, key, range, conditions).await,
         }
     }
 
     /// Lists entries below a folder, at least one if there is one. Uses the delimiter only if it is a slash.
     pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
         match self {
-            Store::Directory(directory) => directory.list(folder, query).await,
-            Store::Bucket(bucket) => bucket.list(folder, query).await,
+            LocationStore::Directory(directory) => directory.list(folder, query).await,
+            LocationStore::Bucket(bucket) => bucket.list(folder, query).await,
         }
     }
 
     /// Begins an upload.
     pub(super) async fn begin(&self, folder: &str, key: &SubKey) -> Result<Upload, StoreError> {
         match self {
-            Store::Directory(directory) => directory.begin(folder).await.map(Upload::Directory),
-            Store::Bucket(bucket) => bucket.begin(folder, key).map(Upload::Bucket),
+            LocationStore::Directory(directory) => directory.begin(folder).await.map(Upload::Directory),
+            LocationStore::Bucket(bucket) => bucket.begin(folder, key).map(Upload::Bucket),
         }
     }
 
     /// Begins an upload in parts.
     pub(super) async fn begin_parts(&self, folder: &str, key: &SubKey) -> Result<Parts, StoreError> {
         match self {
-            Store::Directory(directory) => directory.begin_parts(folder).await.map(Parts::Directory),
-            Store::Bucket(bucket) => bucket.begin_parts(folder, key).await.map(Parts::Bucket),
+            LocationStore::Directory(directory) => directory.begin_parts(folder).await.map(Parts::Directory),
+            LocationStore::Bucket(bucket) => bucket.begin_parts(folder, key).await.map(Parts::Bucket),
         }
     }
 
@@ -144,11 +144,11 @@ impl Store {
         &self,
         folder: &str,
         key: &SubKey,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<(), StoreError> {
         match self {
-            Store::Directory(directory) => directory.delete(folder, key, last_look).await,
-            Store::Bucket(bucket) => bucket.delete(folder, key, last_look).await,
+            LocationStore::Directory(directory) => directory.delete(folder, key, final_check).await,
+            LocationStore::Bucket(bucket) => bucket.delete(folder, key, final_check).await,
         }
     }
 
@@ -157,12 +157,12 @@ impl Store {
         &self,
         folder: &str,
         key: &SubKey,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         match self {
-            Store::Directory(directory) => directory.make_folder(folder, key, last_look).await,
+            LocationStore::Directory(directory) => directory.make_folder(folder, key, final_check).await,
             // Object stores have no folders, so nothing has to be made.
-            Store::Bucket(_) => {
+            LocationStore::Bucket(_) => {
                 Ok(ObjectInfo { size: 0, e_tag: FOLDER_TAG.to_owned(), modified: SystemTime::UNIX_EPOCH })
             }
         }
@@ -171,8 +171,8 @@ impl Store {
     /// Removes what an earlier gateway left unfinished.
     pub(super) async fn clear_staging(&self) -> Result<(), StoreError> {
         match self {
-            Store::Directory(directory) => directory.clear_staging().await,
-            Store::Bucket(_) => Ok(()),
+            LocationStore::Directory(directory) => directory.clear_staging().await,
+            LocationStore::Bucket(_) => Ok(()),
         }
     }
 }

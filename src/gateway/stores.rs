@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use super::store::Store;
+use super::store::LocationStore;
 use crate::plain;
 
 /// All stores of a gateway, each with the locations that it has.
 #[derive(Debug, Default)]
 pub struct Stores {
     /// The URL of a folder, which ends in a slash, and its store.
-    all: Vec<(String, Arc<Store>)>,
+    all: Vec<(String, Arc<LocationStore>)>,
 }
 
 /// A folder in a store.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
-    pub(super) store: Arc<Store>,
+    pub(super) store: Arc<LocationStore>,
     /// Below the root of the store. Ends in a slash, or is empty for the root itself.
     pub(super) folder: String,
 }
@@ -32,7 +32,7 @@ pub(super) struct NoStore {
 
 impl Stores {
     /// Takes the stores, each with the URL of the folder that its root is.
-    pub(super) fn new(all: impl IntoIterator<Item = (String, Arc<Store>)>) -> Self {
+    pub(super) fn new(all: impl IntoIterator<Item = (String, Arc<LocationStore>)>) -> Self {
         Stores { all: all.into_iter().collect() }
     }
 
@@ -47,7 +47,7 @@ impl Stores {
     }
 
     /// The stores, each once.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Store>> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<LocationStore>> {
         self.all.iter().map(|(_, store)| store)
     }
 }

@@ -7,7 +7,7 @@ use super::{
     conditions::Conditions,
     directory_upload::{DirectoryParts, DirectoryUpload},
     key::SubKey,
-    store::{LastLook, ObjectInfo, StoreError},
+    store::{FinalCheck, ObjectInfo, StoreError},
 };
 
 /// One upload. If it is dropped before it is placed, nothing of it stays.
@@ -33,11 +33,11 @@ impl Upload {
         self,
         key: &SubKey,
         conditions: &Conditions,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         match self {
-            Upload::Directory(upload) => upload.place(key, conditions, last_look).await,
-            Upload::Bucket(upload) => upload.place(conditions, last_look).await,
+            Upload::Directory(upload) => upload.place(key, conditions, final_check).await,
+            Upload::Bucket(upload) => upload.place(conditions, final_check).await,
             // A part becomes visible with its upload only.
             Upload::BucketPart(_) => Err(StoreError::PartsMissing),
         }
@@ -83,11 +83,11 @@ impl Parts {
         key: &SubKey,
         wanted: &[(u16, StoredPart)],
         conditions: &Conditions,
-        last_look: LastLook,
+        final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         match self {
-            Parts::Directory(parts) => parts.complete(key, wanted, conditions, last_look).await,
-            Parts::Bucket(parts) => parts.complete(wanted, conditions, last_look).await,
+            Parts::Directory(parts) => parts.complete(key, wanted, conditions, final_check).await,
+            Parts::Bucket(parts) => parts.complete(wanted, conditions, final_check).await,
         }
     }
 

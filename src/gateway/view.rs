@@ -49,14 +49,14 @@ pub(super) struct Mount {
 
 /// All that one token opens, by one catalog.
 #[derive(Debug)]
-pub(super) struct View {
+pub(super) struct TokenView {
     /// The catalog that it was made by.
     pub(super) catalog: Digest,
     /// By bucket and prefix.
     mounts: Vec<Mount>,
 }
 
-impl View {
+impl TokenView {
     /// Looks up the objects of a token. What the catalog does not have, or gives to another audience, is left out.
     pub(super) fn new(
         objects: impl IntoIterator<Item = Object>,
@@ -77,7 +77,7 @@ impl View {
             }
         }
         mounts.sort_by(|a, b| (&a.bucket, &a.prefix).cmp(&(&b.bucket, &b.prefix)));
-        View { catalog: catalog.digest(), mounts }
+        TokenView { catalog: catalog.digest(), mounts }
     }
 
     /// The mounts of a bucket, by prefix.
@@ -138,22 +138,22 @@ pub(super) struct Found {
 
 /// Why a key in a mount cannot be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Unusable {
+pub(super) enum UnusableKey {
     Key(KeyFault),
     Store(NoStore),
 }
 
 impl Mount {
     /// Returns the object that the rest of a key names in this mount.
-    pub(super) fn found(&self, rest: &str) -> Result<Found, Unusable> {
-        let key = SubKey::parse(rest).map_err(Unusable::Key)?;
-        let place = self.place.clone().map_err(Unusable::Store)?;
+    pub(super) fn found(&self, rest: &str) -> Result<Found, UnusableKey> {
+        let key = SubKey::parse(rest).map_err(UnusableKey::Key)?;
+        let place = self.place.clone().map_err(UnusableKey::Store)?;
         Ok(Found { place, key, object: self.object.clone() })
     }
 }
 
 /// A view that several requests share.
-pub(super) type SharedView = Arc<View>;
+pub(super) type SharedView = Arc<TokenView>;
 
 #[cfg(test)]
 #[path = "view_tests.rs"]

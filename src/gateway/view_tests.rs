@@ -1,5 +1,5 @@
 use super::*;
-use crate::gateway::{directory::DirectoryStore, store::Store};
+use crate::gateway::{directory::DirectoryStore, store::LocationStore};
 
 /// Parts of hostile keys: separators, climbs, encodings, siblings, what one file system or another treats in its own way.
 const PIECES: [&str; 40] = [
@@ -57,10 +57,10 @@ impl Numbers {
     }
 }
 
-fn view() -> View {
+fn view() -> TokenView {
     let stores = Stores::new([(
         "s3://acme-data/".to_owned(),
-        Arc::new(Store::Directory(DirectoryStore::new("/root".into()))),
+        Arc::new(LocationStore::Directory(DirectoryStore::new("/root".into()))),
     )]);
     let mount = |bucket: &str, prefix: &str| Mount {
         bucket: bucket.to_owned(),
@@ -69,7 +69,7 @@ fn view() -> View {
         place: stores.place("s3://acme-data/ds/"),
     };
     let mounts = vec![mount("acme-data", "ds/"), mount(STABLE_BUCKET, "dataset/acme/tickets@v3/")];
-    View { catalog: Digest::ZERO, mounts }
+    TokenView { catalog: Digest::ZERO, mounts }
 }
 
 /// Where a path leads if `.` and `..` are followed, as the most careless program would.

@@ -11,21 +11,21 @@ use s3s::{
 };
 
 use super::{
-    caller::{Caller, Opened, live, without},
+    caller::{GatewayCaller, OpenedObject, live, without},
     checksum::Checksums,
     conditions::Conditions,
     live_access::LiveAccess,
     read::{check_version, e_tag, signed},
     receive::{Announced, announced_length, receive},
     refusal::{failed, not_implemented},
-    store::{LastLook, StoreError},
+    store::{FinalCheck, StoreError},
     upload::Upload,
     view::Need,
 };
 use crate::limits::GATEWAY_DELETE_MAX;
 
 pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let S3Request { input, headers, trailing_headers, .. } = request;
     check_fields(&input)?;
     let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
@@ -38,7 +38,7 @@ pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S
         if has_bytes(input.body).await {
             return Err(folder_with_bytes());
         }
-        let info = place.store.make_folder(&place.folder, key, last_look(&opened.access)).await?;
+        let info = place.store.make_folder(&place.folder, key, final_check(&opened.access)).await?;
         return Ok(S3Response::new(PutObjectOutput {
             e_tag: Some(e_tag(&info)),
             ..PutObjectOutput::default()
@@ -48,7 +48,7 @@ pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S
         Conditions { if_match: input.if_match, if_none_match: input.if_none_match, ..Conditions::default() };
     let mut upload = place.store.begin(&place.folder, key).await?;
     let compared = receive(input.body, announced, &mut upload, &opened.access, &caller).await?;
-    let info = upload.place(key, &conditions, last_look(&opened.access)).await?;
+    let info = upload.place(key, &conditions, final_check(&opened.access)).await?;
     Ok(S3Response::new(PutObjectOutput {
         e_tag: Some(e_tag(&info)),
         size: Some(signed(info.size)),
@@ -99,7 +99,7 @@ pub(super) fn check_acl(acl: Option<&str>) -> S3Result<()> {
 }
 
 /// Asks the access once more, at the moment of a change.
-pub(super) fn last_look(access: &LiveAccess) -> LastLook {
+pub(super) fn final_check(access: &LiveAccess) -> FinalCheck {
     let access = access.clone();
     Box::new(move || access.check())
 }
@@ -107,7 +107,7 @@ pub(super) fn last_look(access: &LiveAccess) -> LastLook {
 pub(super) async fn copy_object(
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     // s3s does not parse these two for a copy.
     let headers = &request.headers;
     let is_conditional = headers.contains_key("if-match") || headers.contains_key("if-none-match");
@@ -129,7 +129,7 @@ pub(super) async fn copy_object(
     }
     let mut upload = place.store.begin(&place.folder, key).await?;
     copy(&source, None, &conditions, &mut upload, &target.access).await?;
-    let info = upload.place(key, &Conditions::default(), last_look(&target.access)).await?;
+    let info = upload.place(key, &Conditions::default(), final_check(&target.access)).await?;
     Ok(S3Response::new(CopyObjectOutput {
         copy_object_result: Some(CopyObjectResult {
             e_tag: Some(e_tag(&info)),
@@ -141,7 +141,7 @@ pub(super) async fn copy_object(
 }
 
 /// Authorizes the source of a copy as any other object that is read.
-pub(super) fn open_source(caller: &Caller, source: &CopySource) -> S3Result<Opened> {
+pub(super) fn open_source(caller: &GatewayCaller, source: &CopySource) -> S3Result<OpenedObject> {
     match source {
         CopySource::Bucket { bucket, key, version_id } => {
             check_version(version_id.as_deref())?;
@@ -155,7 +155,7 @@ pub(super) fn open_source(caller: &Caller, source: &CopySource) -> S3Result<Open
 
 /// Copies the bytes of an object, or of a range of it, into an upload. Ends with either access.
 pub(super) async fn copy(
-    source: &Opened,
+    source: &OpenedObject,
     range: Option<s3s::dto::Range>,
     conditions: &Conditions,
     upload: &mut Upload,
@@ -180,7 +180,7 @@ pub(super) async fn copy(
 pub(super) async fn delete_object(
     request: S3Request<DeleteObjectInput>,
 ) -> S3Result<S3Response<DeleteObjectOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     check_version(input.version_id.as_deref())?;
     let is_conditional = input.if_match.is_some()
@@ -191,17 +191,17 @@ pub(super) async fn delete_object(
     Ok(S3Response::with_status(DeleteObjectOutput::default(), http::StatusCode::NO_CONTENT))
 }
 
-async fn delete(caller: &Caller, bucket: &str, key: &str) -> S3Result<()> {
+async fn delete(caller: &GatewayCaller, bucket: &str, key: &str) -> S3Result<()> {
     let opened = caller.open(bucket, key, Need::Delete)?;
     let (place, key) = (&opened.found.place, &opened.found.key);
-    Ok(place.store.delete(&place.folder, key, last_look(&opened.access)).await?)
+    Ok(place.store.delete(&place.folder, key, final_check(&opened.access)).await?)
 }
 
 /// Authorizes each key by itself. One that is refused does not hold the others back.
 pub(super) async fn delete_objects(
     request: S3Request<DeleteObjectsInput>,
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {
-    let caller = Caller::of(&request.extensions)?;
+    let caller = GatewayCaller::of(&request.extensions)?;
     let input = request.input;
     let is_quiet = input.delete.quiet.unwrap_or(false);
     if input.delete.objects.len() > GATEWAY_DELETE_MAX {

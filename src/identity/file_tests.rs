@@ -3,7 +3,7 @@ use crate::{
     clock::manual::ManualClock,
     identity::{
         LoadFault,
-        testing::{HOUR, Issued, NOW, TestCa, at},
+        testing::{HOUR, IssuedCertificate, NOW, TestCa, at},
     },
 };
 
@@ -15,7 +15,7 @@ struct Folder {
 }
 
 impl Folder {
-    fn new(issued: &Issued, roots: &str) -> Self {
+    fn new(issued: &IssuedCertificate, roots: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         let files = IdentityFiles {

@@ -195,7 +195,8 @@ mod tests {
     fn a_verified_chain_without_its_key_makes_no_peer() {
         let ca = TestCa::new("example.org");
         let (victim, thief) = (ca.svid("/victim"), ca.svid("/thief"));
-        let stolen = crate::identity::testing::Issued { chain: victim.chain.clone(), key: thief.key };
+        let stolen =
+            crate::identity::testing::IssuedCertificate { chain: victim.chain.clone(), key: thief.key };
         let trust = bundles(&[&ca]);
         let own = std::sync::Arc::new(crate::identity::judge::own().1.svid());
         let source = std::sync::Arc::new(crate::identity::StaticSource::new(Some(own), trust));

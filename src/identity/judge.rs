@@ -24,7 +24,7 @@ use super::{
     peer::Peer,
     source::StaticSource,
     svid_error::SvidError,
-    testing::{Issued, NOW, TestCa, at, before, bundles},
+    testing::{IssuedCertificate, NOW, TestCa, at, before, bundles},
     tls::{client_config, server_config},
 };
 use crate::clock::{Wall, manual::ManualClock};
@@ -49,7 +49,7 @@ impl TimeProvider for SetTime {
 }
 
 /// The server's verdict on a chain and the holder of a key, with these bundles and at this moment.
-pub(crate) fn judged(issued: &Issued, trust: &TrustBundles, now: Wall) -> Result<Peer, SvidError> {
+pub(crate) fn judged(issued: &IssuedCertificate, trust: &TrustBundles, now: Wall) -> Result<Peer, SvidError> {
     let own = Arc::new(own().1.svid());
     let source = Arc::new(StaticSource::new(Some(own), trust.clone()));
     let config = server_config(source.clone(), Arc::new(ManualClock::new(now)), &[]);
@@ -102,7 +102,7 @@ pub(crate) fn shaken(
 }
 
 /// A client that presents a chain as it is and signs with its key.
-pub(crate) fn presenting(issued: &Issued) -> Arc<ClientConfig> {
+pub(crate) fn presenting(issued: &IssuedCertificate) -> Arc<ClientConfig> {
     let trust = bundles(&[&own().0]).with_svid_life_max(AGES);
     let source = Arc::new(StaticSource::new(None, trust));
     let clock = Arc::new(ManualClock::new(NOW));
@@ -113,8 +113,8 @@ pub(crate) fn presenting(issued: &Issued) -> Arc<ClientConfig> {
 
 /// The server's own authority and SVID: in a domain that no test trusts, and valid at any time, because the oracle's source
 /// uses the clock of this machine.
-pub(crate) fn own() -> &'static (TestCa, Issued) {
-    static OWN: OnceLock<(TestCa, Issued)> = OnceLock::new();
+pub(crate) fn own() -> &'static (TestCa, IssuedCertificate) {
+    static OWN: OnceLock<(TestCa, IssuedCertificate)> = OnceLock::new();
     OWN.get_or_init(|| {
         let lasting = |p: &mut rcgen::CertificateParams| {
             p.not_before = at(before(NOW, AGES / 2));

@@ -7,7 +7,9 @@ use super::*;
 use crate::{
     identity::{
         judge::judged,
-        testing::{Change, Issued, NOW, TestCa, at, bundles, extension, raw_san, tlv, uri},
+        testing::{
+            CertificateChange, IssuedCertificate, NOW, TestCa, at, bundles, extension, raw_san, tlv, uri,
+        },
     },
     reason::Reason,
 };
@@ -16,12 +18,12 @@ const ID: &str = "spiffe://example.org/tune/job-1";
 
 /// The result for a certificate that was valid before this change. A server gives the same result in a handshake, except
 /// for errors that depend on the time.
-fn leaf(change: Change<'_>) -> Result<Leaf, SvidError> {
+fn leaf(change: CertificateChange<'_>) -> Result<Leaf, SvidError> {
     let ca = TestCa::new("example.org");
     presented(&ca, &ca.issue(ID, change))
 }
 
-fn presented(ca: &TestCa, issued: &Issued) -> Result<Leaf, SvidError> {
+fn presented(ca: &TestCa, issued: &IssuedCertificate) -> Result<Leaf, SvidError> {
     let parsed = Leaf::parse(issued.leaf());
     match (&parsed, judged(issued, &bundles(&[ca]), NOW)) {
         (Ok(leaf), Ok(peer)) => assert_eq!(&leaf.spiffe_id, peer.spiffe_id()),

@@ -33,7 +33,7 @@ use super::{
     bundle::TrustBundles,
     judge::{SetTime, judged, own, presenting, shaken},
     svid_error::SvidError,
-    testing::{HOUR, Issued, NOW, TestCa, at, before, extension, pem, raw_san, tlv, uri},
+    testing::{HOUR, IssuedCertificate, NOW, TestCa, at, before, extension, pem, raw_san, tlv, uri},
 };
 use crate::clock::Wall;
 
@@ -66,7 +66,7 @@ const LAXER: [(&str, &str); 0] = [];
 
 // ---------- what chains are made of ----------
 
-type Change = fn(&mut CertificateParams);
+type ParamsChange = fn(&mut CertificateParams);
 
 fn san(p: &mut CertificateParams, names: &[Vec<u8>]) {
     p.subject_alt_names.clear();
@@ -78,7 +78,7 @@ fn one_uri(p: &mut CertificateParams, text: &str) {
 }
 
 /// The faults of a leaf, and changes that look like a fault but are allowed.
-const LEAVES: [(&str, Change); 44] = [
+const LEAVES: [(&str, ParamsChange); 44] = [
     ("as it should be", |_| {}),
     ("names of other kinds", |p| p.subject_alt_names.push(SanType::DnsName("localhost".try_into().unwrap()))),
     ("an address", |p| p.subject_alt_names.insert(0, SanType::IpAddress([127, 0, 0, 1].into()))),
@@ -216,7 +216,7 @@ const BETWEEN: [(&str, Option<Above>); 14] = [
     ),
 ];
 
-type Presented = fn(&mut Issued, &TestCa);
+type Presented = fn(&mut IssuedCertificate, &TestCa);
 
 /// How the chain is presented.
 const PRESENTED: [(&str, Presented); 7] = [
@@ -301,7 +301,7 @@ impl Recipe {
         )
     }
 
-    fn chain(&self, roots: &Roots) -> Issued {
+    fn chain(&self, roots: &OracleRoots) -> IssuedCertificate {
         let domain = ROOTS[self.root];
         let root = &roots.signers[domain];
         let above = BETWEEN[self.between].1.map(|make| make(root));
@@ -313,13 +313,13 @@ impl Recipe {
 }
 
 /// The authorities, and the bundles as each side has them.
-struct Roots {
+struct OracleRoots {
     signers: BTreeMap<&'static str, TestCa>,
     bundles: BTreeMap<&'static str, Vec<u8>>,
     ours: TrustBundles,
 }
 
-impl Roots {
+impl OracleRoots {
     fn new() -> Self {
         let mut signers: BTreeMap<&'static str, TestCa> = BTreeMap::new();
         let mut bundles: BTreeMap<&'static str, Vec<u8>> = BTreeMap::new();
@@ -343,7 +343,7 @@ impl Roots {
             let signer = if domain == "impostor.example" { ca.impostor() } else { ca };
             signers.insert(domain, signer);
         }
-        Roots { signers, bundles, ours }
+        OracleRoots { signers, bundles, ours }
     }
 }
 
@@ -353,13 +353,13 @@ impl Roots {
 #[derive(Clone, PartialEq, Message)]
 struct X509SvidResponse {
     #[prost(message, repeated, tag = "1")]
-    svids: Vec<X509Svid>,
+    svids: Vec<SvidMessage>,
     #[prost(map = "string, bytes", tag = "3")]
     federated_bundles: std::collections::HashMap<String, Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-struct X509Svid {
+struct SvidMessage {
     #[prost(string, tag = "1")]
     spiffe_id: String,
     #[prost(bytes = "vec", tag = "2")]
@@ -371,10 +371,10 @@ struct X509Svid {
 }
 
 /// Serves these bundles on a socket, for as long as its runtime lives.
-fn serve_workload_api(socket: &std::path::Path, roots: &Roots) {
+fn serve_workload_api(socket: &std::path::Path, roots: &OracleRoots) {
     let (ca, svid) = own();
     let answer = X509SvidResponse {
-        svids: vec![X509Svid {
+        svids: vec![SvidMessage {
             spiffe_id: svid.svid().spiffe_id().to_string(),
             x509_svid: svid.leaf().to_vec(),
             x509_svid_key: svid.key.serialize_der(),
@@ -414,7 +414,7 @@ fn serve_workload_api(socket: &std::path::Path, roots: &Roots) {
 }
 
 struct Oracle {
-    roots: Roots,
+    roots: OracleRoots,
     server: Arc<ServerConfig>,
     time: Arc<SetTime>,
     _runtime: tokio::runtime::Runtime,
@@ -422,7 +422,7 @@ struct Oracle {
 
 impl Oracle {
     fn start() -> Self {
-        let roots = Roots::new();
+        let roots = OracleRoots::new();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("api.sock");

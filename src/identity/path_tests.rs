@@ -7,17 +7,17 @@ use super::*;
 use crate::{
     identity::{
         judge::judged,
-        testing::{HOUR, Issued, NOW, TestCa, at, bundles, extension, uri},
+        testing::{HOUR, IssuedCertificate, NOW, TestCa, at, bundles, extension, uri},
     },
     reason::Reason,
 };
 
-fn client(issued: &Issued, trust: &TrustBundles) -> Result<VerifiedLeaf, SvidError> {
+fn client(issued: &IssuedCertificate, trust: &TrustBundles) -> Result<VerifiedLeaf, SvidError> {
     client_at(issued, NOW, trust)
 }
 
 /// The result for a client's chain. A server gives the same result in a handshake.
-fn client_at(issued: &Issued, now: Wall, trust: &TrustBundles) -> Result<VerifiedLeaf, SvidError> {
+fn client_at(issued: &IssuedCertificate, now: Wall, trust: &TrustBundles) -> Result<VerifiedLeaf, SvidError> {
     let found = verify(&issued.chain, Side::Client, now, trust);
     match (&found, judged(issued, trust, now)) {
         (Ok(verified), Ok(peer)) => {
@@ -29,7 +29,7 @@ fn client_at(issued: &Issued, now: Wall, trust: &TrustBundles) -> Result<Verifie
     found
 }
 
-fn id(issued: &Issued, bundles: &TrustBundles) -> Result<String, SvidError> {
+fn id(issued: &IssuedCertificate, bundles: &TrustBundles) -> Result<String, SvidError> {
     client(issued, bundles).map(|verified| verified.leaf.spiffe_id.to_string())
 }
 

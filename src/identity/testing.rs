@@ -19,7 +19,7 @@ pub(crate) const NOW: Wall = Wall(1_795_148_000_000);
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 
 /// A change that a test makes to a certificate before it is signed.
-pub(crate) type Change<'a> = &'a dyn Fn(&mut CertificateParams);
+pub(crate) type CertificateChange<'a> = &'a dyn Fn(&mut CertificateParams);
 
 /// The authority of a trust domain: a root, or an intermediate with what links it to its root.
 pub(crate) struct TestCa {
@@ -33,7 +33,7 @@ pub(crate) struct TestCa {
 }
 
 /// A certificate, its key, and the certificates above it that its holder presents.
-pub(crate) struct Issued {
+pub(crate) struct IssuedCertificate {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: KeyPair,
 }
@@ -44,7 +44,7 @@ impl TestCa {
         Self::with(domain, &|_| {})
     }
 
-    pub(crate) fn with(domain: &str, change: Change<'_>) -> Self {
+    pub(crate) fn with(domain: &str, change: CertificateChange<'_>) -> Self {
         let mut params = ca_params(domain, &format!("root of {domain}"));
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -53,7 +53,7 @@ impl TestCa {
     }
 
     /// An authority below this one.
-    pub(crate) fn intermediate(&self, name: &str, change: Change<'_>) -> TestCa {
+    pub(crate) fn intermediate(&self, name: &str, change: CertificateChange<'_>) -> TestCa {
         let mut params = ca_params(self.domain.as_str(), name);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
@@ -70,17 +70,17 @@ impl TestCa {
     }
 
     /// A valid SVID of this domain, from ten seconds before [`NOW`] to an hour after.
-    pub(crate) fn svid(&self, path: &str) -> Issued {
+    pub(crate) fn svid(&self, path: &str) -> IssuedCertificate {
         self.issue(&format!("spiffe://{}{path}", self.domain), &|_| {})
     }
 
     /// A valid SVID with a change.
-    pub(crate) fn issue(&self, id: &str, change: Change<'_>) -> Issued {
+    pub(crate) fn issue(&self, id: &str, change: CertificateChange<'_>) -> IssuedCertificate {
         let mut params = leaf_params(id);
         change(&mut params);
         let key = KeyPair::generate().unwrap();
         let der = params.signed_by(&key, &self.issuer()).unwrap().der().clone();
-        Issued { chain: std::iter::once(der).chain(self.above.clone()).collect(), key }
+        IssuedCertificate { chain: std::iter::once(der).chain(self.above.clone()).collect(), key }
     }
 
     /// A valid SVID for a public key whose private key no one has.
@@ -89,17 +89,21 @@ impl TestCa {
     }
 
     /// Another certificate for the name and key of an authority below this one.
-    pub(crate) fn intermediate_for(&self, lower: &TestCa, change: Change<'_>) -> CertificateDer<'static> {
+    pub(crate) fn intermediate_for(
+        &self,
+        lower: &TestCa,
+        change: CertificateChange<'_>,
+    ) -> CertificateDer<'static> {
         let mut params = lower.params.clone();
         change(&mut params);
         params.signed_by(&lower.key, &self.issuer()).unwrap().der().clone()
     }
 
     /// A self-signed SVID.
-    pub(crate) fn self_signed_leaf(&self, id: &str) -> Issued {
+    pub(crate) fn self_signed_leaf(&self, id: &str) -> IssuedCertificate {
         let key = KeyPair::generate().unwrap();
         let der = leaf_params(id).self_signed(&key).unwrap().der().clone();
-        Issued { chain: vec![der], key }
+        IssuedCertificate { chain: vec![der], key }
     }
 
     fn issuer(&self) -> Issuer<'_, &KeyPair> {
@@ -115,7 +119,7 @@ impl TestCa {
     }
 }
 
-impl Issued {
+impl IssuedCertificate {
     pub(crate) fn leaf(&self) -> &CertificateDer<'static> {
         &self.chain[0]
     }

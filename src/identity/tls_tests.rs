@@ -17,7 +17,7 @@ use crate::{
     clock::manual::ManualClock,
     identity::{
         Peer, StaticSource, SvidError, TrustBundles,
-        testing::{HOUR, Issued, NOW, TestCa, bundles},
+        testing::{HOUR, IssuedCertificate, NOW, TestCa, bundles},
     },
     reason::Reason,
 };
@@ -42,7 +42,7 @@ impl Server {
     }
 
     /// The configuration of a client that trusts this server and presents these certificates.
-    fn client(&self, issued: &Issued) -> Arc<ClientConfig> {
+    fn client(&self, issued: &IssuedCertificate) -> Arc<ClientConfig> {
         let source = StaticSource::new(Some(Arc::new(issued.svid())), bundles(&[&self.ca]));
         client_config(Arc::new(source), self.clock.clone(), DAEMON.parse().unwrap(), &[])
     }
@@ -86,7 +86,7 @@ struct Met {
 }
 
 /// A client that presents this chain and signs with this key, and accepts any certificate of the server.
-fn presenting(server: &Server, issued: &Issued, key: &rcgen::KeyPair) -> Arc<ClientConfig> {
+fn presenting(server: &Server, issued: &IssuedCertificate, key: &rcgen::KeyPair) -> Arc<ClientConfig> {
     #[derive(Debug)]
     struct Fixed(Arc<CertifiedKey>);
     impl ResolvesClientCert for Fixed {

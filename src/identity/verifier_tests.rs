@@ -5,13 +5,13 @@ use crate::{
     identity::{
         Leaf,
         judge::{SetTime, judged, own, presenting, shaken},
-        testing::{Issued, NOW, TestCa, bundles, raw_san, uri},
+        testing::{IssuedCertificate, NOW, TestCa, bundles, raw_san, uri},
     },
     name::NameError,
 };
 
 /// The result of rustls' own verifier for the same chain, with the same root.
-fn webpki(root: &TestCa, issued: &Issued) -> Result<ServerConnection, Error> {
+fn webpki(root: &TestCa, issued: &IssuedCertificate) -> Result<ServerConnection, Error> {
     let mut roots = RootCertStore::empty();
     roots.add(root.der.clone()).unwrap();
     let provider = Arc::new(ring::default_provider());
@@ -142,7 +142,7 @@ fn leaf_rules_are_not_left_to_the_x_509_library() {
     let trust = bundles(&[&ca]);
     let good = ca.svid("/a");
     assert!(judged(&good, &trust, NOW).is_ok() && webpki(&ca, &good).is_ok());
-    let cases: [(Issued, SvidError); 9] = [
+    let cases: [(IssuedCertificate, SvidError); 9] = [
         (
             ca.issue(ID, &|p| p.key_usages = vec![U::DigitalSignature, U::KeyCertSign]),
             SvidError::LeafSignsCertificates,

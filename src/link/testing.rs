@@ -26,7 +26,7 @@ use crate::{
     clock::manual::ManualClock,
     identity::{
         StaticSource,
-        testing::{Issued, NOW, TestCa, bundles},
+        testing::{IssuedCertificate, NOW, TestCa, bundles},
     },
 };
 
@@ -84,7 +84,7 @@ impl TestServer {
     }
 
     /// The source and the connector of a client with this SVID.
-    pub(super) fn client(&self, issued: &Issued) -> (Arc<StaticSource>, Connector) {
+    pub(super) fn client(&self, issued: &IssuedCertificate) -> (Arc<StaticSource>, Connector) {
         let source = Arc::new(StaticSource::new(Some(Arc::new(issued.svid())), bundles(&[&self.ca])));
         (source.clone(), Connector::new(source, self.clock.clone(), self.endpoint()))
     }

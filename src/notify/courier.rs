@@ -47,7 +47,7 @@ enum DeliveryFault {
 
 /// What the courier has said in the log about the receiver, so that an outage takes two lines.
 #[derive(Default)]
-struct Outage {
+struct ReceiverOutage {
     is_reported: bool,
     dropped: u64,
 }
@@ -96,7 +96,7 @@ impl Courier {
 
     async fn deliver(&self) {
         let mut backoff = Backoff::new(NOTICE_RETRY_FIRST, NOTICE_RETRY_MAX);
-        let (mut outage, mut kept) = (Outage::default(), None);
+        let (mut outage, mut kept) = (ReceiverOutage::default(), None);
         loop {
             let Some(first) = self.outbox.first() else {
                 kept = self.keep_place(kept).await;
@@ -126,7 +126,7 @@ impl Courier {
     }
 
     /// Reports a failed attempt, and gives a letter up that has waited too long or that its receiver wants no more.
-    fn judge(&self, first: &WaitingLetter, fault: &DeliveryFault, outage: &mut Outage) {
+    fn judge(&self, first: &WaitingLetter, fault: &DeliveryFault, outage: &mut ReceiverOutage) {
         if !std::mem::replace(&mut outage.is_reported, true) {
             let name = &self.webhook.name;
             tracing::warn!(webhook = %name, why = %fault, "a notice could not be delivered: it is tried again");
@@ -144,9 +144,9 @@ impl Courier {
         self.remove_first();
     }
 
-    fn report_end_of(&self, outage: Outage) {
+    fn report_end_of(&self, outage: ReceiverOutage) {
         if outage.is_reported {
-            let Outage { dropped, .. } = outage;
+            let ReceiverOutage { dropped, .. } = outage;
             tracing::info!(webhook = %self.webhook.name, dropped, "notices are delivered again");
         }
     }

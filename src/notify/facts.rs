@@ -28,7 +28,7 @@ pub trait NoticeLookup: Send + Sync + 'static {
 
 /// What one record says.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Facts {
+pub(super) struct NoticeFacts {
     pub(super) occasion: Occasion,
     /// Whose it is. `None` if it belongs to several tenants or to none.
     pub(super) tenant: Option<TenantName>,
@@ -63,7 +63,7 @@ pub(super) fn may_matter(line: &str) -> bool {
 }
 
 /// Reads what an event says to people. `None` if it is nothing that they should hear of.
-pub(super) fn facts_of(event: &Event, lookup: &dyn NoticeLookup, now: LeaseTime) -> Option<Facts> {
+pub(super) fn facts_of(event: &Event, lookup: &dyn NoticeLookup, now: LeaseTime) -> Option<NoticeFacts> {
     match event {
         Event::JobCreated(created) => waiting(created),
         Event::JobApproved { job, approvals, .. } => Some(granted(*job, approvals, lookup, now)),
@@ -111,7 +111,7 @@ pub(super) fn facts_of(event: &Event, lookup: &dyn NoticeLookup, now: LeaseTime)
         Event::Denied { by, rpc, reason, text, rules, count } => {
             let tenant = by.parse().ok().and_then(|id| lookup.tenant_of_identity(&id));
             let summary = format!("{rpc} of {by} was refused: {text} ({})", reason.code());
-            let mut facts = Facts::new(Occasion::Refused, tenant, by, &summary);
+            let mut facts = NoticeFacts::new(Occasion::Refused, tenant, by, &summary);
             facts.put("by", by);
             facts.put("rpc", rpc);
             facts.put("reason", reason.code());
@@ -126,7 +126,7 @@ pub(super) fn facts_of(event: &Event, lookup: &dyn NoticeLookup, now: LeaseTime)
 }
 
 /// Reads what an operator did to a name.
-fn of_operator(event: &Event, lookup: &dyn NoticeLookup) -> Option<Facts> {
+fn of_operator(event: &Event, lookup: &dyn NoticeLookup) -> Option<NoticeFacts> {
     let (occasion, name, tenant, what, by, why, ending) = match event {
         Event::DatasetRecalled { name, by, reason, ending, .. } => {
             (Occasion::Recalled, name.to_string(), Some(name.tenant()), "was recalled", by, reason, *ending)
@@ -150,7 +150,7 @@ fn of_operator(event: &Event, lookup: &dyn NoticeLookup) -> Option<Facts> {
         }
         _ => return None,
     };
-    let mut facts = Facts::new(occasion, tenant, &name, &format!("{name} {what} by {by}: {why}"));
+    let mut facts = NoticeFacts::new(occasion, tenant, &name, &format!("{name} {what} by {by}: {why}"));
     facts.put("name", &name);
     if let Event::LockSet { until: Some(until), .. } = event {
         facts.put("until", &Wall(until.0).to_string());
@@ -160,7 +160,7 @@ fn of_operator(event: &Event, lookup: &dyn NoticeLookup) -> Option<Facts> {
 }
 
 /// Reads the request of a job that waits.
-fn waiting(created: &JobCreated) -> Option<Facts> {
+fn waiting(created: &JobCreated) -> Option<NoticeFacts> {
     if created.waiting_for.is_empty() {
         return None;
     }
@@ -168,8 +168,12 @@ fn waiting(created: &JobCreated) -> Option<Facts> {
     let gates = created.waiting_for.iter().map(|g| format!("{} of {}", g.approvals_needed, g.approver_group));
     let gates = gates.collect::<Vec<_>>().join(", ");
     let summary = format!("job {job} ({}) of {} waits for {gates}", spec.name, spec.tenant);
-    let mut facts =
-        Facts::new(Occasion::Waiting, Some(spec.tenant.clone()), &FenceName::job(job).to_string(), &summary);
+    let mut facts = NoticeFacts::new(
+        Occasion::Waiting,
+        Some(spec.tenant.clone()),
+        &FenceName::job(job).to_string(),
+        &summary,
+    );
     facts.put("job", &job.to_string());
     facts.put("job_name", &spec.name);
     facts.put("purpose", &spec.purpose);
@@ -207,7 +211,12 @@ fn waiting(created: &JobCreated) -> Option<Facts> {
     Some(facts)
 }
 
-fn granted(job: JobId, approvals: &[ApprovalRecord], lookup: &dyn NoticeLookup, now: LeaseTime) -> Facts {
+fn granted(
+    job: JobId,
+    approvals: &[ApprovalRecord],
+    lookup: &dyn NoticeLookup,
+    now: LeaseTime,
+) -> NoticeFacts {
     let by = approvals.first().map(|a| a.by.to_string()).unwrap_or_default();
     let found = lookup.job(job);
     let lacking = found.as_ref().map(|job| job.waiting_for(now).map(|g| g.id.clone()).collect::<Vec<_>>());
@@ -231,13 +240,17 @@ fn granted(job: JobId, approvals: &[ApprovalRecord], lookup: &dyn NoticeLookup, 
 }
 
 /// Begins the facts about a job. `what` follows its name.
-fn of_job(occasion: Occasion, id: JobId, lookup: &dyn NoticeLookup, what: &str) -> Facts {
+fn of_job(occasion: Occasion, id: JobId, lookup: &dyn NoticeLookup, what: &str) -> NoticeFacts {
     let job = lookup.job(id);
     let name = job.as_ref().map(|job| job.spec.name.clone()).unwrap_or_default();
     let tenant = job.as_ref().map(|job| job.spec.tenant.clone());
     let named = if name.is_empty() { String::new() } else { format!(" ({name})") };
-    let mut facts =
-        Facts::new(occasion, tenant, &FenceName::job(id).to_string(), &format!("job {id}{named}: {what}"));
+    let mut facts = NoticeFacts::new(
+        occasion,
+        tenant,
+        &FenceName::job(id).to_string(),
+        &format!("job {id}{named}: {what}"),
+    );
     facts.put("job", &id.to_string());
     facts.put("job_name", &name);
     if let Some(job) = &job {
@@ -274,10 +287,10 @@ fn tenant_of_lock(name: &str, lookup: &dyn NoticeLookup) -> Option<TenantName> {
     }
 }
 
-impl Facts {
+impl NoticeFacts {
     fn new(occasion: Occasion, tenant: Option<TenantName>, subject: &str, summary: &str) -> Self {
         let (subject, summary) = (short(subject), short(summary));
-        Facts { occasion, tenant, subject, summary, data: Map::new() }
+        NoticeFacts { occasion, tenant, subject, summary, data: Map::new() }
     }
 
     /// Adds a text of people. An empty one is left out.
@@ -312,7 +325,7 @@ mod tests {
         }
     }
 
-    fn revoked(name: &str) -> Facts {
+    fn revoked(name: &str) -> NoticeFacts {
         let event = Event::Revoked {
             name: name.parse().unwrap(),
             by: Actor::Daemon("test".into()),

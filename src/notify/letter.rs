@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::{facts::Facts, occasion::Occasion, webhook::LetterFormat};
+use super::{facts::NoticeFacts, occasion::Occasion, webhook::LetterFormat};
 use crate::{clock::Wall, limits::NOTICE_BYTES_MAX, name::Digest};
 
 /// A notice, ready to be sent.
@@ -20,7 +20,7 @@ pub(super) struct Letter {
 }
 
 /// The record that a notice is made from.
-pub(super) struct Origin<'a> {
+pub(super) struct NoticeOrigin<'a> {
     pub(super) index: u64,
     /// The hash of its line. A tenant reads it in its own history too, and learns no count of other tenants' records from it.
     pub(super) hash: Digest,
@@ -31,7 +31,7 @@ pub(super) struct Origin<'a> {
 
 impl Letter {
     /// Writes the body.
-    pub(super) fn write(facts: &Facts, origin: &Origin<'_>, format: LetterFormat) -> Self {
+    pub(super) fn write(facts: &NoticeFacts, origin: &NoticeOrigin<'_>, format: LetterFormat) -> Self {
         let hash = origin.hash.to_string();
         let id = hash.trim_start_matches("sha256:").to_owned();
         let (content_type, mut body) = match format {
@@ -59,7 +59,7 @@ impl Letter {
 }
 
 /// Writes `CloudEvents` 1.0 in structured mode.
-fn cloud_event(facts: &Facts, origin: &Origin<'_>, id: &str, mut data: Value) -> String {
+fn cloud_event(facts: &NoticeFacts, origin: &NoticeOrigin<'_>, id: &str, mut data: Value) -> String {
     if let Value::Object(data) = &mut data {
         data.insert("summary".to_owned(), facts.summary.clone().into());
     }
@@ -79,7 +79,7 @@ fn cloud_event(facts: &Facts, origin: &Origin<'_>, id: &str, mut data: Value) ->
 }
 
 /// Writes a text of a few lines for people.
-fn slack(facts: &Facts) -> String {
+fn slack(facts: &NoticeFacts) -> String {
     let mut text = format!("*{}*: {}", facts.occasion, escape_markup(&facts.summary));
     for (key, label) in [
         ("why", "why"),
@@ -109,8 +109,8 @@ fn escape_markup(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn facts(why: &str) -> Facts {
-        Facts {
+    fn facts(why: &str) -> NoticeFacts {
+        NoticeFacts {
             occasion: Occasion::Recalled,
             tenant: Some("acme".parse().unwrap()),
             subject: "dataset:acme/tickets@v3".into(),
@@ -119,8 +119,8 @@ mod tests {
         }
     }
 
-    fn letter(facts: &Facts, format: LetterFormat) -> Value {
-        let origin = Origin {
+    fn letter(facts: &NoticeFacts, format: LetterFormat) -> Value {
+        let origin = NoticeOrigin {
             index: 7,
             hash: Digest([0xab; 32]),
             time: Wall(1_700_000_000_000),

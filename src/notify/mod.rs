@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `webhook` | [`Webhook`]: one receiver, as configured |
 //! | `occasion` | [`Occasion`]: what a notice is about |
-//! | `facts` | `Facts`: what a record says to people |
+//! | `facts` | `NoticeFacts`: what a record says to people |
 //! | `text` | texts of people, made safe and short |
 //! | `letter` | `Letter`: the body of a notice, as CloudEvents or for Slack |
 //! | `signature` | the signature of Standard Webhooks |

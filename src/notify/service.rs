@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     courier::{ClientFault, Courier, client_of},
     facts::{NoticeLookup, facts_of, may_matter},
-    letter::{Letter, Origin},
+    letter::{Letter, NoticeOrigin},
     outbox::{Outbox, Put},
     place::PlaceFile,
     webhook::Webhook,
@@ -128,7 +128,8 @@ impl RecordReader {
             let (record, hash) = line.read()?;
             let now = self.clock.now().lease;
             if let Some(facts) = facts_of(&record.event, &*self.lookup, now) {
-                let origin = Origin { index: line.index, hash, time: record.time, source: &self.source };
+                let origin =
+                    NoticeOrigin { index: line.index, hash, time: record.time, source: &self.source };
                 let hears = |r: &&Receiver| {
                     line.index >= r.from
                         && r.webhook.occasions.contains(&facts.occasion)

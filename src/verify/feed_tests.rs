@@ -9,7 +9,9 @@ use crate::{
     token::{Presenter, SigningKey},
     verify::{
         Access, Verifier,
-        testing::{AUDIENCE, Daemon, EPOCH, HOLDER, JOB, SEQ, Subscription, a_moment, other_fences, soon},
+        testing::{
+            AUDIENCE, EPOCH, FenceStream, HOLDER, JOB, SEQ, ScriptedDaemon, a_moment, other_fences, soon,
+        },
     },
 };
 
@@ -32,7 +34,7 @@ async fn reason(verifier: &Verifier, token: &str) -> Reason {
 }
 
 /// Ticks come while the clock advances, for a while.
-async fn live(clock: &ManualClock, feed: &mut Subscription, span: Duration) {
+async fn live(clock: &ManualClock, feed: &mut FenceStream, span: Duration) {
     let end = clock.now().lease.plus(span);
     while clock.now().lease < end {
         clock.advance(TICK);
@@ -42,7 +44,7 @@ async fn live(clock: &ManualClock, feed: &mut Subscription, span: Duration) {
 
 #[tokio::test]
 async fn nothing_is_decided_before_the_feed_is_complete() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, token) = (daemon.verifier(), daemon.token(|_| ()));
     assert_eq!(reason(&verifier, &token).await, Reason::FeedStale);
     let mut feed = daemon.subscription().await;
@@ -71,7 +73,7 @@ async fn nothing_is_decided_before_the_feed_is_complete() {
 // Proves law 10.
 #[tokio::test]
 async fn after_a_lowering_every_use_is_refused_by_its_fence() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, feed) = daemon.following().await;
     let token = daemon.token(|_| ());
     let access = check(&verifier, &token).await.unwrap();
@@ -94,7 +96,7 @@ async fn after_a_lowering_every_use_is_refused_by_its_fence() {
 // Proves law 11.
 #[tokio::test]
 async fn each_fence_of_a_token_ends_it() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, feed) = daemon.following().await;
     let (said, others) = (daemon.claims().named_fences().unwrap(), other_fences());
     assert_eq!(said.len() + others.len(), 13, "{said:?}");
@@ -118,7 +120,7 @@ async fn each_fence_of_a_token_ends_it() {
 // Proves law 23.
 #[tokio::test]
 async fn one_lowering_ends_a_thousand_uses_behind_it_and_nothing_else() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, feed) = daemon.following().await;
     let (mut behind, mut beside) = (Vec::new(), Vec::new());
     for n in 0..1_000u128 {
@@ -142,7 +144,7 @@ async fn one_lowering_ends_a_thousand_uses_behind_it_and_nothing_else() {
 
 #[tokio::test]
 async fn a_feed_is_stale_from_the_last_tick_that_was_echoed() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, mut feed) = daemon.following().await;
     let (token, clock) = (daemon.token(|_| ()), daemon.clock.clone());
     let access = check(&verifier, &token).await.unwrap();
@@ -173,7 +175,7 @@ async fn a_feed_is_stale_from_the_last_tick_that_was_echoed() {
 
 #[tokio::test]
 async fn a_missing_echo_starts_the_feed_over() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, mut feed) = daemon.following().await;
     daemon.clock.advance(TICK);
     let skipped = feed.next_tick().await;
@@ -187,7 +189,7 @@ async fn a_missing_echo_starts_the_feed_over() {
 
 #[tokio::test]
 async fn a_gap_refuses_everything_at_once_and_starts_the_feed_over() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, feed) = daemon.following().await;
     let token = daemon.token(|_| ());
     let access = check(&verifier, &token).await.unwrap();
@@ -205,7 +207,7 @@ async fn a_gap_refuses_everything_at_once_and_starts_the_feed_over() {
 
 #[tokio::test]
 async fn a_snapshot_from_before_what_was_seen_is_refused() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, feed) = daemon.following().await;
     drop(feed);
     let mut again = daemon.subscription().await;
@@ -217,7 +219,7 @@ async fn a_snapshot_from_before_what_was_seen_is_refused() {
 
 #[tokio::test]
 async fn a_lost_connection_is_replaced_without_a_refusal() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, feed) = daemon.following().await;
     let access = check(&verifier, &daemon.token(|_| ())).await.unwrap();
     let _ = feed.out.send(Err(tonic::Status::resource_exhausted("FELL_BEHIND"))).await;
@@ -230,13 +232,13 @@ async fn a_lost_connection_is_replaced_without_a_refusal() {
 }
 
 /// Gives the verifier another SVID of the same name.
-fn rotate(daemon: &Daemon, source: &StaticSource) {
+fn rotate(daemon: &ScriptedDaemon, source: &StaticSource) {
     source.replace(Some(Arc::new(daemon.ca.svid("/files").svid())), bundles(&[&daemon.ca]));
 }
 
 #[tokio::test]
 async fn a_rotated_svid_opens_a_second_feed_that_takes_over() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let source = daemon.source("/files");
     let (verifier, mut first) = daemon.following_by(source.clone()).await;
     let (token, clock) = (daemon.token(|_| ()), daemon.clock.clone());
@@ -272,7 +274,7 @@ async fn a_rotated_svid_opens_a_second_feed_that_takes_over() {
 
 #[tokio::test]
 async fn a_failed_second_feed_harms_nothing_and_is_tried_again() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let source = daemon.source("/files");
     let (verifier, mut first) = daemon.following_by(source.clone()).await;
     let clock = daemon.clock.clone();
@@ -303,7 +305,7 @@ async fn a_failed_second_feed_harms_nothing_and_is_tried_again() {
 
 #[tokio::test]
 async fn a_clock_that_is_off_by_30_s_refuses_everything() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, mut feed) = daemon.following().await;
     let (token, clock) = (daemon.token(|_| ()), daemon.clock.clone());
     let apart = |seconds: u64| Wall(clock.now().wall.0 + seconds * 1_000);
@@ -322,7 +324,7 @@ async fn a_clock_that_is_off_by_30_s_refuses_everything() {
 // Proves law 12.
 #[tokio::test]
 async fn a_token_ends_by_the_daemons_clock_not_by_ours() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, mut feed) = daemon.following().await;
     let clock = daemon.clock.clone();
     let exp = clock.now().wall.seconds() + 10;
@@ -345,7 +347,7 @@ async fn a_token_ends_by_the_daemons_clock_not_by_ours() {
 // Proves law 39.
 #[tokio::test]
 async fn a_new_epoch_refuses_the_old_tokens() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, feed) = daemon.following().await;
     let old = daemon.token(|_| ());
     let access = check(&verifier, &old).await.unwrap();
@@ -372,7 +374,7 @@ async fn a_new_epoch_refuses_the_old_tokens() {
 
 #[tokio::test]
 async fn an_older_life_of_the_daemon_is_never_gone_back_to() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, feed) = daemon.following().await;
     let token = daemon.token(|_| ());
     drop(feed);
@@ -390,7 +392,7 @@ async fn an_older_life_of_the_daemon_is_never_gone_back_to() {
 
 #[tokio::test]
 async fn a_key_that_is_not_known_is_looked_for_once_and_then_refused() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, mut feed) = daemon.following().await;
     let asked = || daemon.wire.keys_asked.load(Ordering::SeqCst);
     assert_eq!(asked(), 1);
@@ -419,7 +421,7 @@ async fn a_key_that_is_not_known_is_looked_for_once_and_then_refused() {
 
 #[tokio::test]
 async fn a_token_older_than_the_snapshot_is_refused() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let verifier = daemon.verifier();
     let mut feed = daemon.subscription().await;
     let now = daemon.clock.now().wall;
@@ -436,7 +438,7 @@ async fn a_token_older_than_the_snapshot_is_refused() {
 // Proves law 13.
 #[tokio::test]
 async fn wrong_holder_audience_and_scope_have_their_reasons() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, _feed) = daemon.following().await;
     let token = daemon.token(|_| ());
     let (holder, thief) = (HOLDER.parse().unwrap(), "spiffe://a.example/thief".parse().unwrap());
@@ -461,7 +463,7 @@ async fn wrong_holder_audience_and_scope_have_their_reasons() {
 
 #[tokio::test]
 async fn whatever_ends_the_follower_refuses_everything() {
-    let mut daemon = Daemon::start().await;
+    let mut daemon = ScriptedDaemon::start().await;
     let (verifier, _feed) = daemon.following().await;
     let access = check(&verifier, &daemon.token(|_| ())).await.unwrap();
     let ended = access.ended();

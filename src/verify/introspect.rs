@@ -119,16 +119,16 @@ mod tests {
     use crate::{
         proto::v1::IntrospectResponse,
         token::Confirmation,
-        verify::testing::{AUDIENCE, Daemon, HOLDER},
+        verify::testing::{AUDIENCE, HOLDER, ScriptedDaemon},
     };
 
-    fn introspector(daemon: &Daemon) -> Introspector {
+    fn introspector(daemon: &ScriptedDaemon) -> Introspector {
         Introspector::new(&daemon.connector("/files"), AUDIENCE.parse().unwrap(), daemon.clock.clone())
     }
 
     #[tokio::test]
     async fn a_valid_token_is_bound_to_holder_audience_and_certificate() {
-        let daemon = Daemon::start().await;
+        let daemon = ScriptedDaemon::start().await;
         let asks = introspector(&daemon);
         *daemon.wire.introspection.lock().unwrap() =
             Ok(IntrospectResponse { active: true, ..Default::default() });
@@ -157,7 +157,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_token_and_a_refused_request_keep_their_reason() {
-        let daemon = Daemon::start().await;
+        let daemon = ScriptedDaemon::start().await;
         let asks = introspector(&daemon);
         let token = daemon.token(|_| ());
         let says = |answer| *daemon.wire.introspection.lock().unwrap() = answer;

@@ -49,20 +49,20 @@ pub(crate) const EPOCH: u64 = 7;
 pub(crate) const SEQ: u64 = 100;
 
 /// The scripted daemon.
-pub(crate) struct Daemon {
+pub(crate) struct ScriptedDaemon {
     pub(crate) ca: TestCa,
     pub(crate) clock: Arc<ManualClock>,
     pub(crate) key: SigningKey,
     pub(crate) wire: Arc<Wire>,
     address: SocketAddr,
-    subscriptions: mpsc::UnboundedReceiver<Subscription>,
+    subscriptions: mpsc::UnboundedReceiver<FenceStream>,
     _shutdown: DropGuard,
 }
 
 /// The answers of the service, and its callers.
 pub(crate) struct Wire {
     fences: FenceKey,
-    opened: mpsc::UnboundedSender<Subscription>,
+    opened: mpsc::UnboundedSender<FenceStream>,
     pub(crate) epoch: AtomicU64,
     pub(crate) jwks: Mutex<String>,
     pub(crate) keys_asked: AtomicUsize,
@@ -71,7 +71,7 @@ pub(crate) struct Wire {
 }
 
 /// The daemon's side of one `WatchFences` stream.
-pub(crate) struct Subscription {
+pub(crate) struct FenceStream {
     pub(crate) audience: String,
     /// Makes the tags of the names that it lowers.
     fences: FenceKey,
@@ -79,7 +79,7 @@ pub(crate) struct Subscription {
     pub(crate) requests: Streaming<WatchFencesRequest>,
 }
 
-impl Daemon {
+impl ScriptedDaemon {
     pub(crate) async fn start() -> Self {
         let ca = TestCa::new("a.example");
         let clock = Arc::new(ManualClock::new(NOW));
@@ -102,7 +102,7 @@ impl Daemon {
         let service = VerifierServiceServer::from_arc(wire.clone());
         let shutdown = CancellationToken::new();
         tokio::spawn(serve(listener, acceptor, service, ServeOptions::default(), shutdown.clone()));
-        Daemon { ca, clock, key, wire, address, subscriptions, _shutdown: shutdown.drop_guard() }
+        ScriptedDaemon { ca, clock, key, wire, address, subscriptions, _shutdown: shutdown.drop_guard() }
     }
 
     /// A connector to the daemon, with this SVID.
@@ -131,7 +131,7 @@ impl Daemon {
     }
 
     /// The next subscription that was opened. Advances the clock if the follower waits before it opens one.
-    pub(crate) async fn subscription(&mut self) -> Subscription {
+    pub(crate) async fn subscription(&mut self) -> FenceStream {
         loop {
             tokio::select! {
                 biased;
@@ -142,13 +142,13 @@ impl Daemon {
     }
 
     /// The next subscription that was opened. The clock does not move meanwhile.
-    pub(crate) async fn opened(&mut self) -> Subscription {
+    pub(crate) async fn opened(&mut self) -> FenceStream {
         let opened = tokio::time::timeout(Duration::from_secs(10), self.subscriptions.recv()).await;
         opened.expect("it is opened within ten seconds").unwrap()
     }
 
     /// A subscription that was opened and not taken yet, if there is one.
-    pub(crate) fn opened_already(&mut self) -> Option<Subscription> {
+    pub(crate) fn opened_already(&mut self) -> Option<FenceStream> {
         self.subscriptions.try_recv().ok()
     }
 
@@ -158,12 +158,12 @@ impl Daemon {
     }
 
     /// A verifier that is ready: its feed has the snapshot and the first tick. Returns the subscription too.
-    pub(crate) async fn following(&mut self) -> (Verifier, Subscription) {
+    pub(crate) async fn following(&mut self) -> (Verifier, FenceStream) {
         self.following_by(self.source("/files")).await
     }
 
     /// A ready verifier with the SVID of this source.
-    pub(crate) async fn following_by(&mut self, source: Arc<StaticSource>) -> (Verifier, Subscription) {
+    pub(crate) async fn following_by(&mut self, source: Arc<StaticSource>) -> (Verifier, FenceStream) {
         let verifier = self.verifier_by(source);
         let mut feed = self.subscription().await;
         feed.start(EPOCH, self.clock.now().wall).await;
@@ -212,7 +212,7 @@ impl Daemon {
     }
 }
 
-impl Subscription {
+impl FenceStream {
     pub(crate) async fn say(&self, event: Event) {
         // A follower that is gone receives nothing; the test notices that in other ways.
         let _ = self.out.send(Ok(WatchFencesResponse { event: Some(event) })).await;
@@ -264,7 +264,7 @@ impl Subscription {
     }
 
     /// Sends every tick back and lowers the requested names, from a separate task, until the stream ends.
-    pub(crate) fn go_on(mut self, clock: Arc<ManualClock>) -> Lowering {
+    pub(crate) fn go_on(mut self, clock: Arc<ManualClock>) -> FenceLowerer {
         let (names, mut told) = broadcast::channel::<FenceName>(64);
         tokio::spawn(async move {
             let mut seq = SEQ;
@@ -282,14 +282,14 @@ impl Subscription {
                 }
             }
         });
-        Lowering(names)
+        FenceLowerer(names)
     }
 }
 
 /// Lowers fences on a subscription that a task keeps running. Dropping this ends the subscription.
-pub(crate) struct Lowering(broadcast::Sender<FenceName>);
+pub(crate) struct FenceLowerer(broadcast::Sender<FenceName>);
 
-impl Lowering {
+impl FenceLowerer {
     pub(crate) fn lower(&self, name: FenceName) {
         self.0.send(name).unwrap();
     }
@@ -331,7 +331,7 @@ impl VerifierService for Wire {
         let mut requests = request.into_inner();
         let opening = requests.message().await?.ok_or_else(|| Status::invalid_argument("no opening"))?;
         let (out, events) = mpsc::channel(64);
-        let opened = Subscription { audience: opening.audience, fences: self.fences.clone(), out, requests };
+        let opened = FenceStream { audience: opening.audience, fences: self.fences.clone(), out, requests };
         self.opened.send(opened).map_err(|_| Status::unavailable("the test is over"))?;
         Ok(Response::new(ReceiverStream::new(events)))
     }

@@ -42,7 +42,7 @@ enum Server {
 }
 
 /// What is measured: a daemon with a ledger on disk, an echo, and a verifier on the daemon's feed.
-pub(super) struct Lab<'a> {
+pub(super) struct BenchLab<'a> {
     stage: &'a Stage,
     daemon: Child,
     echo: Child,
@@ -60,7 +60,7 @@ struct Connections {
     verifier: Vec<Channel>,
 }
 
-impl<'a> Lab<'a> {
+impl<'a> BenchLab<'a> {
     /// Starts the processes and joins the members.
     pub(super) async fn open(stage: &'a Stage, plan: &BenchPlan) -> Result<Self, String> {
         allow_any_rate(stage).map_err(|e| format!("the configuration cannot be written: {e}"))?;
@@ -91,7 +91,7 @@ impl<'a> Lab<'a> {
             Ok(Connections { member: channels(Role::Trainer)?, verifier: channels(Role::Files)? })
         };
         let connections = [connect(None)?, connect(Some(echo_port))?];
-        Ok(Lab { stage, daemon, echo, running, holder, members, leases, connections })
+        Ok(BenchLab { stage, daemon, echo, running, holder, members, leases, connections })
     }
 
     /// Stops the processes.

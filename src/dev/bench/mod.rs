@@ -7,7 +7,7 @@
 //! | File | Noun |
 //! |---|---|
 //! | `plan` | [`BenchPlan`]: what is measured, for how long |
-//! | `lab` | `Lab`: the daemon and the limit, each a process, and the members that ask |
+//! | `lab` | `BenchLab`: the daemon and the limit, each a process, and the members that ask |
 //! | `echo` | [`serve_echo`]: the server that is the limit |
 //! | `work` | `Work`: one request, repeated |
 //! | `load` | `Load`: many of them at once, and how long each took |
@@ -27,7 +27,7 @@ pub use figure::{Figure, Measured};
 pub use machine::Machine;
 pub use plan::{BenchPlan, Workload};
 
-use lab::Lab;
+use lab::BenchLab;
 
 use super::demo::Stage;
 
@@ -41,7 +41,7 @@ pub async fn run(
     stage: &Stage,
     report: &mut (dyn FnMut(&Figure) + Send),
 ) -> Result<(), String> {
-    let lab = Lab::open(stage, plan).await?;
+    let lab = BenchLab::open(stage, plan).await?;
     for workload in &plan.workloads {
         for in_flight in plan.in_flight_of(*workload) {
             let figure = lab.measure(plan, *workload, in_flight).await?;

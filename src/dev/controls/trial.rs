@@ -29,7 +29,7 @@ pub struct Tried {
 }
 
 /// One control under way.
-pub struct Trial<'a> {
+pub struct ControlTrial<'a> {
     lab: &'a Lab,
     program: &'a Path,
     control: &'a Control,
@@ -37,13 +37,13 @@ pub struct Trial<'a> {
     running: BTreeMap<String, Child>,
 }
 
-impl<'a> Trial<'a> {
+impl<'a> ControlTrial<'a> {
     pub fn new(lab: &'a Lab, program: &'a Path, control: &'a Control) -> Self {
         let kept = BTreeMap::from([
             ("n".to_owned(), control.number.to_string()),
             ("dir".to_owned(), lab.root.display().to_string()),
         ]);
-        Trial { lab, program, control, kept, running: BTreeMap::new() }
+        ControlTrial { lab, program, control, kept, running: BTreeMap::new() }
     }
 
     /// Takes all steps, one after the other, up to the first that goes otherwise.

@@ -5,12 +5,12 @@ use s3s::{S3ErrorCode, S3Result};
 use super::path::RepositoryName;
 use crate::{
     gateway::{
-        caller::Caller,
+        caller::GatewayCaller,
         listing::ListQuery,
         live_access::LiveAccess,
         refusal::{failed, refused, unusable},
         store::{Entry, ObjectInfo},
-        view::{Mount, Need, STABLE_BUCKET, Unusable},
+        view::{Mount, Need, STABLE_BUCKET, UnusableKey},
     },
     limits::{GATEWAY_LIST_MAX, HUB_FILES_MAX},
     name::Digest,
@@ -36,7 +36,7 @@ pub(super) struct RepositoryFile {
 }
 
 /// All leased versions of a repository, the newest last. A foreign repository and one that does not exist get the same answer.
-pub(super) fn revisions(caller: &Caller, name: &RepositoryName) -> S3Result<Vec<LeasedVersion>> {
+pub(super) fn revisions(caller: &GatewayCaller, name: &RepositoryName) -> S3Result<Vec<LeasedVersion>> {
     let mut all = Vec::new();
     let mut why = caller.session.refused.clone();
     for token in &caller.session.tokens {
@@ -80,7 +80,7 @@ pub(super) fn revisions(caller: &Caller, name: &RepositoryName) -> S3Result<Vec<
 
 /// The revision that a client asks for: a version, a commit, or `main`, which is the newest version of the lease.
 pub(super) fn revision(
-    caller: &Caller,
+    caller: &GatewayCaller,
     name: &RepositoryName,
     wanted: Option<&str>,
 ) -> S3Result<LeasedVersion> {
@@ -132,7 +132,7 @@ impl LeasedVersion {
     ///
     /// The store cannot list them, or there are more than [`HUB_FILES_MAX`].
     pub(super) async fn files(&self, prefix: &str) -> S3Result<Vec<RepositoryFile>> {
-        let place = self.mount.place.clone().map_err(|fault| unusable(&Unusable::Store(fault), true))?;
+        let place = self.mount.place.clone().map_err(|fault| unusable(&UnusableKey::Store(fault), true))?;
         let mut query = ListQuery {
             prefix: prefix.to_owned(),
             delimiter: None,

@@ -14,7 +14,7 @@ use super::{
     repository::{LeasedVersion, RepositoryFile, blob_of, revision, revisions},
 };
 use crate::gateway::{
-    caller::{Caller, live},
+    caller::{GatewayCaller, live},
     conditions::Conditions,
     download::Download,
     refusal::{failed, unusable},
@@ -28,7 +28,10 @@ const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 /// # Errors
 ///
 /// The lease does not open it, or it does not exist.
-pub(in crate::gateway) async fn answer(caller: &Caller, request: &Request<Body>) -> S3Result<Response<Body>> {
+pub(in crate::gateway) async fn answer(
+    caller: &GatewayCaller,
+    request: &Request<Body>,
+) -> S3Result<Response<Body>> {
     let (method, uri) = (request.method(), request.uri());
     let question = Question::read(below(uri.path()), uri.query().unwrap_or_default())
         .ok_or_else(|| failed(S3ErrorCode::NoSuchKey, "this facade of the Hub has no such path"))?;
@@ -108,7 +111,7 @@ fn tree(files: &[RepositoryFile], folder: &str, is_recursive: bool) -> Value {
 
 /// The bytes of a file, or only their description.
 async fn resolve(
-    caller: &Caller,
+    caller: &GatewayCaller,
     revision: LeasedVersion,
     path: &str,
     method: &Method,

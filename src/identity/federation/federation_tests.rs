@@ -35,7 +35,7 @@ use crate::{
         load::LoadError,
         source::{IdentitySource, Trust},
         source_state::SourceState,
-        testing::{Issued, NOW, TestCa, at},
+        testing::{IssuedCertificate, NOW, TestCa, at},
     },
     limits,
     name::TrustDomain,
@@ -167,7 +167,7 @@ fn tls(chain: Vec<CertificateDer<'static>>, key: &KeyPair) -> Arc<ServerConfig> 
     Arc::new(config)
 }
 
-fn tls_of(issued: &Issued) -> Arc<ServerConfig> {
+fn tls_of(issued: &IssuedCertificate) -> Arc<ServerConfig> {
     tls(issued.chain.clone(), &issued.key)
 }
 
@@ -205,7 +205,7 @@ struct Case {
 
 impl Case {
     /// A source over `https_spiffe`, with a server that presents this certificate and a bundle file with these roots.
-    async fn spiffe(presented: &Issued, configured: &[&TestCa]) -> Self {
+    async fn spiffe(presented: &IssuedCertificate, configured: &[&TestCa]) -> Self {
         Self::spiffe_at(Server::start(tls_of(presented)).await, configured)
     }
 
@@ -614,7 +614,7 @@ async fn an_unusable_bundle_file_is_reported_at_the_start() {
 
 impl TestCa {
     /// The server's SVID, which is valid for longer than any test advances the clock.
-    fn for_a_day(&self) -> Issued {
+    fn for_a_day(&self) -> IssuedCertificate {
         self.issue(SERVER, &|params| params.not_after = at(NOW.plus(Duration::from_secs(20 * 3_600))))
     }
 
