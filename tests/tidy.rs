@@ -2,7 +2,7 @@
 #![allow(clippy::restriction, reason = "a test that cannot go on has failed")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -413,6 +413,82 @@ fn one_tls_library_and_nothing_that_needs_another_compiler() {
 fn main_is_short() {
     let lines = fs::read_to_string(root().join("src/main.rs")).unwrap().lines().count();
     assert!(lines <= 40, "src/main.rs has {lines} lines");
+}
+
+/// The sources of the crate, without files of tests.
+fn sources() -> Vec<PathBuf> {
+    let is_test =
+        |file: &PathBuf| file.file_name().is_some_and(|name| name.to_str().unwrap().ends_with("tests.rs"));
+    files(&root().join("src"), &["rs"]).into_iter().filter(|file| !is_test(file)).collect()
+}
+
+/// The types that a file declares. Types in modules of tests and associated types do not count.
+fn types(tokens: &[Token]) -> Vec<String> {
+    let mut found = Vec::new();
+    let (mut depth, mut tests_from) = (0, None);
+    for window in tokens.windows(3) {
+        match window {
+            [Token::Mark('{'), ..] => depth += 1,
+            [Token::Mark('}'), ..] => {
+                depth -= 1;
+                tests_from = tests_from.filter(|from| *from < depth);
+            }
+            [Token::Word(key), Token::Word(name), Token::Mark('{')]
+                if key == "mod" && name.ends_with("tests") =>
+            {
+                tests_from = tests_from.or(Some(depth));
+            }
+            [Token::Word(key), Token::Word(name), _]
+                if tests_from.is_none()
+                    && (matches!(key.as_str(), "struct" | "enum" | "trait")
+                        || (key == "type" && depth == 0)) =>
+            {
+                found.push(name.clone());
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn no_two_types_share_a_name() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for file in sources() {
+        for name in types(&tokens(&fs::read_to_string(&file).unwrap())) {
+            places.entry(name).or_default().push(shown(&file));
+        }
+    }
+    assert!(places.len() > 500);
+    places.retain(|_, files| files.len() > 1);
+    assert!(places.is_empty(), "types that share a name: {places:#?}");
+}
+
+#[test]
+fn no_function_is_longer_than_80_lines() {
+    let mut long = Vec::new();
+    for file in sources() {
+        let text = fs::read_to_string(&file).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            let code = line.trim_start();
+            let begins = code.split_whitespace().take(5).any(|word| word == "fn");
+            if !begins || code.starts_with("//") || code.ends_with([';', '}']) {
+                continue;
+            }
+            // rustfmt ends a function with a brace, or a bare declaration with a parenthesis, below its first character.
+            let indent = &line[..line.len() - code.len()];
+            let ends = |line: &str| {
+                line.strip_prefix(indent)
+                    .is_some_and(|rest| rest == "}" || (rest.starts_with(')') && rest.ends_with(';')))
+            };
+            let length = lines[i..].iter().position(|line| ends(line)).map_or(0, |n| n + 1);
+            if length > 80 {
+                long.push(format!("{}:{}: {length} lines", shown(&file), i + 1));
+            }
+        }
+    }
+    assert!(long.is_empty(), "{}", long.join("\n"));
 }
 
 #[test]
