@@ -15,7 +15,7 @@ use tokio::sync::Semaphore;
 use super::{
     bucket_upload::{BucketParts, BucketUpload},
     conditions::Conditions,
-    key::SubKey,
+    key::ObjectPath,
     listing::ListQuery,
     store::{Entries, Entry, FinalCheck, ObjectInfo, ObjectReading, StoreError},
 };
@@ -47,26 +47,26 @@ impl BucketStore {
     }
 
     /// The name of an object in the bucket. A key that marks a folder has none: object stores have no folders.
-    pub(super) fn path(&self, folder: &str, key: &SubKey) -> Result<Path, StoreError> {
+    pub(super) fn path(&self, path: &ObjectPath) -> Result<Path, StoreError> {
+        let ObjectPath { folder, key } = path;
         if key.is_folder() {
             return Err(StoreError::NotFound);
         }
         Path::parse(format!("{}{folder}{}", self.root, key.as_str())).map_err(|_| StoreError::NotFound)
     }
 
-    pub(super) async fn head(&self, folder: &str, key: &SubKey) -> Result<ObjectInfo, StoreError> {
-        let meta = self.objects.head(&self.path(folder, key)?).await.map_err(failed)?;
+    pub(super) async fn head(&self, path: &ObjectPath) -> Result<ObjectInfo, StoreError> {
+        let meta = self.objects.head(&self.path(path)?).await.map_err(failed)?;
         Ok(info(&meta))
     }
 
     pub(super) async fn read(
         &self,
-        folder: &str,
-        key: &SubKey,
+        path: &ObjectPath,
         range: Option<dto::Range>,
         conditions: &Conditions,
     ) -> Result<ObjectReading, StoreError> {
-        let path = self.path(folder, key)?;
+        let path = self.path(path)?;
         let range = range.map(|range| match range {
             dto::Range::Int { first, last: None } => GetRange::Offset(first),
             dto::Range::Int { first, last: Some(last) } => GetRange::Bounded(first..last.saturating_add(1)),
@@ -131,21 +131,16 @@ impl BucketStore {
         Ok(Entries { all, is_complete })
     }
 
-    pub(super) fn begin(&self, folder: &str, key: &SubKey) -> Result<BucketUpload, StoreError> {
-        Ok(BucketUpload::new(self.clone(), self.path(folder, key)?))
+    pub(super) fn begin(&self, path: &ObjectPath) -> Result<BucketUpload, StoreError> {
+        Ok(BucketUpload::new(self.clone(), self.path(path)?))
     }
 
-    pub(super) async fn begin_parts(&self, folder: &str, key: &SubKey) -> Result<BucketParts, StoreError> {
-        BucketParts::begin(self.clone(), self.path(folder, key)?).await
+    pub(super) async fn begin_parts(&self, path: &ObjectPath) -> Result<BucketParts, StoreError> {
+        BucketParts::begin(self.clone(), self.path(path)?).await
     }
 
-    pub(super) async fn delete(
-        &self,
-        folder: &str,
-        key: &SubKey,
-        final_check: FinalCheck,
-    ) -> Result<(), StoreError> {
-        let Ok(path) = self.path(folder, key) else { return Ok(()) };
+    pub(super) async fn delete(&self, path: &ObjectPath, final_check: FinalCheck) -> Result<(), StoreError> {
+        let Ok(path) = self.path(path) else { return Ok(()) };
         final_check().map_err(StoreError::Ended)?;
         match self.objects.delete(&path).await.map_err(failed) {
             Err(StoreError::NotFound) => Ok(()),

@@ -9,7 +9,7 @@ use crate::gateway::{
     bucket::BucketStore,
     bucket_client::{BucketSettings, S3Settings, open},
     conditions::Conditions,
-    key::SubKey,
+    key::{ObjectPath, SubKey},
     listing::ListQuery,
     store::{Entry, FinalCheck, StoreError},
 };
@@ -58,8 +58,8 @@ async fn bucket(case: &Case, keys: &TempDir, location: &str) -> BucketStore {
     open(location, &BucketSettings::S3(settings)).unwrap()
 }
 
-fn key(text: &str) -> SubKey {
-    SubKey::parse(text).unwrap()
+fn path(key: &str) -> ObjectPath {
+    ObjectPath { folder: String::new(), key: SubKey::parse(key).unwrap() }
 }
 
 fn live() -> FinalCheck {
@@ -67,7 +67,7 @@ fn live() -> FinalCheck {
 }
 
 async fn read(store: &BucketStore, name: &str, range: Option<Range>) -> Result<Vec<u8>, StoreError> {
-    let reading = store.read("", &key(name), range, &Conditions::default()).await?;
+    let reading = store.read(&path(name), range, &Conditions::default()).await?;
     let chunks: Vec<Bytes> = reading.chunks.try_collect().await?;
     assert_eq!(chunks.iter().map(Bytes::len).sum::<usize>() as u64, reading.range.end - reading.range.start);
     Ok(chunks.concat())
@@ -79,10 +79,10 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
     let (case, keys) = (Case::new().await, tempfile::tempdir().unwrap());
     let store = bucket(&case, &keys, &format!("s3://acme-models/out/{JOB}/")).await;
 
-    let mut upload = store.begin("", &key("a/small")).unwrap();
+    let mut upload = store.begin(&path("a/small")).unwrap();
     upload.write(Bytes::from_static(b"0123456789")).await.unwrap();
     let placed = upload.place(&Conditions::default(), live()).await.unwrap();
-    assert_eq!((placed.size, store.head("", &key("a/small")).await.unwrap()), (10, placed.clone()));
+    assert_eq!((placed.size, store.head(&path("a/small")).await.unwrap()), (10, placed.clone()));
     assert_eq!(read(&store, "a/small", None).await.unwrap(), b"0123456789");
     let middle = Range::Int { first: 2, last: Some(4) };
     assert_eq!(read(&store, "a/small", Some(middle)).await.unwrap(), b"234");
@@ -94,25 +94,25 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
         if_none_match: Some(ETagCondition::ETag(ETag::Strong(placed.e_tag.clone()))),
         ..Conditions::default()
     };
-    assert!(matches!(store.read("", &key("a/small"), None, &same).await, Err(StoreError::NotModified)));
+    assert!(matches!(store.read(&path("a/small"), None, &same).await, Err(StoreError::NotModified)));
     let only_new = Conditions { if_none_match: Some(ETagCondition::Any), ..Conditions::default() };
-    let mut again = store.begin("", &key("a/small")).unwrap();
+    let mut again = store.begin(&path("a/small")).unwrap();
     again.write(Bytes::from_static(b"other")).await.unwrap();
     assert!(matches!(again.place(&only_new, live()).await, Err(StoreError::Precondition)));
 
     // Larger than one part, so it goes in parts.
-    let mut large = store.begin("", &key("b/large")).unwrap();
+    let mut large = store.begin(&path("b/large")).unwrap();
     for byte in 0..20u8 {
         large.write(Bytes::from(vec![byte; 1 << 20])).await.unwrap();
     }
     assert_eq!(large.place(&Conditions::default(), live()).await.unwrap().size, 20 << 20);
-    let mut revoked = store.begin("", &key("revoked")).unwrap();
+    let mut revoked = store.begin(&path("revoked")).unwrap();
     revoked.write(Bytes::from_static(b"x")).await.unwrap();
     let ended: FinalCheck = Box::new(|| Err(Refusal::new(Reason::Revoked, "it was revoked")));
     assert!(matches!(revoked.place(&Conditions::default(), ended).await, Err(StoreError::Ended(_))));
     assert!(!case.checkpoint("revoked").exists());
 
-    let parts = store.begin_parts("", &key("c")).await.unwrap();
+    let parts = store.begin_parts(&path("c")).await.unwrap();
     let mut stored = Vec::new();
     for (number, size) in [(1u16, 5usize << 20), (2, 3)] {
         let mut part = parts.begin_part(Some(size as u64)).unwrap();
@@ -130,11 +130,11 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
         ListQuery { max: 1, delimiter: Some("/".into()), after: "a/".into(), ..ListQuery::default() };
     let next = store.list("", &folders).await.unwrap();
     assert_eq!(next.all, [Entry::Prefix("b/".into())], "what follows a common prefix");
-    store.delete("", &key("c"), live()).await.unwrap();
-    store.delete("", &key("c"), live()).await.unwrap();
-    assert!(matches!(store.head("", &key("c")).await, Err(StoreError::NotFound)));
+    store.delete(&path("c"), live()).await.unwrap();
+    store.delete(&path("c"), live()).await.unwrap();
+    assert!(matches!(store.head(&path("c")).await, Err(StoreError::NotFound)));
 
     // The key of the store is read again when its file changes.
     std::fs::write(keys.path().join("key"), "another-secret\n").unwrap();
-    assert!(store.head("", &key("a/small")).await.is_err(), "the old key is not used any more");
+    assert!(store.head(&path("a/small")).await.is_err(), "the old key is not used any more");
 }

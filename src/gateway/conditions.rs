@@ -16,6 +16,12 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
+    /// Takes the four conditions of a read: If-Match and If-None-Match, If-Modified-Since and If-Unmodified-Since.
+    pub(super) fn of_read(tags: [Option<ETagCondition>; 2], times: [Option<Timestamp>; 2]) -> Self {
+        let ([if_match, if_none_match], [if_modified_since, if_unmodified_since]) = (tags, times);
+        Conditions { if_match, if_none_match, if_modified_since, if_unmodified_since }
+    }
+
     /// Checks them for a read, in the order of RFC 9110 section 13.2.2.
     pub(super) fn check_read(&self, info: &ObjectInfo) -> Result<(), StoreError> {
         match (&self.if_match, &self.if_unmodified_since) {

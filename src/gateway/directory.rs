@@ -21,7 +21,7 @@ use super::{
     conditions::Conditions,
     directory_upload::{DirectoryParts, DirectoryUpload},
     folder::{Missing, OpenFolder},
-    key::{STAGING, SubKey},
+    key::{ObjectPath, STAGING, SubKey},
     listing::ListQuery,
     store::{Entries, FinalCheck, ObjectInfo, ObjectReading, StoreError},
     walk,
@@ -64,9 +64,9 @@ impl DirectoryStore {
     }
 
     /// Keeps other requests from changing a name between a check and the change. Blocks.
-    pub(super) fn lock_name(&self, folder: &str, key: &SubKey) -> Option<MutexGuard<'_, ()>> {
+    pub(super) fn lock_name(&self, path: &ObjectPath) -> Option<MutexGuard<'_, ()>> {
         let mut hasher = DefaultHasher::new();
-        (folder, key.as_str()).hash(&mut hasher);
+        (&path.folder, path.key.as_str()).hash(&mut hasher);
         let at = usize::try_from(hasher.finish().checked_rem(NAME_LOCKS as u64)?).ok()?;
         Some(self.names.get(at)?.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -83,12 +83,12 @@ impl DirectoryStore {
     /// Opens the folder that a key lies in, and returns the last name of the key. Blocks.
     pub(super) fn open_parent<'a>(
         &self,
-        folder: &str,
-        key: &'a SubKey,
+        path: &'a ObjectPath,
         missing: Missing,
     ) -> io::Result<(OpenFolder, &'a str)> {
-        let mut open = self.open_location(folder, missing)?;
-        let (parents, name) = key.as_str().rsplit_once('/').unwrap_or(("", key.as_str()));
+        let mut open = self.open_location(&path.folder, missing)?;
+        let key = path.key.as_str();
+        let (parents, name) = key.rsplit_once('/').unwrap_or(("", key));
         for parent in parents.split('/').filter(|parent| !parent.is_empty()) {
             open = open.enter(parent, missing)?;
         }
@@ -100,11 +100,11 @@ impl DirectoryStore {
         OpenFolder::root(&self.root)?.enter(STAGING, Missing::IsMade)
     }
 
-    pub(super) async fn head(&self, folder: &str, key: &SubKey) -> Result<ObjectInfo, StoreError> {
-        let (store, folder, key) = (self.clone(), folder.to_owned(), key.clone());
+    pub(super) async fn head(&self, path: &ObjectPath) -> Result<ObjectInfo, StoreError> {
+        let (store, path) = (self.clone(), path.clone());
         self.run(move || {
-            let (parent, name) = store.open_parent(&folder, &key, Missing::Fails).map_err(absent)?;
-            if key.is_folder() {
+            let (parent, name) = store.open_parent(&path, Missing::Fails).map_err(absent)?;
+            if path.key.is_folder() {
                 let marked = parent.enter(name, Missing::Fails).map_err(absent)?;
                 return Ok(marked.own_info()?);
             }
@@ -115,17 +115,15 @@ impl DirectoryStore {
 
     pub(super) async fn read(
         &self,
-        folder: &str,
-        key: &SubKey,
+        path: &ObjectPath,
         range: Option<dto::Range>,
         conditions: &Conditions,
     ) -> Result<ObjectReading, StoreError> {
-        let (store, folder, key, conditions) =
-            (self.clone(), folder.to_owned(), key.clone(), conditions.clone());
+        let (store, path, conditions) = (self.clone(), path.clone(), conditions.clone());
         let (file, info, range) = self
             .run(move || {
-                let (parent, name) = store.open_parent(&folder, &key, Missing::Fails).map_err(absent)?;
-                if key.is_folder() {
+                let (parent, name) = store.open_parent(&path, Missing::Fails).map_err(absent)?;
+                if path.key.is_folder() {
                     let marked = parent.enter(name, Missing::Fails).map_err(absent)?;
                     let info = marked.own_info()?;
                     conditions.check_read(&info)?;
@@ -186,25 +184,20 @@ impl DirectoryStore {
         .await
     }
 
-    pub(super) async fn begin(&self, folder: &str) -> Result<DirectoryUpload, StoreError> {
-        DirectoryUpload::begin(self.clone(), folder.to_owned()).await
+    pub(super) async fn begin(&self, path: &ObjectPath) -> Result<DirectoryUpload, StoreError> {
+        DirectoryUpload::begin(self.clone(), path.clone()).await
     }
 
-    pub(super) async fn begin_parts(&self, folder: &str) -> Result<DirectoryParts, StoreError> {
-        DirectoryParts::begin(self.clone(), folder.to_owned()).await
+    pub(super) async fn begin_parts(&self, path: &ObjectPath) -> Result<DirectoryParts, StoreError> {
+        DirectoryParts::begin(self.clone(), path.clone()).await
     }
 
-    pub(super) async fn delete(
-        &self,
-        folder: &str,
-        key: &SubKey,
-        final_check: FinalCheck,
-    ) -> Result<(), StoreError> {
-        let (store, folder, key) = (self.clone(), folder.to_owned(), key.clone());
+    pub(super) async fn delete(&self, path: &ObjectPath, final_check: FinalCheck) -> Result<(), StoreError> {
+        let (store, path) = (self.clone(), path.clone());
         self.run(move || {
-            let _turn = store.lock_name(&folder, &key);
+            let _turn = store.lock_name(&path);
             final_check().map_err(StoreError::Ended)?;
-            match store.delete_now(&folder, &key).map_err(absent) {
+            match store.delete_now(&path).map_err(absent) {
                 Err(StoreError::NotFound) => Ok(()),
                 deleted => deleted,
             }
@@ -213,9 +206,9 @@ impl DirectoryStore {
     }
 
     /// Removes a file, and the folders above it that are empty then, up to that of the location.
-    fn delete_now(&self, folder: &str, key: &SubKey) -> io::Result<()> {
-        let (parent, name) = self.open_parent(folder, key, Missing::Fails)?;
-        if key.is_folder() {
+    fn delete_now(&self, path: &ObjectPath) -> io::Result<()> {
+        let (parent, name) = self.open_parent(path, Missing::Fails)?;
+        if path.key.is_folder() {
             return match parent.remove_folder(name) {
                 // Keys below a marked folder stay when its mark is removed.
                 Err(error) if matches!(errno(&error), Some(Errno::ENOTEMPTY | Errno::EEXIST)) => Ok(()),
@@ -223,28 +216,27 @@ impl DirectoryStore {
             };
         }
         parent.remove_file(name)?;
-        let mut key = key.as_str();
-        while let Some((above, _)) = key.rsplit_once('/') {
-            let Ok(above_key) = SubKey::parse(above) else { break };
-            let Ok((parent, name)) = self.open_parent(folder, &above_key, Missing::Fails) else { break };
+        let mut emptied = path.clone();
+        while let Some((above, _)) = emptied.key.as_str().rsplit_once('/') {
+            let Ok(key) = SubKey::parse(above) else { break };
+            emptied.key = key;
+            let Ok((parent, name)) = self.open_parent(&emptied, Missing::Fails) else { break };
             if parent.remove_folder(name).is_err() {
                 break;
             }
-            key = above;
         }
         Ok(())
     }
 
     pub(super) async fn make_folder(
         &self,
-        folder: &str,
-        key: &SubKey,
+        path: &ObjectPath,
         final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
-        let (store, folder, key) = (self.clone(), folder.to_owned(), key.clone());
+        let (store, path) = (self.clone(), path.clone());
         self.run(move || {
             final_check().map_err(StoreError::Ended)?;
-            let (parent, name) = store.open_parent(&folder, &key, Missing::IsMade).map_err(in_the_way)?;
+            let (parent, name) = store.open_parent(&path, Missing::IsMade).map_err(in_the_way)?;
             Ok(parent.enter(name, Missing::IsMade).map_err(in_the_way)?.own_info()?)
         })
         .await

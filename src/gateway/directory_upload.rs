@@ -9,7 +9,7 @@ use super::{
     conditions::Conditions,
     directory::{DirectoryStore, absent, errno, in_the_way},
     folder::{Existing, Missing, OpenFolder},
-    key::SubKey,
+    key::ObjectPath,
     store::{FinalCheck, ObjectInfo, StoreError},
     upload::StoredPart,
 };
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct DirectoryUpload {
     store: DirectoryStore,
-    folder: String,
+    path: ObjectPath,
     temporary: Arc<TemporaryFile>,
     /// Bytes that were received and are not written yet.
     waiting: Vec<Bytes>,
@@ -65,13 +65,13 @@ impl TemporaryFile {
 }
 
 impl DirectoryUpload {
-    pub(super) async fn begin(store: DirectoryStore, folder: String) -> Result<Self, StoreError> {
+    pub(super) async fn begin(store: DirectoryStore, path: ObjectPath) -> Result<Self, StoreError> {
         let (opener, staged) = (store.clone(), store.clone());
         let temporary =
             opener.run(move || TemporaryFile::create(staged.open_staging().map_err(in_the_way)?)).await?;
         Ok(DirectoryUpload {
             store,
-            folder,
+            path,
             temporary: Arc::new(temporary),
             waiting: Vec::new(),
             waiting_bytes: 0,
@@ -92,19 +92,17 @@ impl DirectoryUpload {
 
     pub(super) async fn place(
         mut self,
-        key: &SubKey,
         conditions: &Conditions,
         final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         self.flush().await?;
-        let (key, conditions) = (key.clone(), conditions.clone());
-        let DirectoryUpload { store, folder, temporary, .. } = self;
+        let conditions = conditions.clone();
+        let DirectoryUpload { store, path, temporary, .. } = self;
         store
             .clone()
             .run(move || {
                 temporary.file.sync_all()?;
-                let target =
-                    UploadTarget { store: &store, folder: &folder, key: &key, conditions: &conditions };
+                let target = UploadTarget { store: &store, path: &path, conditions: &conditions };
                 target.move_in(&temporary.staging, &temporary.name, &final_check)
             })
             .await
@@ -114,8 +112,7 @@ impl DirectoryUpload {
 /// The name that an upload gets.
 struct UploadTarget<'a> {
     store: &'a DirectoryStore,
-    folder: &'a str,
-    key: &'a SubKey,
+    path: &'a ObjectPath,
     conditions: &'a Conditions,
 }
 
@@ -128,9 +125,8 @@ impl UploadTarget<'_> {
         final_check: &FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         final_check().map_err(StoreError::Ended)?;
-        let _turn = self.store.lock_name(self.folder, self.key);
-        let (parent, last) =
-            self.store.open_parent(self.folder, self.key, Missing::IsMade).map_err(in_the_way)?;
+        let _turn = self.store.lock_name(self.path);
+        let (parent, last) = self.store.open_parent(self.path, Missing::IsMade).map_err(in_the_way)?;
         let present = match parent.info(last).map_err(absent) {
             Ok(info) => Some(info),
             Err(StoreError::NotFound) => None,
@@ -148,14 +144,14 @@ impl UploadTarget<'_> {
 #[derive(Debug)]
 pub(super) struct DirectoryParts {
     store: DirectoryStore,
-    folder: String,
+    path: ObjectPath,
     name: String,
 }
 
 impl DirectoryParts {
-    pub(super) async fn begin(store: DirectoryStore, folder: String) -> Result<Self, StoreError> {
+    pub(super) async fn begin(store: DirectoryStore, path: ObjectPath) -> Result<Self, StoreError> {
         let name = format!("parts-{:032x}", random_u128().map_err(io::Error::other)?);
-        let parts = DirectoryParts { store, folder, name };
+        let parts = DirectoryParts { store, path, name };
         let (store, name) = (parts.store.clone(), parts.name.clone());
         let maker = parts.store.clone();
         maker
@@ -177,7 +173,7 @@ impl DirectoryParts {
             self.store.run(move || TemporaryFile::create(Self::open(&store, &name).map_err(absent)?)).await?;
         Ok(DirectoryUpload {
             store: self.store.clone(),
-            folder: self.folder.clone(),
+            path: self.path.clone(),
             temporary: Arc::new(temporary),
             waiting: Vec::new(),
             waiting_bytes: 0,
@@ -205,19 +201,17 @@ impl DirectoryParts {
 
     pub(super) async fn complete(
         &self,
-        key: &SubKey,
         wanted: &[(u16, StoredPart)],
         conditions: &Conditions,
         final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
-        let (store, folder, name) = (self.store.clone(), self.folder.clone(), self.name.clone());
-        let (key, conditions, wanted) = (key.clone(), conditions.clone(), wanted.to_vec());
+        let (store, path, name) = (self.store.clone(), self.path.clone(), self.name.clone());
+        let (conditions, wanted) = (conditions.clone(), wanted.to_vec());
         self.store
             .run(move || {
                 let whole = TemporaryFile::create(Self::open(&store, &name).map_err(absent)?)?;
                 join(&whole, &wanted, &final_check)?;
-                let target =
-                    UploadTarget { store: &store, folder: &folder, key: &key, conditions: &conditions };
+                let target = UploadTarget { store: &store, path: &path, conditions: &conditions };
                 target.move_in(&whole.staging, &whole.name, &final_check)
             })
             .await

@@ -31,6 +31,14 @@ pub(super) enum KeyFault {
     Reserved,
 }
 
+/// The name of an object in a store: the folder of a location, and the key below it.
+#[derive(Clone, Debug)]
+pub(super) struct ObjectPath {
+    /// Below the root of the store. Ends in a slash, or is empty for the root itself.
+    pub(super) folder: String,
+    pub(super) key: SubKey,
+}
+
 impl SubKey {
     /// Checks the bytes as they are: nothing is decoded, joined or removed. One slash at the end marks a folder.
     pub(super) fn parse(text: &str) -> Result<Self, KeyFault> {

@@ -40,11 +40,11 @@ pub(super) async fn create(
     without(input.tagging.as_deref().is_some_and(|tags| !tags.is_empty()), "tags")?;
     check_acl(input.acl.as_ref().map(s3s::dto::ObjectCannedACL::as_str))?;
     let opened = caller.open(&input.bucket, &input.key, Need::Write)?;
-    if opened.found.key.is_folder() {
+    if opened.found.path.key.is_folder() {
         return Err(folder_with_bytes());
     }
     uploads.check_room(&opened)?;
-    let parts = opened.found.place.store.begin_parts(&opened.found.place.folder, &opened.found.key).await?;
+    let parts = opened.found.store.begin_parts(&opened.found.path).await?;
     let upload = uploads.add(&caller, &opened, [&input.bucket, &input.key], parts)?;
     Ok(S3Response::new(CreateMultipartUploadOutput {
         bucket: Some(input.bucket),
@@ -102,12 +102,10 @@ pub(super) async fn upload_part_copy(
     let range = range.map_err(|_| {
         failed(S3ErrorCode::InvalidArgument, "x-amz-copy-source-range is not bytes=FIRST-LAST")
     })?;
-    let conditions = Conditions {
-        if_match: input.copy_source_if_match,
-        if_none_match: input.copy_source_if_none_match,
-        if_modified_since: input.copy_source_if_modified_since,
-        if_unmodified_since: input.copy_source_if_unmodified_since,
-    };
+    let conditions = Conditions::of_read(
+        [input.copy_source_if_match, input.copy_source_if_none_match],
+        [input.copy_source_if_modified_since, input.copy_source_if_unmodified_since],
+    );
     let mut upload = open.parts.begin_part(None).await?;
     copy(&source, range, &conditions, &mut upload, &target.access).await?;
     open.check_open()?;
@@ -163,7 +161,7 @@ pub(super) async fn complete(
         // The caller's room and the turn are held until the end.
         let (_caller, _turn) = (caller, turn);
         let look = final_check(&opened.access);
-        let info = open.parts.complete(&opened.found.key, &wanted, &conditions, look).await?;
+        let info = open.parts.complete(&wanted, &conditions, look).await?;
         uploads.completed(&open, info.e_tag.clone());
         if let Err(error) = open.parts.remove().await {
             tracing::error!(%error, "the rest of a completed upload could not be removed");

@@ -194,7 +194,7 @@ impl OpenUploads {
         let known = table.completed.iter().find(|known| known.id == id)?;
         let same = known.holder == *caller.connection.peer.spiffe_id()
             && known.found.object == opened.found.object
-            && known.found.key == opened.found.key;
+            && known.found.path.key == opened.found.path.key;
         same.then(|| known.e_tag.clone())
     }
 
@@ -275,7 +275,7 @@ impl OpenUpload {
         let (now, then) = (opened.access.access().claims(), self.state().access.access().claims().lh.attempt);
         self.holder == *caller.connection.peer.spiffe_id()
             && self.found.object == opened.found.object
-            && self.found.key == opened.found.key
+            && self.found.path.key == opened.found.path.key
             && now.lh.attempt == then
     }
 

@@ -26,14 +26,12 @@ pub(super) async fn get_object(request: S3Request<GetObjectInput>) -> S3Result<S
     without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
     let range = part_range(input.part_number, input.range)?;
     let opened = caller.open(&input.bucket, &input.key, Need::Read)?;
-    let conditions = Conditions {
-        if_match: input.if_match,
-        if_none_match: input.if_none_match,
-        if_modified_since: input.if_modified_since,
-        if_unmodified_since: input.if_unmodified_since,
-    };
-    let (place, key) = (&opened.found.place, &opened.found.key);
-    let reading = place.store.read(&place.folder, key, range, &conditions).await?;
+    let conditions = Conditions::of_read(
+        [input.if_match, input.if_none_match],
+        [input.if_modified_since, input.if_unmodified_since],
+    );
+    let found = &opened.found;
+    let reading = found.store.read(&found.path, range, &conditions).await?;
     live(&opened.access)?;
     let bytes = reading.range.end.saturating_sub(reading.range.start);
     let content_range = range.map(|_| {
@@ -61,14 +59,12 @@ pub(super) async fn head_object(
     check_version(input.version_id.as_deref())?;
     without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
     let opened = caller.open(&input.bucket, &input.key, Need::Read)?;
-    let conditions = Conditions {
-        if_match: input.if_match,
-        if_none_match: input.if_none_match,
-        if_modified_since: input.if_modified_since,
-        if_unmodified_since: input.if_unmodified_since,
-    };
-    let (place, key) = (&opened.found.place, &opened.found.key);
-    let info = place.store.head(&place.folder, key).await?;
+    let conditions = Conditions::of_read(
+        [input.if_match, input.if_none_match],
+        [input.if_modified_since, input.if_unmodified_since],
+    );
+    let found = &opened.found;
+    let info = found.store.head(&found.path).await?;
     conditions.check_read(&info)?;
     live(&opened.access)?;
     Ok(S3Response::new(HeadObjectOutput {

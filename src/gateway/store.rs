@@ -10,7 +10,7 @@ use super::{
     bucket::BucketStore,
     conditions::Conditions,
     directory::DirectoryStore,
-    key::SubKey,
+    key::ObjectPath,
     listing::ListQuery,
     upload::{Parts, Upload},
 };
@@ -94,24 +94,23 @@ pub(super) type FinalCheck = Box<dyn Fn() -> Result<(), Refusal> + Send + Sync>;
 
 impl LocationStore {
     /// Describes an object.
-    pub(super) async fn head(&self, folder: &str, key: &SubKey) -> Result<ObjectInfo, StoreError> {
+    pub(super) async fn head(&self, path: &ObjectPath) -> Result<ObjectInfo, StoreError> {
         match self {
-            LocationStore::Directory(directory) => directory.head(folder, key).await,
-            LocationStore::Bucket(bucket) => bucket.head(folder, key).await,
+            LocationStore::Directory(directory) => directory.head(path).await,
+            LocationStore::Bucket(bucket) => bucket.head(path).await,
         }
     }
 
     /// Opens an object, or a range of it.
     pub(super) async fn read(
         &self,
-        folder: &str,
-        key: &SubKey,
+        path: &ObjectPath,
         range: Option<dto::Range>,
         conditions: &Conditions,
     ) -> Result<ObjectReading, StoreError> {
         match self {
-            LocationStore::Directory(directory) => directory.read(folder, key, range, conditions).await,
-            LocationStore::Bucket(bucket) => bucket.read(folder, key, range, conditions).await,
+            LocationStore::Directory(directory) => directory.read(path, range, conditions).await,
+            LocationStore::Bucket(bucket) => bucket.read(path, range, conditions).await,
         }
     }
 
@@ -124,43 +123,37 @@ impl LocationStore {
     }
 
     /// Begins an upload.
-    pub(super) async fn begin(&self, folder: &str, key: &SubKey) -> Result<Upload, StoreError> {
+    pub(super) async fn begin(&self, path: &ObjectPath) -> Result<Upload, StoreError> {
         match self {
-            LocationStore::Directory(directory) => directory.begin(folder).await.map(Upload::Directory),
-            LocationStore::Bucket(bucket) => bucket.begin(folder, key).map(Upload::Bucket),
+            LocationStore::Directory(directory) => directory.begin(path).await.map(Upload::Directory),
+            LocationStore::Bucket(bucket) => bucket.begin(path).map(Upload::Bucket),
         }
     }
 
     /// Begins an upload in parts.
-    pub(super) async fn begin_parts(&self, folder: &str, key: &SubKey) -> Result<Parts, StoreError> {
+    pub(super) async fn begin_parts(&self, path: &ObjectPath) -> Result<Parts, StoreError> {
         match self {
-            LocationStore::Directory(directory) => directory.begin_parts(folder).await.map(Parts::Directory),
-            LocationStore::Bucket(bucket) => bucket.begin_parts(folder, key).await.map(Parts::Bucket),
+            LocationStore::Directory(directory) => directory.begin_parts(path).await.map(Parts::Directory),
+            LocationStore::Bucket(bucket) => bucket.begin_parts(path).await.map(Parts::Bucket),
         }
     }
 
     /// Removes an object. It is no mistake if there is none.
-    pub(super) async fn delete(
-        &self,
-        folder: &str,
-        key: &SubKey,
-        final_check: FinalCheck,
-    ) -> Result<(), StoreError> {
+    pub(super) async fn delete(&self, path: &ObjectPath, final_check: FinalCheck) -> Result<(), StoreError> {
         match self {
-            LocationStore::Directory(directory) => directory.delete(folder, key, final_check).await,
-            LocationStore::Bucket(bucket) => bucket.delete(folder, key, final_check).await,
+            LocationStore::Directory(directory) => directory.delete(path, final_check).await,
+            LocationStore::Bucket(bucket) => bucket.delete(path, final_check).await,
         }
     }
 
     /// Makes a folder, if the store has any.
     pub(super) async fn make_folder(
         &self,
-        folder: &str,
-        key: &SubKey,
+        path: &ObjectPath,
         final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         match self {
-            LocationStore::Directory(directory) => directory.make_folder(folder, key, final_check).await,
+            LocationStore::Directory(directory) => directory.make_folder(path, final_check).await,
             // Object stores have no folders, so nothing has to be made.
             LocationStore::Bucket(_) => {
                 Ok(ObjectInfo { size: 0, e_tag: FOLDER_TAG.to_owned(), modified: SystemTime::UNIX_EPOCH })

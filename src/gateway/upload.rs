@@ -6,7 +6,6 @@ use super::{
     bucket_upload::{BucketPart, BucketParts, BucketUpload},
     conditions::Conditions,
     directory_upload::{DirectoryParts, DirectoryUpload},
-    key::SubKey,
     store::{FinalCheck, ObjectInfo, StoreError},
 };
 
@@ -31,12 +30,11 @@ impl Upload {
     /// Makes it visible as an object, if the conditions hold and the access lasts.
     pub(super) async fn place(
         self,
-        key: &SubKey,
         conditions: &Conditions,
         final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         match self {
-            Upload::Directory(upload) => upload.place(key, conditions, final_check).await,
+            Upload::Directory(upload) => upload.place(conditions, final_check).await,
             Upload::Bucket(upload) => upload.place(conditions, final_check).await,
             // A part becomes visible with its upload only.
             Upload::BucketPart(_) => Err(StoreError::PartsMissing),
@@ -80,13 +78,12 @@ impl Parts {
     /// Joins parts, each given by its number and what is stored, into an object, which becomes visible if the conditions hold and the access lasts.
     pub(super) async fn complete(
         &self,
-        key: &SubKey,
         wanted: &[(u16, StoredPart)],
         conditions: &Conditions,
         final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         match self {
-            Parts::Directory(parts) => parts.complete(key, wanted, conditions, final_check).await,
+            Parts::Directory(parts) => parts.complete(wanted, conditions, final_check).await,
             Parts::Bucket(parts) => parts.complete(wanted, conditions, final_check).await,
         }
     }

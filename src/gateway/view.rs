@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    key::{KeyFault, SubKey},
+    key::{KeyFault, ObjectPath, SubKey},
+    store::LocationStore,
     stores::{NoStore, Place, Stores},
 };
 use crate::{
@@ -131,8 +132,8 @@ pub(super) fn bucket_and_prefix(location: &str) -> Option<(&str, &str)> {
 /// An object of a request, found in a mount.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
-    pub(super) place: Place,
-    pub(super) key: SubKey,
+    pub(super) store: Arc<LocationStore>,
+    pub(super) path: ObjectPath,
     pub(super) object: Object,
 }
 
@@ -147,8 +148,8 @@ impl Mount {
     /// Returns the object that the rest of a key names in this mount.
     pub(super) fn found(&self, rest: &str) -> Result<Found, UnusableKey> {
         let key = SubKey::parse(rest).map_err(UnusableKey::Key)?;
-        let place = self.place.clone().map_err(UnusableKey::Store)?;
-        Ok(Found { place, key, object: self.object.clone() })
+        let Place { store, folder } = self.place.clone().map_err(UnusableKey::Store)?;
+        Ok(Found { store, path: ObjectPath { folder, key }, object: self.object.clone() })
     }
 }
 

@@ -107,10 +107,10 @@ fn a_million_keys_find_no_way_out_of_a_prefix() {
             let Ok(found) = mount.found(rest) else { continue };
             opened += 1;
             // What is opened is what was written, letter by letter.
-            let slash = if found.key.is_folder() { "/" } else { "" };
-            assert_eq!(format!("{}{}{slash}", mount.prefix, found.key.as_str()), key);
-            assert_eq!(found.place.folder, "ds/");
-            let path = format!("/base/{}{}", found.place.folder, found.key.as_str());
+            let slash = if found.path.key.is_folder() { "/" } else { "" };
+            assert_eq!(format!("{}{}{slash}", mount.prefix, found.path.key.as_str()), key);
+            assert_eq!(found.path.folder, "ds/");
+            let path = format!("/base/{}{}", found.path.folder, found.path.key.as_str());
             assert!(
                 found
                     .key

@@ -33,12 +33,12 @@ pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S
         length: announced_length(&headers, input.content_length)?,
         checksums: Checksums::announced(&headers, trailing_headers, input.content_md5.as_deref())?,
     };
-    let (place, key) = (&opened.found.place, &opened.found.key);
-    if key.is_folder() {
+    let found = &opened.found;
+    if found.path.key.is_folder() {
         if has_bytes(input.body).await {
             return Err(folder_with_bytes());
         }
-        let info = place.store.make_folder(&place.folder, key, final_check(&opened.access)).await?;
+        let info = found.store.make_folder(&found.path, final_check(&opened.access)).await?;
         return Ok(S3Response::new(PutObjectOutput {
             e_tag: Some(e_tag(&info)),
             ..PutObjectOutput::default()
@@ -46,9 +46,9 @@ pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S
     }
     let conditions =
         Conditions { if_match: input.if_match, if_none_match: input.if_none_match, ..Conditions::default() };
-    let mut upload = place.store.begin(&place.folder, key).await?;
+    let mut upload = found.store.begin(&found.path).await?;
     let compared = receive(input.body, announced, &mut upload, &opened.access, &caller).await?;
-    let info = upload.place(key, &conditions, final_check(&opened.access)).await?;
+    let info = upload.place(&conditions, final_check(&opened.access)).await?;
     Ok(S3Response::new(PutObjectOutput {
         e_tag: Some(e_tag(&info)),
         size: Some(signed(info.size)),
@@ -117,19 +117,17 @@ pub(super) async fn copy_object(
     without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
     let source = open_source(&caller, &input.copy_source)?;
     let target = caller.open(&input.bucket, &input.key, Need::Write)?;
-    let conditions = Conditions {
-        if_match: input.copy_source_if_match,
-        if_none_match: input.copy_source_if_none_match,
-        if_modified_since: input.copy_source_if_modified_since,
-        if_unmodified_since: input.copy_source_if_unmodified_since,
-    };
-    let (place, key) = (&target.found.place, &target.found.key);
-    if key.is_folder() {
+    let conditions = Conditions::of_read(
+        [input.copy_source_if_match, input.copy_source_if_none_match],
+        [input.copy_source_if_modified_since, input.copy_source_if_unmodified_since],
+    );
+    let found = &target.found;
+    if found.path.key.is_folder() {
         return Err(folder_with_bytes());
     }
-    let mut upload = place.store.begin(&place.folder, key).await?;
+    let mut upload = found.store.begin(&found.path).await?;
     copy(&source, None, &conditions, &mut upload, &target.access).await?;
-    let info = upload.place(key, &Conditions::default(), final_check(&target.access)).await?;
+    let info = upload.place(&Conditions::default(), final_check(&target.access)).await?;
     Ok(S3Response::new(CopyObjectOutput {
         copy_object_result: Some(CopyObjectResult {
             e_tag: Some(e_tag(&info)),
@@ -161,12 +159,11 @@ pub(super) async fn copy(
     upload: &mut Upload,
     target: &LiveAccess,
 ) -> S3Result<()> {
-    let (place, key) = (&source.found.place, &source.found.key);
-    let reading =
-        place.store.read(&place.folder, key, range, conditions).await.map_err(|error| match error {
-            StoreError::NotModified => StoreError::Precondition,
-            error => error,
-        })?;
+    let found = &source.found;
+    let reading = found.store.read(&found.path, range, conditions).await.map_err(|error| match error {
+        StoreError::NotModified => StoreError::Precondition,
+        error => error,
+    })?;
     let (mut chunks, mut left) = (reading.chunks, reading.range.end.saturating_sub(reading.range.start));
     while let Some(chunk) = chunks.try_next().await? {
         live(&source.access)?;
@@ -193,8 +190,7 @@ pub(super) async fn delete_object(
 
 async fn delete(caller: &GatewayCaller, bucket: &str, key: &str) -> S3Result<()> {
     let opened = caller.open(bucket, key, Need::Delete)?;
-    let (place, key) = (&opened.found.place, &opened.found.key);
-    Ok(place.store.delete(&place.folder, key, final_check(&opened.access)).await?)
+    Ok(opened.found.store.delete(&opened.found.path, final_check(&opened.access)).await?)
 }
 
 /// Authorizes each key by itself. One that is refused does not hold the others back.

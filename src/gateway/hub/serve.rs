@@ -118,9 +118,8 @@ async fn resolve(
     headers: &HeaderMap,
 ) -> S3Result<Response<Body>> {
     let found = revision.mount.found(path).map_err(|fault| unusable(&fault, true))?;
-    let (place, key) = (&found.place, &found.key);
     if *method == Method::HEAD {
-        let info = place.store.head(&place.folder, key).await?;
+        let info = found.store.head(&found.path).await?;
         live(&revision.access)?;
         let mut response = Response::new(Body::empty());
         describe(response.headers_mut(), &revision, &info, info.size);
@@ -130,7 +129,7 @@ async fn resolve(
     let range = range.map(dto::Range::parse).transpose();
     let range =
         range.map_err(|_| failed(S3ErrorCode::InvalidRange, "the header `Range` is not understood"))?;
-    let reading = place.store.read(&place.folder, key, range, &Conditions::default()).await?;
+    let reading = found.store.read(&found.path, range, &Conditions::default()).await?;
     live(&revision.access)?;
     let bytes = reading.range.end.saturating_sub(reading.range.start);
     let (info, part) = (reading.info, reading.range);
