@@ -3,11 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use super::{
-    decide::{Decisions, gate_of},
-    lockout::locked_human,
-    rules::Rules,
-};
+use super::{decide::Decisions, lockout::locked_human, rules::Rules};
 use crate::{
     catalog::Principal,
     job::{Approval, Gate, Job, count_people},
@@ -156,7 +152,7 @@ impl Decisions {
 
 /// A gate as the policy has it now. If the policy no longer has it, the copy in the job.
 pub(super) fn gate_now(rules: &Rules, job: &Job, gate: &str) -> Option<Gate> {
-    let rule = rules.engine.gate(gate).cloned().map(gate_of);
+    let rule = rules.engine.gate(gate).cloned();
     rule.or_else(|| job.gates.iter().find(|g| g.id == gate).cloned())
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     access_request::{AccessRequest, Overtaken},
     caller::Caller,
-    decide::{WorkQuestion, approval_required, gate_of, tuned, work_of},
+    decide::{WorkQuestion, approval_required, tuned, work_of},
     jobs::JobUseCases,
     names,
     refusals::{key_conflict, no_random, plain_refusal},
@@ -13,11 +13,10 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, Principal},
-    job::{Approval, End, Gate, Input, Job, JobState, Spec},
+    job::{Approval, End, Gate, Input, Job, Spec},
     ledger::Actor,
     name::{
-        Digest, FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, ResourceName, SpiffeId,
-        TenantName,
+        FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, ResourceName, SpiffeId, TenantName,
     },
     policy::{Asker, Phase, Relation, Rpc, Verdict},
     reason::{Reason, Refusal},
@@ -87,7 +86,8 @@ impl JobUseCases {
             return Err(key_conflict(existing.id));
         }
         let inputs = self.may_create(rules, caller, &spec, &standing.names)?;
-        let job = self.new_job(id, &spec, digest, caller, idempotency_key, inputs);
+        let now = self.context.clock.now().lease;
+        let job = Job::new(id, spec, digest, caller.id().clone(), idempotency_key.to_owned(), now, inputs);
         let decided = self.decide_job(rules, &job, Phase::Creating)?;
         self.tokens.tokens_fit(rules, &job)?;
         let decisions = decided.decisions;
@@ -141,39 +141,6 @@ impl JobUseCases {
             let _ = self.endings.end_work(job.id, &by, "an approval was withdrawn", withdraw);
         }
         self.context.state.job(job.id).unwrap_or(job)
-    }
-
-    fn new_job(
-        &self,
-        id: JobId,
-        spec: &Arc<Spec>,
-        spec_digest: Digest,
-        caller: &Caller,
-        idempotency_key: &str,
-        inputs: Vec<Input>,
-    ) -> Job {
-        let now = self.context.clock.now().lease;
-        Job {
-            id,
-            spec: spec.clone(),
-            spec_digest,
-            launcher: caller.id().clone(),
-            acting_for: spec.acting_for.clone(),
-            idempotency_key: idempotency_key.to_owned(),
-            created: now,
-            ends: now.plus(spec.max_duration),
-            inputs: inputs.into(),
-            state: JobState::Ready,
-            gates: Vec::new(),
-            approvals: Vec::new(),
-            sweep_place: None,
-            emergency: None,
-            attempts: Vec::new(),
-            closed: None,
-            detail: String::new(),
-            ended_memberships: Vec::new(),
-            compromised: None,
-        }
     }
 
     fn authorize_create(&self, caller: &Caller, spec: &Spec) -> Result<(), Refusal> {
@@ -236,7 +203,7 @@ impl JobUseCases {
                 Verdict::Wait { gates: wanted, parts } => {
                     for g in wanted {
                         if gates.insert(g.id.clone()) {
-                            decided.gates.push(gate_of(g));
+                            decided.gates.push(g);
                         }
                     }
                     ("wait", parts)

@@ -11,7 +11,7 @@ use crate::{
     job::{Gate, Job},
     ledger, limits,
     name::{Action, ResourceKind, ResourceName, Scope, SpiffeId},
-    policy::{self, Asker, Bundle, Decision, Engine, Grant, JobRisk, Phase, RequestFacts, Verdict},
+    policy::{Asker, Bundle, Decision, Engine, Grant, JobRisk, Phase, RequestFacts, Verdict},
     reason::{ASK_APPROVERS, Reason, Refusal},
 };
 
@@ -119,10 +119,7 @@ impl Decisions {
         match self.with_bundle(q, |engine, _, bundle| engine.decide(holder, bundle, stand, revision)) {
             Decision::Grant(grant) => Ok(grant),
             Decision::Denied { refusal, .. } => Err(refusal),
-            Decision::Waiting { gates, .. } => {
-                let gates: Vec<Gate> = gates.into_iter().map(gate_of).collect();
-                Err(approval_required(&gates))
-            }
+            Decision::Waiting { gates, .. } => Err(approval_required(&gates)),
         }
     }
 
@@ -182,17 +179,6 @@ impl Decisions {
             parts: q.parts,
         };
         f(&q.rules.engine, q.asker, &bundle)
-    }
-}
-
-/// Converts a gate of the policy to the copy that a job keeps.
-pub(super) fn gate_of(gate: policy::ApprovalGate) -> Gate {
-    Gate {
-        id: gate.id,
-        explanation: gate.explanation,
-        approver_group: gate.approver_group,
-        approvals_needed: gate.approvals_needed,
-        approval_ttl: gate.approval_ttl,
     }
 }
 

@@ -12,13 +12,10 @@ use super::{
 };
 use crate::{
     catalog::{Principal, Resource, Waiver},
-    job::Job,
+    job::{Gate, Job},
     limits::APPROVERS_SHOWN_MAX,
     name::{Action, Digest, FenceName, JobId, Method, PrincipalKind, ResourceName, SpiffeId, TenantName},
-    policy::{
-        ApprovalGate, AskedAct, Asker, Bundle, Call, Explain, JobRisk, Phase, Relation, RequestFacts, Rpc,
-        Verdict,
-    },
+    policy::{AskedAct, Asker, Bundle, Call, Explain, JobRisk, Phase, Relation, RequestFacts, Rpc, Verdict},
     reason::{Reason, Refusal},
 };
 
@@ -60,7 +57,7 @@ pub enum PolicyReply {
 /// A gate, and who may approve it.
 #[derive(Clone, Debug)]
 pub struct GateToApprove {
-    pub gate: ApprovalGate,
+    pub gate: Gate,
     /// Catalog entries of its group that the caller may see, at most [`APPROVERS_SHOWN_MAX`].
     pub approvers: Vec<String>,
 }
@@ -252,7 +249,7 @@ impl PolicyUseCases {
             || self.access.authorize(caller, Rpc::EvaluatePolicy, Some(tenant), &[], "").is_ok()
     }
 
-    fn to_approve(&self, caller: &Caller, rules: &Rules, gate: ApprovalGate) -> GateToApprove {
+    fn to_approve(&self, caller: &Caller, rules: &Rules, gate: Gate) -> GateToApprove {
         let members = rules.catalog().principals().filter(|p| p.groups.contains(&gate.approver_group));
         let approvers = members
             .filter(|p| !p.disabled && self.may_ask_about(caller, &p.tenant))

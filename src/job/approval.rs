@@ -9,9 +9,10 @@ use crate::{
     name::{Digest, HumanName, Outcome, SpiffeId},
 };
 
-/// A rule that demands approval first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A rule of policy that demands people's approval first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gate {
+    /// The id of the rule. After approval, `context.approved` contains it.
     pub id: String,
     pub explanation: String,
     pub approver_group: String,

@@ -95,6 +95,41 @@ pub struct Job {
     pub compromised: Option<FenceName>,
 }
 
+impl Job {
+    /// Makes a job that nothing has happened to yet. It acts for whom its specification names, and ends after its duration.
+    pub fn new(
+        id: JobId,
+        spec: Arc<Spec>,
+        spec_digest: Digest,
+        launcher: SpiffeId,
+        idempotency_key: String,
+        created: LeaseTime,
+        inputs: Vec<Input>,
+    ) -> Self {
+        Job {
+            id,
+            acting_for: spec.acting_for.clone(),
+            ends: created.plus(spec.max_duration),
+            spec,
+            spec_digest,
+            launcher,
+            idempotency_key,
+            created,
+            inputs: inputs.into(),
+            state: JobState::Ready,
+            gates: Vec::new(),
+            approvals: Vec::new(),
+            sweep_place: None,
+            emergency: None,
+            attempts: Vec::new(),
+            closed: None,
+            detail: String::new(),
+            ended_memberships: Vec::new(),
+            compromised: None,
+        }
+    }
+}
+
 /// The place of a job in a sweep over free parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SweepPlace {

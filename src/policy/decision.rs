@@ -1,24 +1,13 @@
 //! The answers of the engine: grants, gates, denials.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use crate::{
     fence::{Revision, Stand},
+    job::Gate,
     name::{Action, Digest, ResourceName, SpiffeId, TenantName},
     reason::Refusal,
 };
-
-/// A rule that wants people's approval before it lets a request pass.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ApprovalGate {
-    /// The id of the rule. After approval, `context.approved` contains it.
-    pub id: String,
-    pub explanation: String,
-    pub approver_group: String,
-    pub approvals_needed: u32,
-    /// How long an approval is good.
-    pub approval_ttl: Duration,
-}
 
 /// One part of a bundle, and the rules that decided it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +41,7 @@ pub enum Verdict {
     },
     /// Only gates hold it back.
     Wait {
-        gates: Vec<ApprovalGate>,
+        gates: Vec<Gate>,
         parts: Vec<Decided>,
     },
     Deny {
@@ -70,7 +59,7 @@ pub enum Decision {
     /// Allowed once people approve.
     Waiting {
         /// The approvals that are missing.
-        gates: Vec<ApprovalGate>,
+        gates: Vec<Gate>,
         /// What is allowed then.
         parts: Vec<Decided>,
         /// The fences that were read first.

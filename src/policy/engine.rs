@@ -6,8 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 use cedar_policy::{Authorizer, Decision as Answer, Entities, EntityUid, Policy, PolicySet, Request};
 
 use super::{
-    ApprovalGate, Asker, Bundle, Call, Decided, Decision, Explain, Grant, GrantParts, PolicyErrors,
-    PolicySource, PolicyText, Rule, Verdict,
+    Asker, Bundle, Call, Decided, Decision, Explain, Grant, GrantParts, PolicyErrors, PolicySource,
+    PolicyText, Rule, Verdict,
     context::ContextFields,
     decision_cache::{DecisionCache, DecisionKey},
     entities::{CatalogEntities, Types},
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     catalog::{Catalog, Principal, Resource},
     fence::{Revision, Stand},
+    job::Gate,
     name::{Action, Digest, PrincipalKind, ResourceName, SpiffeId},
     reason::{Reason, Refusal},
 };
@@ -101,7 +102,7 @@ impl Engine {
     }
 
     /// The gate with this id.
-    pub fn gate(&self, id: &str) -> Option<&ApprovalGate> {
+    pub fn gate(&self, id: &str) -> Option<&Gate> {
         self.by_id.get(id)?.gate.as_ref()
     }
 
@@ -214,7 +215,7 @@ impl Engine {
         let exceptions = self.catalog.exceptions();
         let plain = ContextFields::of_job(who.name, who.bundle, &[]);
         let mut decided = Vec::with_capacity(parts.len());
-        let mut gates: Vec<ApprovalGate> = Vec::new();
+        let mut gates: Vec<Gate> = Vec::new();
         let mut denied: Vec<(Action, &Resource, DenialCause)> = Vec::new();
         for (action, resource) in parts {
             let waived = exceptions.waived(tenant, &resource.name, now);

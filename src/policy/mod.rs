@@ -50,7 +50,7 @@ pub use ask::{AskedAct, Asker, Bundle, Call, Phase, RequestFacts};
 pub use bundle::PolicyBundle;
 pub use case_run::{CaseReport, FailedCase};
 pub use cases::{PolicyCase, read_case_texts, read_cases};
-pub use decision::{ApprovalGate, Decided, Decision, Grant, GrantParts, Verdict};
+pub use decision::{Decided, Decision, Grant, GrantParts, Verdict};
 pub use engine::Engine;
 pub use entry_answer::EntryAnswer;
 pub use explain::Explain;

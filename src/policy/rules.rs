@@ -11,12 +11,13 @@ use cedar_policy::{Effect, Policy, PolicyId, PolicySet, Schema, ValidationMode, 
 use miette::Diagnostic;
 
 use super::{
-    ApprovalGate, PolicyErrors,
+    PolicyErrors,
     fault::PolicyFault,
     nesting,
     source::{self, PolicySource, PolicyText, SCHEMA},
 };
 use crate::{
+    job::Gate,
     limits::{POLICIES_MAX, TEXT_BYTES_MAX},
     name::Digest,
     secret::looks_secret,
@@ -35,7 +36,7 @@ pub struct Rule {
     /// What to do to pass it.
     pub fix: Option<String>,
     /// Set if it waits for approval instead of forbidding.
-    pub gate: Option<ApprovalGate>,
+    pub gate: Option<Gate>,
     /// Whether it holds for observed tenants too.
     pub always: bool,
     /// Whether it permits.
@@ -230,7 +231,7 @@ fn is_id(id: &str) -> bool {
 }
 
 /// Reads the annotations of a gate. A gate forbids, checks `context.approved` for its own id, and names its approvers.
-fn gate(id: &str, policy: &Policy) -> Result<Option<ApprovalGate>, String> {
+fn gate(id: &str, policy: &Policy) -> Result<Option<Gate>, String> {
     let Some(kind) = policy.annotation("gate") else {
         let only = ["approver_group", "approvals", "approval_ttl"];
         return match only.iter().find(|k| policy.annotation(k).is_some()) {
@@ -263,7 +264,7 @@ fn gate(id: &str, policy: &Policy) -> Result<Option<ApprovalGate>, String> {
             "no approval would ever open it; add unless {{ context.approved.contains(\"{id}\") }}"
         ));
     }
-    Ok(Some(ApprovalGate { id: id.to_owned(), explanation, approver_group, approvals_needed, approval_ttl }))
+    Ok(Some(Gate { id: id.to_owned(), explanation, approver_group, approvals_needed, approval_ttl }))
 }
 
 /// Returns the byte offset that a diagnostic points at.

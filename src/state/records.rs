@@ -8,7 +8,7 @@ use super::logins::Login;
 use crate::{
     fence::Seq,
     job::{
-        Approval, Change, DoneWhen, Drain, Emergency, Gate, Input, Job, JobState, Members, ParamSweep, Spec,
+        Approval, Change, DoneWhen, Drain, Emergency, Gate, Input, Job, Members, ParamSweep, Spec,
         SweepPlace, Tuning,
     },
     ledger::{self, Actor, DecisionRecord, Ending, Event, PersonLoggedIn},
@@ -244,27 +244,9 @@ pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
     let approvals: Vec<Approval> = r.approvals.into_iter().map(approval_of).collect();
     let sweep_place =
         r.sweep_number.zip(r.request_digest).map(|(number, request)| SweepPlace { request, number });
-    let job = Job {
-        id: r.job,
-        spec: Arc::new(spec_of(r.spec)?),
-        spec_digest: r.spec_digest,
-        launcher: r.launcher,
-        acting_for: r.acting_for,
-        idempotency_key: r.idempotency_key,
-        created: r.at,
-        ends,
-        inputs: inputs.into(),
-        state: JobState::Ready,
-        gates: Vec::new(),
-        approvals,
-        sweep_place,
-        emergency: None,
-        attempts: Vec::new(),
-        closed: None,
-        detail: String::new(),
-        ended_memberships: Vec::new(),
-        compromised: None,
-    };
+    let spec = Arc::new(spec_of(r.spec)?);
+    let new = Job::new(r.job, spec, r.spec_digest, r.launcher, r.idempotency_key, r.at, inputs);
+    let job = Job { acting_for: r.acting_for, ends, approvals, sweep_place, ..new };
     // The record says when the job ends. This also holds for records of older daemons, which gave jobs no extra time to
     // wait for approval.
     Ok(Job { ends, ..job.held_by(gates) })
