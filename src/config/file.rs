@@ -284,14 +284,7 @@ pub(super) fn log(mut table: Section<'_>, notes: &mut Notes) -> Option<LogConfig
 
 /// Refuses one address for two listeners. Port 0 is a new port each time.
 fn check_addresses(config: &Config, line: usize, notes: &mut Notes) {
-    let people = config.people.as_ref().map(|people| ("people.listen", people.listen));
-    let all = [
-        ("server.grpc", config.server.grpc),
-        ("server.probe", config.server.probe),
-        ("issuer.listen", config.issuer.listen.address()),
-    ];
-    let gateway = config.gateway.as_ref().map(|gateway| ("gateway.listen", gateway.listen));
-    let all: Vec<_> = all.into_iter().chain(gateway).chain(people).collect();
+    let all = config.addresses();
     for (i, (name, address)) in all.iter().enumerate() {
         for (other, _) in all.iter().skip(i + 1).filter(|(_, a)| a == address && a.port() != 0) {
             notes.problem(line, format!("{other} is {address}, as {name} is: write another port"));

@@ -44,6 +44,20 @@ pub struct Config {
     pub notify: Vec<Webhook>,
 }
 
+impl Config {
+    /// The addresses that the daemon listens on, each with its key.
+    pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let all = [
+            ("server.grpc", self.server.grpc),
+            ("server.probe", self.server.probe),
+            ("issuer.listen", self.issuer.listen.address()),
+        ];
+        let gateway = self.gateway.as_ref().map(|gateway| ("gateway.listen", gateway.listen));
+        let people = self.people.as_ref().map(|people| ("people.listen", people.listen));
+        all.into_iter().chain(gateway).chain(people).collect()
+    }
+}
+
 /// People who log in at an identity provider, and get SVIDs of this daemon's own people trust domain.
 #[derive(Clone, Debug)]
 pub struct PeopleConfig {

@@ -121,14 +121,7 @@ impl Inspection {
 
     /// Tries each address. One that is in use is a warning: the daemon may be running.
     pub fn look_at_ports(&mut self, config: &Config) {
-        let people = config.people.as_ref().map(|people| ("people.listen", people.listen));
-        let all = [
-            ("server.grpc", config.server.grpc),
-            ("server.probe", config.server.probe),
-            ("issuer.listen", config.issuer.listen.address()),
-        ];
-        let gateway = config.gateway.as_ref().map(|gateway| ("gateway.listen", gateway.listen));
-        for (key, address) in all.into_iter().chain(gateway).chain(people) {
+        for (key, address) in config.addresses() {
             let mut look = Look { key: key.to_owned(), means: address.to_string(), ..Look::default() };
             match TcpListener::bind(address) {
                 Ok(_) => {}

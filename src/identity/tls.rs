@@ -10,7 +10,7 @@ use rustls::{
     client::{ResolvesClientCert, Resumption},
     crypto::ring,
     pki_types::UnixTime,
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, danger::ClientCertVerifier},
     sign::CertifiedKey,
     time_provider::TimeProvider,
     version::TLS13,
@@ -30,6 +30,22 @@ pub fn server_config(
     alpn: &[&[u8]],
 ) -> Arc<ServerConfig> {
     let verifier = Arc::new(ClientSvidVerifier::new(source.clone(), clock));
+    presenting(source, verifier, alpn)
+}
+
+/// Makes the configuration of a server for clients that have no SVID yet: it presents the newest SVID of the source and asks for
+/// no certificate.
+#[cfg(feature = "server")]
+pub(crate) fn login_server_config(source: Arc<dyn IdentitySource>) -> Arc<ServerConfig> {
+    presenting(source, Arc::new(rustls::server::NoClientAuth), &[b"http/1.1"])
+}
+
+/// Makes the configuration of a server that presents the newest SVID of the source, and keeps no session.
+fn presenting(
+    source: Arc<dyn IdentitySource>,
+    verifier: Arc<dyn ClientCertVerifier>,
+    alpn: &[&[u8]],
+) -> Arc<ServerConfig> {
     #[expect(
         clippy::expect_used,
         reason = "ring's provider has suites for TLS 1.3; a test builds both configurations"
@@ -42,25 +58,6 @@ pub fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-    Arc::new(config)
-}
-
-/// Makes the configuration of a server for clients that have no SVID yet: it presents the newest SVID of the source and asks for
-/// no certificate.
-#[cfg(feature = "server")]
-pub(crate) fn login_server_config(source: Arc<dyn IdentitySource>) -> Arc<ServerConfig> {
-    #[expect(
-        clippy::expect_used,
-        reason = "ring's provider has suites for TLS 1.3; a test builds both configurations"
-    )]
-    let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(&[&TLS13])
-        .expect("ring speaks TLS 1.3")
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(NewestSvid(source)));
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Arc::new(config)
 }
 
