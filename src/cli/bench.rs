@@ -1,6 +1,6 @@
 //! `leasehold bench`.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -8,15 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Exit, Failure, Session,
-    dev::contexts_of,
+    dev::failed,
     output::{Page, columns, note, print},
+    stage::set_up_stage,
 };
-use crate::dev::{
-    DevDeployment,
-    bench::{self, BenchPlan, Figure, Machine, Measured, Workload},
-    demo::Stage,
-    free_ports,
-};
+use crate::dev::bench::{self, BenchPlan, Figure, Machine, Measured, Workload};
 
 /// Measures what a daemon does on this machine, beside what the machine could do at best.
 #[derive(Debug, Args)]
@@ -66,27 +62,15 @@ impl BenchArgs {
             let served = bench::serve_echo(folder, port, session.clock.clone(), stop).await;
             return served.map(|()| Exit::Ok).map_err(|e| Failure::new(Exit::Failure, e));
         }
-        let failed =
-            |what: &str, e: &dyn std::fmt::Display| Failure::new(Exit::Failure, format!("{what}: {e}"));
         let builder = || tempfile::Builder::new();
         let folder = match &self.dir {
             Some(dir) => builder().prefix("leasehold-bench-").tempdir_in(dir),
             None => builder().prefix("leasehold-bench-").tempdir(),
         }
         .map_err(|e| failed("a temporary folder could not be created", &e))?;
-        let free = free_ports().map_err(|e| failed("no free ports were found on localhost", &e))?;
-        let deployment = DevDeployment::set_up(folder.path(), None, free.ports, session.clock.clone())
-            .map_err(|e| failed("the bench could not be set up", &e))?;
-        let contexts = deployment.path("contexts.toml");
-        contexts_of(&deployment)?
-            .save(&contexts)
-            .map_err(|e| failed("the context could not be written", &e))?;
+        let (stage, _ports) = set_up_stage(folder.path(), session)?;
         let machine =
-            Machine::look(deployment.root()).map_err(|e| failed("the disk cannot be measured", &e))?;
-        let program =
-            std::env::current_exe().map_err(|e| failed("the path of this program is not known", &e))?;
-        let stage =
-            Stage { deployment: Arc::new(deployment), clock: session.clock.clone(), program, contexts };
+            Machine::look(stage.deployment.root()).map_err(|e| failed("the disk cannot be measured", &e))?;
         if cfg!(debug_assertions) {
             note("this build is not optimized: its figures say nothing of a release build");
         }

@@ -1,22 +1,17 @@
 //! `leasehold demo`.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 
 use super::{
     Exit, Failure, Session,
+    dev::failed,
     output::{Page, print, print_line},
+    stage::set_up_stage,
 };
-use crate::{
-    cli::dev::contexts_of,
-    dev::{
-        DevDeployment,
-        demo::{self, Claim, Stage, StoryName},
-        free_ports,
-    },
-};
+use crate::dev::demo::{self, Claim, StoryName};
 
 /// A story takes a few seconds. If it takes longer than this, it has failed.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -48,25 +43,13 @@ pub struct DemoArgs {
 
 impl DemoArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let failed =
-            |what: &str, e: &dyn std::fmt::Display| Failure::new(Exit::Failure, format!("{what}: {e}"));
         let mut folder = tempfile::Builder::new()
             .prefix("leasehold-demo-")
             .tempdir()
             .map_err(|e| failed("a temporary folder could not be created", &e))?;
         folder.disable_cleanup(self.keep);
-        // Held until the end: the daemon is killed and comes back on the same ports.
-        let free = free_ports().map_err(|e| failed("no free ports were found on localhost", &e))?;
-        let deployment = DevDeployment::set_up(folder.path(), None, free.ports, session.clock.clone())
-            .map_err(|e| failed("the demo could not be set up", &e))?;
-        let contexts = deployment.path("contexts.toml");
-        contexts_of(&deployment)?
-            .save(&contexts)
-            .map_err(|e| failed("the context could not be written", &e))?;
-        let program =
-            std::env::current_exe().map_err(|e| failed("the path of this program is not known", &e))?;
-        let stage =
-            Stage { deployment: Arc::new(deployment), clock: session.clock.clone(), program, contexts };
+        // The ports are held until the end: the daemon is killed and comes back on the same ones.
+        let (stage, _ports) = set_up_stage(folder.path(), session)?;
 
         let for_programs = session.for_programs();
         let mut count = 0usize;

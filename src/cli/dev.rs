@@ -344,7 +344,8 @@ fn refused(error: &crate::dev::ClientError) -> Failure {
     }
 }
 
-fn failed(what: &str, e: &dyn std::fmt::Display) -> Failure {
+/// Makes a failure of a step that sets something up on this machine.
+pub(super) fn failed(what: &str, e: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Failure, format!("{what}: {e}"))
 }
 

@@ -4,14 +4,14 @@ use clap::Args;
 
 use super::{
     Client, Exit, Failure, Session,
-    client::{CallKind, Retries, fetch_pages},
+    client::{CallKind, fetch_pages},
     job::READERS,
-    lease::screen,
     output::{Page, note, print},
     parse, render,
+    watch::watch,
 };
 use crate::{
-    limits::{PAGE_DEFAULT, WATCH},
+    limits::PAGE_DEFAULT,
     name::{ResourceName, SpiffeId, TenantName},
     proto::v1,
 };
@@ -54,7 +54,13 @@ pub(super) struct JobListArgs {
 impl JobListArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         if self.watch {
-            return self.watch(session).await;
+            return watch(session, async || {
+                let (jobs, _) = self.fetch(&session.client(&READERS)?, session).await?;
+                let now = session.now().wall;
+                let value = jobs.iter().map(|j| render::job_value(j, now)).collect();
+                Ok((value, render::job_table(&jobs, now, session.table_size())))
+            })
+            .await;
         }
         let client = session.client(&READERS)?;
         let (jobs, more) = self.fetch(&client, session).await?;
@@ -76,25 +82,6 @@ impl JobListArgs {
             note("There are more: add --limit N.");
         }
         Ok(Exit::Ok)
-    }
-
-    async fn watch(self, session: &Session) -> Result<Exit, Failure> {
-        let mut retries = Retries::new();
-        loop {
-            let looked = async {
-                let (jobs, _) = self.fetch(&session.client(&READERS)?, session).await?;
-                retries.answered();
-                let now = session.now().wall;
-                match session.for_programs() {
-                    true => session.print_item(&jobs.iter().map(|j| render::job_value(j, now)).collect()),
-                    false => print(&screen(now, &render::job_table(&jobs, now, session.table_size()))),
-                }
-            };
-            match looked.await {
-                Ok(()) => session.clock.sleep(WATCH).await,
-                failed => retries.wait(failed, session).await?,
-            }
-        }
     }
 
     fn has_filter(&self) -> bool {

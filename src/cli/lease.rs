@@ -1,24 +1,17 @@
 //! `leasehold lease`.
 
-use std::io::{IsTerminal, stdout};
-
 use clap::{Args, Subcommand};
 
 use super::{
     Client, Exit, Failure, Session,
-    client::{CallKind, Retries, fetch_pages},
+    client::{CallKind, fetch_pages},
     ids::{self, LeaseRef},
     job::incomplete,
-    output::{Page, note, print},
+    output::{note, print},
     parse, render,
+    watch::watch,
 };
-use crate::{
-    clock::Wall,
-    limits::{PAGE_DEFAULT, WATCH},
-    name::PrincipalKind,
-    proto::v1,
-    reason::Reason,
-};
+use crate::{limits::PAGE_DEFAULT, name::PrincipalKind, proto::v1, reason::Reason};
 
 /// Lists and shows leases: who has access to what at this moment.
 #[derive(Debug, Args)]
@@ -100,7 +93,15 @@ impl LeaseArgs {
                 }
                 Ok(Exit::Ok)
             }
-            LeaseCommand::List(args) if args.watch => watch(&args, session).await,
+            LeaseCommand::List(args) if args.watch => {
+                watch(session, async || {
+                    let (leases, _) = fetch(&session.client(&READERS)?, &args).await?;
+                    let now = session.now().wall;
+                    let value = leases.iter().map(|l| render::lease_value(l, now)).collect();
+                    Ok((value, render::lease_table(&leases, now, session.table_size())))
+                })
+                .await
+            }
             LeaseCommand::List(args) => {
                 let client = session.client(&READERS)?;
                 let (leases, more) = fetch(&client, &args).await?;
@@ -123,31 +124,6 @@ impl LeaseArgs {
             }
         }
     }
-}
-
-async fn watch(args: &ListArgs, session: &Session) -> Result<Exit, Failure> {
-    let mut retries = Retries::new();
-    loop {
-        let looked = async {
-            let (leases, _) = fetch(&session.client(&READERS)?, args).await?;
-            retries.answered();
-            let now = session.now().wall;
-            match session.for_programs() {
-                true => session.print_item(&leases.iter().map(|l| render::lease_value(l, now)).collect()),
-                false => print(&screen(now, &render::lease_table(&leases, now, session.table_size()))),
-            }
-        };
-        match looked.await {
-            Ok(()) => session.clock.sleep(WATCH).await,
-            failed => retries.wait(failed, session).await?,
-        }
-    }
-}
-
-/// Returns a page that is shown repeatedly. On a terminal it replaces the previous one.
-pub(super) fn screen(now: Wall, list: &Page) -> Page {
-    let clear = if stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
-    Page::verbatim(clear).then(&Page::line(&now.to_string())).then(list).below(&Page::default())
 }
 
 async fn fetch(client: &Client, args: &ListArgs) -> Result<(Vec<v1::Lease>, bool), Failure> {

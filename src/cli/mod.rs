@@ -13,6 +13,8 @@
 //! | `output`, `table`, `render`, `timestamp` | what is printed: pages, lists that fit the terminal, answers, times |
 //! | `parse`, `ids` | values of arguments; ids and their beginnings |
 //! | `record` | a record of the ledger as one row, and whether it is about a name |
+//! | `stage` | a deployment in a folder, for `demo` and `bench` |
+//! | `watch` | a list that is shown again and again |
 //! | `confirm` | the question before something large ends |
 //! | `wait_durable` | waiting until the record of an ending is on disk |
 //! | `approval_request` | a job's request as its approver reads it |
@@ -38,6 +40,7 @@ mod text_diff;
 mod timestamp;
 mod wait_durable;
 mod waivers;
+mod watch;
 
 mod agent;
 mod approval_request;
@@ -80,6 +83,7 @@ mod revoke;
 mod run;
 mod serve;
 mod slurm;
+mod stage;
 mod status;
 mod svid;
 mod token;

@@ -11,11 +11,7 @@ use std::{
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::{
-    Exit, Failure, Session,
-    output::{note, print_line},
-    parse,
-};
+use super::{Exit, Failure, Session, parse, svid::print_written};
 use crate::{name::TrustDomain, people::PeopleAuthority, plain};
 
 /// Prepares a daemon for people who log in.
@@ -88,14 +84,8 @@ impl PeopleArgs {
             written.map_err(|e| failed(path, &e))?;
         }
         let (cert, key) = (plain::path(&cert), plain::path(&key));
-        if session.for_programs() {
-            let ends = now.plus(args.life).to_string();
-            session.print_value(&json!({ "ca_cert": cert, "ca_key": key, "ends": ends }))?;
-        } else {
-            print_line(&cert)?;
-            print_line(&key)?;
-            note("Name both in [people] of the daemon's configuration: ca_cert and ca_key.");
-        }
-        Ok(Exit::Ok)
+        let value = json!({ "ca_cert": cert, "ca_key": key, "ends": now.plus(args.life).to_string() });
+        let next = "Name both in [people] of the daemon's configuration: ca_cert and ca_key.";
+        print_written(session, &value, [&cert, &key], next)
     }
 }

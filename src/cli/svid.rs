@@ -6,11 +6,11 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     Exit, Failure, Session,
-    output::{note, print_line},
+    output::{Page, note, print},
     parse,
 };
 use crate::{dev, name::SpiffeId};
@@ -95,15 +95,23 @@ impl SvidArgs {
         dev::write_svid(&svid, &cert, &key).map_err(|e| failed(&e))?;
         let ends = now.plus(args.ttl).to_string();
         let (cert, key) = (cert.display().to_string(), key.display().to_string());
-        if session.for_programs() {
-            session.print_value(
-                &json!({ "spiffe_id": args.id.as_str(), "cert": cert, "key": key, "ends": ends }),
-            )?;
-        } else {
-            print_line(&cert)?;
-            print_line(&key)?;
-            note(&format!("{} is valid until {ends}.", args.id));
-        }
-        Ok(Exit::Ok)
+        let value = json!({ "spiffe_id": args.id.as_str(), "cert": cert, "key": key, "ends": ends });
+        print_written(session, &value, [&cert, &key], &format!("{} is valid until {ends}.", args.id))
     }
+}
+
+/// Prints the two files that a command wrote: as a value for programs, or as their paths and a note.
+pub(super) fn print_written(
+    session: &Session,
+    value: &Value,
+    files: [&str; 2],
+    said: &str,
+) -> Result<Exit, Failure> {
+    if session.for_programs() {
+        session.print_value(value)?;
+    } else {
+        print(&Page::lines(files))?;
+        note(said);
+    }
+    Ok(Exit::Ok)
 }

@@ -40,6 +40,4 @@ pub use deployment::{DevDeployment, Pace, Ports, Role, SVID_LIFE, SetupError, TR
 pub use file_server::FileServer;
 pub use folder::encode_path;
 pub use init::{Starter, mint, write_svid};
-#[cfg(test)]
-pub use running::FreePorts;
-pub use running::{Running, free_ports};
+pub use running::{FreePorts, Running, free_ports};

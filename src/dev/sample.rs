@@ -72,6 +72,8 @@ groups = ["platform-operators", "model-owners", "data-protection"]
     pub(super) fn catalog(&self, header: &str, launcher_keys: &str, more: &str) -> String {
         let SampleFiles { domain, tenant, file_server, .. } = self;
         let data = self.dataset("data@v1", "internal", "[]");
+        let location = format!("{file_server}/model/{tenant}/base@1/");
+        let model = model_entry("base@1", &location, &format!("spiffe://{domain}/files"));
         format!(
             r#"# {header}
 [tenant.{tenant}]
@@ -92,18 +94,7 @@ name      = "spiffe://{domain}/files"
 verifiers = ["spiffe://{domain}/files"]
 checks    = "feed"
 presenter = "mtls"
-{data}
-[[model]]
-name        = "base@1"
-location    = "{file_server}/model/{tenant}/base@1/"
-audience    = "spiffe://{domain}/files"
-pin         = "none"
-tier        = "lab"
-environment = "development"
-risk        = "low"
-tool_access = "none"
-owner       = "you"
-
+{data}{model}
 [[checkpoint]]
 name     = "tuned"
 model    = "base@1"
@@ -116,63 +107,32 @@ owner    = "you"
 
     /// Returns the catalog entry of a dataset.
     pub(super) fn dataset(&self, name: &str, classification: &str, data_classes: &str) -> String {
-        let SampleFiles { domain, tenant, file_server, .. } = self;
-        format!(
-            r#"
-[[dataset]]
-name           = "{name}"
-location       = "{file_server}/dataset/{tenant}/{name}/"
-audience       = "spiffe://{domain}/files"
-pin            = "none"
-classification = "{classification}"
-data_classes   = {data_classes}
-source_trust   = "curated"
-purposes       = ["trying-out"]
-owner          = "you"
-"#
-        )
+        let location = format!("{}/dataset/{}/{name}/", self.file_server, self.tenant);
+        let audience = format!("spiffe://{}/files", self.domain);
+        dataset_entry(name, &location, &audience, classification, data_classes)
     }
 
     /// Returns the catalog entries of the S3 gateway, and of what it serves: the same data under `s3://dev/`.
     pub(super) fn s3_resources(&self) -> String {
         let SampleFiles { domain, tenant, ports, .. } = self;
+        let (location, audience) = (format!("s3://{tenant}/data/"), format!("spiffe://{domain}/s3"));
+        let dataset = dataset_entry("shards@v1", &location, &audience, "internal", "[]");
+        let model = model_entry("tiny@1", &format!("s3://{tenant}/models/tiny/"), &audience);
         format!(
             r#"
 # The S3 gateway, for programs that know nothing of Leasehold.
 [[audience]]
-name        = "spiffe://{domain}/s3"
-verifiers   = ["spiffe://{domain}/s3"]
+name        = "{audience}"
+verifiers   = ["{audience}"]
 checks      = "feed"
 presenter   = "mtls"
 s3_endpoint = "localhost:{s3}"
-
-[[dataset]]
-name           = "shards@v1"
-location       = "s3://{tenant}/data/"
-audience       = "spiffe://{domain}/s3"
-pin            = "none"
-classification = "internal"
-data_classes   = []
-source_trust   = "curated"
-purposes       = ["trying-out"]
-owner          = "you"
-
-[[model]]
-name        = "tiny@1"
-location    = "s3://{tenant}/models/tiny/"
-audience    = "spiffe://{domain}/s3"
-pin         = "none"
-tier        = "lab"
-environment = "development"
-risk        = "low"
-tool_access = "none"
-owner       = "you"
-
+{dataset}{model}
 [[checkpoint]]
 name     = "tiny-tuned"
 model    = "tiny@1"
 location = "s3://{tenant}/out/"
-audience = "spiffe://{domain}/s3"
+audience = "{audience}"
 owner    = "you"
 "#,
             s3 = ports.s3
@@ -225,6 +185,46 @@ resource = "checkpoint:{tenant}/tuned"
 {more}"#
         )
     }
+}
+
+fn dataset_entry(
+    name: &str,
+    location: &str,
+    audience: &str,
+    classification: &str,
+    data_classes: &str,
+) -> String {
+    format!(
+        r#"
+[[dataset]]
+name           = "{name}"
+location       = "{location}"
+audience       = "{audience}"
+pin            = "none"
+classification = "{classification}"
+data_classes   = {data_classes}
+source_trust   = "curated"
+purposes       = ["trying-out"]
+owner          = "you"
+"#
+    )
+}
+
+fn model_entry(name: &str, location: &str, audience: &str) -> String {
+    format!(
+        r#"
+[[model]]
+name        = "{name}"
+location    = "{location}"
+audience    = "{audience}"
+pin         = "none"
+tier        = "lab"
+environment = "development"
+risk        = "low"
+tool_access = "none"
+owner       = "you"
+"#
+    )
 }
 
 /// The path of an SVID's certificate or key below the folder of a deployment.

@@ -6,7 +6,7 @@ use tonic::{Status, transport::Channel};
 
 use super::{Stage, watch::Observed};
 use crate::{
-    dev::deployment::TENANT,
+    dev::{deployment::TENANT, sample::SampleFiles},
     name::SpiffeId,
     proto::v1::{
         self, approval_service_client::ApprovalServiceClient, operator_service_client::OperatorServiceClient,
@@ -68,19 +68,12 @@ impl Stage {
         let file = deployment.path("catalog.d/dev.toml");
         let catalog = fs::read_to_string(&file).map_err(|e| e.to_string())?;
         let location = format!("https://localhost:{}", deployment.ports.files);
-        let more = format!(
+        let tenant = TENANT.parse().map_err(|e| format!("{e}"))?;
+        let sample =
+            SampleFiles { domain: &domain, tenant: &tenant, ports: deployment.ports, file_server: &location };
+        let more = sample.dataset(OTHER_DATASET, "internal", "[]");
+        let model = format!(
             r#"
-[[dataset]]
-name           = "{OTHER_DATASET}"
-location       = "{location}/dataset/{TENANT}/{OTHER_DATASET}/"
-audience       = "spiffe://{domain}/files"
-pin            = "none"
-classification = "internal"
-data_classes   = []
-source_trust   = "curated"
-purposes       = ["trying-out"]
-owner          = "you"
-
 [[model]]
 name        = "{MODEL}"
 location    = "{location}/model/{TENANT}/{MODEL}/"
@@ -100,7 +93,7 @@ audience = "spiffe://{domain}/files"
 owner    = "model-owners"
 "#
         );
-        fs::write(file, catalog + &more).map_err(|e| e.to_string())
+        fs::write(file, catalog + &more + &model).map_err(|e| e.to_string())
     }
 
     fn id_of(&self, person: Person) -> Observed<SpiffeId> {
