@@ -1,0 +1,167 @@
+//! What the ledger records of a job: its description, its gates and approvals, and the decision on it.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::LeaseTime,
+    name::{Digest, HumanName, JobId, Method, Pin, ResourceName, SpiffeId, SpiffePattern, TenantName},
+};
+
+/// A job, as it was described and decided.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct JobCreated {
+    pub job: JobId,
+    pub launcher: SpiffeId,
+    pub acting_for: Option<HumanName>,
+    pub idempotency_key: String,
+    pub spec: JobSpec,
+    pub spec_digest: Digest,
+    /// The digest of the whole request, which approvals name. Absent in records of older daemons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_digest: Option<Digest>,
+    pub at: LeaseTime,
+    pub ends: LeaseTime,
+    /// What the job opens, as the catalog had it.
+    pub inputs: Vec<InputRecord>,
+    pub outputs: Vec<ResourceName>,
+    pub decision: DecisionRecord,
+    /// Gates that hold it back; empty if it is ready.
+    pub waiting_for: Vec<GateRecord>,
+    /// Which job of a sweep it is; 1 for the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep_number: Option<u32>,
+    /// The approvals of the sweep that it was created with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<ApprovalRecord>,
+}
+
+/// A gate that holds a job back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateRecord {
+    pub id: String,
+    pub explanation: String,
+    pub approver_group: String,
+    pub approvals_needed: u32,
+    #[serde(default = "approval_ttl_of_old_records")]
+    pub approval_ttl_ms: u64,
+}
+
+/// How long approvals are good if the record does not say it, because an older daemon wrote it: an hour.
+fn approval_ttl_of_old_records() -> u64 {
+    3_600_000
+}
+
+/// The approval of one person at one gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalRecord {
+    pub gate: String,
+    pub group: String,
+    pub by: SpiffeId,
+    pub human: Option<HumanName>,
+    pub at: LeaseTime,
+    pub reason: String,
+}
+
+/// The gates that one person opened in an emergency.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EmergencyRecord {
+    pub by: SpiffeId,
+    pub human: Option<HumanName>,
+    pub gates: Vec<String>,
+    pub reason: String,
+    pub at: LeaseTime,
+    /// The end of all access of the job.
+    pub until: LeaseTime,
+}
+
+/// A job's specification, normalised. Its digest is SHA-256 over its canonical JSON (RFC 8785).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The version of this normal form.
+    pub v: u32,
+    pub name: String,
+    pub tenant: TenantName,
+    pub purpose: String,
+    pub why: String,
+    pub max_duration_ms: u64,
+    pub method: Option<Method>,
+    pub params_digest: Option<Digest>,
+    pub free_params: Vec<String>,
+    pub prompt_lineage: Vec<String>,
+    pub read: Vec<ResourceName>,
+    pub write: Vec<ResourceName>,
+    pub pins: BTreeMap<ResourceName, Pin>,
+    pub start: Vec<SpiffePattern>,
+    pub join: Vec<SpiffePattern>,
+    pub expect: u32,
+    pub max: u32,
+    pub attempts: u32,
+    pub done_when: String,
+    pub acting_for: Option<HumanName>,
+    pub credential_ttl_ms: Option<u64>,
+    pub drain_ms: Option<u64>,
+    // Left out if empty, so that the digest of a job of an older daemon stays what it was.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ticket: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback_to: Option<ResourceName>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prompt_alternative: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sweep: Option<SweepRecord>,
+}
+
+/// A sweep over free parameters. In the digest of a request it has no values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SweepRecord {
+    pub jobs: u32,
+    pub values: BTreeMap<String, String>,
+}
+
+/// A dataset or model that a job reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputRecord {
+    pub resource: ResourceName,
+    pub pin: Pin,
+    /// Of datasets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub data_classes: Vec<String>,
+    /// Of models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tier: Option<String>,
+}
+
+/// What policy decided, and which policy it was.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionRecord {
+    /// `allow` or `wait`. Denials have their own record.
+    pub result: String,
+    /// The rules that decided, by action and resource.
+    pub rules: Vec<String>,
+    pub policy: Digest,
+    pub catalog: Digest,
+    /// The gates that people had opened. Absent in records of older daemons, and if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approved: Vec<String>,
+    /// What made the job risky.
+    #[serde(default, skip_serializing_if = "RiskRecord::is_none")]
+    pub risk: RiskRecord,
+}
+
+/// What made a job risky when it was decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RiskRecord {
+    pub score: u32,
+    /// Sorted words of a closed set.
+    pub reasons: Vec<String>,
+}
+
+impl RiskRecord {
+    fn is_none(&self) -> bool {
+        *self == RiskRecord::default()
+    }
+}
