@@ -16,12 +16,13 @@
 //! | `state` `roster` | [`Job`], [`Attempt`], [`Member`]; the members of an attempt |
 //! | `approval` | [`Gate`] and [`Approval`]: what holds a job back, and who let it pass |
 //! | `emergency` | [`Emergency`]: the gates that one person opened without approvals |
-//! | `transitions` | which transitions are legal, and the changes that each makes |
+//! | `transitions` `illegal` | which transitions are legal, and the changes that each makes; why others are not |
 //! | `change` | [`Change`], and applying one |
 
 mod approval;
 mod change;
 mod emergency;
+mod illegal;
 mod roster;
 mod spec;
 mod state;
@@ -30,9 +31,10 @@ mod transitions;
 pub use approval::{Approval, Approver, Gate, count_people};
 pub use change::Change;
 pub use emergency::{Emergency, GlassBreaker};
+pub use illegal::Illegal;
 pub use roster::{Roster, member_bytes};
 pub use spec::{DoneWhen, Members, ParamSweep, Spec, Tuning};
 pub use state::{
     Attempt, AttemptState, Drain, EndedMembership, Input, Job, JobState, Member, MemberState, SweepPlace,
 };
-pub use transitions::{Begin, Close, DrainSpans, End, Illegal, Join};
+pub use transitions::{Begin, Close, DrainSpans, End, Join};
