@@ -14,10 +14,11 @@ use std::{
 
 use super::{
     CatalogErrors,
+    checks::{Findings, TenantClaims, check, check_each, problem},
     earlier::Earlier,
     file::{PLATFORM, TenantFile},
     index::CatalogIndex,
-    load::{Findings, Source, TenantClaims, check, check_each, indexed, parsed, problem, sources},
+    load::{Source, indexed, parsed, sources},
 };
 use crate::{
     name::{ResourceName, SpiffeId, SpiffePattern, TenantName},

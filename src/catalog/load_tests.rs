@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     catalog::{Catalog, Checks, Enforcement, Presenter},
     clock::Wall,
-    name::{HumanName, Pin},
+    name::{HumanName, Pin, SpiffeId},
 };
 
 const GATEWAY: &str = "spiffe://k8s.acme.example/ns/data/sa/gateway";

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{
     Audience,
+    checks::{Findings, problem},
     file::{ParsedResource, TenantFile},
-    load::{Findings, problem},
 };
 use crate::{name::SpiffeId, plain};
 

@@ -9,8 +9,8 @@
 //! |---|---|
 //! | `index` | [`Catalog`]: its queries |
 //! | `principal` `resource` `audience` `tree` | its entries, and the search for a principal |
-//! | `load` | reading a directory, and the checks across files |
-//! | `locations` | the check that tenants' locations are apart |
+//! | `load` | reading a directory |
+//! | `checks` `locations` | the checks across files; the check that tenants' locations are apart |
 //! | `accepted` | reading the directory at a start or a reload: which files and entries are accepted |
 //! | `earlier` | the entries that were in force before |
 //! | `file` `value` | one tenant's file, its values |
@@ -18,6 +18,7 @@
 
 mod accepted;
 mod audience;
+mod checks;
 mod earlier;
 mod errors;
 mod exception;
