@@ -1,0 +1,432 @@
+//! Secrets in texts: what looks like one, and the text without it.
+
+use std::{borrow::Cow, ops::Range};
+
+/// How the tokens of well-known systems begin, and how many letters and digits follow at least.
+const TOKEN_BEGINNINGS: &[(&str, usize)] = &[
+    ("AGE-SECRET-KEY-1", 20),
+    ("AIza", 30),
+    ("AKIA", 16),
+    ("ASIA", 16),
+    ("dapi", 32),
+    ("dckr_pat_", 16),
+    ("eyJ", 20),
+    ("ghp_", 20),
+    ("gho_", 20),
+    ("ghs_", 20),
+    ("ghu_", 20),
+    ("github_pat_", 16),
+    ("glpat-", 12),
+    ("hf_", 24),
+    ("hvb.", 20),
+    ("hvs.", 20),
+    ("lh_", 20),
+    ("npm_", 24),
+    ("pypi-", 24),
+    ("sk-ant-", 4),
+    ("sk-proj-", 4),
+    ("xoxb-", 10),
+    ("xoxp-", 10),
+    ("ya29.", 10),
+];
+
+/// The parameters that sign a URL, in lower case. Their names contain the prefix of the store, so no other parameter
+/// has them.
+const SIGNATURES: &[&str] =
+    &["x-amz-security-token", "x-amz-signature", "x-goog-signature", "x-oss-signature", "q-signature"];
+
+/// The parameters that sign a URL if their value is long or one of `SIGNED_WITH` is in the same URL.
+const SHORT_SIGNATURES: &[&str] = &["sig", "signature"];
+
+/// The other parameters of a signed URL, in lower case.
+const SIGNED_WITH: &[&str] = &[
+    "awsaccesskeyid",
+    "expires",
+    "googleaccessid",
+    "key-pair-id",
+    "ossaccesskeyid",
+    "se",
+    "sp",
+    "sr",
+    "ss",
+    "sv",
+];
+
+/// The settings of a connection string that are keys, in lower case.
+const KEY_SETTINGS: &[&str] = &["accountkey", "sharedaccesskey", "sharedaccesssignature"];
+
+/// The settings of a connection string that are passwords. They count if a `;` ends them or one of `STORE_SETTINGS` is in
+/// the same text.
+const PASSWORD_SETTINGS: &[&str] = &["password", "pwd"];
+
+/// The last words of other settings of a connection string, such as `User Id`.
+const STORE_SETTINGS: &[&str] = &[
+    "address", "catalog", "database", "dbname", "driver", "dsn", "endpoint", "host", "id", "server",
+    "source", "ssl", "uid", "user", "username",
+];
+
+/// The schemes of an `Authorization` header whose credential can be used again.
+const SCHEMES: &[&str] = &["basic ", "bearer "];
+
+/// What stands between the words of a message.
+fn is_between(c: char) -> bool {
+    c.is_whitespace() || "`'\"()<>[]{},;\\".contains(c)
+}
+
+/// Whether a text has a signed URL, or the query of one. Everyone who has it can use it.
+fn has_signed_url(text: &str) -> bool {
+    /// A signature has at least 128 bits.
+    const LONG: usize = 16;
+    text.split(is_between).filter(|word| word.contains(['?', '&'])).any(|word| {
+        let parameters: Vec<_> = word
+            .split(['?', '&', '#'])
+            .filter_map(|one| one.split_once('='))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect();
+        let is_signed_with = parameters.iter().any(|(name, _)| SIGNED_WITH.contains(&name.as_str()));
+        parameters.iter().any(|(name, value)| {
+            let is_signature = SIGNATURES.contains(&name.as_str());
+            let may_be = SHORT_SIGNATURES.contains(&name.as_str()) && (is_signed_with || value.len() >= LONG);
+            !value.is_empty() && (is_signature || may_be)
+        })
+    })
+}
+
+/// The places of secrets that only the words before them reveal: in a connection string, in an `Authorization` header.
+fn named_secrets(text: &str) -> Vec<Range<usize>> {
+    let lower = text.to_ascii_lowercase();
+    let mut found = Vec::new();
+    for (at, value) in settings(&lower, KEY_SETTINGS) {
+        found.push(at..setting_end(text, value));
+    }
+    let has_store = !settings(&lower, STORE_SETTINGS).is_empty();
+    for (at, value) in settings(&lower, PASSWORD_SETTINGS) {
+        let end = setting_end(text, value);
+        let is_ended = text.get(end..).is_some_and(|rest| rest.starts_with(';'));
+        // The directory of a shell is in `PWD` too.
+        let is_path = lower.get(at..).is_some_and(|name| name.starts_with("pwd=/"));
+        if (has_store || is_ended) && !is_path {
+            found.push(at..end);
+        }
+    }
+    let headers = lower.match_indices("authorization").map(|(at, name)| at + name.len());
+    let after_name = |at: usize| {
+        let rest = lower.get(at..).unwrap_or_default();
+        lower.len() - rest.trim_start_matches(|c: char| c == ' ' || "=:'\"\\".contains(c)).len()
+    };
+    let is_whole = |at: usize| text.get(at..).is_some_and(|token| !token.contains(char::is_whitespace));
+    let places = headers.map(|at| (after_name(at), false)).chain([(0, true)]);
+    found.extend(places.filter_map(|(at, must_be_whole)| {
+        let token = bearer_token(text, &lower, at)?;
+        (!must_be_whole || is_whole(token.start)).then_some(token)
+    }));
+    found.sort_by_key(|range| range.start);
+    found
+}
+
+/// Finds the settings with these names in a text in lower case. Returns the places of the name and of the value.
+fn settings(lower: &str, names: &[&str]) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    for name in names {
+        for (at, _) in lower.match_indices(name) {
+            let is_in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
+            let begins = lower.get(..at).is_some_and(|before| !before.ends_with(is_in_name));
+            let rest = lower.get(at + name.len()..).unwrap_or_default();
+            let value =
+                rest.trim_start_matches(' ').strip_prefix('=').map(|value| value.trim_start_matches(' '));
+            // In the JSON of a log, such a quote ends the field.
+            let ends_field = |value: &str| {
+                let rest = value.strip_prefix('"');
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([',', '}', ']', ':']))
+            };
+            if let Some(value) = value
+                && begins
+                && !ends_field(value)
+                && !value.is_empty()
+                && !value.starts_with([';', '&', ',', '`'])
+            {
+                found.push((at, lower.len() - value.len()));
+            }
+        }
+    }
+    found
+}
+
+/// Where the value of a setting ends: at its closing quote or brace, or else at a `;`, a blank or the quote of the message.
+fn setting_end(text: &str, start: usize) -> usize {
+    let value = text.get(start..).unwrap_or_default();
+    let before = |at: usize| value.get(..at).unwrap_or_default();
+    // In the JSON of a log, a backslash stands before a quote of the value, and none before a quote that ends the field.
+    let is_escaped = |at: usize| (at - before(at).trim_end_matches('\\').len()) % 2 == 1;
+    let quote = if value.starts_with('"') { Some(1) } else { value.starts_with("\\\"").then_some(2) };
+    if let Some(open) = quote {
+        let close = value.get(open..).and_then(|body| body.find('"')).map(|at| open + at);
+        return start
+            + match close {
+                Some(at) if open == 1 || is_escaped(at) => at + 1,
+                Some(at) => at,
+                None => value.len(),
+            };
+    }
+    let stop = value.find(['"', '`', '\n']).unwrap_or(value.len());
+    let head = before(stop);
+    let closing = |close: char| head.get(1..).and_then(|body| body.find(close)).map_or(stop, |at| at + 2);
+    let end = match head.chars().next() {
+        Some('{') => closing('}'),
+        Some('\'') => closing('\''),
+        _ => head.find(';').or_else(|| head.find(|c: char| c.is_whitespace() || c == '\'')).unwrap_or(stop),
+    };
+    start + if end == stop { head.trim_end_matches('\\').len() } else { end }
+}
+
+/// Finds the credential after `Basic` or `Bearer`, which begins at `at`.
+fn bearer_token(text: &str, lower: &str, at: usize) -> Option<Range<usize>> {
+    /// Shorter words are prose.
+    const LEAST: usize = 7;
+    let rest = lower.get(at..)?;
+    let scheme = SCHEMES.iter().find(|scheme| rest.starts_with(**scheme))?;
+    let start = at + scheme.len();
+    let token = text.get(start..)?.split(is_between).next()?;
+    let is_encoded = token.contains(|c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '=');
+    (token.len() >= LEAST && is_encoded).then(|| start..start + token.len())
+}
+
+/// Whether a text has the form of a secret: a PEM block of a private key, the token of a well-known system, a signed URL, a
+/// URL or a connection string with a password, an `Authorization` header.
+pub(crate) fn has_secret_form(text: &str) -> bool {
+    let is_token = |(begin, least): &(&str, usize)| {
+        text.match_indices(begin).any(|(at, _)| {
+            let is_start = text.get(..at).is_some_and(|b| !b.ends_with(|c: char| c.is_ascii_alphanumeric()));
+            let tail = text.get(at + begin.len()..).unwrap_or_default();
+            is_start && tail.bytes().take_while(u8::is_ascii_alphanumeric).count() >= *least
+        })
+    };
+    let has_password = text.match_indices("://").any(|(at, mark)| {
+        let rest = text.get(at + mark.len()..).unwrap_or_default();
+        let authority = rest.split(['/', '?', '#', ' ']).next().unwrap_or_default();
+        let user = authority.rsplit_once('@').map(|(user, _)| user);
+        user.and_then(|user| user.split_once(':')).is_some_and(|(_, password)| !password.is_empty())
+    });
+    text.contains("-----BEGIN")
+        || text.contains("PRIVATE KEY")
+        || has_password
+        || has_signed_url(text)
+        || !named_secrets(text).is_empty()
+        || TOKEN_BEGINNINGS.iter().any(is_token)
+}
+
+/// Whether a text looks like a secret: it has the form of one, or a long run of letters and digits like an encoded key.
+/// Error messages do not quote such a text, because people paste keys instead of paths and names.
+pub(crate) fn looks_secret(text: &str) -> bool {
+    /// Shorter runs are names, ULIDs and UUIDs.
+    const RUN: usize = 32;
+    /// A run with slashes may be a path.
+    const RUN_WITH_SLASHES: usize = 40;
+    let ends_run = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '=' | '_' | '-'));
+    has_secret_form(text)
+        || text.split(ends_run).any(|run| run.len() >= RUN && is_encoded(run, 4))
+        || text
+            .split(|c| ends_run(c) && c != '/')
+            .any(|run| run.len() >= RUN_WITH_SLASHES && !run.starts_with('/') && is_encoded(run, 3))
+}
+
+/// Whether a run of letters and digits is encoded bytes: these change between the kinds of characters all the time, and names
+/// do not. One change in `one_in` characters is enough.
+fn is_encoded(run: &str, one_in: usize) -> bool {
+    let kind = |c: u8| match c {
+        b'A'..=b'Z' => Some(0),
+        b'a'..=b'z' => Some(1),
+        b'0'..=b'9' => Some(2),
+        _ => None,
+    };
+    let count = |wanted| run.bytes().filter(|c| kind(*c) == Some(wanted)).count();
+    let (upper, lower, digits) = (count(0), count(1), count(2));
+    let pairs = run.as_bytes().windows(2);
+    let changes = pairs.filter(
+        |two| matches!(two, [a, b] if kind(*a).is_some() && kind(*b).is_some() && kind(*a) != kind(*b)),
+    );
+    upper > 0
+        && lower > 0
+        && digits > 0
+        && (upper + digits) * 4 >= run.len()
+        && changes.count() * one_in >= run.len()
+}
+
+/// Returns what an error shows instead of a text that looks like a secret.
+pub(crate) fn withheld(text: &str) -> String {
+    format!("({} characters, not shown: they look like a key or a token)", text.chars().count())
+}
+
+/// Replaces each part of a text that looks like a secret: a password of a connection string, a PEM block, or a word between
+/// blanks, quotes and brackets.
+pub(crate) fn redacted(text: &str) -> Cow<'_, str> {
+    if !looks_secret(text) {
+        return Cow::Borrowed(text);
+    }
+    const BEGIN: &str = "-----BEGIN";
+    let named = redact_named(text);
+    let mut out = String::with_capacity(named.len());
+    let mut rest = named.as_str();
+    while let Some((before, block)) = rest.split_once(BEGIN) {
+        redact_words(before, &mut out);
+        let end = pem_end(block);
+        let (block, after) = block.split_at_checked(end).unwrap_or((block, ""));
+        out.push_str(&withheld(&format!("{BEGIN}{block}")));
+        rest = after;
+    }
+    redact_words(rest, &mut out);
+    Cow::Owned(out)
+}
+
+/// Where a PEM block ends whose beginning was read. A block without an end goes to the next quote.
+fn pem_end(block: &str) -> usize {
+    const END: &str = "-----END";
+    const DASHES: &str = "-----";
+    let end = block.find(END).and_then(|at| {
+        let label = at + END.len();
+        Some(label + block.get(label..)?.find(DASHES)? + DASHES.len())
+    });
+    // In JSON, a backslash stands before a quote. It stays with the quote.
+    let quote = || {
+        let before = block.get(..block.find(['`', '\'', '"'])?)?;
+        Some(before.trim_end_matches('\\').len())
+    };
+    end.or_else(quote).unwrap_or(block.len())
+}
+
+/// Replaces the secrets that [`named_secrets`] finds, with the names of their settings.
+fn redact_named(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut done = 0;
+    for range in named_secrets(text) {
+        // Two of them may overlap: the second is then withheld with the first, or from its end on.
+        let start = range.start.max(done);
+        if let Some(secret) = text.get(start..range.end)
+            && !secret.is_empty()
+        {
+            out.push_str(text.get(done..start).unwrap_or_default());
+            out.push_str(&withheld(secret));
+            done = range.end;
+        }
+    }
+    out.push_str(text.get(done..).unwrap_or_default());
+    out
+}
+
+fn redact_words(text: &str, out: &mut String) {
+    for part in text.split_inclusive(is_between) {
+        let word = part.trim_end_matches(is_between);
+        match looks_secret(word) {
+            true => {
+                out.push_str(&withheld(word));
+                out.push_str(part.get(word.len()..).unwrap_or_default());
+            }
+            false => out.push_str(part),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::{Secret, sha256};
+
+    #[test]
+    fn pasted_keys_look_secret_and_names_do_not() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = key.serialize_pem();
+        let body: String = pem.lines().filter(|l| !l.starts_with('-')).collect();
+        for secret in [
+            pem.as_str(),
+            &body,
+            "hf_AbCdEfGhIjKlMnOpQrStUvWxYzabcdefgh",
+            "key: -----BEGIN EC",
+            "eyJhbGciOiJFUzI1NiIsInR5cCI6ImF0K2p3dCJ9.eyJpc3MiOiJodHRwIn0.c2ln",
+            "hvs.CAESIJ0p3kX9cQ2mZr7bT5wYv1LsNd8HfGa4",
+            "ghp_0123456789abcdefABCDEF0123456789abcd",
+            "AKIAIOSFODNN7EXAMPLE",
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYz9Q2kLpe8T",
+            "postgres://ml:hunter2@db.acme.example/features",
+            "https://acme.blob.core.windows.net/data/train?sv=2024-11-04&sp=r&sig=Zm9vYmFy%2Bx%3D",
+            "sv=2024-11-04&ss=b&sig=Zm9vYmFy%2Bx%3D",
+            "https://s3.acme.example/b/k?AWSAccessKeyId=ada&Signature=Zm9v%3D&Expires=1795148000",
+            "https://s3.acme.example/b/k?X-Amz-Expires=60&X-Amz-Signature=4be1c0de",
+            "https://storage.googleapis.com/b/k?X-Goog-Expires=60&X-Goog-Signature=4be1c0de",
+            "AccountName=acme;AccountKey=Zm9vYmFy==;EndpointSuffix=core.windows.net",
+            "Endpoint=sb://acme.example/;SharedAccessKeyName=root;SharedAccessKey=Zm9vYmFy=",
+            "Server=db.acme.example;User Id=ml;Password=hunter2;",
+            "Driver={ODBC Driver 18 for SQL Server};Server=db;UID=ml;PWD={hunter;2}",
+            "host=db.acme.example user=ml password=hunter2",
+            "Authorization: Basic bWw6aHVudGVyMg==",
+            "Authorization: Bearer hunter2-and-more",
+            Secret::from_bytes(&sha256(b"a")).unwrap().to_text().expose(),
+        ] {
+            assert!(looks_secret(secret), "{secret}");
+            assert!(!withheld(secret).contains(secret));
+            for text in
+                [format!("cannot open `{secret}`: gone"), format!("--key={secret}"), secret.to_owned()]
+            {
+                let shown = redacted(&text);
+                assert!(shown.contains("not shown") && !looks_secret(&shown), "{shown}");
+            }
+        }
+        for plain in [
+            "/run/leasehold/svid.key",
+            "/home/Ada/Projects2/support-tuning-of-October/leasehold.toml",
+            "spiffe://k8s.acme.example/ns/ml/job/01JD3M8TZZZZZZZZZZZZZZZZZZ",
+            "7f3c9a00-1111-4222-8333-444455556666",
+            "sha256:4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de",
+            "a_test_name_of_many_words_that_says_what_it_holds",
+            "/scratch/US1/GPU8/Experiment-2026-11-29-LLAMA3-70B-Instruct-v2/checkpoints-of-Ada",
+            "https://leasehold.acme.example:8443/keys?of=ada@acme.example",
+            "/data/sk-learn-experiments/hf_datasets_cache_2026/glpat-notes",
+            "sha256:4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de4be1c0de is no key",
+            "https://data.acme.example/tickets?version=3&format=parquet&sig=none",
+            "https://docs.acme.example/signature?expires=never#password",
+            "the password of the user is wrong; write password=… in the file",
+            "PWD=/home/ada USER=ada",
+            "authorization: bearer token is missing",
+            "Basic authentication",
+        ] {
+            assert!(!looks_secret(plain), "{plain}");
+            assert_eq!(redacted(plain), plain);
+        }
+    }
+
+    #[test]
+    fn only_the_secret_part_of_a_message_is_replaced() {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let text = format!("cannot open '{key}' for job j-1: AKIAIOSFODNN7EXAMPLE, no such file");
+        let shown = redacted(&text);
+        assert!(shown.starts_with("cannot open '(") && shown.ends_with("token), no such file"), "{shown}");
+        assert!(shown.contains("for job j-1: (20 characters"), "{shown}");
+        let cut = format!("`{}`: cut", key.get(..60).unwrap());
+        assert!(redacted(&cut).ends_with("`: cut"), "{}", redacted(&cut));
+    }
+
+    #[test]
+    fn a_password_is_replaced_and_json_stays_json() {
+        for (password, quoted) in [
+            ("hunter2", "hunter2"),
+            ("hunter2 and more", "\"hunter2 and more\""),
+            ("hunter2;more", "{hunter2;more}"),
+            ("hunter2", "hunter2\""),
+            ("hunter2", "\"hunter2"),
+            ("hunter2\\", "hunter2\\"),
+            ("hunter2", "hunter2;Pwd="),
+            ("hunter2", "hunter2;Pwd=\""),
+            ("hunter2", "hunter2;Pwd={"),
+        ] {
+            let text = format!("Server=db;Uid=ml;Pwd={quoted}");
+            let shown = redacted(&text);
+            assert!(shown.starts_with("Server=db;Uid=ml;(") && !shown.contains(password), "{shown}");
+            let json = serde_json::json!({ "job": "j-1", "reason": text, "target": "x" }).to_string();
+            let read: serde_json::Value = serde_json::from_str(&redacted(&json)).unwrap();
+            assert!(read["job"] == "j-1" && read["target"] == "x", "{read}");
+            assert!(!read.to_string().contains("hunter2"), "{read}");
+        }
+        let json = serde_json::json!({ "reason": "AKIAIOSFODNN7EXAMPLE\"x", "job": "j-1" }).to_string();
+        let read: serde_json::Value = serde_json::from_str(&redacted(&json)).unwrap();
+        assert_eq!(read["job"], "j-1");
+    }
+}
