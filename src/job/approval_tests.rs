@@ -1,9 +1,10 @@
-use std::{collections::BTreeMap, sync::Arc};
-
 use super::*;
 use crate::{
-    job::{Begin, DoneWhen, End, Members, Spec},
-    name::{AttemptNumber, FenceName, JobId},
+    job::{
+        Begin, End,
+        testing::{sample_job, sample_spec},
+    },
+    name::{AttemptNumber, FenceName},
     reason::Reason,
     secret::SecretDigest,
 };
@@ -24,54 +25,7 @@ fn gate(id: &str, people: u32) -> Gate {
 
 /// A job that waits at gate `a` for two people, and at gate `b` for one.
 fn waiting() -> Job {
-    let launcher: SpiffeId = "spiffe://td/launcher".parse().unwrap();
-    let spec = Spec {
-        name: "j".into(),
-        tenant: "acme".parse().unwrap(),
-        purpose: "p".into(),
-        why: String::new(),
-        ticket: String::new(),
-        rollback_to: None,
-        prompt_alternative: String::new(),
-        sweep: None,
-        max_duration: HOUR,
-        tune: None,
-        read: vec![],
-        write: vec![],
-        pins: BTreeMap::new(),
-        members: Members {
-            start: vec![],
-            join: vec!["spiffe://td/worker".parse().unwrap()],
-            expect: 1,
-            max: 1,
-            attempts: 2,
-            done_when: DoneWhen::All,
-        },
-        acting_for: None,
-        credential_ttl: None,
-        drain: None,
-    };
-    let job = Job {
-        id: JobId(1),
-        spec: Arc::new(spec),
-        spec_digest: Digest::ZERO,
-        launcher,
-        acting_for: None,
-        idempotency_key: "k".into(),
-        created: NOW,
-        ends: NOW.plus(HOUR),
-        inputs: Arc::new([]),
-        state: JobState::Ready,
-        gates: vec![],
-        approvals: vec![],
-        sweep_place: None,
-        emergency: None,
-        ended_memberships: vec![],
-        compromised: None,
-        attempts: vec![],
-        closed: None,
-        detail: String::new(),
-    };
+    let job = sample_job(1, sample_spec(1, 2), NOW);
     job.held_by(vec![gate("a", 2), gate("b", 1)])
 }
 

@@ -26,6 +26,8 @@ mod illegal;
 mod roster;
 mod spec;
 mod state;
+#[cfg(test)]
+pub(crate) mod testing;
 mod transitions;
 
 pub use approval::{Approval, Approver, Gate, count_people};

@@ -1,9 +1,10 @@
-use std::{collections::BTreeMap, sync::Arc};
-
 use super::*;
 use crate::{
-    job::{JobState, Members, Spec},
-    name::{Digest, FenceName, JobId},
+    job::{
+        JobState, Spec,
+        testing::{sample_job, sample_spec},
+    },
+    name::{FenceName, JobId},
 };
 
 const NOW: LeaseTime = LeaseTime(1_000_000);
@@ -28,53 +29,9 @@ fn worker() -> SpiffeId {
 }
 
 fn job(expect: u32, attempts: u32) -> Job {
-    let spec = Spec {
-        name: "j".into(),
-        tenant: "acme".parse().unwrap(),
-        purpose: "p".into(),
-        why: String::new(),
-        ticket: String::new(),
-        rollback_to: None,
-        prompt_alternative: String::new(),
-        sweep: None,
-        max_duration: MINUTE,
-        tune: None,
-        read: vec![],
-        write: vec![],
-        pins: BTreeMap::new(),
-        members: Members {
-            start: vec![],
-            join: vec!["spiffe://td/worker".parse().unwrap()],
-            expect,
-            max: expect,
-            attempts,
-            done_when: DoneWhen::All,
-        },
-        acting_for: None,
-        credential_ttl: None,
-        drain: None,
-    };
-    Job {
-        id: JobId(1),
-        spec: Arc::new(spec),
-        spec_digest: Digest::ZERO,
-        launcher: worker(),
-        acting_for: None,
-        idempotency_key: "k".into(),
-        created: NOW,
-        ends: NOW.plus(Duration::from_secs(3_600)),
-        inputs: Arc::new([]),
-        state: JobState::Ready,
-        gates: vec![],
-        approvals: vec![],
-        sweep_place: None,
-        emergency: None,
-        attempts: vec![],
-        closed: None,
-        detail: String::new(),
-        ended_memberships: vec![],
-        compromised: None,
-    }
+    let spec = Spec { max_duration: MINUTE, ..sample_spec(expect, attempts) };
+    let ends = NOW.plus(Duration::from_secs(3_600));
+    Job { launcher: worker(), ends, ..sample_job(1, spec, NOW) }
 }
 
 fn begun(job: &mut Job, key: &str) -> AttemptNumber {

@@ -40,7 +40,13 @@ mod store_state;
 mod widening;
 
 #[cfg(test)]
+mod history_tests;
+#[cfg(test)]
 mod recorded_tests;
+#[cfg(test)]
+mod snapshot_tests;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod version_one_tests;
 

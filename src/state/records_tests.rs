@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::{
     clock::LeaseTime,
+    job::testing::sample_job,
     name::{Method, Pin},
 };
 
@@ -101,25 +102,10 @@ fn job(text: &str, number: u32) -> Job {
         tier: Some("base".into()),
     };
     Job {
-        id: JobId(1),
-        spec: Arc::new(spec),
-        spec_digest: Digest::ZERO,
-        launcher: "spiffe://td/launcher".parse().unwrap(),
-        acting_for: Some("ada".parse().unwrap()),
         idempotency_key: "k".into(),
-        created: LeaseTime(1),
         ends: LeaseTime(2),
         inputs: vec![input].into(),
-        state: JobState::Ready,
-        gates: vec![],
-        approvals: vec![],
-        sweep_place: None,
-        emergency: None,
-        ended_memberships: vec![],
-        compromised: None,
-        attempts: vec![],
-        closed: None,
-        detail: String::new(),
+        ..sample_job(1, spec, LeaseTime(1))
     }
 }
 
