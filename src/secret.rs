@@ -12,7 +12,9 @@ use ring::{
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-pub(crate) use redaction::{has_secret_form, looks_secret, redacted, withheld};
+#[cfg(feature = "cli")]
+pub(crate) use redaction::has_secret_form;
+pub(crate) use redaction::{looks_secret, redacted, withheld};
 
 /// Text that must not be shown: a token, a ticket.
 #[derive(Clone)]

@@ -102,21 +102,6 @@ pub(super) fn decode(text: &str) -> Result<String, SubPathError> {
     String::from_utf8(bytes).map_err(|_| SubPathError::Encoding)
 }
 
-/// Percent-encodes the names of a path for a URL. Keeps the slashes.
-pub fn encode_path(path: &str) -> String {
-    use std::fmt::Write;
-    let mut out = String::with_capacity(path.len());
-    for byte in path.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' => {
-                out.push(char::from(byte));
-            }
-            _ => drop(write!(out, "%{byte:02X}")),
-        }
-    }
-    out
-}
-
 /// What is at a path.
 pub(super) enum ServedItem {
     File(File, u64),
@@ -274,6 +259,7 @@ fn list(folder: OwnedFd) -> io::Result<ServedItem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::encode_path;
 
     #[test]
     fn every_file_name_survives_a_url() {

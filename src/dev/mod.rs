@@ -34,10 +34,10 @@ mod sample;
 mod target;
 mod transfer;
 
+pub use crate::gateway::encode_path;
 pub use authority::{Authority, SvidPem};
 pub use client::{ClientError, FileClient, read_token};
 pub use deployment::{DevDeployment, Pace, Ports, Role, SVID_LIFE, SetupError, TRUST_DOMAIN};
 pub use file_server::FileServer;
-pub use folder::encode_path;
 pub use init::{Starter, mint, write_svid};
 pub use running::{FreePorts, Running, free_ports};

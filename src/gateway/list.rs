@@ -13,7 +13,7 @@ use s3s::{
 
 use super::{
     caller::{GatewayCaller, live},
-    listing::{KeyOutcome, ListPage, ListQuery, url_encoded},
+    listing::{KeyOutcome, ListPage, ListQuery, encode_path},
     read::{e_tag, signed},
     refusal::{failed, unusable},
     store::{Entry, ObjectInfo},
@@ -171,7 +171,7 @@ impl Encoding {
     fn of_key(self, key: &str) -> String {
         match self {
             Encoding::None => key.to_owned(),
-            Encoding::Url => url_encoded(key),
+            Encoding::Url => encode_path(key),
         }
     }
 

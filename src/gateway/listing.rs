@@ -105,8 +105,8 @@ impl<T> ListPage<T> {
     }
 }
 
-/// Percent-encodes a key as `encoding-type=url` asks: everything but letters, digits and `-._~/`.
-pub(super) fn url_encoded(text: &str) -> String {
+/// Percent-encodes a path for a URL, or a key as `encoding-type=url` asks: everything but letters, digits and `-._~/`.
+pub fn encode_path(text: &str) -> String {
     use std::fmt::Write;
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -185,6 +185,6 @@ mod tests {
 
     #[test]
     fn keys_are_encoded_for_xml() {
-        assert_eq!(url_encoded("a b/ü%\u{1}.txt"), "a%20b/%C3%BC%25%01.txt");
+        assert_eq!(encode_path("a b/ü%\u{1}.txt"), "a%20b/%C3%BC%25%01.txt");
     }
 }

@@ -74,5 +74,6 @@ mod write;
 
 pub use bucket_client::{BucketSettings, StoreFault};
 pub use front::Gateway;
+pub use listing::encode_path;
 pub use session::CatalogReader;
 pub use settings::{GatewaySettings, KeptIn, StoreSettings};
