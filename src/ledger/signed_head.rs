@@ -216,7 +216,7 @@ impl FromStr for SignedHead {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         #[derive(Serialize, Deserialize)]
         #[serde(deny_unknown_fields)]
-        struct HeadLine {
+        struct SignedHeadLine {
             v: u32,
             epoch: u64,
             index: u64,
@@ -226,7 +226,7 @@ impl FromStr for SignedHead {
             signature: String,
         }
         let line = text.trim();
-        let said: HeadLine = serde_json::from_str(line).map_err(|_| HeadError::Malformed)?;
+        let said: SignedHeadLine = serde_json::from_str(line).map_err(|_| HeadError::Malformed)?;
         let time = Wall::parse(&said.time).ok_or(HeadError::Malformed)?;
         // Accept only the form that the daemon writes, so that the signed text is the text that was read.
         if said.v != 1 || serde_json::to_string(&said).ok().as_deref() != Some(line) {
