@@ -40,12 +40,12 @@ enum DeliveryFault {
     Unreachable(String),
     #[error("the receiver redirects ({0}), and redirects are not followed: configure the final URL")]
     Redirected(StatusCode),
-    /// It said when to come back, if it said so.
+    /// `retry_after` is how long the receiver asked to wait, if it did.
     #[error("the receiver answered {status}")]
     Status { status: StatusCode, retry_after: Option<Duration> },
 }
 
-/// What the courier has said in the log about the receiver, so that an outage takes two lines.
+/// What the courier has logged about an outage of the receiver, so that an outage takes two lines.
 #[derive(Default)]
 struct ReceiverOutage {
     is_reported: bool,
@@ -79,13 +79,13 @@ pub enum ClientFault {
     /// Its authorities cannot be read or used.
     #[error(transparent)]
     Authorities(#[from] LoadError),
-    /// The TLS configuration was not taken.
+    /// The HTTP client did not accept the TLS configuration.
     #[error("no HTTP client could be made: {0}")]
     Client(String),
 }
 
 impl Courier {
-    /// Delivers until it is cancelled. Keeps the place then.
+    /// Delivers letters until it is cancelled, and then writes the place to its file.
     pub(super) async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = self.deliver() => {}
@@ -125,7 +125,7 @@ impl Courier {
         }
     }
 
-    /// Reports a failed attempt, and gives a letter up that has waited too long or that its receiver wants no more.
+    /// Reports a failed attempt. Gives a letter up if it has waited too long, or if the receiver refused it for good.
     fn judge(&self, first: &WaitingLetter, fault: &DeliveryFault, outage: &mut ReceiverOutage) {
         if !std::mem::replace(&mut outage.is_reported, true) {
             let name = &self.webhook.name;
@@ -159,7 +159,7 @@ impl Courier {
         }
     }
 
-    /// Writes the place, if it is not the one that was kept last. Returns the one that is kept.
+    /// Writes the place to its file if it has changed. Returns the place that the file has.
     async fn keep_place(&self, kept: Option<u64>) -> Option<u64> {
         let place = self.outbox.place();
         if kept == Some(place) {
@@ -206,7 +206,7 @@ impl Courier {
 }
 
 impl DeliveryFault {
-    /// Whether the receiver wants this letter never again.
+    /// Whether the receiver refused this letter for good.
     fn is_final(&self) -> bool {
         matches!(self, DeliveryFault::Status { status: StatusCode::GONE, .. })
     }
@@ -220,7 +220,7 @@ impl DeliveryFault {
     }
 }
 
-/// Reads how many seconds a receiver asks to wait. More than our own longest wait counts as that.
+/// Reads how many seconds a receiver asks to wait. A wait that is longer than our own longest is cut to that.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(NOTICE_RETRY_MAX))

@@ -30,7 +30,7 @@ pub trait NoticeLookup: Send + Sync + 'static {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct NoticeFacts {
     pub(super) occasion: Occasion,
-    /// Whose it is. `None` if it belongs to several tenants or to none.
+    /// The tenant that it belongs to. `None` if it belongs to several tenants or to none.
     pub(super) tenant: Option<TenantName>,
     /// The name that it is about, such as `job:j-…`.
     pub(super) subject: String,
@@ -57,12 +57,12 @@ const KINDS: [&str; 12] = [
 
 /// Whether a line of the ledger may cause a notice.
 pub(super) fn may_matter(line: &str) -> bool {
-    // The first `"type":"` of a line is that of the record: what stands before it has no text of people.
+    // The first `"type":"` of a line is that of the record: the fields before it have no text that people wrote.
     let kind = line.split_once("\"type\":\"").and_then(|(_, rest)| rest.split_once('"'));
     kind.is_some_and(|(kind, _)| KINDS.contains(&kind))
 }
 
-/// Reads what an event says to people. `None` if it is nothing that they should hear of.
+/// Reads what an event says to people. `None` if people need not know of it.
 pub(super) fn facts_of(event: &Event, lookup: &dyn NoticeLookup, now: LeaseTime) -> Option<NoticeFacts> {
     match event {
         Event::JobCreated(created) => waiting(created),
@@ -75,8 +75,7 @@ pub(super) fn facts_of(event: &Event, lookup: &dyn NoticeLookup, now: LeaseTime)
             Some(facts)
         }
         Event::Withdrawn { job, why, .. } => {
-            let mut facts =
-                of_job(Occasion::Voided, *job, lookup, "what was reported of it did not take effect");
+            let mut facts = of_job(Occasion::Voided, *job, lookup, "a report about it did not take effect");
             facts.put("why", why);
             Some(facts)
         }

@@ -13,7 +13,7 @@ pub(super) struct Letter {
     pub(super) index: u64,
     /// What it is about.
     pub(super) occasion: Occasion,
-    /// The same for each attempt to deliver it: the digest of its record, in hexadecimal digits.
+    /// The digest of its record, in hexadecimal digits. It is the same for each attempt to deliver the letter.
     pub(super) id: String,
     pub(super) content_type: &'static str,
     pub(super) body: Bytes,
@@ -22,7 +22,8 @@ pub(super) struct Letter {
 /// The record that a notice is made from.
 pub(super) struct NoticeOrigin<'a> {
     pub(super) index: u64,
-    /// The hash of its line. A tenant reads it in its own history too, and learns no count of other tenants' records from it.
+    /// The hash of its line in the ledger. A tenant reads it in its own history too, and cannot learn from it how many records
+    /// other tenants have.
     pub(super) hash: Digest,
     pub(super) time: Wall,
     /// The URL of the issuer, which names this daemon.
@@ -42,7 +43,7 @@ impl Letter {
             LetterFormat::Slack => ("application/json; charset=utf-8", slack(facts)),
         };
         if body.len() > NOTICE_BYTES_MAX {
-            // Each text and list is bounded, so only a new field could come so far.
+            // Each text and list is bounded, so only a new field could make a body too large.
             body = match format {
                 LetterFormat::CloudEvents => {
                     cloud_event(facts, origin, &id, json!({ "summary": facts.summary }))
@@ -100,7 +101,7 @@ fn slack(facts: &NoticeFacts) -> String {
     json!({ "text": text }).to_string()
 }
 
-/// Escapes what Slack reads as markup. So no text of a job calls people by `<!channel>` or hides a link.
+/// Escapes what Slack reads as markup. So a text of a job cannot call people by `<!channel>` or hide a link.
 fn escape_markup(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

@@ -24,7 +24,7 @@ pub enum Occasion {
 }
 
 impl Occasion {
-    /// All of them.
+    /// All occasions.
     pub const ALL: [Occasion; 8] = [
         Occasion::Waiting,
         Occasion::Granted,
@@ -36,7 +36,7 @@ impl Occasion {
         Occasion::Refused,
     ];
 
-    /// The word.
+    /// The word for the occasion.
     pub const fn as_str(self) -> &'static str {
         match self {
             Occasion::Waiting => "waiting",

@@ -58,7 +58,7 @@ impl Outbox {
         self.lock().read = index;
     }
 
-    /// Puts a letter at the end, unless the queue is full. A full queue keeps what came first: of a flood, that is its cause.
+    /// Puts a letter at the end, unless the queue is full. A full queue keeps the oldest letters: they show what began a flood.
     /// Letters about refused requests have only a part of the queue, so that a flood of them leaves room for the others.
     pub(super) fn put(&self, letter: Letter, now: LeaseTime) -> Put {
         let mut queue = self.lock();
@@ -96,7 +96,7 @@ impl Outbox {
         self.lock().letters.front().cloned()
     }
 
-    /// Removes the oldest letter. Returns how many were dropped for lack of room, if the queue is empty now.
+    /// Removes the oldest letter. If the queue is empty now, returns how many letters were dropped for lack of room.
     pub(super) fn remove_first(&self) -> Option<u64> {
         let mut queue = self.lock();
         let gone = queue.letters.pop_front()?;
@@ -109,13 +109,13 @@ impl Outbox {
         dropped.filter(|n| *n > 0)
     }
 
-    /// The last record up to which nothing waits.
+    /// The record up to which no letter waits.
     pub(super) fn place(&self) -> u64 {
         let queue = self.lock();
         queue.letters.front().map_or(queue.read, |first| first.letter.index.saturating_sub(1))
     }
 
-    /// Resolves when a letter was put since the last call.
+    /// Resolves as soon as a letter was put since the last call.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;
     }

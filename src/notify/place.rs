@@ -1,4 +1,4 @@
-//! The record up to which a webhook has heard.
+//! The record up to which a webhook has all its notices.
 
 use std::{
     fs, io,
@@ -8,7 +8,8 @@ use std::{
 
 use crate::{limits::WEBHOOK_FILE_BYTES_MAX, written::read_regular_text};
 
-/// The file with the place of one webhook. It is not synced: a place that is lost repeats some notices, and loses none.
+/// The file with the place of one webhook. It is not synced to disk: if the place is lost, some notices come twice, and none
+/// is missing.
 #[derive(Clone, Debug)]
 pub(super) struct PlaceFile(PathBuf);
 

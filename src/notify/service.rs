@@ -29,7 +29,7 @@ pub struct Notices {
 struct Receiver {
     webhook: Arc<Webhook>,
     outbox: Arc<Outbox>,
-    /// The first record that it hears of.
+    /// The first record that it gets notices of.
     from: u64,
 }
 
@@ -42,7 +42,7 @@ struct RecordReader {
     receivers: Vec<Receiver>,
 }
 
-/// What notices are made from and sent by.
+/// The parts of the daemon that notices are made from and sent with.
 pub struct NoticeParts<'a> {
     /// The directory of the daemon's state.
     pub state: &'a Path,
@@ -122,7 +122,7 @@ impl RecordReader {
         }
     }
 
-    /// Puts what a record says into the outboxes of those who should hear it.
+    /// Puts a letter about a record into the outbox of each receiver that should get it.
     fn take(&self, line: &TailLine) -> Result<(), TailError> {
         if may_matter(&line.line) {
             let (record, hash) = line.read()?;

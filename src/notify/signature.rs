@@ -13,7 +13,7 @@ use crate::{
     written::read_regular_text,
 };
 
-/// The keys that sign, the first one first. Several while receivers change from one to the next.
+/// The keys that sign, in the order of their file. There are several while receivers change from one key to the next.
 pub(super) struct SigningSecrets(Vec<hmac::Key>);
 
 impl SigningSecrets {

@@ -1,4 +1,4 @@
-//! Texts of people, made safe and short.
+//! Texts that people wrote, made safe and short.
 
 use serde_json::{Value, json};
 

@@ -27,21 +27,21 @@ pub struct Webhook {
 pub enum UrlFrom {
     /// In the configuration.
     Written(WebhookUrl),
-    /// In a file, because the URL is a secret, as that of Slack.
+    /// In a file, because the URL is a secret, as it is with Slack.
     File(PathBuf),
 }
 
-/// The tenants of which a receiver hears.
+/// The tenants whose notices a receiver gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TenantsHeard {
-    /// All, and what belongs to no tenant.
+    /// All tenants. The receiver also gets notices that belong to no tenant.
     All,
-    /// These. What belongs to no tenant, or to several, is not for it.
+    /// Only these. The receiver gets no notice that belongs to no tenant or to several.
     Only(BTreeSet<TenantName>),
 }
 
 impl TenantsHeard {
-    /// Whether the receiver hears of what belongs to this tenant, or to none.
+    /// Whether the receiver gets a notice that belongs to this tenant, or to none.
     pub fn hears(&self, tenant: Option<&TenantName>) -> bool {
         match (self, tenant) {
             (TenantsHeard::All, _) => true,
@@ -107,7 +107,7 @@ impl FromStr for WebhookUrl {
         if host.is_empty() {
             return Err(WebhookUrlFault::NotAUrl);
         }
-        // A name such as localhost could be resolved elsewhere, so only addresses count.
+        // A name such as localhost could resolve to another machine, so only addresses count.
         let is_here = host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
         let is_https = match uri.scheme_str() {
             Some("https") => true,

@@ -77,11 +77,11 @@ impl PeopleAuthority {
         Ok(AuthorityPem { cert, key: Zeroizing::new(key.serialize_pem()) })
     }
 
-    /// Reads the root and its key from PEM files. The first certificate is the one that signs; the others only stay trusted.
+    /// Reads the root and its key from PEM files. The first certificate signs; the others are only trusted.
     ///
     /// # Errors
     ///
-    /// A file cannot be read, the certificate may not sign for the domain, has expired, or the key is not its key.
+    /// A file cannot be read, the certificate may not sign for the domain or has expired, or the key does not belong to it.
     pub fn load(domain: &TrustDomain, cert: &Path, key: &Path, now: Wall) -> Result<Self, AuthorityFault> {
         let bundle = read_regular_text(cert, PEM_BYTES_MAX)
             .map_err(|why| AuthorityFault::Cert(format!("it {why}")))?;
@@ -114,7 +114,7 @@ impl PeopleAuthority {
         &self.bundle
     }
 
-    /// When its root expires. No SVID lasts longer.
+    /// When the root expires. No SVID is valid for longer.
     pub fn not_after(&self) -> Wall {
         self.not_after
     }

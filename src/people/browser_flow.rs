@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{clock::Clock, plain, secret::SecretText};
 
-/// Bytes of the request that the browser sends: a code and a state, with the headers of browsers.
+/// The most bytes of a browser's request: a code, a state, and the headers that browsers send.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 /// How long one connection may take to send its request.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
@@ -63,7 +63,7 @@ impl BrowserFlow {
         Ok(BrowserFlow { endpoints, client_id, redirect, listener, url, state, nonce, verifier })
     }
 
-    /// Where the person logs in.
+    /// The URL at which the person logs in.
     pub fn url(&self) -> &str {
         self.url.as_str()
     }
@@ -92,7 +92,8 @@ impl BrowserFlow {
             .request_async(http)
             .await
             .map_err(|e| FlowFault::Provider(causes(&e)))?;
-        let token = answer.id_token().ok_or_else(|| FlowFault::OtherToken("there is none".to_owned()))?;
+        let token =
+            answer.id_token().ok_or_else(|| FlowFault::OtherToken("the provider sent none".to_owned()))?;
         token
             .claims(&client.id_token_verifier(), &self.nonce)
             .map_err(|e| FlowFault::OtherToken(causes(&e)))?;
@@ -100,7 +101,7 @@ impl BrowserFlow {
     }
 }
 
-/// Answers requests until one has our state. It answers all others that they are wrong.
+/// Answers requests until one has our state. All other requests get an error.
 async fn wait_for_code(
     listener: &TcpListener,
     state: &CsrfToken,
@@ -151,13 +152,13 @@ async fn read_target(tcp: &mut TcpStream) -> Option<String> {
     (words.next()? == "GET").then(|| words.next().map(str::to_owned)).flatten()
 }
 
-/// Returns the code or the refusal that a request has for us. `None` if it is not ours.
+/// Returns the code or the refusal that a request contains. `None` if the request is not the answer to our login.
 fn answer_of(target: &str, state: &CsrfToken) -> Option<Result<AuthorizationCode, FlowFault>> {
     let url = Url::parse("http://localhost/").ok()?.join(target).ok()?;
     let value = |name: &str| {
         let mut values =
             url.query_pairs().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
-        // A parameter that is there twice is not from a provider.
+        // A provider sends each parameter once, so a repeated one does not count.
         values.next().filter(|_| values.next().is_none())
     };
     let is_ours = value("state").is_some_and(|found| {
@@ -179,7 +180,7 @@ fn answer_of(target: &str, state: &CsrfToken) -> Option<Result<AuthorizationCode
 mod tests {
     use super::*;
 
-    // Only the answer to our own login is taken.
+    // Only the answer to our own login is accepted.
     #[test]
     fn an_answer_with_another_state_is_not_ours() {
         let state = CsrfToken::new("ours".to_owned());

@@ -23,7 +23,7 @@ pub struct DeviceFlow {
 }
 
 impl DeviceFlow {
-    /// Begins a login, and gets a code. Some providers put our nonce into the ID token, many do not.
+    /// Begins a login, and gets a code. Some providers put our nonce into the ID token; many do not.
     ///
     /// # Errors
     ///
@@ -44,12 +44,12 @@ impl DeviceFlow {
         Ok(DeviceFlow { endpoints, client_id, details, nonce: Nonce::new(nonce.to_owned()) })
     }
 
-    /// Where the person types the code. Made safe to show.
+    /// The URL of the page on which the person types the code. Made safe to show.
     pub fn url(&self) -> String {
         plain::line(self.details.verification_uri().as_str()).into_owned()
     }
 
-    /// Where the person need not type the code, if the provider has such a page. Made safe to show.
+    /// The URL of a page that has the code already, if the provider offers one. Made safe to show.
     pub fn url_with_code(&self) -> Option<String> {
         self.details.verification_uri_complete().map(|url| plain::line(url.secret()).into_owned())
     }
@@ -90,7 +90,8 @@ impl DeviceFlow {
                 },
                 other => FlowFault::Provider(causes(&other)),
             })?;
-        let token = answer.id_token().ok_or_else(|| FlowFault::OtherToken("there is none".to_owned()))?;
+        let token =
+            answer.id_token().ok_or_else(|| FlowFault::OtherToken("the provider sent none".to_owned()))?;
         let wanted = self.nonce;
         let is_ours = |found: Option<&Nonce>| match found {
             None => Ok(()),

@@ -23,7 +23,7 @@ pub struct LoginBody {
     pub id_token: String,
     /// A certificate signing request for a P-256 key, as PEM.
     pub key_request: String,
-    /// The group to log in as a member of. Empty: the first of the person's groups.
+    /// The group as whose member the person logs in. If it is empty, the daemon takes the first of the person's groups.
     #[serde(default)]
     pub group: String,
 }
@@ -37,11 +37,11 @@ pub struct LoginAnswer {
     pub svid: String,
     /// The roots of the people trust domain as PEM.
     pub bundle: String,
-    /// The kind of principal that the catalog has the person as.
+    /// The kind of principal that the catalog lists for the person.
     pub kind: String,
     /// The name of the person, as in `human:NAME`.
     pub human: String,
-    /// The group that the person logged in as a member of. Empty: none.
+    /// The group as whose member the person logged in. Empty if there is none.
     pub group: String,
     /// All groups of the person that Leasehold knows.
     pub groups: Vec<String>,

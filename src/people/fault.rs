@@ -36,7 +36,7 @@ pub enum LoginFault {
     #[error("the subject of the ID token is not 1 to 255 ASCII characters")]
     Subject,
     /// The request for a certificate is malformed, or not signed by its own key.
-    #[error("the certificate signing request is not one for a P-256 key, signed by that key")]
+    #[error("the certificate signing request is not for a P-256 key, or is not signed by that key")]
     KeyRequest,
     /// The login was made without a method that is required.
     #[error("you logged in without {method}, which this daemon requires")]
@@ -44,7 +44,7 @@ pub enum LoginFault {
         /// A value of `amr`.
         method: String,
     },
-    /// The person asked to log in as a member of a group in which they are not.
+    /// The person named a group that they are not in.
     #[error("the identity provider does not have you in the group {group}")]
     NotInGroup {
         /// The group, as Leasehold calls it.
@@ -58,7 +58,7 @@ pub enum LoginFault {
     },
     /// The person logged in too often.
     #[error(
-        "you logged in {} times within {} minutes, which is the most",
+        "you logged in {} times within {} minutes, and more is not allowed",
         limits::ID_TOKENS_PER_PERSON_MAX,
         limits::ID_TOKEN_AGE_MAX.as_secs() / 60
     )]

@@ -1,4 +1,4 @@
-//! What the two ways to an ID token share: where the provider has its endpoints, and why there is no token.
+//! What the two ways to an ID token share: the provider's endpoints, and why a login gives no token.
 
 use openidconnect::{
     AdditionalProviderMetadata, DeviceAuthorizationUrl, IssuerUrl, ProviderMetadata, TokenUrl,
@@ -52,7 +52,7 @@ pub enum FlowFault {
     #[error("the identity provider has no device flow")]
     NoDeviceFlow,
     /// No port on this machine is free for the answer of the browser.
-    #[error("no port of this machine can be listened on: {0}")]
+    #[error("the command cannot listen on a port of this machine: {0}")]
     Listen(#[from] std::io::Error),
     /// The person or the provider said no.
     #[error("the identity provider refused the login: {0}")]
@@ -78,7 +78,7 @@ pub(super) async fn endpoints(http: &ProviderHttp, terms: &LoginTerms) -> Result
     ];
     let is_weak = |url: &openidconnect::url::Url| has_https(&terms.issuer) && url.scheme() != "https";
     if urls.into_iter().flatten().any(is_weak) {
-        return Err(FlowFault::Provider("an endpoint of it has no https".to_owned()));
+        return Err(FlowFault::Provider("one of its endpoints has no https".to_owned()));
     }
     Ok(found)
 }

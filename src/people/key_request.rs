@@ -5,8 +5,7 @@ use rcgen::{CertificateSigningRequestParams, PKCS_ECDSA_P256_SHA256, PublicKey, 
 use super::fault::LoginFault;
 use crate::{limits::KEY_REQUEST_BYTES_MAX, name::Digest};
 
-/// A certificate signing request (PKCS #10) whose signature was verified. Only its key counts: what it asks to be called is
-/// ignored.
+/// A certificate signing request (PKCS #10) whose signature was verified. Only its key counts; the names in it are ignored.
 #[derive(Debug)]
 pub struct KeyRequest(PublicKey);
 
@@ -38,7 +37,7 @@ impl KeyRequest {
     }
 }
 
-/// Returns the nonce of a login for a key: the digest of the key, so that the ID token is of no use with another one.
+/// Returns the nonce of a login for a key: the digest of the key, so that the ID token is of no use with another key.
 pub(super) fn nonce_of(key: &impl PublicKeyData) -> String {
     Digest::of(&key.subject_public_key_info()).to_string()
 }
@@ -59,7 +58,7 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let good = request(&key);
         assert_eq!(KeyRequest::from_pem(&good).unwrap().nonce(), nonce_of(&key));
-        // Another key's request with this key in it: one changed byte of the key breaks the signature.
+        // Change one byte of the key in the request. Now the signature is not by that key.
         let pem = rustls::pki_types::pem::PemObject::from_pem_slice(good.as_bytes());
         let der: rustls::pki_types::CertificateSigningRequestDer<'_> = pem.unwrap();
         let mut forged = der.to_vec();

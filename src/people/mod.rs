@@ -1,8 +1,8 @@
 //! People who log in: an ID token of their identity provider becomes a short-lived X.509-SVID.
 //!
 //! Owns the check of an ID token (OpenID Connect), the person's name and SPIFFE ID, the authority that signs SVIDs of people,
-//! and the two ways to get an ID token. Decides only who a person is and which SVID that gives. Keeps no login: the broker
-//! records it, and the state ends it.
+//! and the two ways to get an ID token. It decides only who a person is and which SVID they get. It keeps no login: the broker
+//! records a login, and the state ends it.
 //!
 //! | File | Noun |
 //! |---|---|

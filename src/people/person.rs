@@ -12,11 +12,11 @@ use crate::{
 /// The longest subject that OpenID Connect allows (Core, section 2).
 const SUBJECT_BYTES_MAX: usize = 255;
 
-/// Begins each name whose subject does not begin with a letter or digit of our alphabet, or is too long. Two `_` follow each
-/// other nowhere else, and `h` is no hex digit, so no other subject gets such a name.
+/// The first two characters of a name whose subject is too long, or does not begin with `a` to `z` or a digit. The third is `_`,
+/// `-`, `.` or `h`. In a name without this mark, two hex digits follow each `_`, so no other subject gets a marked name.
 const MARK: &str = "x_";
 
-/// Returns the name of the person whom an identity provider calls `sub`. Two subjects never get the same name, also if names
+/// Returns the name of the person whom an identity provider calls `sub`. Two subjects never get the same name, even if names
 /// are compared without case: `a` to `z`, digits, `-` and a single `.` stand for themselves, and each other byte is `_` and its
 /// two hex digits. A subject whose name would be too long gets its SHA-256 digest as its name.
 ///
@@ -52,7 +52,7 @@ pub fn human_of_subject(sub: &str) -> Result<HumanName, LoginFault> {
     name.parse().map_err(|_| LoginFault::Subject)
 }
 
-/// The path segment, from 1, that names the person in a SPIFFE ID of [`person_id`].
+/// The number of the path segment, counted from 1, that has the person's name in a SPIFFE ID of [`person_id`].
 pub const PERSON_SEGMENT: usize = 2;
 
 /// Returns the SPIFFE ID of a person, as a member of a group or of none: `spiffe://DOMAIN/human/NAME/GROUP`.
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_that_is_no_subject_is_refused() {
+    fn a_malformed_subject_is_refused() {
         for sub in ["", "ädä", &"a".repeat(256)] {
             assert!(human_of_subject(sub).is_err(), "{sub}");
         }

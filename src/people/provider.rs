@@ -106,7 +106,7 @@ impl IdentityProvider {
     }
 
     /// Checks an ID token for the key whose nonce is `nonce`: signature, algorithm, issuer, audience, expiry, age and nonce.
-    /// A token without a nonce is good, and not [bound](PersonClaims::is_bound).
+    /// A token without a nonce is accepted, but it is not [bound](PersonClaims::is_bound).
     ///
     /// # Errors
     ///
@@ -183,7 +183,7 @@ impl IdentityProvider {
 
     /// Returns the keys of the provider, fetched if they are too old. `again` asks for keys that are newer than those in use.
     async fn keys(&self, now: BootTime, again: bool) -> Result<Arc<CoreJsonWebKeySet>, LoginFault> {
-        // One fetch at a time: the others wait for its keys.
+        // Only one task fetches at a time. The others wait for its keys.
         let mut held = self.keys.lock().await;
         let within = |at: Option<BootTime>, span| at.is_some_and(|at| now.since(at) < span);
         if let Some(keys) = &held.keys
@@ -195,7 +195,7 @@ impl IdentityProvider {
         {
             return Ok(keys.clone());
         }
-        // Keys that are too old do not count, so a provider that is down is not asked for each token.
+        // Ask a provider that is down once a second, not for each token. Keys that are too old are of no use meanwhile.
         if within(held.tried, Duration::from_secs(1)) {
             return Err(LoginFault::Provider { why: "it gave none a moment ago".to_owned() });
         }

@@ -25,8 +25,9 @@ pub enum HttpFault {
 }
 
 impl ProviderHttp {
-    /// Makes a client for the provider with this issuer. If the issuer has `https`, nothing is asked without it: no key, no
-    /// endpoint. `ca` holds the only roots that vouch for the provider, as PEM. `None`: the roots of this machine.
+    /// Makes a client for the provider with this issuer. If the issuer has `https`, the client sends no request without it, for
+    /// keys or to any endpoint. `ca` has the only roots that may certify the provider, as PEM. `None` stands for the roots of
+    /// this machine.
     ///
     /// # Errors
     ///
@@ -35,7 +36,7 @@ impl ProviderHttp {
         if !has_https(issuer) && !is_plain_on_loopback(issuer) {
             return Err(HttpFault::PlainIssuer);
         }
-        // The client takes the provider of the process. A second call changes nothing.
+        // The client uses the default crypto provider of the process. A second call changes nothing.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .https_only(has_https(issuer))
@@ -86,8 +87,8 @@ pub fn has_https(issuer: &str) -> bool {
     Url::parse(issuer).is_ok_and(|url| url.scheme() == "https")
 }
 
-/// Whether the issuer of a provider is a plain HTTP server at a loopback address. A name such as localhost could be resolved
-/// elsewhere, so only addresses count.
+/// Whether the issuer of a provider is a plain HTTP server at a loopback address. A name such as localhost could resolve to
+/// another machine, so only addresses count.
 pub fn is_plain_on_loopback(issuer: &str) -> bool {
     let Ok(url) = Url::parse(issuer) else { return false };
     let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');

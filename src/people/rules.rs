@@ -8,14 +8,14 @@ use crate::{name::GroupName, plain};
 /// The rules of the configuration for logins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginRules {
-    /// The groups that Leasehold knows, each with the value that the provider's claim has for it. The first one that a person
-    /// is in is theirs, unless they name another.
+    /// The groups that Leasehold knows, each with the value that the provider's claim has for it. A person gets the first group
+    /// that they are in, unless they name another.
     pub groups: Vec<(GroupName, String)>,
     /// How long a login lasts.
     pub life: Duration,
-    /// Methods (`amr`) without which no one logs in.
+    /// The methods (`amr`) that a person must have used to log in.
     pub required_amr: Vec<String>,
-    /// Whether an ID token without a nonce is accepted, as many providers issue in the device flow.
+    /// Whether an ID token without a nonce is accepted. Many providers issue such tokens in the device flow.
     pub device_flow: bool,
 }
 
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    // A person gets no group that the provider does not say.
+    // A person gets only groups that the provider names.
     #[test]
     fn a_person_logs_in_as_a_member_of_their_own_groups() {
         let choose = |groups: &[&str], wanted| rules().choose(&claims(groups), wanted);

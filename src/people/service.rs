@@ -17,7 +17,7 @@ use crate::{
 /// The people trust domain of a daemon: who vouches for people, and who signs their SVIDs.
 #[derive(Debug)]
 pub struct People {
-    /// The trust domain of all people that log in here. Nothing else has SVIDs of it.
+    /// The trust domain of all people who log in here. Only people have SVIDs of it.
     pub domain: TrustDomain,
     /// Signs their SVIDs.
     pub authority: PeopleAuthority,
@@ -27,13 +27,13 @@ pub struct People {
     pub rules: LoginRules,
     /// Which ID tokens were used.
     pub spent: SpentTokens,
-    /// When this run of the daemon opened its ledger. It does not know which older ID tokens were used.
+    /// When this run of the daemon opened its ledger. The run does not know which older ID tokens were used.
     pub began: Wall,
 }
 
 impl People {
-    /// Checks an ID token for a key, and how the person logged in. Does not spend the token. If the clock of the provider is
-    /// ahead, waits until ours has the time of the token. So each token that was used is older than the next run of the daemon.
+    /// Checks an ID token for a key, and how the person logged in. It does not spend the token. If the clock of the provider is
+    /// ahead, it waits until our clock reaches the time of the token. So each used token is older than the next run of the daemon.
     ///
     /// # Errors
     ///

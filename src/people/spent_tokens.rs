@@ -13,7 +13,7 @@ use crate::{
     secret::SecretText,
 };
 
-/// Remembers the digests of ID tokens by person while they are fresh. After that their age keeps them out.
+/// Remembers the digests of used ID tokens, by person, until the tokens are too old to be accepted.
 #[derive(Debug, Default)]
 pub struct SpentTokens(Mutex<BTreeMap<HumanName, Vec<SpentToken>>>);
 
@@ -31,7 +31,7 @@ impl SpentToken {
 }
 
 impl SpentTokens {
-    /// Spends a token of a person that was checked. Only the signed part of a token tells it from others: one signature can be
+    /// Marks a checked token of a person as used. Only the signed parts of tokens are compared, because one signature can be
     /// written in several ways.
     ///
     /// # Errors

@@ -264,7 +264,7 @@ async fn a_redirect_of_a_receiver_is_not_followed() {
     assert!(logged().contains("the receiver redirects (307 Temporary Redirect)"));
 }
 
-// A tenant's receiver hears only of its tenant, and that one for all hears of every tenant.
+// A tenant's receiver gets notices only of its tenant, and a receiver for all gets those of every tenant.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_receiver_hears_only_of_its_tenant() {
     let (acme, globex, all) =
@@ -290,7 +290,7 @@ async fn a_tenants_receiver_hears_only_of_its_tenant() {
     assert!(!shown.contains("\"seq\"") && !shown.contains("\"index\""), "{shown}");
 }
 
-// A receiver that never answers holds up no request, no ending and no stop, and that its queue is bounded.
+// A receiver that never answers holds up no request, no ending and no stop, and its queue is bounded.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_never_answers_holds_nothing_up() {
     let receiver = Receiver::start(&[Answer::Never]).await;
