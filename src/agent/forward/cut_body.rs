@@ -22,7 +22,7 @@ pub(super) struct CutBody {
 }
 
 impl CutBody {
-    /// A body that errs as soon as `cut` is cancelled.
+    /// Makes a body that fails as soon as `cut` is cancelled.
     pub(super) fn new(body: Incoming, cut: CancellationToken) -> Self {
         CutBody { body, cut: Box::pin(cut.cancelled_owned()), connection: None }
     }

@@ -1,9 +1,9 @@
 //! The files and variables that lead unmodified programs to the local endpoint.
 //!
-//! No variable contains the local key: the key is in files of the credential folder, which go when access ends. Programs find it in
-//! `AWS_SHARED_CREDENTIALS_FILE`, which comes before every other source except variables. Programs that read no files (`object_store`
-//! and what is built on it) fetch it from the container endpoint, which needs a token from another file. The key never changes, so
-//! no program has to refresh it.
+//! No variable contains the local key. The key is in files of the credential folder, which are removed when access ends. Programs
+//! find it through `AWS_SHARED_CREDENTIALS_FILE`, which comes before every other source except variables. Programs that read no
+//! files (`object_store` and what is built on it) fetch the key from the container endpoint, with a token from another file. The
+//! key never changes, so no program has to refresh it.
 
 use std::{
     ffi::OsString,
@@ -29,10 +29,10 @@ const RCLONE_FILE: &str = "rclone.conf";
 /// The region that requests are signed for. The gateway has only one.
 const REGION: &str = "us-east-1";
 
-/// A path at which there can be nothing, for programs that would find a credential in the user's home.
+/// A path at which no file can exist. Programs that would find a credential in the user's home look there instead.
 const NOTHING: &str = "/dev/null/leasehold";
 
-/// Variables that would lead requests to the local endpoint astray.
+/// Variables that would spoil or divert requests to the local endpoint.
 pub(in crate::agent) const CLEARED: &[&str] =
     &["AWS_CA_BUNDLE", "HF_HUB_OFFLINE", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_USE_FIPS_ENDPOINT"];
 
@@ -123,7 +123,7 @@ impl LeadingFiles {
 ///
 /// # Errors
 ///
-/// The folder has no such file, which is the case without a gateway and after the end of access, or it cannot be read.
+/// The folder has no such file, because the job uses no gateway or its access has ended, or the file cannot be read.
 pub fn read_local_key(folder: &Path) -> io::Result<(String, SecretText)> {
     let text = SecretText::new(fs::read_to_string(folder.join(KEY_FILE))?);
     let field = |name: &str| {
@@ -148,7 +148,7 @@ mod tests {
         (base, dir, files, key)
     }
 
-    // The variables lead to the local endpoint and contain no secret, and the files go with the access.
+    // The variables lead to the local endpoint and contain no secret, and the files are removed when access ends.
     #[test]
     fn the_variables_contain_no_key() {
         let (_base, dir, files, key) = scene();
@@ -175,7 +175,7 @@ mod tests {
         );
     }
 
-    // A variable which the user keeps is not replaced, and a proxy list is only extended.
+    // A variable that the user keeps is not replaced, and a proxy list is only extended.
     #[test]
     fn what_the_user_keeps_is_not_replaced() {
         let (_base, _dir, files, _) = scene();

@@ -116,7 +116,7 @@ async fn accept(
         AbortOnDropHandle::new(tokio::spawn(async move { presenting.present_newer_tokens().await }));
     let mut has_warned = false;
     loop {
-        // Past the bound, connections wait in the kernel.
+        // Connections beyond the bound wait in the kernel.
         let Ok(place) = room.clone().acquire_owned().await else { return };
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -128,7 +128,8 @@ async fn accept(
         };
         if !may_connect(peer, own, callers).await {
             if !std::mem::replace(&mut has_warned, true) {
-                messages.send("another user of this machine tried to use the access of this run: refused");
+                messages
+                    .send("refused another user of this machine, who tried to use the access of this run");
             }
             continue;
         }
@@ -147,7 +148,7 @@ async fn may_connect(peer: SocketAddr, own: SocketAddr, callers: Callers) -> boo
     }
     match callers {
         Callers::WhoHasTheKey => true,
-        // The tables are long on a machine with many connections.
+        // On a machine with many connections the tables are long, so a thread for blocking work reads them.
         Callers::SameUser => match spawn_blocking(move || user_of(peer, own)).await {
             Ok(Ok(user)) => user == Some(geteuid().as_raw()),
             Ok(Err(error)) => {
@@ -159,14 +160,14 @@ async fn may_connect(peer: SocketAddr, own: SocketAddr, callers: Callers) -> boo
     }
 }
 
-/// Cuts what is under way when access ends.
+/// Waits for the end of access, and then cuts all requests that are under way.
 async fn cut_at_the_end(relay: Arc<Relay>) {
     let mut present = relay.present.clone();
     let _ = present.wait_for(|now| matches!(now, PresentAccess::Ended(_))).await;
     relay.cut.cancel();
 }
 
-/// Serves one connection. After a cut it gets a moment to notice, then it is closed.
+/// Serves one connection. After a cut, the program gets a moment to notice before the connection is closed.
 async fn serve(tcp: TcpStream, relay: Arc<Relay>) {
     let _ = tcp.set_nodelay(true);
     let cut_before = relay.cut.is_cancelled();

@@ -33,7 +33,7 @@ use crate::{
 type TestBody = UnsyncBoxBody<Bytes, io::Error>;
 type Client = SendRequest<TestBody>;
 
-/// Method and path, tokens, and the port that it came from.
+/// The method and path of a request, its tokens, and the port from which the forwarder connected.
 type SeenRequest = (String, Vec<String>, u16);
 
 const GATEWAY: &str = "spiffe://a.example/gateway";
@@ -224,7 +224,7 @@ async fn a_request_reaches_the_gateway_with_the_present_token() {
     assert!(seen.len() <= 3 && seen.iter().skip(1).any(|s| s.2 == seen[0].2), "a connection is used again");
 }
 
-// Newer tokens are presented to the gateway, for transfers that outlast theirs.
+// Newer tokens are presented to the gateway, because a transfer may last longer than its token.
 #[tokio::test]
 async fn newer_tokens_are_presented_for_what_is_under_way() {
     let scene = Scene::start().await;
@@ -241,7 +241,7 @@ async fn newer_tokens_are_presented_for_what_is_under_way() {
     }
 }
 
-// Requests are held while the member is away, and programs are asked to try again past the bound.
+// Requests are held while the member is away. After the longest hold, programs are asked to try again.
 #[tokio::test]
 async fn requests_are_held_while_the_member_is_away() {
     let scene = Scene::start().await;
@@ -263,7 +263,7 @@ async fn requests_are_held_while_the_member_is_away() {
     assert!(text(response).await.contains("<Code>ServiceUnavailable</Code>"));
 }
 
-// The end of access cuts a download in the middle, never as a clean end, and the next request hears why.
+// The end of access cuts a download in the middle, never with a clean end, and the next request gets the reason.
 #[tokio::test]
 async fn the_end_of_access_cuts_a_download() {
     let scene = Scene::start().await;
@@ -297,7 +297,7 @@ async fn the_end_of_access_cuts_an_upload() {
     }
 }
 
-// A program which does not read is cut too.
+// A program that does not read is cut too.
 #[tokio::test]
 async fn a_stalled_reader_is_cut() {
     let scene = Scene::start().await;
@@ -319,7 +319,7 @@ async fn a_stalled_reader_is_cut() {
     assert!(end.unwrap().is_err());
 }
 
-// A refusal which another token may lift waits for that token, and is passed on if none comes.
+// If another token may lift a refusal, the request waits for it. The refusal is passed on if no other token comes.
 #[tokio::test]
 async fn a_refused_token_is_replaced_if_there_is_another() {
     let scene = Scene::start().await;

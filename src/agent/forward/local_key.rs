@@ -18,11 +18,12 @@ pub(super) struct LocalKey {
     pub(super) secret: SecretText,
     /// The bearer token of the Hub's clients, and of clients that fetch the key.
     pub(super) bearer: SecretText,
-    /// The port at which the attempt's endpoint is, if no other program has it: an agent that comes back finds its programs there.
+    /// The port of the attempt's endpoint, unless another program uses it. An agent that was killed and comes back listens at the
+    /// same port, so its programs find it again.
     pub(super) port: u16,
 }
 
-/// Where the ports of local endpoints begin, and how many there are: below those that systems give out by themselves.
+/// The first port of local endpoints, and their number. Operating systems choose ports for connections above these.
 const PORTS: (u16, u16) = (20_000, 10_000);
 
 impl LocalKey {
@@ -64,7 +65,7 @@ pub(super) fn signing_key_id(authorization: Option<&str>, query: &str) -> Option
 }
 
 mod percent {
-    /// Decodes percent escapes. An escape that is none stays as it is, so it fits no key.
+    /// Decodes percent escapes. A malformed escape stays as it is, so the text fits no key.
     pub(super) fn decoded(text: &str) -> String {
         let mut parts = text.split('%');
         let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
@@ -88,7 +89,7 @@ mod percent {
 mod tests {
     use super::*;
 
-    // An agent which comes back as the same member has the same local key, and another member another one.
+    // An agent that comes back as the same member has the same local key. Another member has another key.
     #[test]
     fn the_same_session_has_the_same_key() {
         let (one, other) = (Secret::random().unwrap(), Secret::random().unwrap());

@@ -1,4 +1,4 @@
-//! What one request of a program asks for, and what of it is passed on.
+//! What one request of a program asks for, and which parts of it are passed on.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, request::Parts};
 
@@ -17,7 +17,7 @@ pub(super) const KEY_PATH: &str = "/_leasehold/credentials";
 /// The first segment of the Hub's paths. No bucket can have this name.
 pub(super) const HUB_PATH: &str = "/_hub";
 
-/// Where a gateway takes newer tokens.
+/// The path at which a gateway accepts newer tokens.
 const RENEW_PATH: &str = "/.leasehold/renew";
 
 const TOKEN: HeaderName = HeaderName::from_static("x-leasehold-token");
@@ -36,7 +36,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::EXPECT,
 ];
 
-/// Whose words a request uses, and its answer.
+/// The protocol of a request and of its answer: that of S3, or that of the Hugging Face Hub.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     S3,
@@ -64,10 +64,10 @@ pub(super) struct LocalRequest {
 }
 
 impl LocalRequest {
-    /// Takes a request that was signed with the local key, or that has the local token.
+    /// Accepts a request that was signed with the local key, or that has the local token.
     pub(super) fn new(parts: Parts, key: &LocalKey) -> Result<Self, NotServed> {
         let Parts { method, uri, mut headers, .. } = parts;
-        // A proxy's form of a request. There is none behind this server.
+        // Only a request to a proxy has this form, and this server is no proxy.
         if uri.authority().is_some() || !uri.path().starts_with('/') {
             return Err(NotServed::NoSuchPath);
         }
@@ -97,8 +97,9 @@ impl LocalRequest {
         Ok(LocalRequest { dialect, method, uri, headers })
     }
 
-    /// The gateway that serves what the request asks for. A request that reads from a bucket of no gateway goes to the first,
-    /// which refuses it by name. A request that changes such a bucket is refused here: its body goes to no gateway.
+    /// The gateway that serves what the request asks for. If no gateway has the bucket, a request that reads goes to the first
+    /// gateway, which names the bucket in its refusal. A request that changes such a bucket is refused here, so that its body goes
+    /// to no gateway.
     pub(super) fn choose<'a>(&self, gateways: &'a [GatewayAccess]) -> Result<&'a GatewayAccess, NotServed> {
         let nothing = || NotServed::Away("this job opens nothing at an S3 gateway now".to_owned());
         let first = gateways.first().ok_or_else(nothing)?;
@@ -137,7 +138,7 @@ impl LocalRequest {
         request
     }
 
-    /// The request that presents newer tokens to a gateway, for transfers that outlast theirs.
+    /// The request that presents newer tokens to a gateway, because a transfer may last longer than its token.
     pub(super) fn renewal<B>(gateway: &GatewayAccess, key: &LocalKey, body: B) -> Request<B> {
         let mut headers = HeaderMap::new();
         if let Ok(host) = HeaderValue::from_str(gateway.endpoint.address()) {
@@ -236,7 +237,7 @@ mod tests {
         assert!(!shown.contains("reading") && !shown.contains(key.secret.expose()), "{shown}");
     }
 
-    // A key which leasehold did not give is refused by name, in a header and in a presigned URL.
+    // If leasehold did not give a key, its refusal names the key, in a header and in a presigned URL.
     #[test]
     fn another_key_is_refused_by_name() {
         let auth = signed("AKIAIOSFODNN7EXAMPLE");
@@ -259,7 +260,7 @@ mod tests {
         }
     }
 
-    // The body of a change to a bucket which no gateway serves goes to no gateway.
+    // If no gateway serves a bucket, the body of a change to it goes to no gateway.
     #[test]
     fn a_change_of_an_unknown_bucket_is_refused() {
         let gateways = [gateway("one:1", "s3://first/x/")];

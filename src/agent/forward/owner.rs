@@ -7,8 +7,8 @@ use std::{
 
 /// Returns the user of the process that opened a connection to us, as the kernel's tables of sockets say.
 ///
-/// `peer` is the address of the connection's other end, `own` is ours. `None` if the tables do not have it, or if its program has
-/// closed it already: the kernel then shows user 0 in place of the program's user.
+/// `peer` is the address of the connection's other end, `own` is ours. `None` if the tables do not have the connection, or if
+/// the program has closed it already: the kernel then shows user 0 in place of the program's user.
 pub(super) fn user_of(peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
     let (SocketAddr::V4(peer), SocketAddr::V4(own)) = (peer, own) else { return Ok(None) };
     for (table, mapped) in [("/proc/self/net/tcp", false), ("/proc/self/net/tcp6", true)] {
@@ -32,7 +32,7 @@ pub(super) fn is_local(address: SocketAddr) -> bool {
     matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback())
 }
 
-/// An address as the tables write it: the words of the network in the order of this processor.
+/// An address as the tables write it: each 32-bit word of the address in the byte order of this processor.
 fn shown(ip: Ipv4Addr, port: u16, mapped: bool) -> String {
     let word = u32::from_ne_bytes(ip.octets());
     let mark = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
@@ -73,7 +73,11 @@ mod tests {
         let client = TcpStream::connect(own).unwrap();
         let (_accepted, peer) = listener.accept().unwrap();
         assert_eq!(user_of(peer, own).unwrap(), Some(geteuid().as_raw()));
-        assert_eq!(user_of(own, peer).unwrap(), Some(geteuid().as_raw()), "the other way round: our own end");
+        assert_eq!(
+            user_of(own, peer).unwrap(),
+            Some(geteuid().as_raw()),
+            "the other end of the connection is ours too"
+        );
         let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), own.port()));
         if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok() {
             let _client = TcpStream::connect(mapped).unwrap();
@@ -85,7 +89,7 @@ mod tests {
         drop(client);
     }
 
-    // A connection that its program has closed has no user: the kernel shows user 0 for it, who may be ours.
+    // If its program has closed a connection, it has no user. The kernel shows user 0 for it, and our user may be 0.
     #[test]
     fn a_closed_connection_has_no_user() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -42,7 +42,7 @@ impl NotServed {
         }
     }
 
-    /// The error code of S3. SDKs try `ServiceUnavailable` again, and the others not.
+    /// The error code of S3. SDKs try again after `ServiceUnavailable`, but not after the others.
     fn s3_code(&self) -> &'static str {
         match self {
             NotServed::Ended(_) => "ExpiredToken",
@@ -117,8 +117,8 @@ impl NotServed {
         )
     }
 
-    /// The Hub's clients read the reason from headers. Together these show it in every call that was tried:
-    /// `GatedRepo` ends a call, except on the bytes themselves, and the warning is shown in any case.
+    /// Adds the headers in which the Hub's clients look for the reason. In our trials, each call showed it by one of them.
+    /// `GatedRepo` ends a call. It is left out if the call fetches the bytes of a file. Clients always show the warning.
     fn name_to_hub_clients(&self, text: &str, method: &Method, path: &str, headers: &mut http::HeaderMap) {
         let ascii: String =
             text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
@@ -175,7 +175,7 @@ mod tests {
         assert_eq!(text(ended().response(Dialect::S3, &Method::HEAD, "/b/k")).await, "");
     }
 
-    // A program which may try again is asked to.
+    // A program that may try again is asked to do so.
     #[test]
     fn a_member_that_is_away_may_be_asked_again() {
         let response =
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
 
-    // Clients of the Hub see the reason, and the bytes themselves are refused without a code.
+    // Clients of the Hub see the reason. A refusal to send the bytes of a file has no code.
     #[test]
     fn clients_of_the_hub_get_the_reason_in_headers() {
         let path = "/_hub/acme/base/resolve/main/model.safetensors";

@@ -156,7 +156,7 @@ impl Relay {
                     }
                 }
                 Ok(response) => return Ok(response),
-                // Reading it again changes nothing. Anything else may have been done already, so the program must decide.
+                // To read again changes nothing. Any other request may have taken effect already, so the program must decide.
                 Err(why) if is_empty && local.only_reads() && self.clock.now().lease < deadline => {
                     tracing::debug!(%why, request = local.shown(), "a request is sent again");
                     self.clock.sleep(backoff.next_wait()).await;
@@ -242,7 +242,7 @@ impl Relay {
         }
     }
 
-    /// Waits a moment for other tokens than these: the gateway may know earlier than we that they have ended.
+    /// Waits a moment for other tokens than these, because the gateway may know before us that these have ended.
     async fn has_changed(&self, before: &Gateways) -> bool {
         let mut present = self.present.clone();
         let is_other =
@@ -253,7 +253,7 @@ impl Relay {
         }
     }
 
-    /// For a request whose body is spent: the program sends it again.
+    /// The answer to a request that cannot be repeated here, because its body was sent already. The program may try again.
     fn why_replaced(&self) -> NotServed {
         match &*self.present.borrow() {
             PresentAccess::Ended(end) => NotServed::Ended(end.clone()),

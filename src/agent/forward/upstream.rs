@@ -79,7 +79,7 @@ impl Upstream {
             Err(mut error) => {
                 let unsent = error.take_message();
                 let error = error.into_error();
-                // A gateway that refuses our SVID says so in place of its first bytes.
+                // A gateway that refuses our SVID sends the refusal in place of its first bytes.
                 match (explain(&error), unsent) {
                     (Some(connect), Some(unsent)) => Err(SendError::NotConnected(connect, unsent)),
                     _ => Err(SendError::Broken(broken(error))),
@@ -98,7 +98,7 @@ impl Upstream {
             })
         })?;
         tokio::spawn(async move {
-            // If it fails, the request or the body on it fails too and reports it.
+            // If the connection fails, the request or the body on it fails too and reports that.
             let _ = connection.await;
         });
         Ok(BusyConnection { sender, svid, upstream: self.clone() })
