@@ -28,7 +28,7 @@ pub struct Bundle<'a> {
     pub job: &'a str,
     /// The tenant of the job.
     pub tenant: &'a TenantName,
-    /// 0 before the first.
+    /// The number of the attempt; 0 before the first.
     pub attempt: u64,
     /// How far the job is.
     pub phase: Phase,
@@ -46,7 +46,7 @@ pub struct Bundle<'a> {
     pub now: Wall,
     /// Ids of the gates that were found satisfied for exactly this request.
     pub approved: &'a BTreeSet<String>,
-    /// The checkpoints to read or delete are those of this job.
+    /// Whether the checkpoints to read or delete are those of this job.
     pub own_checkpoint: bool,
     /// What is asked. Never empty.
     pub parts: &'a [(Action, ResourceName)],
@@ -68,7 +68,7 @@ pub struct RequestFacts<'a> {
 }
 
 impl<'a> RequestFacts<'a> {
-    /// Returns what a job would say that names everything, for questions that are asked before there is a job.
+    /// Returns the facts of a job that fills in every field, for questions before a job exists.
     pub fn assumed(on: &'a ResourceName) -> Self {
         let said = "assumed";
         RequestFacts {
@@ -171,7 +171,7 @@ impl fmt::Display for AskedAct {
 pub struct Call<'a> {
     pub caller: &'a SpiffeId,
     pub rpc: Rpc,
-    /// The tenant of the object of the call; `None` if it belongs to no tenant, or for all tenants at once.
+    /// The tenant of the object of the call. `None` if it belongs to no tenant, or if the call is about all tenants at once.
     pub tenant: Option<&'a TenantName>,
     pub relations: &'a [Relation],
     pub now: Wall,

@@ -13,7 +13,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaseOutcome {
     pub answer: CaseAnswer,
-    /// The ids of the rules that decided; gates if people must approve first.
+    /// The ids of the rules that decided. If people must approve first, these are gates.
     pub rules: BTreeSet<String>,
     /// What the refusal says, if it was refused.
     pub why: String,
@@ -62,7 +62,7 @@ pub struct CaseReport<'a> {
 }
 
 impl Engine {
-    /// Answers every case, and compares.
+    /// Answers every case, and compares each answer with the expected one.
     pub fn run_cases<'a>(&self, cases: &'a [PolicyCase]) -> CaseReport<'a> {
         let failed = cases.iter().filter_map(|case| {
             let got = self.run_case(case);
@@ -134,12 +134,12 @@ impl Engine {
         }
     }
 
-    /// The tenant of a case's job: the one that it names, or that of its caller.
+    /// The tenant of a case's job: the tenant that the case names, or else that of the case's caller.
     fn tenant_of<'a>(&'a self, case: &'a PolicyCase) -> Option<&'a TenantName> {
         case.tenant.as_ref().or_else(|| self.catalog().principal(&case.caller).map(|p| &p.tenant))
     }
 
-    /// Names a rule that the policies do not have: a mistyped id looks like a wrong decision.
+    /// Names a rule of the case that the policies do not have. Without this, a mistyped id looks like a wrong decision.
     fn hint(&self, case: &PolicyCase) -> Option<String> {
         let missing = case.rules.iter().find(|id| self.rules().all(|rule| rule.id != **id))?;
         Some(match nearest(missing, self.rules().map(|rule| rule.id.as_str())) {

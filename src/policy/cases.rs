@@ -263,10 +263,10 @@ fn values<T>(items: Vec<Placed<T>>) -> impl Iterator<Item = T> {
 
 fn unknown<'k>(word: &str, known: impl Iterator<Item = &'k str> + Clone) -> String {
     match nearest(word, known.clone()) {
-        Some(near) => format!("`{}` stands here: write `{near}`?", plain::value(word)),
+        Some(near) => format!("`{}` is not known here: write `{near}`?", plain::value(word)),
         None => {
             format!(
-                "`{}` stands here: write one of {}",
+                "`{}` is not known here: write one of {}",
                 plain::value(word),
                 known.collect::<Vec<_>>().join(", ")
             )

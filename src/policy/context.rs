@@ -70,7 +70,7 @@ impl<'a> ContextFields<'a> {
         ])
     }
 
-    /// Adds the fields that a slice reads to a key, so that other fields make no new key.
+    /// Adds to a key the fields that a slice reads, so that a change in another field makes no new key.
     pub(super) fn add_to_key(&self, reads: &Reads, question: &mut DecisionKey) {
         for (_, fact) in self.0.iter().filter(|(field, _)| reads.of(field)) {
             match fact {

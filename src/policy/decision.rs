@@ -16,9 +16,9 @@ pub struct Decided {
     pub resource: ResourceName,
     /// Sorted ids.
     pub rules: Vec<String>,
-    /// What policy said, `deny` or `wait`, if the job's tenant is only observed and so it was allowed.
+    /// The verdict of policy, `deny` or `wait`, if the part was allowed only because the job's tenant is observed.
     pub observed: Option<&'static str>,
-    /// Ids of the rules that a waiver kept from holding, if they asked for one.
+    /// Ids of the rules that could apply to the part, and that a waiver lifted.
     pub waived: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ pub enum Verdict {
     },
 }
 
-/// A verdict on a request whose fences were read first. Returns the stand for every decision.
+/// A verdict on a request whose fences were read first. Each decision has the stand.
 #[derive(Debug)]
 pub enum Decision {
     /// Allowed.

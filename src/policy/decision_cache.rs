@@ -1,4 +1,4 @@
-//! Decisions that were made before. An engine never changes, so equal questions have equal answers; a launcher asks its
+//! Decisions that were made before. An engine never changes, so equal questions have equal answers. A launcher may ask one
 //! question a thousand times.
 
 use std::{fmt::Write, sync::Arc};

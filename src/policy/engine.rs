@@ -116,8 +116,8 @@ impl Engine {
         &self.warnings
     }
 
-    /// Decides only whether this caller may make this call for this tenant. What the answer may contain is decided by the code that
-    /// makes it.
+    /// Decides only whether this caller may make this call for this tenant. The code that makes the answer decides what the answer
+    /// may contain.
     ///
     /// # Errors
     ///
@@ -252,7 +252,7 @@ impl Engine {
                 waived,
             });
         }
-        // What another tenant shares is not the observed tenant's: its owner's rules hold.
+        // A resource that another tenant shares does not belong to the observed tenant, so it is not only observed.
         let is_own = |on: &ResourceName| on.tenant() == *tenant;
         let can_be_observed = exceptions.observes(tenant, now)
             && decided.iter().all(|part| part.observed.is_none() || is_own(&part.resource))
@@ -278,7 +278,7 @@ impl Engine {
         }
     }
 
-    /// The waived rules that can speak to an act.
+    /// The waived rules that can apply to an act.
     fn asked_waivers(&self, principal: &Principal, action: Action, waived: &[&str]) -> Vec<String> {
         let Some(slice) = self.slices.get(&(principal.kind, PolicyAct::Part(action))) else {
             return Vec::new();
@@ -360,7 +360,7 @@ impl Engine {
         }
     }
 
-    /// Whether it is allowed, and the rules that decided that. `Err` if any rule could not be evaluated.
+    /// Whether the act is allowed, and the rules that decided that. `Err` if any rule could not be evaluated.
     fn evaluate_policies(
         &self,
         request: &Request,
@@ -395,7 +395,7 @@ impl Engine {
     }
 }
 
-/// Allows what policy would not, because the tenant is only observed. The parts say what policy said.
+/// Allows a request that policy would not allow, because the tenant is only observed. Each part has the verdict of policy.
 fn observed_verdict(
     who: &Who<'_>,
     mut decided: Vec<Decided>,
@@ -410,7 +410,7 @@ fn observed_verdict(
     }));
     for part in decided.iter().filter(|part| part.observed.is_some()) {
         metrics::counter!("leasehold_observed_total").increment(1);
-        tracing::debug!(job = who.bundle.job, tenant = %who.bundle.tenant, %part, "observed and not refused");
+        tracing::debug!(job = who.bundle.job, tenant = %who.bundle.tenant, %part, "the tenant is only observed, so this was not refused");
     }
     Verdict::Allow { parts: decided }
 }

@@ -306,7 +306,7 @@ fn a_refused_call_names_the_rules_that_would_permit_it() {
 }
 
 #[test]
-fn where_rules_are_for_operators_the_requester_sees_none() {
+fn a_requester_sees_no_rule_that_is_for_operators() {
     let engine = Engine::load(&PolicySource::Default, &catalog(), Explain::Operators).unwrap();
     let mut ask = Ask::of(&[
         ("read_dataset", "dataset:acme/tickets@v3"),
@@ -348,7 +348,7 @@ fn a_catalog_entry_is_judged_as_any_of_its_identities() {
 const PERMIT: &str = "@id(\"open\") permit (principal is Leasehold::Workload, action, resource);\n";
 
 #[test]
-fn a_rule_that_fails_denies_and_is_named_to_operators_alone() {
+fn a_rule_that_fails_denies_and_only_operators_see_it() {
     let site = site(&format!(
         "{PERMIT}@id(\"broken\") forbid (principal is Leasehold::Workload, \
          action == Leasehold::Action::\"read_dataset\", resource is Leasehold::Dataset)\n\

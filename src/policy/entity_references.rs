@@ -14,8 +14,9 @@ use crate::{
     written::nearest,
 };
 
-/// Returns a warning for each rule about a principal or resource that is not in the catalog: it matches no one. A tenant that
-/// removes an entry must not keep the policy from the others. Fails if a rule names a malformed tenant or resource.
+/// Returns a warning for each rule about a principal or resource that is not in the catalog: such a rule matches no one. This is
+/// no error, because a tenant that removes an entry must not keep the policy from being loaded for the other tenants. Fails if
+/// a rule names a malformed tenant or resource.
 pub(super) fn check(
     rules: &RuleSet,
     types: &Types,
@@ -31,7 +32,7 @@ pub(super) fn check(
                 let near = nearest(id, patterns.iter().map(String::as_str).filter(|known| *known != id));
                 let near = near.map(|near| format!("did you mean {near}? else ")).unwrap_or_default();
                 warnings.push(format!(
-                    "{}: policy `{}` names {uid}, so that part of it matches no one: no entry of the catalog is this; {near}{PRINCIPAL}",
+                    "{}: policy `{}` names {uid}, so that part of it matches no one: the catalog has no such entry; {near}{PRINCIPAL}",
                     rule.place, rule.id
                 ));
             }

@@ -1,4 +1,5 @@
-//! What one entry of the catalog may do. Says nothing about why it may not, which takes longer to find.
+//! What the callers of one `[[principal]]` entry of the catalog may do. The answers give no reasons, because reasons take longer
+//! to find.
 
 use super::{Bundle, Call, Engine, context::ContextFields, outcome::Outcome};
 use crate::{
@@ -6,17 +7,18 @@ use crate::{
     name::{Action, PrincipalKind, ResourceName},
 };
 
-/// An entry may do it, at once or after approval.
+/// The answer for an entry that may act, at once or after approval.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryAnswer {
     /// Ids of the gates to be approved; empty if there are none.
     pub gates: Vec<String>,
-    /// Ids of the rules that permit it.
+    /// Ids of the rules that permit the act.
     pub rules: Vec<String>,
 }
 
 impl Engine {
-    /// Returns whether an entry may do one act of a job; `None` if it may not. The parts of the bundle are not read.
+    /// Returns the answer for one act of a job; `None` if the entry may not do it. The act replaces the parts of the bundle, which
+    /// are not read.
     pub fn entry_may_do(
         &self,
         entry: &Principal,
@@ -34,18 +36,18 @@ impl Engine {
         answer(&self.part(entry, action, resource, &facts))
     }
 
-    /// Returns whether an entry may make a call; `None` if it may not. The call names an identity that the entry matches.
+    /// Returns the answer for a call; `None` if the entry may not make it. The call names an identity that the entry matches.
     pub fn entry_may_call(&self, entry: &Principal, call: &Call<'_>) -> Option<EntryAnswer> {
         let found = self.catalog().principal(call.caller)?;
-        // An earlier entry of the file matches the identity.
+        // The identity belongs to an earlier entry that matches it too.
         if found.pattern != entry.pattern {
             return None;
         }
         self.authorize_by(call).ok().map(|rules| EntryAnswer { gates: Vec::new(), rules })
     }
 
-    /// Whether a rule looks at the identity within an entry, so that an answer for the entry may not hold for each of
-    /// its identities.
+    /// Whether a rule distinguishes the identities that an entry matches. If so, the answer for the entry is possibly wrong for
+    /// some of them.
     pub fn decides_by_identity(&self) -> bool {
         self.slices.values().any(|slice| slice.reads.of("spiffe_id"))
     }

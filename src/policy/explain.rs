@@ -61,7 +61,7 @@ impl DenialCause {
         }
     }
 
-    /// The ids of the rules that denied, or would have permitted; for errors what Cedar says, which names the policy.
+    /// The ids of the rules that denied, or would have permitted. For errors, these are the texts of Cedar, which name the policy.
     pub(super) fn rules(&self) -> Vec<String> {
         match self {
             DenialCause::Forbidden(rules) => rules.iter().map(|r| r.id.clone()).collect(),
@@ -75,7 +75,7 @@ impl DenialCause {
         }
     }
 
-    /// Whether an observed tenant is allowed it nevertheless: not if a rule always holds, or could not be evaluated.
+    /// Whether an observed tenant may act all the same. It may not if a rule holds always, or could not be evaluated.
     pub(super) fn can_be_observed(&self) -> bool {
         match self {
             DenialCause::Forbidden(rules) => rules.iter().all(|rule| !rule.always),
@@ -124,7 +124,7 @@ pub(super) fn wrong_resource(action: Action, name: &ResourceName) -> Refusal {
     Refusal::new(Reason::FieldInvalid, text).fix(format!("name a {} for it", action.applies_to().as_str()))
 }
 
-/// Returns one refusal for both what does not exist and what belongs to another tenant.
+/// Returns the refusal for a resource that does not exist or that belongs to another tenant: the two look alike.
 pub(super) fn not_found(who: &Who<'_>, name: &ResourceName) -> Refusal {
     let text = format!("there is no {name} that this job may know of");
     Refusal::new(Reason::ResourceNotFound, text)
@@ -188,7 +188,7 @@ pub(super) fn call_denied(
     };
     let fix = match cause {
         DenialCause::Error(_) => {
-            "tell an operator: a policy could not be evaluated, the log names it".to_owned()
+            "tell an operator: a policy could not be evaluated, and the log names it".to_owned()
         }
         _ => said.filter(|_| explain == Explain::Requester).unwrap_or(ask),
     };
@@ -260,14 +260,14 @@ fn part_rule(who: &Who<'_>, resource: &Resource, cause: &DenialCause) -> Option<
 fn part_fix(who: &Who<'_>, resource: &Resource, cause: &DenialCause, explain: Explain) -> String {
     let ask = format!("ask its owner, {}", resource.owner);
     if let DenialCause::Error(_) = cause {
-        return format!("tell an operator: a policy could not be evaluated, the log names it; or {ask}");
+        return format!("tell an operator: a policy could not be evaluated, and the log names it; or {ask}");
     }
     if explain == Explain::Operators {
         return format!("{ask}, or an operator, who can see the rule");
     }
     let role_fix = |role: &str| {
         let entry = &who.principal.declared_at;
-        format!("have the role {role} added to the catalog entry {entry} if this workload is one")
+        format!("if {role} is the right role for this workload, have it added to the catalog entry {entry}")
     };
     match cause {
         DenialCause::Purpose { role, .. } => {

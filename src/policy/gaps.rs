@@ -21,7 +21,7 @@ use crate::{
     written::nearest,
 };
 
-/// The questions that may still be asked, and whether no rule answered one of them.
+/// How many questions may still be asked, and whether one of them had no answer by any rule.
 struct GapSearch {
     left: usize,
     has_silence: bool,
@@ -92,7 +92,7 @@ impl Engine {
             let can = is_named || *judged.entry(alike).or_insert_with(|| self.is_of_use(p, &mut asked));
             if !can {
                 lines.push(format!(
-                    "{}: `{}` is {} that no rule lets do anything: {}",
+                    "{}: `{}` is {} to which no rule permits anything: {}",
                     p.declared_at,
                     p.pattern,
                     p.kind.with_article(),
@@ -103,7 +103,7 @@ impl Engine {
         lines
     }
 
-    /// Whether rules permit an entry something, or forbid it everything, which is intended.
+    /// Whether rules permit an entry something. An entry to which they forbid everything counts too, because that is intended.
     fn is_of_use(&self, p: &Principal, asked: &mut GapSearch) -> bool {
         asked.has_silence = false;
         self.can_do_something(p, asked) || !asked.has_silence
@@ -189,7 +189,7 @@ impl Engine {
         })
     }
 
-    /// Whether it is allowed, or waits for approval. Past the bound on questions, everything counts as allowed.
+    /// Whether an act is allowed, or waits for approval. Beyond the bound on questions, every act counts as allowed.
     fn answers(
         &self,
         slice: &Slice,
@@ -320,8 +320,8 @@ disabled = true
         insta::assert_snapshot!(lines.join("\n"), @r#"
         acme.toml:7: no rule mentions the role `trainr`: write `trainer`?
         acme.toml:14: no rule mentions the group `colour`: correct it, or write the rule
-        acme.toml:7: `spiffe://td/typo/*` is a workload that no rule lets do anything: see which roles and groups your policies ask for, or write disabled = true
-        acme.toml:11: `spiffe://td/ops/*` is an operator that no rule lets do anything: it has no `groups`; write groups = ["operators"], or as your policies say
+        acme.toml:7: `spiffe://td/typo/*` is a workload to which no rule permits anything: see which roles and groups your policies ask for, or write disabled = true
+        acme.toml:11: `spiffe://td/ops/*` is an operator to which no rule permits anything: it has no `groups`; write groups = ["operators"], or as your policies say
         "#);
     }
 

@@ -1,4 +1,4 @@
-//! Why no rule permitted an act: tries which one change would have helped, since each site has its own policies.
+//! Finds why no rule permitted an act. Each site has its own policies, so it tries which single change would have helped.
 
 use std::{
     collections::{BTreeSet, HashMap},

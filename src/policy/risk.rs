@@ -27,7 +27,7 @@ enum RiskReason {
     ForeignData,
     /// It reads a version that nothing pins, so the bytes may change.
     UnpinnedInput,
-    /// It reads something that can also be reached past Leasehold.
+    /// It reads something that programs can also reach without Leasehold.
     AdvisoryInput,
     /// It reads or tunes a production model.
     ProductionModel,
@@ -80,8 +80,8 @@ impl RiskReason {
 pub struct JobRisk(BTreeSet<RiskReason>);
 
 impl JobRisk {
-    /// Computes the risk of a job of `tenant` that opens these resources by these holders. What the catalog does not have adds
-    /// nothing: a decision refuses it in any case.
+    /// Computes the risk of a job of `tenant` whose members have these entries and open these resources. A resource that the
+    /// catalog does not have adds nothing: a decision refuses it in any case.
     pub fn of<'a>(
         catalog: &Catalog,
         tenant: &TenantName,
@@ -161,7 +161,7 @@ mod tests {
     const OWN: &str = "spiffe://k8s.acme.example/ns/ml/job/j1";
     const SHARED: &str = "spiffe://hpc.acme.example/slurm/ml-support/node7";
 
-    /// The reasons come from what a job opens, also through the line that it writes.
+    /// The reasons come from the resources that a job opens, and from the model of the checkpoint line that it writes.
     #[test]
     fn the_reasons_of_a_risk_come_from_the_catalog() {
         let quiet = risk("acme", &["dataset:acme/tickets@v1", "model:acme/base-1b@2026.04"], OWN);

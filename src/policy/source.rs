@@ -91,7 +91,7 @@ fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {
         }
         let wanted = file.ends_with(".cedar");
         if !wanted && !file.ends_with(".cedarschema") {
-            // A guard in a file that is not read would be a guard that is not there.
+            // A guard in a file that is not read would not be in force.
             faults.push(fault(&file, "would not be read; name it NAME.cedar, or move it elsewhere"));
             continue;
         }

@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl Engine {
-    /// Returns a line for each model that an entry of the catalog may read, or tune by some method, without a gate that another way
-    /// of tuning it meets.
+    /// Returns a line for each model that has a gate before one way of tuning, if an entry of the catalog may tune it in another
+    /// way without that gate: by another method, or by reading it.
     pub fn ungated(&self) -> Vec<String> {
         if self.rules().all(|rule| rule.gate.is_none()) {
             return Vec::new();
