@@ -27,7 +27,7 @@ use crate::{
     args_conflicts_with_subcommands = true,
     disable_help_subcommand = true,
     after_help = "\
-In a pod: docs/agent.md. It exits with 0 at its normal end, and with 4 if access is revoked.
+docs/agent.md shows it in a pod. It exits with 0 at its normal end, and with 4 if access is revoked.
 
 Examples:
   leasehold agent --spec notebook.toml --on-revoke ignore
@@ -45,7 +45,7 @@ pub struct AgentArgs {
 
 #[derive(Debug, Subcommand)]
 enum Attach {
-    /// Joins the running attempt as one more member, and begins none.
+    /// Joins the attempt that runs already, as one more member.
     #[command(after_help = "\
 If several jobs share your identity, it needs the ticket that `leasehold job begin --ticket-to`
 wrote. If you know the attempt key, use `leasehold agent --job ID --attempt-key K` instead, which
@@ -59,7 +59,7 @@ Examples:
     Attach(AttachArgs),
     /// Prints the local S3 key, for `credential_process` of an AWS profile.
     #[command(after_help = "\
-For programs beside an agent that do not get its variables. In ~/.aws/config:
+It is for programs that run beside an agent and do not get its variables. Write into ~/.aws/config:
 
   [profile leasehold]
   credential_process = leasehold agent credential-process --dir /run/leasehold/creds
@@ -78,7 +78,7 @@ struct CredentialProcessArgs {
 }
 
 impl CredentialProcessArgs {
-    /// Without an expiry, programs ask once. The key does not change, so that is right.
+    /// The answer has no expiry, so programs ask only once. That is right, because the key does not change.
     fn run(self) -> Result<Exit, Failure> {
         let index = || std::env::var_os("LEASEHOLD_CREDENTIALS").map(PathBuf::from);
         let folder = self.dir.or_else(|| index()?.parent().map(Path::to_owned)).ok_or_else(|| {
@@ -87,7 +87,7 @@ impl CredentialProcessArgs {
         })?;
         let (id, secret) = agent::read_local_key(&folder).map_err(|error| {
             Failure::new(Exit::Ended, format!("{} has no local S3 key: {error}", plain::path(&folder)))
-                .fix("its access may have ended; a job without an S3 gateway has none")
+                .fix("its access may have ended, or its job uses no S3 gateway")
         })?;
         let text = serde_json::json!({ "Version": 1, "AccessKeyId": id, "SecretAccessKey": secret.expose() });
         // To print the secret is the purpose of this command.
@@ -123,7 +123,7 @@ struct SidecarArgs {
     /// Write this file, in shell syntax, when all credentials exist
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
-    /// End with this process. It is the one that --on-revoke kills or signals
+    /// End when this process ends. --on-revoke kills or signals this process
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     watch_pid: Option<i32>,
     /// End when this file exists. The file may contain the exit code of the work

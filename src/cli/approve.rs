@@ -17,14 +17,14 @@ use super::{
 };
 use crate::{name::PrincipalKind, proto::v1};
 
-/// Earlier jobs of the same name that are looked at for one that was approved.
+/// How many earlier jobs of the same name are searched for one that was approved.
 const EARLIER_JOBS_MAX: usize = 5;
 
 /// Approves a job that waits at a gate of the policy. Shows the whole request first, and asks.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-An approval is bound to what was shown: if the job asked for anything else, the daemon refuses it. You
-cannot approve a job that you launched, take part in, or that is done for you.
+An approval is bound to what was shown: if the job asks for anything else, the daemon refuses the
+approval. You cannot approve a job that you launched or take part in, or one that is done for you.
 
 Examples:
   leasehold approvals --needs-me
@@ -76,7 +76,7 @@ impl ApproveArgs {
         let word = if answer.changed { "approved" } else { "was approved by you before" };
         print_line(&format!("{} {word}: {}", job.id, answer.gates.join(", ")))?;
         if job.waiting_for.is_empty() {
-            note("It waits for no one: its launcher can begin it.");
+            note("No gate holds it back: its launcher can begin it.");
         } else {
             note_page(&render::gate_table(&job.waiting_for));
         }
@@ -99,7 +99,7 @@ async fn show_differences(client: &Client, job: &v1::Job) -> Result<(), Failure>
     }
 }
 
-/// Finds the newest other job of this name that was approved and has begun. None also if the caller may not list jobs.
+/// Finds the newest other job of this name that was approved and has begun. Returns none if the caller may not list jobs.
 async fn last_approved(client: &Client, job: &v1::Job) -> Option<v1::Job> {
     let request = v1::ListJobsRequest { tenant: job.tenant.clone(), page_size: 1_000, ..Default::default() };
     let listed =
@@ -119,7 +119,7 @@ async fn last_approved(client: &Client, job: &v1::Job) -> Option<v1::Job> {
 /// Asks the person at the terminal.
 async fn confirm(session: &Session, job: &v1::Job) -> Result<bool, Failure> {
     if session.for_programs() || !io::stdin().is_terminal() {
-        return Err(Failure::usage("there is no terminal to ask for confirmation at")
+        return Err(Failure::usage("this must be confirmed, and there is no terminal to ask at")
             .fix("look at the job (leasehold job show), then add --yes"));
     }
     note(&format!("Type y to approve {}:", job.id));
@@ -132,7 +132,7 @@ async fn confirm(session: &Session, job: &v1::Job) -> Result<bool, Failure> {
 /// Refuses a job that waits at a gate of the policy: it is closed and gets no access.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A job that has begun is not rejected: withdraw your approval (`unapprove`), or have it revoked.
+You cannot reject a job that has begun: withdraw your approval (`unapprove`), or have it revoked.
 
 Examples:
   leasehold reject j-0abc --reason \"tickets before 2025 are not cleared for this\"")]
@@ -178,7 +178,7 @@ pub struct UnapproveArgs {
     /// The id of the job, or its beginning, as `job list` shows it
     #[arg(value_name = "JOB")]
     job: JobRef,
-    /// Only at this gate [default: wherever you approved]
+    /// Only at this gate [default: at each gate that you approved]
     #[arg(long, value_name = "GATE")]
     gate: Option<String>,
     /// Why, for the requester and for auditors

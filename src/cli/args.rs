@@ -158,7 +158,7 @@ enum CliCommand {
 impl Cli {
     /// Reads the command line of this process.
     ///
-    /// Becomes the guard of a wrapper's command if this process was started as one. Call it first, before any thread starts.
+    /// If a wrapper started this process to guard its command, it becomes that guard. Call it first, before any thread starts.
     ///
     /// # Errors
     ///
@@ -286,7 +286,7 @@ fn safe_value(value: &ContextValue) -> Option<ContextValue> {
 }
 
 /// Prints a clap error. If it quotes a secret, or a character that moves the cursor, the text is printed without colours and
-/// with that part replaced. The value may come from a variable too.
+/// with that part replaced. The value may also come from an environment variable.
 fn print_error(error: &clap::Error, args: &[OsString]) {
     let text = error.to_string();
     let safe = without_secrets(&text, args);

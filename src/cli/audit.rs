@@ -74,9 +74,9 @@ Examples:
     },
     /// Prints the records of the ledger as they are written, one a row.
     #[command(after_help = "\
-Operators and auditors of the platform see all records, those of one tenant see only what concerns
-their tenant, without an index. `-o wide` shows more of each record, `-o json` all of it. After a
-restart of the daemon it goes on with the next record.
+Operators and auditors of the platform see all records. Those of one tenant see only the records
+that concern their tenant, without an index. `-o wide` shows more of each record, `-o json` all of
+it. After a restart of the daemon it goes on with the next record.
 
 Examples:
   leasehold audit tail --since 2h --no-follow --type revoked,lock.set,denied
@@ -132,7 +132,7 @@ fn read_head(text: &str) -> Result<KeptHead, Failure> {
         let head: HeadFile = serde_json::from_str(&held).ok()?;
         Some(Head { index: head.index, digest: head.digest })
     };
-    let head = parse(&held).or_else(json).ok_or_else(|| wrong("the file has none".to_owned()))?;
+    let head = parse(&held).or_else(json).ok_or_else(|| wrong("the file has no head".to_owned()))?;
     Ok(KeptHead { head, signed: None })
 }
 
@@ -251,8 +251,8 @@ fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
     if let Some((first, _)) = report.first.filter(|(index, _)| *index > 1) {
         let last = first.saturating_sub(1);
         out.push(format!(
-            "Records 1 to {last} are not here. Their result is taken from the first snapshot: verify the segments that were \
-             moved away together with these."
+            "Records 1 to {last} are not here. Their result is taken from the first snapshot. To check them, put the segments \
+             that were moved away beside these, and verify again."
         ));
     }
     if !compared {

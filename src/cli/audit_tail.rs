@@ -28,7 +28,7 @@ use crate::{
 /// Which records, and whether to wait for more.
 #[derive(Debug, Args)]
 pub(super) struct TailArgs {
-    /// Begin with this record [default: the next one that is written]. If you see one tenant's records, only 1
+    /// Begin with this record [default: the next one that is written]. If you see only one tenant's records, write 1
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     from: u64,
     /// Begin at this time: a span before now (2h), or a time (2026-11-29T08:00:00Z)
@@ -41,7 +41,7 @@ pub(super) struct TailArgs {
     /// that were closed as revoked
     #[arg(long = "type", value_name = "TYPE", value_parser = parse::record_type, value_delimiter = ',')]
     types: Vec<String>,
-    /// Go on with new records, as without this option
+    /// Go on with new records, which is the default
     #[arg(long, short, conflicts_with = "no_follow")]
     follow: bool,
     /// Stop at the last record
@@ -65,17 +65,18 @@ struct RecordTail<'a> {
     session: &'a Session,
     types: Vec<String>,
     about: Option<About>,
-    /// How many records were shown, and how many of any type were about the name.
+    /// How many records were shown.
     shown: u64,
+    /// How many records were about the name, whether their type is shown or not.
     matched: u64,
     since: Option<Wall>,
     until: Option<Wall>,
     no_follow: bool,
     /// The next record to ask for; 0 until it is known.
     next: u64,
-    /// The last record that was read, if it had no index: the hash of the record to continue after.
+    /// The hash of the last record that was read, if that record had no index. The next stream continues after it.
     after: String,
-    /// Whether it was said that these are one tenant's records.
+    /// Whether the note was printed that these are only one tenant's records.
     has_noted: bool,
     retries: Retries,
 }
@@ -90,7 +91,7 @@ impl TailArgs {
                 if let Some(warning) = unknown(&client, &name).await? {
                     note(&warning);
                 } else if !self.no_follow && self.from == 0 && self.since.is_none() {
-                    note(&format!("Waiting for new records about {name}. For those of the past: --from 1"));
+                    note(&format!("Waiting for new records about {name}. To see earlier ones, add --from 1"));
                 }
                 Some(name)
             }
@@ -136,7 +137,7 @@ impl RecordTail<'_> {
         let mut stream = self.open(&client).await?;
         // The daemon accepted the stream, so a restart before the first record is retried too.
         self.retries.answered();
-        // A reader that gets no index begins again with the first record. `since` leaves out what came before.
+        // A reader who sees no index begins with record 1 again. `since` leaves out the records before that time.
         self.next = self.next.max(1);
         while let Some(answer) = next(&client, &mut stream).await? {
             self.retries.answered();
@@ -190,7 +191,7 @@ impl RecordTail<'_> {
                 Ok(record) => record
                     .and_then(|r| record::time(&serde_json::from_str(&r.record).ok()?))
                     .is_some_and(|at| at < since),
-                // Its segment was moved away, as an operator does with old ones.
+                // The segment of this record was moved away, as operators do with old segments.
                 Err(failure) if failure.reason == Some(Reason::FellBehind) => true,
                 Err(failure) => return Err(failure),
             };
@@ -206,7 +207,7 @@ impl RecordTail<'_> {
         if self.since.is_some_and(|since| record::time(record).is_some_and(|at| at < since)) {
             return Ok(());
         }
-        // Look at every record, also of a type that is not shown: a job is followed from its creation on.
+        // Look at every record, even if its type is not shown, because a job is followed from its creation on.
         if let Some(about) = &mut self.about
             && !about.matches(record)?
         {
@@ -228,7 +229,7 @@ impl RecordTail<'_> {
         })
     }
 
-    /// Says why no record was shown, if none was: a mistyped name looks like a name that nothing happened to.
+    /// If no record was shown, says why. Otherwise a mistyped name would look like a name that has no records.
     fn nothing_shown(&self, about: Option<&str>) -> Option<String> {
         if self.shown > 0 {
             return None;
@@ -246,7 +247,7 @@ impl RecordTail<'_> {
     }
 }
 
-/// Returns a warning if the daemon knows nothing of this name. It cannot say so of each kind of name.
+/// Returns a warning if the daemon knows nothing of this name. It can find that out only for resources and jobs.
 async fn unknown(client: &Client, name: &str) -> Result<Option<String>, Failure> {
     match name.parse::<FenceName>().map(|name| name.kind()) {
         Ok(FenceKind::Resource(wanted)) => {

@@ -36,13 +36,13 @@ pub struct BenchArgs {
     /// Connections that the requests share
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub connections: u16,
-    /// How long each figure is measured, and its limit as long
+    /// How long each figure is measured. Its limit is measured for as long
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=20))]
     pub seconds: u16,
-    /// Requests a second, each at its own time; without it, a request begins when one has ended
+    /// Begin this many requests a second [default: begin a request when another has ended]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
-    /// Twenty seconds in all, with one number of requests in flight
+    /// Measure for twenty seconds in all, with one number of requests in flight
     #[arg(long)]
     pub quick: bool,
     /// The folder for the daemon and its ledger, on the disk to measure [default: a temporary one]
@@ -72,7 +72,7 @@ impl BenchArgs {
         let machine =
             Machine::look(stage.deployment.root()).map_err(|e| failed("the disk cannot be measured", &e))?;
         if cfg!(debug_assertions) {
-            note("this build is not optimized: its figures say nothing of a release build");
+            note("this build is not optimized: its figures say nothing about a release build");
         }
         let mut figures = Vec::new();
         let mut report = |figure: &Figure| {

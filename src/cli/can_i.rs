@@ -17,7 +17,7 @@ use crate::{
     proto::{convert::duration, v1},
 };
 
-/// Who may ask for itself, in the order in which an identity is chosen.
+/// The roles that may ask for themselves, in the order in which an identity is chosen.
 const ASKERS: [PrincipalKind; 6] = [
     PrincipalKind::Workload,
     PrincipalKind::Launcher,
@@ -214,7 +214,7 @@ impl WhoCanArgs {
             return Ok(Exit::Ok);
         }
         if entries.is_empty() {
-            print_line("no entry of the catalog that you may see")?;
+            print_line("no entry of the catalog that you may see can do this")?;
         } else {
             let rows = entries.iter().map(|e| {
                 let answer = match e.gates.is_empty() {

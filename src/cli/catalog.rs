@@ -63,7 +63,7 @@ Examples:
         #[arg(long, value_name = "DIR")]
         policy: Option<PathBuf>,
     },
-    /// Tells the daemon to read its catalog again.
+    /// Makes the daemon read its catalog again.
     #[command(after_help = "\
 The daemon keeps the old version of a file that has a mistake. It takes all other files, and ends
 access that they no longer allow.
@@ -219,5 +219,5 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
     let what = mistakes("the catalog", answer.not_taken.len());
     let failure = Failure::of_problems(what, answer.not_taken.into_iter());
     Err(Failure { exit: Exit::Failure, ..failure }
-        .saying("A file with a mistake keeps its version that was loaded, if there is one. Everything else is loaded."))
+        .saying("If a file has a mistake, its earlier version stays in force, if there is one. Everything else is loaded."))
 }

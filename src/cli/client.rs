@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// The deadline that we send to the daemon is this much later than our own. At our own deadline we reset the call, which
-/// ends it in the daemon as well. The one that we send is for a daemon that does not see the reset.
+/// ends it in the daemon as well. The deadline that we send is for a daemon that does not see the reset.
 const SENT_DEADLINE_LATER: Duration = Duration::from_secs(60);
 
 /// A connection to the daemon of a context.
@@ -106,7 +106,7 @@ impl Client {
     ) -> Result<T, Failure> {
         wait_for_identity(&*self.source, &*self.clock, self.identity_wait).await?;
         let mut request = Request::new(message);
-        // Our clock gives up first, and says so.
+        // Our own deadline comes first, so that this command reports it.
         request.set_timeout(deadline.saturating_add(SENT_DEADLINE_LATER));
         let answer = tokio::select! {
             answer = call(request) => answer,
@@ -241,7 +241,7 @@ impl Retries {
         Retries { has_answered: false, waits: Backoff::default(), last_note: String::new() }
     }
 
-    /// Notes an answer of the daemon. The next loss begins with the shortest wait again.
+    /// Notes an answer of the daemon. After the next lost connection, the first wait is the shortest again.
     pub(super) fn answered(&mut self) {
         self.has_answered = true;
         self.waits.reset();
@@ -255,7 +255,7 @@ impl Retries {
         session: &Session,
     ) -> Result<(), Failure> {
         if let Err(failure) = ended {
-            // A failure without a reason: our own files may be in the middle of a replacement.
+            // A failure has no reason if our own files cannot be used. They may be in the middle of a replacement.
             let may_pass = failure.is_passing() || matches!(failure.reason, None | Some(Reason::SvidExpired));
             if !self.has_answered || !may_pass || failure.exit == Exit::Ok {
                 return Err(failure);

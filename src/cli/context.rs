@@ -25,8 +25,8 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Contexts are in the file $LEASEHOLD_CONTEXTS, or else in ~/.config/leasehold/contexts.toml.
-`leasehold dev` writes one; `leasehold context add` describes another daemon. In the file, one
-with certificates from a SPIFFE agent looks like this:
+`leasehold dev` writes a context; `leasehold context add` describes another daemon. In the file, a
+context with certificates from a SPIFFE agent looks like this:
   [context.prod]
   server    = \"leasehold.acme.example:8443\"
   server_id = \"spiffe://acme.example/leasehold\"
@@ -105,7 +105,7 @@ struct AddArgs {
     /// Your identity in a role: ROLE=CERT,KEY, or ROLE=unix:///PATH for a SPIFFE agent. Repeatable
     #[arg(long, value_name = "ROLE=FROM", value_parser = parse::identity, required_unless_present = "login")]
     identity: Vec<(PrincipalKind, SvidFrom)>,
-    /// Where people log in at the daemon: then `leasehold login` gets your identity
+    /// The address at which people log in to the daemon: then `leasehold login` gets your identity
     #[arg(long, value_name = "HOST:PORT")]
     login: Option<String>,
     /// Make it the current context
@@ -245,7 +245,7 @@ fn no_context(file: &Path) -> String {
     format!("{what} `leasehold dev` writes one, and `leasehold context add` describes another daemon.")
 }
 
-/// Returns a line for each file of a context that cannot be used now. It may be written later.
+/// Returns a line for each file of a context that cannot be used now. Such a file may be written later.
 fn missing_files(context: &Context) -> Vec<String> {
     let one = |what: String, path: &Path, wanted| ConfiguredPath { key: what, path: path.to_owned(), wanted };
     let mut files: Vec<ConfiguredPath> = Vec::new();

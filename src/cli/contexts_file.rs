@@ -74,7 +74,7 @@ pub struct SvidFiles {
 
 /// The contexts file has no path: `LEASEHOLD_CONTEXTS`, `XDG_CONFIG_HOME` and `HOME` are all unset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the contexts file has no place: set LEASEHOLD_CONTEXTS to a file, or set HOME")]
+#[error("the path of the contexts file is not known: set LEASEHOLD_CONTEXTS to a file, or set HOME")]
 pub struct NoPlace;
 
 impl Contexts {

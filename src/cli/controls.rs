@@ -16,7 +16,7 @@ use crate::dev::{
 
 /// All controls together take some seconds. If they take longer than this, the run has failed.
 const LONGEST: Duration = Duration::from_secs(300);
-/// Who asks whether the daemon serves: an entry of `who`.
+/// The person who asks whether the daemon is ready: an entry of `who`.
 const ASKER: &str = "oncall";
 
 /// Lists the controls of a governed tuning pipeline, and tries them against a daemon.
@@ -24,15 +24,16 @@ const ASKER: &str = "oncall";
 #[command(after_help = "\
 A control is a rule that people ask about, such as: the launcher of a job cannot approve it. Each has
 tests, and commands with the exit codes that they must have. With --run, this starts a daemon over the
-shipped catalogs and policy in a temporary folder, takes the steps as the people and workloads that
-they name, and exits with 1 if one went otherwise. It needs no network, no root and no other program.
+shipped catalogs and policy in a temporary folder, and takes the steps as the people and workloads
+that they name. It exits with 1 if a step did not go as it must. It needs no network, no root and no
+other program.
 
 Examples:
   leasehold controls                          all controls, and how far each is held
   leasehold controls --run
   leasehold controls --run -o json | jq '.controls[] | select(.failed)'")]
 pub struct ControlsArgs {
-    /// Start a daemon, take the steps of all controls, and say what held
+    /// Start a daemon, take the steps of all controls, and say which controls held
     #[arg(long)]
     run: bool,
     /// Only these controls, by number

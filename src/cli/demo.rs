@@ -26,7 +26,7 @@ and renewed, a download is cut half way, and access ends in each possible way. T
 about a job with four members: one is killed and comes back, one is preempted while it saves a
 checkpoint, the job is requeued, and the daemon is killed. The story `governance` is about people: a
 tune of a production model waits, two of its owners approve it, another dataset needs new approvals,
-the tune runs, and a recall of its dataset ends it, also for a daemon that was killed.
+the tune runs, and a recall of its dataset ends it. The recall still holds if the daemon is killed.
 
 Examples:
   leasehold demo
@@ -48,7 +48,7 @@ impl DemoArgs {
             .tempdir()
             .map_err(|e| failed("a temporary folder could not be created", &e))?;
         folder.disable_cleanup(self.keep);
-        // The ports are held until the end: the daemon is killed and comes back on the same ones.
+        // The ports are held until the end, because the daemon is killed and comes back on the same ports.
         let (stage, _ports) = set_up_stage(folder.path(), session)?;
 
         let for_programs = session.for_programs();

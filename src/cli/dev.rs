@@ -35,7 +35,7 @@ the private keys are in the folder.
 Examples:
   leasehold dev
   leasehold dev --data ~/tickets                serve a folder of yours as a dataset
-  leasehold dev --dir /tmp/try --port 18443     beside another one"
+  leasehold dev --dir /tmp/try --port 18443     a second daemon beside the first"
 )]
 pub struct DevArgs {
     /// The folder [default: ~/.local/share/leasehold/dev]
@@ -44,7 +44,7 @@ pub struct DevArgs {
     /// Serve this folder as the dataset, read only [default: sample data]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// The daemon's port; keys, probes, files and S3 use the next four. 0: free ones
+    /// The daemon's port; keys, probes, files and S3 use the next four. 0 chooses free ports
     #[arg(long, value_name = "N", default_value_t = 8443, env = "LEASEHOLD_DEV_PORT", hide_env = true)]
     pub port: u16,
     #[command(subcommand)]
@@ -95,7 +95,7 @@ impl DevArgs {
             Some(dir) => dir,
             None => default_dir()?,
         };
-        // FileAccess for as long as this runs.
+        // The ports are held for as long as this runs.
         let free = match self.port {
             0 => Some(free_ports().map_err(|e| failed("no free ports were found on localhost", &e))?),
             _ => None,
@@ -225,7 +225,7 @@ fn default_dir() -> Result<PathBuf, Failure> {
         .or_else(|| Some(var("HOME")?.join(".local/share")))
         .map(|data| data.join("leasehold/dev"))
         .ok_or_else(|| {
-            Failure::usage("the folder has no place: XDG_DATA_HOME and HOME are not set")
+            Failure::usage("the path of the folder is not known: XDG_DATA_HOME and HOME are not set")
                 .fix("name the folder with --dir")
         })
 }

@@ -25,10 +25,10 @@ use crate::{
 /// Finds what is wrong between you and the daemon, and says how to fix it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It checks the context, the files that it names and their modes, your certificates (SVIDs), both
-clocks, and for each of your identities the connection and what the daemon knows about it. It changes nothing, and exits with 1
-if something is wrong. Whether the daemon itself is healthy (its disk, its certificate) is at
-/readyz on the address of server.probe.
+It checks the context, the files that it names and their modes, your certificates (SVIDs) and both
+clocks. For each of your identities, it checks the connection and what the daemon knows about it. It
+changes nothing, and exits with 1 if something is wrong. To see whether the daemon itself is healthy
+(its disk, its certificate), ask /readyz at the address of server.probe.
 
 Examples:
   leasehold doctor
@@ -138,7 +138,7 @@ async fn run_checks(session: &Session, report: &mut DoctorReport) {
     }
 }
 
-/// What was found out about the daemon, so that it is said once and not for each identity.
+/// What was found out about the daemon, so that it is reported once and not for each identity.
 #[derive(Default)]
 struct AskedDaemon {
     /// The identity that asks, if there are several.
@@ -183,7 +183,7 @@ async fn check_role(
     check_daemon(&client, session, asked, report).await;
 }
 
-/// Checks what the SPIFFE agent gives us. Waits for a short time only: the user wants to know how it is now.
+/// Checks what the SPIFFE agent gives us. Waits only for a short time, because the user wants to know the present state.
 async fn check_agent(
     source: &dyn IdentitySource,
     pick: &Pick,
@@ -279,7 +279,7 @@ fn check_svids(
             Ok(svid) if !svid.is_current(now) => {
                 let (from, until) = (svid.leaf().not_before, svid.not_after());
                 let which = match now < from {
-                    true => format!("is not valid yet, it begins {}", timestamp::relative(from, now)),
+                    true => format!("is not valid yet: it begins {}", timestamp::relative(from, now)),
                     false => format!("expired {}", timestamp::relative(until, now)),
                 };
                 let renew = "renew it: check that the SPIFFE agent, or `leasehold dev`, runs, and that the clock is right";
@@ -365,7 +365,7 @@ async fn check_daemon(
         return;
     }
     if !answer.observed.is_empty() {
-        let what = format!("policy refuses jobs nothing: {}", answer.observed.join(", "));
+        let what = format!("policy is only observed, and refuses nothing: {}", answer.observed.join(", "));
         report.add_problem(
             "observed tenants",
             what,
@@ -379,7 +379,7 @@ async fn check_daemon(
         };
         report.add_problem(
             "catalog files",
-            format!("not in force, {first}{count}"),
+            format!("not in force: {first}{count}"),
             "correct the file, then run `leasehold catalog reload`, which lists every mistake",
         );
     }

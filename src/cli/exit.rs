@@ -17,7 +17,7 @@ pub enum Exit {
     AwaitingApproval,
     /// The job, attempt or lease is over, or a newer attempt has begun.
     Ended,
-    /// In force but not on disk yet, or refused because it may not be safe.
+    /// The change is in force but not on disk yet, or the request was refused because it may not be safe.
     NotDurable,
     /// `verify-clean` found something.
     NotClean,

@@ -16,7 +16,7 @@ use crate::{
 /// Runs an S3 gateway on another machine than the daemon: it serves what leases open.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The file has [daemon], [identity], [gateway] and [log]: docs/gateway.md. SIGTERM stops the gateway.
+See docs/gateway.md for the sections [daemon], [identity], [gateway] and [log]. SIGTERM stops it.
 SIGHUP reads the catalog and identity files again; a file with a mistake changes nothing.
 
 Examples:

@@ -26,14 +26,14 @@ pub(super) struct BeginArgs {
     /// Your name for this run. The same key means the same attempt
     #[arg(long, value_name = "K", value_parser = run::key)]
     attempt_key: String,
-    /// Let this SPIFFE ID or pattern join without the ticket, if members.join covers it. Repeatable. It joins with
+    /// Let this SPIFFE ID or pattern join without the ticket, if members.join covers it. Repeatable. Such a member joins with
     /// `leasehold run --job ID --running` or `leasehold agent attach ID`
     #[arg(long = "member", value_name = "ID", value_parser = parse::pattern)]
     members: Vec<String>,
     /// Write the ticket to this new file (mode 0600), for members that need it
     #[arg(long, value_name = "FILE")]
     ticket_to: Option<PathBuf>,
-    /// End an attempt that is still draining, instead of failing
+    /// If an attempt is still draining, end it, and do not fail
     #[arg(long)]
     supersede: bool,
 }

@@ -27,7 +27,7 @@ pub(super) struct CreateArgs {
     /// For a job with a sweep: the value of a free parameter, in place of the one in the file
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse::assignment)]
     set: Vec<(String, String)>,
-    /// The same key and file mean the same job, for one day [default: a new key]
+    /// A later call with this key and the same file gets the same job, for one day [default: a new key]
     #[arg(long, value_name = "K")]
     idempotency_key: Option<String>,
     /// Wait until people have decided: exit 0 if the job is ready, 2 if it was rejected, 4 if it was closed otherwise

@@ -35,7 +35,7 @@ fn jobs(home: &Home) -> Vec<String> {
     ids
 }
 
-/// `job create --wait`, while something else happens.
+/// Starts `job create --wait` beside the test, which goes on meanwhile.
 fn create_and_wait(home: &Home, spec: &std::path::Path) -> tokio::task::JoinHandle<Result<Exit, Failure>> {
     let words = ["leasehold", "job", "create", "--spec", spec.to_str().unwrap(), "--wait"];
     let cli = Cli::try_parse_from(words).unwrap();

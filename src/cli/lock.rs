@@ -28,8 +28,9 @@ use crate::{
     args_conflicts_with_subcommands = true,
     subcommand_negates_reqs = true,
     after_help = "\
-A lock survives a restart. On a launcher, it also closes the jobs that it launched. On a person, it
-also refuses the calls of all their SPIFFE IDs. Only the platform unlocks what it locked.
+A lock survives a restart. A lock on a launcher also closes the jobs that it launched. A lock on a
+person also refuses the calls of all their SPIFFE IDs. Only operators of the platform can remove a
+lock that the platform set.
 
 Examples:
   leasehold freeze model:acme/base-7b --reason \"INC-7\" --dry-run
@@ -51,7 +52,7 @@ pub struct LockArgs {
     ttl: Option<Duration>,
     #[command(flatten)]
     ending: EndingArgs,
-    /// Confirm that this locks out these operators, as the refusal names them. policy.break_glass can still unlock
+    /// Confirm that this locks out these operators, as the refusal names them. Those in policy.break_glass can still unlock
     #[arg(long, value_name = "OPERATORS", value_parser = parse::pattern)]
     locks_out: Vec<String>,
 }

@@ -38,7 +38,7 @@ opened for you. With --device the browser may be on another machine.
 If you are in several groups, the certificate is for one of them: the first that the daemon
 knows, or the one that --group names. Your role follows from the daemon's catalog.
 
-The context needs `login = \"HOST:PORT\"`, the daemon's listener for logins, or give it with --at.
+The context needs `login = \"HOST:PORT\"`, the daemon's listener for logins. Or give that with --at.
 
 Examples:
   leasehold login
@@ -48,7 +48,7 @@ pub struct LoginArgs {
     /// Sign in with a browser on another machine: shows an address and a code
     #[arg(long)]
     device: bool,
-    /// The group to log in as a member of [default: your first one]
+    /// The group as whose member you log in [default: your first group]
     #[arg(long, value_name = "GROUP")]
     group: Option<GroupName>,
     /// The daemon's listener for logins [default: `login` of the context]
@@ -103,7 +103,7 @@ impl LoginArgs {
         {
             let why = plain::line(&failure.text).into_owned();
             note(&format!(
-                "Your earlier login as {role} could not be ended, so it lasts until its time: {why}"
+                "Your earlier login as {role} could not be ended, so it stays valid until it expires: {why}"
             ));
         }
         folder.write(&files, &answer.svid, &key_pem)?;
@@ -163,7 +163,7 @@ async fn by_device(
     flow.finish(http, session.clock.clone(), LOGIN_WAIT).await
 }
 
-/// Writes the identity of a login into its context, read again: another command may have changed the file meanwhile.
+/// Writes the identity of a login into its context. It reads the file again, because another command may have changed it.
 fn keep(
     session: &Session,
     name: &str,
@@ -283,13 +283,13 @@ impl LogoutArgs {
         match failed {
             None => Ok(Exit::Ok),
             Some(failure) => Err(failure.saying(
-                "Your key is gone from this machine, but the daemon was not asked: the login ends there with its certificate.",
+                "Your key is gone from this machine, but the daemon was not asked to end the login: there it ends when its certificate expires.",
             )),
         }
     }
 }
 
-/// Ends the login of a role at the daemon. One that is over already is as good.
+/// Ends the login of a role at the daemon. If the login is over already, that is no failure.
 async fn end(session: &Session, role: PrincipalKind) -> Result<(), Failure> {
     let ended = async {
         let client = session.client(&[role])?;

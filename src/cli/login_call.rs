@@ -84,7 +84,7 @@ impl LoginClient {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
         let connection = async {
-            // It ends with the response, which reports its failure.
+            // The connection ends with the response. If it fails, the response reports that.
             let _ = connection.await;
             std::future::pending::<()>().await;
         };

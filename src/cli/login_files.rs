@@ -24,7 +24,8 @@ impl LoginFolder {
             .or_else(|| Some(var("HOME")?.join(".local/share")))
             .map(|data| LoginFolder(data.join("leasehold/logins")))
             .ok_or_else(|| {
-                Failure::usage("your key has no place: XDG_DATA_HOME and HOME are not set").fix("set HOME")
+                Failure::usage("there is no folder for your key: XDG_DATA_HOME and HOME are not set")
+                    .fix("set HOME")
             })
     }
 

@@ -90,7 +90,7 @@ impl PolicyExplainArgs {
     }
 }
 
-/// What a second decision came to, in words.
+/// The result of a second decision, in words.
 fn again(d: &v1::RecordedDecision) -> String {
     match d.again() {
         v1::DecidedAgain::Same => format!("the same: {}", d.result_again),

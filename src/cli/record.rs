@@ -73,8 +73,8 @@ pub(super) fn with_times(record: &Value) -> Value {
     }
 }
 
-/// Whether a record is of a type. Jobs and attempts that were revoked are of the type `revoked` too: their ends are the only
-/// records of it.
+/// Whether a record is of a type. The end of a job or attempt that was revoked counts as `revoked` too, because no other record
+/// reports that revocation.
 pub(super) fn is_of_type(record: &Value, wanted: &str) -> bool {
     let kind = text(record, "type");
     kind == wanted
@@ -114,7 +114,7 @@ fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
                 let kept = kept.filter_map(|key| Some((*key, spec.get(*key)?)));
                 kept.for_each(|(key, value)| push_field(key, value, &mut said));
             }
-            // Leave the rules out: they allowed it. A denial has its own record.
+            // Leave out the rules that allowed it. A denial has its own record.
             ("decision", Value::Object(decision)) => {
                 push_field(key, decision.get("result").unwrap_or(&Value::Null), &mut said);
             }

@@ -23,8 +23,8 @@ use crate::{
 /// Opens the gates of a job in an emergency, without approvals. It is recorded and must be reviewed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The job runs for a short time only: one hour, or what --lasting says, at most 4h. The daemon raises an
-alarm, and someone without a part in it reviews it afterwards (leasehold reviews due).
+The job runs only for a short time: one hour, or what --lasting says, at most 4h. The daemon raises
+an alarm, and someone who had no part in it must review it afterwards (leasehold reviews due).
 
 Examples:
   leasehold break-glass j-0abc --reason \"INC-7: the filter lets abuse through\"
@@ -87,8 +87,8 @@ pub(super) fn say_what_follows(job: &v1::Job, session: &Session) {
 /// Lists emergencies that must be reviewed, and records a review.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A review is due for each job whose gates were opened in an emergency, until someone without a part in it
-has looked at it.
+A review is due for each job whose gates were opened in an emergency, until someone who had no part
+in the emergency has reviewed it.
 
 Examples:
   leasehold reviews due

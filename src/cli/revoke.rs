@@ -80,7 +80,7 @@ impl EndingArgs {
 impl RevokeArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let client = session.client(&[PrincipalKind::Operator])?;
-        // Nothing ends before each name is known.
+        // All names must be known before anything ends.
         let mut names = Vec::new();
         for name in &self.names {
             names.push(ids::resolve_name(&client, name).await?);
@@ -134,7 +134,7 @@ impl RevokeArgs {
         let mut answer = None;
         let warning = new_access_warning(name);
         if warning.is_some() || self.cause.is_some() {
-            // If the daemon refuses the revocation, nothing will ask again.
+            // Count first: if the daemon refuses the revocation, this warning would be wrong.
             let counted = ask(true).await?;
             warning.iter().for_each(|advice| note(advice));
             if self.cause.is_some() && !self.ending.dry_run {
@@ -204,7 +204,7 @@ fn new_access_warning(name: &str) -> Option<String> {
     })
 }
 
-/// Warns that nothing was ended: a mistyped name looks like success.
+/// Warns that nothing was ended. Without this, a mistyped name would look like success.
 pub(super) fn no_lease(name: &str) -> String {
     format!("No lease depended on {name}. If you expected one, compare the name with `leasehold lease list`.")
 }

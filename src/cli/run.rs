@@ -31,12 +31,12 @@ use crate::{
 /// Runs a command with the access of a job, and ends the access when the command ends.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command gets LEASEHOLD_JOB, _ATTEMPT and these, but none with a credential for other data:
+The command gets LEASEHOLD_JOB, _ATTEMPT and these. Variables with other credentials are removed:
   LEASEHOLD_TOKEN_FILE_READING, _WRITING        the token files, renewed in place
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
   LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
-If access is revoked, the files go and the command gets a signal. Exit: the command's, or 125-127.
+On revocation the files are removed and the command gets a signal. Exit code: its own, or 125-127.
 
 Examples:
   leasehold run --spec job.toml -- python train.py
@@ -45,7 +45,7 @@ Examples:
 pub struct RunArgs {
     #[command(flatten)]
     pub join: JoinArgs,
-    /// Join the running attempt, and begin none (see `job begin --member`)
+    /// Join the attempt that runs already (see `job begin --member`)
     #[arg(long, requires = "job", conflicts_with = "supersede")]
     pub running: bool,
     /// Where to put the credential files [default: in memory]
@@ -77,7 +77,7 @@ pub struct JoinArgs {
     /// A name for this run: the same key means the same attempt
     #[arg(long, value_name = "K", value_parser = key, env = "LEASEHOLD_ATTEMPT_KEY", hide_env = true)]
     pub attempt_key: Option<String>,
-    /// End an attempt that is still draining, instead of failing
+    /// If an attempt is still draining, end it, and do not fail
     #[arg(long)]
     pub supersede: bool,
     #[command(flatten)]

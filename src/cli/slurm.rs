@@ -1,4 +1,4 @@
-//! `leasehold slurm`. Never fails a prolog or an epilog: Slurm would requeue the job or drain the node.
+//! `leasehold slurm`. It never fails a prolog or an epilog, because Slurm would then requeue the job or drain the node.
 
 use std::{
     fmt,
@@ -229,7 +229,7 @@ async fn deliver(
     Ok(())
 }
 
-/// A call that takes too long may still have an effect. The report is sent again, which changes nothing more.
+/// A call that takes too long may still have an effect. The report is sent again later, and then changes nothing more.
 async fn within<T>(
     timeout: Duration,
     session: &Session,
@@ -249,7 +249,7 @@ fn open(to: &SpoolArgs) -> Option<Spool> {
     note_error(Spool::open(&to.spool, note))
 }
 
-/// Notes an error of the spool. The report is sent without it.
+/// Prints an error of the spool. The report is sent all the same.
 fn note_error<T, E: fmt::Display>(done: Result<T, E>) -> Option<T> {
     done.map_err(|e| note(&format!("leasehold: {e}"))).ok()
 }

@@ -217,7 +217,7 @@ async fn a_late_epilog_does_not_end_the_requeued_run() {
     cluster.prolog(&second).await;
     let both = ["slurm:hpc:4:0 OUTCOME_INTERRUPTED", "slurm:hpc:4:1 ATTEMPT_STATE_RUNNING"];
     assert_eq!(cluster.attempts(&job).await, both);
-    // A kept end of run 0 that is sent now.
+    // The report that run 0 ended was kept, and is sent now.
     let noted = NotedRun { job: job.parse().unwrap(), key: "slurm:hpc:4:0".into(), restarts: 0 };
     let late = RunReport::ended(&second.read().unwrap().unwrap(), Some(&noted), cluster.session.now().wall);
     let spool = Spool::open(&cluster.to.spool, note).unwrap();

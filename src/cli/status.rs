@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
 
-/// Shows how the daemon is: version, jobs, live leases and locks, as far as you may see them.
+/// Shows the state of the daemon: version, jobs, live leases and locks, as far as you may see them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -94,10 +94,12 @@ impl StatusArgs {
                 ("locks", locks.shown().into()),
             ]))?;
             for observed in &who.observed {
-                note(&format!("leasehold: warning: OBSERVE: policy refuses jobs nothing: {observed}"));
+                note(&format!(
+                    "leasehold: warning: OBSERVE: policy is only observed, and refuses nothing: {observed}"
+                ));
             }
             for mistake in &who.catalog_mistakes {
-                note(&format!("leasehold: warning: not in force, catalog file {mistake}"));
+                note(&format!("leasehold: warning: not in force: catalog file {mistake}"));
             }
         }
         Ok(Exit::Ok)

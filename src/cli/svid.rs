@@ -65,7 +65,7 @@ pub(super) fn mint_command(cert: &Path, id: &SpiffeId) -> Option<String> {
     let ca = cert.parent()?.parent()?.join("ca");
     let is_ours = ca.join("root.key").is_file() && ca.join("root.pem").is_file();
     let out = cert.with_extension("");
-    // The daemon's own has the host name for clients that compare one.
+    // The daemon's own certificate has a host name, for clients that compare host names.
     let dns = if out.file_name()? == "daemon" { " --dns localhost" } else { "" };
     is_ours.then(|| {
         format!("issue it again: leasehold svid mint {id} --ca {} --out {}{dns}", ca.display(), out.display())

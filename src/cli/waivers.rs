@@ -11,11 +11,11 @@ use super::{
 };
 use crate::{name::PrincipalKind, proto::v1};
 
-/// Lists the rules that do not hold for a time.
+/// Lists the rules that are waived for a time.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A waiver is an entry [[waiver]] of platform.toml, with a rule, a tenant, an owner and an end. When its
-time is over, the rule holds again and ends what ran on the waiver.
+time is over, the rule holds again, and access that needed the waiver ends.
 
 Examples:
   leasehold waivers list
