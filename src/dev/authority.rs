@@ -47,7 +47,7 @@ impl Authority {
         Ok(Authority { domain, params, key, cert_pem })
     }
 
-    /// Loads a root from its certificate and key, both PEM. New SVIDs chain to them.
+    /// Loads a root from its certificate and key, both PEM. New SVIDs chain to this root.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@
 //! | File | Noun |
 //! |---|---|
 //! | `list` | [`ControlList`]: the controls, read |
-//! | `markdown` | the page of them |
+//! | `markdown` | the page `docs/controls.md` |
 //! | `lab` | [`Lab`]: a daemon over the shipped samples, with an SVID for each role |
 //! | `trial` | [`ControlTrial`]: takes the steps of one control |
 

@@ -47,7 +47,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// All of them. Each gets an SVID.
+    /// All roles. Each gets an SVID.
     pub const ALL: [Role; 6] =
         [Role::Daemon, Role::Trainer, Role::Launcher, Role::Operator, Role::Files, Role::S3];
 

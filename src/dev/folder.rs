@@ -133,7 +133,7 @@ impl ServedFolder {
             return list(self.walk(&[], MissingFolder::Fails)?);
         };
         let parent = self.walk(parents, MissingFolder::Fails)?;
-        // O_NONBLOCK: do not wait for a writer if it is a pipe.
+        // With O_NONBLOCK, opening a pipe does not wait for a writer.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let found = openat(parent, name.as_str(), flags, Mode::empty())?;
         let seen = fstat(&found)?;

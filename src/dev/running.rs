@@ -21,7 +21,7 @@ use crate::{
 /// The running file server and S3 gateway, and the renewal of the identities.
 pub struct Running {
     pub verifier: Verifier,
-    /// That of the S3 gateway.
+    /// The verifier of the S3 gateway.
     pub s3_verifier: Verifier,
     pub server: FileServer,
     tasks: Vec<JoinHandle<()>>,
@@ -33,7 +33,7 @@ pub struct Running {
 pub enum RunningError {
     #[error(transparent)]
     Setup(#[from] SetupError),
-    #[error("port {port} cannot be listened on for {what}")]
+    #[error("{what} cannot listen on port {port}")]
     Listen { what: &'static str, port: u16, source: io::Error },
     #[error("the catalog cannot be used: {0}")]
     Catalog(String),

@@ -30,7 +30,7 @@ use crate::{
 
 pub(super) type BodyError = Box<dyn std::error::Error + Send + Sync>;
 
-/// One transfer. Observers get it when it has ended.
+/// One transfer. Observers receive this value when the transfer has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileTransfer {
     pub direction: TransferDirection,

@@ -1,4 +1,4 @@
-//! The server that is the limit: it answers the messages of the daemon, and has no broker.
+//! The echo: a server without a broker that answers the messages of the daemon. Its figures are the limit.
 
 use std::{path::Path, pin::Pin, sync::Arc};
 
@@ -24,14 +24,14 @@ use crate::{
     },
 };
 
-/// The answers that the echo gives, as the daemon gave them, below the folder of the deployment.
+/// The files with the answers of the echo, below the folder of the deployment. The daemon gave these answers before.
 pub(super) const ANSWERS: [&str; 3] = ["echo.issue", "echo.renew", "echo.introspect"];
 
 /// Serves the answers in the folder of a deployment until `stop`.
 ///
 /// # Errors
 ///
-/// A file cannot be read, or the port cannot be listened on.
+/// A file cannot be read, or the server cannot listen on the port.
 pub async fn serve_echo(
     folder: &Path,
     port: u16,
@@ -70,7 +70,7 @@ struct Echo {
     signer: Signer,
 }
 
-/// Makes the one signature that no issue can do without.
+/// Makes the one signature that every issue needs.
 struct Signer {
     pair: EcdsaKeyPair,
     random: SystemRandom,

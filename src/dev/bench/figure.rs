@@ -30,7 +30,7 @@ pub(super) struct Sample {
 
 impl Sample {
     pub(super) fn new() -> Result<Self, String> {
-        // Three digits, up to a minute.
+        // The histogram keeps three significant digits, and latencies of up to a minute.
         let latencies =
             Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(|e| format!("no histogram: {e}"))?;
         Ok(Sample { latencies, time: Duration::ZERO })

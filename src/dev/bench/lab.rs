@@ -1,4 +1,4 @@
-//! The daemon and the limit, and the members that ask.
+//! The daemon, the echo that is the limit, and the members that ask both.
 
 use std::{process::Stdio, time::Duration};
 
@@ -29,12 +29,12 @@ use crate::{
     secret::SecretText,
 };
 
-/// Jobs whose members ask at once. One job has room for 100,000 leases, which one would fill in seconds.
+/// How many jobs have members that ask at once. One job has room for 100,000 leases, and would be full in seconds.
 const JOBS: usize = 8;
 /// The longest that the echo may take to start.
 const ECHO_START: Duration = Duration::from_secs(15);
 
-/// Who answers.
+/// The server that answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Server {
     Daemon,
@@ -49,7 +49,7 @@ pub(super) struct BenchLab<'a> {
     running: Running,
     holder: Leaf,
     members: Vec<DemoMember>,
-    /// A lease for each worker, which it renews, and its token. The leases belong to the members in turn.
+    /// For each worker, the lease that it renews and the token of that lease. The leases belong to the members in turn.
     leases: Vec<(String, SecretText)>,
     /// Connections to the daemon and to the echo, of members and of the verifier.
     connections: [Connections; 2],
@@ -113,7 +113,7 @@ impl<'a> BenchLab<'a> {
         let apply = async |server: Server, load: Load| {
             load.apply(|worker| self.work(workload, server, worker, object.clone())).await
         };
-        // Connections, caches and allocators are warm afterwards.
+        // This warms up connections, caches and allocators.
         let warm_up = Load { time: load.time / 4, rate: None, ..load };
         for server in [Server::Daemon, Server::Echo] {
             apply(server, warm_up).await?;
@@ -174,7 +174,7 @@ fn introspect_request(token: &SecretText, holder: &Leaf) -> v1::IntrospectReques
     }
 }
 
-/// The daemon's rates protect the disk of a deployment. A bench wants to fill it.
+/// Lifts the daemon's limits on rates. They protect the disk, but a bench must be able to load the disk fully.
 fn allow_any_rate(stage: &Stage) -> std::io::Result<()> {
     let max = limits::ROOM_MAX;
     let file = stage.deployment.path("leasehold.toml");

@@ -44,7 +44,7 @@ impl Load {
         loop {
             let mut from = Instant::now();
             if let Some(rate) = self.rate {
-                // A request that begins late because of slow ones before it has waited since its own time.
+                // If slow requests delay this one, its latency counts from the time at which it should have begun.
                 from = begin + Duration::from_secs(1) / rate.max(1) * turns.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep_until(from).await;
             }

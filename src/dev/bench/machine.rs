@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 /// Bytes of one record of an issued credential.
 const RECORD_BYTES: usize = 1_490;
-/// Writes whose median is the time of one.
+/// How many writes are measured. Their median is the time of one write.
 const WRITES: usize = 100;
 
 /// What a reader of the figures must know of the machine.

@@ -7,12 +7,12 @@
 //! | File | Noun |
 //! |---|---|
 //! | `plan` | [`BenchPlan`]: what is measured, for how long |
-//! | `lab` | `BenchLab`: the daemon and the limit, each a process, and the members that ask |
+//! | `lab` | `BenchLab`: the daemon and the echo, each a process, and the members that ask both |
 //! | `echo` | [`serve_echo`]: the server that is the limit |
 //! | `work` | `Work`: one request, repeated |
 //! | `load` | `Load`: many of them at once, and how long each took |
 //! | `figure` | [`Figure`]: a measurement beside its limit |
-//! | `machine` | [`Machine`]: where it was measured |
+//! | `machine` | [`Machine`]: the machine on which it was measured |
 
 mod echo;
 mod figure;

@@ -16,7 +16,7 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// All of them, in the order in which they are measured.
+    /// All workloads, in the order in which they are measured.
     pub const ALL: [Workload; 4] = [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check];
 
     /// Its name on the command line.

@@ -57,7 +57,7 @@ impl Work {
             Work::Check(check) => check.once().await,
             Work::Digest(token) => {
                 std::hint::black_box(sha256(token.expose().as_bytes()));
-                // As a check does, and never longer than one thousand requests of it.
+                // Yield to other tasks from time to time, as a check does.
                 tokio::task::consume_budget().await;
                 Ok(())
             }

@@ -40,7 +40,7 @@ const DOMAINS: [&str; 5] = [
     "k8s.globex.example",
     "people.globex.example",
 ];
-/// Where the workload of each control has its SPIFFE ID.
+/// The SPIFFE ID of each control's workload begins with this.
 const JOBS: &str = "spiffe://k8s.acme.example/ns/ml/job";
 /// How long a start may take.
 const START: Duration = Duration::from_secs(20);
@@ -54,7 +54,7 @@ pub struct Lab {
     daemon: Option<Child>,
 }
 
-/// Someone who takes steps.
+/// A person or workload that takes steps.
 #[derive(Clone, Debug)]
 pub struct LabPerson {
     /// The name of the context.
@@ -115,7 +115,7 @@ impl Lab {
         self.root.join(format!("control-{control}"))
     }
 
-    /// Where the contexts file of the steps is.
+    /// The path of the contexts file for the steps.
     pub fn contexts(&self) -> PathBuf {
         self.root.join("contexts.toml")
     }

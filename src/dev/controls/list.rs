@@ -39,7 +39,7 @@ pub struct Control {
     pub number: u32,
     /// What must hold, in one sentence.
     pub name: String,
-    /// What holds it.
+    /// The feature that makes it hold.
     #[serde(default)]
     pub feature: String,
     /// The tests that prove it, by name.
@@ -47,9 +47,9 @@ pub struct Control {
     pub tests: Vec<String>,
     #[serde(default)]
     pub step: Vec<Step>,
-    /// What is missing of it, and what would bring it.
+    /// What is missing, and what would provide it.
     pub lacks: Option<String>,
-    /// Why it is not here at all, and what would bring it.
+    /// Why the control is not here at all, and what would provide it.
     pub not_here: Option<String>,
 }
 
@@ -81,7 +81,7 @@ pub struct Step {
     pub swap: BTreeMap<String, String>,
 }
 
-/// How far a control is held.
+/// How much of a control holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
     /// All of it.
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    // Each control up to 50 is there once, with a test and a command, or with the reason why not.
+    // Each control up to 50 is in the list once, with a test and a command, or with the reason why it is not here.
     #[test]
     fn each_control_is_there_with_a_test_or_a_reason() {
         let list = ControlList::shipped().unwrap();

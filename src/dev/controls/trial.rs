@@ -1,4 +1,4 @@
-//! The steps of one control, taken.
+//! Takes the steps of one control, and checks that each goes as it must.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration};
 
@@ -24,7 +24,7 @@ pub struct Tried {
     pub standing: Standing,
     pub steps: usize,
     pub ms: u64,
-    /// The step that went otherwise, and how. `None`: all went as they must.
+    /// The first step that did not go as it must, and what happened. `None` if all did.
     pub failed: Option<String>,
 }
 
@@ -46,7 +46,7 @@ impl<'a> ControlTrial<'a> {
         ControlTrial { lab, program, control, kept, running: BTreeMap::new() }
     }
 
-    /// Takes all steps, one after the other, up to the first that goes otherwise.
+    /// Takes the steps one after the other. Stops at the first that does not go as it must.
     pub async fn run(mut self, clock: &dyn Clock) -> Tried {
         let began = clock.now().boot;
         let mut failed = None;
@@ -59,7 +59,7 @@ impl<'a> ControlTrial<'a> {
                 break;
             }
         }
-        // What still runs ends with this value.
+        // Stop the commands that still run.
         for child in self.running.values_mut() {
             let _ = child.kill().await;
         }
@@ -170,7 +170,7 @@ impl<'a> ControlTrial<'a> {
         judge(step, status.code(), &self.fill(step.says.as_deref()), &said)
     }
 
-    /// Fills in what was kept.
+    /// Replaces each `${NAME}` with the word that was kept under that name.
     fn fill(&self, text: Option<&str>) -> String {
         let mut text = text.unwrap_or_default().to_owned();
         for (name, value) in &self.kept {

@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// Between two reads of the program, so that its download is under way when it is cut.
+/// The pause between two reads of the program. It keeps the download under way until it is cut.
 const READ_PAUSE: Duration = Duration::from_millis(5);
 
 impl Story<'_> {

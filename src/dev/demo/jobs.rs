@@ -57,7 +57,7 @@ impl Story<'_> {
         let start = Stopwatch::now();
         let seen = self.kill_one(&mut team, checks).await;
         self.require("one of them is killed, and the others lose nothing", start, seen)?;
-        // Until then the daemon keeps the name for the lost member.
+        // Wait: for this time, the daemon keeps the name for the lost member.
         tokio::time::sleep(PACE.window()).await;
         let start = Stopwatch::now();
         let seen = self.restart_one(&mut team, checks).await;
