@@ -23,7 +23,8 @@ pub struct CredentialUseCases {
 }
 
 impl CredentialUseCases {
-    /// Writes the record of a credential. If that fails, cancels it: it may be on disk all the same.
+    /// Writes the record of a credential. If that fails, records that the credential was cancelled, because the first record may be
+    /// on disk all the same.
     pub(super) async fn record_credential(
         &self,
         caller: &Caller,

@@ -85,7 +85,7 @@ impl Tokens {
         })
     }
 
-    /// Refuses a job with a token that would not fit into a header, so that none of its members is refused for that later.
+    /// Refuses a job that would need a token too large for a header. Otherwise its members would be refused later, one by one.
     pub(super) fn tokens_fit(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         for offer in Offer::all_of(rules, job) {
             let sees = rules.catalog().audience(&offer.audience).map(|a| a.presenter);

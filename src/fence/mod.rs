@@ -1,4 +1,4 @@
-//! Fences: names that are lowered, and places behind them. Every revocation is built on them.
+//! Fences: names that can be lowered, and the stands of leases behind them. Every revocation is built on fences.
 //!
 //! There is one counter, [`Seq`]. A fence is a name and the Seq of its last lowering. A request for a lease first takes a
 //! [`Stand`]: the present Seq, and the fences of all that the lease depends on. A lease is live while none of its fences

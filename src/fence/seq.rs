@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The count of lowerings. Goes on over restarts; 0 is before the first.
+/// The count of lowerings. It continues after a restart. 0 stands for the time before the first lowering.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
 )]

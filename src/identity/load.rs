@@ -13,7 +13,7 @@ use crate::{limits, name::TrustDomain, plain};
 /// Which file cannot be used, and why. Never contains bytes of a file.
 #[derive(Debug)]
 pub struct LoadError {
-    /// The path; for bytes from memory, what they are.
+    /// The path of the file. If the bytes came from memory, this says what they are.
     pub file: String,
     /// The fault of the file.
     pub fault: LoadFault,
@@ -25,7 +25,7 @@ impl fmt::Display for LoadError {
     }
 }
 
-/// The line shows the fault already, so the source is the cause of the fault.
+/// `Display` shows the fault already, so the source of this error is the cause of the fault.
 impl Error for LoadError {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.fault.source()
@@ -86,7 +86,7 @@ pub enum LoadFault {
     #[error("contains no certificate: write the SVID first, then its intermediates, as PEM")]
     NoCertificate,
     /// It has more certificates than are read.
-    #[error("contains {found} certificates, at most {max} are read")]
+    #[error("contains {found} certificates, but at most {max} are read")]
     TooManyCertificates {
         /// How many there are.
         found: usize,
@@ -101,7 +101,7 @@ pub enum LoadFault {
         /// The rule.
         why: SvidError,
     },
-    /// The file of a private key has no section with one.
+    /// The file has no PEM section with a private key.
     #[error("contains no private key: write it as PKCS#8 PEM")]
     NoKey,
     /// The private key needs a passphrase.

@@ -23,7 +23,7 @@
 //! | `file` | [`FileSource`]: from files, PEM or SPIFFE bundle documents, read again when they are rotated |
 //! | `workload` | [`WorkloadSource`]: from the SPIFFE Workload API |
 //! | `federation` | [`BundleSource`]: the roots of a foreign trust domain, from its bundle endpoint |
-//! | `origin_status` | what a source over the network shows while it retries |
+//! | `origin_status` | what a source over the network reports while it tries again |
 //! | `combined` | [`CombinedSource`]: several sources as one |
 //! | `origin` | [`IdentityOptions`]: where an identity comes from, as it is configured |
 //! | `web` | the client of servers that are known by their host names |

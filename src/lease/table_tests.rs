@@ -17,7 +17,8 @@ use crate::{
 
 const START: LeaseTime = LeaseTime(1_000_000);
 
-/// The holder: one of three jobs of two tenants, and one of two members, which two jobs share.
+/// The holder of a lease: one of two members of one of three jobs. Two of the jobs belong to one tenant. All jobs have the same
+/// two members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct LeaseHolder {
     job: u8,
@@ -287,7 +288,7 @@ fn each_quota_counts_and_an_ending_frees_a_place() {
         let who = LeaseHolder { job, member };
         let room = table.room(&who.facts(), START);
         let made = table.insert(grant(&fences, who), terms(id, who, START, 100));
-        assert_eq!(room.is_ok(), made.is_ok(), "what is asked before minting says the same");
+        assert_eq!(room.is_ok(), made.is_ok(), "the question before minting has the same answer");
         made.map(drop)
     };
     assert_eq!((insert(1, 1, 0), insert(2, 1, 0)), (Ok(()), Ok(())));
@@ -390,7 +391,7 @@ fn ended_leases_are_kept_for_a_bounded_time_and_number() {
     assert!(table.find_ended(LeaseId(9)).is_none(), "the oldest went");
     assert!(table.find_ended(LeaseId(10)).is_some());
     table.prune(START.plus(limits::LEASES_ENDED_KEPT));
-    assert_eq!(table.ended().len(), limits::LEASES_ENDED_MAX, "as long as that they are kept");
+    assert_eq!(table.ended().len(), limits::LEASES_ENDED_MAX, "they are kept for exactly this long");
     table.prune(START.plus(limits::LEASES_ENDED_KEPT).plus(Duration::from_millis(1)));
     assert!(table.ended().is_empty() && table.find_ended(LeaseId(many - 1)).is_none());
 }
@@ -439,7 +440,7 @@ fn a_watcher_that_does_not_read_learns_what_it_lost() {
 }
 
 #[test]
-fn leases_for_the_same_share_what_they_are_for() {
+fn leases_of_one_holder_share_their_facts() {
     let fences = Registry::new(Seq(0));
     let table = Table::default();
     let (one, other) = (LeaseHolder { job: 1, member: 0 }, LeaseHolder { job: 1, member: 1 });

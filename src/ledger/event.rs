@@ -66,7 +66,7 @@ pub enum Event {
         request_digest: Digest,
         emergency: EmergencyRecord,
     },
-    /// Someone without a part in an emergency reviewed it.
+    /// Someone who had no part in an emergency reviewed that emergency.
     #[serde(rename = "review.done")]
     ReviewDone { job: JobId, tenant: TenantName, by: Actor, reason: String, at: LeaseTime },
     /// An approval no longer counts: its giver took it back, or it became too old before the job began.
@@ -100,7 +100,7 @@ pub enum Event {
         by: Actor,
         /// SHA-256 of the ticket.
         ticket: Digest,
-        /// Who joins without it, because the caller who began the attempt vouched for them.
+        /// Who joins without the ticket, because the caller who began the attempt vouched for them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         vouched: Vec<SpiffePattern>,
         decision: DecisionRecord,
@@ -195,8 +195,8 @@ pub enum Event {
     #[serde(rename = "leases.ended")]
     LeasesEnded { cause: Cause, leases: Vec<LeaseId>, by: Option<Actor> },
 
-    /// The record at this index would have widened access, but did not take effect: it was overtaken, or not known to be on
-    /// disk in time. A rebuild of the state leaves it out.
+    /// The record at this index would have widened access, but did not take effect: a later event overtook it, or it was not known
+    /// in time whether the record is on disk. A rebuild of the state leaves it out.
     #[serde(rename = "withdrawn")]
     Withdrawn { index: u64, job: JobId, why: String },
     /// A fence was lowered as the consequence of something recorded elsewhere.
@@ -209,7 +209,8 @@ pub enum Event {
     LockSet {
         name: String,
         by: Actor,
-        /// The tenant whose operators may lift it. Absent: those of all tenants, as for every lock of an older daemon.
+        /// The tenant whose operators may lift the lock. If it is absent, only operators of all tenants may. The records of older
+        /// daemons have none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         of: Option<TenantName>,
         reason: String,
@@ -259,7 +260,7 @@ pub enum Event {
 /// The state after all records before the segment that holds this record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The first record of that segment. 0 in older ledgers, in which it is the snapshot's own.
+    /// The index of the first record of that segment. It is 0 in older ledgers, where the snapshot's record is the first.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub before: u64,
     /// The version of its text.
@@ -267,7 +268,7 @@ pub struct Snapshot {
     /// SHA-256 of its text.
     pub digest: Digest,
     pub bytes: u64,
-    /// The latest time of any record before that one.
+    /// The latest time of any record before that segment.
     pub latest: Wall,
 }
 
@@ -298,7 +299,7 @@ impl std::io::Write for ByteCounter {
 }
 
 impl Snapshot {
-    /// The first record that is not in the state, if the snapshot's own record has this index.
+    /// The first record that is not in the state. `own` is the index of the snapshot's record.
     pub(super) fn begins(&self, own: u64) -> u64 {
         if self.before == 0 { own } else { self.before }
     }
@@ -316,7 +317,7 @@ pub struct Coalesced {
     pub types: BTreeMap<String, u64>,
     /// When the last of them happened; the record's own time is that of the first.
     pub last: Wall,
-    /// SHA-256 over them, chained: each over the digest before it and the record's fields.
+    /// A chain of SHA-256 digests over these records. Each digest is over the one before it and the fields of a record.
     pub digest: Digest,
 }
 
@@ -331,7 +332,7 @@ pub const JOBS_PER_RECORD: usize = 4_000;
 pub struct PersonLoggedIn {
     pub person: SpiffeId,
     pub human: HumanName,
-    /// The issuer of the ID token. The token itself is nowhere.
+    /// The issuer of the ID token. The token itself is not recorded.
     pub issuer: String,
     pub sub: String,
     /// The groups of the person that the configuration knows.
@@ -434,7 +435,7 @@ pub struct CredentialIssued {
     pub credential: Credential,
 }
 
-/// A token, without the token.
+/// What identifies a token, without the token itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
     pub jti: String,

@@ -32,7 +32,7 @@ pub struct JobCreated {
     /// Which job of a sweep it is; 1 for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep_number: Option<u32>,
-    /// The approvals of the sweep that it was created with.
+    /// The approvals of its sweep that it had from its creation on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<ApprovalRecord>,
 }
@@ -113,7 +113,7 @@ pub struct JobSpec {
     pub sweep: Option<SweepRecord>,
 }
 
-/// A sweep over free parameters. In the digest of a request it has no values.
+/// A sweep over free parameters. The digest of a request leaves out the values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepRecord {
     pub jobs: u32,
@@ -125,12 +125,12 @@ pub struct SweepRecord {
 pub struct InputRecord {
     pub resource: ResourceName,
     pub pin: Pin,
-    /// Of datasets.
+    /// Only datasets have this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classification: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data_classes: Vec<String>,
-    /// Of models.
+    /// Only models have this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
 }

@@ -211,7 +211,7 @@ impl Connector {
         self.source.current().svid.as_ref().map(|svid| svid.leaf().x5t_s256)
     }
 
-    /// Checks our own SVID before a connection, because the alert of a server would not say what is wrong with it.
+    /// Checks our own SVID before a connection, because the alert of a server would not say what is wrong with our SVID.
     fn check_own_svid(&self) -> Result<(), ConnectError> {
         let trust = self.source.current();
         let Some(svid) = &trust.svid else {

@@ -44,7 +44,7 @@ pub(crate) const AUDIENCE: &str = "spiffe://a.example/files";
 pub(crate) const HOLDER: &str = "spiffe://a.example/worker";
 pub(crate) const JOB: JobId = JobId(2);
 const DAEMON: &str = "spiffe://a.example/daemon";
-/// The epoch that a scripted daemon begins in, and the seq.
+/// The epoch and the seq with which a scripted daemon begins.
 pub(crate) const EPOCH: u64 = 7;
 pub(crate) const SEQ: u64 = 100;
 
@@ -73,7 +73,7 @@ pub(crate) struct Wire {
 /// The daemon's side of one `WatchFences` stream.
 pub(crate) struct FenceStream {
     pub(crate) audience: String,
-    /// Makes the tags of the names that it lowers.
+    /// Makes the tags of the fences that this subscription lowers.
     fences: FenceKey,
     pub(crate) out: mpsc::Sender<Result<WatchFencesResponse, Status>>,
     pub(crate) requests: Streaming<WatchFencesRequest>,
@@ -265,7 +265,7 @@ impl FenceStream {
 
     /// Sends every tick back and lowers the requested names, from a separate task, until the stream ends.
     pub(crate) fn go_on(mut self, clock: Arc<ManualClock>) -> FenceLowerer {
-        let (names, mut told) = broadcast::channel::<FenceName>(64);
+        let (names, mut requested) = broadcast::channel::<FenceName>(64);
         tokio::spawn(async move {
             let mut seq = SEQ;
             loop {
@@ -274,7 +274,7 @@ impl FenceStream {
                         let Ok(Some(request)) = request else { return };
                         self.echo(request.tick, clock.now().wall).await;
                     }
-                    name = told.recv() => {
+                    name = requested.recv() => {
                         let Ok(name) = name else { return };
                         self.lowered(&name, seq + 1, seq).await;
                         seq += 1;
@@ -305,7 +305,7 @@ pub(crate) fn other_fences() -> [FenceName; 3] {
     ]
 }
 
-/// Waits until a condition is true, which happens when the network has delivered. Fails after ten seconds.
+/// Waits until a condition is true, for example because a message has arrived. Fails after ten seconds.
 pub(crate) async fn soon(mut is_so: impl FnMut() -> bool) {
     let waiting = async {
         while !is_so() {
