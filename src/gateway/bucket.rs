@@ -1,4 +1,4 @@
-//! A bucket of an object store as a store: S3 and what speaks it, Google Cloud Storage, Azure Blob Storage.
+//! A bucket of an object store as a store: S3 and servers that speak its protocol, Google Cloud Storage, Azure Blob Storage.
 
 use std::{fmt, io, sync::Arc};
 
@@ -27,9 +27,9 @@ pub(super) struct BucketStore {
     pub(super) objects: Arc<dyn ObjectStore>,
     pub(super) parts: Arc<dyn MultipartStore>,
     pages: Arc<dyn PaginatedListStore>,
-    /// The folder in the bucket that the location is. Ends in a slash, or is empty.
+    /// The folder of the location in the bucket. It ends in a slash, or is empty.
     root: Arc<str>,
-    /// Kibibytes of memory for parts that are received.
+    /// The memory, in kibibytes, for parts that are being received.
     pub(super) memory: Arc<Semaphore>,
 }
 
@@ -46,7 +46,7 @@ impl BucketStore {
         }
     }
 
-    /// The name of an object in the bucket. A key that marks a folder has none: object stores have no folders.
+    /// The name of an object in the bucket. A key that marks a folder has no name, because object stores have no folders.
     pub(super) fn path(&self, path: &ObjectPath) -> Result<Path, StoreError> {
         let ObjectPath { folder, key } = path;
         if key.is_folder() {
@@ -94,7 +94,7 @@ impl BucketStore {
     pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
         let root = format!("{}{folder}", self.root);
         let by_folder = query.delimiter.as_deref() == Some("/");
-        // After a common prefix comes what follows all of its keys.
+        // If the page before ended with a common prefix, go on after all of its keys.
         let after = match by_folder && query.after.ends_with('/') {
             true => format!("{}\u{10ffff}", query.after),
             false => query.after.clone(),
@@ -112,7 +112,7 @@ impl BucketStore {
             .map_err(failed)?;
         let below = |path: &Path| AsRef::<str>::as_ref(path).strip_prefix(root.as_str()).map(str::to_owned);
         let objects = page.result.objects.iter().filter_map(|meta| {
-            // The mark of a folder looks like an object without its slash, and is left out.
+            // The mark of a folder comes without its slash, so it looks like an object. It is left out.
             let key =
                 below(&meta.location).filter(|key| !key.is_empty() && key.starts_with(&query.prefix))?;
             Some(Entry::Object(key, info(meta)))
@@ -126,7 +126,9 @@ impl BucketStore {
         all.sort_by(|a, b| a.name().cmp(b.name()));
         let is_complete = page.page_token.is_none();
         if all.is_empty() && !is_complete {
-            return Err(StoreError::Unavailable("the store listed nothing and has more".to_owned()));
+            return Err(StoreError::Unavailable(
+                "the store listed nothing, but says that there is more".to_owned(),
+            ));
         }
         Ok(Entries { all, is_complete })
     }
@@ -166,7 +168,7 @@ pub(super) fn info(meta: &ObjectMeta) -> ObjectInfo {
     }
 }
 
-/// What a failure of the store means.
+/// Returns the error that a failure of the store's client means.
 pub(super) fn failed(error: Error) -> StoreError {
     match error {
         Error::NotFound { .. } => StoreError::NotFound,

@@ -34,7 +34,7 @@ pub struct S3Settings {
     /// Its URL. `None`: that of AWS for the region.
     pub endpoint: Option<String>,
     pub region: String,
-    /// Each has one line. They are read again when they change.
+    /// This file and the next have one line each. They are read again when they change.
     pub access_key_file: PathBuf,
     pub secret_key_file: PathBuf,
 }
@@ -50,7 +50,7 @@ pub struct StoreFault {
 /// Makes the client of a bucket. Connects to nothing.
 pub(super) fn open(location: &str, settings: &BucketSettings) -> Result<BucketStore, StoreFault> {
     let fault = |why: String| StoreFault { location: plain::value(location), why };
-    // The HTTP client takes the provider of the process. If another part was first, it installed this one too.
+    // The HTTP client uses the default crypto provider of the process. If another part installed one before, it is the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (bucket, root) =
         super::view::bucket_and_prefix(location).ok_or_else(|| fault("it is in no bucket".to_owned()))?;
@@ -87,7 +87,7 @@ pub(super) fn open(location: &str, settings: &BucketSettings) -> Result<BucketSt
     }
 }
 
-/// The key of a bucket in two files. They are read again when one of them changes; a bad change leaves the last good key.
+/// The key of a bucket in two files. They are read again when one of them changes. If that fails, the last good key stays.
 struct KeyFiles {
     access_key: PathBuf,
     secret_key: PathBuf,
@@ -128,7 +128,7 @@ fn read_line(path: &Path) -> Result<String, String> {
 impl CredentialProvider for KeyFiles {
     type Credential = AwsCredential;
 
-    /// Two calls of `stat`, and a read only after a change.
+    /// Calls `stat` twice, and reads the files only after a change.
     async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
         let now = [changed(&self.access_key), changed(&self.secret_key)];
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);

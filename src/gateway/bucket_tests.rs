@@ -1,4 +1,5 @@
-//! A bucket as a store, tried against a second gateway: the client of object stores is not ours, and neither is what it sends.
+//! A bucket as a store, tried against a second gateway. The client library is not ours, so its requests are independent of our
+//! server.
 
 use futures_util::TryStreamExt;
 use hyper::{server, service::service_fn};

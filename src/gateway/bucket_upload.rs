@@ -1,4 +1,4 @@
-//! Uploads into a bucket. What is received waits in memory until it is a part, and never longer.
+//! Uploads into a bucket. Bytes that were received wait in memory until they fill a part, and no longer.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +25,7 @@ use crate::limits::{
 };
 
 /// A whole object. Small ones are sent at once, larger ones in parts that the store joins at the end. If it is dropped before
-/// it is placed, what was sent is removed.
+/// it is placed, the parts that were sent are removed.
 pub(super) struct BucketUpload {
     store: BucketStore,
     path: Path,
@@ -67,7 +67,7 @@ impl BucketUpload {
         let (objects, path) = (self.store.objects.clone(), self.path.clone());
         match self.large.take() {
             None => {
-                // The request to the store can say some conditions only.
+                // The request to the store can carry only some conditions.
                 check_now(&self.store, &self.path, conditions).await?;
                 final_check().map_err(StoreError::Ended)?;
                 let payload: PutPayload = std::mem::take(&mut self.small).into_iter().collect();
@@ -90,7 +90,7 @@ impl BucketUpload {
     }
 }
 
-/// Checks the conditions just before a change: stores have none for joined parts, and not each one for small objects.
+/// Checks the conditions just before a change, because stores check none when they join parts, and only some for small objects.
 async fn check_now(store: &BucketStore, path: &Path, conditions: &Conditions) -> Result<(), StoreError> {
     if conditions.if_match.is_none() && conditions.if_none_match.is_none() {
         return Ok(());
@@ -102,7 +102,7 @@ async fn check_now(store: &BucketStore, path: &Path, conditions: &Conditions) ->
     }
 }
 
-/// The condition as the store has it.
+/// Returns the condition in the form of the store.
 fn mode(conditions: &Conditions) -> PutMode {
     if conditions.must_be_new() {
         return PutMode::Create;
@@ -219,7 +219,7 @@ impl BucketParts {
         Ok(info(&meta))
     }
 
-    /// Removes the parts. After the upload was completed there are none.
+    /// Removes the parts. After the upload was completed, no parts are left.
     pub(super) async fn remove(&self) -> Result<(), StoreError> {
         match self.store.parts.abort_multipart(&self.path, &self.id).await.map_err(failed) {
             Err(StoreError::NotFound) => Ok(()),

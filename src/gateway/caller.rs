@@ -45,7 +45,7 @@ impl GatewayCaller {
     /// Authorizes a use of a key. A key that is foreign and one that does not exist get the same answer.
     pub(super) fn open(&self, bucket: &str, key: &str, need: Need) -> S3Result<OpenedObject> {
         let mut why = self.session.refused.clone();
-        // Only the innermost folder decides: what is read only stays so in a folder that may be written.
+        // Only the innermost folder decides. So a read-only folder stays read-only inside a folder that may be written.
         let found = self.session.tokens.iter().flat_map(|token| token.view.find(bucket, key));
         let innermost = found.map(|(mount, _)| mount.prefix.len()).max();
         for token in &self.session.tokens {
@@ -121,7 +121,7 @@ impl fmt::Debug for GatewayCaller {
     }
 }
 
-/// The refusal of what the tokens do not open.
+/// The refusal for a key that the tokens do not open.
 fn closed(bucket: &str, key: &str, need: Need) -> Refusal {
     let to = match need {
         Need::Read => "read",

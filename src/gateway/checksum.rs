@@ -80,10 +80,10 @@ impl RunningChecksum {
     }
 }
 
-/// The checksums of one upload: what is computed, and what the client said.
+/// The checksums of one upload: those that are computed, and those that the client sent.
 pub(super) struct Checksums {
     running: Vec<(ChecksumKind, RunningChecksum)>,
-    /// From headers; those from trailers come after the bytes.
+    /// The checksums from headers. Those from trailers come after the bytes.
     said: Vec<(ChecksumKind, String)>,
     in_trailer: Vec<ChecksumKind>,
     trailers: Option<TrailingHeaders>,
@@ -139,7 +139,7 @@ impl Checksums {
         }
     }
 
-    /// Compares them after the last byte.
+    /// Compares the checksums after the last byte.
     pub(super) fn compare(self) -> S3Result<Compared> {
         let Checksums { running, mut said, in_trailer, trailers, md5 } = self;
         for kind in in_trailer {
@@ -149,7 +149,7 @@ impl Checksums {
                     .flatten()
             });
             let value = value.ok_or_else(|| {
-                let text = format!("the trailer `{}` was announced and did not come", kind.header());
+                let text = format!("the trailer `{}` was announced, but did not come", kind.header());
                 custom("MalformedTrailerError", text)
             })?;
             said.push((kind, value));

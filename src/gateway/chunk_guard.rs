@@ -126,7 +126,7 @@ pub(super) fn guarded(request: http::Request<s3s::Body>) -> http::Request<s3s::B
 mod tests {
     use super::*;
 
-    // The framing is followed over any split of the bytes, and that a chunk past the bound is refused.
+    // The guard follows the framing however the bytes are split, and refuses a chunk beyond the bound.
     #[test]
     fn a_long_chunk_is_refused_wherever_the_bytes_are_split() {
         let good = b"5;chunk-signature=ab\r\nhello\r\n3\r\nabc\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n";

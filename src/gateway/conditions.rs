@@ -86,7 +86,7 @@ mod tests {
         Some((UNIX_EPOCH + Duration::from_secs(seconds)).into())
     }
 
-    // Each condition is decided as RFC 9110 says, and that a tag outweighs a date.
+    // Each condition is decided as RFC 9110 says, and a tag outweighs a date.
     #[test]
     fn conditions_are_decided_in_the_order_of_the_standard() {
         let modified = UNIX_EPOCH + Duration::from_millis(100_500);

@@ -33,7 +33,7 @@ use crate::limits::{GATEWAY_CHUNK, GATEWAY_DISK_WORK_MAX};
 pub(super) struct DirectoryStore {
     root: Arc<PathBuf>,
     work: Arc<Semaphore>,
-    /// Each name has one of these. Who holds it may check the name and change it.
+    /// Each name has one of these locks. A request that holds the lock may check the name and change it.
     names: Arc<[Mutex<()>; NAME_LOCKS]>,
 }
 
@@ -49,7 +49,7 @@ impl DirectoryStore {
         }
     }
 
-    /// Runs work on a thread that may block, when it is its turn. The turn lasts until the work ends, also if its caller goes away.
+    /// Runs work on a thread that may block, when its turn comes. The turn lasts until the work ends, even if its caller goes away.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
@@ -205,7 +205,7 @@ impl DirectoryStore {
         .await
     }
 
-    /// Removes a file, and the folders above it that are empty then, up to that of the location.
+    /// Removes a file. Then removes the folders above it that are empty, up to the folder of the location.
     fn delete_now(&self, path: &ObjectPath) -> io::Result<()> {
         let (parent, name) = self.open_parent(path, Missing::Fails)?;
         if path.key.is_folder() {

@@ -37,7 +37,7 @@ struct TemporaryFile {
     file: File,
 }
 
-/// Nothing is done if it has been moved.
+/// Removes the file, unless it was moved to its name.
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if let Err(error) = self.staging.remove_file(&self.name)
@@ -237,7 +237,7 @@ fn part_name(number: u16) -> String {
     format!("{number:05}")
 }
 
-/// Copies parts into a new file, which no other request has, and checks that they are the ones that were noted. Blocks.
+/// Copies parts into a new file that no other request has, and checks that the parts are those that were noted. Blocks.
 fn join(
     whole: &TemporaryFile,
     wanted: &[(u16, StoredPart)],

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{limits::GATEWAY_CUT_GRACE, link::Share, reason::Refusal};
 
-/// Sends chunks. Checks the access before each, and waits for its end beside the store.
+/// Sends chunks. It checks the access before each chunk, and waits for the store and for the end of the access at the same time.
 ///
 /// If the client stops reading, this body is not polled any more. So a separate task cuts the connection then.
 pub(super) struct Download {

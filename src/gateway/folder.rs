@@ -52,7 +52,7 @@ pub(super) enum Existing {
 }
 
 impl OpenFolder {
-    /// Opens the root of a store. Its path is the operator's, and may contain links.
+    /// Opens the root of a store. An operator configured its path, which may contain links.
     pub(super) fn root(path: &Path) -> io::Result<Self> {
         Self::of(open(path, DIRECTORY, Mode::empty())?)
     }
@@ -151,7 +151,7 @@ impl OpenFolder {
         Ok(openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP)?.into())
     }
 
-    /// Moves a file into another folder. When this returns, its name is on disk; its bytes must be before.
+    /// Moves a file into another folder. When this returns, the name is on disk. The bytes must be on disk before the call.
     pub(super) fn move_file(
         &self,
         name: &str,
@@ -162,7 +162,7 @@ impl OpenFolder {
         match existing {
             Existing::IsReplaced => renameat(&self.fd, name, &to.fd, new)?,
             Existing::Fails => {
-                // A second name is only made if there is none yet, on every file system.
+                // On every file system, this makes the second name only if it does not exist yet.
                 linkat(&self.fd, name, &to.fd, new, LinkatFlags::empty())?;
                 unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?;
             }

@@ -1,4 +1,4 @@
-//! The front: takes what the wrapper added out of a request, checks the tokens and the peer, and hands the client's own request
+//! The front: removes from a request what the wrapper added, checks the tokens and the peer, and hands the client's own request
 //! to the S3 protocol.
 
 use std::{convert::Infallible, sync::Arc};
@@ -36,7 +36,7 @@ use crate::{
 const TOKEN: &str = "x-leasehold-token";
 /// The secret of the key that the wrapper gave to the client.
 const SECRET_KEY: &str = "x-leasehold-secret-key";
-/// Presents newer tokens for transfers that are under way. No bucket can have this name.
+/// The path at which wrappers present newer tokens for transfers that are under way. No bucket can have this name.
 const RENEW_PATH: &str = "/.leasehold/renew";
 
 /// An S3 server that opens what a lease opens. Cheap to clone.
@@ -139,11 +139,11 @@ impl Gateway {
     }
 }
 
-/// The answer to newer tokens: all of them are accepted, or why one is not.
+/// The answer to a request with newer tokens: all of them are accepted, or the reason why one is not.
 fn renewed(method: &Method, refusal: Option<&Refusal>) -> Response<Body> {
     match refusal {
         _ if method != Method::POST => {
-            error_response(failed(S3ErrorCode::MethodNotAllowed, "post newer tokens here"))
+            error_response(failed(S3ErrorCode::MethodNotAllowed, "send newer tokens with the method POST"))
         }
         Some(refusal) => error_response(refused(refusal)),
         None => {
@@ -161,7 +161,7 @@ struct Added {
 }
 
 impl Added {
-    /// Takes it out: the S3 protocol, its log and its errors never see it.
+    /// Removes the headers of the wrapper from a request, so that the S3 protocol, its log and its errors never see them.
     fn take(headers: &mut HeaderMap, is_for_hub: bool) -> S3Result<Self> {
         let read = |name: &str| -> Vec<String> {
             headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).map(str::to_owned).collect()
@@ -190,10 +190,10 @@ impl Added {
     }
 }
 
-/// Refuses, by name, the ways to sign that the gateway does not have. s3s would accept them.
+/// Refuses the ways to sign that the gateway does not accept, and names them. s3s would accept them.
 fn check_form<B>(request: &Request<B>) -> S3Result<()> {
     let query = request.uri().query().unwrap_or_default();
-    // s3s decodes the names of parameters. What is encoded needlessly is compared decoded, too.
+    // s3s decodes the names of parameters. So a name that is encoded without need is decoded here before it is compared.
     let has_parameter = |wanted: &str| {
         query.split('&').any(|pair| decoded_name(pair).is_some_and(|name| name == wanted.as_bytes()))
     };

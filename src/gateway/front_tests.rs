@@ -301,8 +301,8 @@ async fn a_holder_reads_what_its_lease_opens() {
     case.ask("GET", "/acme-data/ds/none", b"").await.is(404, "NoSuchKey");
 }
 
-// Nothing outside of the leased prefixes is read, listed or written: siblings, climbs, links, other tenants' buckets; and
-// that a foreign key and an absent one get the same answer.
+// Nothing outside of the leased prefixes is read, listed or written: siblings, climbs, links, other tenants' buckets. A
+// foreign key and an absent one get the same answer.
 #[tokio::test]
 async fn nothing_beyond_the_lease_is_opened() {
     let case = Case::new().await;
@@ -499,7 +499,7 @@ async fn a_trailing_checksum_is_compared() {
     assert_eq!(std::fs::read(case.checkpoint("t")).unwrap(), b"123456789");
 }
 
-// An upload in parts appears when it is completed, that only its holder finds it, and that a revoked one never appears.
+// An upload in parts appears when it is completed. Only its holder finds it, and a revoked one never appears.
 #[tokio::test]
 async fn parts_appear_together_or_never() {
     let case = Case::new().await;

@@ -68,7 +68,7 @@ impl SubKey {
         &self.text
     }
 
-    /// Whether it ends in a slash, as the empty objects do by which clients make folders.
+    /// Whether the key ends in a slash. Clients make a folder by storing an empty object with such a key.
     pub(super) fn is_folder(&self) -> bool {
         self.is_folder
     }

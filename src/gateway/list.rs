@@ -21,7 +21,7 @@ use super::{
 };
 use crate::limits::GATEWAY_LIST_MAX;
 
-/// The region that clients are given. They sign with it, and it means nothing.
+/// The region that clients get. They sign with it, and it has no other use.
 pub(super) const REGION: &str = "us-east-1";
 
 pub(super) fn list_buckets(request: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
@@ -53,7 +53,7 @@ pub(super) fn get_bucket_location(
 ) -> S3Result<S3Response<GetBucketLocationOutput>> {
     let caller = GatewayCaller::of(&request.extensions)?;
     caller.sees_bucket(&request.input.bucket)?;
-    // S3 writes its first region as an absent constraint.
+    // S3 leaves out the constraint for its first region.
     Ok(S3Response::new(GetBucketLocationOutput::default()))
 }
 
@@ -215,7 +215,7 @@ fn matches_prefix(mount: &Mount, prefix: &str) -> bool {
     mount.prefix.starts_with(prefix) || prefix.starts_with(&mount.prefix)
 }
 
-/// Adds what a mount has to a page.
+/// Adds the keys of a mount to a page.
 async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>) -> S3Result<KeyOutcome> {
     let place = mount.place.as_ref().map_err(|fault| unusable(&UnusableKey::Store(fault.clone()), true))?;
     // All keys of the mount are counted under one common prefix above it.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-/// The question of a client.
+/// What a client asks to list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ListQuery {
     pub(super) prefix: String,
@@ -32,7 +32,7 @@ pub(super) enum KeyOutcome {
     Continue,
     /// It is below this common prefix, and so are all keys that begin with it.
     SkipBelow(String),
-    /// The page was full before it.
+    /// The page was full before this key.
     Full,
 }
 
@@ -97,7 +97,7 @@ impl<T> ListPage<T> {
         KeyOutcome::SkipBelow(prefix)
     }
 
-    /// Whether nothing more fits. Notes that there is more.
+    /// Whether the page is full. If so, notes that there is more.
     fn is_full(&mut self) -> bool {
         let is_full = self.len() >= self.query.max;
         self.is_truncated |= is_full;
@@ -170,7 +170,7 @@ mod tests {
         }
     }
 
-    // A key that begins with the delimiter's prefix only in part is not counted under it.
+    // A page that begins at a common prefix leaves out all keys with that prefix.
     #[test]
     fn a_page_that_starts_inside_a_prefix_goes_on_after_it() {
         let query =

@@ -1,4 +1,4 @@
-//! The access of one use, which goes on with newer tokens of the same lease.
+//! The access for one action on one object, which goes on with newer tokens of the same lease.
 
 use crate::{
     name::{Action, Object},
@@ -8,8 +8,8 @@ use crate::{
 
 use super::{session::TokenSessions, usage::Usages};
 
-/// An allowed use. A transfer may last longer than its token: if the holder presented a newer token of the same lease
-/// meanwhile, the use goes on with that.
+/// An allowed action on an object. A transfer may last longer than its token. If the holder has presented a newer token of the
+/// same lease, the transfer goes on with the newer token.
 #[derive(Clone)]
 pub(super) struct LiveAccess {
     access: Access,
@@ -31,12 +31,12 @@ impl LiveAccess {
         Ok(LiveAccess { access: access.clone(), sessions, object, action })
     }
 
-    /// The first token of the use.
+    /// The access of the first token.
     pub(super) fn access(&self) -> &Access {
         &self.access
     }
 
-    /// Where its transfers are counted.
+    /// The counters of its transfers.
     pub(super) fn usages(&self) -> &Usages {
         self.sessions.usages()
     }
@@ -45,7 +45,7 @@ impl LiveAccess {
         &self.object
     }
 
-    /// Checks that the use may go on now.
+    /// Checks that the action may go on now.
     pub(super) fn check(&self) -> Result<(), Refusal> {
         match self.access.check() {
             Err(refusal) if refusal.reason == Reason::TokenExpired => {
@@ -55,7 +55,7 @@ impl LiveAccess {
         }
     }
 
-    /// Resolves when the use must end.
+    /// Resolves when the action must end.
     pub(super) fn ended(&self) -> impl Future<Output = Refusal> + Send + 'static {
         let live = self.clone();
         async move {
@@ -73,7 +73,7 @@ impl LiveAccess {
         }
     }
 
-    /// Returns the newer token, if it allows this use too.
+    /// Returns the newer token, if it allows this action too.
     fn successor(&self, access: &Access, refusal: Refusal) -> Result<Access, Refusal> {
         let newer = self.sessions.successor(access).ok_or(refusal)?;
         newer.allows(&self.object, self.action)?;

@@ -155,7 +155,7 @@ pub(super) async fn complete(
     let wanted = wanted_parts(&open, &named, input.mpu_object_size)?;
     let conditions =
         Conditions { if_match: input.if_match, if_none_match: input.if_none_match, ..Conditions::default() };
-    // A client that goes away does not stop this half-way, so its next try gets the outcome.
+    // This goes on if the client goes away, so that the client's next try gets the outcome.
     let uploads = uploads.clone();
     let ending = tokio::spawn(async move {
         // The caller's room and the turn are held until the end.
@@ -285,7 +285,7 @@ pub(super) fn list_parts(
     }))
 }
 
-/// Lists the caller's own uploads only.
+/// Lists only the caller's own uploads.
 pub(super) fn list_uploads(
     uploads: &OpenUploads,
     request: S3Request<ListMultipartUploadsInput>,

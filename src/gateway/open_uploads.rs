@@ -50,7 +50,7 @@ struct UploadState {
     is_ending: bool,
 }
 
-/// An upload that was completed, so that a client which did not get the answer can ask again.
+/// An upload that was completed, so that a client that did not get the answer can ask again.
 #[derive(Clone)]
 struct CompletedUpload {
     id: String,
@@ -68,7 +68,7 @@ impl Drop for EndingTurn {
     }
 }
 
-/// All of them. A clone shares them.
+/// All uploads in parts that are under way. A clone shares them.
 #[derive(Clone, Default)]
 pub(super) struct OpenUploads(Arc<Mutex<UploadTable>>);
 
@@ -123,7 +123,7 @@ impl OpenUploads {
         Ok(())
     }
 
-    /// Finds an upload of this caller to this object. All others are absent for it.
+    /// Finds an upload of this caller to this object. For the caller, no other upload exists.
     pub(super) fn find(
         &self,
         caller: &GatewayCaller,
@@ -279,8 +279,9 @@ impl OpenUpload {
             && now.lh.attempt == then
     }
 
-    /// Whether its access ended, or no one used it for long. While nothing is known it stays: its holder may come back.
-    /// While a request ends it, that request looks at the access.
+    /// Whether the upload must be removed, because its access ended or no one used it for long. While the state of the access is
+    /// not known, the upload stays, because its holder may come back. While a request ends the upload, that request checks the
+    /// access.
     fn must_go(&self, now: LeaseTime) -> bool {
         let state = self.state();
         if state.is_ending {

@@ -3,7 +3,7 @@
 /// One operation, and what it accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Operation {
-    /// As S3 names it.
+    /// The name that S3 has for it.
     pub(super) name: &'static str,
     /// The action of the lease that it needs.
     pub(super) needs: &'static str,
@@ -15,7 +15,7 @@ const fn row(name: &'static str, needs: &'static str, accepts: &'static str) -> 
     Operation { name, needs, accepts }
 }
 
-/// All of them. Any other operation is refused by its name.
+/// All operations. Any other is refused, and the refusal names it.
 pub(super) const OPERATIONS: [Operation; 19] = [
     row("ListBuckets", "any", "prefix"),
     row("HeadBucket", "any", ""),

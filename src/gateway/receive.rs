@@ -22,7 +22,7 @@ pub(super) struct Announced {
     pub(super) checksums: Checksums,
 }
 
-/// Writes a body into an upload, and compares its checksums. Ends with the access, and if no byte comes for too long.
+/// Writes a body into an upload, and compares its checksums. Stops if the access ends, or if no byte comes for too long.
 pub(super) async fn receive(
     body: Option<StreamingBlob>,
     announced: Announced,
@@ -79,8 +79,8 @@ pub(super) async fn receive(
     Ok(compared)
 }
 
-/// The length of a body without its framing, as the request says it. A body in signed chunks must say it: how such a body ends
-/// does not show that a part of it is missing.
+/// The length of a body without its framing, as the request says it. A request with a body in signed chunks must say it, because
+/// the end of such a body does not show whether a part is missing.
 pub(super) fn announced_length(headers: &HeaderMap, content_length: Option<i64>) -> S3Result<Option<i64>> {
     let Some(decoded) = headers.get("x-amz-decoded-content-length") else {
         let digest = headers.get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);

@@ -44,7 +44,7 @@ pub(super) fn service(uploads: Arc<OpenUploads>) -> S3Service {
     builder.build()
 }
 
-/// Gives s3s the secret that came with the request. The id of the key is the forwarder's, and says nothing here.
+/// Gives s3s the secret that came with the request. The id of the key comes from the forwarder, and has no meaning here.
 struct SecretOfRequest;
 
 #[tonic::async_trait]

@@ -1,4 +1,4 @@
-//! Sessions: what the tokens of a request open, each token checked once.
+//! Sessions: what the tokens of a request open. Each token is checked once, and kept.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -38,7 +38,7 @@ struct SessionState {
     kept: Mutex<KeptTokens>,
 }
 
-/// Accepted tokens, by the digest of the token and its presenter's certificate. The oldest go first.
+/// Accepted tokens, by the digest of the token and its presenter's certificate. If there are too many, the oldest are removed.
 #[derive(Default)]
 struct KeptTokens {
     by_digest: HashMap<[u8; 32], AcceptedToken>,
@@ -81,7 +81,7 @@ impl TokenSessions {
         }))
     }
 
-    /// Accepts the tokens of a request. While nothing can be decided, waits for a bounded time.
+    /// Accepts the tokens of a request. If the verifier cannot decide at the moment, waits for a bounded time until it can.
     ///
     /// # Errors
     ///
@@ -152,7 +152,7 @@ impl TokenSessions {
         (new.sub == old.sub && new.exp > old.exp).then(|| newest.clone())
     }
 
-    /// What was read and written.
+    /// The counters of what was read and written.
     pub(super) fn usages(&self) -> &Usages {
         &self.0.usages
     }
@@ -180,7 +180,7 @@ impl KeptTokens {
             let Some(oldest) = self.in_order.pop_front() else { break };
             self.remove(&oldest);
         }
-        // Removals leave digests in the order. They must not pile up.
+        // `remove` leaves its digest in `in_order`. Such digests must not pile up.
         if self.in_order.len() > 2 * GATEWAY_SESSIONS_MAX {
             let by_digest = &self.by_digest;
             self.in_order.retain(|digest| by_digest.contains_key(digest));

@@ -27,7 +27,7 @@ pub struct GatewaySettings {
     pub listen: SocketAddr,
     /// The audience of the tokens that it accepts: an `[[audience]]` of the catalog.
     pub audience: SpiffeId,
-    /// Its stores. Empty: it serves nothing.
+    /// Its stores. If there are none, it serves nothing.
     pub stores: Vec<StoreSettings>,
 }
 

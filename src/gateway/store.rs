@@ -1,4 +1,4 @@
-//! A store: what has the bytes of a location.
+//! A store, which has the bytes of locations.
 
 use std::{io, ops::Range, time::SystemTime};
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::reason::Refusal;
 
-/// What has the bytes of a location: a directory of this machine, or a bucket.
+/// A place that has the bytes of locations: a directory of this machine, or a bucket.
 #[derive(Debug)]
 pub(super) enum LocationStore {
     Directory(DirectoryStore),
@@ -36,7 +36,7 @@ pub(super) struct ObjectInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Object(String, ObjectInfo),
-    /// Some key begins with this, which ends in the delimiter.
+    /// A common prefix of keys, which ends in the delimiter.
     Prefix(String),
 }
 
@@ -89,7 +89,7 @@ pub(super) enum StoreError {
     Io(#[from] io::Error),
 }
 
-/// Asks whether the access still lasts. It is asked last before a change becomes visible.
+/// Checks whether the access still lasts. This is the last check before a change becomes visible.
 pub(super) type FinalCheck = Box<dyn Fn() -> Result<(), Refusal> + Send + Sync>;
 
 impl LocationStore {
@@ -138,7 +138,7 @@ impl LocationStore {
         }
     }
 
-    /// Removes an object. It is no mistake if there is none.
+    /// Removes an object. It is no error if the object does not exist.
     pub(super) async fn delete(&self, path: &ObjectPath, final_check: FinalCheck) -> Result<(), StoreError> {
         match self {
             LocationStore::Directory(directory) => directory.delete(path, final_check).await,
@@ -146,7 +146,7 @@ impl LocationStore {
         }
     }
 
-    /// Makes a folder, if the store has any.
+    /// Makes a folder, if the store has folders.
     pub(super) async fn make_folder(
         &self,
         path: &ObjectPath,
@@ -170,7 +170,7 @@ impl LocationStore {
     }
 }
 
-/// The tag of a folder in a store that has none.
+/// The tag of a folder in a store that has no folders.
 const FOLDER_TAG: &str = "folder-0";
 
 impl Entry {

@@ -1,5 +1,5 @@
-//! The rest of a body that no one reads. A client that is still sending reads its answer only if the connection stays open until
-//! then.
+//! The rest of a request's body that no operation reads. A client that is still sending can read its answer only if the connection
+//! stays open until it has sent everything, so the rest is received and discarded.
 
 use std::{
     pin::Pin,

@@ -36,7 +36,7 @@ impl Upload {
         match self {
             Upload::Directory(upload) => upload.place(conditions, final_check).await,
             Upload::Bucket(upload) => upload.place(conditions, final_check).await,
-            // A part becomes visible with its upload only.
+            // A part becomes visible only with its upload.
             Upload::BucketPart(_) => Err(StoreError::PartsMissing),
         }
     }
@@ -75,7 +75,8 @@ impl Parts {
         }
     }
 
-    /// Joins parts, each given by its number and what is stored, into an object, which becomes visible if the conditions hold and the access lasts.
+    /// Joins parts into an object. Each part is given by its number and by what is stored. The object becomes visible if the
+    /// conditions hold and the access lasts.
     pub(super) async fn complete(
         &self,
         wanted: &[(u16, StoredPart)],

@@ -40,7 +40,7 @@ impl Transfer {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// Notes that all bytes went.
+    /// Notes that all bytes were sent or received.
     pub(super) fn finish(&mut self) {
         self.end = "whole";
     }
@@ -128,7 +128,7 @@ impl Usages {
         *bytes = bytes.saturating_add(transfer.bytes);
     }
 
-    /// Logs the usages of leases that are over or idle, until `shutdown`; then those of all.
+    /// Logs the usages of leases that are over or idle, until `shutdown`. Then logs those of all leases.
     pub(super) async fn watch(&self, shutdown: CancellationToken) {
         loop {
             tokio::select! {

@@ -24,7 +24,7 @@ pub(super) enum Need {
 }
 
 impl Need {
-    /// The action that allows this on a resource. `None`: nothing allows it.
+    /// The action that allows this on a resource. `None` if no action does.
     pub(super) fn action(self, kind: ResourceKind) -> Option<Action> {
         match (self, kind) {
             (Need::Read, ResourceKind::Dataset) => Some(Action::ReadDataset),
@@ -37,7 +37,7 @@ impl Need {
     }
 }
 
-/// One prefix of one bucket, and the object of the token that is behind it.
+/// One prefix of one bucket, and the object of the token to which the prefix leads.
 #[derive(Clone, Debug)]
 pub(super) struct Mount {
     pub(super) bucket: String,
@@ -48,17 +48,17 @@ pub(super) struct Mount {
     pub(super) place: Result<Place, NoStore>,
 }
 
-/// All that one token opens, by one catalog.
+/// All that one token opens, as one catalog describes it.
 #[derive(Debug)]
 pub(super) struct TokenView {
-    /// The catalog that it was made by.
+    /// The digest of that catalog.
     pub(super) catalog: Digest,
-    /// By bucket and prefix.
+    /// Sorted by bucket and prefix.
     mounts: Vec<Mount>,
 }
 
 impl TokenView {
-    /// Looks up the objects of a token. What the catalog does not have, or gives to another audience, is left out.
+    /// Looks up the objects of a token. An object that the catalog does not have, or gives to another audience, is left out.
     pub(super) fn new(
         objects: impl IntoIterator<Item = Object>,
         audience: &SpiffeId,
@@ -102,7 +102,7 @@ impl TokenView {
     }
 }
 
-/// Returns the location of an object: that of its resource, or below it the folder of the job.
+/// Returns the location of an object: the location of its resource, or the folder of the job below that.
 fn location_of(object: &Object, location: &str) -> String {
     let line = object.resource().as_str();
     match object.to_string().strip_prefix(line).and_then(|rest| rest.strip_prefix('/')) {

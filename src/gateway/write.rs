@@ -78,7 +78,7 @@ pub(super) fn folder_with_bytes() -> S3Error {
     failed(S3ErrorCode::InvalidArgument, "a key that ends in a slash names a folder, which has no bytes")
 }
 
-/// Refuses what would change how an object is protected, and would be ignored otherwise.
+/// Refuses fields that would change how an object is protected. The gateway does not read these fields.
 fn check_fields(input: &PutObjectInput) -> S3Result<()> {
     without(input.sse_customer_algorithm.is_some(), "encryption by the client's key")?;
     without(
@@ -91,14 +91,14 @@ fn check_fields(input: &PutObjectInput) -> S3Result<()> {
     check_acl(input.acl.as_ref().map(s3s::dto::ObjectCannedACL::as_str))
 }
 
-/// Who reads an object follows from leases only.
+/// Accepts only access control lists that change nothing, because leases decide who may read an object.
 pub(super) fn check_acl(acl: Option<&str>) -> S3Result<()> {
     let is_private =
         matches!(acl, None | Some("private" | "bucket-owner-full-control" | "bucket-owner-read"));
     without(!is_private, "this access control list (x-amz-acl)")
 }
 
-/// Asks the access once more, at the moment of a change.
+/// Returns the last check of the access, which is made at the moment of a change.
 pub(super) fn final_check(access: &LiveAccess) -> FinalCheck {
     let access = access.clone();
     Box::new(move || access.check())
@@ -151,7 +151,7 @@ pub(super) fn open_source(caller: &GatewayCaller, source: &CopySource) -> S3Resu
     }
 }
 
-/// Copies the bytes of an object, or of a range of it, into an upload. Ends with either access.
+/// Copies the bytes of an object, or of a range of it, into an upload. Stops when one of the two accesses ends.
 pub(super) async fn copy(
     source: &OpenedObject,
     range: Option<s3s::dto::Range>,
@@ -193,7 +193,7 @@ async fn delete(caller: &GatewayCaller, bucket: &str, key: &str) -> S3Result<()>
     Ok(opened.found.store.delete(&opened.found.path, final_check(&opened.access)).await?)
 }
 
-/// Authorizes each key by itself. One that is refused does not hold the others back.
+/// Authorizes each key separately. If one is refused, the others are deleted all the same.
 pub(super) async fn delete_objects(
     request: S3Request<DeleteObjectsInput>,
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {

@@ -44,7 +44,7 @@ async fn the_hub_shows_what_a_lease_opens() {
     assert_eq!(model.text, "{}");
 }
 
-// What the lease does not open gets the answer of what does not exist, and nothing is written.
+// A file that the lease does not open gets the same answer as one that does not exist, and nothing is written.
 #[tokio::test]
 async fn the_hub_opens_nothing_beyond_the_lease() {
     let case = Case::new().await;

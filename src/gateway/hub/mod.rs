@@ -1,7 +1,7 @@
 //! A read-only facade of the Hugging Face Hub: `from_pretrained`, `load_dataset` and `snapshot_download` open what a lease opens.
 //!
 //! A leased model or dataset is a repository `TENANT/NAME`, and its versions are the revisions. `main` is the newest version of the
-//! lease. The facade speaks of nothing that the lease does not open, and sends no field of Xet, so that all bytes pass here.
+//! lease. The facade shows nothing that the lease does not open. It sends no field of Xet, so that all bytes pass through it.
 //!
 //! | File | Noun |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! What a path of the Hub asks for. Pure.
+//! What a path of the Hub asks for, without any I/O.
 
 use crate::name::ResourceKind;
 
@@ -105,7 +105,7 @@ fn is_true(query: &str, name: &str) -> bool {
         .any(|(n, v)| n == name && v.eq_ignore_ascii_case("true"))
 }
 
-/// Decodes the percent escapes of one segment, once. `None` if an escape is none, or if the bytes are no UTF-8.
+/// Decodes the percent escapes of one segment, once. `None` if an escape is malformed, or if the bytes are not UTF-8.
 fn decoded(segment: &str) -> Option<String> {
     let mut parts = segment.split('%');
     let mut bytes = parts.next()?.as_bytes().to_vec();

@@ -1,7 +1,7 @@
 //! Refusals that the Hub's clients show.
 //!
-//! The clients drop most texts. These headers were tried with six calls of `huggingface_hub` 2.4: each shows the reason. A code
-//! `GatedRepo` ends a call, but on the bytes themselves it hides the text, so it is left out there.
+//! The clients do not show most texts of a server. With these headers, each of six calls of `huggingface_hub` 2.4 showed the
+//! reason. The code `GatedRepo` ends a call. In an answer for the bytes of a file it would hide the text, so it is left out there.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use s3s::{Body, S3Error, S3ErrorCode};

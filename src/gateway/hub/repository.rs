@@ -104,12 +104,12 @@ pub(super) fn revision(
     }
 }
 
-/// `OWNER/NAME` of `KIND:OWNER/NAME@VERSION`.
+/// Returns `OWNER/NAME` for `KIND:OWNER/NAME@VERSION`.
 fn id_of(resource: &str) -> Option<&str> {
     resource.split_once(':')?.1.split('@').next()
 }
 
-/// A version has one name for good, so its digest stands for a commit.
+/// The name of a version never changes, so its digest stands for a commit.
 fn commit_of(resource: &str) -> String {
     hex(&sha256(resource.as_bytes()))
 }

@@ -145,7 +145,7 @@ async fn resolve(
     Ok(response)
 }
 
-/// The headers that clients need of each file. They keep no bytes of a file without them.
+/// The headers that clients need for each file. Without these headers, they keep no bytes of it.
 fn describe(headers: &mut HeaderMap, revision: &LeasedVersion, info: &ObjectInfo, bytes: u64) {
     insert(headers, COMMIT, &revision.commit);
     insert(headers, header::ETAG, &format!("\"{}\"", blob_of(info)));
