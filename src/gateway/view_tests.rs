@@ -113,6 +113,7 @@ fn a_million_keys_find_no_way_out_of_a_prefix() {
             let path = format!("/base/{}{}", found.path.folder, found.path.key.as_str());
             assert!(
                 found
+                    .path
                     .key
                     .as_str()
                     .split('/')

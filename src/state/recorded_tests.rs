@@ -12,7 +12,7 @@ use crate::{
     clock::LeaseTime,
     fence::Registry,
     job::{Change, Drain, Job, JobState},
-    ledger::{Event, Ledger, Options, forgetful::Forgetful},
+    ledger::{Event, Fold, Ledger, Options, forgetful::Forgetful},
     limits,
     name::{AttemptNumber, Digest, JobId, Outcome, SpiffeId},
     reason::Reason,

@@ -10,7 +10,7 @@ use crate::{
         testing::{sample_job, sample_spec},
     },
     ledger::{
-        Actor, DecisionRecord, Ledger, Options, RiskRecord,
+        Actor, DecisionRecord, Fold, Ledger, Options, RiskRecord,
         forgetful::{Dice, Forgetful},
     },
     name::{Digest, SpiffeId},
