@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     brake::Brake,
+    completing::{Completing, Panicked},
     room::{EdgeRoom, RequestRoom, Rooms},
 };
 use crate::{
@@ -143,7 +144,7 @@ impl Edge {
         refusal.status()
     }
 
-    /// Runs one use case in its own task, so that it completes even if the client disconnects.
+    /// Runs one use case. It completes even if the client disconnects.
     pub(super) async fn call<Q, A, F, Fut>(
         &self,
         rpc: Rpc,
@@ -158,18 +159,18 @@ impl Edge {
     {
         let connection = self.connection(&request)?;
         let caller = self.caller(rpc, &connection)?;
-        // The task keeps the permit until it finishes, even if the client disconnects.
+        // The use case keeps the permit until it finishes, even if the client disconnects.
         let permit = self.room(&request)?;
         let timeout = deadline_of(&request);
         let (broker, query) = (self.broker.clone(), request.into_inner());
-        let task = tokio::spawn(async move {
+        let work = Completing::new(async move {
             let answer = use_case(broker, caller, query).await;
             drop(permit);
             answer
         });
         let answer = match timeout {
-            None => task.await,
-            Some(timeout) => match tokio::time::timeout(timeout, task).await {
+            None => work.await,
+            Some(timeout) => match tokio::time::timeout(timeout, work).await {
                 Ok(answer) => answer,
                 Err(_) => return Err(Status::deadline_exceeded("the call took longer than its deadline")),
             },
@@ -177,8 +178,8 @@ impl Edge {
         match answer {
             Ok(Ok(answer)) => Ok(Response::new(answer)),
             Ok(Err(refusal)) => Err(self.refuse(rpc, &connection, &refusal)),
-            Err(failed) => {
-                tracing::error!(%rpc, panicked = failed.is_panic(), "a use case did not finish");
+            Err(Panicked) => {
+                tracing::error!(%rpc, panicked = true, "a use case did not finish");
                 Err(self.refuse(
                     rpc,
                     &connection,

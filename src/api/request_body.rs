@@ -41,7 +41,7 @@ pub(super) struct RequestBody<B> {
     messages: Messages,
     held: Arc<RequestRoom>,
     clock: Arc<dyn Clock>,
-    deadline: Option<BoxFuture<'static, ()>>,
+    deadline: BodyDeadline,
     prefix: Vec<u8>,
     /// Bytes of the current message that are still to come.
     left: usize,
@@ -50,9 +50,31 @@ pub(super) struct RequestBody<B> {
     began: bool,
 }
 
+/// Until when the bytes that are awaited must arrive.
+enum BodyDeadline {
+    /// There is none: the next message may come at any time.
+    None,
+    /// [`limits::BODY`] after the first time that bytes are missing. Most bodies are there at once, and need no timer.
+    Due,
+    Runs(BoxFuture<'static, ()>),
+}
+
+impl BodyDeadline {
+    /// Waits for bytes: whether they are too late.
+    fn poll(&mut self, clock: &Arc<dyn Clock>, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match self {
+                BodyDeadline::None => return Poll::Pending,
+                BodyDeadline::Due => *self = BodyDeadline::Runs(clock.sleep(limits::BODY)),
+                BodyDeadline::Runs(timer) => return timer.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
 impl<B> RequestBody<B> {
     pub(super) fn new(body: B, messages: Messages, held: Arc<RequestRoom>, clock: Arc<dyn Clock>) -> Self {
-        let deadline = Some(clock.sleep(limits::BODY));
+        let deadline = BodyDeadline::Due;
         let prefix = Vec::with_capacity(PREFIX_BYTES);
         RequestBody { body, messages, held, clock, deadline, prefix, left: 0, taken: 0, began: false }
     }
@@ -75,10 +97,12 @@ impl<B> RequestBody<B> {
         let is_between = self.left == 0 && self.prefix.is_empty();
         match self.messages {
             Messages::One => {}
-            Messages::Several if is_between => self.deadline = Some(self.clock.sleep(limits::BODY)),
-            Messages::Many if is_between => self.deadline = None,
-            Messages::Several | Messages::Many if self.deadline.is_some() => {}
-            Messages::Several | Messages::Many => self.deadline = Some(self.clock.sleep(limits::BODY)),
+            Messages::Several if is_between => self.deadline = BodyDeadline::Due,
+            Messages::Many if is_between => self.deadline = BodyDeadline::None,
+            Messages::Several | Messages::Many if matches!(self.deadline, BodyDeadline::None) => {
+                self.deadline = BodyDeadline::Due;
+            }
+            Messages::Several | Messages::Many => {}
         }
         Ok(())
     }
@@ -164,19 +188,19 @@ where
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error.into()))),
             Poll::Ready(None) => {
-                this.deadline = None;
+                this.deadline = BodyDeadline::None;
                 Poll::Ready(None)
             }
-            Poll::Pending => match this.deadline.as_mut().map(|deadline| deadline.as_mut().poll(cx)) {
-                Some(Poll::Ready(())) => {
-                    this.deadline = None;
+            Poll::Pending => match this.deadline.poll(&this.clock, cx) {
+                Poll::Ready(()) => {
+                    this.deadline = BodyDeadline::None;
                     let text = format!(
                         "the request did not come within {} s: send it whole",
                         limits::BODY.as_secs()
                     );
                     Poll::Ready(Some(Err(refuse(&Refusal::new(Reason::Overloaded, text)))))
                 }
-                _ => Poll::Pending,
+                Poll::Pending => Poll::Pending,
             },
         }
     }
