@@ -35,7 +35,7 @@ macro_rules! words {
                 f.write_str(self.as_str())
             }
         }
-        text_form!($name);
+        text_form!($name, as_str);
     };
 }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{NameError, text_form};
+use super::{NameError, text_form, write_hex};
 use crate::secret::sha256;
 
 /// A SHA-256 digest of public bytes.
@@ -22,7 +22,7 @@ impl Digest {
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|b| write!(f, "{b:02x}"))
+        write_hex(&self.0, f)
     }
 }
 

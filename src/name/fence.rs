@@ -214,7 +214,7 @@ impl fmt::Display for FenceName {
         f.write_str(&self.0)
     }
 }
-text_form!(FenceName);
+text_form!(FenceName, as_str);
 
 #[cfg(test)]
 mod tests {

@@ -10,11 +10,14 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const DIGITS: usize = 26;
 
 fn write_base32(value: u128, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    for i in (0..DIGITS).rev() {
-        let digit = usize::try_from((value >> (i * 5)) & 31).unwrap_or(0);
-        f.write_str(std::str::from_utf8(ALPHABET.get(digit..=digit).unwrap_or(b"0")).unwrap_or("0"))?;
+    let mut text = [b'0'; DIGITS];
+    let mut left = value;
+    for place in text.iter_mut().rev() {
+        let digit = usize::try_from(left & 31).unwrap_or_default();
+        *place = ALPHABET.get(digit).copied().unwrap_or(b'0');
+        left >>= 5;
     }
-    Ok(())
+    f.write_str(std::str::from_utf8(&text).unwrap_or_default())
 }
 
 fn read_base32(text: &str) -> Option<u128> {

@@ -60,7 +60,7 @@ macro_rules! label {
                 f.write_str(&self.0)
             }
         }
-        text_form!($name);
+        text_form!($name, as_str);
     };
 }
 

@@ -42,17 +42,38 @@ impl NameError {
     }
 }
 
-/// Implements the text forms of a newtype over its `Display` and `FromStr`: Debug, Serialize, Deserialize.
+/// Writes hexadecimal digits in lower case. At once, because records and answers have many digests.
+fn write_hex(bytes: &[u8; 32], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let digit = |value: u8| DIGITS.get(usize::from(value & 15)).copied().unwrap_or_default();
+    let mut text = [0; 64];
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        if let [high, low] = pair {
+            (*high, *low) = (digit(byte >> 4), digit(*byte));
+        }
+    }
+    f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+}
+
+/// Implements the text forms of a newtype over its `Display` and `FromStr`: Debug, Serialize, Deserialize. A type that holds its
+/// text is serialized by `as_str`, without a formatter.
 macro_rules! text_form {
     ($t:ty) => {
+        text_form!($t, |this, serializer| serializer.collect_str(this));
+    };
+    ($t:ty, as_str) => {
+        text_form!($t, |this, serializer| serializer.serialize_str(this.as_str()));
+    };
+    ($t:ty, |$this:ident, $serializer:ident| $serialized:expr) => {
         impl std::fmt::Debug for $t {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 std::fmt::Display::fmt(self, f)
             }
         }
         impl serde::Serialize for $t {
-            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-                s.collect_str(self)
+            fn serialize<S: serde::Serializer>(&self, $serializer: S) -> Result<S::Ok, S::Error> {
+                let $this = self;
+                $serialized
             }
         }
         impl<'de> serde::Deserialize<'de> for $t {

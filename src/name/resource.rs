@@ -132,7 +132,7 @@ impl fmt::Display for ResourceName {
         f.write_str(&self.text)
     }
 }
-text_form!(ResourceName);
+text_form!(ResourceName, as_str);
 
 #[cfg(test)]
 mod tests {

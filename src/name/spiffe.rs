@@ -47,7 +47,7 @@ impl fmt::Display for TrustDomain {
         f.write_str(&self.0)
     }
 }
-text_form!(TrustDomain);
+text_form!(TrustDomain, as_str);
 
 /// The SPIFFE ID of a workload: `spiffe://example.org/ns/x/sa/y`. Always has a path.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,7 +117,7 @@ impl fmt::Display for SpiffeId {
         f.write_str(&self.0)
     }
 }
-text_form!(SpiffeId);
+text_form!(SpiffeId, as_str);
 
 #[cfg(test)]
 mod tests {
