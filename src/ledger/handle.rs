@@ -81,20 +81,34 @@ impl Ledger {
         self.inner.epoch
     }
 
+    /// Writes an event as JSON, for [`Ledger::append_text`].
+    ///
+    /// # Errors
+    ///
+    /// It is larger than any record, or cannot be written as JSON.
+    pub fn text(&self, event: &Event) -> Result<EventText, LedgerError> {
+        let text = EventText::of(event).map_err(|error| {
+            tracing::error!(%error, "a record cannot be written as JSON");
+            LedgerError::Unwritable
+        })?;
+        match text.bytes() {
+            bytes if bytes > limits::LEDGER_RECORD_BYTES_MAX => Err(LedgerError::TooLarge { bytes }),
+            _ => Ok(text),
+        }
+    }
+
     /// Queues a record that must be durable before its action is done. Fixes its index and never blocks. Refuses it if the
     /// disk is unavailable, deferred records still wait for a disk that failed, or the queue is full.
     pub fn append(&self, event: &Event) -> Appending {
+        match self.text(event) {
+            Ok(text) => self.append_text(text),
+            Err(error) => Appending { state: AppendingState::Refused(error) },
+        }
+    }
+
+    /// Queues a record as [`Ledger::append`].
+    pub fn append_text(&self, text: EventText) -> Appending {
         let refused = |e| Appending { state: AppendingState::Refused(e) };
-        let text = match EventText::of(event) {
-            Ok(text) if text.as_str().len() > limits::LEDGER_RECORD_BYTES_MAX => {
-                return refused(LedgerError::TooLarge { bytes: text.as_str().len() });
-            }
-            Ok(text) => text,
-            Err(error) => {
-                tracing::error!(%error, "a record cannot be written as JSON");
-                return refused(LedgerError::Unwritable);
-            }
-        };
         let mut state = self.inner.shared.lock();
         if let Err(e) = state.admits(text.as_str().len()) {
             return refused(e);

@@ -7,6 +7,9 @@
 //! `prev` is SHA-256 over the bytes of the line before, without its newline; all zero for the first. `hash` is SHA-256 over
 //! the bytes of this line up to `,"hash"`. `"refused":n` follows `epoch` if the n indexes before this one were refused.
 
+use std::io::Write;
+
+use ring::digest::{Context, SHA256};
 use serde::{Deserialize, Serialize};
 
 use super::{event::Event, fault::Fault};
@@ -47,25 +50,33 @@ impl Head {
     pub const START: Head = Head { index: 0, digest: Digest::ZERO };
 }
 
-/// The fields of an event as they are in a line, without the braces.
+/// Bytes of the text of an issued credential, which is the most frequent record.
+const USUAL_BYTES: usize = 1_536;
+
+/// An event as JSON, written once: to count its bytes, and for its line.
 #[derive(Clone, Debug)]
-pub(super) struct EventText(String);
+pub struct EventText(String);
 
 impl EventText {
     pub(super) fn of(event: &Event) -> Result<Self, serde_json::Error> {
-        let mut text = serde_json::to_string(event)?;
-        text.pop();
-        text.remove(0);
-        Ok(EventText(text))
+        let mut text = Vec::with_capacity(USUAL_BYTES);
+        serde_json::to_writer(&mut text, event)?;
+        String::from_utf8(text).map(EventText).map_err(serde::ser::Error::custom)
     }
 
+    /// Its size in bytes as it is recorded, without the envelope.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Its fields, without the braces.
     pub(super) fn as_str(&self) -> &str {
-        &self.0
+        self.0.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default()
     }
 
     /// The event's `type`.
     pub(super) fn kind(&self) -> &str {
-        kind_of(&self.0)
+        kind_of(self.as_str())
     }
 }
 
@@ -86,21 +97,30 @@ pub(super) struct Envelope {
 /// Writes a line with its newline and returns its digest.
 pub(super) fn encode(out: &mut Vec<u8>, envelope: &Envelope, event: &EventText) -> Digest {
     let Envelope { index, prev, time, epoch, refused } = envelope;
-    let mut line = format!(
+    let from = out.len();
+    // Writing to a vector does not fail.
+    let _ = write!(
+        out,
         "{{\"v\":{VERSION},\"index\":{index},\"prev\":\"{prev}\",\"time\":\"{time}\",\"epoch\":{epoch}"
-    )
-    .into_bytes();
+    );
     if *refused > 0 {
-        line.extend_from_slice(format!(",\"refused\":{refused}").as_bytes());
+        let _ = write!(out, ",\"refused\":{refused}");
     }
-    line.push(b',');
-    line.extend_from_slice(event.0.as_bytes());
-    let hash = Digest::of(&line);
-    line.extend_from_slice(format!(",\"hash\":\"{hash}\"}}").as_bytes());
-    let digest = Digest::of(&line);
-    line.push(b'\n');
-    out.append(&mut line);
-    digest
+    out.push(b',');
+    out.extend_from_slice(event.as_str().as_bytes());
+    // The hash of the line so far, and the digest of the whole line, in one pass.
+    let mut whole = Context::new(&SHA256);
+    whole.update(out.get(from..).unwrap_or_default());
+    let sealed = out.len();
+    let hash = finished(whole.clone());
+    let _ = write!(out, ",\"hash\":\"{hash}\"}}");
+    whole.update(out.get(sealed..).unwrap_or_default());
+    out.push(b'\n');
+    finished(whole)
+}
+
+fn finished(sha256: Context) -> Digest {
+    sha256.finish().as_ref().try_into().map_or(Digest::ZERO, Digest)
 }
 
 /// A line that matches its own hash, split into parts; its event is not read yet.
