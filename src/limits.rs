@@ -246,6 +246,8 @@ pub const REVISION_RETRIES: u32 = 8;
 pub const TOKEN_BYTES_MAX: usize = 7_680;
 /// Tokens whose signature the daemon, or one verifier, need not check again. Claims take up to 8 KiB: 64 MiB in all.
 pub const VERIFIED_TOKENS_MAX: usize = 8_192;
+/// Members for which the daemon keeps what follows from their job and the rules. One takes about 6 KiB: 48 MiB in all.
+pub const PREPARED_MAX: usize = 8_192;
 /// Bytes by which an identity that joins by a pattern with wildcards may be longer than the pattern: a namespace, a name and
 /// a UID. The tokens of a job are measured with it before anyone joins.
 pub const WILDCARD_BYTES_MAX: usize = 256;
@@ -474,6 +476,8 @@ pub const KEPT_FILE_BYTES_MAX: u64 = 128 << 20;
 pub const POLICY_CASES_MAX: usize = 10_000;
 /// Decisions that one policy engine caches: about 40 MiB of keys and rule lists.
 pub const DECISIONS_KEPT_MAX: usize = 65_536;
+/// Bundles of a job that one policy engine allowed, with their rules: about 2 KiB each, 32 MiB in all.
+pub const BUNDLES_KEPT_MAX: usize = 16_384;
 
 // ---------- the wrapper ----------
 

@@ -49,6 +49,11 @@ pub struct Exceptions {
 }
 
 impl Exceptions {
+    /// Whether there is none, in force or over.
+    pub fn is_empty(&self) -> bool {
+        self.observed.is_empty() && self.waivers.is_empty()
+    }
+
     /// How many of them are in force.
     pub fn in_force(&self, now: Wall) -> usize {
         let observed = self.observed.iter().filter(|o| now < o.until).count();

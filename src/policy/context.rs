@@ -24,6 +24,65 @@ enum ContextField<'a> {
     Tenant(&'a TenantName),
 }
 
+impl ContextField<'_> {
+    fn add_to_key(&self, question: &mut DecisionKey) {
+        match self {
+            ContextField::Text(t) => question.add(t),
+            ContextField::Number(n) => question.add_number(*n),
+            ContextField::Truth(t) => question.add_number(u64::from(*t)),
+            ContextField::Moment(now) => question.add_number(now.seconds()),
+            ContextField::Tenant(t) => question.add(t.as_str()),
+            ContextField::Words(words) => {
+                question.add_number(words.len() as u64);
+                words.iter().for_each(|w| question.add(w));
+            }
+        }
+    }
+}
+
+/// The fields of `JobContext`, in the order of [`ContextFields::of_job`].
+const JOB_FIELDS: [&str; 19] = [
+    "spiffe_id",
+    "job",
+    "tenant",
+    "attempt",
+    "phase",
+    "purpose",
+    "why",
+    "ticket",
+    "rollback_to",
+    "prompt_alternative",
+    "acting_for",
+    "risk",
+    "risk_reasons",
+    "method",
+    "ttl_seconds",
+    "now",
+    "approved",
+    "waived",
+    "own_checkpoint",
+];
+
+/// Which fields of `JobContext` are read: one bit for each of [`JOB_FIELDS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct JobReads(u32);
+
+impl JobReads {
+    pub(super) fn of(reads: &Reads) -> Self {
+        let bits = JOB_FIELDS.iter().enumerate().filter(|(_, field)| reads.of(field)).map(|(at, _)| 1 << at);
+        JobReads(bits.fold(0, |all, bit: u32| all | bit))
+    }
+
+    #[must_use]
+    pub(super) fn and(self, other: Self) -> Self {
+        JobReads(self.0 | other.0)
+    }
+
+    fn has(self, at: usize) -> bool {
+        self.0 >> at & 1 == 1
+    }
+}
+
 /// All fields of the context that an action has by the schema.
 pub(super) struct ContextFields<'a>(Vec<(&'static str, ContextField<'a>)>);
 
@@ -56,6 +115,15 @@ impl<'a> ContextFields<'a> {
         ])
     }
 
+    /// Adds all fields that a set of slices reads to a key. `reads` has one bit for each field of `JobContext`, in its order.
+    pub(super) fn add_read_fields(&self, reads: JobReads, question: &mut DecisionKey) {
+        for (at, (_, fact)) in self.0.iter().enumerate() {
+            if reads.has(at) {
+                fact.add_to_key(question);
+            }
+        }
+    }
+
     /// `CallContext`.
     pub(super) fn of_call(call: &Call<'a>) -> Self {
         let mut relation: Vec<&str> = call.relations.iter().map(|r| r.as_str()).collect();
@@ -73,17 +141,7 @@ impl<'a> ContextFields<'a> {
     /// Adds to a key the fields that a slice reads, so that a change in another field makes no new key.
     pub(super) fn add_to_key(&self, reads: &Reads, question: &mut DecisionKey) {
         for (_, fact) in self.0.iter().filter(|(field, _)| reads.of(field)) {
-            match fact {
-                ContextField::Text(t) => question.add(t),
-                ContextField::Number(n) => question.add_number(*n),
-                ContextField::Truth(t) => question.add_number(u64::from(*t)),
-                ContextField::Moment(now) => question.add_number(now.seconds()),
-                ContextField::Tenant(t) => question.add(t.as_str()),
-                ContextField::Words(words) => {
-                    question.add_number(words.len() as u64);
-                    words.iter().for_each(|w| question.add(w));
-                }
-            }
+            fact.add_to_key(question);
         }
     }
 
@@ -108,5 +166,37 @@ impl<'a> ContextFields<'a> {
             ((*field).to_owned(), value)
         });
         Context::from_pairs(fields).map_err(|e| e.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::policy::{JobRisk, Phase, RequestFacts};
+
+    // The bits of a set of read fields are those of the fields in the context.
+    #[test]
+    fn the_fields_of_a_job_have_their_places() {
+        let (tenant, risk, approved) = ("acme".parse().unwrap(), JobRisk::default(), BTreeSet::new());
+        let bundle = Bundle {
+            job: "j",
+            tenant: &tenant,
+            attempt: 1,
+            phase: Phase::Running,
+            purpose: "p",
+            facts: RequestFacts::default(),
+            risk: &risk,
+            method: None,
+            ttl: std::time::Duration::from_secs(60),
+            now: Wall(0),
+            approved: &approved,
+            own_checkpoint: true,
+            parts: &[],
+        };
+        let fields = ContextFields::of_job("name", &bundle, &[]);
+        assert!(fields.0.iter().map(|(field, _)| *field).eq(JOB_FIELDS));
+        assert_eq!(JobReads::of(&Reads::everything()), JobReads((1 << JOB_FIELDS.len()) - 1));
     }
 }

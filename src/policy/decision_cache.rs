@@ -6,7 +6,6 @@ use std::{fmt::Write, sync::Arc};
 use dashmap::DashMap;
 
 use super::outcome::Outcome;
-use crate::limits::DECISIONS_KEPT_MAX;
 
 /// Everything that a decision depends on, in one text.
 pub(super) struct DecisionKey(String);
@@ -27,28 +26,45 @@ impl DecisionKey {
     }
 }
 
-/// Decisions by key. If there are [`DECISIONS_KEPT_MAX`], all are dropped. Errors are not kept.
-#[derive(Default)]
-pub(super) struct DecisionCache(DashMap<String, Arc<Outcome>>);
+/// Decisions by key. If it has no room for one more, all are dropped.
+pub(super) struct DecisionCache<T> {
+    kept: DashMap<String, Arc<T>>,
+    room: usize,
+}
 
-impl DecisionCache {
-    pub(super) fn answer(&self, question: DecisionKey, work: impl FnOnce() -> Outcome) -> Arc<Outcome> {
-        if let Some(known) = self.0.get(&question.0) {
-            return known.clone();
+impl<T> DecisionCache<T> {
+    pub(super) fn with_room(room: usize) -> Self {
+        DecisionCache { kept: DashMap::new(), room }
+    }
+
+    pub(super) fn find(&self, question: &DecisionKey) -> Option<Arc<T>> {
+        self.kept.get(&question.0).map(|known| known.clone())
+    }
+
+    pub(super) fn keep(&self, question: DecisionKey, answer: Arc<T>) {
+        if self.kept.len() >= self.room {
+            self.kept.clear();
         }
-        let answer = Arc::new(work());
-        if !matches!(*answer, Outcome::Error(_)) {
-            if self.0.len() >= DECISIONS_KEPT_MAX {
-                self.0.clear();
-            }
-            self.0.insert(question.0, answer.clone());
-        }
-        answer
+        self.kept.insert(question.0, answer);
     }
 
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.kept.len()
+    }
+}
+
+impl DecisionCache<Outcome> {
+    /// Returns the answer that is known, or works it out. Errors are not kept.
+    pub(super) fn answer(&self, question: DecisionKey, work: impl FnOnce() -> Outcome) -> Arc<Outcome> {
+        if let Some(known) = self.find(&question) {
+            return known;
+        }
+        let answer = Arc::new(work());
+        if !matches!(*answer, Outcome::Error(_)) {
+            self.keep(question, answer.clone());
+        }
+        answer
     }
 }
 
@@ -70,8 +86,8 @@ mod tests {
 
     #[test]
     fn the_cache_is_bounded_and_keeps_no_errors() {
-        let memo = DecisionCache::default();
-        for i in 0..=DECISIONS_KEPT_MAX as u64 {
+        let memo = DecisionCache::with_room(100);
+        for i in 0..=100 {
             let mut q = DecisionKey::new(8);
             q.add_number(i);
             memo.answer(q, || Outcome::Nothing);

@@ -8,7 +8,7 @@ use cedar_policy::{Authorizer, Decision as Answer, Entities, EntityUid, Policy, 
 use super::{
     Asker, Bundle, Call, Decided, Decision, Explain, Grant, GrantParts, PolicyErrors, PolicySource,
     PolicyText, Rule, Verdict,
-    context::ContextFields,
+    context::{ContextFields, JobReads},
     decision_cache::{DecisionCache, DecisionKey},
     entities::{CatalogEntities, Types},
     entity_references,
@@ -21,6 +21,7 @@ use crate::{
     catalog::{Catalog, Principal, Resource},
     fence::{Revision, Stand},
     job::Gate,
+    limits,
     name::{Action, Digest, PrincipalKind, ResourceName, SpiffeId},
     reason::{Reason, Refusal},
 };
@@ -36,7 +37,9 @@ pub struct Engine {
     explain: Explain,
     warnings: Vec<String>,
     authorizer: Authorizer,
-    memo: DecisionCache,
+    memo: DecisionCache<Outcome>,
+    /// Bundles that were allowed, with their decided parts.
+    allowed: DecisionCache<Vec<Decided>>,
 }
 
 impl Engine {
@@ -53,8 +56,19 @@ impl Engine {
         let catalog = catalog.clone();
         let prepared = CatalogEntities::new(&types, &rules.schema, &catalog)?;
         let warnings = entity_references::check(&rules, &types, &prepared)?;
-        let (authorizer, memo) = (Authorizer::new(), DecisionCache::default());
-        Ok(Engine { rules, by_id, types, slices, catalog, prepared, explain, warnings, authorizer, memo })
+        Ok(Engine {
+            rules,
+            by_id,
+            types,
+            slices,
+            catalog,
+            prepared,
+            explain,
+            warnings,
+            authorizer: Authorizer::new(),
+            memo: DecisionCache::with_room(limits::DECISIONS_KEPT_MAX),
+            allowed: DecisionCache::with_room(limits::BUNDLES_KEPT_MAX),
+        })
     }
 
     /// Reads and validates policies without a catalog: reports only the mistakes in the policies.
@@ -177,7 +191,7 @@ impl Engine {
         if principal.kind != PrincipalKind::Workload {
             return deny(explain::holds_nothing(&who));
         }
-        self.judge_parts(&who, &resources)
+        self.judge_known(&who, &resources)
     }
 
     /// Decides a request whose fences were read first. `stand` records them, so that a later revocation is noticed.
@@ -208,6 +222,36 @@ impl Engine {
     /// Returns the entry of the engine's own catalog with this pattern. An entry of another catalog does not count.
     fn entry(&self, entry: &Principal) -> Option<&Arc<Principal>> {
         self.catalog.principals().find(|p| p.pattern == entry.pattern)
+    }
+
+    /// Returns the verdict on parts that were allowed before for an equal question, or judges them. Exceptions of the catalog
+    /// depend on the time, so with them each bundle is judged.
+    fn judge_known(&self, who: &Who<'_>, parts: &[(Action, &Resource)]) -> Verdict {
+        let me = self.prepared.principals.get(&who.principal.pattern);
+        let Some(me) = me.filter(|_| self.catalog.exceptions().is_empty()) else {
+            return self.judge_parts(who, parts);
+        };
+        let mut question = DecisionKey::new(512);
+        question.add(me.id().unescaped());
+        question.add_number(parts.len() as u64);
+        let mut reads = JobReads::default();
+        for (action, resource) in parts {
+            question.add(action.as_str());
+            question.add(resource.name.as_str());
+            let Some(slice) = self.slices.get(&(who.principal.kind, PolicyAct::Part(*action))) else {
+                return self.judge_parts(who, parts);
+            };
+            reads = reads.and(slice.job_reads);
+        }
+        ContextFields::of_job(who.name, who.bundle, &[]).add_read_fields(reads, &mut question);
+        if let Some(parts) = self.allowed.find(&question) {
+            return Verdict::Allow { parts: Vec::clone(&parts) };
+        }
+        let verdict = self.judge_parts(who, parts);
+        if let Verdict::Allow { parts } = &verdict {
+            self.allowed.keep(question, Arc::new(parts.clone()));
+        }
+        verdict
     }
 
     fn judge_parts(&self, who: &Who<'_>, parts: &[(Action, &Resource)]) -> Verdict {

@@ -7,7 +7,7 @@ use cedar_policy::{
 };
 use serde_json::Value as Json;
 
-use super::{PolicyErrors, Rpc, Rule, entities::Types, rules::RuleSet};
+use super::{PolicyErrors, Rpc, Rule, context::JobReads, entities::Types, rules::RuleSet};
 use crate::name::{Action, PrincipalKind};
 
 /// An action on a resource, or a call.
@@ -41,6 +41,8 @@ pub(super) struct Slice {
     /// All policies except the gates; `None` if there is no gate.
     pub(super) without_gates: Option<PolicySet>,
     pub(super) reads: Reads,
+    /// The same fields, for those of `JobContext`.
+    pub(super) job_reads: JobReads,
 }
 
 /// The slices, by kind of principal and act. An act that the schema does not know for a kind has none.
@@ -94,6 +96,7 @@ fn slice(action: EntityUid, speaking: &[(&Rule, &Policy)]) -> Result<Slice, Poli
         } else {
             None
         },
+        job_reads: JobReads::of(&reads),
         reads,
     })
 }
