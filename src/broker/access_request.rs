@@ -31,7 +31,6 @@ pub(super) struct AccessRequest<'a> {
 /// A request for access that has taken its stand. From now on, it is safe to read the state and to decide by it.
 pub(super) struct StandingRequest<'a> {
     pub request: AccessRequest<'a>,
-    pub names: Vec<FenceName>,
     pub stand: Stand,
 }
 
@@ -54,9 +53,15 @@ impl AccessControl {
 
 impl<'a> AccessRequest<'a> {
     /// Takes the stand. The state must be read after it.
-    pub fn stand(self, names: Vec<FenceName>) -> StandingRequest<'a> {
-        let stand = self.access.context.fences.stand(names.iter().cloned());
-        StandingRequest { request: self, names, stand }
+    pub fn stand<'n>(self, names: impl IntoIterator<Item = &'n FenceName>) -> StandingRequest<'a> {
+        let stand = self.access.context.fences.stand(names.into_iter().cloned());
+        StandingRequest { request: self, stand }
+    }
+
+    /// Takes the stand behind the names of a lease. The state must be read after it.
+    pub fn stand_again(self, lease: &Stand) -> StandingRequest<'a> {
+        let stand = self.access.context.fences.stand_again(lease);
+        StandingRequest { request: self, stand }
     }
 
     pub fn revision(&self) -> Revision {

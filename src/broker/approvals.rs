@@ -97,7 +97,7 @@ impl ApprovalUseCases {
             FenceName::domain(id.trust_domain()),
         ];
         names.extend(human.clone().map(FenceName::human));
-        let standing = request.stand(names);
+        let standing = request.stand(&names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
         // Everything below is read after the stand was taken.

@@ -66,12 +66,12 @@ impl JobUseCases {
         let request = self.access.access_request(&caller.peer, Rpc::BeginAttempt)?;
         let mut names = names::of_job(&request.rules, &named);
         names.extend(names::of_identity(&request.rules, request.caller.id()));
-        let standing = request.stand(names);
+        let standing = request.stand(&names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
         // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
-        self.may_begin(rules, caller, &job, &standing.names)?;
+        self.may_begin(rules, caller, &job, &names)?;
         may_vouch(caller, &job, vouched)?;
         let ticket = self.make_ticket(id, key)?;
         let handed = gets_ticket(caller, &job).then_some(&ticket);
@@ -86,7 +86,7 @@ impl JobUseCases {
                         Some(_) => TicketFound::Right,
                         None => TicketFound::of(own, ticket.digest()),
                     };
-                    self.joining.may_join_new(rules, caller, &job, &standing.names, ticket)?;
+                    self.joining.may_join_new(rules, caller, &job, &names, ticket)?;
                 }
             }
             Begin::New(_) => {}

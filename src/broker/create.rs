@@ -74,7 +74,7 @@ impl JobUseCases {
         let mut names =
             names::of_spec(&request.rules, &spec.tenant, launcher, spec.acting_for.as_ref(), resources);
         names.push(FenceName::job(id));
-        let standing = request.stand(names);
+        let standing = request.stand(&names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
         // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
@@ -85,7 +85,7 @@ impl JobUseCases {
             }
             return Err(key_conflict(existing.id));
         }
-        let inputs = self.may_create(rules, caller, &spec, &standing.names)?;
+        let inputs = self.may_create(rules, caller, &spec, &names)?;
         let now = self.context.clock.now().lease;
         let job = Job::new(id, spec, digest, caller.id().clone(), idempotency_key.to_owned(), now, inputs);
         let decided = self.decide_job(rules, &job, Phase::Creating)?;
@@ -189,7 +189,7 @@ impl JobUseCases {
         let mut by = BTreeSet::new();
         let judge = |asker: Asker<'_>, parts: &[_]| {
             let attempt = job.attempts.len() as u64;
-            self.decisions.judge(WorkQuestion { rules, asker, job, attempt, phase, ttl, parts })
+            self.decisions.judge(WorkQuestion { rules, asker, job, attempt, phase, ttl, parts, risk: None })
         };
         // If policy denies a workload of another tenant, the answer is as if the catalog had no such entry.
         let is_foreign = |asker: Asker<'_>, p: &Principal| {

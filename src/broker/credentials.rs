@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     access::AccessControl, caller::Caller, context::BrokerContext, decide::Decisions, endings::Endings,
-    refusals::ledger_unavailable, wording::Tokens,
+    prepared::PreparedCredentials, refusals::ledger_unavailable, wording::Tokens,
 };
 use crate::{
     ledger::Event,
@@ -20,6 +20,7 @@ pub struct CredentialUseCases {
     pub(super) decisions: Decisions,
     pub(super) endings: Endings,
     pub(super) tokens: Tokens,
+    pub(super) prepared: PreparedCredentials,
 }
 
 impl CredentialUseCases {
@@ -32,8 +33,15 @@ impl CredentialUseCases {
         job: JobId,
         record: &Event,
     ) -> Result<(), Refusal> {
-        self.context.rates.charge(caller, record)?;
-        let why = match tokio::time::timeout(limits::LEDGER_WAIT, self.context.ledger.append(record)).await {
+        let ledger = &self.context.ledger;
+        let written = match ledger.text(record) {
+            Ok(text) => {
+                self.context.rates.charge_bytes(caller, text.bytes())?;
+                tokio::time::timeout(limits::LEDGER_WAIT, ledger.append_text(text)).await
+            }
+            Err(error) => Ok(Err(error)),
+        };
+        let why = match written {
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it took too long".to_owned(),

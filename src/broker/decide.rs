@@ -1,8 +1,6 @@
 //! Asks policy whether a job may do its work, and turns the decision into a Grant, a refusal or a record.
 
-use std::sync::Arc;
-
-use std::{collections::BTreeSet, time::Duration};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{context::BrokerContext, rules::Rules};
 use crate::{
@@ -94,6 +92,8 @@ pub(super) struct WorkQuestion<'a> {
     pub phase: Phase,
     pub ttl: Duration,
     pub parts: &'a [(Action, ResourceName)],
+    /// What makes the job risky for the asker, if that was computed before.
+    pub risk: Option<&'a JobRisk>,
 }
 
 /// Asks policy about the work of jobs.
@@ -137,6 +137,19 @@ impl Decisions {
             Some(id) => risk_of(rules, job, rules.catalog().principal(id).map(|p| &**p)),
             None => job_risk(rules, job),
         };
+        self.record_with_risk(rules, job, holder, &risk, result, by)
+    }
+
+    /// Returns the record of a decision, whose risk was computed before.
+    pub(super) fn record_with_risk(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        holder: Option<&SpiffeId>,
+        risk: &JobRisk,
+        result: &str,
+        by: Vec<String>,
+    ) -> ledger::DecisionRecord {
         ledger::DecisionRecord {
             result: result.to_owned(),
             rules: by,
@@ -160,7 +173,7 @@ impl Decisions {
             Asker::Identity(id) => (Some(id), q.rules.catalog().principal(id).map(|p| &**p)),
             Asker::Entry(entry) => (None, Some(entry)),
         };
-        let risk = risk_of(q.rules, q.job, entry);
+        let risk = q.risk.map_or_else(|| Cow::Owned(risk_of(q.rules, q.job, entry)), Cow::Borrowed);
         let approved = self.approved_gates(q.rules, q.job, holder);
         let job = q.job.id.to_string();
         let bundle = Bundle {

@@ -6,8 +6,8 @@ use super::{
     access_request::AccessRequest,
     caller::Caller,
     credentials::CredentialUseCases,
-    decide::{WorkQuestion, granted_by, work_of_scopes},
-    offer::Offer,
+    decide::{WorkQuestion, granted_by},
+    prepared::PreparedCredential,
     refusals::move_refusal,
     session::MemberSession,
     wording::{TokenStand, Wording},
@@ -17,8 +17,7 @@ use crate::{
     clock::{LeaseTime, Now, Wall},
     fence::Stand,
     job::{AttemptState, Job},
-    lease::Facts,
-    ledger::{self, Event},
+    ledger::{self, DecisionRecord, Event},
     limits,
     name::{Digest, Half},
     policy::{Asker, Grant, Phase, Verdict},
@@ -33,8 +32,7 @@ pub(super) struct CredentialDraft<'a> {
     pub request: &'a AccessRequest<'a>,
     pub job: &'a Job,
     pub session: &'a MemberSession,
-    pub offer: &'a Offer,
-    pub audience: &'a Audience,
+    pub prepared: &'a PreparedCredential,
     pub phase: Phase,
     pub binding: Binding,
     pub now: Now,
@@ -79,7 +77,7 @@ impl CredentialDraft<'_> {
         let mut shortened_by = Vec::new();
         let mut latest = job.ends;
         let mut why_latest = "the end of the job";
-        for r in self.offer.scopes.iter().filter_map(|s| rules.catalog().resource(&s.resource)) {
+        for r in self.prepared.offer.scopes.iter().filter_map(|s| rules.catalog().resource(&s.resource)) {
             if let Some(until) = r.dataset().and_then(|d| d.retain_until) {
                 let until = now.lease_at(until);
                 if until < latest {
@@ -87,7 +85,7 @@ impl CredentialDraft<'_> {
                 }
             }
         }
-        if self.offer.half == Half::Writing
+        if self.prepared.offer.half == Half::Writing
             && let Some(drain) =
                 job.attempt(self.session.attempt).and_then(|a| a.drain_of(&self.session.instance))
             && drain.writing_ends < latest
@@ -108,7 +106,7 @@ impl CredentialDraft<'_> {
             token_expires = caller.peer.not_after();
             shortened_by.push("the end of your SVID (the token's life only)".to_owned());
         }
-        if self.audience.checks == Checks::Jwt {
+        if self.prepared.audience.checks == Checks::Jwt {
             let offline = now.wall.plus(limits::OFFLINE_TOKEN_TTL_MAX);
             if offline < token_expires {
                 token_expires = offline;
@@ -119,23 +117,8 @@ impl CredentialDraft<'_> {
         Life { deadline, latest, token_expires, shortened_by }
     }
 
-    /// Returns what the lease is about.
-    pub fn facts(&self) -> Facts {
-        Facts {
-            tenant: self.job.spec.tenant.clone(),
-            job: self.job.id,
-            attempt: self.session.attempt,
-            instance: self.session.instance.clone(),
-            holder: self.request.caller.id().clone(),
-            half: self.offer.half,
-            audience: self.offer.audience.clone(),
-            scopes: self.offer.scopes.as_slice().into(),
-        }
-    }
-
     fn with_question<R>(&self, ttl: Duration, ask: impl FnOnce(WorkQuestion<'_>) -> R) -> R {
         let rules = &self.request.rules;
-        let parts = work_of_scopes(rules, self.job, &self.offer.scopes);
         ask(WorkQuestion {
             rules,
             asker: Asker::Identity(self.request.caller.id()),
@@ -143,7 +126,8 @@ impl CredentialDraft<'_> {
             attempt: self.session.attempt.value(),
             phase: self.phase,
             ttl,
-            parts: &parts,
+            parts: &self.prepared.parts,
+            risk: Some(&self.prepared.risk),
         })
     }
 }
@@ -155,13 +139,12 @@ impl CredentialUseCases {
         request: &'a AccessRequest<'a>,
         job: &'a Job,
         session: &'a MemberSession,
-        offer: &'a Offer,
-        audience: &'a Audience,
+        prepared: &'a PreparedCredential,
     ) -> Result<CredentialDraft<'a>, Refusal> {
-        let phase = phase(job, session, offer.half)?;
-        let binding = self.binding(&request.caller, audience, session);
+        let phase = phase(job, session, prepared.offer.half)?;
+        let binding = self.binding(&request.caller, &prepared.audience, session);
         let now = self.context.clock.now();
-        Ok(CredentialDraft { request, job, session, offer, audience, phase, binding, now })
+        Ok(CredentialDraft { request, job, session, prepared, phase, binding, now })
     }
 
     /// Returns what the presenter of the token must show. If an earlier token of this member was bound to a certificate,
@@ -202,18 +185,17 @@ impl CredentialUseCases {
     pub(super) fn prepare_token(
         &self,
         draft: &CredentialDraft<'_>,
-        facts: &Facts,
-        stood: &TokenStand<'_>,
+        stood: &TokenStand,
         life: &Life,
     ) -> Result<PreparedToken, Refusal> {
         let certificate = draft.request.caller.peer.x5t_s256();
-        let claims = self.tokens.make_claims(&Wording {
-            facts,
+        let wording = Wording {
             stood,
             issued: draft.now.wall,
             expires: life.token_expires,
             certificate: (draft.binding == Binding::Certificate).then_some(certificate),
-        })?;
+        };
+        let claims = self.tokens.make_claims(&draft.prepared.claims, &wording)?;
         let minted = self.tokens.prepare(&claims)?;
         Ok(PreparedToken { claims, minted })
     }
@@ -222,12 +204,11 @@ impl CredentialUseCases {
     pub(super) fn issued_record(
         &self,
         draft: &CredentialDraft<'_>,
-        facts: &Facts,
         grant: &Grant,
         life: &Life,
         token: &PreparedToken,
     ) -> Event {
-        let (job, lh) = (draft.job, &token.claims.lh);
+        let (job, lh, facts) = (draft.job, &token.claims.lh, &draft.prepared.facts);
         Event::CredentialIssued(Box::new(ledger::CredentialIssued {
             lease: lh.lease,
             job: job.id,
@@ -253,19 +234,20 @@ impl CredentialUseCases {
             prompt_lineage: job.spec.tune.as_ref().map(|t| t.prompts.clone()).unwrap_or_default(),
             approvals: job.approvals.iter().map(approval_record).collect(),
             emergency: job.emergency.as_ref().map(emergency_record),
-            decision: self.decisions.record(
-                &draft.request.rules,
-                job,
-                Some(&facts.holder),
-                "allow",
-                granted_by(grant),
-            ),
+            decision: self.decision_record(draft, grant),
             stood_at: lh.stood_at,
             issued: draft.now.lease,
             expires: life.deadline,
             expires_at_latest: life.latest,
             credential: self.credential_record(draft, token),
         }))
+    }
+
+    /// Returns the decision that allowed it, as the ledger keeps it.
+    pub(super) fn decision_record(&self, draft: &CredentialDraft<'_>, grant: &Grant) -> DecisionRecord {
+        let (rules, holder) = (&draft.request.rules, Some(draft.request.caller.id()));
+        let risk = &draft.prepared.risk;
+        self.decisions.record_with_risk(rules, draft.job, holder, risk, "allow", granted_by(grant))
     }
 
     pub(super) fn credential_record(

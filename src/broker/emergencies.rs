@@ -51,7 +51,7 @@ impl ApprovalUseCases {
         let human = request.caller.principal.human(id);
         let mut names = names::of_identity(&request.rules, id);
         names.push(FenceName::job(order.job));
-        let standing = request.stand(names);
+        let standing = request.stand(&names);
         let AccessRequest { caller, .. } = &standing.request;
 
         // Everything below is read after the stand was taken.

@@ -1,7 +1,7 @@
 //! How a credential is issued.
 //!
 //! Peer → revision → names → **stand** → state, catalog → decide → prepare claims → durable record → insert → **look again**
-//! → sign → answer. The edge runs this in a separate task, so that it is not left half done if the client disconnects.
+//! → sign → answer. The edge completes this even if the client disconnects, so that it is not left half done.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -11,8 +11,8 @@ use super::{
     credentials::CredentialUseCases,
     decide::check_pins,
     draft::Binding,
-    names,
-    offer::{IssueRequest, Offer},
+    offer::IssueRequest,
+    prepared::PreparedCredential,
     refusals::{job_not_found, no_random},
     wording::TokenStand,
 };
@@ -22,7 +22,7 @@ use crate::{
     job::Job,
     lease::{Lease, Terms, Unborn},
     limits,
-    name::{FenceName, JobId, LeaseId, ResourceName},
+    name::{JobId, LeaseId, ResourceName},
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretText,
@@ -67,27 +67,24 @@ impl CredentialUseCases {
         let session = &wanted.session;
         let request = self.access.access_request(&caller.peer, Rpc::IssueCredential)?;
         let (job, _) = self.access.member(&request.caller, session)?;
-        let (offer, audience) = Offer::choose(&request.rules, &job, wanted)?;
-        let (holder, half) = (request.caller.id(), wanted.half);
-        let (attempt, instance) = (session.attempt, &session.instance);
-        let names = names::of_lease(&request.rules, &job, attempt, instance, holder, half, &offer.scopes);
-        let StandingRequest { request, names, stand } = request.stand(names);
+        let prepared = self.prepared.for_issue(&request.rules, &job, request.caller.id(), wanted)?;
+        let StandingRequest { request, stand } = request.stand(&prepared.names);
 
         // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
-        let (job, _) = self.access.member(&request.caller, session)?;
-        self.may_issue(&request, &job, &names, &offer)?;
-        let draft = self.draft(&request, &job, session, &offer, &audience)?;
+        let job = self.access.member_still(&request.caller, session, job)?;
+        self.may_issue(&request, &job, &prepared)?;
+        let draft = self.draft(&request, &job, session, &prepared)?;
         let life =
             draft.life(wanted.ttl.or(job.spec.credential_ttl).unwrap_or(self.context.settings.lease_ttl));
         let grant = self.grant(&draft, &life, stand)?;
 
         let id = LeaseId::random().map_err(|_| no_random())?;
-        let facts = Arc::new(draft.facts());
+        let facts = prepared.facts.clone();
         let room = self.context.table.room(&facts, draft.now.lease);
         room.map_err(|full| Refusal::new(Reason::QuotaExceeded, full.to_string()))?;
-        let stood = TokenStand { lease: id, generation: 0, stood_at: grant.stand().at(), names: &names };
-        let token = self.prepare_token(&draft, &facts, &stood, &life)?;
-        let record = self.issued_record(&draft, &facts, &grant, &life, &token);
+        let stood = TokenStand { lease: id, generation: 0, stood_at: grant.stand().at() };
+        let token = self.prepare_token(&draft, &stood, &life)?;
+        let record = self.issued_record(&draft, &grant, &life, &token);
         self.record_credential(&request.caller, id, job.id, &record).await?;
 
         let issued = draft.now.lease;
@@ -107,15 +104,15 @@ impl CredentialUseCases {
             return Err(Refusal::new(Reason::Internal, "the token could not be signed"));
         };
         metrics::counter!("leasehold_credentials_issued_total").increment(1);
-        tracing::info!(lease = %id, job = %job.id, holder = %request.caller.id(), audience = %offer.audience, "credential issued");
+        tracing::debug!(lease = %id, job = %job.id, holder = %request.caller.id(), audience = %prepared.offer.audience, "credential issued");
         Ok(Some(Issued {
             lease,
             token,
             token_expires: life.token_expires,
-            bound: revocation_bound(&audience),
+            bound: revocation_bound(&prepared.audience),
             binding: draft.binding,
             shortened_by: life.shortened_by,
-            locations: offer.locations,
+            locations: prepared.offer.locations.clone(),
         }))
     }
 
@@ -124,13 +121,12 @@ impl CredentialUseCases {
         &self,
         request: &AccessRequest<'_>,
         job: &Job,
-        names: &[FenceName],
-        offer: &Offer,
+        prepared: &PreparedCredential,
     ) -> Result<(), Refusal> {
         self.access.authorize_job(&request.caller, Rpc::IssueCredential, job, "")?;
         self.decisions.check_launcher(&request.rules, job)?;
-        self.access.check_unlocked(request.caller.id(), names.iter())?;
-        check_pins(&request.rules, job, &offer.scopes)
+        self.access.check_unlocked(request.caller.id(), prepared.names.iter())?;
+        check_pins(&request.rules, job, &prepared.offer.scopes)
     }
 
     /// Cancels the record of a lease that the table did not accept.

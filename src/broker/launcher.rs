@@ -63,7 +63,8 @@ impl Decisions {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
         let ttl = self.ttl_of(job);
         let (asker, attempt, phase) = (Asker::Identity(&job.launcher), 0, Phase::Creating);
-        match self.judge(WorkQuestion { rules, asker, job, attempt, phase, ttl, parts: &parts }) {
+        let question = WorkQuestion { rules, asker, job, attempt, phase, ttl, parts: &parts, risk: None };
+        match self.judge(question) {
             Verdict::Deny { refusal, .. } => Err(refusal),
             Verdict::Allow { .. } | Verdict::Wait { .. } => Ok(()),
         }

@@ -68,13 +68,13 @@ impl MemberUseCases {
         let _permit = self.context.reconnects.permit_to_join(&named, attempt, instance, caller.id()).await?;
         let request = self.access.access_request(&caller.peer, Rpc::JoinAttempt)?;
         let names = names::of_member(&request.rules, &named, attempt, instance, caller.id());
-        let standing = request.stand(names);
+        let standing = request.stand(&names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
         // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         let shown = (attempt, join.ticket);
-        self.joining.may_join(rules, caller, &job, &standing.names, shown)?;
+        self.joining.may_join(rules, caller, &job, &names, shown)?;
         let widened = self.admit_member(caller, &job, join).await?;
         if widened.changed {
             self.report_several(&widened.job, caller.id());

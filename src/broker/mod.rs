@@ -85,6 +85,7 @@ mod offboard;
 mod offer;
 mod operators;
 mod parts;
+mod prepared;
 mod presence;
 mod rates;
 mod reach;

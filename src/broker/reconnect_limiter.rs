@@ -82,8 +82,8 @@ impl ReconnectLimiter {
         let MemberSession { attempt, instance, .. } = session;
         let earlier = job.attempt(*attempt).filter(|a| a.began < self.began);
         let is_own = earlier.and_then(|a| a.members.get(instance)).is_some_and(|m| m.spiffe_id == *caller);
-        let member = FenceName::member(job.id, *attempt, instance.clone());
-        match is_own && self.fences.behind(&member) == 0 {
+        let has_none = || self.fences.behind(&FenceName::member(job.id, *attempt, instance.clone())) == 0;
+        match is_own && has_none() {
             true => self.take().await.map(Some),
             false => Ok(None),
         }

@@ -6,25 +6,24 @@ use super::{
     access_request::{AccessRequest, StandingRequest},
     caller::Caller,
     credentials::CredentialUseCases,
-    decide::{check_pins, granted_by},
+    decide::check_pins,
     draft::{CredentialDraft, Life},
     endings::RecordedEnding,
     leases::LeaseView,
     names,
-    offer::{Offer, audience_of},
+    prepared::PreparedCredential,
     refusals::lease_not_found,
     rules::Rules,
     session::MemberSession,
     wording::TokenStand,
 };
 use crate::{
-    catalog::Audience,
     clock::Wall,
     job::Job,
     lease::{EXPIRED, Ended, Facts, Lease, LeaseRefused},
     ledger::{Ending, Event},
     limits,
-    name::{FenceName, LeaseId, Scope},
+    name::{FenceName, LeaseId},
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::SecretText,
@@ -69,17 +68,16 @@ impl CredentialUseCases {
         let (job, _) = self.access.member(&request.caller, session)?;
         let lease = self.live_lease(&request, session, &job, id)?;
         // This stand is for the decision only: the lease keeps its own.
-        let StandingRequest { request, names, stand } =
-            request.stand(lease.stand().names().cloned().collect());
+        let StandingRequest { request, stand } = request.stand_again(lease.stand());
 
         // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
-        let (job, _) = self.access.member(&request.caller, session)?;
-        let (offer, audience) = match self.still_offered(&request, &job, &lease) {
-            Ok(found) => found,
+        let job = self.access.member_still(&request.caller, session, job)?;
+        let prepared = match self.still_offered(&request, &job, &lease) {
+            Ok(prepared) => prepared,
             Err(refusal) => return self.end_unless_new_rules(&request, &lease, refusal),
         };
         lease.check(self.context.clock.now().lease).map_err(|r| lease_refusal(&lease, r))?;
-        let draft = self.draft(&request, &job, session, &offer, &audience)?;
+        let draft = self.draft(&request, &job, session, &prepared)?;
         let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.context.settings.lease_ttl);
         let mut life = life_within(&draft, &lease, wanted);
         let before = lease.deadline();
@@ -91,10 +89,9 @@ impl CredentialUseCases {
         // The last token is valid until `before`. A shorter life is only for the new token.
         life.deadline = life.deadline.max(before.min(life.latest));
         let generation = lease.generation().saturating_add(1);
-        let stood = TokenStand { lease: id, generation, stood_at: lease.stand().at(), names: &names };
-        let token = self.prepare_token(&draft, &lease.facts, &stood, &life)?;
-        let (rules, holder) = (&request.rules, request.caller.id());
-        let decision = self.decisions.record(rules, &job, Some(holder), "allow", granted_by(&grant));
+        let stood = TokenStand { lease: id, generation, stood_at: lease.stand().at() };
+        let token = self.prepare_token(&draft, &stood, &life)?;
+        let decision = self.decision_record(&draft, &grant);
         let record = Event::CredentialRenewed {
             lease: id,
             job: job.id,
@@ -144,46 +141,35 @@ impl CredentialUseCases {
         }
     }
 
-    /// Returns the offer that a lease is for and its audience, if the rules still allow both: its holder may renew, none of
-    /// its names is locked, and the catalog has not changed what it depends on. A refusal here ends the lease.
+    /// Returns what a lease is for, if the rules still allow it: its holder may renew, none of its names is locked, and the
+    /// catalog has not changed what it depends on. A refusal here ends the lease.
     fn still_offered(
         &self,
         request: &AccessRequest<'_>,
         job: &Job,
         lease: &Lease,
-    ) -> Result<(Offer, Audience), Refusal> {
+    ) -> Result<Arc<PreparedCredential>, Refusal> {
         let AccessRequest { rules, caller, .. } = request;
-        let facts = &lease.facts;
         self.access.authorize_job(caller, Rpc::RenewLease, job, "")?;
         self.decisions.check_launcher(rules, job)?;
         let own = FenceName::lease(lease.id);
         self.access.check_unlocked(caller.id(), lease.stand().names().chain([&own]))?;
-        if !stands_behind_todays_names(rules, job, lease) {
+        let prepared = self.prepared.for_renewal(rules, job, &lease.facts);
+        let has_todays_names = prepared.as_ref().is_ok_and(|p| lease.stand().names().eq(&p.names));
+        if !has_todays_names && !stands_behind_todays_names(rules, job, lease) {
             return Err(Refusal::new(
                 Reason::LeaseEnded,
                 "the catalog has changed what this lease depends on, so it is not renewed",
             )
             .fix("ask for a new credential, if the job still may"));
         }
-        let audience = audience_of(rules, &facts.audience)?;
-        check_pins(rules, job, &facts.scopes)?;
-        let moved =
-            |s: &Scope| rules.catalog().resource(&s.resource).is_none_or(|r| r.audience != facts.audience);
-        if let Some(s) = facts.scopes.iter().find(|s| moved(s)) {
-            return Err(Refusal::new(
-                Reason::AudienceUnknown,
-                format!("{} is no longer served by {}", s.resource, facts.audience),
-            )
-            .fix("ask for a new credential: the catalog says where it is served now"));
+        let prepared = prepared?;
+        check_pins(rules, job, &prepared.offer.scopes)?;
+        if has_todays_names {
+            return Ok(prepared);
         }
-        let offers = Offer::all_of(rules, job).into_iter();
-        let locations = offers
-            .filter(|o| o.half == facts.half && o.audience == facts.audience)
-            .flat_map(|o| o.locations)
-            .collect();
-        let (half, scopes) = (facts.half, facts.scopes.to_vec());
-        let s3 = audience.s3.clone();
-        Ok((Offer { half, audience: facts.audience.clone(), scopes, locations, s3 }, audience))
+        // It stands behind more names than a new lease would, and its token has the tags of all of them.
+        self.prepared.behind(&prepared, lease.stand().names().cloned().collect())
     }
 
     /// Ends a lease that the rules no longer allow, and refuses its renewal. If the rules changed during the request, the new

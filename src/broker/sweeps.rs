@@ -101,6 +101,7 @@ impl Sweeps {
             phase: Phase::Running,
             ttl: self.decisions.ttl_of(job),
             parts: &parts,
+            risk: None,
         };
         let scopes: Vec<Scope> =
             job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();

@@ -16,13 +16,18 @@ use crate::{
     name::{AttemptNumber, FenceName, LeaseId, SpiffeId, SpiffePattern},
     reason::{Reason, Refusal},
     secret::random_u128,
-    token::{AuthorizationDetail, Claims, Confirmation, LeaseClaims, MintError, UnsignedToken},
+    token::{AuthorizationDetail, Claims, Confirmation, FenceKey, LeaseClaims, MintError, UnsignedToken},
 };
 
-/// What the claims of one token are made of.
+/// The claims that all tokens of one member, half and audience share.
+pub(super) struct ClaimsTemplate {
+    claims: Claims,
+    key: FenceKey,
+}
+
+/// What one token has of its own.
 pub(super) struct Wording<'a> {
-    pub facts: &'a Facts,
-    pub stood: &'a TokenStand<'a>,
+    pub stood: &'a TokenStand,
     pub issued: Wall,
     pub expires: Wall,
     /// The certificate that it is bound to.
@@ -30,11 +35,10 @@ pub(super) struct Wording<'a> {
 }
 
 /// The facts about a lease and its stand that a token carries.
-pub(super) struct TokenStand<'a> {
+pub(super) struct TokenStand {
     pub lease: LeaseId,
     pub generation: u32,
     pub stood_at: Seq,
-    pub names: &'a [FenceName],
 }
 
 /// Makes the claims of tokens.
@@ -44,36 +48,54 @@ pub(super) struct Tokens {
 }
 
 impl Tokens {
-    pub(super) fn make_claims(&self, wording: &Wording<'_>) -> Result<Claims, Refusal> {
-        let Wording { facts, stood, .. } = *wording;
-        let jti = random_u128().map_err(|_| no_random())?;
+    /// Returns the claims that all tokens of one member share, for leases behind these names.
+    pub(super) fn template(&self, facts: &Facts, names: &[FenceName]) -> Result<ClaimsTemplate, Refusal> {
+        let key = self.context.key.fence_key(&facts.audience);
         let mut claims = Claims {
             iss: self.context.settings.issuer.clone(),
             sub: facts.holder.clone(),
             aud: facts.audience.clone(),
-            exp: wording.expires.seconds(),
-            nbf: wording.issued.seconds(),
-            iat: wording.issued.seconds(),
-            jti: URL_SAFE_NO_PAD.encode(jti.to_be_bytes()),
+            exp: 0,
+            nbf: 0,
+            iat: 0,
+            jti: String::new(),
             client_id: facts.job,
             authorization_details: AuthorizationDetail::of_scopes(facts.scopes.iter(), facts.job),
             lh: LeaseClaims {
                 epoch: self.context.epoch,
-                stood_at: stood.stood_at.0,
-                lease: stood.lease,
-                generation: stood.generation,
+                stood_at: 0,
+                lease: LeaseId(0),
+                generation: 0,
                 job: facts.job,
                 attempt: facts.attempt,
                 tenant: facts.tenant.clone(),
                 fences: Default::default(),
                 others: String::new(),
             },
-            cnf: wording.certificate.map(|x| Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(x) }),
+            cnf: None,
         };
-        claims.set_fences(stood.names.iter(), &self.context.key.fence_key(&facts.audience)).map_err(|e| {
+        claims.set_fences(names.iter(), &key).map_err(|e| {
             tracing::error!(error = %e, "the claims of a token cannot be read back");
             Refusal::new(Reason::Internal, "the token could not be made")
         })?;
+        Ok(ClaimsTemplate { claims, key })
+    }
+
+    /// Makes the claims of one token.
+    pub(super) fn make_claims(
+        &self,
+        template: &ClaimsTemplate,
+        wording: &Wording<'_>,
+    ) -> Result<Claims, Refusal> {
+        let Wording { stood, .. } = *wording;
+        let jti = random_u128().map_err(|_| no_random())?;
+        let mut claims = template.claims.clone();
+        (claims.exp, claims.nbf) = (wording.expires.seconds(), wording.issued.seconds());
+        claims.iat = claims.nbf;
+        claims.jti = URL_SAFE_NO_PAD.encode(jti.to_be_bytes());
+        (claims.lh.stood_at, claims.lh.generation) = (stood.stood_at.0, stood.generation);
+        claims.set_lease(stood.lease, &template.key);
+        claims.cnf = wording.certificate.map(|x| Confirmation { x5t_s256: URL_SAFE_NO_PAD.encode(x) });
         Ok(claims)
     }
 
@@ -131,10 +153,10 @@ impl Tokens {
             audience: offer.audience.clone(),
             scopes: offer.scopes.as_slice().into(),
         };
-        let stood =
-            TokenStand { lease: LeaseId(0), generation: u32::MAX, stood_at: Seq(u64::MAX), names: &names };
+        let stood = TokenStand { lease: LeaseId(0), generation: u32::MAX, stood_at: Seq(u64::MAX) };
         let now = self.context.clock.now().wall;
-        self.make_claims(&Wording { facts: &facts, stood: &stood, issued: now, expires: now, certificate })
+        let template = self.template(&facts, &names)?;
+        self.make_claims(&template, &Wording { stood: &stood, issued: now, expires: now, certificate })
     }
 }
 

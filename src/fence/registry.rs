@@ -92,6 +92,17 @@ impl Registry {
         stand
     }
 
+    /// Takes a stand behind the names of another one, as [`Registry::stand`] does. The other one holds their fences, so they are
+    /// not looked up.
+    #[cfg(any(test, feature = "server"))]
+    pub fn stand_again(&self, other: &Stand) -> Stand {
+        let inner = self.lock();
+        for f in other.fences() {
+            f.stood_since.store(true, Ordering::Relaxed);
+        }
+        Stand { at: inner.seq, set: other.set.clone() }
+    }
+
     /// Returns a stand that only observes lowerings. It does not count for [`Lowered::first`].
     pub fn observe(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
         let names = sorted(names);
@@ -299,6 +310,20 @@ mod tests {
         assert!(new.is_up() && !old.is_up());
         r.lower(&name("tenant:acme"), NOW);
         assert!(!new.is_up() && !old.is_up());
+    }
+
+    // A stand behind the names of another one is as good as one that was taken by name, also after a pruning.
+    #[test]
+    fn a_stand_is_taken_again_behind_the_same_fences() {
+        let r = Registry::new(Seq(0));
+        let old = r.stand([name("tenant:acme"), name("tenant:other")]);
+        let first = r.lower(&name("tenant:acme"), NOW);
+        r.prune(NOW.plus(Duration::from_secs(3_600)), Duration::from_secs(60));
+        let again = r.stand_again(&old);
+        assert!(again.is_up() && !old.is_up());
+        assert_eq!((again.at(), again.place()), (first.seq, old.place()));
+        let second = r.lower(&name("tenant:acme"), NOW);
+        assert!(second.first && second.seq > first.seq && !again.is_up());
     }
 
     #[test]

@@ -222,6 +222,9 @@ impl Locks {
 
     /// The lock that is in force on one of these names, if there is one.
     pub fn against<'a>(&self, names: impl Iterator<Item = &'a FenceName>, now: LeaseTime) -> Option<&Lock> {
+        if self.is_empty() {
+            return None;
+        }
         for name in names {
             if let Some(lock) = self.find(&LockName::Name(name.clone()), now) {
                 return Some(lock);

@@ -158,6 +158,11 @@ impl Store {
         }
     }
 
+    /// Whether there is any lock, in force or over. Most of the time there is none.
+    pub fn has_locks(&self) -> bool {
+        !self.lock_inner().locks.is_empty()
+    }
+
     /// The lock in force on any of these names.
     pub fn lock_on<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Option<Lock> {
         let now = self.clock.now().lease;

@@ -300,3 +300,16 @@ fn as_many_resources_as_a_job_may_have_fit_into_a_token() {
     let bytes = token.len();
     assert!(bytes < TOKEN_BYTES_MAX - 400, "{bytes} bytes leave no room for longer identities");
 }
+
+// Claims that were made once for a member are those of its next lease, with the tag of that lease.
+#[test]
+fn claims_of_another_lease_have_its_tag() {
+    let case = Case::new();
+    let key = case.key.fence_key(&claims().aud);
+    let mut moved = case.with_fences(claims());
+    moved.set_lease(LeaseId(9), &key);
+    let mut made = claims();
+    made.lh.lease = LeaseId(9);
+    assert_eq!(moved, case.with_fences(made));
+    assert_ne!(moved.fences(), case.with_fences(claims()).fences());
+}

@@ -13,6 +13,9 @@ use crate::name::{
 /// The `type` of our authorization details (RFC 9396 section 2).
 pub const DETAIL_TYPE: &str = "leasehold.v1";
 
+/// The place of the lease's own fence in [`Claims::named_fences`].
+const LEASE_FENCE: usize = 6;
+
 /// The claims of a token. Times are NumericDate: whole seconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
@@ -142,6 +145,14 @@ impl Claims {
         self.lh.others = others.iter().map(|name| letter(&name.kind())).collect();
         self.lh.fences = FenceTags(named.iter().chain(others).map(|name| key.tag(name)).collect());
         Ok(())
+    }
+
+    /// Makes these the claims of another lease behind the same fences: sets its id and the tag of its own fence.
+    pub fn set_lease(&mut self, lease: LeaseId, key: &FenceKey) {
+        self.lh.lease = lease;
+        if let Some(tag) = self.lh.fences.0.get_mut(LEASE_FENCE) {
+            *tag = key.tag(&FenceName::lease(lease));
+        }
     }
 
     /// The tags of all fences of the lease.
