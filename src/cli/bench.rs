@@ -1,6 +1,9 @@
 //! `leasehold bench`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -12,7 +15,7 @@ use super::{
     output::{Page, columns, note, print},
     stage::set_up_stage,
 };
-use crate::dev::bench::{self, BenchPlan, Figure, Machine, Measured, Workload};
+use crate::dev::bench::{self, BenchFinding, BenchPlan, Delay, Figure, Machine, Measured, Workload};
 
 /// Measures what a daemon does on this machine, beside what the machine could do at best.
 #[derive(Debug, Args)]
@@ -25,9 +28,9 @@ Use a release build, and stop other work: the ratio is steady, the rates are not
 Examples:
   leasehold bench
   leasehold bench issue renew --in-flight 1,64,256 --seconds 10
-  leasehold bench --quick -o json")]
+  leasehold bench --quick --floor docs/performance.md")]
 pub struct BenchArgs {
-    /// What to measure: issue, renew, introspect, check [default: all]
+    /// What to measure: issue, renew, introspect, check, end [default: all; with --quick all but end]
     #[arg(value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub what: Vec<Workload>,
     /// Requests under way at once; several numbers are measured one after the other
@@ -48,6 +51,12 @@ pub struct BenchArgs {
     /// The folder for the daemon and its ledger, on the disk to measure [default: a temporary one]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    /// Write the figures into this page, between the two lines that mark their place
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+    /// Fail if a ratio is below half of what this page states
+    #[arg(long, value_name = "FILE")]
+    pub floor: Option<PathBuf>,
     /// Serve as the limit
     #[arg(long, hide = true, requires = "echo_folder")]
     pub echo_port: Option<u16>,
@@ -62,6 +71,9 @@ impl BenchArgs {
             let served = bench::serve_echo(folder, port, session.clock.clone(), stop).await;
             return served.map(|()| Exit::Ok).map_err(|e| Failure::new(Exit::Failure, e));
         }
+        let floors =
+            self.floor.as_deref().map(|page| bench::floors(&read_page(page)?).map_err(|e| named(page, &e)));
+        let floors = floors.transpose().map_err(|e| Failure::new(Exit::Usage, e))?;
         let builder = || tempfile::Builder::new();
         let folder = match &self.dir {
             Some(dir) => builder().prefix("leasehold-bench-").tempdir_in(dir),
@@ -74,21 +86,40 @@ impl BenchArgs {
         if cfg!(debug_assertions) {
             note("this build is not optimized: its figures say nothing about a release build");
         }
-        let mut figures = Vec::new();
-        let mut report = |figure: &Figure| {
+        let (mut figures, mut delays) = (Vec::new(), Vec::new());
+        let mut report = |finding: BenchFinding| {
+            let what = match &finding {
+                BenchFinding::Rate(f) => format!("{} with {} in flight", f.workload.as_str(), f.in_flight),
+                BenchFinding::Delay(d) => d.event.as_str().to_owned(),
+            };
             if !session.for_programs() {
-                note(&format!("{} with {} in flight: measured", figure.workload.as_str(), figure.in_flight));
+                note(&format!("{what}: measured"));
             }
-            figures.push(figure.clone());
+            match finding {
+                BenchFinding::Rate(figure) => figures.push(figure),
+                BenchFinding::Delay(delay) => delays.push(delay),
+            }
         };
         let done = bench::run(&self.plan(), &stage, &mut report).await;
         done.map_err(|why| failed("the bench could not go on", &why))?;
-        show(session, &machine, &figures)?;
-        Ok(Exit::Ok)
+        if let Some(page) = &self.page {
+            write_page(page, &machine, session, &figures).map_err(|e| Failure::new(Exit::Failure, e))?;
+        }
+        show(session, &machine, &figures, &delays)?;
+        let slow = bench::below(&floors.unwrap_or_default(), &figures);
+        if slow.is_empty() {
+            return Ok(Exit::Ok);
+        }
+        let text = format!("slower than half of what the page states: {}", slow.join("; "));
+        Err(Failure::new(Exit::Failure, text))
     }
 
     fn plan(&self) -> BenchPlan {
-        let workloads = if self.what.is_empty() { Workload::ALL.to_vec() } else { self.what.clone() };
+        let all: &[Workload] = if self.quick { &Workload::RATES } else { &Workload::ALL };
+        let workloads = match self.what.as_slice() {
+            [] => all.to_vec(),
+            what => what.to_vec(),
+        };
         let (in_flight, time) = match self.quick {
             true => (vec![64], Duration::from_secs(2)),
             false => (
@@ -97,13 +128,28 @@ impl BenchArgs {
             ),
         };
         let connections = self.connections.into();
-        BenchPlan { workloads, in_flight, connections, time, rounds: 4, rate: self.rate }
+        BenchPlan { workloads, in_flight, connections, time, rounds: 4, endings: 20, rate: self.rate }
     }
 }
 
-fn show(session: &Session, machine: &Machine, figures: &[Figure]) -> Result<(), Failure> {
+fn named(page: &Path, why: &dyn std::fmt::Display) -> String {
+    format!("{}: {why}", page.display())
+}
+
+fn read_page(page: &Path) -> Result<String, String> {
+    std::fs::read_to_string(page).map_err(|e| named(page, &e))
+}
+
+fn write_page(page: &Path, machine: &Machine, session: &Session, figures: &[Figure]) -> Result<(), String> {
+    let now = session.clock.now().wall.to_string();
+    let date = now.split('T').next().unwrap_or_default();
+    let text = bench::with_figures(&read_page(page)?, machine, date, figures).map_err(|e| named(page, &e))?;
+    std::fs::write(page, text).map_err(|e| named(page, &e))
+}
+
+fn show(session: &Session, machine: &Machine, figures: &[Figure], delays: &[Delay]) -> Result<(), Failure> {
     if session.for_programs() {
-        return session.print_value(&to_json(machine, figures));
+        return session.print_value(&to_json(machine, figures, delays));
     }
     let microseconds = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e6);
     let rows = figures.iter().map(|f| {
@@ -116,9 +162,31 @@ fn show(session: &Session, machine: &Machine, figures: &[Figure]) -> Result<(), 
             microseconds(f.ours.p50),
             microseconds(f.ours.p99),
             microseconds(f.limit.p50),
+            microseconds(f.ours.processor),
+            microseconds(f.limit.processor),
         ]
     });
-    let headings = ["WHAT", "IN FLIGHT", "RATIO", "A SECOND", "LIMIT", "P50 µs", "P99 µs", "LIMIT'S P50 µs"];
+    let milliseconds = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
+    let ends = delays.iter().map(|d| {
+        let Measured { calls, p50, longest, .. } = &d.times;
+        vec![d.event.as_str().to_owned(), calls.to_string(), milliseconds(*p50), milliseconds(*longest)]
+    });
+    let ends = match delays {
+        [] => Page::default(),
+        _ => columns(&["EVENT", "TIMES", "LAST ACCEPTED USE, P50 ms", "LONGEST ms"], ends),
+    };
+    let headings = [
+        "WHAT",
+        "IN FLIGHT",
+        "RATIO",
+        "A SECOND",
+        "LIMIT",
+        "P50 µs",
+        "P99 µs",
+        "LIMIT'S P50 µs",
+        "CPU µs",
+        "LIMIT'S CPU µs",
+    ];
     let mut limits: Vec<String> = Vec::new();
     for figure in figures {
         let line = format!("limit of {}: {}", figure.workload.as_str(), figure.workload.limit());
@@ -134,15 +202,17 @@ fn show(session: &Session, machine: &Machine, figures: &[Figure]) -> Result<(), 
         machine.load,
         microseconds(machine.disk_sync),
     );
-    print(&columns(&headings, rows).below(&Page::lines(limits)).then(&Page::line(&machine)))
+    let rates = if figures.is_empty() { Page::default() } else { columns(&headings, rows) };
+    print(&rates.below(&Page::lines(limits)).below(&ends).then(&Page::line(&machine)))
 }
 
-fn to_json(machine: &Machine, figures: &[Figure]) -> Value {
+fn to_json(machine: &Machine, figures: &[Figure], delays: &[Delay]) -> Value {
     let seconds = |time: Duration| time.as_secs_f64();
     let measured = |m: &Measured| {
         json!({
             "calls": m.calls, "per_second": m.per_second,
             "p50_seconds": seconds(m.p50), "p99_seconds": seconds(m.p99), "longest_seconds": seconds(m.longest),
+            "processor_seconds": seconds(m.processor),
         })
     };
     let figures: Vec<Value> = figures
@@ -154,6 +224,15 @@ fn to_json(machine: &Machine, figures: &[Figure]) -> Value {
             })
         })
         .collect();
+    let delays: Vec<Value> = delays
+        .iter()
+        .map(|d| {
+            json!({
+                "event": d.event.as_str(), "times": d.times.calls,
+                "p50_seconds": seconds(d.times.p50), "longest_seconds": seconds(d.times.longest),
+            })
+        })
+        .collect();
     json!({
         "machine": {
             "cores": machine.cores, "processor": machine.processor, "kernel": machine.kernel,
@@ -161,5 +240,6 @@ fn to_json(machine: &Machine, figures: &[Figure]) -> Value {
         },
         "release": !cfg!(debug_assertions),
         "figures": figures,
+        "delays": delays,
     })
 }

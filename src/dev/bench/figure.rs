@@ -19,6 +19,9 @@ pub struct Measured {
     pub p99: Duration,
     /// The longest latency.
     pub longest: Duration,
+    /// Processor time that the answering process took for a request. Zero if it is not a separate process. It depends less than
+    /// the rate on other work of the machine.
+    pub processor: Duration,
 }
 
 /// Latencies in nanoseconds, with the time in which they were measured.
@@ -26,6 +29,8 @@ pub struct Measured {
 pub(super) struct Sample {
     pub(super) latencies: Histogram<u64>,
     pub(super) time: Duration,
+    /// Processor time of the answering process.
+    pub(super) processor: Duration,
 }
 
 impl Sample {
@@ -33,7 +38,7 @@ impl Sample {
         // The histogram keeps three significant digits, and latencies of up to a minute.
         let latencies =
             Histogram::new_with_bounds(1, 60_000_000_000, 3).map_err(|e| format!("no histogram: {e}"))?;
-        Ok(Sample { latencies, time: Duration::ZERO })
+        Ok(Sample { latencies, time: Duration::ZERO, processor: Duration::ZERO })
     }
 
     pub(super) fn record(&mut self, latency: Duration) {
@@ -54,6 +59,7 @@ impl Sample {
             p50: at(0.5),
             p99: at(0.99),
             longest: Duration::from_nanos(self.latencies.max()),
+            processor: self.processor / u32::try_from(self.latencies.len()).unwrap_or(u32::MAX).max(1),
         }
     }
 }

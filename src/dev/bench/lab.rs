@@ -10,6 +10,7 @@ use super::{
     echo::ANSWERS,
     figure::{Figure, Sample},
     load::Load,
+    machine::processor_time,
     plan::{BenchPlan, Workload},
     work::{OfflineCheck, Work},
 };
@@ -121,12 +122,40 @@ impl<'a> BenchLab<'a> {
         let (mut ours, mut limit) = (Sample::new()?, Sample::new()?);
         for _ in 0..plan.rounds {
             for (server, all) in [(Server::Echo, &mut limit), (Server::Daemon, &mut ours)] {
+                let before = self.processor_time(workload, server);
                 let part = apply(server, load).await?;
                 all.add(&part)?;
                 all.time = all.time.saturating_add(part.time);
+                let taken = self.processor_time(workload, server).saturating_sub(before);
+                all.processor = all.processor.saturating_add(taken);
             }
         }
         Ok(Figure { workload, in_flight, ours: ours.measured(), limit: limit.measured() })
+    }
+
+    /// Returns the processor time of the process that answers. Zero for a check, which this process does itself.
+    fn processor_time(&self, workload: Workload, server: Server) -> Duration {
+        let process = match (workload, server) {
+            (Workload::Check, _) => None,
+            (_, Server::Daemon) => self.daemon.id(),
+            (_, Server::Echo) => self.echo.id(),
+        };
+        process.and_then(processor_time).unwrap_or_default()
+    }
+
+    pub(super) fn stage(&self) -> &Stage {
+        self.stage
+    }
+
+    /// Returns the check of a token by the verifier that follows the daemon's feed.
+    pub(super) fn offline_check(&self, token: SecretText) -> Result<OfflineCheck, String> {
+        let object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
+        Ok(OfflineCheck {
+            verifier: self.running.verifier.clone(),
+            holder: self.holder.clone(),
+            token,
+            object,
+        })
     }
 
     fn work(&self, workload: Workload, server: Server, worker: usize, object: Object) -> Work {

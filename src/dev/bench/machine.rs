@@ -48,6 +48,19 @@ impl Machine {
     }
 }
 
+/// Returns the processor time that the threads of a process have taken. `None` if the kernel does not count it.
+pub(super) fn processor_time(process: u32) -> Option<Duration> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).ok()?;
+    let mut nanoseconds: u64 = 0;
+    for thread in threads.flatten() {
+        // A thread that has ended meanwhile has no file.
+        let Ok(text) = fs::read_to_string(thread.path().join("schedstat")) else { continue };
+        let taken: u64 = text.split_whitespace().next()?.parse().ok()?;
+        nanoseconds = nanoseconds.saturating_add(taken);
+    }
+    (nanoseconds > 0).then(|| Duration::from_nanos(nanoseconds))
+}
+
 fn sync_time(folder: &Path) -> std::io::Result<Duration> {
     let mut file = tempfile::tempfile_in(folder)?;
     let mut times = Vec::with_capacity(WRITES);
@@ -59,4 +72,22 @@ fn sync_time(folder: &Path) -> std::io::Result<Duration> {
     }
     times.sort_unstable();
     Ok(times.get(WRITES / 2).copied().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_processor_time_of_a_process_grows() {
+        let Some(before) = processor_time(std::process::id()) else {
+            eprintln!("this kernel does not count processor time");
+            return;
+        };
+        let begin = Instant::now();
+        while processor_time(std::process::id()) <= Some(before) {
+            assert!(begin.elapsed() < Duration::from_secs(60), "it does not grow");
+        }
+        assert_eq!(processor_time(u32::MAX), None);
+    }
 }

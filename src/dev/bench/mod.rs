@@ -10,28 +10,41 @@
 //! | `lab` | `BenchLab`: the daemon and the echo, each a process, and the members that ask both |
 //! | `echo` | [`serve_echo`]: the server that is the limit |
 //! | `work` | `Work`: one request, repeated |
+//! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |
 //! | `load` | `Load`: many of them at once, and how long each took |
 //! | `figure` | [`Figure`]: a measurement beside its limit |
+//! | `page` | the figures as a table in a page, and the ratios that a page states |
 //! | `machine` | [`Machine`]: the machine on which it was measured |
 
 mod echo;
+mod endings;
 mod figure;
 mod lab;
 mod load;
 mod machine;
+mod page;
 mod plan;
 mod work;
 
 pub use echo::serve_echo;
+pub use endings::{Delay, EndingEvent};
 pub use figure::{Figure, Measured};
 pub use machine::Machine;
+pub use page::{below, floors, with_figures};
 pub use plan::{BenchPlan, Workload};
 
 use lab::BenchLab;
 
 use super::demo::Stage;
 
-/// Measures all that the plan names, and calls `report` with each figure.
+/// One result.
+#[derive(Clone, Debug)]
+pub enum BenchFinding {
+    Rate(Figure),
+    Delay(Delay),
+}
+
+/// Measures all that the plan names, and calls `report` with each result.
 ///
 /// # Errors
 ///
@@ -39,13 +52,19 @@ use super::demo::Stage;
 pub async fn run(
     plan: &BenchPlan,
     stage: &Stage,
-    report: &mut (dyn FnMut(&Figure) + Send),
+    report: &mut (dyn FnMut(BenchFinding) + Send),
 ) -> Result<(), String> {
     let lab = BenchLab::open(stage, plan).await?;
     for workload in &plan.workloads {
+        if *workload == Workload::End {
+            for event in EndingEvent::ALL {
+                report(BenchFinding::Delay(lab.measure_ending(event, plan.endings).await?));
+            }
+            continue;
+        }
         for in_flight in plan.in_flight_of(*workload) {
             let figure = lab.measure(plan, *workload, in_flight).await?;
-            report(&figure);
+            report(BenchFinding::Rate(figure));
         }
     }
     lab.close().await

@@ -13,11 +13,17 @@ pub enum Workload {
     Introspect,
     /// A server checks a token by itself
     Check,
+    /// The time from an event that ends access to the last use that a server accepts
+    End,
 }
 
 impl Workload {
     /// All workloads, in the order in which they are measured.
-    pub const ALL: [Workload; 4] = [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check];
+    pub const ALL: [Workload; 5] =
+        [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check, Workload::End];
+    /// Those whose rate has a limit beside it.
+    pub const RATES: [Workload; 4] =
+        [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check];
 
     /// Its name on the command line.
     pub const fn as_str(self) -> &'static str {
@@ -26,6 +32,7 @@ impl Workload {
             Workload::Renew => "renew",
             Workload::Introspect => "introspect",
             Workload::Check => "check",
+            Workload::End => "end",
         }
     }
 
@@ -37,6 +44,7 @@ impl Workload {
             }
             Workload::Introspect => "an echo of the same messages over the same accept loop",
             Workload::Check => "the SHA-256 of the token",
+            Workload::End => "none",
         }
     }
 }
@@ -54,6 +62,8 @@ pub struct BenchPlan {
     pub time: Duration,
     /// The number of these parts.
     pub rounds: u32,
+    /// How many jobs each event ends.
+    pub endings: usize,
     /// Requests a second of an open loop: each has a time at which it should begin, and its latency counts from then. Without
     /// it, the next request begins when one has ended.
     pub rate: Option<u32>,

@@ -66,7 +66,7 @@ impl Work {
 }
 
 impl OfflineCheck {
-    async fn once(&self) -> Result<(), String> {
+    pub(super) async fn once(&self) -> Result<(), String> {
         let presenter = Presenter::Svid { id: &self.holder.spiffe_id, x5t_s256: Some(&self.holder.x5t_s256) };
         let access = self
             .verifier

@@ -61,11 +61,11 @@ impl Stage {
         Ok(Connector::new(source, self.clock.clone(), endpoint))
     }
 
-    pub(super) fn job_client(&self, role: Role) -> Observed<JobServiceClient<Channel>> {
+    pub(in crate::dev) fn job_client(&self, role: Role) -> Observed<JobServiceClient<Channel>> {
         Ok(JobServiceClient::new(self.connector(role)?.channel()))
     }
 
-    pub(super) fn operator_client(&self, role: Role) -> Observed<OperatorServiceClient<Channel>> {
+    pub(in crate::dev) fn operator_client(&self, role: Role) -> Observed<OperatorServiceClient<Channel>> {
         Ok(OperatorServiceClient::new(self.connector(role)?.channel()))
     }
 
