@@ -124,7 +124,7 @@ impl CredentialUseCases {
         prepared: &PreparedCredential,
     ) -> Result<(), Refusal> {
         self.access.authorize_job(&request.caller, Rpc::IssueCredential, job, "")?;
-        self.decisions.check_launcher(&request.rules, job)?;
+        self.decisions.check_launcher_of(&request.rules, job, Some(&prepared.launcher))?;
         self.access.check_unlocked(request.caller.id(), prepared.names.iter())?;
         check_pins(&request.rules, job, &prepared.offer.scopes)
     }

@@ -1,24 +1,53 @@
 //! The launcher of a job, and whether it may still launch it: a job never has more access than its launcher could
 //! launch now.
 
+use std::borrow::Cow;
+
 use super::{
     caller::Caller,
     create::check_human,
-    decide::{Decisions, WorkQuestion, work_of},
+    decide::{Decisions, WorkQuestion, risk_of, work_of},
     rules::Rules,
 };
 use crate::{
     job::Job,
-    name::{JobId, PrincipalKind, SpiffeId},
-    policy::{Asker, Call, Phase, Relation, Rpc, Verdict},
+    name::{Action, JobId, PrincipalKind, ResourceName, SpiffeId},
+    policy::{Asker, Call, JobRisk, Phase, Relation, Rpc, Verdict},
     reason::{Reason, Refusal},
     state::LockName,
 };
+
+/// What a launcher must be able to hold: all that its job does, and what makes the job risky for it.
+#[derive(Clone)]
+pub(super) struct LauncherWork {
+    parts: Vec<(Action, ResourceName)>,
+    risk: JobRisk,
+}
+
+impl LauncherWork {
+    pub(super) fn of(rules: &Rules, job: &Job) -> Self {
+        let entry = rules.catalog().principal(&job.launcher).map(|p| &**p);
+        LauncherWork {
+            parts: work_of(rules, &job.spec.read, &job.spec.write),
+            risk: risk_of(rules, job, entry),
+        }
+    }
+}
 
 impl Decisions {
     /// Refuses if a lock keeps the launcher from launching, or if these rules no longer let it create the job, judged at the
     /// time of its creation.
     pub(super) fn check_launcher(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
+        self.check_launcher_of(rules, job, None)
+    }
+
+    /// Checks the launcher as [`Decisions::check_launcher`]. `known` is its work, if that was computed before.
+    pub(super) fn check_launcher_of(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        known: Option<&LauncherWork>,
+    ) -> Result<(), Refusal> {
         self.check_launcher_unlocked(&job.launcher)?;
         let login = self.context.state.login_of(&job.launcher);
         let may = || {
@@ -33,7 +62,7 @@ impl Decisions {
             })?;
             let Some(principal) = rules.catalog().principal(&job.launcher) else { return Ok(()) };
             check_human(principal, &job.launcher, job.acting_for.as_ref())?;
-            self.could_hold(rules, job, principal.kind)
+            self.could_hold(rules, job, principal.kind, known)
         };
         may().map_err(|why| {
             let text =
@@ -56,14 +85,21 @@ impl Decisions {
     }
 
     /// A workload launches only what its own entry could hold, or wait for.
-    fn could_hold(&self, rules: &Rules, job: &Job, kind: PrincipalKind) -> Result<(), Refusal> {
+    fn could_hold(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        kind: PrincipalKind,
+        known: Option<&LauncherWork>,
+    ) -> Result<(), Refusal> {
         if kind != PrincipalKind::Workload {
             return Ok(());
         }
-        let parts = work_of(rules, &job.spec.read, &job.spec.write);
+        let work = known.map_or_else(|| Cow::Owned(LauncherWork::of(rules, job)), Cow::Borrowed);
+        let LauncherWork { parts, risk } = &*work;
         let ttl = self.ttl_of(job);
         let (asker, attempt, phase) = (Asker::Identity(&job.launcher), 0, Phase::Creating);
-        let question = WorkQuestion { rules, asker, job, attempt, phase, ttl, parts: &parts, risk: None };
+        let question = WorkQuestion { rules, asker, job, attempt, phase, ttl, parts, risk: Some(risk) };
         match self.judge(question) {
             Verdict::Deny { refusal, .. } => Err(refusal),
             Verdict::Allow { .. } | Verdict::Wait { .. } => Ok(()),

@@ -11,6 +11,7 @@ use dashmap::DashMap;
 
 use super::{
     decide::{risk_of, work_of_scopes},
+    launcher::LauncherWork,
     names,
     offer::{IssueRequest, Offer, audience_of},
     rules::Rules,
@@ -39,6 +40,7 @@ pub(super) struct PreparedCredential {
     /// What policy is asked.
     pub(super) parts: Vec<(Action, ResourceName)>,
     pub(super) risk: JobRisk,
+    pub(super) launcher: LauncherWork,
     pub(super) claims: ClaimsTemplate,
 }
 
@@ -157,6 +159,7 @@ impl PreparedCredentials {
             facts: prepared.facts.clone(),
             parts: prepared.parts.clone(),
             risk: prepared.risk.clone(),
+            launcher: prepared.launcher.clone(),
             claims,
         }))
     }
@@ -208,6 +211,7 @@ impl PreparedCredentials {
             rules: Arc::downgrade(rules),
             parts: work_of_scopes(rules, job, &offer.scopes),
             risk: risk_of(rules, job, rules.catalog().principal(holder).map(|p| &**p)),
+            launcher: LauncherWork::of(rules, job),
             offer,
             audience,
             names,

@@ -151,10 +151,11 @@ impl CredentialUseCases {
     ) -> Result<Arc<PreparedCredential>, Refusal> {
         let AccessRequest { rules, caller, .. } = request;
         self.access.authorize_job(caller, Rpc::RenewLease, job, "")?;
-        self.decisions.check_launcher(rules, job)?;
+        let prepared = self.prepared.for_renewal(rules, job, &lease.facts);
+        let launcher = prepared.as_ref().ok().map(|p| &p.launcher);
+        self.decisions.check_launcher_of(rules, job, launcher)?;
         let own = FenceName::lease(lease.id);
         self.access.check_unlocked(caller.id(), lease.stand().names().chain([&own]))?;
-        let prepared = self.prepared.for_renewal(rules, job, &lease.facts);
         let has_todays_names = prepared.as_ref().is_ok_and(|p| lease.stand().names().eq(&p.names));
         if !has_todays_names && !stands_behind_todays_names(rules, job, lease) {
             return Err(Refusal::new(
