@@ -61,6 +61,9 @@ Examples:
         /// The job file: TOML, or the same as JSON
         #[arg(value_name = "SPEC")]
         spec: PathBuf,
+        /// For a job with a sweep: the value of a free parameter, in place of the one in the file
+        #[arg(long, value_name = "NAME=VALUE", value_parser = parse::assignment)]
+        set: Vec<(String, String)>,
     },
     /// Lists jobs, newest first.
     #[command(after_help = "\
@@ -161,7 +164,7 @@ impl JobArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.command {
             JobCommand::Create(args) => create(args, session).await,
-            JobCommand::Check { spec } => check(&spec, session).await,
+            JobCommand::Check { spec, set } => check(&spec, &set, session).await,
             JobCommand::List(args) => args.run(session).await,
             JobCommand::Show { job, watch: true } => watch(&job, session).await,
             JobCommand::Show { job, watch: false } => {

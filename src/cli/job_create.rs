@@ -68,6 +68,13 @@ pub(super) fn read_spec(path: &Path) -> Result<RunSpec, Failure> {
     })
 }
 
+/// Reads a job file, with other values of free parameters.
+fn read_spec_with(path: &Path, set: &[(String, String)]) -> Result<RunSpec, Failure> {
+    let mut spec = read_spec(path)?;
+    set_values(&mut spec.job, set)?;
+    Ok(spec)
+}
+
 /// The roles that create this job, best first. If it names no members, its launcher does the work and is a workload.
 fn creators(spec: &v1::JobSpec) -> [PrincipalKind; 2] {
     match &spec.members {
@@ -101,10 +108,9 @@ async fn submit(
 
 pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, Failure> {
     if args.dry_run {
-        return check(&args.spec, session).await;
+        return check(&args.spec, &args.set, session).await;
     }
-    let mut spec = read_spec(&args.spec)?;
-    set_values(&mut spec.job, &args.set)?;
+    let spec = read_spec_with(&args.spec, &args.set)?;
     let client = session.client(&creators(&spec.job))?;
     let (mut job, answer) = submit(&client, spec.job, args.idempotency_key, false).await?;
     let awaiting = |job: &v1::Job| job.state() == v1::JobState::AwaitingApproval;
@@ -215,8 +221,8 @@ async fn wait_for_approval(id: &str, session: &Session) -> Result<v1::Job, Failu
     }
 }
 
-pub(super) async fn check(path: &Path, session: &Session) -> Result<Exit, Failure> {
-    let spec = read_spec(path)?;
+pub(super) async fn check(path: &Path, set: &[(String, String)], session: &Session) -> Result<Exit, Failure> {
+    let spec = read_spec_with(path, set)?;
     let client = session.client(&creators(&spec.job))?;
     let (job, answer) = submit(&client, spec.job, None, true).await?;
     if session.for_programs() {

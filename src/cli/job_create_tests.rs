@@ -172,3 +172,56 @@ async fn a_wait_that_is_over_leaves_the_job_waiting() {
     assert_eq!(home.run_as(Some(PrincipalKind::Operator), &approve).await.unwrap(), Exit::Ok);
     home.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_is_checked_and_created_with_other_values() {
+    let home = Home::start().await;
+    let sweep = home.deployment.path("sweep.toml");
+    let text = fs::read_to_string(home.spec()).unwrap();
+    let tune = "method = \"lora\"\n";
+    assert!(text.contains(tune));
+    let free = "free_params = [\"learning_rate\", \"seed\"]\n";
+    let values = "[sweep]\njobs = 2\nvalues = [\"learning_rate=1e-4\"]\n";
+    fs::write(&sweep, format!("{}\n{values}", text.replace(tune, &format!("{tune}{free}")))).unwrap();
+    let sweep = sweep.to_str().unwrap();
+    // The file has no seed, so `--set` gives it, also without creating anything.
+    for (dry, set, is_good) in [
+        (vec!["job", "check", sweep], vec![], false),
+        (vec!["job", "check", sweep], vec!["--set", "seed=7"], true),
+        (vec!["job", "create", "--dry-run", "--spec", sweep], vec![], false),
+        (vec!["job", "create", "--dry-run", "--spec", sweep], vec!["--set", "seed=7"], true),
+        (vec!["job", "create", "--dry-run", "--spec", sweep], vec!["--set", "batch=7"], false),
+    ] {
+        let words = [dry, set].concat();
+        match home.run(&words).await {
+            Ok(exit) => assert!(is_good && exit == Exit::Ok, "{words:?}: {exit:?}"),
+            Err(no) => {
+                let says = no.render();
+                assert!(!is_good && says.contains("sweep.values"), "{words:?}: {says}");
+            }
+        }
+    }
+    assert_eq!(jobs(&home), Vec::<String>::new());
+    for seed in ["seed=7", "seed=8"] {
+        let create = ["job", "create", "--spec", sweep, "--set", seed, "--set", "learning_rate=3e-4"];
+        assert_eq!(home.run(&create).await.unwrap(), Exit::Ok, "{seed}");
+    }
+    let ledger = ledger_text(&home.deployment.path("state"));
+    for value in ["\"seed\":\"7\"", "\"seed\":\"8\"", "\"learning_rate\":\"3e-4\""] {
+        assert!(ledger.contains(value), "{value}");
+    }
+    let full = ["job", "create", "--spec", sweep, "--set", "seed=9"];
+    assert_eq!(home.run(&full).await.unwrap_err().reason, Some(Reason::QuotaExceeded));
+    // A value for a file without a sweep is refused, whatever the command.
+    let spec = home.spec();
+    let spec = spec.to_str().unwrap();
+    for words in [
+        &["job", "create", "--spec", spec, "--set", "seed=1"][..],
+        &["job", "create", "--dry-run", "--spec", spec, "--set", "seed=1"],
+        &["job", "check", spec, "--set", "seed=1"],
+    ] {
+        let refused = home.run(words).await.unwrap_err();
+        assert_eq!(refused.exit, Exit::Usage, "{words:?}");
+    }
+    home.stop().await;
+}

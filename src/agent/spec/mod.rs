@@ -45,7 +45,6 @@ impl RunSpec {
     fn read(path: &Path, text: &str, json: bool) -> Result<Self, Problems> {
         let parsed = if json { parse_json(text) } else { parse_toml(text) };
         let read = read_document(path, parsed, |root, notes| {
-            root.refuse("sweep", "is for sweeps, which are not served yet: remove [sweep]", notes);
             let run = run::read(root, notes);
             let folder = path.parent().unwrap_or(Path::new(""));
             let job = job::read(root, folder, run.drain, notes);

@@ -239,7 +239,6 @@ fn keys_for_later_features_are_refused_by_name() {
         ),
         ("[run]\non_away = \"fail\"", "5: run.on_away: `fail` is not known: write \"hold\", or leave it out"),
         ("[run]\nhold_max = \"9m\"", "5: run.hold_max: `9m` is out of bounds: write 0s to 8m"),
-        ("[sweep]\nmax_jobs = 3", "4: sweep is for sweeps, which are not served yet: remove [sweep]"),
     ] {
         assert_eq!(with(more), [reported], "{more}");
     }
@@ -283,4 +282,28 @@ fn no_text_makes_the_reader_panic() {
         let text: String = GOOD.chars().take(cut).collect();
         assert!(RunSpec::read(Path::new("/nowhere/job"), &text, json).is_err());
     });
+}
+
+#[test]
+fn a_sweep_is_read_from_toml_and_json() {
+    let sweep = |jobs, values: &[&str]| {
+        Some(v1::ParamSweep { jobs, values: values.iter().map(ToString::to_string).collect() })
+    };
+    let tune = "[tune]\nmethod = \"lora\"\nfree_params = [\"seed\"]\n";
+    let text = "name = \"a\"\npurpose = \"p\"\nmax_duration = \"1h\"\nread = [{ resource = \"dataset:acme/a@1\" }]\n";
+    let text = format!("{text}{tune}[sweep]\njobs = 8\nvalues = [\"seed=7\"]\n");
+    let read = RunSpec::read(Path::new("job.toml"), &text, false).unwrap();
+    assert_eq!(read.job.sweep, sweep(8, &["seed=7"]));
+    let value: serde_json::Value = toml::from_str(&text).unwrap();
+    let json = value.to_string();
+    assert_eq!(RunSpec::read(Path::new("job.json"), &json, true).unwrap().job, read.job);
+    for (more, reported) in [
+        ("[sweep]\nmax_jobs = 3", "sweep.max_jobs is not a key"),
+        ("[sweep]\nvalues = [\"seed=7\"]", "sweep.jobs is missing"),
+        ("[sweep]\njobs = 1", "sweep.jobs: `1` is out of bounds"),
+        ("[sweep]\njobs = 2\nvalues = [\"seed\"]", "sweep.values: `seed` is no value"),
+    ] {
+        let all = with(more);
+        assert!(all.iter().any(|problem| problem.contains(reported)), "{more}: {all:?}");
+    }
 }
