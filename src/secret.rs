@@ -1,5 +1,7 @@
 //! Secrets: bytes that no log, error or `Debug` shows and that are wiped when they are dropped.
 
+#[cfg(feature = "server")]
+mod prose;
 mod redaction;
 
 use std::fmt;
@@ -12,6 +14,8 @@ use ring::{
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+#[cfg(feature = "server")]
+pub(crate) use prose::holds_secret;
 #[cfg(feature = "cli")]
 pub(crate) use redaction::has_secret_form;
 pub(crate) use redaction::{looks_secret, redacted, withheld};

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 use super::{
     edge::Edge,
     fields::{
-        page_size, read_duration, read_job_page, read_name, read_optional_name, read_required_text,
+        page_size, read_duration, read_job_page, read_name, read_optional_name, read_required_reason,
         read_text, read_texts,
     },
     messages::{self, ending},
@@ -55,7 +55,7 @@ impl ApprovalService for Approvals {
     ) -> Result<Response<v1::ApproveResponse>, Status> {
         self.0
             .call(Rpc::Approve, request, |broker, caller, q| async move {
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let request: Digest = read_name("request_digest", &q.request_digest)?;
                 let gates =
                     read_texts("gates", &q.gates, limits::APPROVALS_PER_JOB_MAX, limits::NAME_BYTES_MAX)?;
@@ -77,7 +77,7 @@ impl ApprovalService for Approvals {
     ) -> Result<Response<v1::RejectResponse>, Status> {
         self.0
             .call(Rpc::Reject, request, |broker, caller, q| async move {
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let done = broker.approvals.reject(&caller, read_name("job", &q.job)?, &reason)?;
                 Ok(v1::RejectResponse {
                     job: Some(messages::job(&broker, &done.job)),
@@ -93,7 +93,7 @@ impl ApprovalService for Approvals {
     ) -> Result<Response<v1::WithdrawApprovalResponse>, Status> {
         self.0
             .call(Rpc::WithdrawApproval, request, |broker, caller, q| async move {
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let gate = read_text("gate", &q.gate, limits::NAME_BYTES_MAX)?;
                 let gate = Some(gate.as_str()).filter(|gate| !gate.is_empty());
                 let done =
@@ -113,7 +113,7 @@ impl ApprovalService for Approvals {
     ) -> Result<Response<v1::BreakGlassResponse>, Status> {
         self.0
             .call(Rpc::BreakGlass, request, |broker, caller, q| async move {
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let order = EmergencyOrder {
                     job: read_name("job", &q.job)?,
                     request: read_name("request_digest", &q.request_digest)?,
@@ -152,7 +152,7 @@ impl ApprovalService for Approvals {
     ) -> Result<Response<v1::FinishReviewResponse>, Status> {
         self.0
             .call(Rpc::FinishReview, request, |broker, caller, q| async move {
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let done =
                     broker.approvals.finish_review(&caller, read_name("job", &q.job)?, &reason).await?;
                 Ok(v1::FinishReviewResponse { review: Some(messages::review(broker.clock().now(), &done)) })

@@ -7,7 +7,7 @@ use crate::{
     limits,
     name::{AttemptNumber, JobId, NameError},
     reason::{Reason, Refusal},
-    secret::looks_secret,
+    secret::{holds_secret, looks_secret},
 };
 
 /// Reads a required name.
@@ -48,11 +48,24 @@ pub(super) fn read_text(field: &'static str, text: &str, max: usize) -> Result<S
             .with("field", field));
     }
     if looks_secret(text) {
-        return Err(Refusal::new(Reason::FieldInvalid, secret_in(field))
-            .with("field", field)
-            .fix("write it without the key or token, and revoke that: it has left your hands"));
+        return Err(secret_refused(field));
     }
     Ok(text.to_owned())
+}
+
+fn secret_refused(field: &'static str) -> Refusal {
+    Refusal::new(Reason::FieldInvalid, secret_in(field))
+        .with("field", field)
+        .fix("write it without the key or token, and revoke that: it has left your hands")
+}
+
+/// Reads a reason, which people write for others to read. It must be within its bound, without control characters and without
+/// secrets.
+pub(super) fn read_reason(field: &'static str, text: &str) -> Result<String, Refusal> {
+    if holds_secret(text) {
+        return Err(secret_refused(field));
+    }
+    read_text(field, text, limits::TEXT_BYTES_MAX)
 }
 
 /// Says that a free text has a key or a token in it, without showing it. Free texts are recorded, and many people read them.
@@ -80,12 +93,25 @@ pub(super) fn check_count(field: &'static str, count: usize, max: usize) -> Resu
     Err(Refusal::new(Reason::FieldInvalid, text).with("field", field))
 }
 
-/// Reads free text that must not be empty.
-pub(super) fn read_required_text(field: &'static str, value: &str, max: usize) -> Result<String, Refusal> {
-    if value.trim().is_empty() {
-        return Err(Refusal::new(Reason::FieldMissing, format!("`{field}` is required")).with("field", field));
+/// Reads a reason that must not be empty.
+pub(super) fn read_required_reason(field: &'static str, value: &str) -> Result<String, Refusal> {
+    check_not_empty(field, value)?;
+    read_reason(field, value)
+}
+
+/// Reads a key that a program chose for a request.
+pub(super) fn read_key(field: &'static str, value: &str) -> Result<String, Refusal> {
+    check_not_empty(field, value)?;
+    read_text(field, value, limits::KEY_BYTES_MAX)
+}
+
+fn check_not_empty(field: &'static str, value: &str) -> Result<(), Refusal> {
+    match value.trim().is_empty() {
+        true => {
+            Err(Refusal::new(Reason::FieldMissing, format!("`{field}` is required")).with("field", field))
+        }
+        false => Ok(()),
     }
-    read_text(field, value, max)
 }
 
 /// Reads a duration: at least a millisecond, and at most `max`.
@@ -133,5 +159,95 @@ pub(super) fn page_size(asked: u32) -> usize {
     match usize::try_from(asked).unwrap_or(usize::MAX) {
         0 => limits::PAGE_DEFAULT,
         n => n.min(limits::PAGE_MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEX: &str = "4be1c0de93a75f2018cd6eb2907af34d4be1c0de93a75f2018cd6eb2907af34d";
+
+    fn reason(text: &str) -> Result<String, Refusal> {
+        read_required_reason("reason", text)
+    }
+
+    #[test]
+    fn a_text_with_a_secret_is_refused_without_showing_it() {
+        let (md5, sha1) = (&HEX[..32], &HEX[..40]);
+        for text in [
+            "password=hunter2hunter2",
+            "token=abc123def456ghi789",
+            &format!("api_key={md5}"),
+            HEX,
+            md5,
+            &format!("use {HEX} for now"),
+            &format!("the gateway has {sha1}"),
+            "hvs.CAESIJ0p3kX9_cQ2m-Zr7bT5",
+            "hvs.abcdef123456",
+            "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            "the password is hunter2",
+            "password: correct-horse7",
+            "the passwd=secret! of db1",
+            "pwd='open sesame'",
+            "secret=opensesame",
+            "PGPASSWORD=hunter22",
+            "client_secret: \"a1b2c3d4\"",
+            "apiKey=abcdefgh",
+            "access-key = AbCdEf123",
+            "psql --password hunter2xyz",
+            "run with --token=abcdefgh",
+            "{\"token\":\"abc123def456\"}",
+            "DB_PASS=hunter22",
+            "https://acme.example/?access_token=abc123def",
+            "sk-abcdefghijklmnop1234",
+            "xoxb-1234-abcdef5678",
+            "ghp_abcdef1234567890",
+            "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+            "4kx9cq2mzr7bt5wyv1lsnd8hfga0pq3e",
+            "passphrase := correct-horse7",
+        ] {
+            let refused = reason(text).unwrap_err();
+            assert_eq!(refused.reason, Reason::FieldInvalid, "{text}");
+            assert!(!format!("{refused:?}").contains(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_people_write_about_their_work_is_accepted() {
+        let (md5, sha1) = (&HEX[..32], &HEX[..40]);
+        for text in [
+            "CHG-1412: weekly refresh",
+            "job j-01k9zzzzzzzzzzzzzzzzzzzzzz was stuck",
+            &format!("the digest was sha256:{HEX}"),
+            &format!("built from commit {sha1}"),
+            &format!("see https://git.acme.example/ml/repo/commit/{sha1}"),
+            &format!("rolled back to repo@{sha1}"),
+            &format!("hf-revision:{sha1} and manifest:{HEX}"),
+            &format!("md5 {md5}, trace id {md5}"),
+            "7f3c9a00-1111-4222-8333-444455556666",
+            "the token of the gateway had leaked",
+            "password: rotated by the platform team",
+            "the API key was in the log: INC-7",
+            "tokens=4096 and max_token=100000",
+            "pad_token=<|endoftext|>",
+            "eos_token=[EOS]",
+            "token budget: 200000",
+            "secret scanning found nothing",
+            "the secret is rotated weekly",
+            "the password is in CHG-1412",
+            "password reset, asked for by ada@acme.example",
+            "token=$TOKEN was empty",
+            "password=<redacted>, token=********",
+            "s3://acme-data/tickets/v3/ moved",
+            "spiffe://k8s.acme.example/ns/ml/job/tuner left",
+            "learning_rate=1e-4",
+            "PWD=/home/ada/project",
+            "pass=3 of 5",
+            "access_key of ada is disabled",
+            "the experiment support-tuning-of-October-2026-11-29-v2",
+        ] {
+            assert!(reason(text).is_ok(), "{text}: {:?}", reason(text));
+        }
     }
 }

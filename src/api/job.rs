@@ -9,8 +9,8 @@ use tonic::{Request, Response, Status};
 use super::{
     edge::Edge,
     fields::{
-        check_count, page_size, read_attempt_number, read_duration, read_job_page, read_name,
-        read_optional_name, read_required_text, read_text,
+        check_count, page_size, read_attempt_number, read_duration, read_job_page, read_key, read_name,
+        read_optional_name, read_reason, read_text,
     },
     messages::{self, ending, read_outcome},
     response::{ResponseStream, fit_page},
@@ -47,7 +47,7 @@ impl JobService for Jobs {
                 let key = if q.dry_run {
                     read_text("idempotency_key", &q.idempotency_key, limits::KEY_BYTES_MAX)?
                 } else {
-                    read_required_text("idempotency_key", &q.idempotency_key, limits::KEY_BYTES_MAX)?
+                    read_key("idempotency_key", &q.idempotency_key)?
                 };
                 let spec = spec::from_wire(&wire, caller.tenant(), caller.id())?;
                 let done = broker.jobs.create_job(&caller, spec, &key, q.dry_run).await?;
@@ -133,7 +133,7 @@ impl JobService for Jobs {
         self.0
             .call(Rpc::CloseJob, request, |broker, caller, q| async move {
                 let job: JobId = read_name("job", &q.job)?;
-                let reason = read_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_reason("reason", &q.reason)?;
                 let outcome = match q.outcome {
                     0 => Outcome::Cancelled,
                     o => read_outcome(
@@ -163,7 +163,7 @@ impl JobService for Jobs {
         self.0
             .call(Rpc::BeginAttempt, request, |broker, caller, q| async move {
                 let job: JobId = read_name("job", &q.job)?;
-                let key = read_required_text("key", &q.key, limits::KEY_BYTES_MAX)?;
+                let key = read_key("key", &q.key)?;
                 let vouched = read_patterns("members", &q.members)?;
                 let joins_with = q.joins.then_some(q.ticket.as_str());
                 let begin =
@@ -187,7 +187,7 @@ impl JobService for Jobs {
                 let job: JobId = read_name("job", &q.job)?;
                 let attempt = read_attempt_number(q.attempt)?;
                 let grace = read_duration("grace", q.grace.as_ref(), limits::DRAIN_GRACE_MAX)?;
-                let reason = read_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_reason("reason", &q.reason)?;
                 let concerned = read_concerned(&q.instance, &q.session_secret)?;
                 let drained = broker.jobs.drain_attempt(&caller, job, attempt, &concerned, grace, &reason)?;
                 let now = broker.clock().now();

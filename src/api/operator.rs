@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     edge::Edge,
-    fields::{check_count, page_size, read_duration, read_name, read_optional_name, read_required_text},
+    fields::{check_count, page_size, read_duration, read_name, read_optional_name, read_required_reason},
     messages::{self, catalog_mistakes, ending, ledger_head},
     policy, reach,
     response::{ResponseStream, fit_page},
@@ -76,7 +76,7 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::Revoke, request, |broker, caller, q| async move {
                 let name: FenceName = read_name("name", &q.name)?;
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 let done = match v1::RevokeCause::try_from(q.cause) {
                     Ok(v1::RevokeCause::Unspecified) => {
@@ -100,7 +100,7 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::Lock, request, |broker, caller, q| async move {
                 let name: LockName = read_name("name", &q.name)?;
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let ttl = read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX.saturating_mul(12))?;
                 let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 check_count("locks_out", q.locks_out.len(), limits::LOCKS_OUT_MAX)?;
@@ -123,7 +123,7 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::RecallDataset, request, |broker, caller, q| async move {
                 let name = read_name("name", &q.name)?;
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 Ok(reach::recalled(&broker, broker.operators.recall_dataset(&caller, &name, &options)?))
             })
@@ -137,7 +137,7 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::UnrecallDataset, request, |broker, caller, q| async move {
                 let name = read_name("name", &q.name)?;
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let lifted = broker.operators.unrecall_dataset(&caller, &name, &reason).await?;
                 let lifted = Some(messages::lock(broker.clock().now(), &lifted));
                 Ok(v1::UnrecallDatasetResponse { lifted })
@@ -152,7 +152,7 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::Offboard, request, |broker, caller, q| async move {
                 let name = read_name("name", &q.name)?;
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let options = EndingOptions { reason: &reason, dry_run: q.dry_run, ahead: q.ahead };
                 check_count("locks_out", q.locks_out.len(), limits::LOCKS_OUT_MAX)?;
                 let done = broker.operators.offboard(&caller, &name, &options, &q.locks_out)?;
@@ -180,7 +180,7 @@ impl OperatorService for Operators {
         self.0
             .call(Rpc::Unlock, request, |broker, caller, q| async move {
                 let name: LockName = read_name("name", &q.name)?;
-                let reason = read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?;
+                let reason = read_required_reason("reason", &q.reason)?;
                 let lifted = broker.operators.unlock(&caller, &name, &reason).await?;
                 Ok(v1::UnlockResponse { lifted: Some(messages::lock(broker.clock().now(), &lifted)) })
             })

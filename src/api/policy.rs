@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    fields::{page_size, read_duration, read_name, read_optional_name, read_required_text, read_text},
+    fields::{page_size, read_duration, read_name, read_optional_name, read_required_reason, read_text},
     messages,
     response::fit_page,
 };
@@ -222,7 +222,7 @@ pub(super) async fn apply(
     };
     let order = PolicyOrder {
         wanted,
-        reason: read_required_text("reason", &q.reason, limits::TEXT_BYTES_MAX)?,
+        reason: read_required_reason("reason", &q.reason)?,
         dry_run: q.dry_run,
         in_force: read_optional_name("in_force", &q.in_force)?,
         ends_at_most: q.ends_at_most,

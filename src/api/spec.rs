@@ -16,7 +16,7 @@ use crate::{
     plain,
     proto::{convert::duration, v1},
     reason::{Reason, Refusal},
-    secret::looks_secret,
+    secret::holds_secret,
 };
 
 /// The mistakes found so far, by field.
@@ -56,7 +56,7 @@ impl Mistakes {
         if text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
             self.add(Reason::FieldInvalid, format!("`{field}` has control characters in it"));
         }
-        if looks_secret(text) {
+        if holds_secret(text) {
             self.add(Reason::FieldInvalid, secret_in(field));
         }
         text.to_owned()

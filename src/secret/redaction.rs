@@ -232,7 +232,7 @@ pub(crate) fn looks_secret(text: &str) -> bool {
 
 /// Whether a run of letters and digits is encoded bytes: these change between the kinds of characters all the time, and names
 /// do not. One change in `one_in` characters is enough.
-fn is_encoded(run: &str, one_in: usize) -> bool {
+pub(super) fn is_encoded(run: &str, one_in: usize) -> bool {
     let kind = |c: u8| match c {
         b'A'..=b'Z' => Some(0),
         b'a'..=b'z' => Some(1),

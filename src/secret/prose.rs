@@ -1,0 +1,249 @@
+//! Secrets in texts that people write for others to read: a reason, a justification, a ticket.
+//!
+//! Such a text is recorded for years, so this check is stricter than that of messages: it also finds a value that only its name
+//! makes a secret, and long random digits. A text that merely names a secret, a digest or a commit is no secret.
+
+use super::redaction::{is_encoded, looks_secret};
+
+/// How the names of values that are secrets end, in lower case and without what is between their words.
+const NAME_ENDS: &[&str] = &[
+    "accesskey",
+    "accountkey",
+    "apikey",
+    "credential",
+    "credentials",
+    "encryptionkey",
+    "masterkey",
+    "passcode",
+    "passphrase",
+    "passwd",
+    "password",
+    "privatekey",
+    "pwd",
+    "secret",
+    "secretkey",
+    "signingkey",
+    "token",
+];
+
+/// The last words of other names of values that are secrets. As a part of a word they mean something else.
+const NAME_WORDS: &[&str] = &["pass", "pw"];
+
+/// What stands before `key` if its value is a secret.
+const KEY_KINDS: &[&str] =
+    &["access", "account", "api", "encryption", "master", "private", "secret", "signing"];
+
+/// What stands between a name and its value, the longest first.
+const SEPARATORS: &[&str] = &[":=", "=>", "==", "="];
+
+/// The words before hex digits that say what they are: a digest, a commit, an id.
+const HEX_LABELS: &[&str] = &[
+    "blake3", "checksum", "commit", "digest", "etag", "hash", "id", "manifest", "md5", "ref", "rev",
+    "revision", "sha", "sha1", "sha224", "sha256", "sha384", "sha512", "tree", "uid", "uuid", "versions",
+];
+
+/// The words of a text about commits, whose hashes are 40 hex digits.
+const COMMIT_WORDS: &[&str] =
+    &["commit", "commits", "git", "head", "merge", "rev", "revision", "revisions", "sha"];
+
+/// How tokens of well-known systems begin, and how many characters follow at least. They have a digit, and `_` and `-` count.
+const TOKENS: &[(&str, usize)] = &[
+    ("AGE-SECRET-KEY-", 8),
+    ("AKIA", 12),
+    ("ASIA", 12),
+    ("GOCSPX-", 8),
+    ("SG.", 16),
+    ("dckr_pat_", 8),
+    ("dop_v1_", 16),
+    ("eyJ", 12),
+    ("gho_", 8),
+    ("ghp_", 8),
+    ("ghr_", 8),
+    ("ghs_", 8),
+    ("ghu_", 8),
+    ("github_pat_", 8),
+    ("glpat-", 8),
+    ("hvb.", 8),
+    ("hvr.", 8),
+    ("hvs.", 8),
+    ("nvapi-", 16),
+    ("rk_live_", 8),
+    ("sk_live_", 8),
+    ("sk_test_", 8),
+    ("whsec_", 8),
+    ("xapp-", 8),
+    ("xoxa-", 8),
+    ("xoxb-", 8),
+    ("xoxp-", 8),
+    ("xoxr-", 8),
+    ("xoxs-", 8),
+    ("ya29.", 8),
+];
+
+/// The same for beginnings that names have too, so only letters and digits count.
+const SHORT_TOKENS: &[(&str, usize)] = &[
+    ("dapi", 24),
+    ("gsk_", 16),
+    ("hf_", 16),
+    ("lh_", 16),
+    ("npm_", 16),
+    ("pypi-", 16),
+    ("r8_", 16),
+    ("sk-", 16),
+];
+
+/// Shorter runs of letters and digits are names and ids.
+const RUN: usize = 32;
+/// The hex digits of a commit, and the characters of an AWS secret key.
+const COMMIT: usize = 40;
+/// Shorter values are numbers and words.
+const VALUE: usize = 6;
+
+/// Whether a text that people write has a secret in it.
+pub(crate) fn holds_secret(text: &str) -> bool {
+    looks_secret(text)
+        || has_token(text, TOKENS, |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+        || has_token(text, SHORT_TOKENS, |c| c.is_ascii_alphanumeric())
+        || runs(text, |c| c.is_ascii_alphanumeric()).any(|(at, run)| is_random(text, at, run))
+        || runs(text, |c| c.is_ascii_alphanumeric() || "/+=".contains(c)).any(|(_, run)| is_base64(run))
+        || runs(text, is_in_name).any(|(at, name)| is_followed_by_secret(text, at, name))
+}
+
+fn is_in_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
+}
+
+/// Returns the runs of such characters, each with its place.
+fn runs(text: &str, is_in: impl Fn(char) -> bool + Copy) -> impl Iterator<Item = (usize, &str)> {
+    let mut next = 0;
+    text.split_inclusive(move |c| !is_in(c)).filter_map(move |part| {
+        let at = next;
+        next += part.len();
+        let run = part.trim_end_matches(|c| !is_in(c));
+        (!run.is_empty()).then_some((at, run))
+    })
+}
+
+fn has_token(text: &str, tokens: &[(&str, usize)], counts: impl Fn(char) -> bool) -> bool {
+    tokens.iter().any(|(begin, least)| {
+        text.match_indices(begin).any(|(at, _)| {
+            let before = text.get(..at).unwrap_or_default();
+            let tail = text.get(at + begin.len()..).unwrap_or_default();
+            let tail = tail.split(|c| !counts(c)).next().unwrap_or_default();
+            !before.ends_with(|c: char| c.is_ascii_alphanumeric())
+                && tail.len() >= *least
+                && tail.contains(|c: char| c.is_ascii_digit())
+        })
+    })
+}
+
+/// Whether a run of letters and digits is random: hex digits that nothing before them explains, or letters and digits that change
+/// all the time.
+fn is_random(text: &str, at: usize, run: &str) -> bool {
+    let has = |is: fn(&char) -> bool| run.chars().any(|c| is(&c));
+    if run.len() < RUN || !has(char::is_ascii_digit) || !has(char::is_ascii_alphabetic) {
+        return false;
+    }
+    if !run.chars().all(|c| c.is_ascii_hexdigit()) {
+        let kinds: Vec<bool> = run.chars().map(|c| c.is_ascii_digit()).collect();
+        let changes = kinds.windows(2).filter(|two| two.first() != two.last()).count();
+        return is_encoded(run, 4) || changes * 3 >= run.len();
+    }
+    let before = text.get(..at).unwrap_or_default();
+    let is_of_commits = || {
+        runs(text, |c| c.is_ascii_alphanumeric())
+            .any(|(_, word)| COMMIT_WORDS.contains(&word.to_ascii_lowercase().as_str()))
+    };
+    !(before.ends_with('@') || is_labelled(before) || run.len() == COMMIT && is_of_commits())
+}
+
+/// Whether a run may be base64 of at least 240 bits. A path changes less often between kinds of characters.
+fn is_base64(run: &str) -> bool {
+    run.len() >= COMMIT && !run.starts_with('/') && is_encoded(run, 4)
+}
+
+/// Whether the last word of a text says that a digest or an id follows.
+fn is_labelled(before: &str) -> bool {
+    let before = before.trim_end_matches(|c: char| c.is_whitespace() || ":=/#(\"'`".contains(c));
+    let word = before.rsplit(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+    HEX_LABELS.contains(&word.to_ascii_lowercase().as_str())
+}
+
+/// Whether a word names a secret, and its value follows.
+fn is_followed_by_secret(text: &str, at: usize, word: &str) -> bool {
+    let name = word.trim_matches(['-', '.']);
+    let before = text.get(..at).unwrap_or_default();
+    if !(names_secret(name) || name.eq_ignore_ascii_case("key") && is_kind_of_key(before)) {
+        return false;
+    }
+    let rest = text.get(at + word.len()..).unwrap_or_default();
+    let Some((value, is_assigned)) = value_after(rest, word.starts_with('-')) else { return false };
+    let is_number = value.chars().all(|c| c.is_ascii_digit() || ".:-_".contains(c));
+    // A number of tokens, the date of a token.
+    let is_count = is_number && name.to_ascii_lowercase().ends_with("token");
+    value.chars().count() >= VALUE
+        && !is_reference(value)
+        && !is_count
+        && (is_assigned || is_unlike_prose(value))
+}
+
+fn names_secret(name: &str) -> bool {
+    let letters: String =
+        name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    let word = name.rsplit(['_', '-', '.']).next().unwrap_or_default().to_ascii_lowercase();
+    NAME_ENDS.iter().any(|end| letters.ends_with(end)) || NAME_WORDS.contains(&word.as_str())
+}
+
+/// Whether a text ends in a word that makes a following `key` a secret, as in `api key`.
+fn is_kind_of_key(before: &str) -> bool {
+    let word = before.strip_suffix(' ').and_then(|b| b.rsplit(|c| !is_in_name(c)).next()).unwrap_or_default();
+    KEY_KINDS.contains(&word.to_ascii_lowercase().as_str())
+}
+
+/// Returns the value that follows a name, and whether the text assigns it, as opposed to a sentence about it.
+fn value_after(rest: &str, is_flag: bool) -> Option<(&str, bool)> {
+    let unquoted = rest.trim_start_matches(['"', '\'', '\\', '`', ']']);
+    let is_quoted = unquoted.len() < rest.len();
+    let found = unquoted.trim_start();
+    let is_apart = found.len() < unquoted.len();
+    let assigned = SEPARATORS.iter().find_map(|separator| found.strip_prefix(separator));
+    let (found, is_assigned) = if let Some(found) = assigned {
+        (found, true)
+    } else if let Some(found) = found.strip_prefix(':').filter(|found| !found.starts_with("//")) {
+        (found, is_quoted)
+    } else if let Some(found) = found.strip_prefix("is ").or_else(|| found.strip_prefix("was ")) {
+        (found, false)
+    } else if is_flag && is_apart {
+        (found, false)
+    } else {
+        return None;
+    };
+    let found = found.trim_start().trim_start_matches('\\');
+    let value = match found.chars().next() {
+        Some(quote @ ('"' | '\'' | '`')) => found.split(quote).nth(1),
+        _ => found.split(|c: char| c.is_whitespace() || ",;&)}]\"'`\\".contains(c)).next(),
+    };
+    Some((value?.trim_end_matches(['.', ':']), is_assigned))
+}
+
+/// Whether a value only says where a secret is, or that it was left out: a variable, a placeholder, a path, a URL, a ticket.
+fn is_reference(value: &str) -> bool {
+    let is_ticket = || {
+        value.split_once('-').is_some_and(|(project, number)| {
+            project.chars().all(|c| c.is_ascii_uppercase()) && number.chars().all(|c| c.is_ascii_digit())
+        })
+    };
+    let first = value.chars().next();
+    value.starts_with(['$', '<', '[', '{', '%', '/', '~'])
+        || value.starts_with("./")
+        || value.contains("://")
+        || value.chars().all(|c| Some(c) == first)
+        || is_ticket()
+}
+
+/// Whether a value is no word of a sentence: it has letters and digits, or a character that words do not have.
+fn is_unlike_prose(value: &str) -> bool {
+    let has = |is: fn(&char) -> bool| value.chars().any(|c| is(&c));
+    has(char::is_ascii_digit) && has(char::is_ascii_alphabetic)
+        || value.contains(|c: char| "!#$%^&*+=~".contains(c))
+}
