@@ -289,6 +289,7 @@ fn input(i: &Input) -> v1::JobInput {
         classification: i.classification.clone().unwrap_or_default(),
         data_classes: i.data_classes.clone(),
         tier: i.tier.clone().unwrap_or_default(),
+        location: i.location.clone(),
     }
 }
 

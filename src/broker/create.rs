@@ -328,6 +328,7 @@ fn inputs_of(catalog: &Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
             inputs.push(Input {
                 resource: name.clone(),
                 pin: found.pin.clone(),
+                location: found.location.clone(),
                 classification: found.dataset().map(|d| d.classification.to_string()),
                 data_classes: found
                     .dataset()

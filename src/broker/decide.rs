@@ -47,20 +47,22 @@ pub(super) fn work_of_scopes(rules: &Rules, job: &Job, scopes: &[Scope]) -> Vec<
     parts.into_iter().collect()
 }
 
-/// Refuses if the catalog pins an input differently than when the job was created: that is other data under the same name.
-pub(super) fn check_pins(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<(), Refusal> {
+/// Refuses if an input is not what it was when the job was created: the catalog pins it differently, or people had to approve
+/// the job and the catalog says that the input lies elsewhere. Either may be other data under the same name.
+pub(super) fn check_inputs(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<(), Refusal> {
     for input in job.inputs.iter().filter(|i| scopes.iter().any(|s| s.resource == i.resource)) {
-        let now = rules.catalog().resource(&input.resource).map(|r| &r.pin);
-        if now.is_some_and(|pin| *pin != input.pin) {
-            let refusal = Refusal::new(
-                Reason::PinMismatch,
-                format!("{} is not what it was when this job was created", input.resource),
-            );
-            return Err(refusal
-                .with("yours", input.pin.to_string())
-                .with("catalog", now.map(ToString::to_string).unwrap_or_default())
-                .fix("create a new job, for the data that the catalog has now"));
-        }
+        let Some(now) = rules.catalog().resource(&input.resource) else { continue };
+        let is_moved = !job.gates.is_empty() && !input.location.is_empty() && now.location != input.location;
+        let (then, now) = match now.pin != input.pin {
+            true => (input.pin.to_string(), now.pin.to_string()),
+            false if is_moved => (input.location.clone(), now.location.clone()),
+            false => continue,
+        };
+        let text = format!("{} is not what it was when this job was created", input.resource);
+        return Err(Refusal::new(Reason::PinMismatch, text)
+            .with("yours", then)
+            .with("catalog", now)
+            .fix("create a new job, for the data that the catalog has now"));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use super::{
     decide::{WorkQuestion, granted_by},
     prepared::PreparedCredential,
     refusals::move_refusal,
+    rules::Rules,
     session::MemberSession,
     wording::{TokenStand, Wording},
 };
@@ -16,7 +17,7 @@ use crate::{
     catalog::{Audience, Checks, IdentityUse, Presenter},
     clock::{LeaseTime, Now, Wall},
     fence::Stand,
-    job::{AttemptState, Job},
+    job::{AttemptState, Input, Job},
     ledger::{self, DecisionRecord, Event},
     limits,
     name::{Digest, Half},
@@ -227,7 +228,7 @@ impl CredentialUseCases {
             half: facts.half,
             audience: facts.audience.clone(),
             scopes: facts.scopes.to_vec(),
-            inputs: job.inputs.iter().map(input_record).collect(),
+            inputs: inputs_now(&draft.request.rules, job),
             outputs: job.spec.write.clone(),
             method: job.spec.tune.as_ref().map(|t| t.method),
             params_digest: job.spec.tune.as_ref().and_then(|t| t.params_digest),
@@ -278,4 +279,13 @@ fn phase(job: &Job, session: &MemberSession, half: Half) -> Result<Phase, Refusa
         (Some(_), Half::Writing) => Ok(Phase::Draining),
         (None, _) => Ok(Phase::Running),
     }
+}
+
+/// Returns the inputs of a job where they lie now. Their location may have changed since the job was created.
+fn inputs_now(rules: &Rules, job: &Job) -> Vec<ledger::InputRecord> {
+    let record = |input: &Input| {
+        let now = rules.catalog().resource(&input.resource).map(|r| r.location.clone());
+        ledger::InputRecord { location: now.unwrap_or_default(), ..input_record(input) }
+    };
+    job.inputs.iter().map(record).collect()
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     caller::Caller,
-    decide::{check_pins, job_risk, risk_of},
+    decide::{check_inputs, job_risk, risk_of},
     evaluate::PolicyUseCases,
     judge_job::{JobAnswer, JobQuestion, judge_job},
     refusals::{job_not_found, lease_not_found},
@@ -322,7 +322,7 @@ fn judged_again(
         None => job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect(),
     };
     if by == DecideBy::Now
-        && let Err(changed) = check_pins(rules, job, &scopes)
+        && let Err(changed) = check_inputs(rules, job, &scopes)
     {
         let why = changed.text.into_owned();
         answer = JobAnswer { result: "deny", rules: Vec::new(), why, gates: BTreeSet::new() };

@@ -9,7 +9,7 @@ use super::{
     access_request::{AccessRequest, StandingRequest},
     caller::Caller,
     credentials::CredentialUseCases,
-    decide::check_pins,
+    decide::check_inputs,
     draft::Binding,
     offer::IssueRequest,
     prepared::PreparedCredential,
@@ -126,7 +126,7 @@ impl CredentialUseCases {
         self.access.authorize_job(&request.caller, Rpc::IssueCredential, job, "")?;
         self.decisions.check_launcher_of(&request.rules, job, Some(&prepared.launcher))?;
         self.access.check_unlocked(request.caller.id(), prepared.names.iter())?;
-        check_pins(&request.rules, job, &prepared.offer.scopes)
+        check_inputs(&request.rules, job, &prepared.offer.scopes)
     }
 
     /// Cancels the record of a lease that the table did not accept.

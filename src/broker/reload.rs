@@ -14,7 +14,7 @@ use super::{
 use crate::{
     catalog::Resource,
     ledger::{Actor, Event},
-    name::{Digest, ResourceName},
+    name::{Digest, FenceName, ResourceName},
     policy::Rpc,
     reason::{Reason, Refusal},
 };
@@ -67,12 +67,9 @@ impl RuleUseCases {
         let rules = Arc::new(read(&self.context.rules())?);
         if dry_run {
             let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
-            let ended = self
-                .sweeps
-                .no_longer_allowed(&rules, &self.context.state.open_jobs())
-                .iter()
-                .map(|(name, _)| self.context.fences.behind(name))
-                .sum();
+            let moved = moved(&self.context.rules(), &rules);
+            let denied = self.sweeps.no_longer_allowed(&rules, &self.context.state.open_jobs());
+            let ended = self.sweeps.count_behind(moved.iter().chain(denied.iter().map(|(name, _)| name)));
             return Ok((rules, RulesReloaded { catalog, policy, ended }));
         }
         let reloaded = self.replace_rules(rules.clone(), by, "reload");
@@ -85,9 +82,10 @@ impl RuleUseCases {
         self.context.reach.widen(rules.catalog());
         let before = self.context.rules.swap(rules.clone());
         self.context.fences.raise_revision();
+        let ended_moved = self.sweeps.end_moved(&moved(&before, &rules));
         let because = "catalog or policy no longer allow it";
         let jobs = self.context.state.open_jobs();
-        let ended = self.sweeps.end_no_longer_allowed(&rules, &jobs, because);
+        let ended = self.sweeps.end_no_longer_allowed(&rules, &jobs, because).saturating_add(ended_moved);
         // Members and open streams must be decided again, by the new catalog.
         self.context.sessions.call_all();
         self.context.decide_again();
@@ -153,4 +151,9 @@ impl RuleUseCases {
         });
         Ok(shown.collect())
     }
+}
+
+/// Returns what the leases on resources stand behind whose location or audience the new rules have changed.
+fn moved(before: &Rules, now: &Rules) -> Vec<FenceName> {
+    now.catalog().moved_since(before.catalog()).cloned().map(FenceName::resource).collect()
 }

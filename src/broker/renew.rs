@@ -6,7 +6,7 @@ use super::{
     access_request::{AccessRequest, StandingRequest},
     caller::Caller,
     credentials::CredentialUseCases,
-    decide::check_pins,
+    decide::check_inputs,
     draft::{CredentialDraft, Life},
     endings::RecordedEnding,
     leases::LeaseView,
@@ -165,7 +165,7 @@ impl CredentialUseCases {
             .fix("ask for a new credential, if the job still may"));
         }
         let prepared = prepared?;
-        check_pins(rules, job, &prepared.offer.scopes)?;
+        check_inputs(rules, job, &prepared.offer.scopes)?;
         if has_todays_names {
             return Ok(prepared);
         }

@@ -1,11 +1,11 @@
 //! The sweep: decides again what open jobs hold, and ends what is no longer allowed.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     caller::relations,
     context::BrokerContext,
-    decide::{Decisions, WorkQuestion, check_pins, work_of},
+    decide::{Decisions, WorkQuestion, check_inputs, work_of},
     endings::Endings,
     renew::stands_behind_todays_names,
     rules::Rules,
@@ -36,6 +36,29 @@ impl Sweeps {
             self.endings.sweep(&[name], &why);
         }
         ended
+    }
+
+    /// Ends the leases on resources that lie elsewhere since the catalog changed. Returns how many that ended.
+    pub(super) fn end_moved(&self, moved: &[FenceName]) -> u64 {
+        const BECAUSE: &str = "the catalog has another location or audience for it";
+        let mut ended = 0u64;
+        for name in moved.iter().filter(|name| self.context.fences.behind(name) > 0) {
+            let lowered = self.context.state.lower(name, BECAUSE);
+            ended = ended.saturating_add(lowered.ending.behind);
+            self.endings.sweep(std::slice::from_ref(name), BECAUSE);
+        }
+        ended
+    }
+
+    /// Counts the live leases behind some names, each once.
+    pub(super) fn count_behind<'n>(&self, names: impl Iterator<Item = &'n FenceName>) -> u64 {
+        let now = self.context.clock.now().lease;
+        let mut found = BTreeSet::new();
+        for name in names {
+            let live = self.context.table.live(Some(name)).into_iter().filter(|l| l.check(now).is_ok());
+            found.extend(live.map(|l| l.id));
+        }
+        u64::try_from(found.len()).unwrap_or(u64::MAX)
     }
 
     /// Ends the access that open jobs have by approvals which no longer count. What voided them is in force already. Returns how
@@ -114,7 +137,7 @@ impl Sweeps {
             reason: "",
             amr: &[],
         };
-        check_pins(rules, job, &scopes)?;
+        check_inputs(rules, job, &scopes)?;
         rules.engine.authorize(&call)?;
         match self.decisions.judge(question) {
             Verdict::Allow { .. } => Ok(()),

@@ -156,6 +156,14 @@ impl Catalog {
     }
 
     /// The audiences that an identity checks for.
+    /// The resources whose bytes lie elsewhere than in an earlier catalog: at another location, or behind another audience.
+    pub fn moved_since<'c>(&'c self, before: &'c Catalog) -> impl Iterator<Item = &'c ResourceName> {
+        let is_moved = |b: &Resource, r: &Resource| b.location != r.location || b.audience != r.audience;
+        let moved =
+            self.resources().filter(move |r| before.resource(&r.name).is_some_and(|b| is_moved(b, r)));
+        moved.map(|r| &r.name)
+    }
+
     pub fn audiences_of_verifier(&self, id: &SpiffeId) -> impl Iterator<Item = &Audience> {
         self.0.audiences.values().filter(move |a| a.verifiers.contains(id))
     }

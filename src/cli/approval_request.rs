@@ -56,7 +56,11 @@ fn input_text(input: &v1::JobInput) -> String {
     facts.extend(input.data_classes.iter().cloned());
     facts.extend(Some(&input.tier).filter(|t| !t.is_empty()).map(|tier| format!("tier {tier}")));
     facts.push(format!("pin {}", input.pin));
-    format!("{}  ({})", input.resource, facts.join(", "))
+    let location = match input.location.as_str() {
+        "" => String::new(),
+        location => format!(" at {location}"),
+    };
+    format!("{}  ({}){location}", input.resource, facts.join(", "))
 }
 
 /// Renders the whole request, with the gates that hold it back.

@@ -153,6 +153,8 @@ pub struct EndedMembership {
 pub struct Input {
     pub resource: ResourceName,
     pub pin: Pin,
+    /// Empty if an older record does not have it.
+    pub location: String,
     pub classification: Option<String>,
     pub data_classes: Vec<String>,
     pub tier: Option<String>,

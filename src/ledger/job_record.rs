@@ -125,6 +125,9 @@ pub struct SweepRecord {
 pub struct InputRecord {
     pub resource: ResourceName,
     pub pin: Pin,
+    /// The URL of its folder. Absent in older records.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub location: String,
     /// Only datasets have this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classification: Option<String>,

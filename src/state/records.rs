@@ -151,8 +151,8 @@ pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
 
 pub fn input_record(i: &Input) -> ledger::InputRecord {
     // Without `..`, as in `spec_record`.
-    let Input { resource, pin, classification, data_classes, tier } = i.clone();
-    ledger::InputRecord { resource, pin, classification, data_classes, tier }
+    let Input { resource, pin, location, classification, data_classes, tier } = i.clone();
+    ledger::InputRecord { resource, pin, location, classification, data_classes, tier }
 }
 
 /// The record of a login.
@@ -231,6 +231,7 @@ pub(super) fn input_of(i: ledger::InputRecord) -> Input {
     Input {
         resource: i.resource,
         pin: i.pin,
+        location: i.location,
         classification: i.classification,
         data_classes: i.data_classes,
         tier: i.tier,

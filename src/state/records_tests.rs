@@ -56,6 +56,7 @@ const ALTERATIONS: &[Alteration] = &[
     |j| j.acting_for = None,
     |j| input_mut(j).resource = "dataset:acme/tickets@v4".parse().unwrap(),
     |j| input_mut(j).pin = Pin::None,
+    |j| input_mut(j).location.push_str("more/"),
     |j| input_mut(j).classification = None,
     |j| input_mut(j).data_classes.push("pii".into()),
     |j| input_mut(j).tier = Some("production".into()),
@@ -97,6 +98,7 @@ fn job(text: &str, number: u32) -> Job {
     let input = Input {
         resource: "dataset:acme/tickets@v3".parse().unwrap(),
         pin: format!("hf-revision:{}", "ab".repeat(20)).parse().unwrap(),
+        location: "s3://acme-data/tickets/v3/".into(),
         classification: Some("internal".into()),
         data_classes: vec!["support".into()],
         tier: Some("base".into()),
@@ -181,6 +183,7 @@ fn the_digest_of_a_request_is_what_it_was() {
     let spec = spec_mut(&mut job);
     (spec.ticket, spec.rollback_to, spec.prompt_alternative, spec.sweep) =
         (String::new(), None, String::new(), None);
+    input_mut(&mut job).location.clear();
     assert_eq!(
         request_digest(&job).unwrap().to_string(),
         "sha256:4a9c9df7720ee1358dc0603114802147ef7ae003c411b4e4026c6ca644900865"

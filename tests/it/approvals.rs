@@ -121,7 +121,7 @@ pub async fn running(world: &World, job: &v1::Job) -> Worker {
     running_as(world, job, WORKER).await
 }
 
-async fn running_as(world: &World, job: &v1::Job, worker: &str) -> Worker {
+pub async fn running_as(world: &World, job: &v1::Job, worker: &str) -> Worker {
     let begun = world.client(LAUNCHER).await.begin(&job.id, "run-1").await.unwrap().into_inner();
     let client = world.client(worker).await;
     let mut worker = Worker::join(client, &job.id, 1, "rank-0", &begun.ticket).await.unwrap();

@@ -36,6 +36,7 @@ mod login_command;
 mod matrix;
 mod members;
 mod mistakes;
+mod moved;
 mod notices;
 mod own_history;
 mod param_sweeps;

@@ -123,6 +123,7 @@ fn input_value(i: &v1::JobInput) -> Value {
     json!({
         "resource": i.resource, "pin": i.pin, "classification": none_if_empty(i.classification.clone()),
         "data_classes": i.data_classes, "tier": none_if_empty(i.tier.clone()),
+        "location": none_if_empty(i.location.clone()),
     })
 }
 
