@@ -142,18 +142,28 @@ pub(super) async fn explain_job(
     };
     let by = if q.replay { DecideBy::Then } else { DecideBy::Now };
     let explanation = broker.policies.recorded_decisions(&caller, what).await?;
+    let rules = broker.rules.in_force();
+    let catalog = broker.policies.catalog_seen_by(&caller, &rules);
+    let sees_catalog = broker.policies.sees_catalog(&caller);
     let decided = tokio::task::spawn_blocking(move || {
         let again = broker.policies.decide_again(&explanation, by);
-        (broker, explanation, again)
+        (explanation, again)
     });
-    let (broker, explanation, again) =
+    let (explanation, again) =
         decided.await.map_err(|_| Refusal::new(Reason::Internal, "the decisions could not be made again"))?;
-    let rules = broker.rules.in_force();
-    let decisions = fit_page(explanation.decisions.iter().zip(again).map(|(d, again)| recorded(d, again)));
+    let shown = explanation.decisions.iter().zip(again).map(|(d, again)| {
+        let mut shown = recorded(d, again);
+        if !sees_catalog {
+            // Its digest changes with each tenant's file.
+            shown.catalog.clear();
+        }
+        shown
+    });
+    let decisions = fit_page(shown);
     Ok(v1::ExplainJobResponse {
         job: explanation.job.id.to_string(),
         policy: rules.engine.digest().to_string(),
-        catalog: rules.catalog().digest().to_string(),
+        catalog: catalog.to_string(),
         whole: explanation.is_whole && decisions.len() == explanation.decisions.len(),
         decisions,
         from_index: explanation.from,

@@ -160,8 +160,22 @@ impl PolicyUseCases {
             tenant: tenant.clone(),
             owner: resource.map(|r| r.owner.clone()),
             policy: rules.engine.digest(),
-            catalog: rules.catalog().digest(),
+            catalog: self.catalog_seen_by(caller, &rules),
         })
+    }
+
+    /// The digest of the catalog for those who may ask about all tenants. For others, the digest of what their tenant may know
+    /// of it, which no other tenant's file changes.
+    pub fn catalog_seen_by(&self, caller: &Caller, rules: &Rules) -> Digest {
+        match self.sees_catalog(caller) {
+            true => rules.catalog().digest(),
+            false => rules.catalog().digest_seen_by(caller.tenant()),
+        }
+    }
+
+    /// Whether a caller may know that other tenants changed the catalog.
+    pub fn sees_catalog(&self, caller: &Caller) -> bool {
+        caller.is_only_tenant() || self.access.authorize(caller, Rpc::EvaluatePolicy, None, &[], "").is_ok()
     }
 
     /// Lists the rules that do not hold for a time, of jobs of the caller's tenant, or of all.

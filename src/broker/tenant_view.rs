@@ -107,9 +107,9 @@ impl TenantView {
                 Some(Fields::Only(&[]))
             }
             Event::EpochEnded { .. } => Some(Fields::Only(&[])),
-            // The tenant's decisions name these digests.
-            Event::CatalogLoaded { .. } => Some(Fields::Only(&["catalog", "policy"])),
-            Event::PolicyApplied { .. } => Some(Fields::Only(&["policy", "before", "catalog"])),
+            // The tenant's decisions name the digest of the policy. That of the catalog changes with each tenant's file.
+            Event::CatalogLoaded { .. } => Some(Fields::Only(&["policy"])),
+            Event::PolicyApplied { .. } => Some(Fields::Only(&["policy", "before"])),
             Event::PolicyNotApplied { .. } => Some(Fields::Only(&["policy"])),
             Event::Snapshot(_) => None,
             // Records of this tenant may be among them, so it must know. The number of them is about all tenants.
@@ -311,6 +311,9 @@ impl TenantView {
             }
         }
         hide_counts(&mut map);
+        if let Some(Value::Object(decision)) = map.get_mut("decision") {
+            decision.remove("catalog");
+        }
         if let Event::Withdrawn { index, .. } = &record.event {
             map.remove("index");
             if let Some((_, withdrawn)) = self.shown.iter().find(|(at, _)| at == index) {

@@ -62,6 +62,22 @@ impl Catalog {
         self.0.digest.unwrap_or(Digest::ZERO)
     }
 
+    /// The digest of what a tenant may know of the catalog: its own file, and what other tenants share with it. No change of
+    /// anything else changes it.
+    pub fn digest_seen_by(&self, tenant: &TenantName) -> Digest {
+        let own = self.0.sources.get(tenant).map(|text| text.to_string()).unwrap_or_default();
+        let shared = self.resources().filter(|r| r.tenant != *tenant && r.visible_to(tenant));
+        let mut shared: Vec<String> = shared
+            .map(|r| {
+                let Resource { name, location, audience, pin, owner, enforced, facts, .. } = r;
+                format!("{name} {location} {audience} {pin} {owner:?} {enforced:?} {facts:?}")
+            })
+            .collect();
+        shared.sort_unstable();
+        let parts = std::iter::once(own).chain(shared).map(|part| format!("{} {part}\n", part.len()));
+        Digest::of(format!("leasehold catalog of {tenant} v1\n{}", parts.collect::<String>()).as_bytes())
+    }
+
     /// Warnings: an empty directory, a file that is not read.
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
@@ -140,6 +156,14 @@ impl Catalog {
         self.0.resources.values()
     }
 
+    /// The resources whose bytes lie elsewhere than in an earlier catalog: at another location, or behind another audience.
+    pub fn moved_since<'c>(&'c self, before: &'c Catalog) -> impl Iterator<Item = &'c ResourceName> {
+        let is_moved = |b: &Resource, r: &Resource| b.location != r.location || b.audience != r.audience;
+        let moved =
+            self.resources().filter(move |r| before.resource(&r.name).is_some_and(|b| is_moved(b, r)));
+        moved.map(|r| &r.name)
+    }
+
     /// The audience with this ID, which its tokens have as `aud`.
     pub fn audience(&self, name: &SpiffeId) -> Option<&Audience> {
         self.0.audiences.get(name)
@@ -156,14 +180,6 @@ impl Catalog {
     }
 
     /// The audiences that an identity checks for.
-    /// The resources whose bytes lie elsewhere than in an earlier catalog: at another location, or behind another audience.
-    pub fn moved_since<'c>(&'c self, before: &'c Catalog) -> impl Iterator<Item = &'c ResourceName> {
-        let is_moved = |b: &Resource, r: &Resource| b.location != r.location || b.audience != r.audience;
-        let moved =
-            self.resources().filter(move |r| before.resource(&r.name).is_some_and(|b| is_moved(b, r)));
-        moved.map(|r| &r.name)
-    }
-
     pub fn audiences_of_verifier(&self, id: &SpiffeId) -> impl Iterator<Item = &Audience> {
         self.0.audiences.values().filter(move |a| a.verifiers.contains(id))
     }

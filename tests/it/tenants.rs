@@ -98,6 +98,47 @@ async fn a_revocation_of_what_is_foreign_or_unknown_gets_one_answer() {
     worker.issue(Half::Reading).await;
 }
 
+/// What one tenant writes into its file changes nothing that another tenant sees.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_tenant_sees_that_another_changed_its_file() {
+    let world = sharing_world().await;
+    let worker = globex_worker(&world, vec![REVIEWS.into(), TICKETS.into()], "k").await;
+    worker.issue(Half::Reading).await;
+    let globex = world.client(GLOBEX_OPERATOR).await;
+    let platform = world.client(PLATFORM).await;
+    let reload = async || {
+        platform.operators().reload_catalog(v1::ReloadCatalogRequest { dry_run: false }).await.unwrap()
+    };
+    let seen = async |client: &Client| {
+        let question = v1::EvaluatePolicyRequest { action: "Revoke".into(), ..Default::default() };
+        let answer = client.operators().evaluate_policy(question).await.unwrap().into_inner();
+        let explain = v1::ExplainJobRequest { job: worker.job.clone(), ..Default::default() };
+        let explained = client.operators().explain_job(explain).await.unwrap().into_inner();
+        let recorded: Vec<_> = explained.decisions.iter().map(|d| d.catalog.clone()).collect();
+        (answer.catalog, explained.catalog, recorded)
+    };
+    let all = seen(&platform).await;
+    let before = seen(&globex).await;
+    assert!(before.0.starts_with("sha256:") && before.0 == before.1, "{before:?}");
+    assert!(before.2.iter().all(String::is_empty) && all.2.iter().all(|d| *d == all.0), "{all:?}");
+    let acme = world.read("catalog.d/acme.toml");
+    world
+        .write("catalog.d/acme.toml", &format!("# another line\n{}", acme.replace("docs@acme", "help@acme")));
+    reload().await;
+    assert_eq!(seen(&globex).await, before);
+    assert_ne!(seen(&platform).await.0, all.0);
+    // What is shared with it is its own concern.
+    let acme = world.read("catalog.d/acme.toml");
+    world.write("catalog.d/acme.toml", &acme.replace("data-tickets@acme", "others@acme"));
+    reload().await;
+    let shared = seen(&globex).await;
+    assert_ne!(shared.0, before.0);
+    let own = world.read("catalog.d/globex.toml");
+    world.write("catalog.d/globex.toml", &format!("# another line\n{own}"));
+    reload().await;
+    assert_ne!(seen(&globex).await.0, shared.0);
+}
+
 /// A tenant does not see how much is recorded, or how much other tenants do.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_tenant_learns_how_much_the_others_do() {
