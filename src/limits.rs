@@ -714,6 +714,10 @@ pub const LOGINS_PER_PERSON_MAX: usize = 16;
 pub const LOGINS_AT_ONCE_MAX: usize = 32;
 /// Bytes of the body of a login: an ID token and a request for a certificate.
 pub const LOGIN_BODY_BYTES_MAX: usize = 48 << 10;
+/// Logins whose ID token is dated ahead, and which wait for its time.
+pub const LOGINS_AHEAD_MAX: usize = 256;
+/// Those of one person.
+pub const LOGINS_AHEAD_PER_PERSON_MAX: usize = 2;
 /// Bytes of an ID token. One with hundreds of groups has about 16 KiB.
 pub const ID_TOKEN_BYTES_MAX: usize = 32 << 10;
 /// Bytes of a certificate signing request as PEM. One for a P-256 key has about 400.

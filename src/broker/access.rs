@@ -104,12 +104,16 @@ impl AccessControl {
             return Ok(None);
         };
         let login = self.context.state.login(&Digest(*peer.x5t_s256()));
-        // A provider that this daemon no longer trusts vouches for no one.
-        let login = login.filter(|login| login.issuer == people.provider.options().issuer);
+        // The configuration may have changed since: another provider, fewer groups, a second factor.
+        let now = self.context.clock.now().lease;
+        let login = login.filter(|login| {
+            let group = login.id.segments().nth(PERSON_SEGMENT);
+            people.still_admits(login.terms, group, &login.amr, now.since(login.at))
+        });
         login.map(Some).ok_or_else(|| {
             Refusal::new(
                 Reason::LoginRequired,
-                "your login is over: it was ended, or this daemon does not know it",
+                "your login is over: it was ended, the configuration would no longer admit it, or this daemon does not know it",
             )
             .with("you", peer.spiffe_id().to_string())
             .fix("leasehold login")

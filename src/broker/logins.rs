@@ -1,6 +1,6 @@
 //! Logging in and out.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
@@ -15,9 +15,9 @@ use crate::{
     catalog::Principal,
     clock::Wall,
     ledger::Ending,
-    limits::{LOGIN_LINES_MAX, LOGINS_AT_ONCE_MAX},
+    limits::{LOGIN_LINES_MAX, LOGINS_AHEAD_MAX, LOGINS_AHEAD_PER_PERSON_MAX, LOGINS_AT_ONCE_MAX},
     log_budget::LogBudget,
-    name::{FenceName, GroupName, PrincipalKind, SpiffeId},
+    name::{FenceName, GroupName, HumanName, PrincipalKind, SpiffeId},
     people::{self, KeyRequest, LoginFault, People, PersonClaims},
     plain,
     policy::Rpc,
@@ -33,6 +33,8 @@ pub struct LoginUseCases {
     pub(super) endings: Endings,
     /// Logins that are being checked.
     under_way: Semaphore,
+    /// Logins that wait until the clock has the time of their ID tokens.
+    ahead: LoginsAhead,
     log_budget: LogBudget,
 }
 
@@ -60,7 +62,8 @@ pub struct LoggedIn {
 impl LoginUseCases {
     pub(super) fn new(context: Arc<BrokerContext>, access: AccessControl, endings: Endings) -> Self {
         let log_budget = LogBudget::new(LOGIN_LINES_MAX, context.clock.clone());
-        LoginUseCases { context, access, endings, under_way: Semaphore::new(LOGINS_AT_ONCE_MAX), log_budget }
+        let under_way = Semaphore::new(LOGINS_AT_ONCE_MAX);
+        LoginUseCases { context, access, endings, under_way, ahead: LoginsAhead::default(), log_budget }
     }
 
     /// The people of this daemon, if it lets people log in.
@@ -86,13 +89,22 @@ impl LoginUseCases {
             Refusal::new(Reason::NotSupported, "people do not log in at this daemon")
                 .fix("have an operator write [people] in its configuration")
         })?;
-        let _turn = self.under_way.try_acquire().map_err(|_| LoginFault::Busy.refusal())?;
+        let turn = self.under_way.try_acquire().map_err(|_| LoginFault::Busy.refusal())?;
         let key = KeyRequest::from_pem(&order.key_request).map_err(|fault| fault.refusal())?;
         let clock = &*self.context.clock;
         let claims = people.check(&order.id_token, &key, clock).await.map_err(|fault| self.refuse(&fault))?;
+        let human = people::human_of_subject(&claims.sub).map_err(|fault| fault.refusal())?;
+        let ahead = if claims.issued > clock.now().wall {
+            // The turn is for others while this one waits.
+            drop(turn);
+            let place = self.ahead.enter(&human).map_err(|fault| fault.refusal())?;
+            people.wait_until_issued(&claims, clock).await.map_err(|fault| self.refuse(&fault))?;
+            Err(place)
+        } else {
+            Ok(turn)
+        };
         let now = clock.now();
         let group = people.rules.choose(&claims, order.group.as_deref()).map_err(|fault| fault.refusal())?;
-        let human = people::human_of_subject(&claims.sub).map_err(|fault| fault.refusal())?;
         let id =
             people::person_id(&people.domain, &human, group.as_ref()).map_err(|fault| fault.refusal())?;
         let principal = self.entry_of(&id, &people.rules.groups_of(&claims))?;
@@ -119,10 +131,12 @@ impl LoginUseCases {
             sub,
             groups,
             amr,
+            terms: people.terms(group.as_ref().map(GroupName::as_str), claims.is_bound),
             at: now.lease,
             until: now.lease_at(until),
         };
         self.context.state.log_in(login.clone()).await.map_err(plain_refusal)?;
+        drop(ahead);
         tracing::info!(id = %login.id, serial = %login.serial, %until, "a person logged in");
         let bundle = people.authority.bundle().to_owned();
         Ok(LoggedIn { login, kind: principal.kind, group, svid: svid.cert, bundle, until })
@@ -174,5 +188,42 @@ impl LoginUseCases {
             certificate.and_then(|certificate| self.context.state.log_out(&certificate, caller.actor()));
         self.context.decide_again();
         Ok((record.is_some(), self.endings.recorded(Ending::default(), record)))
+    }
+}
+
+/// The people whose logins wait for the time of their ID tokens, once for each login.
+#[derive(Default)]
+struct LoginsAhead(Mutex<Vec<HumanName>>);
+
+impl LoginsAhead {
+    /// Takes a place, which is free again when it is dropped.
+    fn enter(&self, human: &HumanName) -> Result<PlaceAhead<'_>, LoginFault> {
+        let mut waiting = self.lock();
+        if waiting.iter().filter(|other| *other == human).count() >= LOGINS_AHEAD_PER_PERSON_MAX {
+            return Err(LoginFault::Ahead);
+        }
+        if waiting.len() >= LOGINS_AHEAD_MAX {
+            return Err(LoginFault::Busy);
+        }
+        waiting.push(human.clone());
+        Ok(PlaceAhead { of: self, human: human.clone() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<HumanName>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct PlaceAhead<'a> {
+    of: &'a LoginsAhead,
+    human: HumanName,
+}
+
+impl Drop for PlaceAhead<'_> {
+    fn drop(&mut self) {
+        let mut waiting = self.of.lock();
+        if let Some(at) = waiting.iter().position(|human| *human == self.human) {
+            waiting.swap_remove(at);
+        }
     }
 }

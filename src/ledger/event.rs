@@ -339,6 +339,9 @@ pub struct PersonLoggedIn {
     pub groups: Vec<String>,
     /// How the person proved who they are.
     pub amr: Vec<String>,
+    /// The digest of what the login was admitted on: the provider, the client, what the provider calls the group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terms: Option<Digest>,
     /// SHA-256 of the certificate that the person got.
     pub certificate: Digest,
     pub serial: String,

@@ -4,7 +4,7 @@ use std::{fmt, path::Path, time::Duration};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use time::OffsetDateTime;
@@ -16,6 +16,7 @@ use crate::{
     identity::TrustBundles,
     limits::PEM_BYTES_MAX,
     name::{Digest, SpiffeId, TrustDomain},
+    secret::random_u128,
     written::read_regular_text,
 };
 
@@ -132,6 +133,7 @@ impl PeopleAuthority {
         until: Wall,
     ) -> Result<PersonSvid, rcgen::Error> {
         let mut params = CertificateParams::default();
+        params.serial_number = Some(random_serial()?);
         params.distinguished_name = named("person");
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
         (params.not_before, params.not_after) = (moment(back(now)), moment(until));
@@ -150,6 +152,15 @@ impl fmt::Debug for PeopleAuthority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PeopleAuthority(until {})", self.not_after)
     }
+}
+
+/// Draws a serial number that no other certificate has (RFC 5280, section 4.1.2.2): 16 octets, positive. Left to itself, rcgen
+/// derives it from the key, which two certificates may share.
+fn random_serial() -> Result<SerialNumber, rcgen::Error> {
+    const SIGN: u128 = 1 << 127;
+    const FIRST: u128 = 1 << 126;
+    let drawn = random_u128().map_err(|_| rcgen::Error::RingUnspecified)?;
+    Ok(SerialNumber::from_slice(&((drawn & !SIGN) | FIRST).to_be_bytes()))
 }
 
 fn named(common: &str) -> DistinguishedName {

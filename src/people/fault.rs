@@ -63,6 +63,12 @@ pub enum LoginFault {
         limits::ID_TOKEN_AGE_MAX.as_secs() / 60
     )]
     TooOften,
+    /// The tokens of this person's other logins are dated ahead, and wait for their time.
+    #[error(
+        "{} of your logins wait until this daemon's clock has the time of their ID tokens",
+        limits::LOGINS_AHEAD_PER_PERSON_MAX
+    )]
+    Ahead,
     /// Too many logins at once.
     #[error("there are too many logins at once")]
     Busy,
@@ -84,6 +90,8 @@ impl LoginFault {
             )
             .fix("try again; if it lasts, an operator finds the cause in the daemon's log"),
             LoginFault::Busy => Refusal::new(Reason::Overloaded, self.to_string()).fix("try again in a few seconds"),
+            LoginFault::Ahead => Refusal::new(Reason::Overloaded, self.to_string())
+                .fix("try again in a minute; if it lasts, have the clocks of the identity provider and the daemon compared"),
             LoginFault::TooOften => {
                 Refusal::new(Reason::Overloaded, self.to_string()).fix("try again in some minutes")
             }

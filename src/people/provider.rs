@@ -28,6 +28,7 @@ use crate::{
         ID_TOKEN_AGE_MAX, ID_TOKEN_BYTES_MAX, ID_TOKEN_EARLY_MAX, LOGIN_METHODS_MAX, LOGIN_WORD_BYTES_MAX,
         PROVIDER_KEYS_KEPT, PROVIDER_KEYS_RETRY,
     },
+    plain,
     secret::SecretText,
 };
 
@@ -105,7 +106,8 @@ impl IdentityProvider {
         &self.options
     }
 
-    /// Checks an ID token for the key whose nonce is `nonce`: signature, algorithm, issuer, audience, expiry, age and nonce.
+    /// Checks an ID token for the key whose nonce is `nonce`: signature, algorithm, issuer, audience, authorized party, expiry,
+    /// age and nonce.
     /// A token without a nonce is accepted, but it is not [bound](PersonClaims::is_bound).
     ///
     /// # Errors
@@ -146,10 +148,24 @@ impl IdentityProvider {
             .set_allowed_algs(ALGORITHMS)
             .set_time_fn(move || clock.into());
         let wanted = Nonce::new(nonce.to_owned());
-        token.claims(&verifier, move |found: Option<&Nonce>| match found {
+        let claims = token.claims(&verifier, move |found: Option<&Nonce>| match found {
             None => Ok(()),
             Some(_) => openidconnect::NonceVerifier::verify(&wanted, found),
-        })
+        })?;
+        // OpenID Connect Core, section 3.1.3.7, items 4 and 5, which the library does not check.
+        let is_ours = |party: &ClientId| party.as_str() == self.options.client_id;
+        match claims.authorized_party() {
+            Some(party) if !is_ours(party) => {
+                let party = plain::value(party.as_str());
+                Err(ClaimsVerificationError::InvalidAudience(format!(
+                    "the authorized party (azp) is `{party}`"
+                )))
+            }
+            None if claims.audiences().len() > 1 => Err(ClaimsVerificationError::InvalidAudience(
+                "there are several audiences (aud) and no authorized party (azp)".to_owned(),
+            )),
+            _ => Ok(claims),
+        }
     }
 
     /// Reads what a good token says.

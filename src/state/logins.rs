@@ -26,6 +26,8 @@ pub struct Login {
     pub groups: Vec<String>,
     /// How the person proved who they are.
     pub amr: Vec<String>,
+    /// What the login was admitted on. `None` in older records.
+    pub terms: Option<Digest>,
     pub at: LeaseTime,
     pub until: LeaseTime,
 }
@@ -39,12 +41,17 @@ impl Logins {
     pub fn insert(&mut self, login: Login) {
         self.prune(login.at);
         let same = self.0.values().filter(|l| l.human == login.human);
-        if same.clone().count() >= limits::LOGINS_PER_PERSON_MAX
+        if self.is_full_for(&login.human)
             && let Some(oldest) = same.min_by_key(|l| (l.at, l.certificate)).map(|l| l.certificate)
         {
             self.0.remove(&oldest);
         }
         self.0.insert(login.certificate, Arc::new(login));
+    }
+
+    /// Whether one more login of a person ends their oldest.
+    pub fn is_full_for(&self, human: &HumanName) -> bool {
+        self.0.values().filter(|l| l.human == *human).count() >= limits::LOGINS_PER_PERSON_MAX
     }
 
     /// Adds a login as a snapshot has it, whatever the time.
@@ -135,6 +142,7 @@ mod tests {
             sub: human.into(),
             groups: vec!["ml".into()],
             amr: vec!["mfa".into()],
+            terms: None,
             at: LeaseTime(n),
             until: LeaseTime(n + 1_000),
         }

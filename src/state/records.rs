@@ -158,13 +158,13 @@ pub fn input_record(i: &Input) -> ledger::InputRecord {
 /// The record of a login.
 pub(super) fn login_record(login: &Login) -> PersonLoggedIn {
     // Without `..`, as in `spec_record`.
-    let Login { certificate, serial, id, human, issuer, sub, groups, amr, at, until } = login.clone();
-    PersonLoggedIn { certificate, serial, person: id, human, issuer, sub, groups, amr, at, until }
+    let Login { certificate, serial, id, human, issuer, sub, groups, amr, terms, at, until } = login.clone();
+    PersonLoggedIn { certificate, serial, person: id, human, issuer, sub, groups, amr, terms, at, until }
 }
 
 pub(super) fn login_of(r: PersonLoggedIn) -> Login {
-    let PersonLoggedIn { certificate, serial, person, human, issuer, sub, groups, amr, at, until } = r;
-    Login { certificate, serial, id: person, human, issuer, sub, groups, amr, at, until }
+    let PersonLoggedIn { certificate, serial, person, human, issuer, sub, groups, amr, terms, at, until } = r;
+    Login { certificate, serial, id: person, human, issuer, sub, groups, amr, terms, at, until }
 }
 
 pub(super) fn created_record(job: &Job, decision: DecisionRecord) -> Event {

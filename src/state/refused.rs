@@ -40,8 +40,14 @@ pub enum Refused<E> {
     #[error("the limit of {} logins is reached", limits::LOGINS_MAX)]
     TooManyLogins,
     /// A revocation or lock came while the login was being recorded.
-    #[error("the login was ended by an operator before it began")]
+    #[error("the login was ended before it began: the person was revoked or locked")]
     LoginEnded,
+    /// A person has only so many logins, and newer ones came while this one was being recorded.
+    #[error(
+        "newer logins of the same person ended this one: a person has at most {}",
+        limits::LOGINS_PER_PERSON_MAX
+    )]
+    LoginReplaced,
     #[error("the lock was set again while it was being lifted, so it is still in force")]
     SetAgain,
     /// The record could not be written, so nothing was changed.
@@ -67,7 +73,7 @@ impl<E> Refused<E> {
             | Refused::TooManyLogins
             | Refused::SweepFull(_)
             | Refused::TooManyIdentities => Reason::QuotaExceeded,
-            Refused::LoginEnded => Reason::LoginRequired,
+            Refused::LoginEnded | Refused::LoginReplaced => Reason::LoginRequired,
             Refused::Bound(_) => Reason::IdentityBound,
             Refused::NoLock => Reason::LockNotFound,
             Refused::NotTheirs(_) => Reason::PolicyDenied,

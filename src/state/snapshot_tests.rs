@@ -185,6 +185,7 @@ fn logged_in(at: u64, human: &str) -> Event {
         sub: human.into(),
         groups: vec!["ml".into()],
         amr: vec!["mfa".into()],
+        terms: Some(Digest::of(b"terms")),
         certificate: Digest::of(human.as_bytes()),
         serial: "01".into(),
         at: LeaseTime(at),

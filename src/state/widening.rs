@@ -206,7 +206,7 @@ impl Store {
 
     /// Begins a login. Resolves when its record is on disk. A revocation or lock that comes meanwhile ends it.
     pub async fn log_in(&self, login: Login) -> Result<(), Refused<Infallible>> {
-        let certificate = login.certificate;
+        let (certificate, human) = (login.certificate, login.human.clone());
         let appending = {
             let mut inner = self.lock_inner();
             inner.logins.prune(login.at);
@@ -235,7 +235,11 @@ impl Store {
             return Err(Refused::Ledger(why));
         }
         let now = self.clock.now().lease;
-        inner.logins.find(&certificate, now).map(|_| ()).ok_or(Refused::LoginEnded)
+        match inner.logins.find(&certificate, now) {
+            Some(_) => Ok(()),
+            None if inner.logins.is_full_for(&human) => Err(Refused::LoginReplaced),
+            None => Err(Refused::LoginEnded),
+        }
     }
 
     /// Lifts a lock. Resolves when that is on disk. Access that the lock ended does not come back.

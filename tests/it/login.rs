@@ -341,6 +341,12 @@ async fn an_id_token_with_any_fault_gives_no_svid() {
         ("issuer with a slash", issuer.sign("k1", &with(&[("iss", json!(format!("{}/", issuer.url())))]))),
         ("audience", issuer.sign("k1", &with(&[("aud", json!("another"))]))),
         ("a second audience", issuer.sign("k1", &with(&[("aud", json!([CLIENT, "another"]))]))),
+        ("another authorized party", issuer.sign("k1", &with(&[("azp", json!("another"))]))),
+        (
+            "another authorized party in a list",
+            issuer.sign("k1", &with(&[("aud", json!([CLIENT])), ("azp", json!("another"))])),
+        ),
+        ("an empty authorized party", issuer.sign("k1", &with(&[("azp", json!(""))]))),
         ("no audience", issuer.sign("k1", &with(&[("aud", json!([]))]))),
         ("another key's nonce", issuer.sign("k1", &with(&[("nonce", json!(Person::new().nonce()))]))),
         ("an empty nonce", issuer.sign("k1", &with(&[("nonce", json!(""))]))),
@@ -381,6 +387,7 @@ async fn an_id_token_with_any_fault_gives_no_svid() {
     let fetched = issuer.asked.lock().unwrap().iter().filter(|path| *path == "/keys").count();
     assert!(fetched <= 2, "{fetched}");
     // The comparison means something.
+    let good = with(&[("azp", json!(CLIENT)), ("aud", json!([CLIENT]))]);
     logged_in(&world, &ada, &issuer.sign("k1", &good), "").await;
 }
 
@@ -657,4 +664,110 @@ async fn policy_can_ask_for_a_second_factor() {
             false => seen.unwrap_err().is(tonic::Code::PermissionDenied, "POLICY_DENIED"),
         }
     }
+}
+
+// A login lasts only as long as the configuration would admit it: its methods, its group, its length.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_the_configuration_would_not_admit_is_over() {
+    let issuer = Issuer::start().await;
+    let mut world = world(&issuer, "session = \"1h\"\ndevice_flow = true").await;
+    let ada = Person::new();
+    let mut claims = ada.claims(&world, &issuer, "ada", &["ops"]);
+    claims["amr"] = json!(["pwd"]);
+    let answer = logged_in(&world, &ada, &issuer.sign("k1", &claims), "").await;
+    let device = Person::new();
+    let mut claims = device.claims(&world, &issuer, "dee", &["ops"]);
+    claims.as_object_mut().unwrap().remove("nonce");
+    let by_device = logged_in(&world, &device, &issuer.sign("k1", &claims), "").await;
+    let text = world.read("leasehold.toml");
+    world.time().advance(Duration::from_secs(1_200));
+    let session = "session = \"1h\"";
+    for (change, to, counts) in [
+        (session, "session = \"1h\"\nrequired_amr = [\"pwd\"]", true),
+        (session, "session = \"1h\"\nrequired_amr = [\"mfa\"]", false),
+        (session, "session = \"30m\"", true),
+        (session, "session = \"15m\"", false),
+        ("ops = \"ops\"", "", false),
+        ("ops = \"ops\"", "ops = \"/Other/Ops\"", false),
+        ("model-owners = \"/ML/Owners\"", "", true),
+        (CLIENT, "another-client", false),
+        (session, session, true),
+    ] {
+        assert!(text.contains(change), "{change}");
+        world.write("leasehold.toml", &text.replacen(change, to, 1));
+        world.restart().await;
+        let seen = waits_for_me(&client(&world, &ada, &answer).await).await;
+        match counts {
+            true => assert_eq!(seen, Ok(0), "{to}"),
+            false => seen.unwrap_err().is(tonic::Code::Unauthenticated, "LOGIN_REQUIRED"),
+        }
+    }
+    assert_eq!(waits_for_me(&client(&world, &device, &by_device).await).await, Ok(0));
+    world.write("leasehold.toml", &text.replace("device_flow = true", "device_flow = false"));
+    world.restart().await;
+    let seen = waits_for_me(&client(&world, &device, &by_device).await).await;
+    seen.unwrap_err().is(tonic::Code::Unauthenticated, "LOGIN_REQUIRED");
+    assert_eq!(waits_for_me(&client(&world, &ada, &answer).await).await, Ok(0));
+}
+
+// RFC 5280, section 4.1.2.2: an authority gives each certificate another serial number, whatever its key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_svid_of_a_person_has_another_serial_number() {
+    let issuer = Issuer::start().await;
+    let world = world(&issuer, "").await;
+    let ada = Person::new();
+    for sub in ["ada", "bob", "ada", "eve"] {
+        world.time().advance(Duration::from_secs(2));
+        let claims = ada.claims(&world, &issuer, sub, &["ops"]);
+        logged_in(&world, &ada, &issuer.sign("k1", &claims), "").await;
+    }
+    let records = world.records().await;
+    let serials: std::collections::BTreeSet<_> =
+        records.of("person.logged_in").iter().map(|r| r["serial"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(serials.len(), 4, "{serials:?}");
+    // At most 20 octets, positive and not guessable.
+    assert!(serials.iter().all(|serial| (24..=40).contains(&serial.len())), "{serials:?}");
+}
+
+// Tokens that are dated ahead wait for their time, and no one else waits for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_person_does_not_hold_up_the_logins_of_others() {
+    let issuer = Issuer::start().await;
+    let world = world(&issuer, "").await;
+    let ahead = world.clock.now().wall.seconds() + 14;
+    let flood: Vec<_> = (0..40)
+        .map(|n| {
+            let person = Person::new();
+            let mut claims = person.claims(&world, &issuer, "flood", &["ops"]);
+            claims["iat"] = json!(ahead);
+            claims["jti"] = json!(n);
+            (issuer.sign("k1", &claims), person)
+        })
+        .collect();
+    let all = flood.iter().map(|(token, person)| log_in(&world, person, token, ""));
+    let all = futures_util::future::join_all(all);
+    tokio::pin!(all);
+    // The clock stands still, so those that wait go on waiting.
+    for sub in ["ada", "bob", "eve"] {
+        let person = Person::new();
+        let token = issuer.sign("k1", &person.claims(&world, &issuer, sub, &["ops"]));
+        let mut asked = 0;
+        loop {
+            let answered = tokio::select! {
+                (status, answer) = log_in(&world, &person, &token, "") => (status, answer),
+                _ = &mut all => panic!("a token was used before its time"),
+            };
+            // While the flood arrives, its tokens are being checked.
+            if answered.0 == 200 {
+                break;
+            }
+            asked += 1;
+            assert!(asked < 100, "{sub}: {answered:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    world.time().advance(Duration::from_secs(15));
+    let done = soon("the logins of the flood", all).await;
+    let good = done.iter().filter(|(status, _)| *status == 200).count();
+    assert!((1..=4).contains(&good), "{good}");
 }
