@@ -127,9 +127,10 @@ impl CredentialDir {
             match LockedFolder::create(&base, readers)? {
                 Ok(folder) => {
                     let on_disk = (!is_in_memory(&base)).then(|| {
+                        // The name of the folder in it is random, so it would be withheld.
                         format!(
-                            "credentials are on disk, in {}: name a directory on tmpfs with --dir",
-                            plain::path(folder.path())
+                            "credentials are on disk, in a folder of {}: name a directory on tmpfs with --dir",
+                            plain::path(&base)
                         )
                     });
                     return Ok(Self::new(folder, above.or(on_disk), None, sessions));

@@ -549,3 +549,16 @@ fn the_session_of_a_killed_sidecar_is_found() {
     let left = made(base.path()).unwrap().take_sessions();
     assert_eq!(left.iter().map(SecretText::expose).collect::<Vec<_>>(), ["theirs"]);
 }
+
+#[test]
+fn a_warning_names_the_directory_that_the_user_named() {
+    let programs = std::env::current_exe().unwrap();
+    let base = tempfile::tempdir_in(programs.parent().unwrap()).unwrap();
+    let named = base.path().join("credentials-of-this-run");
+    fs::create_dir(&named).unwrap();
+    let dir = CredentialDir::create(Some(&named), Readers::default()).unwrap();
+    if !is_in_memory(&named) {
+        let warning = dir.warning().unwrap();
+        assert!(warning.contains("credentials-of-this-run"), "{warning}");
+    }
+}

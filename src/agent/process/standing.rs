@@ -163,22 +163,33 @@ const KEPT_IF_SECRET: &[&str] = &[
 
 /// How the names of other credentials end. A name that is only this word counts too.
 const REMOVED_ENDS: &[&str] = &[
+    "_ACCESSKEY",
     "_ACCESS_KEY",
     "_ACCESS_KEY_ID",
     "_APIKEY",
     "_API_KEY",
+    "_AUTH",
+    "_AUTHORIZATION",
+    "_AUTHTOKEN",
     "_CONNECTION_STRING",
     "_CREDENTIAL",
     "_CREDENTIALS",
     "_CREDS",
     "_KEY_CONTENT",
+    "_PASS",
+    "_PASSCODE",
+    "_PASSPHRASE",
     "_PASSWD",
     "_PASSWORD",
     "_PRIVATE_KEY",
+    "_PW",
     "_PWD",
     "_SAS",
     "_TOKEN",
 ];
+
+/// Values that switch something on or off, as in `DB_AUTH=true`. None is a credential.
+const SWITCHES: &[&str] = &["0", "1", "FALSE", "NO", "NONE", "OFF", "ON", "TRUE", "YES"];
 
 /// A part of the names of other credentials.
 const REMOVED_PART: &str = "SECRET";
@@ -213,7 +224,9 @@ pub(super) fn inheritance(name: &str, value: &str) -> Inheritance {
         return if counts { Inheritance::Named } else { Inheritance::Plain };
     }
     let whole = format!("_{name}");
-    let ends_so = name != SHELL_DIRECTORY && REMOVED_ENDS.iter().any(|end| whole.ends_with(end));
+    let is_switch = SWITCHES.contains(&value.to_ascii_uppercase().as_str());
+    let ends_so =
+        !is_switch && name != SHELL_DIRECTORY && REMOVED_ENDS.iter().any(|end| whole.ends_with(end));
     let is_named_so = ends_so || name.contains(REMOVED_PART) || name.starts_with(REMOVED_BEGINNING);
     if is_named_so && !is_word_of_a_model(&whole, value) || has_secret_form(value) {
         return Inheritance::Removed;
@@ -264,6 +277,21 @@ mod tests {
             "AZURE_CONN",
             "azure_connstr",
             "LEASEHOLD_LAKE_TOKEN",
+            "DB_PASS",
+            "PASS",
+            "pg_pass",
+            "LAKE_PASSPHRASE",
+            "REDIS_AUTH",
+            "BASIC_AUTH",
+            "npm_config__authToken",
+            "npm_config__auth",
+            "npm_config_//registry.acme.example/:_authToken",
+            "npm_config__password",
+            "DB_PW",
+            "LAKE_AUTHORIZATION",
+            "LAKE_SECRETKEY",
+            "LAKE_ACCESSKEY",
+            "LAKE_PASSCODE",
         ] {
             assert_eq!(inheritance(name, "/a/path-or-value"), Inheritance::Removed, "{name}");
         }
@@ -317,6 +345,11 @@ mod tests {
             ("PWD", "/home/ada"),
             ("OLDPWD", "/home/ada/project"),
             ("DATASET_URL", "https://data.acme.example/tickets?version=3&format=parquet"),
+            ("REDIS_AUTH", "true"),
+            ("XAUTHORITY", "/home/ada/.Xauthority"),
+            ("GIT_AUTHOR_NAME", "Ada"),
+            ("COMPASS", "north"),
+            ("NCCL_BYPASS", "1"),
             ("LS_COLORS", "rs=0:di=01;34:ln=01;36:mh=00:pi=40;33:so=01;35:do=01;35"),
         ] {
             assert_eq!(inheritance(name, value), Inheritance::Plain, "{name}");
@@ -325,7 +358,7 @@ mod tests {
 
     #[test]
     fn the_lists_are_sorted_and_have_no_duplicates() {
-        for list in [REMOVED, KEPT, KEPT_IF_SECRET, REMOVED_ENDS, SETTINGS] {
+        for list in [REMOVED, KEPT, KEPT_IF_SECRET, REMOVED_ENDS, SETTINGS, SWITCHES] {
             assert!(list.is_sorted_by(|a, b| a < b), "{list:?}");
         }
         assert!(KEPT_IF_SECRET.iter().all(|name| KEPT.contains(name)));
