@@ -220,7 +220,8 @@ impl PolicyUseCases {
         q: &PolicyQuestion,
     ) -> (PolicyReply, Vec<String>) {
         let relations = relations_of(rpc, &q.relations);
-        let (tenant, now) = (q.tenant_of_call(), self.context.clock.now().wall);
+        let tenant = decided_for(rules, rpc, q.tenant_of_call());
+        let now = self.context.clock.now().wall;
         let login = self.context.state.login_of(identity);
         let amr = login.as_ref().map_or(&[][..], |login| login.amr.as_slice());
         let call = Call { caller: identity, rpc, tenant, relations: &relations, now, reason: "asked", amr };
@@ -288,6 +289,18 @@ fn check_is_work(rules: &Rules, job: &Job, action: Action, on: &ResourceName) ->
 pub(super) fn relations_of(rpc: Rpc, asked: &[Relation]) -> Vec<Relation> {
     let launcher = (rpc == Rpc::CreateJob).then_some(Relation::Launcher);
     asked.iter().copied().chain(launcher).collect()
+}
+
+/// Returns the tenant that a call is decided for. What is for all tenants is decided for all of them, also if the caller is an
+/// operator of one: only the operator of the only tenant may do it for that tenant.
+pub(super) fn decided_for<'t>(
+    rules: &Rules,
+    rpc: Rpc,
+    tenant: Option<&'t TenantName>,
+) -> Option<&'t TenantName> {
+    let is_for_all = matches!(rpc, Rpc::ReloadCatalog | Rpc::ApplyPolicy | Rpc::ListPolicies);
+    let is_only = || rules.catalog().tenants().all(|known| Some(known) == tenant);
+    tenant.filter(|_| !is_for_all || is_only())
 }
 
 /// Whether a call gives access to a job, so that a lock on the job's tenant refuses it.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     caller::Caller,
-    evaluate::{PolicyUseCases, gives_access, is_launching, relations_of},
+    evaluate::{PolicyUseCases, decided_for, gives_access, is_launching, relations_of},
     lockout::extent,
     names,
     rules::Rules,
@@ -218,6 +218,7 @@ impl PolicyUseCases {
         q: &WhoCanQuestion,
     ) -> Option<EntryThatCan> {
         let relations = relations_of(rpc, &q.relations);
+        let tenant = decided_for(rules, rpc, tenant);
         let (caller, now) = (entry.pattern.example(), self.context.clock.now().wall);
         // As someone who signed in with a second factor, as with a reason: both are theirs to give.
         let amr = ["mfa".to_owned()];

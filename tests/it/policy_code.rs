@@ -115,6 +115,33 @@ async fn can_i_says_yes_no_or_needs_approval() {
     assert!(code == Some(64) && err.contains("write `read_dataset`?"), "{err}");
 }
 
+/// What the daemon refuses to the operator of one of several tenants, `can-i` does not promise.
+#[tokio::test(flavor = "multi_thread")]
+async fn can_i_knows_what_is_for_all_tenants() {
+    let world = world().await;
+    for call in ["ReloadCatalog", "ApplyPolicy", "ListPolicies"] {
+        let (code, out, err) = run(&world, OPERATOR, &["can-i", call]).await;
+        assert_eq!(code, Some(2), "{call}: {out}{err}");
+        let (code, out, err) = run(&world, PLATFORM, &["can-i", call]).await;
+        assert_eq!(code, Some(0), "{call}: {out}{err}");
+    }
+    let (code, out, err) = run(&world, OPERATOR, &["catalog", "reload", "--dry-run"]).await;
+    assert_eq!(code, Some(2), "{out}{err}");
+    let (_, out, err) = run(&world, OPERATOR, &["who-can", "ReloadCatalog", "acme", "-o", "json"]).await;
+    let listed: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|_| panic!("{out}{err}"));
+    assert_eq!(listed["entries"], serde_json::json!([]), "{listed}");
+    // The operator of the only tenant may.
+    let world = World::with(|setup| {
+        setup.real_clock = true;
+        setup.catalog.retain(|name, _| *name == "acme.toml");
+    })
+    .await;
+    let (code, out, err) = run(&world, OPERATOR, &["can-i", "ReloadCatalog"]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+    let (code, out, err) = run(&world, OPERATOR, &["catalog", "reload", "--dry-run"]).await;
+    assert_eq!(code, Some(0), "{out}{err}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn can_i_counts_a_lock() {
     let world = world().await;
