@@ -83,9 +83,18 @@ impl OperatorUseCases {
                     |id: &SpiffeId| catalog.principal(id).and_then(|p| p.human(id)).as_ref() == Some(&human);
                 // A pattern that matches any person does not name a person.
                 let named = |p: &Principal| p.human_text().is_some_and(|text| text == human.as_str());
+                // Someone whom only a pattern matches is known by what they did: approved, opened gates, took part.
+                let did = |by: &SpiffeId, recorded: Option<&HumanName>| recorded == Some(&human) || is(by);
+                let has_part = |j: &Job| {
+                    j.acting_for.as_ref() == Some(&human)
+                        || identities(j).any(is)
+                        || j.approvals.iter().any(|a| did(&a.by, a.human.as_ref()))
+                        || j.emergency.iter().any(|e| did(&e.by, e.human.as_ref()))
+                };
                 catalog.principals().any(|p| p.may_act_for.iter().any(is_one) || named(p))
                     || self.context.state.is_logged_in(&human)
-                    || some_job(&|j| j.acting_for.as_ref() == Some(&human) || identities(j).any(is))
+                    || some_job(&has_part)
+                    || !self.context.state.reviews(None, 1, |r| did(&r.by, r.human.as_ref())).is_empty()
             }
             FenceKind::Resource(resource) => {
                 let is_it = |r: &ResourceName| *r == resource || r.unversioned() == resource;

@@ -217,3 +217,28 @@ async fn reviews_due_and_done_are_commands() {
     let (code, _, err) = run(PIA, &["reviews", "due", "--as", "workload"]).await;
     assert!(code == Some(0) && err.contains("No review is due"), "{err}");
 }
+
+/// A person with a part in something open is known by name, also if only a pattern of the catalog matches them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_who_opened_gates_can_be_locked_by_name() {
+    let world = World::start().await;
+    let platform = world.client(PLATFORM).await;
+    let locks = async |name: &str| {
+        let (name, reason) = (name.to_owned(), "looking".to_owned());
+        let request = v1::LockRequest { name, reason, dry_run: true, ..Default::default() };
+        platform.operators().lock(request).await
+    };
+    refused(locks("human:olga").await).is(Code::NotFound, "NAME_UNKNOWN");
+    let job = created(&world, production()).await;
+    world.client(ONCALL).await.break_glass(&job, Some(1_800)).await.unwrap();
+    locks("human:olga").await.unwrap();
+    // Her review stays due after the end of the job.
+    world.time().advance(Duration::from_secs(1_801));
+    world.recorded("the end of the job", |records| !records.of("job.closed").is_empty()).await;
+    locks("human:olga").await.unwrap();
+    // Someone who approved is known too.
+    let other = created(&world, v1::JobSpec { name: "other".into(), ..production() }).await;
+    refused(locks("human:mona").await).is(Code::NotFound, "NAME_UNKNOWN");
+    approved_by(&world, &other, &[MONA]).await;
+    locks("human:mona").await.unwrap();
+}
