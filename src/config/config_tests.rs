@@ -404,6 +404,18 @@ fn each_mistake_about_people_is_reported() {
         let found = problems(&format!("{LEAST}{}", PEOPLE.replace(from, to)));
         assert!(found.iter().any(|problem| problem.contains(said)), "{to}: {found:?}");
     }
+    // Nothing else is wrong with such a file, so nothing else is reported.
+    let notify = "[[notify]]\nname = \"ops\"\nurl = \"http://127.0.0.1:9/x\"\nsecret_file = \"s\"\n";
+    let gateway = "[gateway]\nlisten = \"nowhere\"\n";
+    for (broken, at) in [
+        (PEOPLE.replace(client, &format!("{client}\nsession = \"99h\"")), "people."),
+        (PEOPLE.replace(client, &format!("{client}\ndevice = true")), "people."),
+        (PEOPLE.replace("issuer", "isuer"), "people."),
+        (gateway.to_owned(), "gateway"),
+    ] {
+        let found = problems(&format!("{LEAST}{broken}{notify}"));
+        assert!(found.iter().all(|problem| problem.contains(at)), "{found:?}");
+    }
     let glass = LEAST.replace("[policy]", "[policy]\nbreak_glass = [\"spiffe://login.example/ops\"]");
     let found = problems(&format!("{glass}{PEOPLE}"));
     assert!(found.iter().any(|problem| problem.contains("would have to log in first")), "{found:?}");

@@ -70,15 +70,12 @@ fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Opti
     let has_gateway = root.has("gateway");
     let gateway = root.section_if_there("gateway", notes);
     let gateway = gateway.and_then(|table| GatewaySettings::read(table, folder, notes));
-    if has_gateway && gateway.is_none() {
-        return None; // its mistakes are noted
-    }
     let has_people = root.has("people");
     let people = root.section_if_there("people", notes).and_then(|table| people::read(table, folder, notes));
-    if has_people && people.is_none() {
-        return None;
-    }
     let notify = notify::read(root.list_of_sections("notify", WEBHOOKS_MAX, notes), folder, notes);
+    if has_gateway && gateway.is_none() || has_people && people.is_none() {
+        return None; // their mistakes are noted
+    }
     let config = Config {
         server: server?,
         issuer: issuer?,

@@ -6,6 +6,7 @@ use crate::{
     api::Reloader,
     broker::{KeptRules, Rules},
     catalog::{Catalog, Principal},
+    clock::{Clock, Wall},
     config::{Config, PolicyConfig, PolicyFrom},
     name::TrustDomain,
     people::PERSON_SEGMENT,
@@ -63,11 +64,11 @@ pub(super) fn read_all(policy: &PolicyConfig, kept: &KeptRules, before: Option<&
 }
 
 /// Returns the function that reads both again for this configuration.
-pub(super) fn reloader(config: &Config) -> Reloader {
+pub(super) fn reloader(config: &Config, clock: Arc<dyn Clock>) -> Reloader {
     let (policy, kept) = (config.policy.clone(), KeptRules::at(&config.server.state));
     let people = config.people.as_ref().map(|people| people.trust_domain.clone());
     Arc::new(move |before| {
-        let rules = read(&policy, &kept, Some(before))?;
+        let rules = read(&policy, &kept, Some(before), clock.now().wall)?;
         for warning in nameless_people(rules.catalog(), people.as_ref()) {
             tracing::warn!(%warning, "catalog and policy");
         }
@@ -111,7 +112,12 @@ fn source(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Re
 }
 
 /// Reads both again. Blocking.
-fn read(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Result<Rules, Refusal> {
+fn read(
+    policy: &PolicyConfig,
+    kept: &KeptRules,
+    before: Option<&Rules>,
+    now: Wall,
+) -> Result<Rules, Refusal> {
     let ReadRules { rules, catalog_faults, policy_faults, .. } = read_all(policy, kept, before);
     let Some(rules) = rules else {
         let count = catalog_faults.len().saturating_add(policy_faults.len());
@@ -121,7 +127,7 @@ fn read(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Resu
             .fold(Refusal::new(Reason::CatalogInvalid, text), |r, line| r.with(MISTAKE, line))
             .fix("nothing was changed: correct it and reload"));
     };
-    log_mistakes(rules.catalog());
+    log_mistakes(rules.catalog(), now);
     let gaps = rules.engine.gaps();
     for warning in rules.catalog().warnings().iter().chain(rules.engine.warnings()).chain(&gaps) {
         tracing::warn!(%warning, "catalog and policy");
@@ -130,11 +136,11 @@ fn read(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Resu
 }
 
 /// Logs what is wrong with the files on disk and not in force, and which tenants are only observed.
-pub(super) fn log_mistakes(catalog: &Catalog) {
+pub(super) fn log_mistakes(catalog: &Catalog, now: Wall) {
     for mistake in catalog.not_taken() {
         tracing::error!(%mistake, "not taken into the catalog");
     }
-    for observed in &catalog.exceptions().observed {
+    for observed in catalog.exceptions().observed.iter().filter(|observed| now < observed.until) {
         tracing::warn!(
             tenant = %observed.tenant, until = %observed.until, owner = observed.owner,
             "OBSERVE: policy refuses this tenant's jobs nothing"

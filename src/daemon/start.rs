@@ -137,7 +137,7 @@ impl Daemon {
             BrokerContext::new(clock.clone(), fences, state, ledger.clone(), rules, key, epoch, settings);
         let broker = Broker::new(context, tickets)?;
         keep_rules(&broker, &config.server.state).await?;
-        let reloader = rules::reloader(config);
+        let reloader = rules::reloader(config, clock.clone());
         let notices = notices::open(config, &broker).await?;
 
         let mut daemon = Daemon {
@@ -419,15 +419,15 @@ impl Listeners {
 
 /// Reads all that the configuration names, and logs its warnings.
 async fn inspect_config(config: &Config, clock: &Arc<dyn Clock>) -> Result<StartParts, StartError> {
-    let (config, clock) = (config.clone(), clock.clone());
-    let inspection = tokio::task::spawn_blocking(move || inspect::inspect(&config, &clock))
+    let (config, inspected_at) = (config.clone(), clock.clone());
+    let inspection = tokio::task::spawn_blocking(move || inspect::inspect(&config, &inspected_at))
         .await
         .map_err(|e| StartError::BrokenOff(e.to_string()))?;
     for warning in inspection.warnings() {
         tracing::warn!(%warning, "configuration");
     }
     let parts = inspection.into_parts()?;
-    rules::log_mistakes(parts.rules.catalog());
+    rules::log_mistakes(parts.rules.catalog(), clock.now().wall);
     Ok(parts)
 }
 

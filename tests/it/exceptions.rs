@@ -151,3 +151,18 @@ async fn an_observed_tenant_is_recorded_and_not_refused() {
     world.time().advance(Duration::from_secs(11));
     eventually("the end of the lease", async || !token.seen_by(&gateway).await.active).await;
 }
+
+/// A start warns of a tenant that is observed now, and not of one whose time is over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_observation_that_is_over_is_not_announced() {
+    for (owner, until, is_now) in [
+        ("past@acme.example", "2026-11-20T04:13:19Z", false),
+        ("now@acme.example", "2026-11-20T04:13:30Z", true),
+    ] {
+        let observe = format!("\n[[observe]]\ntenant = \"acme\"\nowner = \"{owner}\"\nuntil = {until}\n");
+        let _world = world_with(&observe, str::to_owned).await;
+        let log = logged();
+        let mut lines = log.lines().filter(|line| line.contains(owner) && line.contains("OBSERVE"));
+        assert_eq!(lines.next().is_some(), is_now, "{owner}");
+    }
+}
