@@ -642,6 +642,8 @@ pub const GATEWAY_REQUESTS_MAX: usize = 1_024;
 pub const GATEWAY_REQUESTS_PER_PEER_MAX: usize = GATEWAY_REQUESTS_MAX / 8;
 /// Bytes of a request's headers: two tokens, S3's 2 KiB of metadata, a signature, and a long key.
 pub const GATEWAY_HEADER_BYTES_MAX: u32 = 64 << 10;
+/// Bytes of an XML document in a request: 10,000 parts with all checksums take 4 MiB, 1,000 long keys to delete about as much.
+pub const GATEWAY_XML_BYTES_MAX: u64 = 8 << 20;
 /// Tokens of one request: one for each half.
 pub const GATEWAY_TOKENS_PER_REQUEST_MAX: usize = 2;
 /// Accepted tokens that are kept: at about 8 KiB each, 64 MiB.
@@ -712,12 +714,12 @@ pub const LOGINS_MAX: usize = 10_000;
 pub const LOGINS_PER_PERSON_MAX: usize = 16;
 /// Logins that are checked at once. Each may wait for the identity provider; past this, a login is refused and tried again.
 pub const LOGINS_AT_ONCE_MAX: usize = 32;
-/// Bytes of the body of a login: an ID token and a request for a certificate.
-pub const LOGIN_BODY_BYTES_MAX: usize = 48 << 10;
 /// Logins whose ID token is dated ahead, and which wait for its time.
 pub const LOGINS_AHEAD_MAX: usize = 256;
 /// Those of one person.
 pub const LOGINS_AHEAD_PER_PERSON_MAX: usize = 2;
+/// Bytes of the body of a login: an ID token and a request for a certificate.
+pub const LOGIN_BODY_BYTES_MAX: usize = 48 << 10;
 /// Bytes of an ID token. One with hundreds of groups has about 16 KiB.
 pub const ID_TOKEN_BYTES_MAX: usize = 32 << 10;
 /// Bytes of a certificate signing request as PEM. One for a P-256 key has about 400.

@@ -25,7 +25,7 @@ use crate::{
     identity::IdentitySource,
     limits::{
         GATEWAY_HEADER_BYTES_MAX, GATEWAY_REQUESTS_MAX, GATEWAY_REQUESTS_PER_PEER_MAX,
-        GATEWAY_TOKENS_PER_REQUEST_MAX,
+        GATEWAY_TOKENS_PER_REQUEST_MAX, GATEWAY_XML_BYTES_MAX,
     },
     link::{Acceptor, Connection, HandshakeObserver, Protocol, ServeOptions, Shares, serve},
     reason::{Reason, Refusal},
@@ -115,6 +115,7 @@ impl Gateway {
         let is_for_hub = hub::is_asked(request.uri().path());
         let added = Added::take(request.headers_mut(), is_for_hub)?;
         check_form(&request)?;
+        check_document(&request)?;
         let peer = &connection.peer;
         let share = self.room.take(peer.spiffe_id(), 1).map_err(|_| {
             let text = "too many requests are under way: try again";
@@ -210,6 +211,36 @@ fn check_form<B>(request: &Request<B>) -> S3Result<()> {
         return Err(not_implemented("uploads by HTML forms (PostObject)"));
     }
     Ok(())
+}
+
+/// Refuses a document that is too long, or whose length is not declared. s3s takes both for faults of the server.
+fn check_document<B>(request: &Request<B>) -> S3Result<()> {
+    // Without one of these parameters, or with another one, the body of a PUT is an object or a part.
+    const OF_OBJECTS: [&[u8]; 4] = [b"", b"partNumber", b"uploadId", b"x-id"];
+    let names = || request.uri().query().unwrap_or_default().split('&').filter_map(decoded_name);
+    let is_signature = |name: &[u8]| name.to_ascii_lowercase().starts_with(b"x-amz-");
+    let is_other = |name: Vec<u8>| !OF_OBJECTS.contains(&name.as_slice()) && !is_signature(&name);
+    let has_document = match *request.method() {
+        Method::POST => true,
+        Method::PUT => names().any(is_other),
+        _ => false,
+    };
+    if !has_document {
+        return Ok(());
+    }
+    let headers = request.headers();
+    let length =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) if length > GATEWAY_XML_BYTES_MAX => {
+            let text = format!("the document has {length} bytes: at most {GATEWAY_XML_BYTES_MAX}");
+            Err(failed(S3ErrorCode::MaxMessageLengthExceeded, text))
+        }
+        None if headers.contains_key(header::TRANSFER_ENCODING) => {
+            Err(failed(S3ErrorCode::MissingContentLength, "the length of the document is not declared"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The name of a parameter, without its percent-encoding. `None` if that is malformed, which s3s refuses or takes literally.

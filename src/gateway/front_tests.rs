@@ -643,3 +643,28 @@ async fn a_revocation_ends_an_upload() {
 
 #[path = "hub/front_tests.rs"]
 mod hub_tests;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_document_that_is_too_long_is_the_clients_fault() {
+    let case = Case::new().await;
+    let token = case.reading();
+    for (method, target) in [
+        ("POST", "/acme-data?delete="),
+        ("POST", "/acme-data/k?uploadId=u"),
+        ("PUT", "/acme-data/k?tagging="),
+        ("PUT", "/acme-data/k?%74agging="),
+    ] {
+        for (length, status, code) in
+            [(Some("8388609"), 400, "MaxMessageLengthExceeded"), (None, 411, "MissingContentLength")]
+        {
+            let mut headers = signed(method, HOST, target, UNSIGNED, &[]);
+            headers.extend(length.map(|length| ("content-length".to_owned(), length.to_owned())));
+            // The answer comes before the document.
+            let endless = futures_util::stream::pending::<Result<http_body::Frame<Bytes>, _>>();
+            let endless: Sent = StreamBody::new(endless).boxed_unsync();
+            let asked = request(method, target, headers, &[&token], endless);
+            let answer = tokio::time::timeout(Duration::from_secs(10), case.send(asked)).await;
+            answer.expect("an answer").is(status, code);
+        }
+    }
+}
