@@ -168,6 +168,49 @@ need_venv_package() {
     install_package python3-venv || not_run "python3 has no module venv, and it could not be installed"
 }
 
+# need_go_tools NAME FOLDER CGO PROGRAM…: sets `tools` to a folder with the programs that FOLDER/go.mod pins, and builds them if they are
+# not there. CGO is 1 if they need a C compiler.
+need_go_tools() {
+    local name=$1 pins=$2 cgo=$3 go wanted from=$SECONDS
+    shift 3
+    wanted=$(cat "$pins/go.mod" "$pins/go.sum" | sha256sum | cut -c1-12)
+    tools=$kept/${name,,}-$wanted
+    if all_in "$tools" "$@"; then
+        printf '%s: built before\n' "$name"
+        return
+    fi
+    go=$(command -v go || true)
+    [ -n "$go" ] || go=/usr/local/go/bin/go
+    [ -x "$go" ] || not_run "the program go is absent"
+    [ "$cgo" -eq 0 ] || command -v "${CC:-cc}" >/dev/null || not_run "there is no C compiler, which $name needs"
+    printf '%s: building, some minutes\n' "$name"
+    # Downloads every module without compiling it. A failure here means that a module is not available.
+    several go_in "$pins" "$cgo" "$go" list -deps tool >/dev/null 2>"$work/go.log" ||
+        not_run "the Go module of $name cannot be had: $(grep -v '^go: downloading' "$work/go.log" | head -n 1)"
+    mkdir -p "$tools.draft"
+    if ! GOBIN=$tools.draft go_in "$pins" "$cgo" "$go" install -p 2 -ldflags '-s -w' tool 2>"$work/go.log"; then
+        tail -n 20 "$work/go.log"
+        die "$name does not build"
+    fi
+    mv "$tools.draft" "$tools"
+    printf '%s: built in %d s\n' "$name" $((SECONDS - from))
+}
+
+# all_in FOLDER PROGRAM…: whether the folder has all of these programs.
+all_in() {
+    local folder=$1 program
+    shift
+    for program in "$@"; do
+        [ -x "$folder/$program" ] || return 1
+    done
+}
+
+go_in() {
+    local pins=$1 cgo=$2 go=$3
+    shift 3
+    (cd "$pins" && CGO_ENABLED=$cgo GOWORK=off GOTOOLCHAIN=local GOFLAGS="-mod=readonly -trimpath -buildvcs=false" "$go" "$@")
+}
+
 # free_ports COUNT: prints the first of this many consecutive ports, none of which was printed before in this run.
 free_ports() { python3 "$interop/ports.py" "$1" "$work/ports"; }
 

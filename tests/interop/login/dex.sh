@@ -7,35 +7,8 @@ need_dex() {
         [ -x "$dex" ] || die "LEASEHOLD_DEX names no program: $dex"
         return
     fi
-    local go wanted folder from=$SECONDS
-    wanted=$(cat "$interop/login/go.mod" "$interop/login/go.sum" | sha256sum | cut -c1-12)
-    folder=$kept/dex-$wanted
-    dex=$folder/dex
-    if [ -x "$dex" ]; then
-        printf 'Dex: built before\n'
-        return
-    fi
-    go=$(command -v go || true)
-    [ -n "$go" ] || go=/usr/local/go/bin/go
-    [ -x "$go" ] || not_run "the program go is absent"
-    command -v "${CC:-cc}" >/dev/null || not_run "there is no C compiler, which Dex needs"
-    printf 'Dex: building, a minute or two\n'
-    # Reads every module that is needed and compiles none: a failure here means that Dex cannot be had.
-    several dex_go "$go" list -deps tool >/dev/null 2>"$work/go.log" ||
-        not_run "the Go module github.com/dexidp/dex cannot be had: $(grep -v '^go: downloading' "$work/go.log" | head -n 1)"
-    mkdir -p "$folder.draft"
-    if ! GOBIN=$folder.draft dex_go "$go" install -p 2 -ldflags '-s -w' tool 2>"$work/go.log"; then
-        tail -n 20 "$work/go.log"
-        die "Dex does not build"
-    fi
-    mv "$folder.draft" "$folder"
-    printf 'Dex: built in %d s\n' $((SECONDS - from))
-}
-
-dex_go() {
-    local go=$1
-    shift
-    (cd "$interop/login" && CGO_ENABLED=1 GOWORK=off GOTOOLCHAIN=local GOFLAGS="-mod=readonly -trimpath -buildvcs=false" "$go" "$@")
+    need_go_tools Dex "$interop/login" 1 dex
+    dex=$tools/dex
 }
 
 # start_dex PORT: with memory only, a client without a secret, and a connector that believes two headers about the user.

@@ -10,34 +10,8 @@ need_spire() {
         [ -x "$spire/spire-server" ] && [ -x "$spire/spire-agent" ] || die "LEASEHOLD_SPIRE names no folder with spire-server and spire-agent"
         return
     fi
-    local go wanted from=$SECONDS
-    wanted=$(cat "$interop/spire/go.mod" "$interop/spire/go.sum" | sha256sum | cut -c1-12)
-    spire=$kept/spire-$spire_version-$wanted
-    if [ -x "$spire/spire-server" ] && [ -x "$spire/spire-agent" ]; then
-        printf 'SPIRE %s: built before\n' "$spire_version"
-        return
-    fi
-    go=$(command -v go || true)
-    [ -n "$go" ] || go=/usr/local/go/bin/go
-    [ -x "$go" ] || not_run "the program go is absent"
-    command -v "${CC:-cc}" >/dev/null || not_run "there is no C compiler, which SPIRE's data store needs"
-    printf 'SPIRE %s: building, some minutes\n' "$spire_version"
-    # Downloads every module without compiling it. A failure here means that a module is not available.
-    several spire_go "$go" list -deps tool >/dev/null 2>"$work/go.log" ||
-        not_run "the Go module github.com/spiffe/spire cannot be had: $(grep -v '^go: downloading' "$work/go.log" | head -n 1)"
-    mkdir -p "$spire.draft"
-    if ! GOBIN=$spire.draft spire_go "$go" install -p 2 -ldflags '-s -w' tool 2>"$work/go.log"; then
-        tail -n 20 "$work/go.log"
-        die "SPIRE $spire_version does not build"
-    fi
-    mv "$spire.draft" "$spire"
-    printf 'SPIRE %s: built in %d s\n' "$spire_version" $((SECONDS - from))
-}
-
-spire_go() {
-    local go=$1
-    shift
-    (cd "$interop/spire" && CGO_ENABLED=1 GOWORK=off GOTOOLCHAIN=local GOFLAGS="-mod=readonly -buildvcs=false" "$go" "$@")
+    need_go_tools "SPIRE-$spire_version" "$interop/spire" 1 spire-server spire-agent
+    spire=$tools
 }
 
 # domain NAME TRUST_DOMAIN SVID_TTL CA_TTL: starts a server, which serves its bundle by https_spiffe, and an agent. The sockets are
