@@ -642,8 +642,6 @@ pub const GATEWAY_REQUESTS_MAX: usize = 1_024;
 pub const GATEWAY_REQUESTS_PER_PEER_MAX: usize = GATEWAY_REQUESTS_MAX / 8;
 /// Bytes of a request's headers: two tokens, S3's 2 KiB of metadata, a signature, and a long key.
 pub const GATEWAY_HEADER_BYTES_MAX: u32 = 64 << 10;
-/// Bytes of an XML document in a request: 10,000 parts with all checksums take 4 MiB, 1,000 long keys to delete about as much.
-pub const GATEWAY_XML_BYTES_MAX: u64 = 8 << 20;
 /// Tokens of one request: one for each half.
 pub const GATEWAY_TOKENS_PER_REQUEST_MAX: usize = 2;
 /// Accepted tokens that are kept: at about 8 KiB each, 64 MiB.

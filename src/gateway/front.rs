@@ -230,7 +230,7 @@ fn check_document<B>(request: &Request<B>) -> S3Result<()> {
     }
     let headers = request.headers();
     let length =
-        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     match length {
         Some(length) if length > GATEWAY_XML_BYTES_MAX => {
             let text = format!("the document has {length} bytes: at most {GATEWAY_XML_BYTES_MAX}");
