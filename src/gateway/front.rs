@@ -215,7 +215,7 @@ fn check_form<B>(request: &Request<B>) -> S3Result<()> {
 
 /// Refuses a document that is too long, or whose length is not declared. s3s takes both for faults of the server.
 fn check_document<B>(request: &Request<B>) -> S3Result<()> {
-    // Without one of these parameters, or with another one, the body of a PUT is an object or a part.
+    // The body of a PUT is an object or a part, unless the request has a parameter that is not among these.
     const OF_OBJECTS: [&[u8]; 4] = [b"", b"partNumber", b"uploadId", b"x-id"];
     let names = || request.uri().query().unwrap_or_default().split('&').filter_map(decoded_name);
     let is_signature = |name: &[u8]| name.to_ascii_lowercase().starts_with(b"x-amz-");
