@@ -36,6 +36,7 @@ use crate::{
     clock::{Clock, Wall},
     identity::IdentitySource,
     limits::{DRAIN_GRACE_DEFAULT, SVID_SHORT},
+    reason::Reason,
 };
 
 /// The command to run, and the access for it.
@@ -147,7 +148,7 @@ impl RunningCommand {
     async fn serve(mut self, member: LiveMember) -> u8 {
         let mut member = MemberHandle::start(member);
         let mut termination: Option<Termination> = None;
-        let (mut warned, mut access_has_ended) = (None, false);
+        let (mut warned, mut access_has_ended, mut is_cut_off) = (None, false, false);
         let exit = loop {
             let (identity, clock) = (self.identity.clone(), self.clock.clone());
             tokio::select! {
@@ -170,6 +171,7 @@ impl RunningCommand {
                     let now = member.status.borrow_and_update().clone();
                     if let (Some(end), false) = (now.end, access_has_ended) {
                         access_has_ended = true;
+                        is_cut_off = self.cuts_off(&end);
                         termination = Some(self.on_access_end(&end));
                     } else if now.is_draining {
                         self.on_drain_from_outside();
@@ -199,6 +201,7 @@ impl RunningCommand {
         });
         self.finish(&mut member, &exit).await;
         self.end_descendants().await.report(&self.messages);
+        let exit = if is_cut_off { self.cut_off(exit) } else { exit };
         if let Some(front) = &self.front {
             front.end_as(exit.status);
         }
@@ -350,6 +353,25 @@ impl RunningCommand {
         };
         self.messages.send(&format!("{asked}: what the command left behind is ended by SIGKILL"));
         self.child.end_descendants(Duration::ZERO, &*clock).await
+    }
+
+    /// Returns the end as the caller sees it, and says so if it differs from the command's.
+    fn cut_off(&self, exit: ChildExit) -> ChildExit {
+        let before = exit.status;
+        let seen = exit.after_access_end();
+        if seen.status != before {
+            let code = seen.exit_code();
+            self.messages.send(&format!(
+                "the command exited with 0 after its access was ended: `run` exits with {code}"
+            ));
+        }
+        seen
+    }
+
+    /// Whether the end of access cuts the command off, so that its exit code 0 does not mean that the work is done. After a drain it had
+    /// time to save, and with `ignore` it goes on as its user wants.
+    fn cuts_off(&self, end: &AccessEnd) -> bool {
+        end.reason != Reason::AttemptDraining && self.settings.on_revoke != OnRevoke::Ignore
     }
 
     /// Reports the end of access, and begins to end the command as the settings say.

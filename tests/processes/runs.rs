@@ -261,6 +261,34 @@ async fn a_command_that_ignores_sigterm_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_run_does_not_look_like_success() {
+    let polite = "trap 'exit 0' TERM; echo up; while :; do sleep 0.02; done";
+    for (more, script, wanted) in [
+        (&[][..], polite, 4),
+        (&["--on-revoke", "ignore"], UNTIL_TOLD, 0),
+        (&[], "trap 'exit 3' TERM; echo up; while :; do sleep 0.02; done", 3),
+    ] {
+        let world = world().await;
+        let mut wrapper = world.wrap(&job_toml("", ""), more, script);
+        wrapper.child_says("up").await;
+        let job = wrapper.job().await;
+        let since = Instant::now();
+        world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
+        wrapper.says("access has ended (REVOKED)").await;
+        world.write("go", "");
+        assert_eq!(wrapper.exit().await, Some(wanted), "{more:?}: {}", wrapper.stderr());
+        let what = format!("run: revoked, then its command's own end {}", more.join(" "));
+        row(&what, "access", since, &cause(&world).await, Some(wanted));
+    }
+    // A drain gives the command time to save its work, so its 0 stays.
+    let world = world().await;
+    let mut drained = world.wrap(&job_toml("", ""), &[], polite);
+    drained.child_says("up").await;
+    drained.signal(Signal::SIGTERM);
+    assert_eq!(drained.exit().await, Some(0), "{}", drained.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrapper_can_be_the_first_process_of_a_container() {
     let what = "run: as PID 1 of a PID namespace";
     let can =

@@ -66,6 +66,10 @@ pub struct ChildExit {
     pub asked: Option<Signal>,
 }
 
+/// The exit code of `run` if its access was ended from outside and the command then exits with 0. Other commands use it for access
+/// that has ended, too.
+pub(crate) const ACCESS_ENDED: i32 = 4;
+
 /// Signals that ask a process to end.
 const ASKING: [Signal; 4] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT];
 
@@ -77,6 +81,15 @@ pub(crate) fn asks_to_end(signal: Signal) -> bool {
 impl ChildExit {
     pub fn exit_code(&self) -> u8 {
         self.status.exit_code()
+    }
+
+    /// The end as the caller of the wrapper sees it, if access ended from outside before the command did. A command that was
+    /// ended and reports success has not done its work, so a scheduler must not take its 0 for complete.
+    pub(crate) fn after_access_end(self) -> Self {
+        match self.status {
+            ChildStatus::Exited(0) => ChildExit { status: ChildStatus::Exited(ACCESS_ENDED), ..self },
+            _ => self,
+        }
     }
 
     /// The outcome for the attempt, if the work was not asked to finish.
@@ -167,6 +180,8 @@ mod tests {
             );
             assert_eq!(ended.outcome_after(FinishRequest::NotAsked), outcome, "{end:?}");
             assert_eq!(ended.outcome_after(FinishRequest::Asked), Interrupted, "{end:?}");
+            let cut = if code == 0 { 4 } else { code };
+            assert_eq!(ended.after_access_end().exit_code(), cut, "only success is replaced");
         }
     }
 }
