@@ -148,7 +148,8 @@ impl ApprovalUseCases {
         job: &Job,
         order: &ApproveOrder<'_>,
     ) -> Result<Vec<String>, Refusal> {
-        self.access.authorize_job(caller, Rpc::Approve, job, order.reason)?;
+        let allowed = self.access.authorize_job(caller, Rpc::Approve, job, order.reason);
+        allowed.map_err(|refusal| self.naming_groups(rules, caller, job, order.gates, refusal))?;
         let gates = self.gates_of(rules, caller, job, order.gates)?;
         let request = request_digest(job)
             .map_err(|_| Refusal::new(Reason::Internal, "the request has no canonical form"))?;
@@ -164,6 +165,24 @@ impl ApprovalUseCases {
             self.decisions.check_approver(rules, job, caller.id(), human.as_ref(), &gate.approver_group)?;
         }
         Ok(gates.into_iter().map(|gate| gate.id).collect())
+    }
+
+    /// Names the groups that may approve, if policy refuses an operator who sees the job and is in none of them.
+    fn naming_groups(
+        &self,
+        rules: &Rules,
+        caller: &Caller,
+        job: &Job,
+        wanted: &[String],
+        refusal: Refusal,
+    ) -> Refusal {
+        let sees = refusal.reason == Reason::PolicyDenied
+            && caller.principal.kind == PrincipalKind::Operator
+            && self.access.authorize_job(caller, Rpc::GetJob, job, "").is_ok();
+        match self.gates_of(rules, caller, job, wanted) {
+            Err(named) if sees && named.reason == Reason::NotAnApprover => named,
+            _ => refusal,
+        }
     }
 
     /// Returns the gates of a job that a group of the caller may approve: the wanted ones, or all.
@@ -200,8 +219,9 @@ impl ApprovalUseCases {
     /// Closes a job that has not begun, because an approver refuses it. In force when this returns.
     pub fn reject(&self, caller: &Caller, id: JobId, reason: &str) -> Result<EndAnswer, Refusal> {
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
-        self.access.authorize_job(caller, Rpc::Reject, &job, reason)?;
         let rules = self.context.rules();
+        let allowed = self.access.authorize_job(caller, Rpc::Reject, &job, reason);
+        allowed.map_err(|refusal| self.naming_groups(&rules, caller, &job, &[], refusal))?;
         self.gates_of(&rules, caller, &job, &[])?;
         let humans: BTreeSet<HumanName> = human_of(&rules, caller.id()).into_iter().collect();
         check_uninvolved(&rules, &job, caller.id(), &humans)?;

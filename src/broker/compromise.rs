@@ -63,6 +63,10 @@ impl OperatorUseCases {
         }
         let mut revoked = self.revoke(caller, name, &EndingOptions { ahead: true, ..options.clone() })?;
         revoked.ending.ending.behind = revoked.ending.ending.behind.saturating_add(behind);
+        if matches!(name.kind(), FenceKind::Job(id) if jobs.contains(&id)) {
+            // The lock on its launcher has just closed the job. The notes say that it was closed before.
+            revoked.notes.clear();
+        }
         jobs.extend(&revoked.jobs_closed);
         revoked.jobs_closed = jobs.into_iter().collect();
         // No more is written from here on, so no output is missed.

@@ -18,10 +18,11 @@ use super::{
     wording::Tokens,
 };
 use crate::{
+    catalog::IdentityUse,
     clock::LeaseTime,
     job::Job,
     limits,
-    name::{FenceName, JobId, PrincipalKind, SpiffeId, TenantName},
+    name::{FenceName, JobId, PrincipalKind, SpiffeId, SpiffePattern, TenantName},
     policy::{JobRisk, Relation, Rpc},
     reason::Refusal,
     state::Lock,
@@ -94,7 +95,7 @@ impl JobUseCases {
     }
 
     /// Returns what a reader of a job should know in addition to its state: who ended memberships, which locks are in force,
-    /// which of its identities are in other jobs too.
+    /// which of its identities are in other jobs too, which belong to another job still.
     pub fn notes_on(&self, job: &Job) -> Vec<String> {
         let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
             let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();
@@ -108,7 +109,30 @@ impl JobUseCases {
         let ended = job.ended_memberships.iter();
         let ended = ended.map(|e| format!("attempt {}: {} lost access: {}", e.attempt, e.identity, e.detail));
         let several = self.context.state.identities_in_several_jobs(job).into_iter().map(note);
-        ended.chain(self.locks_before(job)).chain(several).collect()
+        ended.chain(self.locks_before(job)).chain(several).chain(self.bound_elsewhere(job)).collect()
+    }
+
+    /// Returns a line for each identity that an open job names in full and that another job still has to itself.
+    fn bound_elsewhere(&self, job: &Job) -> Vec<String> {
+        if job.is_closed() {
+            return Vec::new();
+        }
+        let rules = self.context.rules();
+        let of_one_job = |id: &SpiffeId| {
+            rules.catalog().principal(id).is_some_and(|entry| entry.identity == IdentityUse::Job)
+        };
+        let named = job.spec.members.join.iter().filter_map(SpiffePattern::exact);
+        let line = |id: SpiffeId| {
+            let other = self.context.state.bound_elsewhere(&id, job.id)?;
+            let is_own =
+                self.context.state.job(other).is_some_and(|other| other.spec.tenant == job.spec.tenant);
+            let other = if is_own { other.to_string() } else { "another job".to_owned() };
+            Some(format!(
+                "{id} belongs to {other}, until {} h after that job has ended: a run of this job by it is refused until then",
+                limits::IDENTITY_BOUND.as_secs() / 3600
+            ))
+        };
+        named.filter(of_one_job).filter_map(line).take(limits::IDENTITIES_SHOWN).collect()
     }
 
     /// Returns a line for each lock that keeps access from an open job or from its present members.

@@ -23,7 +23,9 @@ impl OperatorUseCases {
             LockName::Launcher(id) => self.is_known_name(&FenceName::identity(id.clone())),
             LockName::Recall(dataset) => self.is_known_name(&FenceName::resource(dataset.clone())),
         };
-        if is_known {
+        let own = caller.principal.human(caller.id()).map(|human| LockName::Name(FenceName::human(human)));
+        // Someone has locked it, perhaps ahead of its first use, or it is the caller.
+        if is_known || self.context.state.lock_named(name).is_some() || own.as_ref() == Some(name) {
             return Ok(());
         }
         let written = name.to_string();
@@ -45,11 +47,27 @@ impl OperatorUseCases {
         let mut locks = self.context.state.locks(None, limits::NEAREST_NAMES_MAX);
         locks.retain(|lock| alike(lock) && self.may_list(caller, lock));
         let names: Vec<_> = locks.into_iter().map(|l| l.name.to_string()).collect();
-        match nearest(&written, names.iter().map(String::as_str)) {
+        let refusal = match nearest(&written, names.iter().map(String::as_str)) {
             Some(near) => refusal.with("nearest", near),
             None => refusal,
+        };
+        match self.recall_behind(caller, name) {
+            Some((dataset, why)) => refusal.with("recalled", why).fix(format!(
+                "{dataset} was recalled, and no unlock lifts that: the platform takes it back by `leasehold dataset unrecall {dataset}`"
+            )),
+            None => refusal.fix("name one as `leasehold lock list` shows it"),
         }
-        .fix("name one as `leasehold lock list` shows it")
+    }
+
+    /// Returns the dataset that was recalled, and why, if a name is behind its recall and the caller may see that.
+    fn recall_behind(&self, caller: &Caller, name: &LockName) -> Option<(ResourceName, String)> {
+        let LockName::Name(name) = name else { return None };
+        let FenceKind::Resource(resource) = name.kind() else { return None };
+        let recall = self.context.recall_of(&resource).filter(|recall| self.may_list(caller, recall))?;
+        match recall.name {
+            LockName::Recall(dataset) => Some((dataset, recall.reason)),
+            _ => None,
+        }
     }
 
     fn is_known_name(&self, name: &FenceName) -> bool {

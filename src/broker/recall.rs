@@ -54,7 +54,7 @@ pub struct Output {
 
 impl BrokerContext {
     /// Returns the recall of a resource, of its version or of all versions.
-    fn recall_of(&self, name: &ResourceName) -> Option<Lock> {
+    pub(super) fn recall_of(&self, name: &ResourceName) -> Option<Lock> {
         let of = |name: ResourceName| self.state.lock_named(&LockName::Recall(name));
         of(name.clone()).or_else(|| of(name.unversioned()))
     }

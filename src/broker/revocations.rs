@@ -136,7 +136,7 @@ impl OperatorUseCases {
 
     fn would_revoke(&self, name: &FenceName) -> Revoked {
         let ending = self.endings.dry_ending(self.count_behind(name));
-        let (mut jobs_closed, mut notes) = (Vec::new(), vec!["dry run: nothing was changed".to_owned()]);
+        let (mut jobs_closed, mut notes) = (Vec::new(), vec!["Dry run: nothing was changed.".to_owned()]);
         let logins = self.context.state.logins_behind(name);
         if logins > 0 {
             notes.push(format!("{logins} login(s) of people would end"));

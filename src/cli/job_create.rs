@@ -119,6 +119,7 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
         if !answer.created {
             note("This job existed already: it has the same key and job file.");
         }
+        warn_of(&job);
         if awaiting(&job) {
             note_page(&render::gate_table(&job.waiting_for));
         }
@@ -169,6 +170,11 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
         .saying("No access was given.")),
         _ => Ok(Exit::Ok),
     }
+}
+
+/// Warns of what would keep a run of this job from its access.
+fn warn_of(job: &v1::Job) {
+    job.notes.iter().for_each(|line| note(&format!("leasehold: warning: {line}")));
 }
 
 /// Puts values of free parameters in place of those in the file.
@@ -237,6 +243,7 @@ pub(super) async fn check(path: &Path, set: &[(String, String)], session: &Sessi
             [] => decisions,
             gates => decisions.below(&render::gate_table(gates)),
         })?;
+        warn_of(&job);
     }
     if job.state() == v1::JobState::AwaitingApproval {
         note("These people must approve it first. Nothing was created.");

@@ -121,6 +121,10 @@ async fn a_recall_closes_the_jobs_that_read_and_survives_a_restart() {
         refused(platform.unlock(&format!("recall:{TICKETS}")).await)
             .is(Code::InvalidArgument, "FIELD_INVALID");
         refused(platform.lock(&format!("recall:{TICKETS}")).await).is(Code::InvalidArgument, "FIELD_INVALID");
+        let no = refused(ada.unlock(TICKETS).await);
+        no.is(Code::NotFound, "LOCK_NOT_FOUND");
+        assert_eq!(no.facts["recalled"], REASON, "{turn}: {no:?}");
+        assert!(no.facts["fix"].contains(&format!("dataset unrecall {TICKETS}")), "{turn}: {no:?}");
         if turn == "live" {
             world.restart().await;
         }
@@ -249,6 +253,11 @@ async fn a_compromised_job_locks_its_holders_and_its_launcher() {
         wanted.sort();
         assert_eq!(closed, wanted);
     }
+    assert!(
+        !done.notes.iter().any(|note| note.contains("closed already")),
+        "it closed them: {:?}",
+        done.notes
+    );
     for token in &tokens {
         assert!(!token.seen_by(&gateway).await.active);
     }
@@ -400,6 +409,37 @@ async fn verify_clean_lists_all_that_is_left() {
     assert_eq!(ada.left(TICKETS).await, [""; 0]);
     let request = v1::VerifyCleanRequest { name: TICKETS.into() };
     assert_eq!(ada.operators().verify_clean(request).await.unwrap().into_inner().locked_by, TICKETS);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verify_clean_knows_what_is_locked_ahead_and_the_caller() {
+    let world = World::start().await;
+    let platform = world.client(PLATFORM).await;
+    let request = || v1::VerifyCleanRequest { name: "human:nemo".into() };
+    refused(platform.operators().verify_clean(request()).await).is(Code::NotFound, "NAME_UNKNOWN");
+    platform.lock("human:nemo").await.unwrap();
+    assert_eq!(platform.left("human:nemo").await, [""; 0]);
+    // The catalog matches the caller by a pattern, and nothing else names this person.
+    assert_eq!(platform.left("human:root").await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_job_says_that_its_identity_is_taken() {
+    let world = World::start().await;
+    let launcher = world.client(LAUNCHER).await;
+    let first = world.working_on(reading("first", WORKER, &[TICKETS]), WORKER).await;
+    let next = |key: &'static str, worker: &str| launcher.create(reading(key, worker, &[TICKETS]), key);
+    let notes = |answer: v1::CreateJobResponse| answer.job.unwrap().notes;
+    let busy = notes(next("busy", WORKER).await.unwrap().into_inner());
+    assert!(
+        busy.iter().any(|n| n.contains(WORKER) && n.contains(&first.job) && n.contains("25 h")),
+        "{busy:?}"
+    );
+    assert_eq!(notes(next("other", OTHER_WORKER).await.unwrap().into_inner()), [""; 0]);
+    // Its SVID may be valid after the end.
+    world.client(OPERATOR).await.revoke(&format!("job:{}", first.job)).await.unwrap();
+    let over = notes(next("over", WORKER).await.unwrap().into_inner());
+    assert!(over.iter().any(|n| n.contains(&first.job)), "{over:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
