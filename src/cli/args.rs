@@ -29,7 +29,7 @@ use crate::{
 
 /// Gives each tuning job access to the data that it was approved for, and ends that access when the job ends.
 #[derive(Debug, Parser)]
-#[command(name = "leasehold", version, max_term_width = 110, after_help = AFTER)]
+#[command(name = "leasehold", version, max_term_width = 110, help_template = HELP, after_help = AFTER)]
 #[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
 pub struct Cli {
     /// How to print: table, wide (all columns), json or yaml [default: table]
@@ -86,22 +86,56 @@ pub struct Cli {
     command: CliCommand,
 }
 
+/// The help of the whole program: the commands by what people want to do.
+const HELP: &str = "\
+{about}
+
+{usage-heading} {usage}
+
+Try it:
+  demo                     Shows everything in a few seconds, with real processes
+  dev                      Starts a daemon of your own, with identities and sample data
+Launch jobs:
+  run                      Runs a command with the access of a job
+  agent                    Keeps credentials for a process that already runs, such as a notebook
+  job, lease               Create, list and end jobs; look at who has access to what
+  can-i, who-can           Ask policy who may do what. Change nothing
+  token                    Shows what a credential says, and whether it is valid now
+  slurm                    For the prologs and epilogs of slurm.conf
+Operate:
+  status, whoami           Show how the daemon is, and who you are to it
+  revoke                   Ends all access behind a name, at once
+  lock, unlock             Keep new access out as well, until you unlock (also: freeze, unfreeze)
+  verify-clean             Checks that nothing is left behind a name
+  dataset                  Recalls a dataset from all present and future jobs
+  identity, tenant         Offboard an identity or a team for good
+Approve:
+  approvals                Lists the jobs that wait for people
+  approve, reject          Decide on a job that waits
+  unapprove                Takes your approval back
+  break-glass, reviews     Open gates in an emergency; review that afterwards
+Audit:
+  audit                    Reads and checks the record of every decision (the ledger)
+  waivers                  Lists the rules that do not hold for a time
+  controls                 Lists the controls of a governed pipeline, and tries them
+Set up:
+  doctor                   Finds what is wrong between you and the daemon, and says how to fix it
+  context, login, logout   Which daemon you use, and who you are there
+  init, svid, people       Write a first set of files; issue trial certificates; make a CA for people
+  serve, gateway           Run the daemon; run an S3 gateway on another machine
+  config, catalog, policy  Check, show and reload what the daemon reads
+  bench, version           Measure this machine; show the version
+  completions, help        Completions for your shell; the help of a command
+
+Everywhere:
+{options}{after-help}";
+
 const AFTER: &str = "\
-Begin with:
-  leasehold demo                                     shows everything in a few seconds
-  leasehold dev                                      starts a daemon of your own, to try it
-  leasehold run --spec job.toml -- python train.py   runs a command with the access of a job
-  leasehold doctor                                   finds what is wrong, and how to fix it
-
-Data goes to stdout, everything else to stderr. Only logs have colours.
-NO_COLOR turns them off.
-
+Data goes to stdout, everything else to stderr. NO_COLOR turns the colours of logs off.
 Exit codes: 0 ok, 1 failure, 2 denied, 3 awaiting approval, 4 ended or stale attempt, 5 not durable,
-6 something is left, 7 verification failed, 64 usage. `run` exits with its command's code, or with 125 if it fails.
-
-Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG,
-LEASEHOLD_ATTEMPT_KEY, LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. `leasehold run --help` lists
-the variables that `run` sets for its command.";
+6 something is left, 7 verification failed, 64 usage. `run`: the code of its command, or 125.
+Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG, LEASEHOLD_ATTEMPT_KEY,
+LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. `leasehold run --help` lists what `run` sets.";
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {

@@ -60,6 +60,46 @@ fn each_help_fits_one_screen_and_ends_with_examples() {
 }
 
 #[test]
+fn the_help_of_the_program_names_each_command_once() {
+    let groups = HELP.split("Try it:").nth(1).unwrap().split("Everywhere:").next().unwrap();
+    let names = groups.lines().filter_map(|line| line.get(..26)).flat_map(|names| names.split(','));
+    let mut named: Vec<&str> = names.map(str::trim).filter(|n| !n.is_empty() && *n != "help").collect();
+    named.sort_unstable();
+    let command = Cli::command();
+    let mut all: Vec<&str> = command.get_subcommands().map(clap::Command::get_name).collect();
+    all.sort_unstable();
+    assert_eq!(named, all);
+    let help = help_of(&[]);
+    assert!(help.lines().count() <= 60, "{} lines:\n{help}", help.lines().count());
+    assert!(help.contains("--workload-api") && help.contains("Exit codes:"), "{help}");
+}
+
+#[test]
+fn no_line_of_a_help_is_broken_on_a_terminal_of_100_columns() {
+    let mut wide = Vec::new();
+    let command = Cli::command();
+    let below = command.get_subcommands().flat_map(clap::Command::get_subcommands);
+    for sub in command.get_subcommands().chain(below) {
+        let after = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+        wide.extend(
+            after.lines().filter(|l| l.chars().count() > 100).map(|l| format!("{}: {l}", sub.get_name())),
+        );
+    }
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
+}
+
+#[test]
+fn the_help_of_a_daemon_has_no_options_of_its_clients() {
+    for program in ["serve", "gateway"] {
+        let help = help_of(&[program]);
+        assert!(!help.contains("--context") && !help.contains("--as "), "{help}");
+        assert!(help.contains("gives this server its identity") && !help.contains("your identity"), "{help}");
+        let cli = parse(&[program, "--config", "c", "--workload-api", "unix:///s"]).unwrap();
+        assert!(cli.workload_api.is_some(), "the option reaches the session");
+    }
+}
+
+#[test]
 fn the_promised_command_lines_parse() {
     for line in [
         "demo -o json",

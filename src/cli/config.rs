@@ -12,8 +12,8 @@ use super::{
     serve::mint_of,
 };
 use crate::{
-    config::{Config, DefaultUsed},
-    daemon::{Inspection, Look, inspect},
+    config::{Config, DefaultUsed, GatewayConfig, IdentityConfig, Loaded},
+    daemon::{Inspection, Look, inspect, inspect_gateway},
     plain,
 };
 
@@ -34,13 +34,13 @@ enum ConfigCommand {
     #[command(after_help = "\
 It checks the daemon's certificate as clients do, reads bundles, catalog and policies, tries to
 write the state and to listen on the addresses, and lists every default in use. Run it as the
-daemon's user; the daemon may be running.
+daemon's user; the daemon may be running. The file of `leasehold gateway` is checked in the same way.
 
 Examples:
   leasehold config check /etc/leasehold/leasehold.toml
   leasehold config check leasehold.toml -o json | jq .defaults")]
     Check {
-        /// The daemon's configuration file
+        /// The configuration file of a daemon, or of a gateway that runs by itself
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -54,14 +54,32 @@ impl ConfigArgs {
 }
 
 fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
-    let loaded = Config::load(file).map_err(|e| Failure { exit: Exit::Failure, ..Failure::from(e) })?;
-    let mut inspection = inspect(&loaded.config, &session.clock);
-    inspection.look_at_ports(&loaded.config);
-    inspection.look_at_state(&loaded.config);
+    let mistaken = |e| Failure { exit: Exit::Failure, ..Failure::from(e) };
+    if GatewayConfig::is_in(file) {
+        let Loaded { config, defaults } = GatewayConfig::load(file).map_err(mistaken)?;
+        let mut inspection = inspect_gateway(&config, &session.clock);
+        inspection.look_at_port("gateway.listen", config.gateway.listen, "leasehold gateway");
+        return report(file, "leasehold gateway", (&inspection, &defaults), &config.identity, session);
+    }
+    let Loaded { config, defaults } = Config::load(file).map_err(mistaken)?;
+    let mut inspection = inspect(&config, &session.clock);
+    inspection.look_at_ports(&config);
+    inspection.look_at_state(&config);
+    report(file, "leasehold serve", (&inspection, &defaults), &config.identity, session)
+}
+
+/// Prints what was found. Fails if `program` would not start, or would start without a part of the catalog.
+fn report(
+    file: &Path,
+    program: &str,
+    (inspection, defaults): (&Inspection, &[DefaultUsed]),
+    identity: &IdentityConfig,
+    session: &Session,
+) -> Result<Exit, Failure> {
     if session.for_programs() {
-        session.print_value(&value(&inspection, &loaded.defaults))?;
+        session.print_value(&value(inspection, defaults))?;
     } else {
-        print(&table(&inspection, &loaded.defaults))?;
+        print(&table(inspection, defaults))?;
         for warning in inspection.warnings() {
             note(&format!("leasehold: warning: {warning}"));
         }
@@ -70,18 +88,22 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
     let count = faults.len().saturating_add(of_tenants.len());
     if count > 0 {
         let so = match faults.is_empty() {
-            false => "so `leasehold serve` would not start",
-            true => "and `leasehold serve` would start without those files or entries of the catalog",
+            false => format!("so `{program}` would not start"),
+            true => format!("and `{program}` would start without those files or entries of the catalog"),
         };
         let what = format!("{}, {so}", mistakes(&plain::path(file), count));
         let all = faults.into_iter().chain(of_tenants);
         let failure = Failure { exit: Exit::Failure, ..Failure::of_problems(what, all) };
-        return Err(match mint_of(&loaded.config, session) {
+        return Err(match mint_of(identity, session) {
             Some(mint) => failure.fix(mint),
             None => failure,
         });
     }
-    note("The configuration is good.");
+    note(&match inspection.warnings().len() {
+        0 => "The configuration is good.".to_owned(),
+        1 => "The configuration is good, with 1 warning: see above.".to_owned(),
+        n => format!("The configuration is good, with {n} warnings: see above."),
+    });
     Ok(Exit::Ok)
 }
 

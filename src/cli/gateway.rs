@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{
     Exit, Failure, Session,
-    serve::{Stops, not_started},
+    serve::{ServerOptions, Stops, apply_options, not_started},
 };
 use crate::{
     config::GatewayConfig,
@@ -20,17 +20,21 @@ See docs/gateway.md for the sections [daemon], [identity], [gateway] and [log]. 
 SIGHUP reads the catalog and identity files again; a file with a mistake changes nothing.
 
 Examples:
+  leasehold config check /etc/leasehold/gateway.toml
   leasehold gateway --config /etc/leasehold/gateway.toml")]
 pub struct GatewayArgs {
     /// The configuration file. Paths in it are relative to its directory
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    #[command(flatten)]
+    everywhere: ServerOptions,
 }
 
 impl GatewayArgs {
-    pub(super) async fn run(self, _session: &Session) -> Result<Exit, Failure> {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let mut stops = Stops::listen()?;
-        let config = GatewayConfig::load(&self.config)?;
+        let mut config = GatewayConfig::load(&self.config)?.config;
+        apply_options(&mut config.identity, session);
         init_logging(&config.log);
         let gateway = tokio::select! {
             gateway = GatewayProcess::start(&config) => gateway.map_err(|error| {

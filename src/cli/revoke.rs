@@ -20,18 +20,19 @@ use crate::{
 /// Ends all access that depends on a name, at once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-When the command returns, every credential that depends on the name is refused, and running
-transfers are cut. A revoked job is closed. Jobs that still run may ask for new access: use
-`leasehold lock` to refuse that as well. It waits until the record is on disk, and exits with 5 if
-that takes longer than five seconds.
+When the command returns, the daemon has ended all access behind the name. Servers learn it by how
+they check: those that follow the fence feed refuse its tokens and cut transfers in milliseconds;
+those that ask the daemon refuse at their next question; those that only read /keys accept a token
+until it expires, 5 minutes at most. A revoked job is closed. Jobs that still run may ask for new
+access: `leasehold lock` refuses that as well. Exit 5: the record is not on disk after 5 seconds.
 
 Examples:
   leasehold revoke j-… --reason \"wrong dataset, CHG-1412\"
   leasehold revoke dataset:acme/tickets@v3 --reason \"recalled\" --dry-run
   leasehold revoke j-… --reason \"key seen in a paste\" --cause compromise")]
 pub struct RevokeArgs {
-    /// job:ID, lease:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, tenant:NAME, domain:NAME or human:NAME; or
-    /// only an id
+    /// job:ID, attempt:ID/2, member:ID/2/NAME, lease:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, tenant:NAME,
+    /// domain:NAME or human:NAME; or only the id of a job or lease
     #[arg(value_name = "NAME", required = true, value_parser = parse::ending_name)]
     names: Vec<String>,
     /// Why, for the people who lose access and for auditors

@@ -1,17 +1,18 @@
 //! `leasehold serve`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{Exit, Failure, Session, failure::mistakes, svid::mint_command};
+use super::{Exit, Failure, Session, failure::mistakes, parse, svid::mint_command};
 use crate::{
     config::{Config, IdentityConfig, IdentityFrom},
     daemon::{BoundFrom, Daemon, StartError, Stopped, allow_open_files, init_logging, init_metrics},
-    identity::{Pick, X509Svid},
+    identity::{Pick, WorkloadEndpoint, X509Svid},
     ledger::{LockError, Lost, OpenError},
+    name::PrincipalKind,
 };
 
 /// Runs the daemon: it decides who gets access, issues credentials and ends them.
@@ -31,6 +32,24 @@ pub struct ServeArgs {
     /// Begin a new ledger if the old one is lost for good. All locks and jobs are lost with it. Use it once, by hand
     #[arg(long)]
     pub new_ledger: bool,
+    #[command(flatten)]
+    everywhere: ServerOptions,
+}
+
+/// The options of the whole program, as a command that serves words them. Their values are read from the session.
+#[derive(Debug, Args)]
+pub(super) struct ServerOptions {
+    /// The SPIFFE agent that gives this server its identity, in place of the one in the file: unix:///PATH
+    #[arg(long, value_name = "URI")]
+    workload_api: Option<WorkloadEndpoint>,
+    /// How long a start waits for the first identity, in place of identity.wait in the file
+    #[arg(long, env = "LEASEHOLD_IDENTITY_WAIT", hide_env = true, value_name = "SPAN", value_parser = humantime::parse_duration)]
+    identity_wait: Option<Duration>,
+    // These choose how a client asks a daemon.
+    #[arg(long, hide = true, env = "LEASEHOLD_CONTEXT", hide_env = true)]
+    context: Option<String>,
+    #[arg(id = "role", long = "as", hide = true, value_parser = parse::role())]
+    role: Option<PrincipalKind>,
 }
 
 impl ServeArgs {
@@ -48,7 +67,7 @@ impl ServeArgs {
         allow_open_files(&mut loaded.config.server.room, from);
         init_metrics();
         let daemon = tokio::select! {
-            daemon = Daemon::start(&loaded.config) => daemon.map_err(|e| match (&e, mint_of(&loaded.config, session)) {
+            daemon = Daemon::start(&loaded.config) => daemon.map_err(|e| match (&e, mint_of(&loaded.config.identity, session)) {
                 (StartError::Faults(_), Some(mint)) => not_started(&e).fix_instead(mint),
                 _ => not_started(&e),
             })?,
@@ -59,6 +78,7 @@ impl ServeArgs {
             issuer = %daemon.issuer,
             probe = %daemon.probe,
             s3 = daemon.gateway.map(tracing::field::display),
+            people = daemon.login.map(tracing::field::display),
             epoch = daemon.broker.epoch(),
             version = env!("CARGO_PKG_VERSION"),
             "ready"
@@ -71,15 +91,15 @@ impl ServeArgs {
 }
 
 /// Returns the command that issues the daemon's certificate again, if it has expired and `leasehold init` made it.
-pub(super) fn mint_of(config: &Config, session: &Session) -> Option<String> {
-    let IdentityFrom::Files { cert, key } = &config.identity.from else { return None };
+pub(super) fn mint_of(identity: &IdentityConfig, session: &Session) -> Option<String> {
+    let IdentityFrom::Files { cert, key } = &identity.from else { return None };
     let svid = X509Svid::load(cert, key).ok()?;
     let has_ended = !svid.is_current(session.now().wall);
     has_ended.then(|| mint_command(cert, svid.spiffe_id()))?
 }
 
 /// Options of the command line take precedence over the file.
-fn apply_options(identity: &mut IdentityConfig, session: &Session) {
+pub(super) fn apply_options(identity: &mut IdentityConfig, session: &Session) {
     identity.wait = session.identity_wait.unwrap_or(identity.wait);
     if let Some(endpoint) = session.workload_api.clone() {
         let pick = match &identity.from {

@@ -19,7 +19,7 @@ use crate::{dev, name::SpiffeId};
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  leasehold svid mint spiffe://leasehold.test/trainer --ca ./leasehold/ca --out ./leasehold/svid/trainer")]
+  leasehold svid mint spiffe://leasehold.test/trainer --ca lh/ca --out lh/svid/trainer")]
 pub struct SvidArgs {
     #[command(subcommand)]
     command: SvidCommand,
@@ -33,8 +33,8 @@ Do not use it in production: everyone who can read the key of the CA can become 
 its trust domain. A running daemon or wrapper loads replaced files within seconds.
 
 Examples:
-  leasehold svid mint spiffe://leasehold.test/daemon --ca ./leasehold/ca --out ./leasehold/svid/daemon --dns localhost
-  leasehold svid mint spiffe://leasehold.test/people/ada --ca ./leasehold/ca --out ./ada --ttl 8h")]
+  leasehold svid mint spiffe://leasehold.test/daemon --ca lh/ca --out lh/svid/daemon --dns localhost
+  leasehold svid mint spiffe://leasehold.test/people/ada --ca lh/ca --out ada --ttl 8h")]
     Mint(MintArgs),
 }
 

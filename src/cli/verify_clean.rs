@@ -16,8 +16,8 @@ use crate::{name::PrincipalKind, proto::v1};
 /// Checks that nothing is left behind a name: exits with 0 if so, else with 6 and a list.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It looks for live leases, tokens that a server without the fence feed still accepts, joined members, and
-open jobs that can ask for access again because no lock stops them.
+It looks for live leases, tokens that a server without the fence feed still accepts, joined members,
+and open jobs that can ask for access again because no lock stops them.
 
 Examples:
   leasehold verify-clean dataset:acme/tickets@v3

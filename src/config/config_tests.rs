@@ -23,7 +23,7 @@ dir = "policy"
 catalog = "catalog.d"
 "#;
 
-fn read(text: &str) -> Result<Loaded, Problems> {
+fn read(text: &str) -> Result<Loaded<Config>, Problems> {
     Config::read(Path::new("/etc/x/leasehold.toml"), text)
 }
 

@@ -33,8 +33,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// A configuration, and the defaults that it uses.
 #[derive(Clone, Debug)]
-pub struct Loaded {
-    pub config: Config,
+pub struct Loaded<C> {
+    pub config: C,
     pub defaults: Vec<DefaultUsed>,
 }
 
@@ -43,12 +43,12 @@ impl Config {
     ///
     /// # Errors
     /// Every mistake in it.
-    pub fn load(path: &Path) -> Result<Loaded, Problems> {
+    pub fn load(path: &Path) -> Result<Loaded<Config>, Problems> {
         Self::read(path, &read_file(path)?)
     }
 
     /// Reads the text of a file.
-    pub(super) fn read(path: &Path, text: &str) -> Result<Loaded, Problems> {
+    pub(super) fn read(path: &Path, text: &str) -> Result<Loaded<Config>, Problems> {
         let folder = path.parent().unwrap_or(Path::new(""));
         let (config, defaults) =
             read_document(path, parse_toml(text), |root, notes| read_config(root, folder, notes))?;

@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{IdentityConfig, LogConfig, federation, file, identity};
+use super::{
+    IdentityConfig, LogConfig, federation,
+    file::{self, Loaded},
+    identity,
+};
 use crate::{
     gateway::GatewaySettings,
     limits::TRUST_DOMAINS_MAX,
@@ -31,10 +35,23 @@ impl GatewayConfig {
     ///
     /// # Errors
     /// Every mistake in it.
-    pub fn load(path: &Path) -> Result<Self, Problems> {
+    pub fn load(path: &Path) -> Result<Loaded<Self>, Problems> {
         let (text, folder) = (read_file(path)?, path.parent().unwrap_or(Path::new("")));
         let read = read_document(path, parse_toml(&text), |root, notes| read_sections(root, folder, notes));
-        read.map(|(config, _)| config)
+        read.map(|(config, defaults)| Loaded { config, defaults })
+    }
+
+    /// Whether a file is meant for a gateway that runs by itself, and not for a daemon: it says where its daemon is, and has no
+    /// `[server]`.
+    pub fn is_in(path: &Path) -> bool {
+        let Ok(text) = read_file(path) else { return false };
+        let mut is_gateway = false;
+        // Its mistakes are reported when it is loaded.
+        let _ = read_document(path, parse_toml(&text), |root, _| {
+            is_gateway = root.has("daemon") && !root.has("server");
+            Some(())
+        });
+        is_gateway
     }
 }
 
@@ -78,7 +95,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("gateway.toml");
         std::fs::write(&file, text).unwrap();
-        GatewayConfig::load(&file).map_err(|problems| {
+        assert!(GatewayConfig::is_in(&file));
+        GatewayConfig::load(&file).map(|loaded| loaded.config).map_err(|problems| {
             let lines = problems.problems().iter().map(|p| format!("{}: {}", p.line, p.what));
             lines.collect::<Vec<_>>().join("\n")
         })

@@ -25,6 +25,7 @@ mod paths;
 mod people;
 mod settings;
 
+pub use file::Loaded;
 pub use gateway_file::GatewayConfig;
 pub use paths::{ConfiguredPath, PathFault, PathUse};
 pub use settings::{

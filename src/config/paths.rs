@@ -6,9 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Config, IdentityFrom, IssuerListen};
+use super::{Config, GatewayConfig, IdentityConfig, IdentityFrom, IssuerListen};
 use crate::{
-    gateway::{BucketSettings, KeptIn},
+    gateway::{BucketSettings, GatewaySettings, KeptIn},
     identity::{BundleEndpoint, EndpointProfile, WorkloadEndpoint},
     notify::UrlFrom,
     plain,
@@ -63,11 +63,6 @@ pub enum PathFault {
 impl Config {
     /// All paths, in the order of the file.
     pub fn paths(&self) -> Vec<ConfiguredPath> {
-        let one = |key: &str, path: &Path, wanted| ConfiguredPath {
-            key: key.to_owned(),
-            path: path.to_owned(),
-            wanted,
-        };
         let mut out = vec![one("server.state", &self.server.state, PathUse::State)];
         if let Some(copy) = &self.ledger.head_copy {
             out.push(one("ledger.head_copy", copy, PathUse::Kept));
@@ -76,29 +71,7 @@ impl Config {
             out.push(one("issuer.cert", cert, PathUse::File));
             out.push(one("issuer.key", key, PathUse::PrivateFile));
         }
-        match &self.identity.from {
-            IdentityFrom::Files { cert, key } => {
-                out.push(one("identity.cert", cert, PathUse::File));
-                out.push(one("identity.key", key, PathUse::PrivateFile));
-            }
-            IdentityFrom::WorkloadApi { endpoint: Some(WorkloadEndpoint::Unix(path)), .. } => {
-                out.push(one("identity.workload_api", path, PathUse::Socket));
-            }
-            IdentityFrom::WorkloadApi { .. } => {}
-        }
-        for (domain, path) in &self.identity.bundles {
-            out.push(one(&format!("identity.bundles.\"{domain}\""), path, PathUse::File));
-        }
-        for BundleEndpoint { trust_domain, profile, .. } in &self.identity.federation {
-            match profile {
-                EndpointProfile::Spiffe { bundle, .. } => {
-                    out.push(one(&format!("federation.\"{trust_domain}\".bundle"), bundle, PathUse::File));
-                }
-                EndpointProfile::Web { ca } => {
-                    out.push(one(&format!("federation.\"{trust_domain}\".ca"), ca, PathUse::File));
-                }
-            }
-        }
+        out.extend(identity_paths(&self.identity));
         if let Some(people) = &self.people {
             out.push(one("people.ca_cert", &people.ca_cert, PathUse::File));
             out.push(one("people.ca_key", &people.ca_key, PathUse::PrivateFile));
@@ -120,26 +93,74 @@ impl Config {
         }
         out.push(one("policy.dir", &self.policy.dir, PathUse::Directory));
         out.push(one("policy.catalog", &self.policy.catalog, PathUse::Directory));
-        for store in self.gateway.iter().flat_map(|gateway| &gateway.stores) {
-            let key = |key: &str| format!("gateway.store.\"{}\".{key}", store.location);
-            match &store.kept_in {
-                KeptIn::Directory(directory) => {
-                    out.push(one(&key("directory"), directory, PathUse::Directory));
-                }
-                KeptIn::Bucket(BucketSettings::S3(s3)) => {
-                    out.push(one(&key("access_key_file"), &s3.access_key_file, PathUse::PrivateFile));
-                    out.push(one(&key("secret_key_file"), &s3.secret_key_file, PathUse::PrivateFile));
-                }
-                KeptIn::Bucket(BucketSettings::Google { service_account_file: file }) => {
-                    out.push(one(&key("service_account_file"), file, PathUse::PrivateFile));
-                }
-                KeptIn::Bucket(BucketSettings::Azure { access_key_file: file, .. }) => {
-                    out.push(one(&key("access_key_file"), file, PathUse::PrivateFile));
-                }
-            }
-        }
+        out.extend(self.gateway.iter().flat_map(store_paths));
         out
     }
+}
+
+impl GatewayConfig {
+    /// All paths, in the order of the file.
+    pub fn paths(&self) -> Vec<ConfiguredPath> {
+        let mut out = identity_paths(&self.identity);
+        out.push(one("gateway.catalog", &self.catalog, PathUse::Directory));
+        out.extend(store_paths(&self.gateway));
+        out
+    }
+}
+
+fn one(key: &str, path: &Path, wanted: PathUse) -> ConfiguredPath {
+    ConfiguredPath { key: key.to_owned(), path: path.to_owned(), wanted }
+}
+
+fn identity_paths(identity: &IdentityConfig) -> Vec<ConfiguredPath> {
+    let mut out = Vec::new();
+    match &identity.from {
+        IdentityFrom::Files { cert, key } => {
+            out.push(one("identity.cert", cert, PathUse::File));
+            out.push(one("identity.key", key, PathUse::PrivateFile));
+        }
+        IdentityFrom::WorkloadApi { endpoint: Some(WorkloadEndpoint::Unix(path)), .. } => {
+            out.push(one("identity.workload_api", path, PathUse::Socket));
+        }
+        IdentityFrom::WorkloadApi { .. } => {}
+    }
+    for (domain, path) in &identity.bundles {
+        out.push(one(&format!("identity.bundles.\"{domain}\""), path, PathUse::File));
+    }
+    for BundleEndpoint { trust_domain, profile, .. } in &identity.federation {
+        match profile {
+            EndpointProfile::Spiffe { bundle, .. } => {
+                out.push(one(&format!("federation.\"{trust_domain}\".bundle"), bundle, PathUse::File));
+            }
+            EndpointProfile::Web { ca } => {
+                out.push(one(&format!("federation.\"{trust_domain}\".ca"), ca, PathUse::File));
+            }
+        }
+    }
+    out
+}
+
+fn store_paths(gateway: &GatewaySettings) -> Vec<ConfiguredPath> {
+    let mut out = Vec::new();
+    for store in &gateway.stores {
+        let key = |key: &str| format!("gateway.store.\"{}\".{key}", store.location);
+        match &store.kept_in {
+            KeptIn::Directory(directory) => {
+                out.push(one(&key("directory"), directory, PathUse::Directory));
+            }
+            KeptIn::Bucket(BucketSettings::S3(s3)) => {
+                out.push(one(&key("access_key_file"), &s3.access_key_file, PathUse::PrivateFile));
+                out.push(one(&key("secret_key_file"), &s3.secret_key_file, PathUse::PrivateFile));
+            }
+            KeptIn::Bucket(BucketSettings::Google { service_account_file: file }) => {
+                out.push(one(&key("service_account_file"), file, PathUse::PrivateFile));
+            }
+            KeptIn::Bucket(BucketSettings::Azure { access_key_file: file, .. }) => {
+                out.push(one(&key("access_key_file"), file, PathUse::PrivateFile));
+            }
+        }
+    }
+    out
 }
 
 /// Whether a mode is too open, by PostgreSQL's rule: others may not read it, and its group only if root owns it.

@@ -1,7 +1,13 @@
 //! The inspection of everything that a start reads, before anything is served. `leasehold config check` and the start use
 //! the same inspection, so they always agree.
 
-use std::{fmt, net::TcpListener, path::Path, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{SocketAddr, TcpListener},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio_rustls::TlsAcceptor;
 
@@ -9,8 +15,10 @@ use super::{listeners, rules};
 use crate::{
     broker::KeptRules,
     broker::Rules,
+    catalog::Catalog,
     clock::{Clock, Wall},
-    config::{Config, ConfiguredPath, IdentityFrom, IssuerListen},
+    config::{Config, ConfiguredPath, GatewayConfig, IdentityConfig, IdentityFrom, IssuerListen},
+    gateway::GatewaySettings,
     identity::{BundleSource, EndpointProfile, LoadError, TrustBundles, X509Svid, web_client},
     ledger::Dir,
     limits,
@@ -76,13 +84,45 @@ impl fmt::Display for ConfigFaults {
 pub fn inspect(config: &Config, clock: &Arc<dyn Clock>) -> Inspection {
     let looks = config.paths().iter().map(look_at_path).collect();
     let mut all = Inspection { looks, rules: None, tls: None, people: None, own_id: None };
-    let roots = all.look_at_bundles(config, clock.now().wall);
-    all.look_at_svid(config, &roots, clock.now().wall);
-    all.look_at_endpoints(config, clock);
+    all.look_at_identity(&config.identity, clock);
+    config.gateway.iter().for_each(|gateway| all.look_at_stores(gateway));
     all.look_at_issuer(config);
     all.look_at_people(config, clock.now().wall);
     all.look_at_webhooks(config, clock);
     all.look_at_rules(config);
+    all
+}
+
+/// Reads every file that the configuration of a gateway names, as its start does. Blocking.
+pub fn inspect_gateway(config: &GatewayConfig, clock: &Arc<dyn Clock>) -> Inspection {
+    let looks = config.paths().iter().map(look_at_path).collect();
+    let mut all = Inspection { looks, rules: None, tls: None, people: None, own_id: None };
+    all.look_at_identity(&config.identity, clock);
+    all.look_at_stores(&config.gateway);
+    let catalog = Catalog::load(&config.catalog).or_else(|mistakes| {
+        let look = all.look_mut("gateway.catalog");
+        let lines = mistakes.iter().map(ToString::to_string);
+        let catalog = Catalog::load_at_start(&config.catalog);
+        match catalog {
+            Ok(_) => look.mistakes.extend(lines),
+            Err(_) if look.faults.is_empty() => look.faults.extend(lines),
+            // The directory was noted as missing.
+            Err(_) => {}
+        }
+        catalog
+    });
+    if let Ok(catalog) = &catalog {
+        all.look_at_audience(&config.gateway, catalog);
+        if let (Some(audience), Some(own)) = (catalog.audience(&config.gateway.audience), &all.own_id)
+            && !audience.verifiers.contains(own)
+        {
+            let warning = format!(
+                "{own} is not among the verifiers of {}: the daemon refuses it, so the gateway refuses every request",
+                audience.name
+            );
+            all.look_mut("identity.cert").warnings.push(warning);
+        }
+    }
     all
 }
 
@@ -122,19 +162,25 @@ impl Inspection {
     /// Tries each address. One that is in use is a warning: the daemon may be running.
     pub fn look_at_ports(&mut self, config: &Config) {
         for (key, address) in config.addresses() {
-            let mut look = Look { key: key.to_owned(), means: address.to_string(), ..Look::default() };
-            match TcpListener::bind(address) {
-                Ok(_) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
-                    look.warnings
-                        .push(format!("{address} is in use, by a daemon that runs or by another program"));
-                }
-                Err(e) => {
-                    look.faults.push(format!("{address} cannot be listened on ({e}): write another address"));
-                }
-            }
-            self.looks.push(look);
+            self.look_at_port(key, address, "leasehold serve");
         }
+    }
+
+    /// Tries one address, which `program` will listen on.
+    pub fn look_at_port(&mut self, key: &str, address: SocketAddr, program: &str) {
+        let mut look = Look { key: key.to_owned(), means: address.to_string(), ..Look::default() };
+        match TcpListener::bind(address) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                look.warnings.push(format!(
+                    "{address} is in use, perhaps because `{program}` runs already: another one cannot start until that has stopped"
+                ));
+            }
+            Err(e) => {
+                look.faults.push(format!("{address} cannot be listened on ({e}): write another address"));
+            }
+        }
+        self.looks.push(look);
     }
 
     /// Checks whether another process uses the state. That is only a warning: the daemon may be running.
@@ -161,9 +207,16 @@ impl Inspection {
         path.is_file() && self.looks.iter().any(|look| look.key == key)
     }
 
-    fn look_at_bundles(&mut self, config: &Config, now: Wall) -> TrustBundles {
-        let mut roots = TrustBundles::empty().with_svid_life_max(config.identity.max_svid_ttl);
-        for (domain, path) in &config.identity.bundles {
+    fn look_at_identity(&mut self, identity: &IdentityConfig, clock: &Arc<dyn Clock>) {
+        let now = clock.now().wall;
+        let roots = self.look_at_bundles(identity, now);
+        self.look_at_svid(identity, &roots, now);
+        self.look_at_endpoints(identity, clock);
+    }
+
+    fn look_at_bundles(&mut self, identity: &IdentityConfig, now: Wall) -> TrustBundles {
+        let mut roots = TrustBundles::empty().with_svid_life_max(identity.max_svid_ttl);
+        for (domain, path) in &identity.bundles {
             let key = format!("identity.bundles.\"{domain}\"");
             if !self.is_there(&key, path) {
                 continue;
@@ -179,8 +232,8 @@ impl Inspection {
         roots
     }
 
-    fn look_at_svid(&mut self, config: &Config, roots: &TrustBundles, now: Wall) {
-        let IdentityFrom::Files { cert, key } = &config.identity.from else { return };
+    fn look_at_svid(&mut self, identity: &IdentityConfig, roots: &TrustBundles, now: Wall) {
+        let IdentityFrom::Files { cert, key } = &identity.from else { return };
         if !self.is_there("identity.cert", cert) || !self.is_there("identity.key", key) {
             return;
         }
@@ -202,8 +255,8 @@ impl Inspection {
         }
     }
 
-    fn look_at_endpoints(&mut self, config: &Config, clock: &Arc<dyn Clock>) {
-        for endpoint in &config.identity.federation {
+    fn look_at_endpoints(&mut self, identity: &IdentityConfig, clock: &Arc<dyn Clock>) {
+        for endpoint in &identity.federation {
             let (path, kind) = match &endpoint.profile {
                 EndpointProfile::Spiffe { bundle, .. } => (bundle, "bundle"),
                 EndpointProfile::Web { ca } => (ca, "ca"),
@@ -290,6 +343,26 @@ impl Inspection {
         }
     }
 
+    fn look_at_audience(&mut self, gateway: &GatewaySettings, catalog: &Catalog) {
+        let look = self.look_mut("gateway.audience");
+        look.means = gateway.audience.to_string();
+        match catalog.audience(&gateway.audience) {
+            Some(_) => look.warnings.extend(gateway.unserved(catalog)),
+            None => look.warnings.push(format!(
+                "the catalog has no [[audience]] named {}: the gateway refuses every request until it has",
+                gateway.audience
+            )),
+        }
+    }
+
+    /// Opens the stores as a start does, unless one of their files was noted with its path.
+    fn look_at_stores(&mut self, gateway: &GatewaySettings) {
+        let is_noted = self.looks.iter().any(|look| look.key.starts_with("gateway.store") && !look.is_ok());
+        if let Some(fault) = gateway.open_stores().err().filter(|_| !is_noted) {
+            self.look_mut("gateway.store").faults.push(fault.to_string());
+        }
+    }
+
     fn look_at_rules(&mut self, config: &Config) {
         let read = rules::read_all(&config.policy, &KeptRules::at(&config.server.state), None);
         self.look_mut("policy.catalog").faults.extend(read.catalog_faults);
@@ -299,6 +372,7 @@ impl Inspection {
             let catalog = rules.catalog();
             if let Some(own) = self.own_id.clone()
                 && let Some(entry) = catalog.principal(&own)
+                && !is_own_gateway(config, catalog, &own)
             {
                 let is = entry.kind.with_article();
                 self.look_mut("identity.cert").warnings.push(format!(
@@ -312,21 +386,19 @@ impl Inspection {
             let domain = config.people.as_ref().map(|people| &people.trust_domain);
             self.look_mut("policy.catalog").warnings.extend(rules::nameless_people(catalog, domain));
             if let Some(gateway) = &config.gateway {
-                let look = self.look_mut("gateway.audience");
-                look.means = gateway.audience.to_string();
-                match catalog.audience(&gateway.audience) {
-                    Some(_) => look.warnings.extend(gateway.unserved(catalog)),
-                    None => look.warnings.push(format!(
-                        "the catalog has no [[audience]] named {}: the gateway refuses every request until it has",
-                        gateway.audience
-                    )),
-                }
+                self.look_at_audience(gateway, catalog);
             }
             self.look_mut("policy.dir").warnings.extend(rules.engine.warnings().to_vec());
             self.look_mut("policy.dir").warnings.extend(rules.engine.gaps());
         }
         self.rules = read.rules;
     }
+}
+
+/// Whether the catalog names the daemon's own identity because the daemon has the gateway of an audience in it.
+fn is_own_gateway(config: &Config, catalog: &Catalog, own: &SpiffeId) -> bool {
+    let audiences: Vec<_> = catalog.audiences_of_verifier(own).map(|audience| &audience.name).collect();
+    config.gateway.as_ref().is_some_and(|gateway| audiences == [&gateway.audience])
 }
 
 fn look_at_path(path: &ConfiguredPath) -> Look {

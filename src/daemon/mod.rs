@@ -34,7 +34,7 @@ mod telemetry;
 
 pub use failure::StartError;
 pub use gateway_process::GatewayProcess;
-pub use inspect::{ConfigFaults, Inspection, Look, inspect};
+pub use inspect::{ConfigFaults, Inspection, Look, inspect, inspect_gateway};
 pub use open_files::{BoundFrom, allow_open_files};
 pub use start::{Daemon, Stopped};
 pub use telemetry::{init_logging, init_metrics};

@@ -136,4 +136,16 @@ async fn an_svid_that_the_catalog_gives_others_is_warned_of() {
     let (approved, said) = checked(&world);
     assert!(approved, "{said}");
     assert!(said.contains(&format!("identity.cert: {WORKER} is a workload in the catalog")), "{said}");
+    const SERVER: &str = "spiffe://k8s.globex.example/ns/data/sa/gateway";
+    // The daemon verifies for the gateway that it has in it, and for no other audience.
+    let svid = world.svid(SERVER);
+    world.write("svid.pem", &svid.cert);
+    world.write("svid.key", &svid.key);
+    let said = checked(&world).1;
+    assert!(said.contains(&format!("identity.cert: {SERVER} is a verifier in the catalog")), "{said}");
+    let text = fs::read_to_string(world.file("leasehold.toml")).unwrap();
+    let gateway = format!("{text}\n[gateway]\nlisten = \"127.0.0.1:0\"\naudience = \"{SERVER}\"\n");
+    world.write("leasehold.toml", &gateway);
+    let (approved, said) = checked(&world);
+    assert!(approved && !said.contains("identity.cert"), "{said}");
 }
