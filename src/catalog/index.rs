@@ -7,7 +7,7 @@ use std::{
 
 use super::{Audience, Exceptions, Principal, Resource, tree::PatternNode};
 use crate::{
-    name::{Digest, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName},
+    name::{Digest, PrincipalKind, ResourceKind, ResourceName, SpiffeId, SpiffePattern, TenantName},
     written::Problem,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct CatalogIndex {
     pub(super) tenants: BTreeSet<TenantName>,
     /// In the order of the files and of the lines in them. Verifiers without their own entry come last.
     pub(super) principals: Vec<Arc<Principal>>,
+    /// How many of them are verifiers without their own entry.
+    pub(super) implied: usize,
     pub(super) by_segments: PatternNode,
     pub(super) resources: HashMap<ResourceName, Resource>,
     pub(super) audiences: HashMap<SpiffeId, Audience>,
@@ -37,7 +39,10 @@ pub(super) struct CatalogIndex {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub tenants: usize,
+    /// Entries `[[principal]]`.
     pub principals: usize,
+    /// Verifiers that only an `[[audience]]` names.
+    pub verifiers: usize,
     pub datasets: usize,
     pub models: usize,
     pub checkpoints: usize,
@@ -103,7 +108,8 @@ impl Catalog {
         let of = |kind| self.0.resources.keys().filter(|n| n.kind() == kind).count();
         Counts {
             tenants: self.0.tenants.len(),
-            principals: self.0.principals.len(),
+            principals: self.0.principals.len().saturating_sub(self.0.implied),
+            verifiers: self.0.implied,
             datasets: of(ResourceKind::Dataset),
             models: of(ResourceKind::Model),
             checkpoints: of(ResourceKind::Checkpoint),
@@ -129,6 +135,21 @@ impl Catalog {
     /// The entries of all tenants for identities.
     pub fn principals(&self) -> impl Iterator<Item = &Arc<Principal>> {
         self.0.principals.iter()
+    }
+
+    /// Returns a line for each entry that does not name the person behind it, although many people may match it.
+    pub fn nameless_people(&self) -> Vec<String> {
+        let is_nameless = |p: &&Arc<Principal>| {
+            p.kind == PrincipalKind::Operator && p.human_text().is_none() && p.pattern.exact().is_none()
+        };
+        let line = |p: &Arc<Principal>| {
+            format!(
+                "{}: operator `{}` has no `human`: a lock on a person does not reach these identities, each of them counts as another \
+                 person for approvals, and people who log in get no access by it: write human = \"segment:N\"",
+                p.declared_at, p.pattern
+            )
+        };
+        self.principals().filter(is_nameless).map(line).collect()
     }
 
     /// A dataset, model or checkpoint line; datasets and models by their version.

@@ -214,6 +214,7 @@ fn assemble(files: Vec<TenantFile>, index: &mut CatalogIndex) {
         index.audiences.extend(f.audiences.into_iter().map(|a| (a.audience.name.clone(), a.audience)));
         index.resources.extend(f.resources.into_iter().map(|r| (r.resource.name.clone(), r.resource)));
     }
+    index.implied = implied.len();
     index.principals.extend(implied.into_iter().map(Arc::new));
     for r in index.resources.values() {
         if let Some(a) = index.audiences.get_mut(&r.audience) {

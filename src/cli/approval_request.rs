@@ -63,7 +63,7 @@ fn input_text(input: &v1::JobInput) -> String {
     format!("{}  ({}){location}", input.resource, facts.join(", "))
 }
 
-/// Renders the whole request, with the gates that hold it back.
+/// Renders the whole request, with its gates and how many approvals each has.
 pub(super) fn request_page(job: &v1::Job) -> Page {
     let rows = request_rows(job).into_iter().map(|(name, values)| (name, TableCell::list(values)));
     let head = [
@@ -75,7 +75,7 @@ pub(super) fn request_page(job: &v1::Job) -> Page {
     ];
     let digest = [("request", TableCell::from(job.request_digest.as_str()))];
     let page = fields(head.into_iter().chain(rows).chain(digest));
-    if job.gates.is_empty() { page } else { page.below(&render::gate_table(&job.gates)) }
+    if job.gates.is_empty() { page } else { page.below(&render::all_gates_table(&job.gates)) }
 }
 
 /// Lists the facts that are only in the new request, and those that are only in the earlier one.

@@ -75,10 +75,10 @@ impl ApproveArgs {
         }
         let word = if answer.changed { "approved" } else { "was approved by you before" };
         print_line(&format!("{} {word}: {}", job.id, answer.gates.join(", ")))?;
-        if job.waiting_for.is_empty() {
-            note("No gate holds it back: its launcher can begin it.");
-        } else {
-            note_page(&render::gate_table(&job.waiting_for));
+        match (job.waiting_for.is_empty(), job.attempts.is_empty()) {
+            (true, true) => note("No gate holds it back: its launcher can begin it."),
+            (true, false) => note("No gate holds it back. It has begun already."),
+            (false, _) => note_page(&render::gate_table(&job.waiting_for)),
         }
         Ok(Exit::Ok)
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     Client, Exit, Failure, Session,
     client::{CallKind, fetch_pages},
+    confirm::NOTHING_CHANGED,
     failure::mistakes,
     output::{fields, note, print},
     render,
@@ -163,6 +164,7 @@ pub(super) fn load(dir: &std::path::Path) -> Result<Catalog, Failure> {
 fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> Result<Exit, Failure> {
     let catalog = load(dir)?;
     let mut warnings = catalog.warnings().to_vec();
+    warnings.extend(catalog.nameless_people());
     let judged_by = policy.as_ref().map_or("the built-in policies".to_owned(), |dir| plain::path(dir));
     let source = policy.map_or(PolicySource::Default, PolicySource::Dir);
     match Engine::load(&source, &catalog, Explain::Requester) {
@@ -183,6 +185,7 @@ fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> R
         ("digest", catalog.digest().to_string()),
         ("tenants", counts.tenants.to_string()),
         ("principals", counts.principals.to_string()),
+        ("verifiers", counts.verifiers.to_string()),
         ("datasets", counts.datasets.to_string()),
         ("models", counts.models.to_string()),
         ("checkpoints", counts.checkpoints.to_string()),
@@ -212,6 +215,9 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
             ("resources", answer.resources.to_string()),
             (if dry_run { "leases that would end" } else { "leases ended" }, answer.ended.to_string()),
         ]))?;
+        if dry_run {
+            note(NOTHING_CHANGED);
+        }
     }
     if answer.not_taken.is_empty() {
         return Ok(Exit::Ok);

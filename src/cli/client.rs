@@ -4,7 +4,12 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
-use super::{Exit, Failure, Session, failure::Effect, output::note, svid::mint_command};
+use super::{
+    Exit, Failure, Session,
+    failure::{CODE, Effect},
+    output::note,
+    svid::mint_command,
+};
 use crate::{
     backoff::Backoff,
     clock::Clock,
@@ -179,7 +184,7 @@ pub(super) fn status_failure(status: &Status, kind: CallKind, address: &str) -> 
     let mut failure = match DaemonRefusal::of(status) {
         Some(DaemonRefusal { reason: None, code, .. }) => {
             Failure::new(Exit::of(Reason::of_code(status.code())), status.message().to_owned())
-                .with("reason", code)
+                .with(CODE, code)
                 .fix("this daemon is newer: update leasehold")
         }
         Some(daemon_refusal @ DaemonRefusal { reason: Some(reason), .. }) => {

@@ -22,6 +22,7 @@ fn a_refusal_keeps_its_reason_and_its_facts() {
     assert_eq!((failure.reason, failure.exit), (Some(Reason::PolicyDenied), Exit::Denied));
     insta::assert_snapshot!(failure.render(), @r#"
     leasehold: denied: this job may not read dataset:acme/tickets@v3
+      code   POLICY_DENIED
       you    spiffe://td.example/w
       rule   tenant-read-own
       fix    ask its owner

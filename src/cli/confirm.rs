@@ -25,6 +25,9 @@ impl Confirmed {
     }
 }
 
+/// The last line of a dry run.
+pub(super) const NOTHING_CHANGED: &str = "Dry run: nothing was changed.";
+
 /// Asks the user to type `name`, which may be a number, after a message about what will end. Without a terminal, only `--yes`
 /// confirms.
 pub(super) fn confirm(name: &str, ends: &str, confirmed: Confirmed) -> Result<(), Failure> {

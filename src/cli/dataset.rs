@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::CallKind,
-    confirm::{confirm, would_end},
+    confirm::{NOTHING_CHANGED, confirm, would_end},
     output::{TableCell, fields, note, print, print_line},
     parse, render,
     revoke::EndingArgs,
@@ -124,6 +124,9 @@ async fn recall(args: RecallArgs, session: &Session) -> Result<Exit, Failure> {
             ("on disk", durable.into()),
         ]))?;
         answer.notes.iter().for_each(|line| note(line));
+        if args.large.dry_run {
+            note(NOTHING_CHANGED);
+        }
     }
     recorded.map(|()| Exit::Ok)
 }

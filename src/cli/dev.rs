@@ -116,6 +116,7 @@ impl DevArgs {
         let mut contexts = Contexts::load(&file)?;
         let mine = contexts_of(&deployment)?;
         contexts.contexts.extend(mine.contexts);
+        let before = contexts.current.take().filter(|before| mine.current.as_ref() != Some(before));
         contexts.current = mine.current;
         contexts.save(&file).map_err(|e| failed("the context could not be written", &e))?;
         running.verifier.ready().await;
@@ -123,7 +124,7 @@ impl DevArgs {
         if session.for_programs() {
             session.print_item(&places(&deployment, &file))?;
         } else {
-            print(&welcome(&deployment, &file))?;
+            print(&welcome(&deployment, &file, before.as_deref()))?;
         }
         // The file server is a client of the daemon: it stops first, so that it does not report a lost daemon.
         let clock = session.clock.clone();
@@ -183,7 +184,9 @@ fn places(deployment: &DevDeployment, contexts: &std::path::Path) -> Value {
     })
 }
 
-fn welcome(deployment: &DevDeployment, contexts: &std::path::Path) -> Page {
+/// Returns what a user needs to know and can try. `before` is the context that was the current one.
+fn welcome(deployment: &DevDeployment, contexts: &std::path::Path, before: Option<&str>) -> Page {
+    let back = before.map(|name| format!("; to go back: leasehold context use {name}")).unwrap_or_default();
     let root = deployment.root().display();
     let Ports { grpc, issuer, probe, files, s3 } = deployment.ports;
     let text = format!(
@@ -196,7 +199,7 @@ fn welcome(deployment: &DevDeployment, contexts: &std::path::Path) -> Page {
   S3 gateway   localhost:{s3}, for s3://dev/data/ and the job file s3-job.toml
   dataset      dataset:dev/data@v1 is {data}
   folder       {root}
-  context      dev, in {contexts}
+  context      dev, in {contexts}. It is the current one now{back}
 
 Try, in another terminal:
 

@@ -17,8 +17,9 @@ use crate::{
     config::{ConfiguredPath, PathFault, PathUse},
     identity::{IdentitySource, Pick, TrustBundles, X509Svid, wait_for_identity},
     limits::{CALL, CLOCK_DIFFERENCE_MAX},
-    link::Connector,
+    link::{ConnectError, Connector},
     name::PrincipalKind,
+    plain,
     secret::redacted,
 };
 
@@ -63,7 +64,8 @@ impl DoctorReport {
     fn add_failure(&mut self, what: &str, failure: Failure) {
         let fix = failure.facts.iter().filter(|(l, _)| l == "fix").map(|(_, v)| v.clone()).next_back();
         let lines = failure.facts.iter().filter(|(l, _)| l.is_empty()).map(|(_, v)| format!("; {v}"));
-        let why = std::iter::once(failure.text.to_string()).chain(lines).collect::<String>();
+        let code = failure.reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let why = std::iter::once(format!("{}{code}", failure.text)).chain(lines).collect::<String>();
         self.add_problem(what, why, fix.unwrap_or_else(|| "correct it".to_owned()));
     }
 
@@ -120,7 +122,12 @@ async fn run_checks(session: &Session, report: &mut DoctorReport) {
         Ok(found) => found,
         Err(failure) => return report.add_failure("context", failure),
     };
-    report.add_ok("context", format!("{name}: {} as {}", context.server, context.server_id));
+    let chosen = match session.is_context_named() {
+        true => "by --context or LEASEHOLD_CONTEXT",
+        false => "the current one",
+    };
+    report.add_ok("context", format!("{name} ({chosen}): {} as {}", context.server, context.server_id));
+    let mut asked = AskedDaemon { context: context_advice(&name, path), ..AskedDaemon::default() };
     let now = session.now().wall;
     let roots = check_bundles(&context, now, report);
     check_svids(&context, session.role(), &roots, now, report);
@@ -129,9 +136,8 @@ async fn run_checks(session: &Session, report: &mut DoctorReport) {
         None => context.identities.keys().copied().collect(),
     };
     if roles.is_empty() {
-        return check_role(PrincipalKind::ALL, session, &mut AskedDaemon::default(), report).await;
+        return check_role(PrincipalKind::ALL, session, &mut asked, report).await;
     }
-    let mut asked = AskedDaemon::default();
     for role in &roles {
         asked.role = if roles.len() > 1 { role.as_str() } else { "" };
         check_role(&[*role], session, &mut asked, report).await;
@@ -143,6 +149,8 @@ async fn run_checks(session: &Session, report: &mut DoctorReport) {
 struct AskedDaemon {
     /// The identity that asks, if there are several.
     role: &'static str,
+    /// What to do if the daemon there is not the one that the user means.
+    context: String,
     has_answered: bool,
     problems: Vec<String>,
 }
@@ -260,7 +268,7 @@ fn check_svids(
         let mut readable = true;
         for path in [file(&files.cert, PathUse::File), file(&files.key, PathUse::PrivateFile)] {
             if let Err(fault) = path.check() {
-                // Nothing loads a key that others may read, so one row says all.
+                // The same file would get another row for its content.
                 readable = false;
                 let fix = match &fault {
                     PathFault::OpenToOthers { .. } => format!("chmod 600 {}", path.shown()),
@@ -305,6 +313,14 @@ fn check_svids(
     }
 }
 
+/// Returns which context is in use, and how to use another one.
+fn context_advice(name: &str, file: &Path) -> String {
+    format!(
+        "this is the context {name} of {}; if you mean another daemon: leasehold context use NAME",
+        plain::path(file)
+    )
+}
+
 async fn check_connection(connector: &Connector, asked: &mut AskedDaemon, report: &mut DoctorReport) -> bool {
     let address = connector.endpoint().address();
     match connector.connected_channel().await {
@@ -321,7 +337,14 @@ async fn check_connection(connector: &Connector, asked: &mut AskedDaemon, report
             // If several identities have the same problem, such as an address at which nothing listens, it is reported
             // once.
             if !asked.problems.contains(&why) {
-                report.add_problem(asked.of("connection"), &*why, error.fix());
+                // Another server listens there: often the context of another daemon is in use.
+                let fix = match error {
+                    ConnectError::ServerNotTrusted { .. } | ConnectError::Protocol { .. } => {
+                        format!("{}; {}", error.fix(), asked.context)
+                    }
+                    _ => error.fix(),
+                };
+                report.add_problem(asked.of("connection"), &*why, fix);
                 asked.problems.push(why);
             }
             false

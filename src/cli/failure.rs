@@ -16,6 +16,7 @@ use crate::{
 ///
 /// ```text
 /// leasehold: denied: this job may not read dataset:acme/tickets@v3
+///   code   POLICY_DENIED
 ///   you    spiffe://k8s.acme.example/ns/ml/sa/tuner
 ///   rule   tenant-read-own-or-shared-data: this dataset may be used for: support-tuning
 ///   fix    set purpose = "support-tuning" in the job file if that is true
@@ -55,7 +56,9 @@ impl Effect {
 }
 
 /// The labels that come first, in this order. The others follow as they came, and `fix` is last.
-const FIRST: [&str; 4] = ["", "you", "asked", "rule"];
+const FIRST: [&str; 5] = ["", CODE, "you", "asked", "rule"];
+/// The label of the reason, by which documents and runbooks name a refusal.
+pub(super) const CODE: &str = "code";
 
 impl Failure {
     /// Makes a failure that did not come from the daemon.
@@ -119,6 +122,7 @@ impl Failure {
         }
     }
 
+    /// Returns the facts in the order in which they are shown, without the reason.
     fn ordered(&self) -> Vec<(&str, &str)> {
         let place = |label: &str| match label {
             "fix" => FIRST.len() + 1,
@@ -137,7 +141,9 @@ impl Failure {
             Exit::Denied | Exit::AwaitingApproval => "denied",
             _ => "error",
         };
-        let facts = self.ordered();
+        let mut facts = self.ordered();
+        let at = facts.iter().take_while(|(label, _)| label.is_empty()).count();
+        facts.splice(at..at, self.reason.map(|reason| (CODE, reason.code())));
         let width = facts.iter().map(|(label, _)| label.chars().count()).max().unwrap_or(0).max(5) + 2;
         let mut out = format!("leasehold: {kind}: {}\n", plain::message(&self.text));
         for (label, value) in facts {

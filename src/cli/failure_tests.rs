@@ -11,6 +11,7 @@ fn a_refusal_has_its_facts_in_order() {
     .before_the_command();
     insta::assert_snapshot!(failure.render(), @r#"
     leasehold: denied: this job may not read dataset:acme/tickets@v3
+      code   POLICY_DENIED
       you    spiffe://k8s.acme.example/ns/ml/sa/tuner; purpose asked: "demo-bot"
       rule   tenant-read-own-or-shared-data: this dataset may be used for: support-tuning
       fix    set purpose = "support-tuning" in the job file if that is true, or ask its owner, data-tickets@acme.example
@@ -147,7 +148,7 @@ fn no_control_character_of_an_answer_reaches_the_terminal() {
         Failure::from(Refusal::new(Reason::Internal, "a\u{1b}[31mb").with("x\u{7}", "c\u{1b}d\ne\rf"));
     let shown = failure.render();
     assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
-    assert_eq!(shown.lines().count(), 3);
+    assert_eq!(shown.lines().count(), 4);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{
     Exit, Failure, Session,
     client::{CallKind, fetch_pages},
-    confirm::confirm_if_large,
+    confirm::{NOTHING_CHANGED, confirm_if_large},
     ids,
     output::{fields, note, print, print_line},
     parse, render,
@@ -112,7 +112,9 @@ async fn lock(mut request: v1::LockRequest, args: &EndingArgs, session: &Session
         if ending.behind == 0 && !closes {
             note(&no_lease(&name));
         }
-        if !dry_run {
+        if dry_run {
+            note(NOTHING_CHANGED);
+        } else {
             note(&refused_until(&name, answer.lock.as_ref(), now));
         }
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::CallKind,
-    confirm::{confirm, would_end},
+    confirm::{NOTHING_CHANGED, confirm, would_end},
     output::{Page, TableCell, columns, fields, note, print},
     parse, render,
     revoke::EndingArgs,
@@ -140,7 +140,9 @@ async fn offboard(name: &FenceName, args: OffboardArgs, session: &Session) -> Re
         if !answer.stays.is_empty() {
             print(&Page::default().below(&remnant_table(&answer.stays)))?;
         }
-        if !args.large.dry_run {
+        if args.large.dry_run {
+            note(NOTHING_CHANGED);
+        } else {
             note(&format!("To check that nothing of it is live: leasehold verify-clean {name}"));
         }
     }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     Client, Exit, Failure, Session,
     client::CallKind,
-    confirm::{Confirmed, confirm},
+    confirm::{Confirmed, NOTHING_CHANGED, confirm},
     failure::mistakes,
     output::{Page, TableCell, columns, fields, note, note_page, print, print_line},
     parse,
@@ -118,6 +118,9 @@ impl ChangeArgs {
         let would = send(&client, v1::ApplyPolicyRequest { dry_run: true, ..request.clone() }).await?;
         if self.dry_run {
             show(&would, session)?;
+            if !session.for_programs() {
+                note(NOTHING_CHANGED);
+            }
             return Ok(if would.failed.is_empty() { Exit::Ok } else { Exit::Failure });
         }
         if would.ended > 0 {

@@ -230,6 +230,11 @@ impl Session {
         Ok((Connector::new(source.clone(), self.clock.clone(), endpoint), source))
     }
 
+    /// Whether the context was named for this command. Otherwise the contexts file chooses it.
+    pub(super) fn is_context_named(&self) -> bool {
+        self.context.is_some()
+    }
+
     pub(super) fn role(&self) -> Option<PrincipalKind> {
         self.role
     }

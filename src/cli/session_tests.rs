@@ -336,6 +336,7 @@ async fn a_refusal_shows_its_facts_and_who_we_are() {
     assert_eq!((failure.reason, failure.exit), (Some(Reason::PolicyDenied), Exit::Denied));
     insta::assert_snapshot!(failure.render(), @r#"
     leasehold: denied: you may not end this
+      code   POLICY_DENIED
       you    spiffe://td.example/op
       rule   operators-end-access
     Nothing was changed.

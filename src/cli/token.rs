@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     Exit, Failure, Session,
     client::CallKind,
+    failure::CODE,
     output::{Page, TableCell, fields, note, print},
     render, timestamp,
 };
@@ -254,9 +255,9 @@ async fn check(
 fn inactive(code: &str) -> Failure {
     const TEXT: &str = "the token is not valid now";
     let Some(reason) = Reason::parse(code) else {
-        return Failure::new(Exit::VerificationFailed, TEXT).with("reason", code);
+        return Failure::new(Exit::VerificationFailed, TEXT).with(CODE, code);
     };
-    let refusal = Refusal::new(reason, TEXT).with("reason", code);
+    let refusal = Refusal::new(reason, TEXT);
     match meaning(reason) {
         Some((means, fix)) => refusal.with("means", means).fix(fix),
         None => refusal,

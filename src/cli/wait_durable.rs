@@ -1,7 +1,7 @@
 //! Waiting until the record of an ending is on disk. The ending is in force before that.
 
 use super::{Client, Exit, Failure, client::CallKind};
-use crate::{limits::LEDGER_WAIT, proto::v1};
+use crate::{limits::LEDGER_WAIT, proto::v1, reason::Reason};
 
 /// Whether to wait for the record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,10 @@ pub(super) async fn wait_durable(
             client.operator().wait_durable(request).await
         })
         .await
-        .map_err(|failure| not_durable(failure.text.into_owned()))?;
+        .map_err(|failure| match failure.reason {
+            Some(Reason::Locked | Reason::LoginRequired) => shut_out(failure.text.into_owned()),
+            _ => not_durable(failure.text.into_owned()),
+        })?;
     ending.durable = true;
     Ok(())
 }
@@ -39,9 +42,28 @@ fn not_durable(why: String) -> Failure {
         )
 }
 
+/// The caller has just locked itself out, so the daemon no longer answers it.
+fn shut_out(why: String) -> Failure {
+    Failure::new(
+        Exit::NotDurable,
+        "the change is in force, and it shuts you out too, so you cannot ask whether its record is on disk",
+    )
+    .with("why", why)
+    .fix("have another operator look (leasehold lock list); to lift it you need another operator, or an identity of policy.break_glass")
+    .saying("The access has ended, yours too.")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_on_oneself_says_that_it_shuts_the_caller_out() {
+        let failure = shut_out("human:ada is locked".into());
+        assert_eq!(failure.exit.code(), 5);
+        let said = failure.render();
+        assert!(said.contains("it shuts you out too") && !said.contains("disk, then"), "{said}");
+    }
 
     #[test]
     fn an_ending_that_is_not_durable_says_that_it_is_in_force() {

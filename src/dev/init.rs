@@ -56,7 +56,11 @@ impl Starter {
         let ports = Ports { grpc: *port, issuer, probe, files, s3 };
         let sample = SampleFiles { domain, tenant, ports, file_server: "https://files.example" };
         let header = "The daemon's configuration. `leasehold config check` reads it. config/leasehold.toml of the package has every key.";
-        put("leasehold.toml", &sample.config(header, ""), 0o600)?;
+        let break_glass = format!(
+            "# An identity that can lift every lock, so that no mistake shuts all operators out. Issue it by `leasehold svid mint`, and keep its\n\
+             # key elsewhere.\n# break_glass = [\"spiffe://{domain}/break-glass\"]\n"
+        );
+        put("leasehold.toml", &sample.config(header, &break_glass), 0o600)?;
         put("policy/leasehold.cedar", POLICY, 0o644)?;
         put("catalog.d/platform.toml", &sample.platform(), 0o644)?;
         let header = "The catalog of one team: who may ask, and the data that a job may name. `leasehold catalog check` reads it.";

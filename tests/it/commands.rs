@@ -451,6 +451,107 @@ async fn a_closed_job_was_closed_before() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_says_that_it_changed_nothing() {
+    let world = world().await;
+    for args in [
+        &["revoke", TICKETS, "--reason", "x", "--dry-run", "--as", "workload"][..],
+        &["lock", TICKETS, "--reason", "x", "--dry-run", "--as", "workload"],
+        &["dataset", "recall", "acme/tickets@v3", "--reason", "x", "--dry-run", "--as", "workload"],
+    ] {
+        let (_, notes) = said(&world, OPERATOR, args).await;
+        assert!(notes.contains("Dry run: nothing was changed."), "{args:?}: {notes}");
+    }
+    let list = shown(&world, OPERATOR, &["lock", "list", "--as", "workload"]).await;
+    assert!(!list.contains(TICKETS), "{list}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_oneself_is_not_the_fault_of_a_disk() {
+    let world = world().await;
+    let own = format!("identity:{OPERATOR}");
+    let lock = ["lock", &own, "--locks-out", OPERATOR, "--reason", "x", "--as", "workload"];
+    let (code, said) = refused(&world, OPERATOR, &lock).await;
+    // The record may be on disk at once.
+    if code != Some(0) {
+        assert_eq!(code, Some(5), "{said}");
+        assert!(said.contains("it shuts you out too") && !said.contains("the daemon's disk"), "{said}");
+    }
+    let (code, said) = refused(&world, OPERATOR, &["job", "list", "--as", "workload"]).await;
+    assert!(code == Some(2) && said.contains("  code   LOCKED"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn doctor_names_the_context_if_another_server_answers() {
+    let world = world().await;
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let (code, _, err) = ran(here, &["init", "new", "--port", "1"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let contexts = here.join("new/contexts.toml");
+    let text = std::fs::read_to_string(&contexts).unwrap();
+    let address = world.daemon().grpc.to_string();
+    std::fs::write(&contexts, text.replace("localhost:1", &address)).unwrap();
+    let (code, out, _) = ran(here, &["doctor"]).await;
+    assert_eq!(code, Some(1), "{out}");
+    assert!(out.contains("init (the current one): "), "{out}");
+    let advice = format!("this is the context init of {}", contexts.display());
+    assert!(out.contains(&advice) && out.contains("context use NAME"), "{out}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn config_check_counts_its_warnings_and_reads_a_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let port = three_ports();
+    let (code, _, err) = ran(here, &["init", "new", "--port", &port.to_string()]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let check = ["config", "check", "new/leasehold.toml"];
+    let (code, _, err) = ran(here, &check).await;
+    assert!(code == Some(0) && err.ends_with("The configuration is good.\n"), "{err}");
+    let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let (code, _, err) = ran(here, &check).await;
+    assert!(code == Some(0) && err.ends_with("is good, with 1 warning: see above.\n"), "{err}");
+    assert!(err.contains("another one cannot start until that has stopped"), "{err}");
+    drop(taken);
+
+    let gateway = format!(
+        "[daemon]\naddress = \"localhost:{port}\"\nspiffe_id = \"spiffe://leasehold.test/daemon\"\n\
+         [identity]\ncert = \"svid/daemon.pem\"\nkey = \"svid/daemon.key\"\nbundles = {{ \"leasehold.test\" = \"ca/bundle.pem\" }}\n\
+         [gateway]\nlisten = \"127.0.0.1:{port}\"\naudience = \"spiffe://leasehold.test/files\"\ncatalog = \"catalog.d\"\n"
+    );
+    std::fs::write(here.join("new/gateway.toml"), &gateway).unwrap();
+    let check = ["config", "check", "new/gateway.toml"];
+    let (code, out, err) = ran(here, &check).await;
+    assert!(code == Some(0) && out.contains("gateway.audience"), "{out}{err}");
+    assert!(err.contains("is not among the verifiers of spiffe://leasehold.test/files"), "{err}");
+    assert!(err.contains("no [[gateway.store]] has"), "{err}");
+    std::fs::write(here.join("new/gateway.toml"), gateway.replace("catalog.d", "catalog.e")).unwrap();
+    let (code, _, err) = ran(here, &check).await;
+    assert!(code == Some(1) && err.contains("so `leasehold gateway` would not start"), "{err}");
+    assert_eq!(err.matches("catalog.e").count(), 1, "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn catalog_check_counts_entries_and_names_people() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path();
+    let (code, _, err) = ran(here, &["init", "new"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let (_, out, err) = ran(here, &["catalog", "check", "new/catalog.d"]).await;
+    let count = |what: &str| {
+        let row = out.lines().find(|line| line.starts_with(what)).unwrap_or_default();
+        row.split_whitespace().last().unwrap_or_default().to_owned()
+    };
+    assert_eq!((count("principals").as_str(), count("verifiers").as_str()), ("3", "1"), "{out}");
+    assert!(!err.contains("has no `human`"), "{err}");
+    let platform = here.join("new/catalog.d/platform.toml");
+    let text = std::fs::read_to_string(&platform).unwrap();
+    std::fs::write(&platform, text.replace("human  = \"segment:2\"\n", "")).unwrap();
+    let (code, _, err) = ran(here, &["catalog", "check", "new/catalog.d"]).await;
+    assert!(code == Some(0) && err.contains("has no `human`"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_revocation_warns_of_nothing() {
     let world = world().await;
     let foreign = ["revoke", "dataset:globex/reviews@v1", "--reason", "x", "--as", "workload"];

@@ -103,6 +103,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     all += &refused(&world, WORKER, &["run", "--job", &job, "--", "no-such-command"]).await;
     insta::assert_snapshot!(all, @r#"
     leasehold: error: the attempt has reached its limit of joined members: 1
+      code   MEMBERS_FULL
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  not a fault of this process: the job allows fewer members than have come; the others go on
       fix    start fewer, or create a job with a larger members.max
@@ -110,6 +111,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     -- exit 125
 
     leasehold: error: another participant is joined as `node-1`
+      code   INSTANCE_TAKEN
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  another process takes part under this name: two processes were given the same name, or the previous process has not ended yet
       fix    give each process its own --instance; the name of a dead process is free again within seconds
@@ -117,6 +119,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     -- exit 125
 
     leasehold: error: there is no such job, or none that you may see
+      code   JOB_NOT_FOUND
       you    spiffe://k8s.acme.example/ns/ml/job/other
       means  no job with this ID is visible to you; a mistyped ID and another team's job look the same
       fix    list those that you may see: leasehold job list
@@ -124,6 +127,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     -- exit 125
 
     leasehold: error: attempt 1 is still draining; set `supersede` to end it now
+      code   ATTEMPT_DRAINING
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  not a fault of this run: the run before it is still saving its work and has some time left for that
       fix    start again in a moment, or with --supersede to end the other run now
@@ -131,6 +135,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     -- exit 125
 
     leasehold: error: the key belongs to attempt 1, which is over
+      code   ATTEMPT_KEY_USED
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  a run with this key has ended; no key is used twice, so that a late process of the old run gets no access
       fix    a new run needs a new key: use the scheduler's restart count in it
@@ -138,6 +143,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     -- exit 125
 
     leasehold: error: no attempt of j-… is running
+      code   ATTEMPT_NOT_FOUND
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  no run of this job has begun, or its last run has ended
       fix    begin one: leasehold agent --job j-…, or leasehold run --job j-…
@@ -145,6 +151,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     -- exit 1
 
     leasehold: error: the job is closed: interrupted
+      code   JOB_CLOSED
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  the job is closed permanently; no run can open it again
       fix    see why: leasehold job show ID; then create another job
@@ -152,6 +159,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     -- exit 125
 
     leasehold: error: there is no such job, or none that you may see
+      code   JOB_NOT_FOUND
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  no job with this ID is visible to you; a mistyped ID and another team's job look the same
       fix    list those that you may see: leasehold job list
@@ -159,6 +167,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     -- exit 125
 
     leasehold: denied: several jobs share your identity, so joining needs the ticket of this attempt
+      code   TICKET_REQUIRED
       you    spiffe://hpc.acme.example/slurm/ml-support/node
       means  other processes can have your identity or match its pattern, so each must prove that it belongs to this job
       fix    give the ticket that the launcher wrote: leasehold job begin ID --attempt-key K --ticket-to FILE, then --ticket-file FILE here; if members.start names you in full, --job ID --attempt-key K brings it
@@ -274,6 +283,7 @@ async fn each_end_of_a_run_says_what_to_do() {
 
     # another job under the same identity
     leasehold: denied: your identity belongs to only one job, and that is j-…
+      code   IDENTITY_BOUND
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  this identity may work for one job at a time, and has taken part in another job that is open or ended a short while ago; a run that was killed counts too
       fix    go on with that job while it is open (--job j-…); or run each job under its own SPIFFE ID, or have the catalog say identity = "shared"; this one is free 25 h after j-… has ended
@@ -307,6 +317,7 @@ async fn each_end_of_a_run_says_what_to_do() {
     # no daemon
     leasehold: cannot reach `ADDRESS`: trying again for up to 10 s
     leasehold: error: cannot reach `ADDRESS`
+      code   UNREACHABLE
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       cause  Connection refused (os error 111)
       means  nothing was decided: the request did not reach the daemon

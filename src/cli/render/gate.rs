@@ -12,11 +12,22 @@ use crate::{
     proto::v1,
 };
 
+/// Renders the gates that hold a job back.
 pub(in crate::cli) fn gate_table(gates: &[v1::Gate]) -> Page {
     let rows = gates.iter().map(|g| {
         vec![g.id.clone(), g.approver_group.clone(), g.approvals_needed.to_string(), g.explanation.clone()]
     });
     columns(&["WAITS FOR", "GROUP", "APPROVALS", "BECAUSE"], rows)
+}
+
+/// Renders all gates of a job, with the number of approvals that each has.
+pub(in crate::cli) fn all_gates_table(gates: &[v1::Gate]) -> Page {
+    let rows = gates.iter().map(|g| {
+        let given = g.approvals.iter().filter(|a| a.void_because.is_empty()).count();
+        let of = format!("{given} of {}", g.approvals_needed);
+        vec![g.id.clone(), g.approver_group.clone(), of, g.explanation.clone()]
+    });
+    columns(&["GATE", "GROUP", "APPROVALS", "BECAUSE"], rows)
 }
 
 /// Renders the approvals of a job.

@@ -22,7 +22,7 @@ const LOCK_COLUMNS: [Column; 5] = [
 
 pub(in crate::cli) fn lock_table(locks: &[v1::Lock], now: Wall, size: TableSize) -> Page {
     let rows = locks.iter().map(|l| {
-        let until = if l.until.is_none() { "lifted".to_owned() } else { short(l.until.as_ref(), now) };
+        let until = if l.until.is_none() { "no end".to_owned() } else { short(l.until.as_ref(), now) };
         vec![l.name.clone(), short(l.since.as_ref(), now), until, l.by.clone(), l.reason.clone()]
     });
     list(&LOCK_COLUMNS, rows, size)

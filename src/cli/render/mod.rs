@@ -13,7 +13,7 @@ mod lock;
 mod resource;
 mod words;
 
-pub(super) use gate::{decision_table, decision_value, gate_table};
+pub(super) use gate::{all_gates_table, decision_table, decision_value, gate_table};
 pub(super) use job::{job_page, job_table, job_value, risk_text, risk_value};
 pub(super) use lease::{lease_page, lease_table, lease_value};
 pub(super) use lock::{ending_value, lock_table, lock_value};
