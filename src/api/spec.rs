@@ -10,8 +10,8 @@ use crate::{
     job::{DoneWhen, Members, ParamSweep, Spec, Tuning},
     limits,
     name::{
-        Digest, HumanName, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffeId, SpiffePattern,
-        TenantName,
+        Digest, HumanName, ImageDigest, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffeId,
+        SpiffePattern, TenantName,
     },
     plain,
     proto::{convert::duration, v1},
@@ -108,6 +108,10 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
     let rollback_to = rollback(&mut m, &wire.rollback_to);
     let prompt_alternative =
         m.text("prompt_alternative", &wire.prompt_alternative, limits::TEXT_BYTES_MAX, false);
+    let image = match wire.image.as_str() {
+        "" => None,
+        text => m.name::<ImageDigest>("image", text),
+    };
     let max_duration = m.life("max_duration", wire.max_duration.as_ref(), limits::JOB_DURATION_MAX);
     if wire.max_duration.is_none() {
         m.add(Reason::FieldMissing, "`max_duration` is required: the hard end of all access".into());
@@ -147,6 +151,7 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
             ticket,
             rollback_to,
             prompt_alternative,
+            image,
             sweep,
             max_duration,
             tune,
@@ -306,6 +311,7 @@ pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
         ticket: spec.ticket.clone(),
         rollback_to: spec.rollback_to.as_ref().map(ToString::to_string).unwrap_or_default(),
         prompt_alternative: spec.prompt_alternative.clone(),
+        image: spec.image.as_ref().map(ToString::to_string).unwrap_or_default(),
         sweep: spec.sweep.as_ref().map(|sweep| v1::ParamSweep {
             jobs: sweep.jobs,
             values: sweep.values.iter().map(|(name, value)| format!("{name}={value}")).collect(),

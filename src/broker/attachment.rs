@@ -321,6 +321,7 @@ impl MemberUseCases {
             | FenceKind::Tenant(_)
             | FenceKind::Identity(_)
             | FenceKind::Human(_)
+            | FenceKind::Image(_)
             | FenceKind::Resource(_) => self.context.sessions.call_all(),
         }
     }

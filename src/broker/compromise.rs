@@ -91,6 +91,7 @@ impl OperatorUseCases {
             | FenceKind::Domain(_)
             | FenceKind::Tenant(_)
             | FenceKind::Human(_)
+            | FenceKind::Image(_)
             | FenceKind::Resource(_) => false,
         };
         let writes = |job: &Job| !job.spec.write.is_empty() && !job.attempts.is_empty();

@@ -71,8 +71,7 @@ impl JobUseCases {
         let tuned = tuned(&request.rules, &spec.read, &spec.write);
         let resources = spec.read.iter().chain(&spec.write).cloned().chain(tuned);
         let launcher = request.caller.id();
-        let mut names =
-            names::of_spec(&request.rules, &spec.tenant, launcher, spec.acting_for.as_ref(), resources);
+        let mut names = names::of_spec(&request.rules, &spec, launcher, resources);
         names.push(FenceName::job(id));
         let standing = request.stand(&names);
         let AccessRequest { rules, caller, .. } = &standing.request;

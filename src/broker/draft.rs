@@ -225,6 +225,7 @@ impl CredentialUseCases {
             ticket: job.spec.ticket.clone(),
             rollback_to: job.spec.rollback_to.clone(),
             prompt_alternative: job.spec.prompt_alternative.clone(),
+            image: job.spec.image.clone(),
             half: facts.half,
             audience: facts.audience.clone(),
             scopes: facts.scopes.to_vec(),

@@ -35,7 +35,11 @@ impl VerifierUseCases {
     fn concern(&self, name: &FenceName) -> Concern {
         let of_job = |id: JobId| self.context.state.job(id).map(|j| j.spec.tenant.clone());
         let tenant = match name.kind() {
-            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Identity(_) | FenceKind::Human(_) => None,
+            FenceKind::Epoch
+            | FenceKind::Domain(_)
+            | FenceKind::Identity(_)
+            | FenceKind::Human(_)
+            | FenceKind::Image(_) => None,
             FenceKind::Tenant(t) => return Concern::ThingsOf(t),
             FenceKind::Resource(r) => return Concern::ThingsOf(r.tenant()),
             FenceKind::Job(j)

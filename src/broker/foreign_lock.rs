@@ -71,7 +71,7 @@ impl AccessControl {
             | FenceKind::AttemptReading(job, _)
             | FenceKind::Member(job, ..)
             | FenceKind::MemberReading(job, ..) => self.context.state.job(job).map(|j| j.spec.tenant.clone()),
-            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => None,
+            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Image(_) => None,
         }
     }
 }

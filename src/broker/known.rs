@@ -114,6 +114,7 @@ impl OperatorUseCases {
                     || some_job(&has_part)
                     || !self.context.state.reviews(None, 1, |r| did(&r.by, r.human.as_ref())).is_empty()
             }
+            FenceKind::Image(image) => some_job(&|j| j.spec.image.as_ref() == Some(&image)),
             FenceKind::Resource(resource) => {
                 let is_it = |r: &ResourceName| *r == resource || r.unversioned() == resource;
                 catalog.resources().any(|r| is_it(&r.name))
@@ -166,6 +167,7 @@ impl OperatorUseCases {
                 let people = principals().filter_map(|p| p.human_text()?.parse::<HumanName>().ok());
                 some(people.chain(jobs().filter_map(|j| j.acting_for.clone())).map(FenceName::human))
             }
+            FenceKind::Image(_) => some(jobs().filter_map(|j| j.spec.image.clone()).map(FenceName::image)),
             FenceKind::Resource(asked) => {
                 let tenant = asked.tenant();
                 let mine = || catalog.resources().filter(|r| is_mine(&r.tenant));

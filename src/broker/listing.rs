@@ -231,7 +231,7 @@ pub(super) fn stood_behind(e: &Ended, behind: Option<&FenceName>) -> bool {
         }
         FenceKind::Lease(l) => e.id == l,
         FenceKind::Epoch => true,
-        FenceKind::Human(_) => false,
+        FenceKind::Human(_) | FenceKind::Image(_) => false,
     }
 }
 

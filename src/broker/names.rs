@@ -2,10 +2,8 @@
 
 use super::{decide::tuned, rules::Rules};
 use crate::{
-    job::Job,
-    name::{
-        AttemptNumber, FenceName, Half, HumanName, InstanceName, ResourceName, Scope, SpiffeId, TenantName,
-    },
+    job::{Job, Spec},
+    name::{AttemptNumber, FenceName, Half, InstanceName, ResourceName, Scope, SpiffeId},
 };
 
 /// Returns what shuts an identity out: its own name, its trust domain, and the person behind it.
@@ -16,18 +14,18 @@ pub(super) fn of_identity(rules: &Rules, id: &SpiffeId) -> Vec<FenceName> {
     names
 }
 
-/// Returns what a specification depends on: its tenant, its launcher, the human it acts for, its resources. A launcher that
-/// is a person depends on that person, even if the specification names another.
+/// Returns what a specification depends on: its tenant, its launcher, the human it acts for, its image, and these resources. A
+/// launcher that is a person depends on that person, even if the specification names another.
 pub(super) fn of_spec(
     rules: &Rules,
-    tenant: &TenantName,
+    spec: &Spec,
     launcher: &SpiffeId,
-    acting_for: Option<&HumanName>,
     resources: impl Iterator<Item = ResourceName>,
 ) -> Vec<FenceName> {
-    let mut names = vec![FenceName::epoch(), FenceName::tenant(tenant.clone())];
+    let mut names = vec![FenceName::epoch(), FenceName::tenant(spec.tenant.clone())];
     names.extend(of_identity(rules, launcher));
-    names.extend(acting_for.cloned().map(FenceName::human));
+    names.extend(spec.acting_for.clone().map(FenceName::human));
+    names.extend(spec.image.clone().map(FenceName::image));
     for r in resources {
         names.extend(of_resource(&r));
     }
@@ -48,9 +46,8 @@ pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
     let tuned = tuned(rules, &job.spec.read, &job.spec.write);
     let mut names = of_spec(
         rules,
-        &job.spec.tenant,
+        &job.spec,
         &job.launcher,
-        job.acting_for.as_ref(),
         job.spec.read.iter().chain(&job.spec.write).cloned().chain(tuned),
     );
     names.push(FenceName::job(job.id));
@@ -82,7 +79,7 @@ pub(super) fn of_lease(
 ) -> Vec<FenceName> {
     let tuned = tuned(rules, &job.spec.read, &job.spec.write);
     let resources = scopes.iter().map(|s| s.resource.clone()).chain(tuned);
-    let mut names = of_spec(rules, &job.spec.tenant, &job.launcher, job.acting_for.as_ref(), resources);
+    let mut names = of_spec(rules, &job.spec, &job.launcher, resources);
     names.push(FenceName::job(job.id));
     names.extend(of_place(rules, job, attempt, instance, holder));
     if half == Half::Reading {

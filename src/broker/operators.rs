@@ -56,7 +56,7 @@ impl OperatorUseCases {
                 let tenant = caller.rules.catalog().principal(&id).map(|p| p.tenant.clone());
                 Ok(tenant.filter(|tenant| self.access.sees(caller, tenant)))
             }
-            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => Ok(None),
+            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Image(_) => Ok(None),
         }
     }
 

@@ -121,7 +121,11 @@ impl OperatorUseCases {
                 }
                 notes.push("it may join and ask again: only a lock keeps it out (leasehold lock)".to_owned());
             }
-            FenceKind::Tenant(_) | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Resource(_) => {
+            FenceKind::Tenant(_)
+            | FenceKind::Domain(_)
+            | FenceKind::Human(_)
+            | FenceKind::Image(_)
+            | FenceKind::Resource(_) => {
                 notes.push(
                     "jobs may ask again for what policy still allows: only a lock keeps them out (leasehold lock)"
                         .to_owned(),

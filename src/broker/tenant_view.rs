@@ -268,7 +268,7 @@ impl TenantView {
     /// the platform.
     fn owns(&self, name: &FenceName) -> bool {
         match name.kind() {
-            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => false,
+            FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Image(_) => false,
             FenceKind::Tenant(tenant) => tenant == self.tenant,
             FenceKind::Resource(resource) => resource.tenant() == self.tenant,
             FenceKind::Identity(id) => self.is_own_identity(&id),

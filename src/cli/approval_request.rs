@@ -28,6 +28,7 @@ fn request_rows(job: &v1::Job) -> Vec<(&'static str, Vec<String>)> {
         ("ticket", one(&spec.ticket)),
         ("rollback to", one(&spec.rollback_to)),
         ("why not a prompt", one(&spec.prompt_alternative)),
+        ("image", one(&spec.image)),
         ("reads", job.inputs.iter().map(input_text).collect()),
         ("writes", spec.write),
         ("pins", pins),

@@ -32,7 +32,7 @@ Examples:
   leasehold revoke j-… --reason \"key seen in a paste\" --cause compromise")]
 pub struct RevokeArgs {
     /// job:ID, attempt:ID/2, member:ID/2/NAME, lease:ID, identity:spiffe://…, dataset:…, model:…, checkpoint:…, tenant:NAME,
-    /// domain:NAME or human:NAME; or only the id of a job or lease
+    /// domain:NAME, human:NAME or image:sha256:…; or only the id of a job or lease
     #[arg(value_name = "NAME", required = true, value_parser = parse::ending_name)]
     names: Vec<String>,
     /// Why, for the people who lose access and for auditors
@@ -196,7 +196,11 @@ fn new_access_warning(name: &str) -> Option<String> {
     let kind = name.parse::<FenceName>().ok()?.kind();
     let asks_again = matches!(
         kind,
-        FenceKind::Tenant(_) | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Resource(_)
+        FenceKind::Tenant(_)
+            | FenceKind::Domain(_)
+            | FenceKind::Human(_)
+            | FenceKind::Image(_)
+            | FenceKind::Resource(_)
     );
     asks_again.then(|| {
         format!(

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use crate::name::{
-    Digest, HumanName, InstanceName, Method, Pin, ResourceName, SpiffeId, SpiffePattern, TenantName,
+    Digest, HumanName, ImageDigest, InstanceName, Method, Pin, ResourceName, SpiffeId, SpiffePattern,
+    TenantName,
 };
 
 /// A job's specification. The edge that read it has checked every bound of `limits`.
@@ -19,6 +20,8 @@ pub struct Spec {
     pub rollback_to: Option<ResourceName>,
     /// Why a better prompt is not enough; empty if it does not say.
     pub prompt_alternative: String,
+    /// The container image that the launcher says the job runs. Nothing attests it.
+    pub image: Option<ImageDigest>,
     /// Set if it is one of several jobs that differ only in free parameters.
     pub sweep: Option<ParamSweep>,
     pub max_duration: Duration,

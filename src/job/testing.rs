@@ -18,6 +18,7 @@ pub(crate) fn sample_spec(expect: u32, attempts: u32) -> Spec {
         ticket: String::new(),
         rollback_to: None,
         prompt_alternative: String::new(),
+        image: None,
         sweep: None,
         max_duration: Duration::from_secs(3_600),
         tune: None,

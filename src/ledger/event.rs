@@ -12,8 +12,8 @@ use super::job_record::{ApprovalRecord, DecisionRecord, EmergencyRecord, InputRe
 use crate::{
     clock::{LeaseTime, Wall},
     name::{
-        Action, AttemptNumber, Digest, FenceName, Half, HumanName, InstanceName, JobId, LeaseId, Method,
-        Outcome, ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
+        Action, AttemptNumber, Digest, FenceName, Half, HumanName, ImageDigest, InstanceName, JobId, LeaseId,
+        Method, Outcome, ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
     },
     reason::Reason,
 };
@@ -416,6 +416,8 @@ pub struct CredentialIssued {
     pub rollback_to: Option<ResourceName>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prompt_alternative: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageDigest>,
     pub half: Half,
     pub audience: SpiffeId,
     pub scopes: Vec<Scope>,

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::LeaseTime,
-    name::{Digest, HumanName, JobId, Method, Pin, ResourceName, SpiffeId, SpiffePattern, TenantName},
+    name::{
+        Digest, HumanName, ImageDigest, JobId, Method, Pin, ResourceName, SpiffeId, SpiffePattern, TenantName,
+    },
 };
 
 /// A job, as it was described and decided.
@@ -109,6 +111,8 @@ pub struct JobSpec {
     pub rollback_to: Option<ResourceName>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prompt_alternative: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageDigest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep: Option<SweepRecord>,
 }

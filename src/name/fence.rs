@@ -3,8 +3,8 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use super::{
-    AttemptNumber, HumanName, InstanceName, JobId, LeaseId, NameError, ResourceName, SpiffeId, TenantName,
-    TrustDomain, text_form,
+    AttemptNumber, HumanName, ImageDigest, InstanceName, JobId, LeaseId, NameError, ResourceName, SpiffeId,
+    TenantName, TrustDomain, text_form,
 };
 
 /// The name of a fence.
@@ -19,6 +19,7 @@ use super::{
 /// | `member:J/N/I`, `member:J/N/I/reading` | a member, or its reading half |
 /// | `identity:spiffe://…` | all that a SPIFFE ID holds or launched |
 /// | `human:NAME` | all done on behalf of a person |
+/// | `image:sha256:…` | all of the jobs that say they run this container image |
 /// | `dataset:T/D[@V]`, `model:T/M[@V]`, `checkpoint:T/C` | a resource, all versions or one |
 /// | `lease:L` | one lease |
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,6 +48,8 @@ pub enum FenceKind {
     Identity(SpiffeId),
     /// All that is done on behalf of a person.
     Human(HumanName),
+    /// All of the jobs that say they run this container image.
+    Image(ImageDigest),
     /// One version of a resource, or all of them if the name has none.
     Resource(ResourceName),
     /// One lease.
@@ -66,6 +69,7 @@ impl From<FenceKind> for FenceName {
             FenceKind::MemberReading(j, n, i) => format!("member:{j}/{n}/{i}/reading"),
             FenceKind::Identity(i) => format!("identity:{i}"),
             FenceKind::Human(h) => format!("human:{h}"),
+            FenceKind::Image(i) => format!("image:{i}"),
             FenceKind::Resource(r) => r.as_str().to_owned(),
             FenceKind::Lease(l) => format!("lease:{l}"),
         };
@@ -124,6 +128,10 @@ impl FenceName {
     /// Names [`FenceKind::Human`].
     pub fn human(h: HumanName) -> Self {
         FenceKind::Human(h).into()
+    }
+    /// Names [`FenceKind::Image`].
+    pub fn image(i: ImageDigest) -> Self {
+        FenceKind::Image(i).into()
     }
     /// Names [`FenceKind::Resource`].
     pub fn resource(r: ResourceName) -> Self {
@@ -186,6 +194,10 @@ fn parse(text: &str) -> Result<FenceKind, &'static str> {
         "human" => {
             rest.parse().map(FenceKind::Human).map_err(|_| "write the name of a person, such as human:ada")
         }
+        "image" => rest
+            .parse()
+            .map(FenceKind::Image)
+            .map_err(|_| "write the digest of a container image, such as image:sha256:… with 64 hexadecimal digits"),
         "dataset" | "model" | "checkpoint" => text
             .parse()
             .map(FenceKind::Resource)
@@ -196,7 +208,7 @@ fn parse(text: &str) -> Result<FenceKind, &'static str> {
             .map_err(|_| "write lease: and the id of a lease, as `leasehold lease list` shows it"),
         _ => Err(
             "there is no such kind: write job:, lease:, identity:, dataset:, model:, checkpoint:, tenant:, domain:, human:, \
-             attempt: or member:, and the name",
+             image:, attempt: or member:, and the name",
         ),
     }
 }
@@ -235,6 +247,7 @@ mod tests {
             FenceKind::Member(j, n, "reading".parse().unwrap()),
             FenceKind::Identity("spiffe://td.example/a".parse().unwrap()),
             FenceKind::Human("ada".parse().unwrap()),
+            FenceKind::Image(format!("sha256:{}", "0a".repeat(32)).parse().unwrap()),
             FenceKind::Resource("dataset:acme/tickets@v3".parse().unwrap()),
             FenceKind::Resource("checkpoint:acme/lora".parse().unwrap()),
             FenceKind::Lease(LeaseId(9)),
@@ -261,6 +274,7 @@ mod tests {
             "identity:spiffe://td".into(),
             "dataset:acme/../x".into(),
             "tenant:Acme".into(),
+            "image:trainer:latest".into(),
         ] {
             assert!(t.parse::<FenceName>().is_err(), "{t}");
         }

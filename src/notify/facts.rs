@@ -180,6 +180,7 @@ fn waiting(created: &JobCreated) -> Option<NoticeFacts> {
     facts.put("ticket", &spec.ticket);
     facts.put("rollback_to", spec.rollback_to.as_ref().map_or("", |name| name.as_str()));
     facts.put("prompt_alternative", &spec.prompt_alternative);
+    facts.put("image", spec.image.as_ref().map_or("", |image| image.as_str()));
     facts.put("launcher", created.launcher.as_str());
     if let Some(human) = &created.acting_for {
         facts.put("acting_for", human.as_str());
@@ -264,7 +265,7 @@ fn of_job(occasion: Occasion, id: JobId, lookup: &dyn NoticeLookup, what: &str) 
 /// The tenant that a name belongs to. `None` if it covers several tenants, as a trust domain may.
 fn tenant_of(name: &FenceName, lookup: &dyn NoticeLookup) -> Option<TenantName> {
     match name.kind() {
-        FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) => None,
+        FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Image(_) => None,
         FenceKind::Tenant(tenant) => Some(tenant),
         FenceKind::Resource(resource) => Some(resource.tenant()),
         FenceKind::Identity(id) => lookup.tenant_of_identity(&id),

@@ -7,7 +7,9 @@ use crate::{
     catalog::Principal,
     clock::Wall,
     job::Spec,
-    name::{Action, HumanName, Method, NameError, ResourceKind, ResourceName, SpiffeId, TenantName},
+    name::{
+        Action, HumanName, ImageDigest, Method, NameError, ResourceKind, ResourceName, SpiffeId, TenantName,
+    },
     plain,
     written::nearest,
 };
@@ -63,6 +65,8 @@ pub struct RequestFacts<'a> {
     pub rollback_to: Option<&'a ResourceName>,
     /// Why a better prompt is not enough.
     pub prompt_alternative: &'a str,
+    /// The container image that the launcher says it runs.
+    pub image: Option<&'a ImageDigest>,
     /// The person that it is done for.
     pub acting_for: Option<&'a HumanName>,
 }
@@ -76,6 +80,7 @@ impl<'a> RequestFacts<'a> {
             ticket: said,
             rollback_to: (on.kind() == ResourceKind::Model).then_some(on),
             prompt_alternative: said,
+            image: None,
             acting_for: None,
         }
     }
@@ -87,6 +92,7 @@ impl<'a> RequestFacts<'a> {
             ticket: &spec.ticket,
             rollback_to: spec.rollback_to.as_ref(),
             prompt_alternative: &spec.prompt_alternative,
+            image: spec.image.as_ref(),
             acting_for: spec.acting_for.as_ref(),
         }
     }

@@ -6,7 +6,7 @@ use super::{AskedAct, Phase, Relation, RequestFacts};
 use crate::{
     clock::Wall,
     limits::{FILE_BYTES_MAX, LEASE_TTL_DEFAULT, POLICY_CASES_MAX, SPEC_LIST_MAX, TEXT_BYTES_MAX},
-    name::{HumanName, Method, NameError, ResourceName, SpiffeId, TenantName},
+    name::{HumanName, ImageDigest, Method, NameError, ResourceName, SpiffeId, TenantName},
     plain,
     written::{Notes, Placed, Problem, Section, Value, nearest, parse_toml, read_regular_text},
 };
@@ -84,6 +84,7 @@ pub struct PolicyCase {
     pub(super) ticket: String,
     pub(super) rollback_to: Option<ResourceName>,
     pub(super) prompt_alternative: String,
+    pub(super) image: Option<ImageDigest>,
     pub(super) acting_for: Option<HumanName>,
     /// What else the job opens; its risk comes from all of it.
     pub(super) also: Vec<ResourceName>,
@@ -111,6 +112,7 @@ impl PolicyCase {
             ticket: &self.ticket,
             rollback_to: self.rollback_to.as_ref(),
             prompt_alternative: &self.prompt_alternative,
+            image: self.image.as_ref(),
             acting_for: self.acting_for.as_ref(),
         }
     }
@@ -231,6 +233,7 @@ fn read_case(
         prompt_alternative: table
             .text("prompt_alternative", notes, line)
             .unwrap_or_else(|| shared.prompt_alternative.clone()),
+        image: table.text("image", notes, str::parse::<ImageDigest>),
         acting_for: table.text("acting_for", notes, |text| {
             text.strip_prefix("human:").unwrap_or(text).parse::<HumanName>()
         }),

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     clock::Wall,
-    name::{HumanName, ResourceName, TenantName},
+    name::{HumanName, ImageDigest, ResourceName, TenantName},
 };
 
 /// One field of the context.
@@ -41,7 +41,7 @@ impl ContextField<'_> {
 }
 
 /// The fields of `JobContext`, in the order of [`ContextFields::of_job`].
-const JOB_FIELDS: [&str; 19] = [
+const JOB_FIELDS: [&str; 20] = [
     "spiffe_id",
     "job",
     "tenant",
@@ -52,6 +52,7 @@ const JOB_FIELDS: [&str; 19] = [
     "ticket",
     "rollback_to",
     "prompt_alternative",
+    "image",
     "acting_for",
     "risk",
     "risk_reasons",
@@ -103,6 +104,7 @@ impl<'a> ContextFields<'a> {
             ("ticket", ContextField::Text(b.facts.ticket)),
             ("rollback_to", ContextField::Text(b.facts.rollback_to.map_or("", ResourceName::as_str))),
             ("prompt_alternative", ContextField::Text(b.facts.prompt_alternative)),
+            ("image", ContextField::Text(b.facts.image.map_or("", ImageDigest::as_str))),
             ("acting_for", ContextField::Text(b.facts.acting_for.map_or("", HumanName::as_str))),
             ("risk", ContextField::Number(b.risk.score().into())),
             ("risk_reasons", ContextField::Words(b.risk.reasons())),

@@ -30,6 +30,7 @@ pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
         ticket,
         rollback_to,
         prompt_alternative,
+        image,
         sweep,
         max_duration,
         tune,
@@ -73,6 +74,7 @@ pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
         ticket,
         rollback_to,
         prompt_alternative,
+        image,
         sweep: sweep.map(|ParamSweep { jobs, values }| ledger::SweepRecord { jobs, values }),
     }
 }
@@ -124,6 +126,7 @@ pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
         ticket: r.ticket,
         rollback_to: r.rollback_to,
         prompt_alternative: r.prompt_alternative,
+        image: r.image,
         sweep: r.sweep.map(|ledger::SweepRecord { jobs, values }| ParamSweep { jobs, values }),
         max_duration: Duration::from_millis(r.max_duration_ms),
         tune: r.method.map(|method| Tuning {

@@ -33,6 +33,7 @@ const ALTERATIONS: &[Alteration] = &[
     |j| spec_mut(j).ticket.push('x'),
     |j| spec_mut(j).rollback_to = None,
     |j| spec_mut(j).prompt_alternative.push('x'),
+    |j| spec_mut(j).image = None,
     |j| spec_mut(j).sweep.as_mut().unwrap().jobs += 1,
     |j| spec_mut(j).sweep = None,
     |j| spec_mut(j).max_duration += Duration::from_millis(1),
@@ -72,6 +73,7 @@ fn job(text: &str, number: u32) -> Job {
         ticket: text.to_owned(),
         rollback_to: Some("model:acme/base@1".parse().unwrap()),
         prompt_alternative: text.to_owned(),
+        image: Some(Digest([9; 32]).to_string().parse().unwrap()),
         sweep: Some(ParamSweep { jobs: 3, values: [("seed".to_owned(), "7".to_owned())].into() }),
         max_duration: Duration::from_millis(u64::from(number)),
         tune: Some(Tuning {
@@ -181,8 +183,8 @@ fn the_digest_of_a_request_is_what_it_was() {
     let mut job = job("support", 60_000);
     // A job of an older daemon did not have these.
     let spec = spec_mut(&mut job);
-    (spec.ticket, spec.rollback_to, spec.prompt_alternative, spec.sweep) =
-        (String::new(), None, String::new(), None);
+    (spec.ticket, spec.rollback_to, spec.prompt_alternative, spec.image, spec.sweep) =
+        (String::new(), None, String::new(), None, None);
     input_mut(&mut job).location.clear();
     assert_eq!(
         request_digest(&job).unwrap().to_string(),

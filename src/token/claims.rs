@@ -175,6 +175,7 @@ impl Claims {
         let letter = at.checked_sub(named.len()).and_then(|at| self.lh.others.chars().nth(at));
         let kind = match letter {
             Some('d') => "a trust domain",
+            Some('g') => "a container image",
             Some('h') => "a human",
             Some('i') => "an identity",
             Some('m') => "the member",
@@ -232,6 +233,7 @@ fn letter(kind: &FenceKind) -> char {
     match kind {
         FenceKind::Domain(_) => 'd',
         FenceKind::Human(_) => 'h',
+        FenceKind::Image(_) => 'g',
         FenceKind::Identity(_) => 'i',
         FenceKind::Member(..) | FenceKind::MemberReading(..) => 'm',
         FenceKind::Resource(_) => 'r',

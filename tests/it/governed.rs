@@ -326,3 +326,46 @@ async fn job_check_and_show_print_the_risk_and_the_fields() {
     assert_eq!(value["spec"]["ticket"], "CHG-1412");
     assert!(value["risk"]["score"].as_u64().unwrap() >= 3, "{value}");
 }
+
+/// Control 12: a site names the images that may train, and a lock on one keeps out and ends the jobs that name it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policy_and_locks_see_the_image_of_a_job() {
+    let rule = format!(
+        r#"
+@id("guard-known-image")
+@explain("a job names a container image that was reviewed")
+@fix("write image = \"sha256:…\" into the job file")
+forbid (principal is Leasehold::Workload, action in Leasehold::Action::"tune_part", resource)
+unless {{ ["{IMAGE}"].contains(context.image) }};
+"#
+    );
+    let world = world_with(&rule).await;
+    let launcher = world.client(LAUNCHER).await;
+    let other = format!("sha256:{}", "0b".repeat(32));
+    for image in ["", &other] {
+        let no = refused(launcher.create(v1::JobSpec { image: image.into(), ..spec() }, "other").await);
+        assert!(no.reason == "POLICY_DENIED" && no.facts["rule"].contains("guard-known-image"), "{no:?}");
+    }
+    for image in ["trainer:latest", "registry.example/trainer@sha256:00", &IMAGE.to_uppercase()] {
+        let no = refused(launcher.create(v1::JobSpec { image: image.into(), ..spec() }, "bad").await);
+        no.is(Code::InvalidArgument, "FIELD_INVALID");
+        assert!(no.text.contains("a tag can be moved") || no.text.contains("64 hexadecimal"), "{no:?}");
+    }
+    let worker = world.working().await;
+    let token = worker.issue(Half::Reading).await;
+    let gateway = world.client(GATEWAY).await;
+    token.is_live(&gateway).await;
+    assert_eq!(world.records().await.one("credential.issued")["image"], IMAGE);
+    let image = format!("image:{IMAGE}");
+    // An image belongs to no tenant, so only the platform locks it. A name that no job has is a typing error.
+    refused(world.client(OPERATOR).await.lock(&image).await).is(Code::PermissionDenied, "POLICY_DENIED");
+    let platform = world.client(PLATFORM).await;
+    let mistyped =
+        v1::LockRequest { name: format!("image:{other}"), reason: "x".into(), ..Default::default() };
+    let no = refused(platform.operators().lock(mistyped).await);
+    no.is(Code::NotFound, "NAME_UNKNOWN");
+    let ended = platform.lock(&image).await.unwrap().into_inner().ending.unwrap();
+    assert_eq!(ended.behind, 1);
+    assert!(!gateway.introspect(&token.text, WORKER).await.active);
+    refused(launcher.create(spec(), "again").await).is(Code::PermissionDenied, "LOCKED");
+}

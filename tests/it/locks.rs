@@ -48,6 +48,7 @@ fn rows(job: &str) -> Vec<Row> {
         row(&format!("identity:{WORKER}"), &[Join, Reading, Writing]),
         row(&format!("identity:{LAUNCHER}"), all),
         row("human:ada", all),
+        row(&format!("image:{IMAGE}"), all),
         row("dataset:acme/tickets@v3", of_reading),
         row("dataset:acme/tickets", of_reading),
         // It refuses the writing half too, which tunes that model.
@@ -73,6 +74,7 @@ fn has_row(kind: &FenceKind) -> &'static str {
         FenceKind::MemberReading(..) => "member reading",
         FenceKind::Identity(_) => "identity",
         FenceKind::Human(_) => "human",
+        FenceKind::Image(_) => "image",
         FenceKind::Resource(_) => "resource",
         // Nothing new ever stands behind the name of a lease: see the test of it below.
         FenceKind::Lease(_) => "lease",
@@ -84,7 +86,7 @@ fn every_kind_of_name_is_locked_in_these_tests() {
     let job = leasehold::name::JobId(7).to_string();
     let names = rows(&job).into_iter().filter_map(|r| r.name.parse::<FenceName>().ok());
     let kinds: BTreeSet<&str> = names.map(|n| has_row(&n.kind())).collect();
-    assert_eq!(kinds.len(), 11, "{kinds:?}");
+    assert_eq!(kinds.len(), 12, "{kinds:?}");
 }
 
 /// A job with one joined member, which may have two attempts and eight members.

@@ -8,7 +8,8 @@ use crate::{
         NAME_BYTES_MAX, SPEC_LIST_MAX, SWEEP_JOBS_MAX, TEXT_BYTES_MAX, TTL_MIN,
     },
     name::{
-        Digest, HumanName, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffePattern, TenantName,
+        Digest, HumanName, ImageDigest, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffePattern,
+        TenantName,
     },
     plain,
     proto::v1,
@@ -31,6 +32,7 @@ pub(super) fn read(
     let ticket = root.text("ticket", notes, |t| plain(t, NAME_BYTES_MAX));
     let rollback_to = root.text("rollback_to", notes, to_go_back_to);
     let prompt_alternative = root.text("prompt_alternative", notes, |t| plain(t, TEXT_BYTES_MAX));
+    let image = root.text("image", notes, |t| t.parse::<ImageDigest>().map(|image| image.to_string()));
     let max_duration = root.need("max_duration", "\"8h\", the hard end of all access", notes, |t| {
         span(t, TTL_MIN..=JOB_DURATION_MAX)
     });
@@ -65,6 +67,7 @@ pub(super) fn read(
         ticket: ticket.unwrap_or_default(),
         rollback_to: rollback_to.unwrap_or_default(),
         prompt_alternative: prompt_alternative.unwrap_or_default(),
+        image: image.unwrap_or_default(),
         sweep,
         max_duration: max_duration.and_then(wire),
         tune,

@@ -10,6 +10,7 @@ why          = "weekly refresh"
 ticket       = "CHG-1412"
 rollback_to  = "model:acme/base-7b@2026.09"
 prompt_alternative = "the longer prompt doubled the latency"
+image        = "sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a"
 max_duration = "8d"
 credential_ttl = "5m"
 acting_for   = "human:ada"
@@ -83,6 +84,7 @@ fn a_complete_specification_is_read() {
     assert_eq!(job.write, ["checkpoint:acme/support-lora"]);
     assert_eq!((job.ticket.as_str(), job.rollback_to.as_str()), ("CHG-1412", "model:acme/base-7b@2026.09"));
     assert!(job.prompt_alternative.contains("latency"));
+    assert_eq!(job.image, format!("sha256:{}", "0a".repeat(32)));
     assert_eq!(job.pins.get("dataset:acme/tickets@v3").map(String::as_str), Some("none"));
     assert_eq!(job.pins.len(), 1);
     let tune = job.tune.as_ref().unwrap();

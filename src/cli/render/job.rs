@@ -72,6 +72,7 @@ pub(in crate::cli) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("rollback to", spec.rollback_to.as_str().into()),
         ("sweep", sweep_text(spec.sweep.as_ref()).into()),
         ("why not a prompt", spec.prompt_alternative.as_str().into()),
+        ("image", spec.image.as_str().into()),
         ("risk", risk_text(job.risk.as_ref()).into()),
         ("reads", TableCell::list(&spec.read)),
         ("writes", TableCell::list(&spec.write)),
@@ -201,6 +202,7 @@ fn spec_value(spec: &v1::JobSpec) -> Value {
         "credential_ttl_s": spec.credential_ttl.as_ref().map(|d| d.seconds), "pins": pins,
         "ticket": none_if_empty(spec.ticket.clone()), "rollback_to": none_if_empty(spec.rollback_to.clone()),
         "prompt_alternative": none_if_empty(spec.prompt_alternative.clone()),
+        "image": none_if_empty(spec.image.clone()),
         "sweep": spec.sweep.as_ref().map(|s| json!({ "jobs": s.jobs, "values": s.values })),
         "drain_s": spec.drain.as_ref().map(|d| d.seconds),
     })

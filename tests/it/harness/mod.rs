@@ -32,7 +32,7 @@ pub use log::{capture, logged};
 pub use port::Port;
 pub use records::Records;
 pub use stopwatch::Stopwatch;
-pub use worker::{Token, Worker, spec};
+pub use worker::{IMAGE, Token, Worker, spec};
 pub use world::World;
 #[allow(unused_imports, reason = "for tests that start programs")]
 pub use wrapper::plain;

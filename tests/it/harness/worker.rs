@@ -12,6 +12,9 @@ use tonic::{Response, Status, Streaming};
 
 use super::{Client, GATEWAY, LAUNCHER, LINE, MODEL, Refused, TICKETS, WORKER, World, soon};
 
+/// The container image that the usual job names.
+pub const IMAGE: &str = "sha256:0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a0a";
+
 /// The usual job: a dataset and a model to read, a checkpoint line to write, one member.
 pub fn spec() -> v1::JobSpec {
     v1::JobSpec {
@@ -29,6 +32,7 @@ pub fn spec() -> v1::JobSpec {
         write: vec![LINE.into()],
         members: Some(v1::Members { join: vec![WORKER.into()], ..Default::default() }),
         acting_for: "human:ada".into(),
+        image: IMAGE.into(),
         pins: HashMap::new(),
         ..Default::default()
     }
