@@ -1,10 +1,14 @@
 //! The broker: one part for each group of use cases, over one context.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+};
 
 use super::{
     access::AccessControl,
     approvals::ApprovalUseCases,
+    approved::human_of,
     context::{BrokerContext, BrokerSettings},
     credentials::CredentialUseCases,
     decide::Decisions,
@@ -32,7 +36,7 @@ use crate::{
     fence::Registry,
     job::Job,
     ledger::Ledger,
-    name::{JobId, LeaseId, SpiffeId, TenantName},
+    name::{HumanName, JobId, LeaseId, SpiffeId, TenantName},
     secret::NoRandomness,
 };
 
@@ -167,6 +171,25 @@ impl Broker {
     /// Returns a job that is open or was closed lately.
     pub fn job(&self, id: JobId) -> Option<Arc<Job>> {
         self.context.state.job(id)
+    }
+
+    /// Waits until all approvals of a job that are on disk count.
+    pub async fn settled(&self, id: JobId) {
+        self.context.state.settled(id).await;
+    }
+
+    /// Returns the tenants with open jobs that a person launched, approved, takes part in, or that are done for the person.
+    pub fn tenants_of_person(&self, human: &HumanName) -> BTreeSet<TenantName> {
+        let rules = self.context.rules();
+        let is = |id: &SpiffeId| human_of(&rules, id).as_ref() == Some(human);
+        let concerns = |job: &Job| {
+            job.acting_for.as_ref() == Some(human)
+                || is(&job.launcher)
+                || job.approvals.iter().any(|a| a.human.as_ref() == Some(human) || is(&a.by))
+                || job.current().is_some_and(|attempt| attempt.members.identities().any(is))
+        };
+        let jobs = self.context.state.open_jobs();
+        jobs.iter().filter(|job| concerns(job)).map(|job| job.spec.tenant.clone()).collect()
     }
 
     /// Returns the tenant of an identity, as the catalog says now.

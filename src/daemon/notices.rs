@@ -1,13 +1,15 @@
 //! The notices of a daemon: its webhooks, beside its broker.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+
+use futures_util::future::BoxFuture;
 
 use super::failure::StartError;
 use crate::{
     broker::Broker,
     config::Config,
     job::Job,
-    name::{JobId, LeaseId, SpiffeId, TenantName},
+    name::{HumanName, JobId, LeaseId, SpiffeId, TenantName},
     notify::{NoticeLookup, NoticeParts, Notices},
 };
 
@@ -17,6 +19,14 @@ struct BrokerLookup(Arc<Broker>);
 impl NoticeLookup for BrokerLookup {
     fn job(&self, id: JobId) -> Option<Arc<Job>> {
         self.0.job(id)
+    }
+
+    fn settled(&self, id: JobId) -> BoxFuture<'_, ()> {
+        Box::pin(self.0.settled(id))
+    }
+
+    fn tenants_of_person(&self, human: &HumanName) -> BTreeSet<TenantName> {
+        self.0.tenants_of_person(human)
     }
 
     fn tenant_of_identity(&self, id: &SpiffeId) -> Option<TenantName> {

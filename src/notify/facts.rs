@@ -1,7 +1,8 @@
 //! What a record of the ledger says to people.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
+use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -12,7 +13,7 @@ use crate::{
     clock::{LeaseTime, Wall},
     job::Job,
     ledger::{Actor, ApprovalRecord, Ending, Event, JobCreated},
-    name::{FenceKind, FenceName, JobId, LeaseId, Outcome, SpiffeId, TenantName},
+    name::{FenceKind, FenceName, HumanName, JobId, LeaseId, Outcome, SpiffeId, TenantName},
     state::LockName,
 };
 
@@ -20,6 +21,10 @@ use crate::{
 pub trait NoticeLookup: Send + Sync + 'static {
     /// The job, if it is open or was closed lately.
     fn job(&self, id: JobId) -> Option<Arc<Job>>;
+    /// Resolves when all approvals of the job that are on disk count.
+    fn settled(&self, id: JobId) -> BoxFuture<'_, ()>;
+    /// The tenants whose open jobs depend on a person.
+    fn tenants_of_person(&self, human: &HumanName) -> BTreeSet<TenantName>;
     /// The tenant of an identity, as the catalog says now.
     fn tenant_of_identity(&self, id: &SpiffeId) -> Option<TenantName>;
     /// The tenant of a lease that is live or ended lately.
@@ -32,6 +37,8 @@ pub(super) struct NoticeFacts {
     pub(super) occasion: Occasion,
     /// The tenant that it belongs to. `None` if it belongs to several tenants or to none.
     pub(super) tenant: Option<TenantName>,
+    /// Other tenants that it concerns: those whose jobs depend on the person that it is about.
+    pub(super) concerns: BTreeSet<TenantName>,
     /// The name that it is about, such as `job:j-…`.
     pub(super) subject: String,
     /// One sentence.
@@ -54,6 +61,8 @@ const KINDS: [&str; 12] = [
     "member.lost",
     "denied",
 ];
+
+const LEASES_ENDED: &str = "leases_ended";
 
 /// Whether a line of the ledger may cause a notice.
 pub(super) fn may_matter(line: &str) -> bool {
@@ -151,6 +160,11 @@ fn of_operator(event: &Event, lookup: &dyn NoticeLookup) -> Option<NoticeFacts> 
     };
     let mut facts = NoticeFacts::new(occasion, tenant, &name, &format!("{name} {what} by {by}: {why}"));
     facts.put("name", &name);
+    if let Ok(LockName::Name(name)) = name.parse::<LockName>()
+        && let FenceKind::Human(human) = name.kind()
+    {
+        facts.concerns = lookup.tenants_of_person(&human);
+    }
     if let Event::LockSet { until: Some(until), .. } = event {
         facts.put("until", &Wall(until.0).to_string());
     }
@@ -290,7 +304,14 @@ fn tenant_of_lock(name: &str, lookup: &dyn NoticeLookup) -> Option<TenantName> {
 impl NoticeFacts {
     fn new(occasion: Occasion, tenant: Option<TenantName>, subject: &str, summary: &str) -> Self {
         let (subject, summary) = (short(subject), short(summary));
-        NoticeFacts { occasion, tenant, subject, summary, data: Map::new() }
+        NoticeFacts { occasion, tenant, concerns: BTreeSet::new(), subject, summary, data: Map::new() }
+    }
+
+    /// Returns what tenants hear that it only concerns: all but the count of leases, which are those of every tenant.
+    pub(super) fn for_concerned(&self) -> NoticeFacts {
+        let mut facts = self.clone();
+        facts.data.remove(LEASES_ENDED);
+        facts
     }
 
     /// Adds a text of people. An empty one is left out.
@@ -304,7 +325,7 @@ impl NoticeFacts {
     fn put_end(&mut self, by: &Actor, why: &str, ending: Ending) {
         self.put("by", &by.to_string());
         self.put("why", why);
-        self.data.insert("leases_ended".to_owned(), json!(ending.behind));
+        self.data.insert(LEASES_ENDED.to_owned(), json!(ending.behind));
     }
 }
 
@@ -316,6 +337,13 @@ mod tests {
     impl NoticeLookup for Empty {
         fn job(&self, _: JobId) -> Option<Arc<Job>> {
             None
+        }
+        fn settled(&self, _: JobId) -> BoxFuture<'_, ()> {
+            Box::pin(std::future::ready(()))
+        }
+        fn tenants_of_person(&self, human: &HumanName) -> BTreeSet<TenantName> {
+            let of_ada = (human.as_str() == "ada").then(|| "acme".parse().unwrap());
+            of_ada.into_iter().collect()
         }
         fn tenant_of_identity(&self, _: &SpiffeId) -> Option<TenantName> {
             Some("acme".parse().unwrap())
@@ -343,6 +371,15 @@ mod tests {
         assert!(facts.data.get("seq").is_none(), "the count of lowerings is that of all tenants");
         assert_eq!(revoked("domain:td.example").tenant, None);
         assert_eq!(revoked("identity:spiffe://td/x").tenant.unwrap().as_str(), "acme");
+    }
+
+    #[test]
+    fn a_tenant_hears_of_a_person_without_counts_of_others() {
+        let facts = revoked("human:ada");
+        assert_eq!((facts.tenant.clone(), facts.concerns.len()), (None, 1));
+        assert_eq!(facts.data["leases_ended"], json!(2));
+        assert!(!facts.for_concerned().data.contains_key("leases_ended"));
+        assert!(revoked("human:bob").concerns.is_empty());
     }
 
     #[test]

@@ -114,6 +114,7 @@ mod tests {
         NoticeFacts {
             occasion: Occasion::Recalled,
             tenant: Some("acme".parse().unwrap()),
+            concerns: Default::default(),
             subject: "dataset:acme/tickets@v3".into(),
             summary: "dataset:acme/tickets@v3 was recalled".into(),
             data: Map::from_iter([("why".to_owned(), Value::from(why))]),

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    ledger::{Ledger, TailError, TailLine},
+    ledger::{Event, Ledger, TailError, TailLine},
     limits::{NOTICE_READ_AGAIN, NOTICE_RESUME_RECORDS_MAX},
 };
 
@@ -107,7 +107,7 @@ impl RecordReader {
             let mut tail = self.ledger.tail(next);
             loop {
                 match tail.next().await {
-                    Some(line) => match line.and_then(|line| self.take(&line).map(|()| line.index)) {
+                    Some(line) => match self.take(line).await {
                         Ok(index) => next = index.saturating_add(1),
                         Err(error) => {
                             tracing::error!(%error, "notices stop here, because a record cannot be read");
@@ -122,29 +122,35 @@ impl RecordReader {
         }
     }
 
-    /// Puts a letter about a record into the outbox of each receiver that should get it.
-    fn take(&self, line: &TailLine) -> Result<(), TailError> {
+    /// Puts a letter about a record into the outbox of each receiver that should get it. Returns the record's index.
+    async fn take(&self, line: Result<TailLine, TailError>) -> Result<u64, TailError> {
+        let line = line?;
         if may_matter(&line.line) {
             let (record, hash) = line.read()?;
+            // Who hears of an approval acts on it at once, so it counts before the notice is written.
+            if let Event::JobApproved { job, .. } = &record.event {
+                self.lookup.settled(*job).await;
+            }
             let now = self.clock.now().lease;
             if let Some(facts) = facts_of(&record.event, &*self.lookup, now) {
                 let origin =
                     NoticeOrigin { index: line.index, hash, time: record.time, source: &self.source };
-                let hears = |r: &&Receiver| {
-                    line.index >= r.from
-                        && r.webhook.occasions.contains(&facts.occasion)
-                        && r.webhook.tenants.hears(facts.tenant.as_ref())
-                };
-                for receiver in self.receivers.iter().filter(hears) {
-                    let letter = Letter::write(&facts, &origin, receiver.webhook.format);
-                    receiver.put(letter, now);
+                let is_wanted =
+                    |r: &&Receiver| line.index >= r.from && r.webhook.occasions.contains(&facts.occasion);
+                for receiver in self.receivers.iter().filter(is_wanted) {
+                    let (tenants, format) = (&receiver.webhook.tenants, receiver.webhook.format);
+                    if tenants.hears(facts.tenant.as_ref()) {
+                        receiver.put(Letter::write(&facts, &origin, format), now);
+                    } else if facts.concerns.iter().any(|tenant| tenants.hears(Some(tenant))) {
+                        receiver.put(Letter::write(&facts.for_concerned(), &origin, format), now);
+                    }
                 }
             }
         }
         for receiver in self.receivers.iter().filter(|r| line.index >= r.from) {
             receiver.outbox.has_read(line.index);
         }
-        Ok(())
+        Ok(line.index)
     }
 }
 

@@ -111,6 +111,20 @@ impl Store {
         self.lock_inner().jobs.values().filter(|s| !s.job.is_closed()).map(|s| s.job.clone()).collect()
     }
 
+    /// Waits until no change that widens a job's access is being recorded, other than joins. A reader of the ledger may see the record
+    /// of such a change a moment before the change is in force.
+    pub async fn settled(&self, id: JobId) {
+        loop {
+            let freed = self.freed.notified();
+            tokio::pin!(freed);
+            freed.as_mut().enable();
+            if !self.lock_inner().jobs.get(&id).is_some_and(|slot| slot.under_way.is_beginning()) {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// The other open jobs that an identity is a member of.
     pub fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> Vec<JobId> {
         self.lock_inner().identities.open_elsewhere(id, job).collect()

@@ -52,6 +52,11 @@ impl UnderWay {
         }
     }
 
+    /// Whether a change other than a join is under way.
+    pub(super) fn is_beginning(&self) -> bool {
+        self.beginning
+    }
+
     pub(super) fn leave(&mut self, change: &Change) {
         match change {
             Change::MemberJoined { attempt, instance, .. } => {

@@ -210,11 +210,13 @@ async fn a_receiver_hears_of_a_job_from_request_to_recall() {
     assert_eq!(granted["data"]["still_waits_at"][0], "gate-production-finetune");
     approve(&world, MILO, &job).await;
     eventually("the second approval", async || {
-        // The record is read at once, perhaps before the daemon counts the approval. So the notice may still say that it waits.
         let by_milo = |h: &Heard| h.event()["data"]["approver"].as_str() == Some(MILO);
         receiver.all().iter().any(by_milo)
     })
     .await;
+    let ready =
+        |h: &Heard| h.event()["data"]["summary"].as_str().is_some_and(|s| s.ends_with("it may begin"));
+    assert!(receiver.all().iter().any(ready), "a notice of an approval comes after it counts");
 
     let recall = v1::RecallDatasetRequest {
         name: TICKETS.into(),
@@ -288,6 +290,36 @@ async fn a_tenants_receiver_hears_only_of_its_tenant() {
     // No number in it counts what others do.
     let shown = String::from_utf8_lossy(&acme.all()[0].body).into_owned();
     assert!(!shown.contains("\"seq\"") && !shown.contains("\"index\""), "{shown}");
+}
+
+// The tenants whose jobs depend on a person hear of a lock on the person, and of its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_hears_that_a_person_is_locked_and_unlocked() {
+    let (acme, globex) = (Receiver::start(&[]).await, Receiver::start(&[]).await);
+    let world = world(&[
+        acme.section("acme", "[\"acme\"]", "cloudevents"),
+        globex.section("globex", "[\"globex\"]", "cloudevents"),
+    ])
+    .await;
+    // It is done for ada.
+    waiting_job(&world).await;
+    let platform = world.client(PLATFORM).await;
+    lock_and_unlock(&platform, "human:ada").await;
+    lock_and_unlock(&platform, "human:bob").await;
+    lock_and_unlock(&platform, "dataset:globex/reviews@v1").await;
+    globex.heard(2).await;
+    let about = |receiver: &Receiver| receiver.all().iter().map(Heard::about).collect::<Vec<_>>();
+    assert!(
+        about(&globex).iter().all(|(_, name)| name == "dataset:globex/reviews@v1"),
+        "{:?}",
+        about(&globex)
+    );
+    acme.heard(3).await;
+    let of_ada: Vec<_> = acme.all().into_iter().filter(|h| h.about().1 == "human:ada").collect();
+    assert_eq!((of_ada.len(), acme.all().len()), (2, 3), "{:?}", about(&acme));
+    let summaries: Vec<_> = of_ada.iter().map(|h| h.event()["data"]["summary"].to_string()).collect();
+    assert!(summaries[0].contains("was locked by") && summaries[1].contains("is no longer locked by"));
+    assert!(of_ada.iter().all(|h| h.event()["data"].get("leases_ended").is_none()));
 }
 
 // A receiver that never answers holds up no request, no ending and no stop, and its queue is bounded.
