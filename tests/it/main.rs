@@ -52,6 +52,7 @@ mod restart;
 mod room;
 mod rotations;
 mod run;
+mod samples;
 mod second_look;
 mod sizes;
 mod stories;

@@ -23,12 +23,13 @@ use tonic::transport::Channel;
 
 use super::{Authority, Client, Credentials, DAEMON, NOW, Port, Records, TestClock, eventually, soon};
 
-const DOMAINS: [&str; 6] = [
+const DOMAINS: [&str; 7] = [
     "leasehold.example",
     "k8s.acme.example",
     "hpc.acme.example",
     "people.acme.example",
     "k8s.globex.example",
+    "people.globex.example",
     "people.platform.example",
 ];
 
