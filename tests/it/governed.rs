@@ -327,6 +327,39 @@ async fn job_check_and_show_print_the_risk_and_the_fields() {
     assert!(value["risk"]["score"].as_u64().unwrap() >= 3, "{value}");
 }
 
+/// A disabled identity, a tier in other case and a class of data that no rule knows never pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_unknown_word_and_no_disabled_identity_passes() {
+    let mut world = World::with(|setup| {
+        let acme = setup.catalog.get_mut("acme.toml").unwrap();
+        *acme = acme.replacen("data_classes   = [\"phi\"]", "data_classes   = [\"phy\"]", 1);
+    })
+    .await;
+    let launcher = world.client(LAUNCHER).await;
+    let no = refused(launcher.create(sensitive(), "misspelled").await);
+    assert!(no.reason == "POLICY_DENIED" && no.facts["rule"].contains("guard-known-classes"), "{no:?}");
+    let members = v1::Members { join: vec![DISABLED.into()], ..Default::default() };
+    let no = refused(launcher.create(v1::JobSpec { members: Some(members), ..spec() }, "disabled").await);
+    no.is(Code::PermissionDenied, "NOT_A_MEMBER");
+    // Words of closed lists are refused when the catalog is read: nothing of that file comes into force.
+    let good = world.read("catalog.d/acme.toml");
+    let words =
+        [("tier        = \"production\"", "tier        = \"Production\""), ("\"restricted\"", "\"secret\"")];
+    for (word, other) in words.into_iter().filter(|(word, _)| good.contains(word)) {
+        let before = world.daemon().broker.rules.in_force().catalog().digest();
+        world.write("catalog.d/acme.toml", &good.replacen(word, other, 1));
+        world.daemon().reload();
+        assert_eq!(world.daemon().broker.rules.in_force().catalog().digest(), before, "{other}");
+        world.restart().await;
+        // A start leaves the file out, so no one of it has access.
+        let launcher = world.client(LAUNCHER).await;
+        refused(launcher.create(spec(), "unknown").await).is(Code::PermissionDenied, "PRINCIPAL_UNKNOWN");
+        world.write("catalog.d/acme.toml", &good);
+        world.restart().await;
+    }
+    assert!(good.contains(words[0].0), "the catalog has a production model");
+}
+
 /// Control 12: a site names the images that may train, and a lock on one keeps out and ends the jobs that name it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn policy_and_locks_see_the_image_of_a_job() {

@@ -43,6 +43,7 @@ mod param_sweeps;
 mod pasted_keys;
 mod pasted_tokens;
 mod path;
+mod policy_changes;
 mod policy_code;
 mod reach;
 mod recall;
