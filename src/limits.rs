@@ -458,6 +458,18 @@ pub const WHO_CAN_PURPOSES_MAX: usize = 32;
 pub const APPROVERS_SHOWN_MAX: usize = 8;
 /// Files of one policy that is applied, and of its cases.
 pub const POLICY_FILES_MAX: usize = 256;
+
+/// Changes of the rules that wait for approval. Each keeps a policy of up to 256 KiB.
+pub const CHANGES_PROPOSED_MAX: usize = 16;
+
+/// Those of one person, so that one person does not take all of the room.
+pub const CHANGES_PER_PERSON_MAX: usize = 4;
+
+/// The keys that may sign policies, and the signatures in one file: two people and a change of keys need four.
+pub const POLICY_SIGNATURES_MAX: usize = 8;
+
+/// The bytes of a file with the signatures of a policy.
+pub const POLICY_SIGNATURE_BYTES_MAX: u64 = 16 << 10;
 /// Lines of mistakes, failing cases and warnings in an answer about a policy.
 pub const MISTAKES_SHOWN_MAX: usize = 100;
 /// Waiting jobs that an answer about a policy names.

@@ -229,11 +229,11 @@ impl OperatorService for Operators {
         let reloader = self.0.reloader.clone();
         self.0
             .call(Rpc::ReloadCatalog, request, |broker, caller, q| async move {
-                broker.rules.may_reload(&caller)?;
-                let by = crate::ledger::Actor::SpiffeId(caller.id().clone());
-                let reload = move || broker.rules.reload(|before| reloader(before), by, q.dry_run);
+                let reloading = broker.clone();
+                let reload =
+                    move || reloading.rules.reload_for(&caller, |before| reloader(before), q.dry_run);
                 let done = tokio::task::spawn_blocking(reload).await;
-                let (rules, done) =
+                let (rules, done, waits) =
                     done.map_err(|_| Refusal::new(Reason::Internal, "the catalog could not be read"))??;
                 let counts = rules.catalog().counts();
                 Ok(v1::ReloadCatalogResponse {
@@ -243,6 +243,7 @@ impl OperatorService for Operators {
                     ended: done.ended,
                     not_taken: catalog_mistakes(rules.catalog(), limits::CATALOG_MISTAKES_SHOWN_MAX),
                     policy: done.policy.to_string(),
+                    waits: waits.map(|waiting| policy::pending(&broker, waiting)),
                 })
             })
             .await

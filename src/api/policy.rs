@@ -10,8 +10,8 @@ use super::{
 use crate::{
     broker::{
         Broker, Caller, DecideBy, DecidedAgain, EntryThatCan, Explained, GateToApprove, PolicyOrder,
-        PolicyOrigin, PolicyQuestion, PolicyReply, RecordedDecision, RuleChange, WantedPolicy, WhoCanPage,
-        WhoCanQuestion,
+        PolicyOrigin, PolicyQuestion, PolicyReply, RecordedDecision, RuleChange, WaitingChange, WantedPolicy,
+        WhoCanPage, WhoCanQuestion,
     },
     ledger, limits,
     name::{AttemptNumber, Method, SpiffePattern, TenantName},
@@ -77,6 +77,25 @@ fn gate(to_approve: GateToApprove) -> v1::PolicyGate {
         approver_group: gate.approver_group,
         approvals_needed: gate.approvals_needed,
         approvers,
+        approvals_missing: 0,
+    }
+}
+
+/// Writes a change that waits for people.
+pub(super) fn pending(broker: &Broker, waiting: WaitingChange) -> v1::PendingChange {
+    let gates = waiting.gates.into_iter();
+    let gates =
+        gates.map(|(to_approve, missing)| v1::PolicyGate { approvals_missing: missing, ..gate(to_approve) });
+    let now = broker.clock().now();
+    let proposed = waiting.proposed.as_ref();
+    v1::PendingChange {
+        call: proposed.map(|change| change.rpc.as_str().to_owned()).unwrap_or_default(),
+        from: proposed.map(|change| change.from.to_string()).unwrap_or_default(),
+        to: proposed.map(|change| change.to.to_string()).unwrap_or_default(),
+        proposed_by: proposed.map(|change| change.by.to_string()).unwrap_or_default(),
+        reason: proposed.map(|change| change.reason.clone()).unwrap_or_default(),
+        until: proposed.map(|change| timestamp(now.wall_at(change.until))),
+        gates: gates.collect(),
     }
 }
 
@@ -215,8 +234,10 @@ pub(super) async fn apply(
     q: v1::ApplyPolicyRequest,
 ) -> Result<v1::ApplyPolicyResponse, Refusal> {
     let text = |file: v1::PolicyFile| PolicyText { file: file.file, text: file.text };
-    let bundle =
-        PolicyBundle::of(q.policies.into_iter().map(text).collect(), q.cases.into_iter().map(text).collect());
+    let (policies, cases) =
+        (q.policies.into_iter().map(text).collect(), q.cases.into_iter().map(text).collect());
+    let signatures = (!q.signatures.is_empty()).then_some(q.signatures);
+    let bundle = PolicyBundle::of(policies, cases, signatures);
     let bundle = bundle.map_err(|faults| {
         let refusal = Refusal::new(Reason::FieldInvalid, "the files cannot be used as a policy");
         faults.into_iter().take(limits::MISTAKES_SHOWN_MAX).fold(refusal, |r, line| r.with("mistake", line))
@@ -237,7 +258,8 @@ pub(super) async fn apply(
         in_force: read_optional_name("in_force", &q.in_force)?,
         ends_at_most: q.ends_at_most,
     };
-    let done = tokio::task::spawn_blocking(move || broker.rules.apply_policy(&caller, &order)).await;
+    let applying = broker.clone();
+    let done = tokio::task::spawn_blocking(move || applying.rules.apply_policy(&caller, &order)).await;
     let done = done.map_err(|_| Refusal::new(Reason::Internal, "the policy could not be applied"))??;
     let rule = |r: RuleChange| v1::RuleChange {
         id: r.id,
@@ -258,12 +280,14 @@ pub(super) async fn apply(
         failed: done.failed.into_iter().take(limits::MISTAKES_SHOWN_MAX).collect(),
         warnings: done.warnings.into_iter().take(limits::MISTAKES_SHOWN_MAX).collect(),
         applied: done.is_applied,
+        waits: done.waits.map(|waiting| pending(&broker, waiting)),
     })
 }
 
 /// Lists the kept policies, which are read from disk.
 pub(super) async fn list(broker: Arc<Broker>, caller: Caller) -> Result<v1::ListPoliciesResponse, Refusal> {
-    let listed = tokio::task::spawn_blocking(move || broker.rules.policy_history(&caller)).await;
+    let listing = broker.clone();
+    let listed = tokio::task::spawn_blocking(move || listing.rules.policy_history(&caller)).await;
     let history =
         listed.map_err(|_| Refusal::new(Reason::Internal, "the policies could not be listed"))??;
     let kept = history.kept.into_iter().map(|kept| v1::KeptPolicy {
@@ -280,6 +304,7 @@ pub(super) async fn list(broker: Arc<Broker>, caller: Caller) -> Result<v1::List
             PolicyOrigin::Applied => String::new(),
         },
         policies: kept.collect(),
+        proposed: history.proposed.into_iter().map(|waiting| pending(&broker, waiting)).collect(),
     })
 }
 

@@ -6,10 +6,9 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use tokio::runtime::Handle;
-
 use super::{
     caller::Caller,
+    changes::{ChangeQuestion, Consent, WaitingChange, WantedTexts},
     judge_job::{JobQuestion, judge_job},
     kept_rules::{BroughtBy, KeptPolicy, KeptRules},
     refusals::ledger_unavailable,
@@ -18,10 +17,13 @@ use super::{
 };
 use crate::{
     job::JobState,
-    ledger::Event,
-    limits::{JOBS_CHANGED_SHOWN_MAX, LEDGER_WAIT, MISTAKES_SHOWN_MAX},
-    name::{Digest, JobId},
-    policy::{Call, Engine, Phase, PolicyBundle, PolicySource, PolicyText, Rpc, read_case_texts},
+    ledger::{ConsentRecord, Event},
+    limits::{JOBS_CHANGED_SHOWN_MAX, MISTAKES_SHOWN_MAX},
+    name::{Digest, JobId, TenantName},
+    policy::{
+        Call, CallVerdict, Engine, Phase, PolicyBundle, PolicySource, PolicyText, Rpc, TrustedKeys,
+        read_case_texts,
+    },
     reason::{Reason, Refusal},
 };
 
@@ -85,6 +87,8 @@ pub struct PolicyChange {
     pub failed: Vec<String>,
     pub warnings: Vec<String>,
     pub is_applied: bool,
+    /// Set if people must approve it first.
+    pub waits: Option<WaitingChange>,
 }
 
 /// The history of the policy.
@@ -94,16 +98,15 @@ pub struct PolicyHistory {
     pub origin: PolicyOrigin,
     /// The newest first.
     pub kept: Vec<KeptPolicy>,
+    /// The changes that wait for people.
+    pub proposed: Vec<WaitingChange>,
 }
 
 impl RuleUseCases {
     /// Refuses a caller that may not change the policy of all tenants.
-    fn may_change_policy(&self, caller: &Caller, rpc: Rpc) -> Result<(), Refusal> {
-        if self.access.is_for_all_tenants(caller, rpc)? || caller.is_only_tenant() {
-            return Ok(());
-        }
+    fn may_change_policy(&self, caller: &Caller, rpc: Rpc) -> Result<Option<TenantName>, Refusal> {
         let text = "the policy is for all tenants, and you are an operator of only one";
-        Err(Refusal::new(Reason::KindNotAllowed, text).fix("ask a platform operator"))
+        self.may_propose(caller, rpc, text, "ask a platform operator")
     }
 
     /// Lists the kept policies.
@@ -111,50 +114,87 @@ impl RuleUseCases {
         self.may_change_policy(caller, Rpc::ListPolicies)?;
         let kept = self.context.kept.get().map(KeptRules::policies).unwrap_or_default();
         let (in_force, origin) = (self.context.rules().engine.digest(), self.context.settings.policy.clone());
-        Ok(PolicyHistory { in_force, origin, kept })
+        Ok(PolicyHistory { in_force, origin, kept, proposed: self.changes_waiting() })
     }
 
     /// Changes the policy, or shows what a change would do. A policy that cannot be used changes nothing. Blocks.
     pub fn apply_policy(&self, caller: &Caller, order: &PolicyOrder) -> Result<PolicyChange, Refusal> {
-        self.may_change_policy(caller, Rpc::ApplyPolicy)?;
-        if self.access.authorize(caller, Rpc::ApplyPolicy, None, &[], "").is_err() {
+        let tenant = self.may_change_policy(caller, Rpc::ApplyPolicy)?;
+        if tenant.is_some() {
             self.context.rates.charge_call(caller)?;
         }
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.context.rules();
-        let (texts, cases) = self.texts_of(&order.wanted)?;
-        let engine = Engine::load(&PolicySource::Texts(texts), before.catalog(), before.engine.explain())
+        let texts = self.texts_of(&order.wanted)?;
+        let unsigned = self.check_signed(&texts);
+        let source = PolicySource::Texts(texts.policies.clone());
+        let engine = Engine::load(&source, before.catalog(), before.engine.explain())
             .map_err(|errors| unusable(errors.iter().map(ToString::to_string).collect()))?;
-        let wanted = Arc::new(Rules { engine });
+        let wanted = Arc::new(Rules { engine, signed: texts.signed.clone() });
         let mut change = self.change_to(&before, &wanted);
-        self.run_cases(&wanted.engine, &cases, &mut change)?;
+        self.run_cases(&wanted.engine, &texts.cases, &mut change)?;
         self.warn_of_lockout(caller, &wanted.engine, &mut change);
+        let question = ChangeQuestion {
+            rpc: Rpc::ApplyPolicy,
+            from: change.before,
+            to: change.after,
+            reason: &order.reason,
+            texts: &texts,
+        };
         if order.dry_run {
+            change.warnings.extend(unsigned.err().map(|refusal| refusal.text.into_owned()));
+            if change.before != change.after {
+                change.waits = self.would_wait(caller, tenant.as_ref(), question)?;
+            }
             return Ok(change);
         }
+        unsigned?;
         let kept = self.may_apply(order, &change)?;
         if change.before == change.after {
             return Ok(change);
         }
-        self.record_change(caller, order, &wanted, &change, kept)?;
+        let consent = match self.ask_consent(caller, tenant.as_ref(), question)? {
+            Consent::Given(consent) => consent,
+            Consent::Waits(waiting) => return Ok(PolicyChange { waits: Some(waiting), ..change }),
+        };
+        self.record_change(caller, order, &wanted, &change, (kept, consent))?;
         let reloaded = self.replace_rules(wanted, caller.actor(), &order.reason);
         Ok(PolicyChange { ended: reloaded.ended, is_applied: true, ..change })
     }
 
+    /// Refuses a policy that no trusted key signed, if the configuration names keys. Blocks.
+    fn check_signed(&self, texts: &WantedTexts) -> Result<(), Refusal> {
+        let unsigned = |what: String| {
+            Refusal::new(Reason::CatalogInvalid, what).fix("nothing was changed: have the policy signed")
+        };
+        let keys = TrustedKeys::load(&self.context.settings.trusted_keys).map_err(unsigned)?;
+        keys.check(&texts.policies, texts.signed.as_ref()).map_err(|fault| unsigned(fault.to_string()))
+    }
+
     /// Returns the texts of a policy, and of its cases if it came with some.
-    fn texts_of(&self, wanted: &WantedPolicy) -> Result<(Vec<PolicyText>, Vec<PolicyText>), Refusal> {
+    fn texts_of(&self, wanted: &WantedPolicy) -> Result<WantedTexts, Refusal> {
         let kept = |digest: Digest| {
             let kept = self.context.kept.get().ok_or_else(|| no_previous("this daemon keeps no policies"))?;
-            kept.policy(digest).map_err(|e| no_previous(&e.to_string()))
+            let (policies, signed) = kept.policy(digest).map_err(|e| no_previous(&e.to_string()))?;
+            Ok(WantedTexts { policies, cases: Vec::new(), signed })
         };
         match wanted {
-            WantedPolicy::Bundle(bundle) => Ok((bundle.policies.clone(), bundle.cases.clone())),
-            WantedPolicy::Kept(digest) => Ok((kept(*digest)?, Vec::new())),
+            WantedPolicy::Bundle(bundle) => {
+                let (policies, cases) = (bundle.policies.clone(), bundle.cases.clone());
+                Ok(WantedTexts { policies, cases, signed: bundle.signed() })
+            }
+            WantedPolicy::Kept(digest) => {
+                let from = self.context.rules().engine.digest();
+                match self.find_proposed(Rpc::ApplyPolicy, from, *digest) {
+                    Some(proposed) => Ok(proposed.texts.clone()),
+                    None => kept(*digest),
+                }
+            }
             WantedPolicy::Previous => {
                 let last = self.context.kept.get().and_then(|kept| kept.applied().ok().flatten());
                 let previous = last.and_then(|last| last.before);
                 let previous = previous.ok_or_else(|| no_previous("no policy was applied before"))?;
-                Ok((kept(previous)?, Vec::new()))
+                kept(previous)
             }
         }
     }
@@ -177,6 +217,7 @@ impl RuleUseCases {
             failed: Vec::new(),
             warnings: wanted.engine.warnings().iter().cloned().chain(wanted.engine.gaps()).collect(),
             is_applied: false,
+            waits: None,
         }
     }
 
@@ -241,7 +282,7 @@ impl RuleUseCases {
             let (rpc, now) = (Rpc::ApplyPolicy, self.context.clock.now().wall);
             let amr = caller.amr();
             let call = Call { caller: caller.id(), rpc, tenant, relations: &[], now, reason: "", amr };
-            wanted.authorize(&call).is_ok()
+            !matches!(wanted.judge_change(&call, &[]), CallVerdict::Deny { .. })
         };
         let may_again = may(None) || (caller.is_only_tenant() && may(Some(caller.tenant())));
         if !may_again {
@@ -288,7 +329,7 @@ impl RuleUseCases {
         order: &PolicyOrder,
         wanted: &Rules,
         change: &PolicyChange,
-        kept: &KeptRules,
+        (kept, consent): (&KeptRules, Option<ConsentRecord>),
     ) -> Result<(), Refusal> {
         let how = BroughtBy {
             since: self.context.clock.now().wall,
@@ -299,7 +340,7 @@ impl RuleUseCases {
             tracing::error!(error = %e, "an applied policy could not be written");
             ledger_unavailable("the policy could not be written")
         };
-        kept.keep_policy(&wanted.engine, &how).map_err(unwritten)?;
+        kept.keep_policy(wanted, &how).map_err(unwritten)?;
         let record = Event::PolicyApplied {
             policy: change.after,
             before: change.before,
@@ -307,15 +348,9 @@ impl RuleUseCases {
             by: caller.actor(),
             reason: order.reason.clone(),
             ends: change.ended,
+            consent,
         };
-        self.context.rates.charge(caller, &record)?;
-        let appended = Handle::current()
-            .block_on(async { tokio::time::timeout(LEDGER_WAIT, self.context.ledger.append(&record)).await });
-        match appended {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(ledger_unavailable(&error.to_string())),
-            Err(_) => return Err(ledger_unavailable("it took too long")),
-        }
+        self.record_before(caller, &record)?;
         kept.set_applied(change.after, change.before).map_err(|e| {
             // The record says that it was applied, so a second record must say that it was not.
             let why = "the next start would not find it".to_owned();

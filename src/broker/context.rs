@@ -1,6 +1,7 @@
 //! What all parts of the broker share.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
@@ -43,6 +44,8 @@ pub struct BrokerSettings {
     pub break_glass: Vec<SpiffeId>,
     /// Where the policy comes from.
     pub policy: PolicyOrigin,
+    /// The files of public keys, one of which must have signed a policy that is applied.
+    pub trusted_keys: Vec<PathBuf>,
     /// KiB of records a second that one SPIFFE ID, and one tenant, may have written.
     pub rate_per_identity: u32,
     pub rate_per_tenant: u32,
@@ -61,6 +64,7 @@ impl Default for BrokerSettings {
             drain_read: limits::DRAIN_READ,
             break_glass: Vec::new(),
             policy: PolicyOrigin::default(),
+            trusted_keys: Vec::new(),
             rate_per_identity: limits::RATE_PER_IDENTITY,
             rate_per_tenant: limits::RATE_PER_TENANT,
             people: None,

@@ -15,7 +15,10 @@ use crate::{
     job::{Gate, Job},
     limits::APPROVERS_SHOWN_MAX,
     name::{Action, Digest, FenceName, JobId, Method, PrincipalKind, ResourceName, SpiffeId, TenantName},
-    policy::{AskedAct, Asker, Bundle, Call, Explain, JobRisk, Phase, Relation, RequestFacts, Rpc, Verdict},
+    policy::{
+        AskedAct, Asker, Bundle, Call, CallVerdict, Explain, JobRisk, Phase, Relation, RequestFacts, Rpc,
+        Verdict,
+    },
     reason::{Reason, Refusal},
 };
 
@@ -93,7 +96,7 @@ impl PolicyUseCases {
         let of_job = job.as_ref().map(|job| &job.spec.tenant);
         let tenant = of_job.or(q.tenant.as_ref()).unwrap_or(&entry.tenant);
         let (reply, by) = match &q.act {
-            AskedAct::Call(rpc, _) => self.evaluate_call(&rules, identity, *rpc, q),
+            AskedAct::Call(rpc, _) => self.evaluate_call(caller, &rules, identity, *rpc, q),
             AskedAct::Part(action, on) => {
                 let parts = [(*action, on.clone())];
                 if let Some(job) = &job {
@@ -214,6 +217,7 @@ impl PolicyUseCases {
 
     fn evaluate_call(
         &self,
+        caller: &Caller,
         rules: &Rules,
         identity: &SpiffeId,
         rpc: Rpc,
@@ -225,9 +229,13 @@ impl PolicyUseCases {
         let login = self.context.state.login_of(identity);
         let amr = login.as_ref().map_or(&[][..], |login| login.amr.as_slice());
         let call = Call { caller: identity, rpc, tenant, relations: &relations, now, reason: "asked", amr };
-        match rules.engine.authorize_by(&call) {
-            Ok(by) => (PolicyReply::Allow, by),
-            Err((refusal, by)) => (PolicyReply::Deny(refusal), by),
+        match rules.engine.judge_change(&call, &[]) {
+            CallVerdict::Allow(by) => (PolicyReply::Allow, by),
+            CallVerdict::Wait { gates, rules: by } => {
+                let gates = gates.into_iter().map(|gate| self.to_approve(caller, rules, gate));
+                (PolicyReply::Wait(gates.collect()), by)
+            }
+            CallVerdict::Deny { refusal, rules: by } => (PolicyReply::Deny(refusal), by),
         }
     }
 

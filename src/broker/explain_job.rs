@@ -202,7 +202,7 @@ impl PolicyUseCases {
         }
         let kept = self.context.kept.get().ok_or("this daemon keeps no rules")?;
         let engine = kept.engine(policy, catalog, now.engine.explain()).map_err(|e| e.to_string())?;
-        Ok(Arc::new(Rules { engine }))
+        Ok(Arc::new(Rules { engine, signed: None }))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     clock::Wall,
     limits::{FILE_BYTES_MAX, KEPT_FILE_BYTES_MAX, KEPT_RULES_BYTES_MAX, KEPT_RULES_MAX},
     name::{Digest, TenantName},
-    policy::{Engine, Explain, PolicySource, PolicyText, policy_digest, schema_digest},
+    policy::{Engine, Explain, PolicySource, PolicyText, SignedBundle, policy_digest, schema_digest},
     written::read_regular_text,
 };
 
@@ -75,6 +75,9 @@ struct KeptFile {
     /// The schema that a policy was written in.
     schema: Digest,
     texts: Vec<PolicyText>,
+    /// The signatures of a policy. Absent if it has none, and in files of older daemons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signed: Option<SignedBundle>,
 }
 
 /// The policy that was applied last, and the previous one.
@@ -104,23 +107,29 @@ impl KeptRules {
             text: text.as_ref().to_owned(),
         });
         if !self.path(CATALOG, catalog.digest()).exists() {
-            self.write(CATALOG, catalog.digest(), how, texts.collect())?;
+            self.write(CATALOG, catalog.digest(), how, texts.collect(), None)?;
         }
         if !self.path(POLICY, rules.engine.digest()).exists() {
-            self.write(POLICY, rules.engine.digest(), how, rules.engine.texts().to_vec())?;
+            self.write_policy(rules, how)?;
         }
         self.make_room([rules.engine.digest(), catalog.digest()])
     }
 
     /// Keeps a policy that comes into force, with what brought it there.
-    pub fn keep_policy(&self, engine: &Engine, how: &BroughtBy) -> io::Result<()> {
+    pub fn keep_policy(&self, rules: &Rules, how: &BroughtBy) -> io::Result<()> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.write(POLICY, engine.digest(), how, engine.texts().to_vec())
+        self.write_policy(rules, how)
     }
 
-    /// Returns the texts of a kept policy.
-    pub fn policy(&self, digest: Digest) -> Result<Vec<PolicyText>, NotKept> {
-        Ok(self.read(POLICY, digest)?.texts)
+    fn write_policy(&self, rules: &Rules, how: &BroughtBy) -> io::Result<()> {
+        let (engine, signed) = (&rules.engine, rules.signed.clone());
+        self.write(POLICY, engine.digest(), how, engine.texts().to_vec(), signed)
+    }
+
+    /// Returns the texts of a kept policy, and its signatures.
+    pub fn policy(&self, digest: Digest) -> Result<(Vec<PolicyText>, Option<SignedBundle>), NotKept> {
+        let kept = self.read(POLICY, digest)?;
+        Ok((kept.texts, kept.signed))
     }
 
     /// Prepares a kept policy over a kept catalog.
@@ -136,7 +145,7 @@ impl KeptRules {
         if built.digest() != catalog {
             return Err(other("the catalog", catalog, format!("its digest is now {}", built.digest())));
         }
-        let source = PolicySource::Texts(self.policy(policy)?);
+        let source = PolicySource::Texts(self.policy(policy)?.0);
         let engine = Engine::load(&source, &built, explain)
             .map_err(|errors| other("the policy", policy, errors.to_string()))?;
         if engine.digest() != policy {
@@ -206,7 +215,14 @@ impl KeptRules {
         Ok(kept)
     }
 
-    fn write(&self, kind: &str, digest: Digest, how: &BroughtBy, texts: Vec<PolicyText>) -> io::Result<()> {
+    fn write(
+        &self,
+        kind: &str,
+        digest: Digest,
+        how: &BroughtBy,
+        texts: Vec<PolicyText>,
+        signed: Option<SignedBundle>,
+    ) -> io::Result<()> {
         let kept = KeptFile {
             v: VERSION,
             digest,
@@ -215,6 +231,7 @@ impl KeptRules {
             reason: how.reason.clone(),
             schema: schema_digest(),
             texts,
+            signed,
         };
         let bytes = serde_json::to_vec(&kept).map_err(io::Error::other)?;
         if bytes.len() as u64 > KEPT_FILE_BYTES_MAX {

@@ -10,7 +10,7 @@ fn rules(policy: &str, tenant: &str) -> Rules {
     let catalog = Catalog::of_texts([(name, format!("[tenant.{tenant}]\n").into())]).unwrap();
     let texts = vec![PolicyText { file: "a.cedar".into(), text: policy.into() }];
     let engine = Engine::load(&PolicySource::Texts(texts), &catalog, Explain::Requester).unwrap();
-    Rules { engine }
+    Rules { engine, signed: None }
 }
 
 fn at(seconds: u64) -> BroughtBy {
@@ -58,7 +58,7 @@ fn the_oldest_files_make_room_but_never_those_in_force() {
     // As in a daemon that went back to its first policy: its file is the oldest.
     for n in 0..=KEPT_RULES_MAX as u64 {
         let later = rules(&format!("// {n}\n{OPEN}"), "acme");
-        kept.keep_policy(&later.engine, &at(n + 2)).unwrap();
+        kept.keep_policy(&later, &at(n + 2)).unwrap();
     }
     kept.make_room([first.engine.digest(), first.catalog().digest()]).unwrap();
     let left = kept.policies();

@@ -16,7 +16,7 @@
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
 //! | `logins`: [`LoginUseCases`](logins::LoginUseCases) | `logins` | people log in, for an SVID, and out |
 //! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings; what they end, what is left, and mistakes that are caught before |
-//! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` | loads policy and catalog again, or applies another policy; shows the catalog |
+//! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` `changes` | loads policy and catalog again, or applies another policy, after people approved it if policy says so; shows the catalog |
 //! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | questions about policy: what it would decide, for whom, and what it has decided |
 //! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `record_stream` `tenant_view` `receipt` | shows the ledger, or a tenant's part of it, and waits for it |
 //! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` | what verifiers ask, and which lowerings they get |
@@ -51,6 +51,7 @@ mod attachment;
 mod attempts;
 mod background;
 mod caller;
+mod changes;
 mod compromise;
 mod context;
 mod create;
@@ -115,6 +116,7 @@ pub use attachment::{Attachment, Notice, NoticeKind};
 pub use attempts::{BeginRequest, Concerned};
 pub use background::Task;
 pub use caller::Caller;
+pub use changes::WaitingChange;
 pub use compromise::RevokedAndLocked;
 pub use context::{BrokerContext, BrokerSettings};
 pub use draft::Binding;

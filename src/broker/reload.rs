@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{
     access::AccessControl,
     caller::Caller,
+    changes::{ChangeQuestion, Consent, ProposedChange, WaitingChange, WantedTexts, rules_digest},
     context::BrokerContext,
     decide::Decisions,
     kept_rules::{BroughtBy, KeptRules},
@@ -14,9 +15,9 @@ use super::{
 use crate::{
     catalog::Resource,
     ledger::{Actor, Event},
-    name::{Digest, FenceName, ResourceName},
+    name::{Digest, FenceName, ResourceName, TenantName},
     policy::Rpc,
-    reason::{Reason, Refusal},
+    reason::Refusal,
 };
 
 /// The result of a reload.
@@ -36,6 +37,8 @@ pub struct RuleUseCases {
     pub(super) sweeps: Sweeps,
     /// One reload at a time.
     pub(super) reloading: Mutex<()>,
+    /// The changes that wait for people. At most [`CHANGES_PROPOSED_MAX`](crate::limits::CHANGES_PROPOSED_MAX).
+    pub(super) changes: Mutex<Vec<Arc<ProposedChange>>>,
 }
 
 impl RuleUseCases {
@@ -45,33 +48,64 @@ impl RuleUseCases {
     }
 
     /// Refuses a caller that may not reload the files of all tenants.
-    pub fn may_reload(&self, caller: &Caller) -> Result<(), Refusal> {
-        if self.access.is_for_all_tenants(caller, Rpc::ReloadCatalog)? || caller.is_only_tenant() {
-            return Ok(());
-        }
-        Err(Refusal::new(
-            Reason::KindNotAllowed,
-            "a reload reads the files of every tenant, and you are an operator of only one",
-        )
-        .fix("ask a platform operator to reload, once your file has changed"))
+    pub fn may_reload(&self, caller: &Caller) -> Result<Option<TenantName>, Refusal> {
+        let text = "a reload reads the files of every tenant, and you are an operator of only one";
+        let fix = "ask a platform operator to reload, once your file has changed";
+        self.may_propose(caller, Rpc::ReloadCatalog, text, fix)
     }
 
-    /// Reads the rules again and puts them in force, one reload at a time. Blocks.
+    /// Reads the rules again for a caller, and puts them in force unless people must approve that first. Blocks.
+    pub fn reload_for(
+        &self,
+        caller: &Caller,
+        read: impl FnOnce(&Rules) -> Result<Rules, Refusal>,
+        dry_run: bool,
+    ) -> Result<(Arc<Rules>, RulesReloaded, Option<WaitingChange>), Refusal> {
+        let tenant = self.may_reload(caller)?;
+        let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.context.rules();
+        let rules = Arc::new(read(&before)?);
+        let texts = WantedTexts::default();
+        let question = ChangeQuestion {
+            rpc: Rpc::ReloadCatalog,
+            from: rules_digest(&before),
+            to: rules_digest(&rules),
+            reason: "reload",
+            texts: &texts,
+        };
+        let waits = match question.from == question.to {
+            true => None,
+            false if dry_run => self.would_wait(caller, tenant.as_ref(), question)?,
+            false => match self.ask_consent(caller, tenant.as_ref(), question)? {
+                Consent::Given(_) => None,
+                Consent::Waits(waiting) => Some(waiting),
+            },
+        };
+        let reloaded = match dry_run || waits.is_some() {
+            true => self.would_reload(&rules),
+            false => self.replace_rules(rules.clone(), caller.actor(), "reload"),
+        };
+        Ok((rules, reloaded, waits))
+    }
+
+    /// Counts what new rules would end.
+    fn would_reload(&self, rules: &Rules) -> RulesReloaded {
+        let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
+        let moved = moved(&self.context.rules(), rules);
+        let denied = self.sweeps.no_longer_allowed(rules, &self.context.state.open_jobs());
+        let ended = self.sweeps.count_behind(moved.iter().chain(denied.iter().map(|(name, _)| name)));
+        RulesReloaded { catalog, policy, ended }
+    }
+
+    /// Reads the rules again and puts them in force, for those who run the host: no gate asks for people. One reload at a time.
+    /// Blocks.
     pub fn reload(
         &self,
         read: impl FnOnce(&Rules) -> Result<Rules, Refusal>,
         by: Actor,
-        dry_run: bool,
     ) -> Result<(Arc<Rules>, RulesReloaded), Refusal> {
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let rules = Arc::new(read(&self.context.rules())?);
-        if dry_run {
-            let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
-            let moved = moved(&self.context.rules(), &rules);
-            let denied = self.sweeps.no_longer_allowed(&rules, &self.context.state.open_jobs());
-            let ended = self.sweeps.count_behind(moved.iter().chain(denied.iter().map(|(name, _)| name)));
-            return Ok((rules, RulesReloaded { catalog, policy, ended }));
-        }
         let reloaded = self.replace_rules(rules.clone(), by, "reload");
         Ok((rules, reloaded))
     }
@@ -83,6 +117,7 @@ impl RuleUseCases {
         let before = self.context.rules.swap(rules.clone());
         self.context.fences.raise_revision();
         let ended_moved = self.sweeps.end_moved(&moved(&before, &rules));
+        self.drop_outdated(rules.engine.digest(), rules_digest(&rules));
         let because = "catalog or policy no longer allow it";
         let jobs = self.context.state.open_jobs();
         let ended = self.sweeps.end_no_longer_allowed(&rules, &jobs, because).saturating_add(ended_moved);
@@ -116,7 +151,7 @@ impl RuleUseCases {
             BroughtBy { since: self.context.clock.now().wall, by: by.to_string(), reason: reason.to_owned() };
         let policy = match before.engine.digest() == rules.engine.digest() {
             true => Ok(()),
-            false => kept.keep_policy(&rules.engine, &how),
+            false => kept.keep_policy(rules, &how),
         };
         if let Err(error) = policy.and_then(|()| kept.keep(rules, &how)) {
             tracing::error!(%error, "the policy and the catalog in force are not kept");

@@ -111,6 +111,8 @@ impl TenantView {
             Event::CatalogLoaded { .. } => Some(Fields::Only(&["policy"])),
             Event::PolicyApplied { .. } => Some(Fields::Only(&["policy", "before"])),
             Event::PolicyNotApplied { .. } => Some(Fields::Only(&["policy"])),
+            // Who changes the rules of all tenants is the platform's.
+            Event::ChangeProposed { .. } | Event::ChangeApproved { .. } => None,
             Event::Snapshot(_) => None,
             // Records of this tenant may be among them, so it must know. The number of them is about all tenants.
             Event::Coalesced(_) => Some(Fields::Only(&[])),

@@ -11,6 +11,7 @@ use super::{
     confirm::NOTHING_CHANGED,
     failure::mistakes,
     output::{fields, note, print},
+    policy_apply::{pending_page, pending_value},
     render,
 };
 use crate::{
@@ -67,7 +68,8 @@ Examples:
     /// Makes the daemon read its catalog again.
     #[command(after_help = "\
 The daemon keeps the old version of a file that has a mistake. It takes all other files, and ends
-access that they no longer allow.
+access that they no longer allow. If a gate of the policy asks for people, it exits with 3, and others
+approve the change by the same command.
 
 Examples:
   leasehold catalog reload --dry-run
@@ -202,22 +204,32 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
     let kind = CallKind::of_dry_run(dry_run);
     let request = v1::ReloadCatalogRequest { dry_run };
     let answer = client.ask(kind, request, async |r| client.operator().reload_catalog(r).await).await?;
+    let is_loaded = !dry_run && answer.waits.is_none();
     if session.for_programs() {
         session.print_value(&json!({
             "dry_run": dry_run, "digest": answer.digest, "policy": answer.policy, "principals": answer.principals,
             "resources": answer.resources, "ended": answer.ended, "not_taken": answer.not_taken,
+            "waits": answer.waits.as_ref().map(pending_value),
         }))?;
     } else {
         print(&fields([
-            (if dry_run { "would load" } else { "loaded" }, answer.digest),
+            (if is_loaded { "loaded" } else { "would load" }, answer.digest),
             ("policy", answer.policy),
             ("principals", answer.principals.to_string()),
             ("resources", answer.resources.to_string()),
-            (if dry_run { "leases that would end" } else { "leases ended" }, answer.ended.to_string()),
+            (if is_loaded { "leases ended" } else { "leases that would end" }, answer.ended.to_string()),
         ]))?;
         if dry_run {
             note(NOTHING_CHANGED);
         }
+        answer.waits.iter().try_for_each(|waits| print(&pending_page(waits)))?;
+    }
+    if let Some(waits) = answer.waits.filter(|waits| !dry_run && !waits.proposed_by.is_empty()) {
+        note(&format!(
+            "Nothing was changed yet. {} proposed it. To approve it, others run: leasehold catalog reload",
+            waits.proposed_by
+        ));
+        return Ok(Exit::AwaitingApproval);
     }
     if answer.not_taken.is_empty() {
         return Ok(Exit::Ok);

@@ -9,14 +9,15 @@ use super::{
     Exit, Failure, Session, catalog,
     failure::mistakes,
     output::{Page, columns, fields, note, print},
-    policy_apply::{PolicyApplyArgs, PolicyDiffArgs, PolicyRollbackArgs, history},
+    policy_apply::{PolicyApplyArgs, PolicyApproveArgs, PolicyDiffArgs, PolicyRollbackArgs, history},
     policy_explain::PolicyExplainArgs,
+    policy_sign::{PolicyKeygenArgs, PolicySignArgs},
     policy_test::PolicyTestArgs,
 };
 use crate::{
     catalog::Catalog,
     plain,
-    policy::{Engine, Explain, PolicyErrors, PolicySource},
+    policy::{Engine, Explain, PolicyBundle, PolicyErrors, PolicySource, stale_signature},
 };
 
 /// Shows, checks and tests the policies: the rules that decide who gets access.
@@ -68,9 +69,15 @@ Examples:
     Diff(PolicyDiffArgs),
     /// Puts a policy directory in force, if the daemon takes its policy this way.
     Apply(PolicyApplyArgs),
+    /// Approves a policy that someone else proposed, and puts it in force if enough people have.
+    Approve(PolicyApproveArgs),
     /// Brings an earlier policy back, if the daemon takes its policy this way.
     Rollback(PolicyRollbackArgs),
-    /// Lists the policies that were in force, and which one is.
+    /// Signs the files of a policy directory. Needs no daemon.
+    Sign(PolicySignArgs),
+    /// Makes a key that signs policies. Needs no daemon.
+    Keygen(PolicyKeygenArgs),
+    /// Lists the policies that were in force, which one is, and which ones wait for approval.
     #[command(after_help = "\
 Examples:
   leasehold policy history
@@ -87,6 +94,9 @@ impl PolicyArgs {
             PolicyCommand::Explain(args) => args.run(session).await,
             PolicyCommand::Diff(args) => args.run(session).await,
             PolicyCommand::Apply(args) => args.run(session).await,
+            PolicyCommand::Approve(args) => args.run(session).await,
+            PolicyCommand::Sign(args) => args.run(session),
+            PolicyCommand::Keygen(args) => args.run(session),
             PolicyCommand::Rollback(args) => args.run(session).await,
             PolicyCommand::History => history(session).await,
         }
@@ -129,13 +139,17 @@ fn show(rule: Option<&str>, dir: Option<PathBuf>, session: &Session) -> Result<E
 fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Result<Exit, Failure> {
     let shown = dir.as_ref().map_or_else(|| "the built-in policies".to_owned(), |d| plain::path(d));
     let known = catalog.map(catalog::load).transpose()?;
+    let bundle = dir.as_deref().and_then(|dir| PolicyBundle::read(dir).ok());
+    let stale = bundle.and_then(|bundle| stale_signature(&bundle.policies, &bundle.signed()?));
+    let stale = stale.map(|fault| fault.to_string());
     let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
     let engine = load(&source, &shown, known.as_ref().unwrap_or(&Catalog::empty()))?;
     // Without a catalog every name in a rule is unknown, so these warnings would mean nothing.
-    let warnings: Vec<String> = match known {
+    let mut warnings: Vec<String> = match known {
         Some(_) => engine.warnings().iter().cloned().chain(engine.gaps()).collect(),
         None => Vec::new(),
     };
+    warnings.extend(stale);
     if session.for_programs() {
         let rules = engine.rules().map(|rule| {
             json!({

@@ -41,7 +41,9 @@ pub(super) struct PolicyDiffArgs {
 #[command(after_help = "\
 The daemon must have policy.source = \"applied\" in its configuration. It checks the policy, runs its
 cases and refuses it if one fails. Then it keeps and records it, puts it in force, and ends access
-that it no longer allows. Before that, the command shows what changes and asks if leases end.
+that it no longer allows. Before that, the command shows what changes and asks if leases end. If a
+gate of the policy asks for people, the command proposes the change, prints who may approve it, and
+exits with 3.
 
 Examples:
   leasehold policy apply my/policy --dry-run --reason \"CHG-1412\"
@@ -64,6 +66,22 @@ pub(super) struct PolicyRollbackArgs {
     /// The digest of a kept policy [default: the policy before the last change]
     #[arg(value_name = "DIGEST")]
     digest: Option<Digest>,
+    #[command(flatten)]
+    change: ChangeArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+It shows the change and asks before it approves. If enough people have approved, the policy comes
+into force at once. The person who proposed it cannot approve it. `policy history` lists what waits.
+
+Examples:
+  leasehold policy approve sha256:… --dry-run --reason \"a look\"
+  leasehold policy approve sha256:… --reason \"reviewed, CHG-1412\"")]
+pub(super) struct PolicyApproveArgs {
+    /// The digest of a proposed policy
+    #[arg(value_name = "DIGEST")]
+    digest: Digest,
     #[command(flatten)]
     change: ChangeArgs,
 }
@@ -98,7 +116,7 @@ impl PolicyDiffArgs {
 
 impl PolicyApplyArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        self.change.carry_out(of_directory(&self.dir)?, session).await
+        self.change.carry_out(of_directory(&self.dir)?, ChangePart::Proposer, session).await
     }
 }
 
@@ -106,16 +124,43 @@ impl PolicyRollbackArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let kept = self.digest.map_or_else(|| PREVIOUS.to_owned(), |digest| digest.to_string());
         let request = v1::ApplyPolicyRequest { kept, ..Default::default() };
-        self.change.carry_out(request, session).await
+        self.change.carry_out(request, ChangePart::Proposer, session).await
     }
+}
+
+impl PolicyApproveArgs {
+    pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
+        let request = v1::ApplyPolicyRequest { kept: self.digest.to_string(), ..Default::default() };
+        self.change.carry_out(request, ChangePart::Approver, session).await
+    }
+}
+
+/// Whether the caller wants a change, or approves one that someone else wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ChangePart {
+    Proposer,
+    Approver,
 }
 
 impl ChangeArgs {
     /// Shows what changes, asks if leases end, and has the daemon do it.
-    async fn carry_out(self, request: v1::ApplyPolicyRequest, session: &Session) -> Result<Exit, Failure> {
+    async fn carry_out(
+        self,
+        request: v1::ApplyPolicyRequest,
+        part: ChangePart,
+        session: &Session,
+    ) -> Result<Exit, Failure> {
         let client = session.client(&[PrincipalKind::Operator])?;
         let request = v1::ApplyPolicyRequest { reason: self.reason.clone(), ..request };
         let would = send(&client, v1::ApplyPolicyRequest { dry_run: true, ..request.clone() }).await?;
+        let is_proposed = would.waits.as_ref().is_some_and(|waits| !waits.proposed_by.is_empty());
+        if part == ChangePart::Approver && !is_proposed {
+            return Err(Failure::new(
+                Exit::Failure,
+                "no one has proposed this policy, or the proposal is void",
+            )
+            .fix("leasehold policy history lists what waits for approval"));
+        }
         if self.dry_run {
             show(&would, session)?;
             if !session.for_programs() {
@@ -123,7 +168,14 @@ impl ChangeArgs {
             }
             return Ok(if would.failed.is_empty() { Exit::Ok } else { Exit::Failure });
         }
-        if would.ended > 0 {
+        if part == ChangePart::Approver {
+            let confirmed = Confirmed::of_option(self.yes);
+            if confirmed == Confirmed::NotYet {
+                note_page(&page(&would));
+            }
+            let ends = format!("you approve this change, which ends {} lease(s)", would.ended);
+            confirm("approve", &ends, confirmed)?;
+        } else if would.ended > 0 {
             let confirmed = Confirmed::of_option(self.yes);
             if confirmed == Confirmed::NotYet {
                 note_page(&page(&would));
@@ -137,7 +189,16 @@ impl ChangeArgs {
         };
         let done = send(&client, order).await?;
         show(&done, session)?;
-        Ok(Exit::Ok)
+        match &done.waits {
+            None => Ok(Exit::Ok),
+            Some(waits) => {
+                note(&format!(
+                    "Nothing was changed yet. To approve it, others run: leasehold policy approve {} --reason TEXT",
+                    waits.to
+                ));
+                Ok(Exit::AwaitingApproval)
+            }
+        }
     }
 }
 
@@ -160,6 +221,7 @@ fn of_directory(dir: &Path) -> Result<v1::ApplyPolicyRequest, Failure> {
     Ok(v1::ApplyPolicyRequest {
         policies: bundle.policies.into_iter().map(file).collect(),
         cases: bundle.cases.into_iter().map(file).collect(),
+        signatures: bundle.signatures.unwrap_or_default(),
         ..Default::default()
     })
 }
@@ -201,10 +263,45 @@ fn page(answer: &v1::ApplyPolicyResponse) -> Page {
         let title = Page::line(&format!("{} ({what})", rule.id));
         all.then(&title).then(&Page::lines(line_diff(&rule.before, &rule.after)))
     });
-    match answer.rules.is_empty() {
+    let all = match answer.rules.is_empty() {
         true => about,
         false => rules.below(&about),
-    }
+    };
+    answer.waits.iter().fold(all, |all, waits| all.below(&pending_page(waits)))
+}
+
+/// Shows who must approve a change.
+pub(super) fn pending_page(waits: &v1::PendingChange) -> Page {
+    let rows = waits.gates.iter().map(|gate| {
+        let who = match gate.approvers.is_empty() {
+            true => format!("no one in the group {}", gate.approver_group),
+            false => gate.approvers.join(", "),
+        };
+        vec![gate.id.clone(), gate.approver_group.clone(), gate.approvals_missing.to_string(), who]
+    });
+    let gates = columns(&["WAITS FOR", "GROUP", "PEOPLE", "WHO MAY APPROVE"], rows);
+    let Some(until) = &waits.until else { return gates };
+    let about = fields([
+        ("proposed by", TableCell::from(waits.proposed_by.as_str())),
+        ("because", waits.reason.as_str().into()),
+        ("void from", timestamp::whole(until).into()),
+    ]);
+    gates.below(&about)
+}
+
+/// A change that waits, for programs.
+pub(super) fn pending_value(waits: &v1::PendingChange) -> Value {
+    let gates = waits.gates.iter().map(|gate| {
+        json!({
+            "id": gate.id, "approver_group": gate.approver_group, "approvals_missing": gate.approvals_missing,
+            "approvers": gate.approvers,
+        })
+    });
+    json!({
+        "call": waits.call, "from": waits.from, "to": waits.to, "proposed_by": waits.proposed_by,
+        "reason": waits.reason, "until": waits.until.as_ref().map(timestamp::whole),
+        "gates": gates.collect::<Vec<_>>(),
+    })
 }
 
 fn value(answer: &v1::ApplyPolicyResponse) -> Value {
@@ -219,6 +316,7 @@ fn value(answer: &v1::ApplyPolicyResponse) -> Value {
         "applied": answer.applied, "before": answer.before, "after": answer.after,
         "rules": rules.collect::<Vec<_>>(), leases: answer.ended, "jobs": jobs.collect::<Vec<_>>(),
         "cases": answer.cases, "failed": answer.failed, "warnings": answer.warnings,
+        "waits": answer.waits.as_ref().map(pending_value),
     })
 }
 
@@ -238,6 +336,7 @@ pub(super) async fn history(session: &Session) -> Result<Exit, Failure> {
         });
         session.print_value(&json!({
             "in_force": answer.in_force, "source": answer.source, "policies": kept.collect::<Vec<_>>(),
+            "proposed": answer.proposed.iter().map(pending_value).collect::<Vec<_>>(),
         }))?;
         return Ok(Exit::Ok);
     }
@@ -249,6 +348,10 @@ pub(super) async fn history(session: &Session) -> Result<Exit, Failure> {
         print_line("no policy is kept yet")?;
     } else {
         print(&columns(&["POLICY", "", "SINCE", "BY", "REASON"], rows))?;
+    }
+    for waits in &answer.proposed {
+        let title = Page::line(&format!("{} to {} was proposed", waits.call, waits.to));
+        print(&pending_page(waits).below(&title))?;
     }
     note(&match answer.source.as_str() {
         "" => "The policy is the one that was applied last.".to_owned(),

@@ -15,9 +15,9 @@ use crate::{
         BEAT, BREAK_GLASS_MAX, BUFFERED_BYTES_MAX, BUFFERED_BYTES_PER_PEER_MAX, CONNECTIONS_MAX,
         CONNECTIONS_OPERATORS_MAX, CONNECTIONS_PER_PEER_MAX, CONNECTIONS_UNKNOWN_MAX, DRAIN_GRACE_MAX,
         DRAIN_READ, FREE_SPACE_STOP, HANDSHAKES_MAX, JOB_DURATION_MAX, LEASE_TTL_DEFAULT, LEASE_TTL_MAX,
-        LEDGER_SEGMENT_BYTES, LOST_AFTER, RATE_PER_IDENTITY, RATE_PER_TENANT, REJOIN, REQUESTS_MAX,
-        REQUESTS_PER_PEER_MAX, ROOM_MAX, STREAMS_PER_CONNECTION_MAX, TRUST_DOMAINS_MAX, TTL_MIN,
-        WEBHOOKS_MAX,
+        LEDGER_SEGMENT_BYTES, LOST_AFTER, POLICY_SIGNATURES_MAX, RATE_PER_IDENTITY, RATE_PER_TENANT, REJOIN,
+        REQUESTS_MAX, REQUESTS_PER_PEER_MAX, ROOM_MAX, STREAMS_PER_CONNECTION_MAX, TRUST_DOMAINS_MAX,
+        TTL_MIN, WEBHOOKS_MAX,
     },
     name::SpiffeId,
     plain,
@@ -210,10 +210,19 @@ fn policy(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Po
         "operators" => Ok(Explain::Operators),
         other => Err(one_of(other, &["requester", "operators"])),
     });
+    let trusted_keys = table.list("trusted_keys", POLICY_SIGNATURES_MAX, notes, |t| path(t, folder));
     let break_glass = table.list("break_glass", BREAK_GLASS_MAX, notes, str::parse::<SpiffeId>);
     table.finish(notes);
     let break_glass = break_glass.into_iter().map(|id| id.value).collect();
-    Some(PolicyConfig { source: source?, dir: dir?, catalog: catalog?, explain: explain?, break_glass })
+    let trusted_keys = trusted_keys.into_iter().map(|key| key.value).collect();
+    Some(PolicyConfig {
+        source: source?,
+        dir: dir?,
+        catalog: catalog?,
+        trusted_keys,
+        explain: explain?,
+        break_glass,
+    })
 }
 
 fn lease(mut table: Section<'_>, notes: &mut Notes) -> Option<LeaseConfig> {

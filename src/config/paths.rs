@@ -92,6 +92,8 @@ impl Config {
             }
         }
         out.push(one("policy.dir", &self.policy.dir, PathUse::Directory));
+        let keys = self.policy.trusted_keys.iter();
+        out.extend(keys.map(|key| one("policy.trusted_keys", key, PathUse::File)));
         out.push(one("policy.catalog", &self.policy.catalog, PathUse::Directory));
         out.extend(self.gateway.iter().flat_map(store_paths));
         out

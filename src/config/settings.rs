@@ -181,6 +181,8 @@ pub struct PolicyConfig {
     /// Cedar policies.
     pub dir: PathBuf,
     pub catalog: PathBuf,
+    /// Public keys, one of which must have signed the policy. Empty: no signature is asked for.
+    pub trusted_keys: Vec<PathBuf>,
     /// Who sees the rule that refused.
     pub explain: Explain,
     /// Identities that may always lift locks, also a lock that shuts out these identities.

@@ -10,7 +10,7 @@ use crate::{
     config::{Config, PolicyConfig, PolicyFrom},
     name::TrustDomain,
     people::PERSON_SEGMENT,
-    policy::{Engine, PolicySource},
+    policy::{Engine, PolicyBundle, PolicySource, PolicyText, SignedBundle, TrustedKeys},
     reason::{Reason, Refusal},
 };
 
@@ -32,10 +32,10 @@ pub(super) fn read_all(policy: &PolicyConfig, kept: &KeptRules, before: Option<&
         catalog_faults: Vec::new(),
         policy_faults: Vec::new(),
     };
-    let source = match source(policy, kept, before) {
-        Ok(source) => source,
+    let (source, signed) = match source(policy, kept, before) {
+        Ok(found) => found,
         Err(fault) => {
-            read.policy_faults.push(fault);
+            read.policy_faults.extend(fault);
             return read;
         }
     };
@@ -57,7 +57,7 @@ pub(super) fn read_all(policy: &PolicyConfig, kept: &KeptRules, before: Option<&
         }
     };
     match engine {
-        Ok(engine) => read.rules = engine.map(|engine| Rules { engine }),
+        Ok(engine) => read.rules = engine.map(|engine| Rules { engine, signed }),
         Err(errors) => read.policy_faults = errors.iter().map(ToString::to_string).collect(),
     }
     read
@@ -91,24 +91,57 @@ pub(super) fn nameless_people(catalog: &Catalog, people: Option<&TrustDomain>) -
     entries.map(line).collect()
 }
 
-/// Returns the source of the policy: the files, or what was applied last. Until something is applied, the files are in
-/// force.
-fn source(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> Result<PolicySource, String> {
+/// Returns the source of the policy, with its signatures: the files, or what was applied last. Until something is applied, the
+/// files are in force. If the configuration names keys, one of them must have signed the policy.
+fn source(
+    policy: &PolicyConfig,
+    kept: &KeptRules,
+    before: Option<&Rules>,
+) -> Result<(PolicySource, Option<SignedBundle>), Vec<String>> {
+    let keys = TrustedKeys::load(&policy.trusted_keys).map_err(|fault| vec![fault])?;
+    let files = || of_files(policy, &keys);
     let was_never_applied = matches!(kept.applied(), Ok(None));
     match (policy.source, before) {
-        (PolicyFrom::Files, _) => Ok(PolicySource::Dir(policy.dir.clone())),
-        (PolicyFrom::Applied, _) if was_never_applied => Ok(PolicySource::Dir(policy.dir.clone())),
-        (PolicyFrom::Applied, Some(before)) => Ok(PolicySource::Texts(before.engine.texts().to_vec())),
-        (PolicyFrom::Applied, None) => match kept.applied()? {
-            None => Ok(PolicySource::Dir(policy.dir.clone())),
+        (PolicyFrom::Files, _) => files(),
+        (PolicyFrom::Applied, _) if was_never_applied => files(),
+        (PolicyFrom::Applied, Some(before)) => {
+            checked(before.engine.texts().to_vec(), before.signed.clone(), &keys)
+        }
+        (PolicyFrom::Applied, None) => match kept.applied().map_err(|fault| vec![fault])? {
+            None => files(),
             Some(applied) => {
-                let texts = kept.policy(applied.digest).map_err(|e| {
-                    format!("{e}; restore the folder policies of server.state, or write source = \"files\"")
+                let (texts, signed) = kept.policy(applied.digest).map_err(|e| {
+                    vec![format!(
+                        "{e}; restore the folder policies of server.state, or write source = \"files\""
+                    )]
                 })?;
-                Ok(PolicySource::Texts(texts))
+                checked(texts, signed, &keys)
             }
         },
     }
+}
+
+/// Reads the files once, so that what is checked is what is loaded.
+fn of_files(
+    policy: &PolicyConfig,
+    keys: &TrustedKeys,
+) -> Result<(PolicySource, Option<SignedBundle>), Vec<String>> {
+    if policy.trusted_keys.is_empty() {
+        return Ok((PolicySource::Dir(policy.dir.clone()), None));
+    }
+    let bundle = PolicyBundle::read(&policy.dir)?;
+    let signed = bundle.signed();
+    checked(bundle.policies, signed, keys)
+}
+
+/// Refuses a policy that no trusted key signed.
+fn checked(
+    texts: Vec<PolicyText>,
+    signed: Option<SignedBundle>,
+    keys: &TrustedKeys,
+) -> Result<(PolicySource, Option<SignedBundle>), Vec<String>> {
+    keys.check(&texts, signed.as_ref()).map_err(|fault| vec![fault.to_string()])?;
+    Ok((PolicySource::Texts(texts), signed))
 }
 
 /// Reads both again. Blocking.

@@ -338,9 +338,7 @@ impl Daemon {
             if let Err(error) = identity.reload() {
                 tracing::error!(error = %error, "the identity files cannot be used: the last good ones stay");
             }
-            if let Err(refusal) =
-                broker.rules.reload(|before| read(before), Actor::Daemon("reload".into()), false)
-            {
+            if let Err(refusal) = broker.rules.reload(|before| read(before), Actor::Daemon("reload".into())) {
                 tracing::error!(text = %with_mistakes(&refusal), "catalog or policy were not taken");
             }
         })
@@ -481,6 +479,7 @@ fn broker_settings(config: &Config, people: Option<Arc<People>>) -> BrokerSettin
             PolicyFrom::Files => PolicyOrigin::Files(config.policy.dir.clone()),
             PolicyFrom::Applied => PolicyOrigin::Applied,
         },
+        trusted_keys: config.policy.trusted_keys.clone(),
         rate_per_identity: config.ledger.rate_per_identity,
         rate_per_tenant: config.ledger.rate_per_tenant,
         people,

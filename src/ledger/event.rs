@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::job_record::{ApprovalRecord, DecisionRecord, EmergencyRecord, InputRecord, JobCreated};
+use super::job_record::{
+    ApprovalRecord, ConsentRecord, DecisionRecord, EmergencyRecord, GateRecord, InputRecord, JobCreated,
+};
 use crate::{
     clock::{LeaseTime, Wall},
     name::{
@@ -41,10 +43,31 @@ pub enum Event {
         reason: String,
         /// How many live leases the policy ends, as counted before it was applied.
         ends: u64,
+        /// Who proposed and approved it, if a gate asked for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        consent: Option<ConsentRecord>,
     },
     /// A policy whose record was written did not come into force.
     #[serde(rename = "policy.not_applied")]
     PolicyNotApplied { policy: Digest, why: String },
+
+    /// Someone proposed a change of the rules that people must approve. A restart voids it.
+    #[serde(rename = "change.proposed")]
+    ChangeProposed {
+        /// The call that carries it out: `ApplyPolicy` or `ReloadCatalog`.
+        call: String,
+        /// What was in force, and what it puts in force.
+        from: Digest,
+        to: Digest,
+        by: Actor,
+        human: Option<HumanName>,
+        reason: String,
+        waiting_for: Vec<GateRecord>,
+        until: LeaseTime,
+    },
+    /// One person approved a change that another one had proposed.
+    #[serde(rename = "change.approved")]
+    ChangeApproved { call: String, from: Digest, to: Digest, approvals: Vec<ApprovalRecord> },
 
     #[serde(rename = "job.created")]
     JobCreated(Box<JobCreated>),

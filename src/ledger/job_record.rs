@@ -66,6 +66,15 @@ pub struct ApprovalRecord {
     pub reason: String,
 }
 
+/// The people behind a change of the rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsentRecord {
+    pub proposed_by: SpiffeId,
+    pub human: Option<HumanName>,
+    pub reason: String,
+    pub approvals: Vec<ApprovalRecord>,
+}
+
 /// The gates that one person opened in an emergency.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmergencyRecord {

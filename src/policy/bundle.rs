@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use super::{PolicySource, PolicyText, cases::case_files};
+use super::{PolicySource, PolicyText, SIGNATURE_FILE, SignedBundle, cases::case_files, texts_digest};
 use crate::{
-    limits::{NAME_BYTES_MAX, POLICY_FILES_MAX},
+    limits::{NAME_BYTES_MAX, POLICY_FILES_MAX, POLICY_SIGNATURE_BYTES_MAX},
     plain::value,
+    written::read_regular_text,
 };
 
 /// The files of a policy directory. Each list is in the order of the names.
@@ -15,6 +16,8 @@ pub struct PolicyBundle {
     pub policies: Vec<PolicyText>,
     /// The `.toml` files.
     pub cases: Vec<PolicyText>,
+    /// The text of [`SIGNATURE_FILE`], if the bundle is signed.
+    pub signatures: Option<String>,
 }
 
 impl PolicyBundle {
@@ -28,16 +31,37 @@ impl PolicyBundle {
             policies.map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let cases = case_files(dir).map_err(|e| e.iter().map(ToString::to_string).collect::<Vec<_>>())?;
         let cases = cases.into_iter().map(|(file, text)| PolicyText { file, text }).collect();
-        Ok(PolicyBundle { policies, cases })
+        let file = dir.join(SIGNATURE_FILE);
+        let signatures = match file.exists() {
+            true => {
+                let text = read_regular_text(&file, POLICY_SIGNATURE_BYTES_MAX);
+                Some(text.map_err(|why| vec![format!("{SIGNATURE_FILE}: it {why}")])?)
+            }
+            false => None,
+        };
+        Ok(PolicyBundle { policies, cases, signatures })
+    }
+
+    /// Returns what its signatures cover beside the policies. `None` if it is not signed.
+    pub fn signed(&self) -> Option<SignedBundle> {
+        let signatures = self.signatures.clone()?;
+        Some(SignedBundle { cases: texts_digest(&self.cases), signatures })
     }
 
     /// Takes files that someone sent, and sorts them by name.
     ///
     /// # Errors
     /// A line for each file name that such a directory cannot have, or that occurs twice.
-    pub fn of(policies: Vec<PolicyText>, cases: Vec<PolicyText>) -> Result<Self, Vec<String>> {
+    pub fn of(
+        policies: Vec<PolicyText>,
+        cases: Vec<PolicyText>,
+        signatures: Option<String>,
+    ) -> Result<Self, Vec<String>> {
         let mut faults = Vec::new();
-        let mut bundle = PolicyBundle { policies, cases };
+        let mut bundle = PolicyBundle { policies, cases, signatures };
+        if bundle.signatures.as_ref().is_some_and(|text| text.len() as u64 > POLICY_SIGNATURE_BYTES_MAX) {
+            faults.push(format!("{SIGNATURE_FILE} is larger than {POLICY_SIGNATURE_BYTES_MAX} bytes"));
+        }
         for (files, ending) in [(&mut bundle.policies, ".cedar"), (&mut bundle.cases, ".toml")] {
             if files.len() > POLICY_FILES_MAX {
                 faults.push(format!("{} {ending} files: write at most {POLICY_FILES_MAX}", files.len()));
@@ -73,15 +97,16 @@ mod tests {
     #[test]
     fn a_bundle_has_only_names_of_policy_files() {
         let text = |file: &str| PolicyText { file: file.into(), text: String::new() };
-        let bundle = PolicyBundle::of(vec![text("b.cedar"), text("a.cedar")], vec![text("t.toml")]).unwrap();
+        let bundle =
+            PolicyBundle::of(vec![text("b.cedar"), text("a.cedar")], vec![text("t.toml")], None).unwrap();
         assert_eq!(
             bundle.policies.iter().map(|t| t.file.as_str()).collect::<Vec<_>>(),
             ["a.cedar", "b.cedar"]
         );
         for bad in ["../a.cedar", "a/b.cedar", ".a.cedar", ".cedar", "a.txt", "", "a\n.cedar"] {
-            assert!(PolicyBundle::of(vec![text(bad)], Vec::new()).is_err(), "{bad}");
+            assert!(PolicyBundle::of(vec![text(bad)], Vec::new(), None).is_err(), "{bad}");
         }
-        let twice = PolicyBundle::of(vec![text("a.cedar"), text("a.cedar")], Vec::new()).unwrap_err();
+        let twice = PolicyBundle::of(vec![text("a.cedar"), text("a.cedar")], Vec::new(), None).unwrap_err();
         assert!(twice[0].contains("twice"), "{twice:?}");
     }
 }

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use super::{AskedAct, Asker, Bundle, Call, Engine, JobRisk, PolicyCase, Verdict, cases::CaseAnswer};
+use super::{
+    AskedAct, Asker, Bundle, Call, CallVerdict, Engine, JobRisk, PolicyCase, Verdict, cases::CaseAnswer,
+};
 use crate::{
     name::TenantName,
     reason::{Reason, Refusal},
@@ -90,9 +92,13 @@ impl Engine {
                     reason: &case.reason,
                     amr: &case.amr,
                 };
-                match self.authorize_by(&call) {
-                    Ok(rules) => allowed(CaseAnswer::Allow, rules),
-                    Err((refusal, rules)) => refused(&refusal, rules),
+                let approved: Vec<String> = case.approved.iter().cloned().collect();
+                match self.judge_change(&call, &approved) {
+                    CallVerdict::Allow(rules) => allowed(CaseAnswer::Allow, rules),
+                    CallVerdict::Wait { gates, .. } => {
+                        allowed(CaseAnswer::Wait, gates.into_iter().map(|gate| gate.id))
+                    }
+                    CallVerdict::Deny { refusal, rules } => refused(&refusal, rules),
                 }
             }
             AskedAct::Part(action, resource) => {

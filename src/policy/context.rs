@@ -126,18 +126,27 @@ impl<'a> ContextFields<'a> {
         }
     }
 
-    /// `CallContext`.
+    /// `CallContext`, or `ChangeContext` without approvals.
     pub(super) fn of_call(call: &Call<'a>) -> Self {
+        Self::of_change(call, &[])
+    }
+
+    /// `ChangeContext` if the call changes the rules, otherwise `CallContext`.
+    pub(super) fn of_change(call: &Call<'a>, approved: &'a [String]) -> Self {
         let mut relation: Vec<&str> = call.relations.iter().map(|r| r.as_str()).collect();
         relation.sort_unstable();
         relation.dedup();
-        ContextFields(vec![
+        let approved = approved.iter().map(String::as_str).collect();
+        let approved = call.rpc.is_change().then_some(("approved", ContextField::Words(approved)));
+        let mut fields = vec![
             ("spiffe_id", ContextField::Text(call.caller.as_str())),
             ("now", ContextField::Moment(call.now)),
             ("relation", ContextField::Words(relation)),
             ("reason", ContextField::Text(call.reason)),
             ("amr", ContextField::Words(call.amr.iter().map(String::as_str).collect())),
-        ])
+        ];
+        fields.extend(approved);
+        ContextFields(fields)
     }
 
     /// Adds to a key the fields that a slice reads, so that a change in another field makes no new key.

@@ -51,6 +51,24 @@ pub enum Verdict {
     },
 }
 
+/// The verdict of policy on a call.
+#[derive(Clone, Debug)]
+pub enum CallVerdict {
+    /// With the ids of the rules that permit it.
+    Allow(Vec<String>),
+    /// Only gates hold it back. Only calls that change the rules have gates.
+    Wait {
+        gates: Vec<Gate>,
+        /// The ids of the gates and of the rules that permit it then.
+        rules: Vec<String>,
+    },
+    Deny {
+        refusal: Refusal,
+        /// The ids of the rules that denied.
+        rules: Vec<String>,
+    },
+}
+
 /// A verdict on a request whose fences were read first. Each decision has the stand.
 #[derive(Debug)]
 pub enum Decision {

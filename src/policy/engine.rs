@@ -6,8 +6,8 @@ use std::{collections::HashMap, sync::Arc};
 use cedar_policy::{Authorizer, Decision as Answer, Entities, EntityUid, Policy, PolicySet, Request};
 
 use super::{
-    Asker, Bundle, Call, Decided, Decision, Explain, Grant, GrantParts, PolicyErrors, PolicySource,
-    PolicyText, Rule, Verdict,
+    Asker, Bundle, Call, CallVerdict, Decided, Decision, Explain, Grant, GrantParts, PolicyErrors,
+    PolicySource, PolicyText, Rule, Verdict,
     context::{ContextFields, JobReads},
     decision_cache::{DecisionCache, DecisionKey},
     entities::{CatalogEntities, Types},
@@ -146,20 +146,39 @@ impl Engine {
     ///
     /// The refusal for the caller, and the ids of the rules that denied.
     pub fn authorize_by(&self, call: &Call<'_>) -> Result<Vec<String>, (Refusal, Vec<String>)> {
+        match self.judge_change(call, &[]) {
+            CallVerdict::Allow(rules) => Ok(rules),
+            CallVerdict::Wait { gates, rules } => {
+                let names: Vec<&str> = gates.iter().map(|gate| gate.id.as_str()).collect();
+                let text = format!("people must approve it first: {}", names.join(", "));
+                Err((Refusal::new(Reason::ApprovalRequired, text), rules))
+            }
+            CallVerdict::Deny { refusal, rules } => Err((refusal, rules)),
+        }
+    }
+
+    /// Judges a call that may change the rules, for which these gates are open.
+    pub fn judge_change(&self, call: &Call<'_>, approved: &[String]) -> CallVerdict {
+        let deny = |refusal| CallVerdict::Deny { refusal, rules: Vec::new() };
         let Some(principal) = self.catalog.principal(call.caller) else {
-            return Err((explain::unknown(call.caller.as_str()), Vec::new()));
+            return deny(explain::unknown(call.caller.as_str()));
         };
         let act = PolicyAct::Rpc(call.rpc);
         let Some(slice) = self.slices.get(&(principal.kind, act)) else {
-            return Err((explain::wrong_kind(call, principal, &self.kinds(act)), Vec::new()));
+            return deny(explain::wrong_kind(call, principal, &self.kinds(act)));
         };
         let tenant = self.prepared.tenant_uid(&self.types, call.tenant);
-        match &*self.outcome(slice, principal, &tenant, &ContextFields::of_call(call)) {
-            Outcome::Allow(rules) => Ok(ids(rules)),
+        match &*self.outcome(slice, principal, &tenant, &ContextFields::of_change(call, approved)) {
+            Outcome::Allow(rules) => CallVerdict::Allow(ids(rules)),
+            Outcome::Wait(gates, permits) => CallVerdict::Wait {
+                gates: gates.iter().filter_map(|rule| rule.gate.clone()).collect(),
+                rules: ids(gates.iter().chain(permits)),
+            },
             outcome => {
                 let cause = DenialCause::of(outcome, || self.permits(slice));
                 log_errors(&cause, act);
-                Err((explain::call_denied(call, principal, &cause, self.explain), cause.rules()))
+                let refusal = explain::call_denied(call, principal, &cause, self.explain);
+                CallVerdict::Deny { refusal, rules: cause.rules() }
             }
         }
     }

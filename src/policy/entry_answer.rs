@@ -1,7 +1,7 @@
 //! What the callers of one `[[principal]]` entry of the catalog may do. The answers give no reasons, because reasons take longer
 //! to find.
 
-use super::{Bundle, Call, Engine, context::ContextFields, outcome::Outcome};
+use super::{Bundle, Call, CallVerdict, Engine, context::ContextFields, outcome::Outcome};
 use crate::{
     catalog::Principal,
     name::{Action, PrincipalKind, ResourceName},
@@ -43,7 +43,15 @@ impl Engine {
         if found.pattern != entry.pattern {
             return None;
         }
-        self.authorize_by(call).ok().map(|rules| EntryAnswer { gates: Vec::new(), rules })
+        match self.judge_change(call, &[]) {
+            CallVerdict::Allow(rules) => Some(EntryAnswer { gates: Vec::new(), rules }),
+            CallVerdict::Wait { gates, rules } => {
+                let gates: Vec<String> = gates.into_iter().map(|gate| gate.id).collect();
+                let rules = rules.into_iter().filter(|rule| !gates.contains(rule)).collect();
+                Some(EntryAnswer { gates, rules })
+            }
+            CallVerdict::Deny { .. } => None,
+        }
     }
 
     /// Whether a rule distinguishes the identities that an entry matches. If so, the answer for the entry is possibly wrong for

@@ -14,6 +14,7 @@
 //! | `source` `rules` `entity_references` `fault` | policies read, validated, and what is wrong with them |
 //! | `entities` `context` `slice` | what Cedar is given: entities, context, and the rules that can matter |
 //! | `bundle` | [`PolicyBundle`]: the files of a policy and of its cases, as they are handed over |
+//! | `signature` | [`SignedBundle`], [`TrustedKeys`]: the keys that vouch for the files of a policy |
 //! | `cases` `case_run` | [`PolicyCase`]: an expected answer, as a file has it; the run of all cases |
 //! | `entry_answer` | what one entry of the catalog may do, without the reasons of a denial |
 //! | `gaps` | entries of a catalog that have no effect under the policies |
@@ -42,6 +43,7 @@ mod probe;
 mod risk;
 mod rpc;
 mod rules;
+mod signature;
 mod slice;
 mod source;
 mod ungated;
@@ -50,7 +52,7 @@ pub use ask::{AskedAct, Asker, Bundle, Call, Phase, RequestFacts};
 pub use bundle::PolicyBundle;
 pub use case_run::{CaseReport, FailedCase};
 pub use cases::{PolicyCase, read_case_texts, read_cases};
-pub use decision::{Decided, Decision, Grant, GrantParts, Verdict};
+pub use decision::{CallVerdict, Decided, Decision, Grant, GrantParts, Verdict};
 pub use engine::Engine;
 pub use entry_answer::EntryAnswer;
 pub use explain::Explain;
@@ -58,4 +60,5 @@ pub use fault::PolicyErrors;
 pub use risk::JobRisk;
 pub use rpc::{Relation, Rpc};
 pub use rules::Rule;
+pub use signature::{BundleSigner, SIGNATURE_FILE, SignedBundle, TrustedKeys, stale_signature, texts_digest};
 pub use source::{PolicySource, PolicyText, policy_digest, schema_digest};

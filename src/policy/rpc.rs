@@ -101,6 +101,13 @@ closed! {
     }
 }
 
+impl Rpc {
+    /// Whether the call changes the rules, so that policy can have people approve it first.
+    pub const fn is_change(self) -> bool {
+        matches!(self, Rpc::ApplyPolicy | Rpc::ReloadCatalog)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,7 +4,7 @@ use std::{fs, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{PolicyErrors, fault::PolicyFault};
+use super::{PolicyErrors, SIGNATURE_FILE, fault::PolicyFault};
 use crate::{limits::FILE_BYTES_MAX, name::Digest, plain, written::read_regular_text};
 
 /// The schema that all policies are written in.
@@ -86,7 +86,8 @@ fn read_dir(dir: &std::path::Path) -> Result<Vec<PolicyText>, PolicyErrors> {
     for name in names {
         let file = name.to_string_lossy().into_owned();
         // Editors and mounted volumes keep their own data in hidden files.
-        if file.starts_with('.') || file.ends_with(".md") || file.ends_with(".toml") {
+        let is_beside = file.ends_with(".md") || file.ends_with(".toml") || file == SIGNATURE_FILE;
+        if file.starts_with('.') || is_beside {
             continue;
         }
         let wanted = file.ends_with(".cedar");

@@ -56,7 +56,9 @@ pub use logins::{Login, Logins};
 pub use narrowing::Committed;
 pub use rebuild::{KeyedJob, OpenCounts, Rebuilt};
 pub use recorded::Recorded;
-pub use records::{approval_record, emergency_record, input_record, request_digest, spec_digest};
+pub use records::{
+    approval_record, emergency_record, gate_record, input_record, request_digest, spec_digest,
+};
 pub use refused::Refused;
 pub use reviews::{DueReview, Reviews};
 pub use size::spec_bytes;

@@ -190,7 +190,7 @@ pub(super) fn created_record(job: &Job, decision: DecisionRecord) -> Event {
     }))
 }
 
-pub(super) fn gate_record(g: &Gate) -> ledger::GateRecord {
+pub fn gate_record(g: &Gate) -> ledger::GateRecord {
     ledger::GateRecord {
         id: g.id.clone(),
         explanation: g.explanation.clone(),

@@ -56,6 +56,8 @@ impl Fold for Recorded {
                 | "catalog.loaded"
                 | "policy.applied"
                 | "policy.not_applied"
+                | "change.proposed"
+                | "change.approved"
                 | "job.conflict"
                 | "records.coalesced"
                 | "snapshot"

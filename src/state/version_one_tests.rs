@@ -38,7 +38,10 @@ fn in_version_one(event: &Event) -> &'static str {
         Event::EpochBegan(_) => "epoch.began",
         Event::EpochEnded { .. } => "epoch.ended",
         Event::CatalogLoaded { .. } => "catalog.loaded",
-        Event::PolicyApplied { .. } | Event::PolicyNotApplied { .. } => "",
+        Event::PolicyApplied { .. }
+        | Event::PolicyNotApplied { .. }
+        | Event::ChangeProposed { .. }
+        | Event::ChangeApproved { .. } => "",
         Event::JobCreated(_) => "job.created",
         Event::JobClosed { .. } => "job.closed",
         Event::JobConflict { .. } => "job.conflict",

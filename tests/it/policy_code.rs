@@ -296,7 +296,7 @@ async fn who_can_is_cut_into_pages() {
 
 // ---------- decisions again ----------
 
-const NO_TICKETS: &str = "@id(\"no-tickets\")\n@explain(\"the tickets are under review\")\n\
+pub const NO_TICKETS: &str = "@id(\"no-tickets\")\n@explain(\"the tickets are under review\")\n\
      forbid (principal is Leasehold::Workload, action == Leasehold::Action::\"read_dataset\", resource)\n\
      when { resource == Leasehold::Dataset::\"dataset:acme/tickets@v3\" };\n";
 
@@ -378,7 +378,7 @@ async fn a_foreign_and_an_absent_job_are_not_explained_alike() {
 // ---------- changes ----------
 
 /// Another policy directory, with the rules of a test and their cases.
-fn policy_dir(world: &World, name: &str, more: &str, expect: &str) -> String {
+pub fn policy_dir(world: &World, name: &str, more: &str, expect: &str) -> String {
     let dir = world.file(name);
     fs::create_dir_all(&dir).unwrap();
     for file in ["leasehold.cedar", "dev.cedar"] {
@@ -404,7 +404,7 @@ async fn applying() -> World {
     .await
 }
 
-async fn policy(world: &World, id: &str, args: &[&str]) -> (Option<i32>, String, String) {
+pub async fn policy(world: &World, id: &str, args: &[&str]) -> (Option<i32>, String, String) {
     run(world, id, &[&["policy"], args, &["--as", "workload"]].concat()).await
 }
 

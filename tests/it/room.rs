@@ -28,7 +28,7 @@ impl Reload {
                 let _ = gone.recv();
                 Err(Refusal::new(Reason::CatalogInvalid, "a test held it"))
             };
-            assert!(broker.rules.reload(read, Actor::Daemon("test".into()), true).is_err());
+            assert!(broker.rules.reload(read, Actor::Daemon("test".into())).is_err());
         });
         soon("the reload", has_begun).await.unwrap();
         Reload { let_go, held }

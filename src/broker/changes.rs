@@ -1,0 +1,395 @@
+//! Changes of the policy and the catalog that people must approve first, because a gate of the policy says so.
+//!
+//! A change is bound to what is in force and to what it would put in force. Whoever asks for a change first proposes it; others
+//! approve it by asking for the same change. The call of the last person who is needed carries it out. Proposals are only in memory,
+//! so a restart voids them, and what was approved must be proposed again.
+
+use std::sync::{Arc, PoisonError};
+
+use tokio::runtime::Handle;
+
+use super::{
+    approved::human_of, caller::Caller, evaluate::GateToApprove, refusals::ledger_unavailable,
+    reload::RuleUseCases, rules::Rules,
+};
+use crate::{
+    clock::LeaseTime,
+    job::{Approval, Gate, count_people},
+    ledger::{ConsentRecord, Event},
+    limits::{APPROVERS_SHOWN_MAX, CHANGES_PER_PERSON_MAX, CHANGES_PROPOSED_MAX, LEDGER_WAIT},
+    name::{Digest, HumanName, PrincipalKind, SpiffeId, TenantName},
+    policy::{Call, CallVerdict, PolicyText, Rpc, SignedBundle},
+    reason::{Reason, Refusal},
+    state::{approval_record, gate_record},
+};
+
+/// The texts of a policy that someone wants to put in force.
+#[derive(Clone, Debug, Default)]
+pub struct WantedTexts {
+    pub policies: Vec<PolicyText>,
+    pub cases: Vec<PolicyText>,
+    pub signed: Option<SignedBundle>,
+}
+
+/// A change that someone proposed.
+#[derive(Clone, Debug)]
+pub struct ProposedChange {
+    /// The call that carries it out.
+    pub rpc: Rpc,
+    /// What was in force when it was proposed.
+    pub from: Digest,
+    /// What it puts in force.
+    pub to: Digest,
+    pub by: SpiffeId,
+    pub human: Option<HumanName>,
+    pub reason: String,
+    /// The gates that held it back when it was proposed.
+    pub gates: Vec<Gate>,
+    /// It is void from then on.
+    pub until: LeaseTime,
+    pub approvals: Vec<Approval>,
+    /// The policy, so that others need no copy of it to approve. Empty for a reload, which reads the files again.
+    pub texts: WantedTexts,
+}
+
+/// A change that waits for people.
+#[derive(Clone, Debug)]
+pub struct WaitingChange {
+    /// `None` for a dry run that no one has proposed yet.
+    pub proposed: Option<Arc<ProposedChange>>,
+    /// The gates that lack approvals, each with the number of people that it lacks.
+    pub gates: Vec<(GateToApprove, u32)>,
+}
+
+/// What someone asks to change.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ChangeQuestion<'a> {
+    pub rpc: Rpc,
+    pub from: Digest,
+    pub to: Digest,
+    pub reason: &'a str,
+    pub texts: &'a WantedTexts,
+}
+
+/// Whether a change may be carried out.
+#[derive(Debug)]
+pub(super) enum Consent {
+    /// With the proposal and its approvals, if a gate asked for some.
+    Given(Option<ConsentRecord>),
+    Waits(WaitingChange),
+}
+
+impl RuleUseCases {
+    /// Refuses a caller that may not make a change of what is for all tenants. Gates do not count here: a caller that only they hold
+    /// back may propose the change.
+    pub(super) fn may_propose(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        text: &'static str,
+        fix: &'static str,
+    ) -> Result<Option<TenantName>, Refusal> {
+        match self.gates_of_change(caller, rpc, None, "", &[]) {
+            Ok(_) => Ok(None),
+            Err(_) => {
+                let own = caller.tenant().clone();
+                self.gates_of_change(caller, rpc, Some(&own), "", &[])?;
+                match caller.is_only_tenant() {
+                    true => Ok(Some(own)),
+                    false => Err(Refusal::new(Reason::KindNotAllowed, text).fix(fix)),
+                }
+            }
+        }
+    }
+
+    /// Returns the gates that hold a change back, if these are open. An empty list allows it.
+    fn gates_of_change(
+        &self,
+        caller: &Caller,
+        rpc: Rpc,
+        tenant: Option<&TenantName>,
+        reason: &str,
+        approved: &[String],
+    ) -> Result<Vec<Gate>, Refusal> {
+        let now = self.context.clock.now().wall;
+        let call = Call { caller: caller.id(), rpc, tenant, relations: &[], now, reason, amr: caller.amr() };
+        match self.context.rules().engine.judge_change(&call, approved) {
+            CallVerdict::Allow(_) => Ok(Vec::new()),
+            CallVerdict::Wait { gates, .. } => Ok(gates),
+            CallVerdict::Deny { refusal, .. } => Err(refusal),
+        }
+    }
+
+    /// Returns what a dry run shows: the gates that would hold the change back, and its proposal if there is one.
+    pub(super) fn would_wait(
+        &self,
+        caller: &Caller,
+        tenant: Option<&TenantName>,
+        change: ChangeQuestion<'_>,
+    ) -> Result<Option<WaitingChange>, Refusal> {
+        let gates = self.gates_of_change(caller, change.rpc, tenant, change.reason, &[])?;
+        let proposed = self.find_proposed(change.rpc, change.from, change.to);
+        let waiting = self.waiting(proposed, &gates);
+        Ok((!waiting.gates.is_empty()).then_some(waiting))
+    }
+
+    /// Asks whether a change may be carried out, and notes what the caller says to it: the first one proposes it, another one approves
+    /// it. The caller holds the lock of changes. Blocks until it is on disk.
+    pub(super) fn ask_consent(
+        &self,
+        caller: &Caller,
+        tenant: Option<&TenantName>,
+        change: ChangeQuestion<'_>,
+    ) -> Result<Consent, Refusal> {
+        let gates = self.gates_of_change(caller, change.rpc, tenant, change.reason, &[])?;
+        if gates.is_empty() {
+            return Ok(Consent::Given(None));
+        }
+        let proposed = match self.find_proposed(change.rpc, change.from, change.to) {
+            None => {
+                let proposed = self.propose(caller, change, &gates)?;
+                return Ok(Consent::Waits(self.waiting(Some(proposed), &gates)));
+            }
+            Some(proposed) if is_proposer(&proposed, caller) => proposed,
+            Some(proposed) => self.approve_change(caller, &proposed, change.reason, &gates)?,
+        };
+        let waiting = self.waiting(Some(proposed.clone()), &gates);
+        if !waiting.gates.is_empty() {
+            return Ok(Consent::Waits(waiting));
+        }
+        self.check_proposer(&proposed)?;
+        let open: Vec<String> = gates.iter().map(|gate| gate.id.clone()).collect();
+        let left = self.gates_of_change(caller, change.rpc, tenant, change.reason, &open)?;
+        if !left.is_empty() {
+            return Ok(Consent::Waits(self.waiting(Some(proposed), &left)));
+        }
+        Ok(Consent::Given(Some(ConsentRecord {
+            proposed_by: proposed.by.clone(),
+            human: proposed.human.clone(),
+            reason: proposed.reason.clone(),
+            approvals: proposed.approvals.iter().map(approval_record).collect(),
+        })))
+    }
+
+    /// Records a proposal.
+    fn propose(
+        &self,
+        caller: &Caller,
+        change: ChangeQuestion<'_>,
+        gates: &[Gate],
+    ) -> Result<Arc<ProposedChange>, Refusal> {
+        let open = self.proposed();
+        let own = open.iter().filter(|other| other.by == *caller.id()).count();
+        if own >= CHANGES_PER_PERSON_MAX || open.len() >= CHANGES_PROPOSED_MAX {
+            let text = format!("{} changes wait for approval, {own} of them are yours", open.len());
+            return Err(Refusal::new(Reason::QuotaExceeded, text)
+                .fix("have them approved (leasehold policy history), or wait until they are void"));
+        }
+        let now = self.context.clock.now().lease;
+        let until = gates.iter().map(|gate| now.plus(gate.approval_ttl)).min().unwrap_or(now);
+        let proposed = Arc::new(ProposedChange {
+            rpc: change.rpc,
+            from: change.from,
+            to: change.to,
+            by: caller.id().clone(),
+            human: caller.principal.human(caller.id()),
+            reason: change.reason.to_owned(),
+            gates: gates.to_vec(),
+            until,
+            approvals: Vec::new(),
+            texts: change.texts.clone(),
+        });
+        let record = Event::ChangeProposed {
+            call: change.rpc.as_str().to_owned(),
+            from: change.from,
+            to: change.to,
+            by: caller.actor(),
+            human: proposed.human.clone(),
+            reason: proposed.reason.clone(),
+            waiting_for: gates.iter().map(gate_record).collect(),
+            until,
+        };
+        self.record_before(caller, &record)?;
+        self.put_proposed(proposed.clone());
+        tracing::info!(call = change.rpc.as_str(), to = %change.to, by = %caller.id(), "a change was proposed");
+        Ok(proposed)
+    }
+
+    /// Records the approval of a caller at the gates of its groups.
+    fn approve_change(
+        &self,
+        caller: &Caller,
+        proposed: &Arc<ProposedChange>,
+        reason: &str,
+        gates: &[Gate],
+    ) -> Result<Arc<ProposedChange>, Refusal> {
+        let mine: Vec<&Gate> =
+            gates.iter().filter(|gate| caller.principal.groups.contains(&gate.approver_group)).collect();
+        if mine.is_empty() {
+            let text = format!(
+                "{} proposed this change, and you are in none of the groups that may approve it",
+                proposed.by
+            );
+            let refusal = Refusal::new(Reason::NotAnApprover, text);
+            return Err(gates
+                .iter()
+                .fold(refusal, |r, gate| r.with("asks", format!("{} ({})", gate.approver_group, gate.id)))
+                .fix("have someone of these groups approve it"));
+        }
+        let now = self.context.clock.now().lease;
+        let given =
+            |gate: &Gate| proposed.approvals.iter().any(|a| a.gate == gate.id && a.by == *caller.id());
+        let new: Vec<Approval> = mine
+            .into_iter()
+            .filter(|gate| !given(gate))
+            .map(|gate| Approval {
+                gate: gate.id.clone(),
+                group: gate.approver_group.clone(),
+                by: caller.id().clone(),
+                human: caller.principal.human(caller.id()),
+                at: now,
+                reason: reason.to_owned(),
+            })
+            .collect();
+        if new.is_empty() {
+            return Ok(proposed.clone());
+        }
+        let record = Event::ChangeApproved {
+            call: proposed.rpc.as_str().to_owned(),
+            from: proposed.from,
+            to: proposed.to,
+            approvals: new.iter().map(approval_record).collect(),
+        };
+        self.record_before(caller, &record)?;
+        let mut next = ProposedChange::clone(proposed);
+        next.approvals.extend(new);
+        let next = Arc::new(next);
+        self.put_proposed(next.clone());
+        tracing::info!(call = next.rpc.as_str(), to = %next.to, by = %caller.id(), "a change was approved");
+        Ok(next)
+    }
+
+    /// Refuses a change whose proposer was locked or disabled since: it would have one person too few.
+    fn check_proposer(&self, proposed: &ProposedChange) -> Result<(), Refusal> {
+        let rules = self.context.rules();
+        if self.is_good_operator(&rules, &proposed.by) {
+            return Ok(());
+        }
+        self.drop_proposed(proposed.rpc, proposed.to);
+        let text =
+            format!("{} proposed this change and is locked, disabled or no longer an operator", proposed.by);
+        Err(Refusal::new(Reason::StateConflict, text).fix("propose it again"))
+    }
+
+    fn is_good_operator(&self, rules: &Rules, id: &SpiffeId) -> bool {
+        let entry = rules.catalog().principal(id);
+        entry.is_some_and(|p| p.kind == PrincipalKind::Operator && !p.disabled)
+            && self.access.lock_on_identity(id).is_none()
+    }
+
+    /// Returns the gates that lack people. Only people who may still approve count, and never the proposer.
+    fn waiting(&self, proposed: Option<Arc<ProposedChange>>, gates: &[Gate]) -> WaitingChange {
+        let rules = self.context.rules();
+        let missing = |gate: &Gate| {
+            let Some(proposed) = &proposed else { return gate.approvals_needed };
+            let counts = |a: &&Approval| {
+                let entry = rules.catalog().principal(&a.by);
+                a.gate == gate.id
+                    && self.is_good_operator(&rules, &a.by)
+                    && entry.is_some_and(|p| p.groups.contains(&gate.approver_group))
+                    && !is_same_person(&rules, proposed, a)
+            };
+            let humans: Vec<(&Approval, Option<HumanName>)> =
+                proposed.approvals.iter().filter(counts).map(|a| (a, human_of(&rules, &a.by))).collect();
+            let people = humans.iter().map(|(a, now)| (&a.by, a.human.iter().chain(now).collect::<Vec<_>>()));
+            let people = u32::try_from(count_people(people)).unwrap_or(u32::MAX);
+            gate.approvals_needed.saturating_sub(people)
+        };
+        let gates = gates.iter().filter_map(|gate| {
+            let missing = missing(gate);
+            (missing > 0).then(|| (self.to_approve_change(&rules, gate.clone()), missing))
+        });
+        let gates = gates.collect();
+        WaitingChange { proposed, gates }
+    }
+
+    fn to_approve_change(&self, rules: &Rules, gate: Gate) -> GateToApprove {
+        let platform = TenantName::platform();
+        let is_of_all = |tenant: &TenantName| {
+            *tenant == platform || rules.catalog().tenants().all(|other| other == tenant)
+        };
+        let members = rules.catalog().principals().filter(|p| {
+            p.kind == PrincipalKind::Operator
+                && !p.disabled
+                && p.groups.contains(&gate.approver_group)
+                && is_of_all(&p.tenant)
+        });
+        let approvers = members.take(APPROVERS_SHOWN_MAX).map(|p| p.pattern.to_string()).collect();
+        GateToApprove { approvers, gate }
+    }
+
+    /// Returns the changes that wait, with the gates at which people are missing, for those who may see them.
+    pub(super) fn changes_waiting(&self) -> Vec<WaitingChange> {
+        self.proposed().into_iter().map(|change| self.waiting(Some(change.clone()), &change.gates)).collect()
+    }
+
+    /// Returns the proposals that are not void.
+    pub(super) fn proposed(&self) -> Vec<Arc<ProposedChange>> {
+        let now = self.context.clock.now().lease;
+        let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|change| now < change.until);
+        open.clone()
+    }
+
+    pub(super) fn find_proposed(&self, rpc: Rpc, from: Digest, to: Digest) -> Option<Arc<ProposedChange>> {
+        self.proposed().into_iter().find(|c| c.rpc == rpc && c.from == from && c.to == to)
+    }
+
+    fn put_proposed(&self, change: Arc<ProposedChange>) {
+        let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| (other.rpc, other.from, other.to) != (change.rpc, change.from, change.to));
+        open.push(change);
+    }
+
+    fn drop_proposed(&self, rpc: Rpc, to: Digest) {
+        let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| (other.rpc, other.to) != (rpc, to));
+    }
+
+    /// Voids the proposals that were made over other rules than those in force now.
+    pub(super) fn drop_outdated(&self, policy: Digest, all: Digest) {
+        let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|other| other.from == if other.rpc == Rpc::ApplyPolicy { policy } else { all });
+    }
+
+    /// Writes a record, and waits until it is on disk. Blocks.
+    pub(super) fn record_before(&self, caller: &Caller, record: &Event) -> Result<(), Refusal> {
+        self.context.rates.charge(caller, record)?;
+        let appended = Handle::current()
+            .block_on(async { tokio::time::timeout(LEDGER_WAIT, self.context.ledger.append(record)).await });
+        match appended {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(ledger_unavailable(&error.to_string())),
+            Err(_) => Err(ledger_unavailable("it took too long")),
+        }
+    }
+}
+
+/// Returns the digest of all rules that are in force together.
+pub(super) fn rules_digest(rules: &Rules) -> Digest {
+    let parts = [b"leasehold/rules/v1\n".as_slice(), &rules.engine.digest().0, &rules.catalog().digest().0];
+    Digest::of(&parts.concat())
+}
+
+fn is_proposer(proposed: &ProposedChange, caller: &Caller) -> bool {
+    let human = caller.principal.human(caller.id());
+    proposed.by == *caller.id() || human.is_some() && proposed.human == human
+}
+
+/// Whether an approval is the proposer's own, by identity or as the person behind it, then or now.
+fn is_same_person(rules: &Rules, proposed: &ProposedChange, approval: &Approval) -> bool {
+    let of_proposer = [proposed.human.clone(), human_of(rules, &proposed.by)];
+    let of_approver = [approval.human.clone(), human_of(rules, &approval.by)];
+    proposed.by == approval.by
+        || of_proposer.iter().flatten().any(|human| of_approver.iter().flatten().any(|other| other == human))
+}
