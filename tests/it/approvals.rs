@@ -443,6 +443,33 @@ async fn a_restart_loses_no_approval_and_no_withdrawal() {
     token.is_live(&world.client(GATEWAY).await).await;
 }
 
+/// Begins a job as soon as that is allowed, joins it and asks for a credential. `None` if something was refused.
+async fn work_as_soon_as_possible(
+    world: &World,
+    launcher: &Client,
+    job: &v1::Job,
+    turn: usize,
+) -> Option<(Token, Worker)> {
+    let mut begun = None;
+    for _ in 0..200 {
+        begun = launcher.begin(&job.id, "run-1").await.ok();
+        if begun.is_some() {
+            break;
+        }
+    }
+    let begun = begun?.into_inner();
+    let client = world.client(&format!("{WORKER}-{turn}")).await;
+    let worker = Worker::join(client, &job.id, 1, "rank-0", &begun.ticket).await.ok()?;
+    let token = worker.try_issue(Half::Reading).await.ok()?.into_inner();
+    Some((worker.token(token), worker))
+}
+
+/// One of the sensitive jobs of a race, for its own worker.
+fn racing(turn: usize) -> v1::JobSpec {
+    let members = v1::Members { join: vec![format!("{WORKER}-{turn}")], ..Default::default() };
+    v1::JobSpec { name: format!("race-{turn}"), members: Some(members), ..sensitive() }
+}
+
 /// A rejection, a lock or a revocation comes at the same time as the last approval: afterwards no lease lives on it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_approval_raced_with_its_opposite_leaves_no_live_lease() {
@@ -451,12 +478,7 @@ async fn an_approval_raced_with_its_opposite_leaves_no_live_lease() {
     let (pia, launcher) = (world.client(PIA).await, world.client(LAUNCHER).await);
     let mut outcomes = BTreeSet::new();
     for turn in 0..24 {
-        let spec = v1::JobSpec {
-            name: format!("race-{turn}"),
-            members: Some(v1::Members { join: vec![format!("{WORKER}-{turn}")], ..Default::default() }),
-            ..sensitive()
-        };
-        let job = created(&world, spec).await;
+        let job = created(&world, racing(turn)).await;
         let rita = world.client(REVIEWER).await;
         let approving = rita.approve(&job);
         let opposite = async {
@@ -466,20 +488,7 @@ async fn an_approval_raced_with_its_opposite_leaves_no_live_lease() {
                 _ => platform.revoke(&format!("job:{}", job.id)).await.is_ok(),
             }
         };
-        let work = async {
-            let mut begun = None;
-            for _ in 0..200 {
-                begun = launcher.begin(&job.id, "run-1").await.ok();
-                if begun.is_some() {
-                    break;
-                }
-            }
-            let begun = begun?.into_inner();
-            let client = world.client(&format!("{WORKER}-{turn}")).await;
-            let worker = Worker::join(client, &job.id, 1, "rank-0", &begun.ticket).await.ok()?;
-            let token = worker.try_issue(Half::Reading).await.ok()?.into_inner();
-            Some((worker.token(token), worker))
-        };
+        let work = work_as_soon_as_possible(&world, &launcher, &job, turn);
         let (approved, done, worked) = tokio::join!(approving, opposite, work);
         outcomes.insert((turn % 3, approved.is_ok(), done));
         // An approved job that was rejected too late was not rejected.
@@ -495,6 +504,62 @@ async fn an_approval_raced_with_its_opposite_leaves_no_live_lease() {
         }
     }
     println!("{outcomes:?}");
+}
+
+/// A recall, another policy or the end of the job comes at the same time as the last approval: afterwards no lease lives on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_approval_raced_with_recall_policy_or_end_leaves_no_lease() {
+    const PATIENTS: &str = "dataset:acme/patients@v1";
+    let world = World::with(|setup| setup.policy = "source = \"applied\"".into()).await;
+    let (gateway, platform) = (world.client(GATEWAY).await, world.client(PLATFORM).await);
+    let (operator, launcher) = (world.client(OPERATOR).await, world.client(LAUNCHER).await);
+    let policy_with = |more: &str| {
+        let file = |file: &str, text: String| v1::PolicyFile { file: file.into(), text };
+        let shipped = ["leasehold.cedar", "dev.cedar"].map(|f| file(f, world.read(&format!("policy/{f}"))));
+        let mut policies = shipped.to_vec();
+        policies.push(file("more.cedar", more.into()));
+        v1::ApplyPolicyRequest { policies, reason: "a race".into(), ..Default::default() }
+    };
+    let closed = "@id(\"no-patients\") forbid (principal is Leasehold::Workload, action == Leasehold::Action::\"read_dataset\", \
+         resource) when { resource == Leasehold::Dataset::\"dataset:acme/patients@v1\" };";
+    for turn in 0..18 {
+        let job = created(&world, racing(turn)).await;
+        let pia = world.client(PIA).await;
+        let opposite = async {
+            match turn % 3 {
+                0 => {
+                    let recall = v1::RecallDatasetRequest {
+                        name: PATIENTS.into(),
+                        reason: "r".into(),
+                        ..Default::default()
+                    };
+                    operator.operators().recall_dataset(recall).await.map(drop)
+                }
+                1 => platform.operators().apply_policy(policy_with(closed)).await.map(drop),
+                _ => {
+                    let close = v1::CloseJobRequest { job: job.id.clone(), outcome: 0, reason: "c".into() };
+                    launcher.jobs().close_job(close).await.map(drop)
+                }
+            }
+        };
+        let work = work_as_soon_as_possible(&world, &launcher, &job, turn);
+        let (_, done, worked) = tokio::join!(pia.approve(&job), opposite, work);
+        done.unwrap_or_else(|no| panic!("turn {turn}: {:?}", Refused::of(&no)));
+        if let Some((token, _worker)) = worked {
+            assert!(!token.seen_by(&gateway).await.active, "turn {turn}: a lease lives on");
+        }
+        match turn % 3 {
+            0 => {
+                let back = v1::UnrecallDatasetRequest { name: PATIENTS.into(), reason: "over".into() };
+                platform.operators().unrecall_dataset(back).await.unwrap();
+            }
+            1 => {
+                platform.operators().apply_policy(policy_with("")).await.unwrap();
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(world.daemon().broker.live_leases(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
