@@ -178,6 +178,8 @@ impl Side {
             ("risk".to_owned(), Value::new_long(0)),
             ("risk_reasons".to_owned(), Value::new_set([])),
             ("approved".to_owned(), Value::new_set([])),
+            ("image".to_owned(), text("")),
+            ("waived".to_owned(), Value::new_set([])),
             ("own_checkpoint".to_owned(), Value::new_bool(true)),
         ])
         .unwrap();
