@@ -62,7 +62,8 @@ Examples:
     /// Adds a context. The first one becomes the current one.
     #[command(after_help = "\
 Examples:
-  leasehold context add prod --server leasehold.acme.example:8443 --server-id spiffe://acme.example/leasehold \\
+  leasehold context add prod --server leasehold.acme.example:8443 \\
+    --server-id spiffe://acme.example/leasehold \\
     --identity operator=unix:///run/spire/agent/public/api.sock
   leasehold context add trial --server localhost:8443 --server-id spiffe://leasehold.test/daemon \\
     --bundle leasehold.test=ca/bundle.pem --identity operator=svid/operator.pem,svid/operator.key")]

@@ -67,7 +67,7 @@ Examples:
     /// Inside a job: stores stdin as a file of a checkpoint.
     #[command(after_help = "\
 Examples:
-  leasehold run --spec job.toml -- sh -c 'echo weights | leasehold dev store checkpoint:dev/tuned/step-100.bin'")]
+  leasehold run --spec job.toml -- sh -c 'echo weights | leasehold dev store checkpoint:dev/tuned/1.bin'")]
     Store {
         /// For example checkpoint:dev/tuned/step-100.bin
         #[arg(value_name = "RESOURCE/PATH")]

@@ -46,7 +46,7 @@ enum SlurmCommand {
     /// For PrologSlurmctld: begins the attempt of a run. Always exits with 0.
     #[command(after_help = "\
 Examples:
-  leasehold slurm prolog --spool /var/spool/leasehold --runs-as 'spiffe://hpc.acme.example/slurm/{account}/{user}'")]
+  leasehold slurm prolog --spool /var/spool/leasehold --runs-as 'spiffe://hpc.example/slurm/{account}/{user}'")]
     Prolog {
         #[command(flatten)]
         to: SpoolArgs,

@@ -37,7 +37,7 @@ that leaked.
 
 Examples:
   leasehold token inspect $LEASEHOLD_TOKEN_FILE_READING
-  leasehold token check leaked.jwt --audience spiffe://k8s.acme.example/ns/data/sa/gateway --presenter-svid svid.pem
+  leasehold token check leaked.jwt --audience spiffe://acme.example/gateway --presenter-svid svid.pem
   leasehold revoke \"$(leasehold token inspect leaked.jwt -o json | jq -r .claims.lh.lease)\" --reason \"leaked\"")]
 pub struct TokenArgs {
     #[command(subcommand)]
