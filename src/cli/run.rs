@@ -36,8 +36,7 @@ The command gets LEASEHOLD_JOB, _ATTEMPT and these. Variables with other credent
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
   LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
-On revocation the files are removed and the command gets a signal. Exit code: its own, or 125-127,
-or 4 if its access was ended and it then exits with 0.
+On revocation the files go, the command gets a signal, and code 0 becomes 4. Own failures: 125-127.
 
 Examples:
   leasehold run --spec job.toml -- python train.py
