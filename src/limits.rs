@@ -573,6 +573,39 @@ pub const FORWARD_CUT_GRACE: Duration = Duration::from_millis(100);
 /// 15 minutes fetch it for each request.
 pub const LOCAL_KEY_SHOWN: Duration = Duration::from_secs(12 * 3600);
 
+// ---------- folders of a run: stage and sync ----------
+
+/// Objects of one resource that are copied to a folder. A set of more files is read through S3.
+pub const STAGE_OBJECTS_MAX: usize = 100_000;
+/// Requests of one copy at once: enough for a fast network, and a sixteenth of what a gateway allows one SPIFFE ID.
+pub const STAGE_REQUESTS: usize = 8;
+/// Bytes of an object that one request of a copy asks for.
+pub const STAGE_CHUNK: u64 = 32 << 20;
+/// Broken transfers in a row, without one byte between them, after which a copy fails.
+pub const STAGE_TRIES: u32 = 8;
+/// The time between two lines about a copy.
+pub const STAGE_SAY: Duration = Duration::from_secs(5);
+/// Bytes of the list of a copy's complete files: 100,000 lines of 640 bytes.
+pub const STAGE_JOURNAL_BYTES_MAX: u64 = 64 << 20;
+/// How often the removal of a copy is tried while a program writes into it.
+pub const STAGE_WIPE_TRIES: usize = 5;
+/// Files of a synced folder.
+pub const SYNC_FILES_MAX: usize = 100_000;
+/// Folders inside each other in a synced folder: less than a key of the gateway may have.
+pub const SYNC_DEPTH_MAX: usize = 32;
+/// The time between two looks at a synced folder.
+pub const SYNC_LOOK: Duration = Duration::from_secs(1);
+/// How long a file must be unchanged before it counts as finished.
+pub const SYNC_SETTLE: Duration = Duration::from_secs(3);
+/// Uploads of one folder at once. Each has up to three parts in memory.
+pub const SYNC_UPLOADS: usize = 3;
+/// Bytes of one part of an upload. Files of more than 140 GiB have larger parts.
+pub const SYNC_PART: u64 = 16 << 20;
+/// Parts of one upload: less than a gateway accepts.
+pub const SYNC_PARTS_MAX: u64 = 9_000;
+/// Failed uploads of one file, after which it is left behind at the end of a run.
+pub const SYNC_TRIES: u32 = 5;
+
 // ---------- Slurm ----------
 
 /// The longest that a prolog or an epilog waits for the daemon: slurmctld, and on a node the next job, wait for the script.

@@ -8,13 +8,15 @@
 //! |---|---|
 //! | joins the attempt, sends beats, renews leases, writes the credential files | `access/` |
 //! | the local S3 endpoint for programs that know nothing of Leasehold | `forward/` |
+//! | copies resources to folders of this machine, uploads what a command writes | `folders/` |
 //! | starts a command, passes signals on, ends all its descendants; watches a process that it did not start | `process/` |
 //! | reads the job specification file | `spec/` |
-//! | `leasehold run`: access and a command | `run` |
+//! | `leasehold run`: access and a command | `run` `starting` |
 //! | `leasehold agent`: access for a process that runs already, and its ready file | `sidecar` `ready_file` |
 //! | what both print | `messages` |
 
 mod access;
+mod folders;
 mod forward;
 mod messages;
 mod process;
@@ -22,6 +24,7 @@ mod ready_file;
 mod run;
 mod sidecar;
 mod spec;
+mod starting;
 
 pub use access::{
     advice::explain_refusal,

@@ -11,12 +11,10 @@ use super::{
         credential_dir::CredentialDir,
         folder::Readers,
         index::DrainNote,
-        member::{
-            handle::{MemberCommand, MemberHandle},
-            live::LiveMember,
-        },
+        member::handle::{MemberCommand, MemberHandle},
         obtain::{JoinOptions, ObtainedAccess, OnKill, RunContext, RunError, asks_to_finish},
     },
+    folders::LocalFolders,
     forward::Forwarder,
     messages::MessageSink,
     process::{
@@ -31,6 +29,7 @@ use super::{
         signals::{SignalArrival, SignalNumber, SignalReceiver, Signals},
     },
     spec::{OnRevoke, RunSettings},
+    starting::Starting,
 };
 use crate::{
     clock::{Clock, Wall},
@@ -88,30 +87,49 @@ async fn run_behind(
     let choice = EnvChoice { keep: &joining.settings.keep_env, scrub: &joining.settings.scrub };
     let env = ChildEnvironment::of_this_process(choice, set).without(access.cleared(), choice);
     env.notices().for_each(|notice| context.messages.send(&notice));
+    let description = access.description();
+    let ObtainedAccess { member, state, dir, forwarder, .. } = access;
     let settings = joining.settings;
-    let spec = ChildSpec {
-        grace: settings.grace,
-        files: Some(access.dir.path().to_owned()),
-        front: front.clone(),
-        ..ChildSpec::new(options.command, env)
+    let mut starting = Starting {
+        member: MemberHandle::start(member),
+        arrivals: Arrivals::default(),
+        signals: &mut signals,
+        context: &context,
     };
-    let child = match Child::spawn(&spec) {
-        Ok(child) => child,
+    let prepared = match state.job() {
+        Some(job) => starting.fill_folders(&settings, forwarder.as_ref(), job).await,
+        None => Ok(LocalFolders::none(&context.messages)),
+    };
+    let started = prepared.and_then(|folders| {
+        let spec = ChildSpec {
+            grace: settings.grace,
+            files: Some(dir.path().to_owned()),
+            copies: folders.copies(),
+            front: front.clone(),
+            ..ChildSpec::new(options.command, env)
+        };
+        Ok((Child::spawn(&spec)?, folders))
+    });
+    let (child, folders) = match started {
+        Ok(started) => started,
         Err(error) => {
-            access.undo(&error.to_string(), &context.messages).await;
-            return Err(error.into());
+            dir.wipe();
+            starting.undo(&state, &error).await;
+            return Err(error);
         }
     };
-    context.messages.send(&access.description());
+    let member = starting.member;
+    context.messages.send(&description);
     let run = RunningCommand {
         handle: child.handle(),
         child,
         signals,
-        drain: settings.drain.or(access.state.drain()).unwrap_or(DRAIN_GRACE_DEFAULT),
+        drain: settings.drain.or(state.drain()).unwrap_or(DRAIN_GRACE_DEFAULT),
         finish_request: FinishRequest::NotAsked,
         settings,
-        dir: access.dir,
-        forwarder: access.forwarder,
+        dir,
+        forwarder,
+        folders,
         identity: context.identity,
         clock: context.clock,
         messages: context.messages,
@@ -119,7 +137,7 @@ async fn run_behind(
         arrivals: Arrivals::default(),
         end_signals: 0,
     };
-    Ok(run.serve(access.member).await)
+    Ok(run.serve(member).await)
 }
 
 struct RunningCommand {
@@ -132,6 +150,7 @@ struct RunningCommand {
     finish_request: FinishRequest,
     dir: Arc<CredentialDir>,
     forwarder: Option<Forwarder>,
+    folders: LocalFolders,
     identity: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
     messages: MessageSink,
@@ -145,8 +164,7 @@ struct RunningCommand {
 type Termination = BoxFuture<'static, Survivors>;
 
 impl RunningCommand {
-    async fn serve(mut self, member: LiveMember) -> u8 {
-        let mut member = MemberHandle::start(member);
+    async fn serve(mut self, mut member: MemberHandle) -> u8 {
         let mut termination: Option<Termination> = None;
         let (mut warned, mut access_has_ended, mut is_cut_off) = (None, false, false);
         let exit = loop {
@@ -193,15 +211,21 @@ impl RunningCommand {
         };
         self.read_signals_of_the_end().await;
         self.dir.wipe();
-        self.forwarder = None;
         drop(termination);
-        let exit = exit.unwrap_or_else(|error| {
+        let mut exit = exit.unwrap_or_else(|error| {
             self.messages.send(&format!("the command can no longer be followed: {error}"));
             ChildExit { status: ChildStatus::Exited(125), asked: None }
         });
-        self.finish(&mut member, &exit).await;
+        let left = self.upload_the_rest(&mut member, access_has_ended).await;
+        self.forwarder = None;
+        if left.is_some() && exit.status == ChildStatus::Exited(0) {
+            // The command did its work, but its results are not where they belong.
+            exit.status = ChildStatus::Exited(125);
+        }
+        self.finish(&mut member, &exit, left).await;
         self.end_descendants().await.report(&self.messages);
         let exit = if is_cut_off { self.cut_off(exit) } else { exit };
+        self.folders.remove_copies().await;
         if let Some(front) = &self.front {
             front.end_as(exit.status);
         }
@@ -209,8 +233,9 @@ impl RunningCommand {
     }
 
     /// Reports the end of the command, and prints the last message.
-    async fn finish(&self, member: &mut MemberHandle, exit: &ChildExit) {
-        let (outcome, detail) = (exit.outcome_after(self.finish_request), exit.detail());
+    async fn finish(&self, member: &mut MemberHandle, exit: &ChildExit, left: Option<String>) {
+        let outcome = exit.outcome_after(self.finish_request);
+        let detail = exit.detail() + &left.map(|left| format!("; {left}")).unwrap_or_default();
         let command = MemberCommand::Finish { outcome, detail: detail.clone() };
         let report = member.end(command, &*self.clock).await;
         if let (ChildStatus::Signalled(signal), None) = (exit.status, exit.asked)
@@ -219,6 +244,70 @@ impl RunningCommand {
             self.messages.send(&format!("the command was ended by signal {signal}: {limit}"));
         }
         self.messages.send(&format!("{}: {detail}; {}", outcome_name(outcome), member.access_after(&report)));
+    }
+
+    /// Ends what the command left behind, and uploads what it wrote to synced folders. Returns what is not uploaded.
+    ///
+    /// The end of access and a second signal end this at once.
+    async fn upload_the_rest(&mut self, member: &mut MemberHandle, access_has_ended: bool) -> Option<String> {
+        if !self.folders.are_synced() {
+            return None;
+        }
+        if !access_has_ended {
+            let survivors = {
+                let ending = self.end_descendants();
+                tokio::pin!(ending);
+                loop {
+                    tokio::select! {
+                        survivors = &mut ending => break survivors,
+                        _ = &mut member.serving => {}
+                    }
+                }
+            };
+            survivors.report(&self.messages);
+            self.upload_until_asked_to_stop(member).await;
+        }
+        let left = self.folders.end_uploads().await?;
+        self.messages.send(&left);
+        Some(left)
+    }
+
+    async fn upload_until_asked_to_stop(&mut self, member: &mut MemberHandle) {
+        let (clock, began) = (self.clock.clone(), self.clock.now().lease);
+        let uploading = self.folders.upload_the_rest();
+        tokio::pin!(uploading);
+        let mut is_reported = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut uploading => return,
+                arrival = self.signals.next_arrival() => {
+                    let is_new = self.arrivals.add(arrival, clock.now().lease);
+                    if arrival == FRONT_IS_GONE {
+                        return;
+                    }
+                    if is_new && asks_to_finish(arrival.signal) {
+                        self.end_signals = self.end_signals.saturating_add(1);
+                        if self.end_signals > 1 {
+                            return;
+                        }
+                        member.drain(self.drain, format!("{} from outside", arrival.signal));
+                        self.messages.send("the command has ended, its files are being uploaded; a second signal ends that");
+                    }
+                }
+                Ok(()) = member.status.changed() => {
+                    if let Some(end) = member.status.borrow_and_update().end.clone() {
+                        self.messages.send(&format!("access has ended ({}): {}", end.reason, end.message));
+                        return;
+                    }
+                }
+                () = clock.sleep_until(began.plus(QUIET_END)), if !is_reported => {
+                    is_reported = true;
+                    self.messages.send("the command has ended; uploading the rest of its files");
+                }
+                _ = &mut member.serving => {}
+            }
+        }
     }
 
     // ---------- signals ----------
@@ -377,6 +466,7 @@ impl RunningCommand {
     /// Reports the end of access, and begins to end the command as the settings say.
     fn on_access_end(&mut self, end: &AccessEnd) -> Termination {
         let grace = self.settings.grace;
+        self.folders.on_access_end();
         if self.settings.on_revoke != OnRevoke::Ignore {
             self.finish_request = FinishRequest::Asked;
         }

@@ -17,6 +17,7 @@ use super::{
         },
         obtain::{JoinOptions, ObtainedAccess, OnKill, RunContext, RunError, asks_to_finish},
     },
+    folders::FolderError,
     forward::Forwarder,
     messages::{MessageSink, print_stdout},
     process::{
@@ -73,6 +74,9 @@ pub async fn run_sidecar(options: SidecarOptions, context: RunContext) -> Result
         ReadySignal::remove_stale(path);
     }
     let joining = options.joining;
+    if let Some(folder) = joining.settings.stage.iter().chain(&joining.settings.sync).next() {
+        return Err(FolderError::NoCommand(folder.resource.clone()).into());
+    }
     let access = ObtainedAccess::obtain(&joining, dir, &context, &mut signals, OnKill::Rejoin).await?;
     let variables = export_lines(&access.env(joining.svid.as_ref(), &joining.settings.keep_env));
     let mut ready = ReadySignal::new(options.ready_file, variables.clone(), access.dir.clone());

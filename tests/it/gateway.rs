@@ -82,6 +82,11 @@ async fn forward(
 
 /// A daemon with a gateway over two directories.
 async fn world() -> World {
+    world_with_gateway(|_| {}, "127.0.0.1:0").await
+}
+
+/// The same, with a gateway at this address.
+pub async fn world_with_gateway(change: impl FnOnce(&mut Setup), listen: &str) -> World {
     let mut world = World::prepared(|setup| {
         let acme = setup.catalog.get_mut("acme.toml").unwrap();
         *acme = acme.replace(
@@ -91,13 +96,14 @@ async fn world() -> World {
         // A tenant names only identities that the platform lets it name.
         let claim = format!("\n[[claim]]\ntenant = \"acme\"\nmatch = [\"{DAEMON}\"]\n");
         setup.catalog.get_mut("platform.toml").unwrap().push_str(&claim);
+        change(setup);
     });
     let config = world.read("leasehold.toml");
     let store = |bucket: &str| {
         format!("[[gateway.store]]\nlocation = \"s3://{bucket}/\"\ndirectory = \"{bucket}\"\n")
     };
     let gateway = format!(
-        "[gateway]\nlisten = \"127.0.0.1:0\"\naudience = \"{GATEWAY}\"\n{}{}",
+        "[gateway]\nlisten = \"{listen}\"\naudience = \"{GATEWAY}\"\n{}{}",
         store("acme-data"),
         store("acme-models")
     );

@@ -30,6 +30,7 @@ mod idempotency;
 mod laws;
 mod ledger;
 mod lifecycle;
+mod local_folders;
 mod locks;
 mod login;
 mod login_command;

@@ -65,6 +65,11 @@ impl JoinState {
         self.job.filter(|_| self.is_own_job)
     }
 
+    /// The job that this process takes part in.
+    pub(crate) fn job(&self) -> Option<JobId> {
+        self.job
+    }
+
     /// Whether this process may have a job or an attempt to end.
     pub(crate) fn has_job(&self) -> bool {
         self.job.is_some()

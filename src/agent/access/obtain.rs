@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     agent::{
+        folders::FolderError,
         forward::{CLEARED, Callers, Forwarder, LeadingFiles},
         messages::MessageSink,
         process::{
@@ -93,6 +94,9 @@ pub enum RunError {
     Credentials(#[from] CredentialError),
     #[error("the wrapper cannot listen for signals")]
     Signals(#[source] std::io::Error),
+    /// A resource could not be copied to or from its folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     #[error("the local S3 endpoint cannot listen on 127.0.0.1")]
     LocalEndpoint(#[source] std::io::Error),
     #[error(transparent)]
@@ -114,6 +118,7 @@ impl RunError {
             | RunError::Credentials(_)
             | RunError::Signals(_)
             | RunError::LocalEndpoint(_)
+            | RunError::Folder(_)
             | RunError::Watch(_)
             | RunError::NoRandomness(_) => 125,
         }
@@ -191,21 +196,7 @@ impl ObtainedAccess {
             }
             Err(error) => {
                 dir.wipe();
-                let why = error.to_string();
-                if let RunError::Interrupted(signal) = &error
-                    && state.has_job()
-                {
-                    let span = UNDO.as_secs();
-                    messages.send(&format!(
-                        "{signal}: nothing was started; what was created is ended within {span} s; a second signal leaves at once"
-                    ));
-                }
-                tokio::select! {
-                    () = state.undo(&why, messages) => {}
-                    signal = next_end_signal(signals, &mut arrivals, &*context.clock) => {
-                        messages.send(&format!("{signal}: leaving at once; what was created ends when no process takes part in it"));
-                    }
-                }
+                undo_start(&state, &error, messages, (signals, &mut arrivals), &*context.clock).await;
                 Err(error)
             }
         }
@@ -268,6 +259,31 @@ async fn obtain_member(
     Ok(member)
 }
 
+/// Ends what was created, because nothing could be started. A signal leaves at once.
+pub(crate) async fn undo_start(
+    state: &JoinState,
+    error: &RunError,
+    messages: &MessageSink,
+    (signals, arrivals): (&mut Signals, &mut Arrivals),
+    clock: &dyn Clock,
+) {
+    if let RunError::Interrupted(signal) = error
+        && state.has_job()
+    {
+        let span = UNDO.as_secs();
+        messages.send(&format!(
+            "{signal}: nothing was started; what was created is ended within {span} s; a second signal leaves at once"
+        ));
+    }
+    let why = error.to_string();
+    tokio::select! {
+        () = state.undo(&why, messages) => {}
+        signal = next_end_signal(signals, arrivals, clock) => {
+            messages.send(&format!("{signal}: leaving at once; what was created ends when no process takes part in it"));
+        }
+    }
+}
+
 /// Starts the local S3 endpoint, if the member uses a gateway, and writes the files that lead programs to it.
 async fn start_forwarder(
     member: &LiveMember,
@@ -284,7 +300,11 @@ async fn start_forwarder(
 }
 
 /// Waits for a signal that asks to end. Ignores the others, because there is no command yet to pass them on to.
-async fn next_end_signal(signals: &mut Signals, arrivals: &mut Arrivals, clock: &dyn Clock) -> Signal {
+pub(crate) async fn next_end_signal(
+    signals: &mut Signals,
+    arrivals: &mut Arrivals,
+    clock: &dyn Clock,
+) -> Signal {
     loop {
         let arrival = signals.next_arrival().await;
         let is_new = arrivals.add(arrival, clock.now().lease);

@@ -27,7 +27,7 @@ const BEARER_FILE: &str = "local-token";
 const RCLONE_FILE: &str = "rclone.conf";
 
 /// The region that requests are signed for. The gateway has only one.
-const REGION: &str = "us-east-1";
+pub(super) const REGION: &str = "us-east-1";
 
 /// A path at which no file can exist. Programs that would find a credential in the user's home look there instead.
 const NOTHING: &str = "/dev/null/leasehold";

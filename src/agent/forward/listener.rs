@@ -88,6 +88,19 @@ impl Forwarder {
         LeadingFiles::write(dir, self.address, &self.key)
     }
 
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(super) fn key(&self) -> &LocalKey {
+        &self.key
+    }
+
+    /// The present access of the member.
+    pub(super) fn present(&self) -> &watch::Receiver<PresentAccess> {
+        &self.relay.present
+    }
+
     /// Cuts all requests and closes the port.
     pub(in crate::agent) fn stop(&self) {
         self.relay.cut.cancel();

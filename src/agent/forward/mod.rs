@@ -17,12 +17,14 @@
 //! | bodies that are cut when access ends | `cut_body` |
 //! | refusals in the words of S3 and of the Hugging Face Hub | `refused` |
 //! | the files and variables that lead programs here | `leading` |
+//! | the wrapper's own client of this endpoint | `own_client` |
 
 mod cut_body;
 mod leading;
 mod listener;
 mod local_key;
 mod local_request;
+mod own_client;
 mod owner;
 mod refused;
 mod relay;

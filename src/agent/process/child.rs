@@ -57,6 +57,8 @@ pub struct ChildSpec {
     pub grace: Duration,
     /// The directory that the guard wipes if it ends the job.
     pub files: Option<PathBuf>,
+    /// The folders with copies of resources that the guard removes then.
+    pub copies: Vec<PathBuf>,
     /// The process in front of the wrapper, whose group the command joins.
     pub(crate) front: Option<FrontHandle>,
     /// The program of the guard: this binary with `__guard`. A test uses another.
@@ -67,7 +69,15 @@ impl ChildSpec {
     pub fn new(argv: Vec<OsString>, env: ChildEnvironment) -> Self {
         // This finds the wrapper's binary even if its file was replaced in the meantime.
         let guard = (PathBuf::from("/proc/self/exe"), vec![SUBCOMMAND.into()]);
-        ChildSpec { argv, env, grace: TERM_GRACE_DEFAULT, files: None, front: None, guard }
+        ChildSpec {
+            argv,
+            env,
+            grace: TERM_GRACE_DEFAULT,
+            files: None,
+            copies: Vec::new(),
+            front: None,
+            guard,
+        }
     }
 }
 
@@ -338,6 +348,7 @@ fn start_guard(
         group: spec.front.as_ref().map_or(Pid::from_raw(0), FrontHandle::group),
         grace: spec.grace,
         files: spec.files.clone(),
+        copies: spec.copies.clone(),
         cgroup,
         program: program.to_owned(),
         argv: spec.argv.clone(),

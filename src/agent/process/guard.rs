@@ -6,8 +6,8 @@
 //! ```
 //!
 //! It starts the command, adopts and reaps orphans, and reports to the wrapper what happens to the command. When the lifeline
-//! closes, the wrapper is gone: the guard wipes the credential files and ends the job, until it has no child left. It has no
-//! secret and no connection to the daemon, and only SIGKILL ends it. It also reports the signals that come to it: a signal that
+//! closes, the wrapper is gone: the guard wipes the credential files, ends the job until it has no child left, and removes the
+//! copies of resources. It has no secret and no connection to the daemon, and only SIGKILL ends it. It also reports the signals that come to it: a signal that
 //! came to the wrapper too was sent to all processes, and so to the command. If the guard is killed, the wrapper adopts its
 //! children.
 //!
@@ -52,9 +52,10 @@ use super::{
     terminal,
 };
 use crate::{
-    agent::{access::credential_dir, messages::MessageSink},
+    agent::{access::credential_dir, folders::remove_left_copy, messages::MessageSink},
     clock::SystemClock,
     limits::GUARD_PATIENCE,
+    plain,
 };
 
 /// The name of the hidden subcommand.
@@ -76,6 +77,8 @@ pub(crate) struct GuardArgs {
     pub(crate) grace: Duration,
     /// The directory to wipe when the wrapper is gone.
     pub(crate) files: Option<PathBuf>,
+    /// The folders with copies of resources, to remove after the job if the wrapper is gone.
+    pub(crate) copies: Vec<PathBuf>,
     pub(crate) cgroup: Option<JobCgroup>,
     /// The path of the command.
     pub(crate) program: PathBuf,
@@ -97,9 +100,9 @@ impl GuardArgs {
             path(self.files.as_deref()),
             path(own),
             path(cgroup),
-            "--".into(),
-            self.program.clone().into(),
         ];
+        args.extend(self.copies.iter().map(OsString::from));
+        args.extend(["--".into(), self.program.clone().into()]);
         args.extend(self.argv.iter().cloned());
         args
     }
@@ -115,7 +118,15 @@ impl GuardArgs {
         let mut path = || args.next().map(|p| Some(PathBuf::from(p)).filter(|p| !p.as_os_str().is_empty()));
         let (files, own, cgroup) = (path()?, path()?, path()?);
         let cgroup = own.zip(cgroup).map(|(own, path)| JobCgroup::new(own, path));
-        (args.next()?.as_bytes() == b"--").then_some(())?;
+        // Each copy has an absolute path.
+        let mut copies = Vec::new();
+        loop {
+            match args.next()? {
+                end if end.as_bytes() == b"--" => break,
+                copy if copy.as_bytes().starts_with(b"/") => copies.push(copy.into()),
+                _ => return None,
+            }
+        }
         let program = args.next()?.into();
         let argv: Vec<_> = args.collect();
         let args = GuardArgs {
@@ -126,6 +137,7 @@ impl GuardArgs {
             group,
             grace,
             files,
+            copies,
             cgroup,
             program,
             argv,
@@ -271,6 +283,18 @@ impl CommandGuard {
         Ok(Some(guard))
     }
 
+    /// The wrapper is gone, so it cannot remove them.
+    fn remove_copies(&self) {
+        for copy in &self.args.copies {
+            if let Err(error) = remove_left_copy(copy) {
+                MessageSink::stderr().send(&format!(
+                    "the copy in {} could not be removed: {error}; remove it yourself",
+                    plain::path(copy)
+                ));
+            }
+        }
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_raw(self.command.id().cast_signed())
     }
@@ -296,6 +320,9 @@ impl CommandGuard {
         let first = (!is_done).then_some((Signal::SIGTERM, self.args.grace));
         let survivors = descendants.end(first, GUARD_PATIENCE, &SystemClock::new()).await;
         survivors.report(&MessageSink::stderr());
+        if !is_done {
+            self.remove_copies();
+        }
         reap_orphans(None);
         if let Some(cgroup) = &self.args.cgroup {
             cgroup.remove();
@@ -366,12 +393,21 @@ mod tests {
             group: Pid::from_raw(3),
             grace: Duration::from_millis(1_500),
             files: None,
+            copies: Vec::new(),
             cgroup: None,
             program: "/bin/sh".into(),
             argv: ["sh", "-c", "--", "exit 3"].map(OsString::from).into(),
         };
         let cgroup = Some(JobCgroup::new("/cg".into(), "/cg/leaf".into()));
-        for args in [bare(), GuardArgs { files: Some("/dev/shm/x".into()), cgroup, ..bare() }] {
+        for args in [
+            bare(),
+            GuardArgs {
+                files: Some("/dev/shm/x".into()),
+                copies: vec!["/scratch/a".into(), "/b".into()],
+                cgroup,
+                ..bare()
+            },
+        ] {
             assert_eq!(GuardArgs::from_args(args.to_args()), Some(args));
         }
         let whole = ["7", "5", "6", "-", "0", "10", "", "", "", "--", "/bin/sh", "sh"];

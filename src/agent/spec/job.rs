@@ -2,6 +2,10 @@
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 
+use super::{
+    RunSettings,
+    folder::{self, LocalFolder},
+};
 use crate::{
     limits::{
         ATTEMPTS_MAX, FILE_BYTES_MAX, JOB_DURATION_MAX, JOB_RESOURCES_MAX, LEASE_TTL_MAX, MEMBERS_MAX,
@@ -21,7 +25,7 @@ const NOT_BUILT: &str = "is not built yet: remove it";
 pub(super) fn read(
     root: &mut Section<'_>,
     folder: &Path,
-    drain: Option<Duration>,
+    run: &mut RunSettings,
     notes: &mut Notes,
 ) -> v1::JobSpec {
     let name = root.need("name", "\"…\"", notes, job_name);
@@ -46,8 +50,8 @@ pub(super) fn read(
     let tune = root.section_if_there("tune", notes).map(|table| tuning(table, folder, notes));
     let sweep = root.section_if_there("sweep", notes).map(|table| param_sweep(table, notes));
     let mut pins = HashMap::new();
-    let read = resources(root, "read", &mut pins, notes);
-    let write = resources(root, "write", &mut pins, notes);
+    let read = resources(root, "read", &mut pins, run, notes);
+    let write = resources(root, "write", &mut pins, run, notes);
     if !root.has("read") && !root.has("write") && !root.is_not_a_table() {
         let what = "read is missing: write [[read]] resource = \"dataset:…\" or [[write]] resource = \"checkpoint:…\"";
         notes.problem(root.line(), what);
@@ -77,7 +81,7 @@ pub(super) fn read(
         acting_for: acting_for.unwrap_or_default(),
         credential_ttl: ttl.and_then(wire),
         pins,
-        drain: drain.and_then(wire),
+        drain: run.drain.and_then(wire),
     }
 }
 
@@ -162,6 +166,7 @@ fn resources(
     root: &mut Section<'_>,
     key: &'static str,
     pins: &mut HashMap<String, String>,
+    run: &mut RunSettings,
     notes: &mut Notes,
 ) -> Vec<String> {
     let writing = key == "write";
@@ -171,8 +176,21 @@ fn resources(
         let resource =
             table.need("resource", example, notes, |t| if writing { to_write(t) } else { to_read(t) });
         let pin = table.text("pin", notes, str::parse::<Pin>);
-        for later in ["as", "stage", "sync"] {
-            table.refuse(later, NOT_BUILT, notes);
+        table.refuse("as", NOT_BUILT, notes);
+        let (own, other) = if writing { ("sync", "stage") } else { ("stage", "sync") };
+        let wrong_table = if writing {
+            "belongs into [[read]]: here write sync"
+        } else {
+            "belongs into [[write]]: here write stage"
+        };
+        table.refuse(other, wrong_table, notes);
+        let path = table.text(own, notes, folder::path);
+        if let (Some(resource), Some(path)) = (&resource, path) {
+            let folder = LocalFolder { resource: resource.clone(), path };
+            for known in [&run.stage, &run.sync] {
+                folder::check_apart(&table, own, &folder, known, notes);
+            }
+            if writing { run.sync.push(folder) } else { run.stage.push(folder) }
         }
         if let Some(name) = resource.map(|resource| resource.to_string()) {
             if out.contains(&name) {

@@ -3,12 +3,14 @@
 //! This module owns the form of the file (TOML or JSON) and its strictness. Unknown keys are errors. All mistakes are reported at
 //! once, each with its line and what to write instead. Only the daemon can check the names of resources, so this module does not.
 
+mod folder;
 mod job;
 mod json;
 mod run;
 
 use std::path::Path;
 
+pub use folder::LocalFolder;
 pub use run::{OnRevoke, RunSettings, variable_name};
 
 use self::json::parse_json;
@@ -23,7 +25,7 @@ use crate::{
 pub struct RunSpec {
     /// What the daemon is asked to create.
     pub job: v1::JobSpec,
-    /// The `[run]` section, which never leaves this machine.
+    /// The `[run]` section and the folders of this machine. The daemon does not get them.
     pub run: RunSettings,
 }
 
@@ -45,9 +47,9 @@ impl RunSpec {
     fn read(path: &Path, text: &str, json: bool) -> Result<Self, Problems> {
         let parsed = if json { parse_json(text) } else { parse_toml(text) };
         let read = read_document(path, parsed, |root, notes| {
-            let run = run::read(root, notes);
+            let mut run = run::read(root, notes);
             let folder = path.parent().unwrap_or(Path::new(""));
-            let job = job::read(root, folder, run.drain, notes);
+            let job = job::read(root, folder, &mut run, notes);
             Some(RunSpec { job, run })
         });
         read.map(|(spec, _)| spec)

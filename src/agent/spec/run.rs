@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use nix::sys::signal::Signal;
 
+use super::folder::LocalFolder;
 use crate::{
     limits::{
         DRAIN_GRACE_MAX, FORWARD_HOLD, FORWARD_HOLD_MAX, JOB_DURATION_MAX, REJOIN, SPEC_LIST_MAX,
@@ -31,6 +32,10 @@ pub struct RunSettings {
     pub keep_env: Vec<String>,
     /// The variables that the child does not inherit, besides those that the wrapper removes.
     pub scrub: Vec<String>,
+    /// The folders that resources are copied to before the command starts.
+    pub stage: Vec<LocalFolder>,
+    /// The folders whose files are uploaded while the command runs.
+    pub sync: Vec<LocalFolder>,
 }
 
 impl Default for RunSettings {
@@ -44,6 +49,8 @@ impl Default for RunSettings {
             hold_max: FORWARD_HOLD,
             keep_env: Vec::new(),
             scrub: Vec::new(),
+            stage: Vec::new(),
+            sync: Vec::new(),
         }
     }
 }

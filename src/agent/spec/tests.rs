@@ -27,9 +27,11 @@ pin = "none"
 
 [[read]]
 resource = "model:acme/base-7b@2026.10"
+stage    = "/scratch/base"
 
 [[write]]
 resource = "checkpoint:acme/support-lora"
+sync     = "out"
 
 [members]
 start = ["spiffe://hpc.acme/slurm/ml-support/*"]
@@ -101,8 +103,40 @@ fn a_complete_specification_is_read() {
         hold_max: Duration::from_secs(480),
         keep_env: vec!["AWS_PROFILE".into()],
         scrub: vec!["WANDB_API_KEY".into()],
+        stage: vec![folder("model:acme/base-7b@2026.10", "/scratch/base")],
+        sync: vec![folder("checkpoint:acme/support-lora", "out")],
     };
     assert_eq!(spec.run, run);
+}
+
+fn folder(resource: &str, path: &str) -> LocalFolder {
+    LocalFolder { resource: resource.parse().unwrap(), path: path.into() }
+}
+
+// Folders belong to the table of their direction, and none lies inside another.
+#[test]
+fn folders_are_apart_and_in_their_tables() {
+    let read = |keys: &str| with(&format!("[[read]]\nresource = \"dataset:acme/x@1\"\n{keys}"));
+    assert_eq!(read("stage = \"/scratch/x\""), Vec::<String>::new());
+    for (keys, line, what) in [
+        ("sync = \"/out\"", 6, "sync belongs into [[write]]: here write stage"),
+        ("stage = \"/\"", 6, "`/` is no folder for one resource"),
+        ("stage = \"\"", 6, "is not a folder"),
+        ("stage = \"a/../b\"", 6, "contains `..`"),
+        ("as = \"x\"", 6, "is not built yet"),
+        (
+            "stage = \"/s/x\"\n[[read]]\nresource = \"dataset:acme/y@1\"\nstage = \"/s/x/y\"",
+            9,
+            "`/s/x/y` overlaps `/s/x`, the folder of dataset:acme/x@1",
+        ),
+    ] {
+        let found = read(keys);
+        let expected = format!("{line}: ");
+        assert!(
+            found.len() == 1 && found[0].starts_with(&expected) && found[0].contains(what),
+            "{keys}: {found:?}"
+        );
+    }
 }
 
 #[test]
@@ -230,14 +264,6 @@ fn keys_for_later_features_are_refused_by_name() {
         (
             "[[read]]\nresource = \"dataset:acme/t@v1\"\nas = \"s3://a/b/\"",
             "6: read.as is not built yet: remove it",
-        ),
-        (
-            "[[read]]\nresource = \"model:acme/t@v1\"\nstage = \"/m\"",
-            "6: read.stage is not built yet: remove it",
-        ),
-        (
-            "[[write]]\nresource = \"checkpoint:acme/t\"\nsync = \"/o\"",
-            "6: write.sync is not built yet: remove it",
         ),
         ("[run]\non_away = \"fail\"", "5: run.on_away: `fail` is not known: write \"hold\", or leave it out"),
         ("[run]\nhold_max = \"9m\"", "5: run.hold_max: `9m` is out of bounds: write 0s to 8m"),

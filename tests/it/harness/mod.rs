@@ -33,7 +33,7 @@ pub use port::Port;
 pub use records::Records;
 pub use stopwatch::Stopwatch;
 pub use worker::{IMAGE, Token, Worker, spec};
-pub use world::World;
+pub use world::{Setup, World};
 #[allow(unused_imports, reason = "for tests that start programs")]
 pub use wrapper::plain;
 pub use wrapper::{Wrapper, job_toml};

@@ -1,0 +1,108 @@
+//! How far a copy is, in lines for people.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::{agent::messages::MessageSink, clock::Clock, limits::STAGE_SAY};
+
+/// The bytes of one copy.
+#[derive(Debug)]
+pub(super) struct CopyProgress {
+    total: u64,
+    copied: AtomicU64,
+}
+
+impl CopyProgress {
+    pub(super) fn new(total: u64) -> Self {
+        CopyProgress { total, copied: AtomicU64::new(0) }
+    }
+
+    pub(super) fn add(&self, bytes: u64) {
+        self.copied.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Runs a copy. Prints a line each few seconds, which begins with `what`.
+    pub(super) async fn report<T>(
+        &self,
+        what: &str,
+        copy: impl Future<Output = T>,
+        clock: &dyn Clock,
+        messages: &MessageSink,
+    ) -> T {
+        let mut copy = pin!(copy);
+        let began = clock.now().lease;
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut copy => return done,
+                () = clock.sleep(STAGE_SAY) => {
+                    let copied = self.copied.load(Ordering::Relaxed);
+                    let speed = copied / clock.now().lease.since(began).as_secs().max(1);
+                    messages.send(&format!(
+                        "{what}: {} of {}, {} in a second",
+                        bytes_shown(copied),
+                        bytes_shown(self.total),
+                        bytes_shown(speed)
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// A number of bytes for people, with one digit after the point.
+pub(super) fn bytes_shown(bytes: u64) -> String {
+    let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, s)| bytes >> s > 0);
+    match unit {
+        Some((name, shift)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} bytes"),
+    }
+}
+
+/// A number of files for people.
+pub(super) fn files_shown(files: u64) -> String {
+    match files {
+        1 => "1 file".to_owned(),
+        more => format!("{more} files"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::clock::{Wall, manual::ManualClock};
+
+    #[test]
+    fn bytes_are_shown_with_one_digit_after_the_point() {
+        let shown = [0, 1023, 1024, 1_600_000, 5_798_205_849, u64::MAX].map(bytes_shown);
+        assert_eq!(shown, ["0 bytes", "1023 bytes", "1.0 KiB", "1.5 MiB", "5.3 GiB", "16777215.9 TiB"]);
+    }
+
+    #[tokio::test]
+    async fn a_long_copy_says_how_far_it_is() {
+        let (clock, sent) = (ManualClock::new(Wall(0)), Arc::new(Mutex::new(Vec::new())));
+        let lines = sent.clone();
+        let messages = MessageSink::new(move |line| lines.lock().unwrap().push(line.to_owned()));
+        let progress = CopyProgress::new(4 << 20);
+        let copy = async {
+            progress.add(1 << 20);
+            tokio::task::yield_now().await;
+            clock.advance(STAGE_SAY);
+            while sent.lock().unwrap().is_empty() {
+                tokio::task::yield_now().await;
+            }
+            7
+        };
+        assert_eq!(progress.report("copying x", copy, &clock, &messages).await, 7);
+        let line = sent.lock().unwrap().first().cloned().unwrap();
+        assert!(line.starts_with("copying x: 1.0 MiB of 4.0 MiB, "), "{line}");
+    }
+}

@@ -1,0 +1,361 @@
+//! A folder with the copy of a resource. It is made before the command starts, and removed at the end.
+//!
+//! A file in it names the resource, is locked while the run lives, and lists what is complete. So a folder that was left behind by a
+//! machine that stopped is found again: what is complete and unchanged is not copied twice, and the rest is removed.
+
+use std::{
+    collections::HashMap,
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use nix::{
+    fcntl::{Flock, FlockArg, OFlag},
+    unistd::geteuid,
+};
+use serde_json::{Value, json};
+
+use super::{
+    copy_in::{CopiedObject, CopyIn, in_background, sha256_of},
+    error::FolderError,
+    objects::{RemoteObject, ResourceObjects},
+    progress::{CopyProgress, bytes_shown, files_shown},
+};
+use crate::{
+    agent::messages::MessageSink,
+    clock::Clock,
+    limits::{STAGE_JOURNAL_BYTES_MAX, STAGE_WIPE_TRIES},
+    plain,
+};
+
+/// The name of the file that marks a folder as ours.
+pub(super) const JOURNAL: &str = ".leasehold-stage";
+
+/// A folder with the copy of a resource. It is removed when the value is dropped.
+#[derive(Debug)]
+pub(super) struct StagedFolder {
+    path: PathBuf,
+    /// Locked, so that no other run uses the folder.
+    journal: Flock<File>,
+    /// What a run before has copied, by name.
+    left: HashMap<String, CopiedObject>,
+}
+
+impl StagedFolder {
+    /// Takes a folder that does not exist, is empty, or was left by another run.
+    pub(super) fn claim(path: &Path, objects: &ResourceObjects) -> Result<Self, FolderError> {
+        let path = std::path::absolute(path).map_err(|error| FolderError::disk(path, error))?;
+        let unfit = |why: &str| FolderError::Unfit { path: path.clone(), why: why.to_owned() };
+        let failed = |error| FolderError::disk(&path, error);
+        make_own_folder(&path, &unfit)?;
+        let is_new = fs::read_dir(&path).map_err(failed)?.next().is_none();
+        let name = path.join(JOURNAL);
+        if !is_new && fs::symlink_metadata(&name).is_err() {
+            return Err(unfit("it has files of others: name a folder that does not exist"));
+        }
+        let file = open_journal(&name, is_new).map_err(failed)?;
+        let journal = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| unfit("another run uses it: name another folder"))?;
+        let head = json!({ "resource": objects.resource.as_str() });
+        let mut staged = StagedFolder { path: path.clone(), journal, left: HashMap::new() };
+        match read_journal(&staged.journal, &head) {
+            Some(left) if !is_new => staged.left = left,
+            _ => {
+                staged.empty().and_then(|()| staged.journal.set_len(0)).map_err(failed)?;
+                staged.note(&head).map_err(failed)?;
+            }
+        }
+        Ok(staged)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Copies all objects into the folder, except those that are there already.
+    pub(super) async fn fill(
+        &mut self,
+        objects: &ResourceObjects,
+        clock: &Arc<dyn Clock>,
+        messages: &MessageSink,
+    ) -> Result<(), FolderError> {
+        let began = clock.now().lease;
+        let listed = objects.list().await?;
+        let missing = self.keep_what_fits(listed.clone()).await?;
+        let bytes = |objects: &[RemoteObject]| objects.iter().map(|object| object.size).sum::<u64>();
+        let (all, wanted) = (bytes(&listed), bytes(&missing));
+        let progress = CopyProgress::new(wanted);
+        let path = self.path.clone();
+        let copy = CopyIn { objects, folder: &path, clock, progress: &progress };
+        copy.check_room(wanted)?;
+        let what = format!("copying {} to {}", objects.resource, plain::path(&path));
+        let copied = copy.copy(missing, |copied| self.note_copied(&copied));
+        progress.report(&what, copied, &**clock, messages).await?;
+        let kept = match all.saturating_sub(wanted) {
+            0 => String::new(),
+            kept => format!("; {} were there already", bytes_shown(kept)),
+        };
+        messages.send(&format!(
+            "copied {} to {}: {}, {} in {} s{kept}",
+            objects.resource,
+            plain::path(&path),
+            files_shown(listed.len() as u64),
+            bytes_shown(all),
+            clock.now().lease.since(began).as_secs()
+        ));
+        Ok(())
+    }
+
+    /// Removes every file that is not a complete copy of a listed object. Returns the objects that are missing then.
+    async fn keep_what_fits(&mut self, listed: Vec<RemoteObject>) -> Result<Vec<RemoteObject>, FolderError> {
+        let left = std::mem::take(&mut self.left);
+        if left.is_empty() {
+            self.empty().map_err(|error| FolderError::disk(&self.path, error))?;
+            return Ok(listed);
+        }
+        let folder = self.path.clone();
+        let compared = in_background(move || {
+            let (mut kept, mut missing) = (Vec::new(), Vec::new());
+            for object in listed {
+                let copied = left.get(&object.name).filter(|copied| copied.object == object);
+                match copied.filter(|copied| is_whole(&folder.join(&object.name), copied)) {
+                    Some(copied) => kept.push(copied.clone()),
+                    None => missing.push(object),
+                }
+            }
+            remove_others(&folder, &folder, &kept)?;
+            Ok(missing)
+        });
+        compared.await.map_err(|error| FolderError::disk(&self.path, error))
+    }
+
+    /// Removes all files in the folder, except the journal.
+    fn empty(&self) -> io::Result<()> {
+        remove_others(&self.path, &self.path, &[])
+    }
+
+    fn note_copied(&self, copied: &CopiedObject) -> Result<(), FolderError> {
+        let CopiedObject { object, sha256 } = copied;
+        let line = json!({
+            "name": object.name, "size": object.size, "e_tag": object.e_tag, "modified_ms": object.modified_ms, "sha256": sha256,
+        });
+        self.note(&line).map_err(|error| FolderError::disk(&self.path, error))
+    }
+
+    fn note(&self, line: &Value) -> io::Result<()> {
+        (&*self.journal).write_all(format!("{line}\n").as_bytes())
+    }
+
+    /// Removes the folder and everything in it. The command may still write into it, so this tries a few times.
+    pub(super) fn wipe(&self) -> io::Result<()> {
+        remove_folder(&self.path)
+    }
+}
+
+impl Drop for StagedFolder {
+    fn drop(&mut self) {
+        if let Err(error) = self.wipe() {
+            tracing::error!(path = %self.path.display(), %error, "a copy of a resource could not be removed");
+        }
+    }
+}
+
+/// Removes the copy that a killed wrapper left. Leaves a folder that another run has taken since, or that is not ours.
+pub(in crate::agent) fn remove_left_copy(path: &Path) -> io::Result<()> {
+    let journal = match open_journal(&path.join(JOURNAL), false) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    match Flock::lock(journal, FlockArg::LockExclusiveNonblock) {
+        Ok(_lock) => remove_folder(path),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Removes a folder. Follows no link in it.
+fn remove_folder(path: &Path) -> io::Result<()> {
+    let mut last = Ok(());
+    for _ in 0..STAGE_WIPE_TRIES {
+        last = match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Ok(()) => return Ok(()),
+            failed => failed,
+        };
+    }
+    last
+}
+
+/// Makes the folder, which only its owner can enter. If it exists, it must be one, and ours.
+fn make_own_folder(path: &Path, unfit: &impl Fn(&str) -> FolderError) -> Result<(), FolderError> {
+    let failed = |error| FolderError::disk(path, error);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let seen = fs::symlink_metadata(path).map_err(failed)?;
+            if !seen.is_dir() {
+                return Err(unfit("it is not a folder, or is a link: name a folder that does not exist"));
+            }
+            if seen.uid() != geteuid().as_raw() || seen.mode() & 0o022 != 0 {
+                return Err(unfit(
+                    "other users own it or may write to it: name a folder that does not exist",
+                ));
+            }
+            Ok(())
+        }
+        made => made.map_err(failed),
+    }
+}
+
+fn open_journal(name: &Path, is_new: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).create_new(is_new).mode(0o600).custom_flags(OFlag::O_NOFOLLOW.bits());
+    options.open(name)
+}
+
+/// Reads what is complete. `None` if the journal is of another resource, or cannot be read: then nothing is kept.
+fn read_journal(journal: &File, head: &Value) -> Option<HashMap<String, CopiedObject>> {
+    let mut lines = BufReader::new(journal.take(STAGE_JOURNAL_BYTES_MAX)).lines();
+    let first: Value = serde_json::from_str(&lines.next()?.ok()?).ok()?;
+    if first != *head {
+        return None;
+    }
+    let copied = |line: String| {
+        let line: Value = serde_json::from_str(&line).ok()?;
+        let text = |key: &str| line.get(key).and_then(Value::as_str).map(str::to_owned);
+        let size = line.get("size").and_then(Value::as_u64)?;
+        let modified_ms = line.get("modified_ms").and_then(Value::as_i64)?;
+        let object = RemoteObject { name: text("name")?, size, e_tag: text("e_tag"), modified_ms };
+        Some((object.name.clone(), CopiedObject { object, sha256: text("sha256")? }))
+    };
+    // The last line may be torn.
+    Some(lines.map_while(|line| copied(line.ok()?)).collect())
+}
+
+fn is_whole(path: &Path, copied: &CopiedObject) -> bool {
+    let is_file = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == copied.object.size);
+    // Without a tag, the object may be another one of the same size.
+    is_file && copied.object.e_tag.is_some() && sha256_of(path).is_ok_and(|sha256| sha256 == copied.sha256)
+}
+
+/// Removes everything in a folder, except the journal and these files.
+fn remove_others(root: &Path, folder: &Path, kept: &[CopiedObject]) -> io::Result<()> {
+    let names: std::collections::HashSet<PathBuf> =
+        kept.iter().map(|copied| root.join(&copied.object.name)).collect();
+    let above: std::collections::HashSet<&Path> = names.iter().flat_map(|name| name.ancestors()).collect();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(next)? {
+            let entry = entry?;
+            let (path, is_folder) = (entry.path(), entry.file_type()?.is_dir());
+            match is_folder {
+                true if above.contains(path.as_path()) => folders.push(path),
+                true => fs::remove_dir_all(path)?,
+                false if names.contains(&path) || path == root.join(JOURNAL) => {}
+                false => fs::remove_file(path)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use object_store::{ObjectStoreExt, PutPayload, memory::InMemory, path::Path as Key};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    async fn objects() -> ResourceObjects {
+        let store = InMemory::new();
+        for (name, text) in [("a", "one"), ("deep/b", "two"), ("deep/c", "three")] {
+            store.put(&Key::from(format!("m/{name}")), PutPayload::from(text)).await.unwrap();
+        }
+        ResourceObjects::of_test(Arc::new(store), "m")
+    }
+
+    /// Fills a folder, and returns what was said.
+    async fn fill(staged: &mut StagedFolder, objects: &ResourceObjects) -> String {
+        let said = Arc::new(Mutex::new(String::new()));
+        let lines = said.clone();
+        let messages = MessageSink::new(move |line| lines.lock().unwrap().push_str(line));
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        staged.fill(objects, &clock, &messages).await.unwrap();
+        let text = said.lock().unwrap().clone();
+        text
+    }
+
+    fn read(folder: &Path, name: &str) -> String {
+        fs::read_to_string(folder.join(name)).unwrap()
+    }
+
+    // The copy is whole, no one else enters it, and it goes with the run.
+    #[tokio::test]
+    async fn a_copy_goes_with_its_run() {
+        let (base, objects) = (tempfile::tempdir().unwrap(), objects().await);
+        let path = base.path().join("above/copy");
+        let mut staged = StagedFolder::claim(&path, &objects).unwrap();
+        let said = fill(&mut staged, &objects).await;
+        assert!(said.contains("3 files, 11 bytes in"), "{said}");
+        assert_eq!((read(&path, "a"), read(&path, "deep/c")), ("one".into(), "three".into()));
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        let second = StagedFolder::claim(&path, &objects).unwrap_err();
+        assert!(second.to_string().contains("another run uses it"), "{second}");
+        remove_left_copy(&path).unwrap();
+        assert!(path.exists(), "the guard leaves a folder that is in use");
+        fs::write(path.join("of-the-command"), "x").unwrap();
+        drop(staged);
+        assert!(!path.exists());
+        remove_left_copy(&path).unwrap();
+    }
+
+    // What a stopped machine left is used again if it is whole, and the rest is replaced.
+    #[tokio::test]
+    async fn a_copy_that_was_left_is_used_again() {
+        let (base, objects) = (tempfile::tempdir().unwrap(), objects().await);
+        let (path, left) = (base.path().join("copy"), base.path().join("left"));
+        let mut staged = StagedFolder::claim(&path, &objects).unwrap();
+        fill(&mut staged, &objects).await;
+        // Another folder with the content of the first: that one is locked.
+        fs::create_dir_all(left.join("deep")).unwrap();
+        for name in [JOURNAL, "a", "deep/b"] {
+            fs::copy(path.join(name), left.join(name)).unwrap();
+        }
+        fs::write(left.join("deep/b"), "TWO").unwrap();
+        fs::write(left.join("deep/part.leasehold-part"), "x").unwrap();
+        let mut again = StagedFolder::claim(&left, &objects).unwrap();
+        let said = fill(&mut again, &objects).await;
+        assert!(said.contains("; 3 bytes were there already"), "{said}");
+        assert_eq!((read(&left, "deep/b"), read(&left, "deep/c")), ("two".into(), "three".into()));
+        assert!(!left.join("deep/part.leasehold-part").exists());
+    }
+
+    // A folder that another resource, another user or a link has is not filled.
+    #[tokio::test]
+    async fn a_folder_of_others_is_refused() {
+        let (base, objects) = (tempfile::tempdir().unwrap(), objects().await);
+        let at = |name: &str| base.path().join(name);
+        fs::create_dir(at("theirs")).unwrap();
+        fs::write(at("theirs/x"), "1").unwrap();
+        std::os::unix::fs::symlink(at("theirs"), at("link")).unwrap();
+        for (name, why) in
+            [("theirs", "it has files of others"), ("link", "is a link"), ("theirs/x", "not a folder")]
+        {
+            let refused = StagedFolder::claim(&at(name), &objects).unwrap_err();
+            assert!(refused.to_string().contains(why), "{name}: {refused}");
+        }
+        assert_eq!(read(base.path(), "theirs/x"), "1");
+        fs::create_dir(at("old")).unwrap();
+        fs::write(at("old").join(JOURNAL), "{\"resource\":\"model:acme/other@1\"}\n").unwrap();
+        fs::write(at("old/left"), "1").unwrap();
+        let staged = StagedFolder::claim(&at("old"), &objects).unwrap();
+        assert!(!at("old/left").exists(), "a copy of another resource is removed");
+        drop(staged);
+    }
+}

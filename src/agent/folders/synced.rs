@@ -1,0 +1,317 @@
+//! A folder whose files are uploaded: each as soon as it is finished, and the rest after the command has ended.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{
+    changes::{FileStamp, FolderChanges, FoundFile, SyncPhase, files_below},
+    copy_in::{CopyIn, in_background},
+    error::FolderError,
+    objects::{RemoteObject, ResourceObjects},
+    progress::{CopyProgress, bytes_shown, files_shown},
+    upload::{Uploaded, upload},
+};
+use crate::{
+    agent::messages::MessageSink,
+    clock::{Clock, LeaseTime},
+    limits::{SYNC_LOOK, SYNC_UPLOADS},
+    plain,
+};
+
+/// A folder whose files are uploaded while this value lives.
+pub(super) struct SyncedFolder {
+    syncing: Arc<Syncing>,
+    /// Cancelled when the command has ended.
+    ended: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+/// What the task and its owner share.
+struct Syncing {
+    path: PathBuf,
+    objects: ResourceObjects,
+    clock: Arc<dyn Clock>,
+    messages: MessageSink,
+    changes: Mutex<FolderChanges>,
+    totals: Mutex<Totals>,
+}
+
+/// What was uploaded so far.
+#[derive(Debug, Default)]
+struct Totals {
+    files: u64,
+    bytes: u64,
+    /// The last failure, which is not repeated.
+    failure: String,
+}
+
+impl SyncedFolder {
+    /// Makes the folder. Copies what the job's earlier attempts have uploaded, unless the folder has a file of that name.
+    pub(super) async fn start(
+        path: &Path,
+        objects: ResourceObjects,
+        clock: Arc<dyn Clock>,
+        messages: MessageSink,
+    ) -> Result<Self, FolderError> {
+        let path = std::path::absolute(path).map_err(|error| FolderError::disk(path, error))?;
+        fs::create_dir_all(&path).map_err(|error| FolderError::disk(&path, error))?;
+        let (changes, totals) = Default::default();
+        let syncing = Arc::new(Syncing { path, objects, clock, messages, changes, totals });
+        syncing.copy_earlier_files().await?;
+        let ended = CancellationToken::new();
+        let task = tokio::spawn(syncing.clone().upload_changes(ended.clone()));
+        Ok(SyncedFolder { syncing, ended, task: AbortOnDropHandle::new(task) })
+    }
+
+    /// Uploads the rest. Ends when everything is uploaded, or cannot be.
+    pub(super) async fn finish(&mut self) {
+        self.ended.cancel();
+        let _ = (&mut self.task).await;
+    }
+
+    /// Ends all uploads. Those that are not complete never become visible.
+    pub(super) fn stop(&self) {
+        self.task.abort();
+    }
+
+    /// What is not uploaded, in words, after a last look at the folder. `None` if everything is.
+    pub(super) async fn left(&self) -> Option<String> {
+        self.syncing.look().await;
+        let left = self.syncing.changes().left()?;
+        Some(format!("{left} of {} are not uploaded", plain::path(&self.syncing.path)))
+    }
+
+    /// What was uploaded, in words.
+    pub(super) fn summary(&self) -> String {
+        let Syncing { path, objects, .. } = &*self.syncing;
+        let totals = self.syncing.totals();
+        let (files, bytes) = (files_shown(totals.files), bytes_shown(totals.bytes));
+        format!("uploaded {files}, {bytes}, from {} to {}", plain::path(path), objects.resource)
+    }
+}
+
+impl Syncing {
+    async fn copy_earlier_files(&self) -> Result<(), FolderError> {
+        let listed = self.objects.list().await?;
+        let here: HashMap<String, FileStamp> = self.files().await?.into_iter().collect();
+        // As other programs that synchronize folders decide it: a copy of this size that is not older.
+        let is_copied = |object: &&RemoteObject| {
+            here.get(&object.name)
+                .is_some_and(|stamp| stamp.size == object.size && stamp.modified_ms() <= object.modified_ms)
+        };
+        let mut uploaded: HashSet<String> = listed.iter().filter(is_copied).map(|o| o.name.clone()).collect();
+        let missing: Vec<_> = listed.into_iter().filter(|object| !here.contains_key(&object.name)).collect();
+        let bytes = missing.iter().map(|object| object.size).sum();
+        let what =
+            format!("copying earlier files of {} to {}", self.objects.resource, plain::path(&self.path));
+        let count = missing.len() as u64;
+        uploaded.extend(missing.iter().map(|object| object.name.clone()));
+        let progress = CopyProgress::new(bytes);
+        let (objects, clock) = (&self.objects, &self.clock);
+        let copy = CopyIn { objects, folder: &self.path, clock, progress: &progress };
+        copy.check_room(bytes)?;
+        progress.report(&what, copy.copy(missing, |_| Ok(())), &**clock, &self.messages).await?;
+        if count > 0 {
+            let (count, bytes) = (files_shown(count), bytes_shown(bytes));
+            self.messages.send(&format!("{what}: {count}, {bytes}, are there"));
+        }
+        let found = self.files().await?;
+        let mut changes = self.changes();
+        changes.look(found.clone(), self.now());
+        for (name, stamp) in found.iter().filter(|(name, _)| uploaded.contains(name)) {
+            changes.mark_uploaded(name, *stamp);
+        }
+        Ok(())
+    }
+
+    /// Uploads finished files until the command has ended and nothing is left to try.
+    async fn upload_changes(self: Arc<Self>, ended: CancellationToken) {
+        let mut uploads: FuturesUnordered<BoxFuture<'_, (FoundFile, Uploaded)>> = FuturesUnordered::new();
+        let (mut next_look, mut last_look_is_over) = (self.now(), false);
+        loop {
+            let phase = if ended.is_cancelled() { SyncPhase::Finishing } else { SyncPhase::Running };
+            if self.now() >= next_look {
+                self.look().await;
+                last_look_is_over = phase == SyncPhase::Finishing;
+                next_look = self.now().plus(SYNC_LOOK);
+            }
+            let room = SYNC_UPLOADS.saturating_sub(uploads.len());
+            for file in self.changes().take_finished(phase, self.now(), room) {
+                let syncing = &self;
+                uploads.push(Box::pin(async move {
+                    let uploaded = upload(&syncing.objects, &syncing.path, &file).await;
+                    (file, uploaded)
+                }));
+            }
+            if last_look_is_over && uploads.is_empty() && !self.changes().has_wanted() {
+                return;
+            }
+            tokio::select! {
+                Some((file, uploaded)) = uploads.next(), if !uploads.is_empty() => self.note(&file, uploaded),
+                () = self.clock.sleep_until(next_look) => {}
+                () = ended.cancelled(), if phase == SyncPhase::Running => next_look = self.now(),
+            }
+        }
+    }
+
+    fn note(&self, file: &FoundFile, uploaded: Uploaded) {
+        let (name, stamp) = file;
+        let why = match uploaded {
+            Uploaded::Whole => {
+                self.changes().mark_uploaded(name, *stamp);
+                let mut totals = self.totals();
+                totals.files = totals.files.saturating_add(1);
+                totals.bytes = totals.bytes.saturating_add(stamp.size);
+                return;
+            }
+            // The next look finds its new content.
+            Uploaded::Changed => return self.changes().mark_failed(name, *stamp, self.now()),
+            Uploaded::Failed(why) => {
+                self.changes().mark_failed(name, *stamp, self.now());
+                why
+            }
+            Uploaded::Refused(why) => {
+                self.changes().mark_refused(name, *stamp);
+                why
+            }
+        };
+        if std::mem::replace(&mut self.totals().failure, why.clone()) != why {
+            let shown = plain::path(&self.path.join(name));
+            self.messages.send(&format!("{shown} could not be uploaded: {why}"));
+        }
+    }
+
+    /// Looks at the folder. If that fails, says so once.
+    async fn look(&self) {
+        let found = self.files().await;
+        let mut changes = self.changes();
+        match found {
+            Ok(found) => {
+                changes.look(found, self.now());
+                changes.trouble = None;
+            }
+            Err(error) => {
+                let trouble = error.to_string();
+                if changes.trouble.as_ref() != Some(&trouble) {
+                    self.messages.send(&format!("nothing is uploaded: {trouble}"));
+                }
+                changes.trouble = Some(trouble);
+            }
+        }
+    }
+
+    async fn files(&self) -> Result<Vec<FoundFile>, FolderError> {
+        let path = self.path.clone();
+        let found = in_background(move || Ok(files_below(&path))).await;
+        found.map_err(|error| FolderError::disk(&self.path, error))?
+    }
+
+    fn now(&self) -> LeaseTime {
+        self.clock.now().lease
+    }
+
+    fn changes(&self) -> MutexGuard<'_, FolderChanges> {
+        self.changes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn totals(&self) -> MutexGuard<'_, Totals> {
+        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use object_store::{ObjectStore, ObjectStoreExt, PutPayload, memory::InMemory, path::Path as Key};
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    struct Scene {
+        folder: tempfile::TempDir,
+        store: Arc<InMemory>,
+        said: Arc<Mutex<Vec<String>>>,
+    }
+
+    impl Scene {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            Scene { folder, store: Arc::new(InMemory::new()), said: Arc::default() }
+        }
+
+        async fn start(&self) -> SyncedFolder {
+            let store: Arc<dyn ObjectStore> = self.store.clone();
+            let objects = ResourceObjects::of_test(store, "out");
+            let said = self.said.clone();
+            let messages = MessageSink::new(move |line| said.lock().unwrap().push(line.to_owned()));
+            let clock = Arc::new(SystemClock::new());
+            SyncedFolder::start(self.folder.path(), objects, clock, messages).await.unwrap()
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            let path = self.folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        async fn stored(&self, name: &str) -> Option<String> {
+            let stored = self.store.get(&Key::from(format!("out/{name}"))).await.ok()?;
+            Some(String::from_utf8(stored.bytes().await.unwrap().to_vec()).unwrap())
+        }
+    }
+
+    // A finished file is uploaded while the command runs, and the rest after its end.
+    #[tokio::test]
+    async fn finished_files_are_uploaded_and_the_rest_at_the_end() {
+        let scene = Scene::new();
+        let mut synced = scene.start().await;
+        scene.write("step-1/weights", "one");
+        while scene.stored("step-1/weights").await.is_none() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        scene.write("step-2/weights", "two");
+        scene.write("step-1/weights", "changed");
+        assert!(synced.left().await.unwrap().contains("2 files"));
+        synced.finish().await;
+        assert_eq!(scene.stored("step-2/weights").await.as_deref(), Some("two"));
+        assert_eq!(scene.stored("step-1/weights").await.as_deref(), Some("changed"));
+        assert_eq!(synced.left().await, None);
+        assert!(synced.summary().starts_with("uploaded 3 files, 13 bytes"), "{}", synced.summary());
+    }
+
+    // The next attempt finds what earlier ones have uploaded, and keeps what is newer on its own disk.
+    #[tokio::test]
+    async fn earlier_files_are_copied_back() {
+        let scene = Scene::new();
+        for (name, text) in [("step-1/weights", "one"), ("log", "old")] {
+            scene.store.put(&Key::from(format!("out/{name}")), PutPayload::from(text)).await.unwrap();
+        }
+        scene.write("log", "newer");
+        let mut synced = scene.start().await;
+        assert_eq!(fs::read_to_string(scene.folder.path().join("step-1/weights")).unwrap(), "one");
+        assert_eq!(fs::read_to_string(scene.folder.path().join("log")).unwrap(), "newer");
+        assert!(scene.said.lock().unwrap().iter().any(|line| line.contains("1 file, 3 bytes, are there")));
+        synced.finish().await;
+        assert_eq!(scene.stored("log").await.as_deref(), Some("newer"));
+        assert!(synced.summary().starts_with("uploaded 1 file, 5 bytes"), "{}", synced.summary());
+    }
+
+    // Uploads that are ended leave their files behind, and say so.
+    #[tokio::test]
+    async fn what_is_left_behind_is_named() {
+        let scene = Scene::new();
+        let synced = scene.start().await;
+        synced.stop();
+        scene.write("x", "1");
+        let left = synced.left().await.unwrap();
+        assert!(left.starts_with("1 file (1 bytes), such as `x` of "), "{left}");
+    }
+}

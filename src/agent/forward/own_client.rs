@@ -1,0 +1,61 @@
+//! The wrapper's own client of the local endpoint, for the folders that it fills and empties.
+
+use object_store::{
+    ClientOptions, RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder},
+    client::{HttpClient, HttpConnector},
+};
+
+use super::{leading::REGION, listener::Forwarder};
+use crate::{
+    agent::access::present::{PresentAccess, STABLE_BUCKET},
+    limits::{FORWARD_QUIET, HANDSHAKE},
+    name::ResourceName,
+};
+
+impl Forwarder {
+    /// Whether a gateway of this run serves the resource.
+    pub(in crate::agent) fn serves(&self, resource: &ResourceName) -> bool {
+        match &*self.present().borrow() {
+            PresentAccess::Open(gateways) => gateways.iter().any(|g| g.resources.contains(resource)),
+            PresentAccess::Away | PresentAccess::Ended(_) => false,
+        }
+    }
+
+    /// A client that reads and writes under the stable names. It uses the same key as all programs of this run.
+    pub(in crate::agent) fn client(&self) -> Result<AmazonS3, String> {
+        let key = self.key();
+        // The forwarder waits for the daemon and the gateway itself.
+        let retry = RetryConfig { max_retries: 3, retry_timeout: FORWARD_QUIET, ..RetryConfig::default() };
+        let builder = AmazonS3Builder::new()
+            .with_endpoint(format!("http://{}", self.address()))
+            .with_allow_http(true)
+            .with_bucket_name(STABLE_BUCKET)
+            .with_region(REGION)
+            .with_access_key_id(&key.id)
+            .with_secret_access_key(key.secret.expose())
+            .with_virtual_hosted_style_request(false)
+            .with_http_connector(LocalConnector)
+            .with_retry(retry);
+        builder.build().map_err(|error| error.to_string())
+    }
+}
+
+/// Makes an HTTP client that never uses a proxy, whatever the environment says: the key must not leave this machine.
+#[derive(Debug)]
+struct LocalConnector;
+
+impl HttpConnector for LocalConnector {
+    fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
+        // The HTTP client takes the provider of the process, also for plain HTTP.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(HANDSHAKE)
+            .read_timeout(FORWARD_QUIET)
+            .build();
+        let failed = |error| object_store::Error::Generic { store: "S3", source: Box::new(error) };
+        client.map(HttpClient::new).map_err(failed)
+    }
+}
