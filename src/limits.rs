@@ -542,6 +542,17 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes of a ticket file: 43 characters, with room for an editor's newline.
 pub const TICKET_BYTES_MAX: u64 = 256;
 
+// ---------- reports of use ----------
+
+/// Uses in one report of a gateway: some 400 bytes each, in all less than half of a message.
+pub const USES_PER_REPORT_MAX: usize = 256;
+/// Reports of one gateway in a minute: it makes one each 10 s, and more only if thousands of leases end at once.
+pub const USE_REPORTS_PER_MINUTE: u32 = 64;
+/// The time between two reports about one lease that goes on.
+pub const USE_REPORT: Duration = Duration::from_secs(60);
+/// Objects whose first use by a lease is remembered, in all. Past it, every use of an object counts as the first one.
+pub const USE_OBJECTS_MAX: usize = 1_000_000;
+
 // ---------- the facade of the Hugging Face Hub ----------
 
 /// Files of one repository that the facade lists: models have some hundreds, and a list of 10,000 is 2 MiB.

@@ -57,6 +57,18 @@ pub fn path(path: &Path) -> String {
     if looks_secret(&text) { withheld(&text) } else { line(&text).into_owned() }
 }
 
+/// A number of bytes for people, with one digit after the point.
+pub fn bytes_shown(bytes: u64) -> String {
+    let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, s)| bytes >> s > 0);
+    match unit {
+        Some((name, shift)) => {
+            let tenths = (u128::from(bytes) * 10) >> shift;
+            format!("{}.{} {name}", tenths / 10, tenths % 10)
+        }
+        None => format!("{bytes} bytes"),
+    }
+}
+
 fn bounded(text: &str, show: impl Fn(&str) -> String) -> String {
     if looks_secret(text) {
         return withheld(text);
@@ -126,6 +138,12 @@ const fn is_blank_mark(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_shown_with_one_digit_after_the_point() {
+        let shown = [0, 1023, 1024, 1_600_000, 5_798_205_849, u64::MAX].map(bytes_shown);
+        assert_eq!(shown, ["0 bytes", "1023 bytes", "1.0 KiB", "1.5 MiB", "5.3 GiB", "16777215.9 TiB"]);
+    }
 
     #[test]
     fn text_that_people_write_stays_as_it_is() {

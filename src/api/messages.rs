@@ -5,7 +5,10 @@ use crate::{
     broker::{Broker, Caller, LeaseView, Offer, RecordedEnding},
     catalog::{self, Catalog, Resource},
     clock::{LeaseTime, Now},
-    job::{Approval, Attempt, AttemptState, Emergency, Gate, Input, Job, JobState, Member, MemberState},
+    job::{
+        Approval, Attempt, AttemptState, Emergency, Gate, Input, Job, JobState, Member, MemberState,
+        ResourceUse,
+    },
     lease::{Facts, Lease},
     ledger::Ending,
     limits,
@@ -224,8 +227,16 @@ pub(super) fn job_with_gates(broker: &Broker, j: &Job) -> v1::Job {
         inputs: j.inputs.iter().map(input).collect(),
         risk: Some(risk(&broker.jobs.risk_of(j))),
         emergency: j.emergency.as_ref().map(|e| emergency(broker, now, j, e)),
+        uses: j.used.iter().map(|(resource, done)| resource_use(resource, done)).collect(),
         ..job_summary(broker, j)
     }
+}
+
+fn resource_use(resource: &ResourceName, done: &ResourceUse) -> v1::ResourceUse {
+    let ResourceUse { objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last } = *done;
+    let (first, last) = (Some(timestamp(first)), Some(timestamp(last)));
+    let resource = resource.to_string();
+    v1::ResourceUse { resource, objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last }
 }
 
 fn emergency(broker: &Broker, now: Now, j: &Job, e: &Emergency) -> v1::Emergency {
@@ -326,6 +337,7 @@ pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
         live_leases: broker.jobs.live_leases_of(j.id) as u64,
         closed: j.closed.and_then(|t| at(now, t)),
         notes: Vec::new(),
+        uses: Vec::new(),
         quarantined: broker.jobs.quarantine_of(j).unwrap_or_default(),
         request_digest: String::new(),
         gates: Vec::new(),

@@ -12,19 +12,21 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     edge::Edge,
-    fields::{read_name, read_optional_name},
+    fields::{check_count, read_name, read_optional_name},
     messages,
     room::RequestRoom,
 };
 use crate::{
-    broker::{Broker, Caller, TokenVerdict},
+    broker::{Broker, Caller, TokenVerdict, UseReport},
+    clock::Wall,
     fence::{Lowering, Subscription},
+    job::{ReportedUse, ResourceUse},
     limits,
     link::Connection,
-    name::{FenceName, SpiffeId},
+    name::{FenceName, JobId, SpiffeId},
     policy::Rpc,
     proto::{
-        convert::timestamp,
+        convert::{nearest_wall, timestamp},
         v1::{self, verifier_service_server::VerifierService, watch_fences_response::Event},
     },
     reason::{Reason, Refusal},
@@ -32,6 +34,16 @@ use crate::{
 };
 
 pub(super) struct Verifiers(pub Edge);
+
+fn reported_use(reported: &v1::LeaseUse) -> Result<(JobId, ReportedUse), Refusal> {
+    let time = |time: &Option<prost_types::Timestamp>| time.as_ref().map_or(Wall(0), nearest_wall);
+    let v1::LeaseUse { objects, reads, read_bytes, writes, written_bytes, cut, refused, .. } = *reported;
+    let (first, last) = (time(&reported.first), time(&reported.last));
+    let done = ResourceUse { objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last };
+    let lease = read_name("uses.lease", &reported.lease)?;
+    let resource = read_name("uses.resource", &reported.resource)?;
+    Ok((read_name("uses.job", &reported.job)?, ReportedUse { lease, resource, done }))
+}
 
 /// How many messages wait for a slow verifier. If more wait, the verifier must start over: the daemon never waits for
 /// it.
@@ -67,9 +79,30 @@ impl VerifierService for Verifiers {
                         lease: Some(messages::lease(broker.clock().now(), &lease)),
                         subject: claims.sub.to_string(),
                         audience: claims.aud.to_string(),
-                        expires: Some(timestamp(crate::clock::Wall::from_seconds(claims.exp))),
+                        expires: Some(timestamp(Wall::from_seconds(claims.exp))),
                     },
                 })
+            })
+            .await
+    }
+
+    async fn report_use(
+        &self,
+        request: Request<v1::ReportUseRequest>,
+    ) -> Result<Response<v1::ReportUseResponse>, Status> {
+        self.0
+            .call(Rpc::ReportUse, request, |broker, caller, q| async move {
+                check_count("uses", q.uses.len(), limits::USES_PER_REPORT_MAX)?;
+                let report = UseReport {
+                    audience: read_name("audience", &q.audience)?,
+                    uses: q.uses.iter().map(reported_use).collect::<Result<_, Refusal>>()?,
+                    lost_transfers: q.lost_transfers,
+                    run: q.run,
+                    is_last: q.last,
+                    seq: q.seq,
+                };
+                let unknown = broker.verifiers.report_use(&caller, report)?;
+                Ok(v1::ReportUseResponse { unknown })
             })
             .await
     }

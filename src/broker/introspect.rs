@@ -105,6 +105,12 @@ impl VerifierUseCases {
 
     /// Refuses a caller that may not follow the feed of an audience.
     pub fn may_watch(&self, caller: &Caller, audience: &SpiffeId) -> Result<(), Refusal> {
+        self.check_verifies(caller, audience)?;
+        self.access.authorize(caller, Rpc::WatchFences, Some(caller.tenant()), &[Relation::Verifier], "")
+    }
+
+    /// Refuses a caller that does not verify for an audience, and an audience that does not exist, with one answer.
+    pub(super) fn check_verifies(&self, caller: &Caller, audience: &SpiffeId) -> Result<(), Refusal> {
         let rules = self.context.rules();
         let verifies = rules.catalog().audience(audience).is_some_and(|a| a.verifiers.contains(caller.id()));
         if !verifies {
@@ -114,6 +120,6 @@ impl VerifierUseCases {
             )
             .fix("have your SPIFFE ID added to verifiers of that [[audience]]"));
         }
-        self.access.authorize(caller, Rpc::WatchFences, Some(caller.tenant()), &[Relation::Verifier], "")
+        Ok(())
     }
 }

@@ -19,7 +19,7 @@
 //! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` `changes` | loads policy and catalog again, or applies another policy, after people approved it if policy says so; shows the catalog |
 //! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | questions about policy: what it would decide, for whom, and what it has decided |
 //! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `record_stream` `tenant_view` `receipt` | shows the ledger, or a tenant's part of it, and waits for it |
-//! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` | what verifiers ask, and which lowerings they get |
+//! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` `use_reports` | what verifiers ask, and which lowerings they get |
 //!
 //! | Shared by the parts | Files | What it does |
 //! |---|---|---|
@@ -106,6 +106,7 @@ mod session;
 mod sweeps;
 mod tenant_view;
 mod tickets;
+mod use_reports;
 mod verifiers;
 mod who_can;
 mod wording;
@@ -142,4 +143,5 @@ pub use revocations::EndingOptions;
 pub use rules::Rules;
 pub use session::MemberSession;
 pub use tickets::Tickets;
+pub use use_reports::UseReport;
 pub use who_can::{EntryThatCan, WhoCanPage, WhoCanQuestion};

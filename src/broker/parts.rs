@@ -28,6 +28,7 @@ use super::{
     reload::RuleUseCases,
     sweeps::Sweeps,
     tickets::Tickets,
+    use_reports::UseReporters,
     verifiers::VerifierUseCases,
     wording::Tokens,
 };
@@ -124,7 +125,11 @@ impl Broker {
                 receipts: Receipts::new()?,
                 readers: TenantReaders::default(),
             },
-            verifiers: VerifierUseCases { context: context.clone(), access: access.clone() },
+            verifiers: VerifierUseCases {
+                context: context.clone(),
+                access: access.clone(),
+                reporters: UseReporters::default(),
+            },
             context,
             endings,
             access,

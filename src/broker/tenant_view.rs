@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 
 use super::context::BrokerContext;
 use crate::{
-    ledger::{Cause, CredentialIssued, Event, JobCreated, Record},
+    ledger::{Cause, CredentialIssued, Event, JobCreated, Record, UseRecord},
     limits,
     name::{Digest, FenceKind, FenceName, JobId, LeaseId, ResourceName, SpiffeId, TenantName},
     state::LockName,
@@ -160,6 +160,9 @@ impl TenantView {
                 all_if(!jobs.is_empty())
             }
 
+            Event::JobUsed { job, uses, .. } => self.job_used(*job, uses),
+            Event::UseLost { audience, .. } => all_if(self.owns_audience(audience)),
+
             Event::Lowered { name, .. } | Event::Revoked { name, .. } => all_if(self.owns(name)),
             Event::LockSet { name, of, .. } => {
                 all_if(of.as_ref() == Some(&self.tenant) || self.owns_lock(name))
@@ -171,6 +174,19 @@ impl TenantView {
                 all_if(by.parse::<SpiffeId>().is_ok_and(|id| self.is_own_identity(&id)))
             }
         }
+    }
+
+    /// The owner of data sees who used it, and nothing of the job's other resources.
+    fn job_used(&self, job: JobId, uses: &mut Vec<UseRecord>) -> Option<Fields> {
+        if self.own_job(job).is_some() {
+            return Some(Fields::All);
+        }
+        uses.retain(|used| used.resource.tenant() == self.tenant);
+        (!uses.is_empty()).then_some(Fields::Only(&["job", "audience", "uses"]))
+    }
+
+    fn owns_audience(&self, audience: &SpiffeId) -> bool {
+        self.context.rules().catalog().audience(audience).is_some_and(|a| a.tenant == self.tenant)
     }
 
     fn job_created(&mut self, created: &JobCreated) -> Option<Fields> {

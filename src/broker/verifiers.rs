@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{access::AccessControl, context::BrokerContext};
+use super::{access::AccessControl, context::BrokerContext, use_reports::UseReporters};
 
 /// What the verifiers of tokens ask.
 pub struct VerifierUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
+    pub(super) reporters: UseReporters,
 }
 
 impl VerifierUseCases {

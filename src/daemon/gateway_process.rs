@@ -20,7 +20,7 @@ use crate::{
     identity::{IdentitySource, wait_for_identity},
     limits,
     link::{Connector, Endpoint, HandshakeObserver},
-    verify::{Verifier, VerifierSettings},
+    verify::{UseReporter, Verifier, VerifierSettings},
 };
 
 /// A gateway that serves.
@@ -66,11 +66,12 @@ impl GatewayProcess {
         .await?;
         let connector = Connector::new(identity.clone(), clock.clone(), config.daemon.clone());
         let audience = config.gateway.audience.clone();
+        let reporter = UseReporter::new(&connector, audience.clone(), clock.clone());
         let verifier = Verifier::start(VerifierSettings { connector, audience, clock: clock.clone() });
         let catalog = Arc::new(ArcSwap::from_pointee(catalog));
         let in_force = catalog.clone();
         let reader: CatalogReader = Arc::new(move || Catalog::clone(&in_force.load()));
-        let gateway = Gateway::new(verifier, reader, stores, clock);
+        let gateway = Gateway::new(verifier, reader, stores, clock).reporting_to(reporter);
         let serving = gateway.serve(listener, identity.clone(), HandshakeObserver::default(), stop.clone());
         tasks.spawn(async move {
             serving.await;
@@ -147,9 +148,10 @@ pub(super) fn gateway_of_daemon(
     let daemon = daemon.map_err(|error| StartError::BrokenOff(error.to_string()))?;
     let connector = Connector::new(identity.clone(), clock.clone(), daemon);
     let audience = settings.audience.clone();
+    let reporter = UseReporter::new(&connector, audience.clone(), clock.clone());
     let verifier = Verifier::start(VerifierSettings { connector, audience, clock: clock.clone() });
     let catalog: CatalogReader = Arc::new(move || broker.rules.in_force().catalog().clone());
-    Ok(Gateway::new(verifier, catalog, settings.open_stores()?, clock))
+    Ok(Gateway::new(verifier, catalog, settings.open_stores()?, clock).reporting_to(reporter))
 }
 
 /// The address at which this machine reaches a listener: a wildcard becomes the loopback address.

@@ -29,6 +29,11 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("leasehold_fences", Gauge, "Names that were lowered and are still remembered."),
     ("leasehold_gateway_read_bytes_total", Counter, "Bytes that the S3 gateway sent of objects."),
     (
+        "leasehold_gateway_refused_total",
+        CounterOf("reason", reasons),
+        "Requests to the S3 gateway that the lease did not allow, by reason.",
+    ),
+    (
         "leasehold_gateway_transfers_total",
         CounterOf("end", transfer_ends),
         "Uploads and downloads of the S3 gateway, by how they ended.",

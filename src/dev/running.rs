@@ -15,7 +15,7 @@ use crate::{
     gateway::{Gateway, GatewaySettings, KeptIn, StoreFault, StoreSettings},
     identity::FileSource,
     link::{Connector, Endpoint, EndpointError, HandshakeObserver},
-    verify::{Verifier, VerifierSettings},
+    verify::{UseReporter, Verifier, VerifierSettings},
 };
 
 /// The running file server and S3 gateway, and the renewal of the identities.
@@ -111,6 +111,7 @@ async fn start_gateway(
     let listener = listen("the S3 gateway", deployment.ports.s3).await?;
     let (source, audience) = (deployment.source(Role::S3)?, deployment.id(Role::S3)?);
     let connector = deployment.connector(Role::S3, clock.clone())?;
+    let reporter = UseReporter::new(&connector, audience.clone(), clock.clone());
     let verifier =
         Verifier::start(VerifierSettings { connector, audience: audience.clone(), clock: clock.clone() });
     let store = |location: &str, directory: PathBuf| StoreSettings {
@@ -127,7 +128,8 @@ async fn start_gateway(
     let catalog = Catalog::load(&deployment.path("catalog.d")).map_err(|e| {
         RunningError::Catalog(e.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     })?;
-    let gateway = Gateway::new(verifier.clone(), Arc::new(move || catalog.clone()), stores, clock);
+    let gateway = Gateway::new(verifier.clone(), Arc::new(move || catalog.clone()), stores, clock)
+        .reporting_to(reporter);
     let serving = gateway.serve(listener, source.clone(), HandshakeObserver::default(), stop.clone());
     Ok((verifier, [tokio::spawn(serving), tokio::spawn(source.follow(stop.clone()))]))
 }

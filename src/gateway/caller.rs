@@ -57,14 +57,18 @@ impl GatewayCaller {
                 match LiveAccess::new(&token.access, self.sessions.clone(), mount.object.clone(), action) {
                     Ok(access) => {
                         let found = mount.found(rest).map_err(|f| unusable(&f, need == Need::Read))?;
-                        return Ok(OpenedObject { access, found });
+                        return Ok(OpenedObject { access: access.of_key(rest), found });
                     }
-                    Err(refusal) if refusal.reason == Reason::TokenScope => {}
+                    Err(refusal) if refusal.reason == Reason::TokenScope => {
+                        self.sessions.usages().add_refusal(&token.access, &mount.object);
+                    }
                     Err(refusal) => why = why.or(Some(refusal)),
                 }
             }
         }
-        Err(refused(&why.unwrap_or_else(|| closed(bucket, key, need))))
+        let why = why.unwrap_or_else(|| closed(bucket, key, need));
+        metrics::counter!("leasehold_gateway_refused_total", "reason" => why.reason.code()).increment(1);
+        Err(refused(&why))
     }
 
     /// The mounts of a bucket that the caller may list, by prefix, each with its access. No key is in two of them.

@@ -29,7 +29,7 @@ use crate::{
     },
     link::{Acceptor, Connection, HandshakeObserver, Protocol, ServeOptions, Shares, serve},
     reason::{Reason, Refusal},
-    verify::Verifier,
+    verify::{UseReporter, Verifier},
 };
 
 /// A member's access token for this audience: one header for each half.
@@ -47,6 +47,7 @@ pub struct Gateway {
     s3: S3Service,
     room: Arc<Shares>,
     stores: Arc<Stores>,
+    reporter: Option<UseReporter>,
 }
 
 impl Gateway {
@@ -59,7 +60,14 @@ impl Gateway {
             uploads,
             room: Shares::new(GATEWAY_REQUESTS_MAX, GATEWAY_REQUESTS_PER_PEER_MAX),
             stores,
+            reporter: None,
         }
+    }
+
+    /// Lets it report to the daemon what leases were used for.
+    #[must_use]
+    pub fn reporting_to(self, reporter: UseReporter) -> Self {
+        Gateway { reporter: Some(reporter), ..self }
     }
 
     /// Serves until the shutdown. First removes what an earlier gateway left unfinished: a store has one gateway at a time.
@@ -77,9 +85,9 @@ impl Gateway {
         }
         let clock = self.sessions.clock().clone();
         let (uploads, watched, over) = (self.uploads.clone(), clock.clone(), shutdown.clone());
-        let sessions = self.sessions.clone();
+        let (sessions, reporter) = (self.sessions.clone(), self.reporter.clone());
         let watch = tokio::spawn(async move {
-            tokio::join!(uploads.watch(watched, over.clone()), sessions.usages().watch(over));
+            tokio::join!(uploads.watch(watched, over.clone()), sessions.usages().watch(reporter, over));
         });
         let acceptor = Acceptor::new(source, clock, Protocol::Http);
         let gateway = Arc::new(self);

@@ -1,5 +1,7 @@
 //! The access for one action on one object, which goes on with newer tokens of the same lease.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use crate::{
     name::{Action, Object},
     reason::{Reason, Refusal},
@@ -16,6 +18,8 @@ pub(super) struct LiveAccess {
     sessions: TokenSessions,
     object: Object,
     action: Action,
+    /// A number for the key that is used, to count different ones. 0 if no key is.
+    key: u64,
 }
 
 impl LiveAccess {
@@ -28,7 +32,7 @@ impl LiveAccess {
     ) -> Result<Self, Refusal> {
         access.allows(&object, action)?;
         access.check()?;
-        Ok(LiveAccess { access: access.clone(), sessions, object, action })
+        Ok(LiveAccess { access: access.clone(), sessions, object, action, key: 0 })
     }
 
     /// The access of the first token.
@@ -39,6 +43,18 @@ impl LiveAccess {
     /// The counters of its transfers.
     pub(super) fn usages(&self) -> &Usages {
         self.sessions.usages()
+    }
+
+    /// The use of one key.
+    pub(super) fn of_key(self, key: &str) -> Self {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        LiveAccess { key: hasher.finish(), ..self }
+    }
+
+    /// A number that differs for different keys.
+    pub(super) fn key(&self) -> u64 {
+        self.key
     }
 
     pub(super) fn object(&self) -> &Object {

@@ -2,6 +2,7 @@
 
 use super::{
     Approval, Attempt, AttemptState, Drain, Emergency, EndedMembership, Job, JobState, Member, MemberState,
+    ReportedUse,
 };
 use crate::{
     clock::LeaseTime,
@@ -94,6 +95,11 @@ pub enum Change {
     Compromised {
         because: FenceName,
     },
+    /// Gateways reported what the job did. A closed job's last use is reported after its end.
+    Used {
+        audience: SpiffeId,
+        uses: Vec<ReportedUse>,
+    },
 }
 
 impl Change {
@@ -120,11 +126,14 @@ impl Job {
         if let Change::Compromised { because } = change {
             self.compromised.get_or_insert_with(|| because.clone());
         }
+        if let Change::Used { uses, .. } = change {
+            self.used.add_all(uses);
+        }
         if self.is_closed() {
             return;
         }
         match change {
-            Change::Compromised { .. } => {}
+            Change::Compromised { .. } | Change::Used { .. } => {}
             Change::Approved { approvals, .. } => self.approve_now(approvals),
             Change::GlassBroken { emergency, .. } => self.break_glass_now(emergency),
             Change::ApprovalWithdrawn { gate, by, at, detail } => self.withdraw_now(gate, by, *at, detail),
@@ -225,7 +234,8 @@ impl Job {
             | Change::AttemptDraining { .. }
             | Change::MemberDraining { .. }
             | Change::MemberJoined { .. }
-            | Change::Compromised { .. } => Vec::new(),
+            | Change::Compromised { .. }
+            | Change::Used { .. } => Vec::new(),
         }
     }
 

@@ -17,6 +17,7 @@
 //! | `approval` | [`Gate`] and [`Approval`]: what holds a job back, and who let it pass |
 //! | `emergency` | [`Emergency`]: the gates that one person opened without approvals |
 //! | `transitions` `illegal` | which transitions are legal, and the changes that each makes; why others are not |
+//! | `uses` | [`JobUses`]: what a job did with each resource |
 //! | `change` | [`Change`], and applying one |
 
 mod approval;
@@ -29,6 +30,7 @@ mod state;
 #[cfg(test)]
 pub(crate) mod testing;
 mod transitions;
+mod uses;
 
 pub use approval::{Approval, Approver, Gate, count_people};
 pub use change::Change;
@@ -40,3 +42,4 @@ pub use state::{
     Attempt, AttemptState, Drain, EndedMembership, Input, Job, JobState, Member, MemberState, SweepPlace,
 };
 pub use transitions::{Begin, Close, DrainSpans, End, Join};
+pub use uses::{JobUses, ReportedUse, ResourceUse};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Approval, Emergency, Gate, Roster, Spec};
+use super::{Approval, Emergency, Gate, JobUses, Roster, Spec};
 use crate::{
     clock::LeaseTime,
     name::{
@@ -93,6 +93,8 @@ pub struct Job {
     pub ended_memberships: Vec<EndedMembership>,
     /// What was compromised, if that may have tainted what the job has written.
     pub compromised: Option<FenceName>,
+    /// What gateways reported that it did.
+    pub used: JobUses,
 }
 
 impl Job {
@@ -126,6 +128,7 @@ impl Job {
             detail: String::new(),
             ended_memberships: Vec::new(),
             compromised: None,
+            used: JobUses::default(),
         }
     }
 }

@@ -250,6 +250,18 @@ pub enum Event {
     /// [`JOBS_PER_RECORD`] jobs are split into several records.
     #[serde(rename = "outputs.quarantined")]
     OutputsQuarantined { because: FenceName, jobs: Vec<JobId> },
+    /// A gateway reported what leases of a job were used for since the report before.
+    #[serde(rename = "job.used")]
+    JobUsed { job: JobId, audience: SpiffeId, by: Actor, uses: Vec<UseRecord> },
+    /// A gateway cannot say any more whose some transfers were, or stopped without its last report.
+    #[serde(rename = "use.lost")]
+    UseLost {
+        audience: SpiffeId,
+        by: Actor,
+        /// How many transfers it counted. Absent if it stopped.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        transfers: Option<u64>,
+    },
     #[serde(rename = "lock.lifted")]
     LockLifted { name: String, by: Actor, reason: String },
 
@@ -342,6 +354,31 @@ pub struct Coalesced {
     pub last: Wall,
     /// A chain of SHA-256 digests over these records. Each digest is over the one before it and the fields of a record.
     pub digest: Digest,
+}
+
+/// What one lease was used for at one resource, since the report before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UseRecord {
+    pub lease: LeaseId,
+    pub resource: ResourceName,
+    #[serde(flatten)]
+    pub counts: UseCounts,
+}
+
+/// Counts of objects, transfers and bytes, with the times of the first and the last use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UseCounts {
+    pub objects: u64,
+    pub reads: u64,
+    pub read_bytes: u64,
+    pub writes: u64,
+    pub written_bytes: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cut: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused: u64,
+    pub first: Wall,
+    pub last: Wall,
 }
 
 /// Leases in one `leases.ended` record at most: a record stays well under its byte limit.

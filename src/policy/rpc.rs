@@ -79,6 +79,7 @@ closed! {
         ListWaivers = "ListWaivers",
         Introspect = "Introspect",
         WatchFences = "WatchFences",
+        ReportUse = "ReportUse",
         GetKeys = "GetKeys",
     }
 }

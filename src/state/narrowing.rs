@@ -10,9 +10,9 @@ use super::{
 };
 use crate::{
     fence::{Lowered, Revision, Seq},
-    job::{Change, Job, JobState},
+    job::{Change, Job, JobState, ReportedUse},
     ledger::{Actor, Deferred, Ending, Event, JOBS_PER_RECORD},
-    name::{Digest, FenceName, JobId, LeaseId},
+    name::{Digest, FenceName, JobId, LeaseId, SpiffeId},
 };
 
 /// A narrowing change that is in force.
@@ -112,6 +112,16 @@ impl Store {
             self.ledger.defer(&Event::OutputsQuarantined { because: because.clone(), jobs: jobs.to_vec() });
         }
         unmarked.len()
+    }
+
+    /// Notes what a gateway reported about a job. Does nothing if the job is not known.
+    pub fn note_use(&self, job: JobId, audience: &SpiffeId, uses: Vec<ReportedUse>, by: Actor) {
+        let change = Change::Used { audience: audience.clone(), uses };
+        let mut inner = self.lock_inner();
+        if inner.jobs.contains_key(&job) {
+            inner.apply(job, &change);
+            self.ledger.defer(&change_record(job, &change, by, None, Ending::default()));
+        }
     }
 
     /// Revokes one lease, which the caller has ended already. `behind` is how many leases that ended, one or none,

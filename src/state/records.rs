@@ -8,10 +8,10 @@ use super::logins::Login;
 use crate::{
     fence::Seq,
     job::{
-        Approval, Change, DoneWhen, Drain, Emergency, Gate, Input, Job, Members, ParamSweep, Spec,
-        SweepPlace, Tuning,
+        Approval, Change, DoneWhen, Drain, Emergency, Gate, Input, Job, Members, ParamSweep, ReportedUse,
+        ResourceUse, Spec, SweepPlace, Tuning,
     },
-    ledger::{self, Actor, DecisionRecord, Ending, Event, PersonLoggedIn},
+    ledger::{self, Actor, DecisionRecord, Ending, Event, PersonLoggedIn, UseCounts, UseRecord},
     name::{Digest, HumanName, JobId, SpiffeId},
     secret::SecretDigest,
 };
@@ -316,6 +316,9 @@ pub(super) fn change_record(
             Event::MemberLost { job, attempt, instance, at, detail, ending }
         }
         Change::Compromised { because } => Event::OutputsQuarantined { because, jobs: vec![job] },
+        Change::Used { audience, uses } => {
+            Event::JobUsed { job, audience, by, uses: uses.iter().map(use_record).collect() }
+        }
     }
 }
 
@@ -369,8 +372,31 @@ pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
             [job] => (*job, Change::Compromised { because }, none),
             _ => return None,
         },
+        Event::JobUsed { job, audience, uses, .. } => {
+            (job, Change::Used { audience, uses: uses.iter().map(use_of).collect() }, none)
+        }
         _ => return None,
     })
+}
+
+fn use_record(reported: &ReportedUse) -> UseRecord {
+    let ReportedUse { lease, resource, done } = reported;
+    UseRecord { lease: *lease, resource: resource.clone(), counts: counts_record(done) }
+}
+
+fn use_of(record: &UseRecord) -> ReportedUse {
+    let UseRecord { lease, resource, counts } = record;
+    ReportedUse { lease: *lease, resource: resource.clone(), done: counts_of(*counts) }
+}
+
+pub(super) fn counts_record(done: &ResourceUse) -> UseCounts {
+    let ResourceUse { objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last } = *done;
+    UseCounts { objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last }
+}
+
+pub(super) fn counts_of(counts: UseCounts) -> ResourceUse {
+    let UseCounts { objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last } = counts;
+    ResourceUse { objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last }
 }
 
 /// The greatest sequence number in a record.

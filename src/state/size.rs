@@ -7,7 +7,7 @@ use crate::{
     job::{Approval, Change, Emergency, Job, Spec},
     ledger::json_bytes,
     limits,
-    name::TenantName,
+    name::{ResourceName, TenantName},
 };
 
 /// Bytes of a job besides its texts: identifiers, times, digests, and two details of the greatest length.
@@ -15,6 +15,8 @@ const JOB_BYTES: usize = 1_024 + 2 * limits::TEXT_BYTES_MAX;
 /// Bytes of an attempt besides its key and members.
 const ATTEMPT_BYTES: usize = 512 + limits::TEXT_BYTES_MAX;
 
+/// Bytes of what was done with one resource, besides its name.
+const USE_BYTES: usize = 256;
 /// Bytes of an approval besides its texts and the approver's SPIFFE ID.
 const APPROVAL_BYTES: usize = 256;
 
@@ -30,14 +32,19 @@ pub(super) fn of_creation(job: &Job) -> usize {
 pub(super) fn of_job(creation: usize, job: &Job) -> usize {
     let attempts = job.attempts.iter().map(|a| ATTEMPT_BYTES + a.key.len() + a.members.bytes());
     let mark = job.compromised.iter().map(|because| because.as_str().len());
+    let used = job.used.iter().map(|(resource, _)| of_use(resource));
     let emergency = job.emergency.iter().map(of_emergency);
     let approvals = job.approvals.iter().map(of_approval);
-    attempts.chain(approvals).chain(emergency).chain(mark).fold(creation, usize::saturating_add)
+    attempts.chain(approvals).chain(emergency).chain(mark).chain(used).fold(creation, usize::saturating_add)
 }
 
 fn of_approval(a: &Approval) -> usize {
     let texts = [&a.gate, &a.group, &a.reason].map(String::len).iter().sum::<usize>();
     APPROVAL_BYTES.saturating_add(texts).saturating_add(a.by.as_str().len())
+}
+
+fn of_use(resource: &ResourceName) -> usize {
+    USE_BYTES.saturating_add(resource.as_str().len())
 }
 
 fn of_emergency(e: &Emergency) -> usize {
@@ -51,6 +58,7 @@ pub(super) fn of_change(change: &Change) -> usize {
         Change::Approved { approvals, .. } => approvals.iter().map(of_approval).sum(),
         Change::GlassBroken { emergency, .. } => of_emergency(emergency),
         Change::AttemptBegan { key, .. } => ATTEMPT_BYTES + key.len(),
+        Change::Used { uses, .. } => uses.iter().map(|reported| of_use(&reported.resource)).sum(),
         Change::MemberJoined { instance, member, .. } => crate::job::member_bytes(instance, member),
         _ => 0,
     }

@@ -15,8 +15,9 @@ use super::{
     rebuild::KeyedJob,
     recorded::{BeforeWidening, Recorded, RecordedJob},
     records::{
-        approval_of, approval_record, change_of, change_record, emergency_of, emergency_record, gate_of,
-        gate_record, input_of, input_record, login_of, login_record, spec_of, spec_record,
+        approval_of, approval_record, change_of, change_record, counts_of, counts_record, emergency_of,
+        emergency_record, gate_of, gate_record, input_of, input_record, login_of, login_record, spec_of,
+        spec_record,
     },
     reviews::DueReview,
     size,
@@ -25,12 +26,13 @@ use crate::{
     clock::LeaseTime,
     fence::Seq,
     job::{
-        Attempt, AttemptState, Change, Drain, EndedMembership, Job, JobState, Member, MemberState, SweepPlace,
+        Attempt, AttemptState, Change, Drain, EndedMembership, Job, JobState, JobUses, Member, MemberState,
+        SweepPlace,
     },
     ledger::{self, Actor, Event, Fold, PersonLoggedIn},
     name::{
-        AttemptNumber, Digest, FenceName, HumanName, InstanceName, JobId, Outcome, SpiffeId, SpiffePattern,
-        TenantName,
+        AttemptNumber, Digest, FenceName, HumanName, InstanceName, JobId, Outcome, ResourceName, SpiffeId,
+        SpiffePattern, TenantName,
     },
     secret::SecretDigest,
 };
@@ -59,6 +61,7 @@ impl Fold for Recorded {
                 | "change.proposed"
                 | "change.approved"
                 | "job.conflict"
+                | "use.lost"
                 | "records.coalesced"
                 | "snapshot"
         )
@@ -260,6 +263,25 @@ struct JobItem {
     ended_memberships: Vec<EndedMembershipItem>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     compromised: Option<FenceName>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    used: Vec<UsedItem>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct UsedItem {
+    resource: ResourceName,
+    #[serde(flatten)]
+    counts: ledger::UseCounts,
+}
+
+impl UsedItem {
+    fn all_of(job: &Job) -> Vec<Self> {
+        let item = |(resource, done): (&ResourceName, _)| UsedItem {
+            resource: resource.clone(),
+            counts: counts_record(done),
+        };
+        job.used.iter().map(item).collect()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -363,6 +385,7 @@ impl JobItem {
             detail: job.detail.clone(),
             ended_memberships: job.ended_memberships.iter().map(EndedMembershipItem::of).collect(),
             compromised: job.compromised.clone(),
+            used: UsedItem::all_of(job),
         }
     }
 
@@ -392,6 +415,7 @@ impl JobItem {
             detail: self.detail,
             ended_memberships: self.ended_memberships.into_iter().map(EndedMembershipItem::ended).collect(),
             compromised: self.compromised,
+            used: JobUses::from_parts(self.used.into_iter().map(|u| (u.resource, counts_of(u.counts)))),
         })
     }
 }

@@ -68,7 +68,9 @@ fn in_version_one(event: &Event) -> &'static str {
         Event::LockLifted { .. } => "lock.lifted",
         Event::DatasetRecalled { .. }
         | Event::DatasetUnrecalled { .. }
-        | Event::OutputsQuarantined { .. } => "",
+        | Event::OutputsQuarantined { .. }
+        | Event::JobUsed { .. }
+        | Event::UseLost { .. } => "",
         Event::PersonLoggedIn(_) | Event::PersonLoggedOut { .. } => "",
         Event::Denied { .. } => "denied",
         Event::Snapshot(_) => "snapshot",

@@ -65,7 +65,7 @@ impl Introspector {
         };
         let mut daemon = VerifierServiceClient::new(self.daemon.channel());
         let answer = tokio::select! {
-            answer = daemon.introspect(request) => answer.map_err(|status| unanswered(&status))?.into_inner(),
+            answer = daemon.introspect(request) => answer.map_err(|status| unanswered(&status, NOT_ASKED))?.into_inner(),
             () = self.clock.sleep(INTROSPECT_WAIT) => {
                 return Err(Refusal::new(Reason::Unreachable, "leasehold did not answer in time"));
             }
@@ -97,8 +97,10 @@ fn claims_of(token: &str) -> Option<Claims> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).ok()?).ok()
 }
 
+const NOT_ASKED: &str = "leasehold could not be asked about the token";
+
 /// Returns the refusal if the daemon did not check the token: it is unreachable, or it refused the request.
-fn unanswered(status: &tonic::Status) -> Refusal {
+pub(super) fn unanswered(status: &tonic::Status, text: &'static str) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();
     }
@@ -107,8 +109,7 @@ fn unanswered(status: &tonic::Status) -> Refusal {
         tonic::Code::Unavailable | tonic::Code::DeadlineExceeded => Reason::Unreachable,
         _ => Reason::Internal,
     });
-    Refusal::new(reason, "leasehold could not be asked about the token")
-        .with("answer", format!("{}: {}", status.code(), status.message()))
+    Refusal::new(reason, text).with("answer", format!("{}: {}", status.code(), status.message()))
 }
 
 #[cfg(test)]

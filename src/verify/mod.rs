@@ -93,6 +93,7 @@ mod introspect;
 mod keys;
 mod session;
 mod subscription;
+mod use_reporter;
 mod verifier;
 
 #[cfg(test)]
@@ -100,4 +101,5 @@ pub(crate) mod testing;
 
 pub use access::Access;
 pub use introspect::{Introspection, Introspector};
+pub use use_reporter::{Report, UseReporter};
 pub use verifier::{Verifier, VerifierSettings};

@@ -31,7 +31,8 @@ use crate::{
         convert::timestamp,
         v1::{
             FeedLowered, FeedSnapshot, FeedStart, FeedTick, GetKeysRequest, GetKeysResponse,
-            IntrospectRequest, IntrospectResponse, LoweredFence, WatchFencesRequest, WatchFencesResponse,
+            IntrospectRequest, IntrospectResponse, LoweredFence, ReportUseRequest, ReportUseResponse,
+            WatchFencesRequest, WatchFencesResponse,
             verifier_service_server::{VerifierService, VerifierServiceServer},
             watch_fences_response::Event,
         },
@@ -340,6 +341,10 @@ impl VerifierService for Wire {
         self.keys_asked.fetch_add(1, Ordering::SeqCst);
         let epoch = self.epoch.load(Ordering::SeqCst);
         Ok(Response::new(GetKeysResponse { jwks: self.jwks.lock().unwrap().clone(), epoch }))
+    }
+
+    async fn report_use(&self, _: Request<ReportUseRequest>) -> Result<Response<ReportUseResponse>, Status> {
+        Ok(Response::new(ReportUseResponse::default()))
     }
 
     async fn introspect(

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::harness::*;
 
 /// Calls that take a name and are not about one job, member or lease.
-pub const ASKS_BY_NAME: [&str; 13] = [
+pub const ASKS_BY_NAME: [&str; 14] = [
     "CreateJob",
     "EvaluatePolicy",
     "Introspect",
@@ -22,6 +22,7 @@ pub const ASKS_BY_NAME: [&str; 13] = [
     "ListResources",
     "Offboard",
     "RecallDataset",
+    "ReportUse",
     "TailLedger",
     "UnrecallDataset",
     "WatchFences",
@@ -78,7 +79,9 @@ fn names(call: &str, worker: &Worker, token: &Token, gone: &Token, hashes: &[Str
         "TailLedger" => {
             vec![[hashes[0].clone(), hashes[1].clone(), Digest::of(b"none").to_string()]]
         }
-        "WatchFences" => vec![[own(GLOBEX_GATEWAY), own(GATEWAY), own("spiffe://k8s.acme.example/none")]],
+        "WatchFences" | "ReportUse" => {
+            vec![[own(GLOBEX_GATEWAY), own(GATEWAY), own("spiffe://k8s.acme.example/none")]]
+        }
         other => panic!("{other} takes a name: say here which ones to try"),
     }
 }
@@ -188,6 +191,10 @@ async fn ask(client: &Client, call: &str, turn: usize, name: &str) -> String {
                 Err(status) => return text::<()>(Err(status), name),
             };
             text(stream.message().await.map(tonic::Response::new), name)
+        }
+        "ReportUse" => {
+            let request = v1::ReportUseRequest { audience: owned, ..Default::default() };
+            text(verifiers.report_use(request).await, name)
         }
         other => panic!("{other} takes a name: make the call here"),
     }

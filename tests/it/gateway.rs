@@ -8,7 +8,7 @@ use hyper::{body::Incoming, client::conn::http1, server, service::service_fn};
 use hyper_util::rt::TokioIo;
 use leasehold::{
     link::{Alpn, Connector, Endpoint},
-    proto::v1::Outcome,
+    proto::v1::{self, Outcome},
 };
 use object_store::{
     ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, WriteMultipart,
@@ -192,4 +192,56 @@ async fn an_s3_client_reads_and_writes_through_its_lease() {
     let ended = soon("a refusal", data.get(&path)).await.unwrap_err();
     assert!(matches!(ended, object_store::Error::PermissionDenied { .. }), "{ended}");
     assert!(ended.to_string().contains("REVOKED"), "{ended}");
+}
+
+// What a job did read and write is in the ledger and in the job, with what was refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_job_read_is_recorded() {
+    let world = world().await;
+    let launcher = world.client(LAUNCHER).await;
+    let mut worker = world.working().await;
+    worker.beat().await;
+    let [reading, writing] = worker.issue_both().await;
+    let endpoint =
+        Endpoint::new(&world.daemon().gateway.unwrap().to_string(), DAEMON.parse().unwrap()).unwrap();
+    let connector = Connector::new(world.source(&world.svid(WORKER)), world.clock.clone(), endpoint);
+    let forwarder = Forwarder::start(connector, vec![reading.text.clone(), writing.text.clone()]).await;
+    let (data, models) = (forwarder.bucket("acme-data"), forwarder.bucket("acme-models"));
+    let path = Path::from("tickets/v3/train/part-0.jsonl");
+    for _ in 0..3 {
+        data.get(&path).await.unwrap().bytes().await.unwrap();
+    }
+    data.put(&path, PutPayload::from_static(b"x")).await.unwrap_err();
+    let out = Path::from(format!("out/support-lora/{}/metrics.json", worker.job));
+    models.put(&out, PutPayload::from_static(b"{}")).await.unwrap();
+
+    let close = v1::CloseJobRequest { job: worker.job.clone(), reason: "done".into(), ..Default::default() };
+    launcher.jobs().close_job(close).await.unwrap();
+    let used = async || launcher.job(&worker.job).await.uses;
+    eventually("the report", async || {
+        world.clock.advance(std::time::Duration::from_secs(10));
+        used().await.len() == 2
+    })
+    .await;
+    let uses = used().await;
+    let of = |name: &str| uses.iter().find(|u| u.resource == name).unwrap().clone();
+    let read = of(TICKETS);
+    assert_eq!(
+        (read.objects, read.reads, read.read_bytes, read.writes, read.refused),
+        (1, 3, 30, 0, 1),
+        "{read:?}"
+    );
+    assert!(read.first.is_some() && read.last >= read.first);
+    let written = of(LINE);
+    assert_eq!(
+        (written.objects, written.writes, written.written_bytes, written.reads),
+        (1, 1, 2, 0),
+        "{written:?}"
+    );
+    let records = world.records().await;
+    assert_eq!(records.of("job.used").len(), 1, "one report, when the leases were over");
+    assert!(records.of("use.lost").is_empty());
+    let mut world = world;
+    world.restart().await;
+    assert_eq!(world.client(LAUNCHER).await.job(&worker.job).await.uses, uses, "it outlives the daemon");
 }

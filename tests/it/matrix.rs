@@ -257,6 +257,10 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
             let mut stream = verifiers.watch_fences(ReceiverStream::new(rx)).await?.into_inner();
             stream.message().await.map(|_| ())
         }
+        "ReportUse" => {
+            let request = v1::ReportUseRequest { audience: GATEWAY.into(), ..Default::default() };
+            done(verifiers.report_use(request).await)
+        }
         "GetKeys" => done(verifiers.get_keys(v1::GetKeysRequest {}).await),
         other => panic!("{other} is in the proto and not in the matrix: say here who may call it"),
     }

@@ -8,16 +8,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    error::FolderError,
-    objects::is_own_name,
-    progress::{bytes_shown, files_shown},
-};
+use super::{error::FolderError, objects::is_own_name, progress::files_shown};
 use crate::{
     backoff::Backoff,
     clock::LeaseTime,
     limits::{SYNC_DEPTH_MAX, SYNC_FILES_MAX, SYNC_SETTLE, SYNC_TRIES},
-    plain,
+    plain::{self, bytes_shown},
 };
 
 /// What shows that a file was changed, without reading it.

@@ -5,11 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::progress::bytes_shown;
 use crate::{
     limits::{STAGE_OBJECTS_MAX, SYNC_DEPTH_MAX, SYNC_FILES_MAX},
     name::ResourceName,
-    plain,
+    plain::{self, bytes_shown},
 };
 
 /// Why a resource could not be copied to or from a folder.

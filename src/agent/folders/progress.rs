@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::{agent::messages::MessageSink, clock::Clock, limits::STAGE_SAY};
+use crate::{agent::messages::MessageSink, clock::Clock, limits::STAGE_SAY, plain::bytes_shown};
 
 /// The bytes of one copy.
 #[derive(Debug)]
@@ -53,18 +53,6 @@ impl CopyProgress {
     }
 }
 
-/// A number of bytes for people, with one digit after the point.
-pub(super) fn bytes_shown(bytes: u64) -> String {
-    let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, s)| bytes >> s > 0);
-    match unit {
-        Some((name, shift)) => {
-            let tenths = (u128::from(bytes) * 10) >> shift;
-            format!("{}.{} {name}", tenths / 10, tenths % 10)
-        }
-        None => format!("{bytes} bytes"),
-    }
-}
-
 /// A number of files for people.
 pub(super) fn files_shown(files: u64) -> String {
     match files {
@@ -79,12 +67,6 @@ mod tests {
 
     use super::*;
     use crate::clock::{Wall, manual::ManualClock};
-
-    #[test]
-    fn bytes_are_shown_with_one_digit_after_the_point() {
-        let shown = [0, 1023, 1024, 1_600_000, 5_798_205_849, u64::MAX].map(bytes_shown);
-        assert_eq!(shown, ["0 bytes", "1023 bytes", "1.0 KiB", "1.5 MiB", "5.3 GiB", "16777215.9 TiB"]);
-    }
 
     #[tokio::test]
     async fn a_long_copy_says_how_far_it_is() {

@@ -22,13 +22,13 @@ use super::{
     copy_in::{CopiedObject, CopyIn, in_background, sha256_of},
     error::FolderError,
     objects::{RemoteObject, ResourceObjects},
-    progress::{CopyProgress, bytes_shown, files_shown},
+    progress::{CopyProgress, files_shown},
 };
 use crate::{
     agent::messages::MessageSink,
     clock::Clock,
     limits::{STAGE_JOURNAL_BYTES_MAX, STAGE_WIPE_TRIES},
-    plain,
+    plain::{self, bytes_shown},
 };
 
 /// The name of the file that marks a folder as ours.

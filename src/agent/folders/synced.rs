@@ -15,14 +15,14 @@ use super::{
     copy_in::{CopyIn, in_background},
     error::FolderError,
     objects::{RemoteObject, ResourceObjects},
-    progress::{CopyProgress, bytes_shown, files_shown},
+    progress::{CopyProgress, files_shown},
     upload::{Uploaded, upload},
 };
 use crate::{
     agent::messages::MessageSink,
     clock::{Clock, LeaseTime},
     limits::{SYNC_LOOK, SYNC_UPLOADS},
-    plain,
+    plain::{self, bytes_shown},
 };
 
 /// A folder whose files are uploaded while this value lives.

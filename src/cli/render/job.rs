@@ -18,6 +18,7 @@ use crate::{
         timestamp::{both, short, value},
     },
     clock::Wall,
+    plain::bytes_shown,
     proto::v1,
 };
 
@@ -53,6 +54,33 @@ pub(in crate::cli) fn job_table(jobs: &[v1::Job], now: Wall, size: TableSize) ->
     list(&JOB_COLUMNS, rows, size)
 }
 
+/// `dataset:acme/tickets@v3: 4 objects, 220.0 MiB read, 1 cut`.
+fn use_text(done: &v1::ResourceUse) -> String {
+    let objects = if done.objects == 1 { "1 object".to_owned() } else { format!("{} objects", done.objects) };
+    let mut parts = vec![objects];
+    if done.reads > 0 {
+        parts.push(format!("{} read", bytes_shown(done.read_bytes)));
+    }
+    if done.writes > 0 {
+        parts.push(format!("{} written", bytes_shown(done.written_bytes)));
+    }
+    if done.cut > 0 {
+        parts.push(format!("{} cut", done.cut));
+    }
+    if done.refused > 0 {
+        parts.push(format!("{} refused", done.refused));
+    }
+    format!("{}: {}", done.resource, parts.join(", "))
+}
+
+fn use_value(done: &v1::ResourceUse, now: Wall) -> Value {
+    json!({
+        "resource": done.resource, "objects": done.objects, "reads": done.reads, "read_bytes": done.read_bytes,
+        "writes": done.writes, "written_bytes": done.written_bytes, "cut": done.cut, "refused": done.refused,
+        "first": value(done.first.as_ref(), now), "last": value(done.last.as_ref(), now),
+    })
+}
+
 pub(in crate::cli) fn job_page(job: &v1::Job, now: Wall) -> Page {
     let spec = job.spec.clone().unwrap_or_default();
     let mut page = fields([
@@ -76,6 +104,7 @@ pub(in crate::cli) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("risk", risk_text(job.risk.as_ref()).into()),
         ("reads", TableCell::list(&spec.read)),
         ("writes", TableCell::list(&spec.write)),
+        ("used", TableCell::list(&job.uses.iter().map(use_text).collect::<Vec<_>>())),
         ("created", both(job.created.as_ref(), now).into()),
         ("ends at latest", both(job.ends_at_latest.as_ref(), now).into()),
         ("closed", both(job.closed.as_ref(), now).into()),
@@ -158,6 +187,7 @@ pub(in crate::cli) fn job_value(job: &v1::Job, now: Wall) -> Value {
         "inputs": job.inputs.iter().map(input_value).collect::<Vec<_>>(),
         "risk": job.risk.as_ref().map(risk_value),
         "emergency": job.emergency.as_ref().map(|e| emergency_value(e, now)),
+        "uses": job.uses.iter().map(|u| use_value(u, now)).collect::<Vec<_>>(),
         "attempts": attempts.collect::<Vec<_>>(),
         "spec": job.spec.as_ref().map(spec_value),
     })

@@ -156,6 +156,13 @@ impl VerifierService for Echo {
         Err(not_echoed())
     }
 
+    async fn report_use(
+        &self,
+        _: Request<v1::ReportUseRequest>,
+    ) -> Result<Response<v1::ReportUseResponse>, Status> {
+        Err(not_echoed())
+    }
+
     async fn get_keys(
         &self,
         _: Request<v1::GetKeysRequest>,

@@ -141,7 +141,7 @@ impl LeasedVersion {
         };
         let mut files = Vec::new();
         loop {
-            let entries = place.store.list(&place.folder, &query).await?;
+            let entries = place.list(&query).await?;
             let last = entries.all.iter().rev().find_map(|entry| match entry {
                 Entry::Object(key, _) => Some(key.clone()),
                 Entry::Prefix(_) => None,

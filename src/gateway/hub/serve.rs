@@ -133,7 +133,7 @@ async fn resolve(
     live(&revision.access)?;
     let bytes = reading.range.end.saturating_sub(reading.range.start);
     let (info, part) = (reading.info, reading.range);
-    let description = revision.access.clone();
+    let description = revision.access.clone().of_key(path);
     let download = Download::new(reading.chunks, bytes, description, caller);
     let mut response = Response::new(Body::http_body_unsync(StreamBody::new(download.map_ok(Frame::data))));
     describe(response.headers_mut(), &revision, &info, bytes);
