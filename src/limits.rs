@@ -542,6 +542,19 @@ pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 /// Bytes of a ticket file: 43 characters, with room for an editor's newline.
 pub const TICKET_BYTES_MAX: u64 = 256;
 
+// ---------- pinned objects ----------
+
+/// Objects of a manifest: at 128 bytes a line, 64 MiB of text.
+pub const MANIFEST_OBJECTS_MAX: usize = 500_000;
+/// Bytes of the text of a manifest.
+pub const MANIFEST_BYTES_MAX: u64 = 64 << 20;
+/// Manifests that a gateway keeps in memory. Others are read again for each token.
+pub const MANIFESTS_KEPT_MAX: usize = 64;
+/// Objects of which a gateway remembers that it has compared their bytes: some 200 bytes each.
+pub const PINNED_COMPARED_MAX: usize = 100_000;
+/// How often an object is compared again because it changed before it was opened.
+pub const PINNED_TRIES: usize = 3;
+
 // ---------- reports of use ----------
 
 /// Uses in one report of a gateway: some 400 bytes each, in all less than half of a message.

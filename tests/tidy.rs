@@ -62,9 +62,9 @@ const BELOW_DEV: [&str; 19] = [
     "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
     "verify", "broker", "api", "gateway", "agent", "config", "daemon", "proto",
 ];
-const BELOW_CLI: [&str; 20] = [
+const BELOW_CLI: [&str; 21] = [
     "fence", "identity", "catalog", "job", "link", "people", "policy", "lease", "token", "ledger", "state",
-    "verify", "broker", "api", "agent", "slurm", "config", "daemon", "proto", "dev",
+    "verify", "broker", "api", "gateway", "agent", "slurm", "config", "daemon", "proto", "dev",
 ];
 
 fn root() -> PathBuf {

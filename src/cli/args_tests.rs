@@ -141,6 +141,7 @@ fn the_promised_command_lines_parse() {
         "policy check",
         "policy check policy --catalog catalog.d",
         "catalog check catalog.d",
+        "catalog pin /srv/data/tickets --to manifests",
         "catalog reload --dry-run",
         "token inspect -",
         "token check f --audience spiffe://td.example/files",

@@ -1,6 +1,6 @@
 //! `leasehold catalog`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::json;
@@ -10,12 +10,13 @@ use super::{
     client::{CallKind, fetch_pages},
     confirm::NOTHING_CHANGED,
     failure::mistakes,
-    output::{fields, note, print},
+    output::{Page, fields, note, print},
     policy_apply::{pending_page, pending_value},
     render,
 };
 use crate::{
     catalog::Catalog,
+    gateway::{manifest_file_name, manifest_of_folder},
     name::{PrincipalKind, ResourceName},
     plain,
     policy::{Engine, Explain, PolicySource},
@@ -53,6 +54,21 @@ Examples:
         #[arg(value_name = "NAME")]
         name: ResourceName,
     },
+    /// Makes the manifest of a folder: each file with its size and SHA-256. Needs no daemon.
+    #[command(after_help = "\
+Writes SHA256.manifest, and prints the pin for the catalog. A gateway that has the manifest in its
+folder `manifests` serves only these files, and only with these bytes.
+
+Examples:
+  leasehold catalog pin /srv/acme-prod-data/tickets/v3 --to /etc/leasehold/manifests")]
+    Pin {
+        /// The folder that the location of the resource is
+        #[arg(value_name = "DIR")]
+        folder: PathBuf,
+        /// Where to write the manifest
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        to: PathBuf,
+    },
     /// Reads a directory of catalog files and lists every mistake in them. Needs no daemon.
     #[command(after_help = "\
 Examples:
@@ -86,10 +102,40 @@ impl CatalogArgs {
         match self.command {
             CatalogCommand::List => list(session).await,
             CatalogCommand::Show { name } => show(&name, session).await,
+            CatalogCommand::Pin { folder, to } => pin(&folder, &to, session),
             CatalogCommand::Check { dir, policy } => check(&dir, policy, session),
             CatalogCommand::Reload { dry_run } => reload(dry_run, session).await,
         }
     }
+}
+
+/// Makes the manifest of a folder, and prints its pin.
+fn pin(folder: &Path, to: &Path, session: &Session) -> Result<Exit, Failure> {
+    let failed = |what: String| Failure::new(Exit::Failure, what);
+    let manifest = manifest_of_folder(folder).map_err(failed)?;
+    let (objects, bytes) = manifest.totals();
+    if objects == 0 {
+        return Err(failed(format!("`{}` has no files", plain::path(folder)))
+            .fix("name the folder that the location of the resource is"));
+    }
+    let digest = manifest.digest();
+    let path = to.join(manifest_file_name(&digest));
+    std::fs::write(&path, manifest.text())
+        .map_err(|error| failed(format!("`{}` cannot be written: {error}", plain::path(&path))))?;
+    let shown = digest.to_string();
+    let sha256 = shown.strip_prefix("sha256:").unwrap_or(&shown);
+    note(&format!(
+        "{objects} files, {}, in {}; put it into the folder `manifests` of the gateway, and this into the catalog:",
+        plain::bytes_shown(bytes),
+        plain::path(&path)
+    ));
+    if session.for_programs() {
+        let pin = json!({ "kind": "manifest", "sha256": sha256 });
+        session.print_value(&json!({ "pin": pin, "objects": objects, "bytes": bytes, "manifest": path }))?;
+    } else {
+        print(&Page::line(&format!("pin = {{ kind = \"manifest\", sha256 = \"{sha256}\" }}")))?;
+    }
+    Ok(Exit::Ok)
 }
 
 const READERS: [PrincipalKind; 6] = [
@@ -163,7 +209,7 @@ pub(super) fn load(dir: &std::path::Path) -> Result<Catalog, Failure> {
     })
 }
 
-fn check(dir: &std::path::Path, policy: Option<PathBuf>, session: &Session) -> Result<Exit, Failure> {
+fn check(dir: &Path, policy: Option<PathBuf>, session: &Session) -> Result<Exit, Failure> {
     let catalog = load(dir)?;
     let mut warnings = catalog.warnings().to_vec();
     warnings.extend(catalog.nameless_people());

@@ -223,7 +223,7 @@ async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>) -> S3Result<
         && let Some(above) = page.common_prefix(&mount.prefix)
     {
         let any = ListQuery { max: 1, ..ListQuery::default() };
-        let is_empty = place.store.list(&place.folder, &any).await?.all.is_empty();
+        let is_empty = place.list(&any).await?.all.is_empty();
         return Ok(if is_empty { KeyOutcome::Continue } else { page.add_prefix(above) });
     }
     let query = page.query().clone();
@@ -240,7 +240,7 @@ async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>) -> S3Result<
             after: after.clone(),
             max: query.max.saturating_sub(page.len()),
         };
-        let entries = place.store.list(&place.folder, &inner).await?;
+        let entries = place.list(&inner).await?;
         let is_complete = entries.is_complete;
         let mut skipped = None;
         for entry in entries.all {

@@ -28,6 +28,7 @@
 //! | `chunk_guard` | a bound on the chunks of an upload |
 //! | `open_uploads` | uploads in parts that are under way |
 //! | `usage` | what was read and written |
+//! | `manifest` `pins` | the objects of a pinned resource, and the comparison of their bytes |
 //! | `refusal` | what a refusal looks like to an S3 client |
 //! | `hub/` | the facade of the Hugging Face Hub |
 //! | `stores` `store` | the stores, and what each can do |
@@ -52,9 +53,11 @@ mod key;
 mod list;
 mod listing;
 mod live_access;
+mod manifest;
 mod multipart;
 mod open_uploads;
 mod operation;
+mod pins;
 mod read;
 mod receive;
 mod refusal;
@@ -75,5 +78,6 @@ mod write;
 pub use bucket_client::{BucketSettings, StoreFault};
 pub use front::Gateway;
 pub use listing::encode_path;
+pub use pins::{file_name as manifest_file_name, manifest_of_folder};
 pub use session::CatalogReader;
 pub use settings::{GatewaySettings, KeptIn, StoreSettings};

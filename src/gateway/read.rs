@@ -31,7 +31,7 @@ pub(super) async fn get_object(request: S3Request<GetObjectInput>) -> S3Result<S
         [input.if_modified_since, input.if_unmodified_since],
     );
     let found = &opened.found;
-    let reading = found.store.read(&found.path, range, &conditions).await?;
+    let reading = found.read(range, &conditions).await?;
     live(&opened.access)?;
     let bytes = reading.range.end.saturating_sub(reading.range.start);
     let content_range = range.map(|_| {
@@ -64,7 +64,7 @@ pub(super) async fn head_object(
         [input.if_modified_since, input.if_unmodified_since],
     );
     let found = &opened.found;
-    let info = found.store.head(&found.path).await?;
+    let info = found.head().await?;
     conditions.check_read(&info)?;
     live(&opened.access)?;
     Ok(S3Response::new(HeadObjectOutput {

@@ -29,6 +29,8 @@ pub struct GatewaySettings {
     pub audience: SpiffeId,
     /// Its stores. If there are none, it serves nothing.
     pub stores: Vec<StoreSettings>,
+    /// The folder of the manifests that the catalog pins. `None`: pins are not compared.
+    pub manifests: Option<PathBuf>,
 }
 
 /// One store: which locations it has, and where their bytes are.
@@ -68,8 +70,10 @@ impl GatewaySettings {
                 None => all_read = false,
             }
         }
+        let manifests = table.text("manifests", notes, |text| path(text, folder));
         table.finish(notes);
-        Some(GatewaySettings { listen: listen?, audience: audience?, stores: all_read.then_some(stores)? })
+        let stores = all_read.then_some(stores)?;
+        Some(GatewaySettings { listen: listen?, audience: audience?, stores, manifests })
     }
 
     /// Returns a line for each resource of its audience that it has no store for.
@@ -108,7 +112,8 @@ impl GatewaySettings {
             };
             Ok((settings.location.clone(), Arc::new(store)))
         };
-        Ok(Stores::new(self.stores.iter().map(open).collect::<Result<Vec<_>, StoreFault>>()?))
+        let stores = Stores::new(self.stores.iter().map(open).collect::<Result<Vec<_>, StoreFault>>()?);
+        Ok(stores.with_manifests(self.manifests.clone()))
     }
 }
 

@@ -85,6 +85,9 @@ pub(super) enum StoreError {
     /// The store could not be reached, or has no room for the moment.
     #[error("{0}")]
     Unavailable(String),
+    /// The object is not what the catalog pins.
+    #[error("{0}")]
+    NotAsPinned(Refusal),
     #[error(transparent)]
     Io(#[from] io::Error),
 }

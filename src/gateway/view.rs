@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use s3s::dto;
+
 use super::{
+    conditions::Conditions,
     key::{KeyFault, ObjectPath, SubKey},
-    store::LocationStore,
+    pins::PinnedTo,
+    store::{LocationStore, ObjectInfo, ObjectReading, StoreError},
     stores::{NoStore, Place, Stores},
 };
 use crate::{
@@ -72,7 +76,7 @@ impl TokenView {
                 continue;
             }
             let location = location_of(&object, &resource.location);
-            let place = stores.place(&location);
+            let place = stores.place(&location, &resource.pin);
             for (bucket, prefix) in prefixes_of(&object, &location) {
                 mounts.push(Mount { bucket, prefix, object: object.clone(), place: place.clone() });
             }
@@ -135,6 +139,29 @@ pub(super) struct Found {
     pub(super) store: Arc<LocationStore>,
     pub(super) path: ObjectPath,
     pub(super) object: Object,
+    pin: Option<PinnedTo>,
+}
+
+impl Found {
+    /// Describes the object.
+    pub(super) async fn head(&self) -> Result<ObjectInfo, StoreError> {
+        match &self.pin {
+            Some(pin) => pin.head(&self.store, &self.path).await,
+            None => self.store.head(&self.path).await,
+        }
+    }
+
+    /// Opens the object, or a range of it. If it is pinned, its bytes were compared.
+    pub(super) async fn read(
+        &self,
+        range: Option<dto::Range>,
+        conditions: &Conditions,
+    ) -> Result<ObjectReading, StoreError> {
+        match &self.pin {
+            Some(pin) => pin.read(&self.store, &self.path, range, conditions).await,
+            None => self.store.read(&self.path, range, conditions).await,
+        }
+    }
 }
 
 /// Why a key in a mount cannot be opened.
@@ -148,8 +175,8 @@ impl Mount {
     /// Returns the object that the rest of a key names in this mount.
     pub(super) fn found(&self, rest: &str) -> Result<Found, UnusableKey> {
         let key = SubKey::parse(rest).map_err(UnusableKey::Key)?;
-        let Place { store, folder } = self.place.clone().map_err(UnusableKey::Store)?;
-        Ok(Found { store, path: ObjectPath { folder, key }, object: self.object.clone() })
+        let Place { store, folder, pin } = self.place.clone().map_err(UnusableKey::Store)?;
+        Ok(Found { store, path: ObjectPath { folder, key }, object: self.object.clone(), pin })
     }
 }
 

@@ -1,5 +1,8 @@
 use super::*;
-use crate::gateway::{directory::DirectoryStore, store::LocationStore};
+use crate::{
+    gateway::{directory::DirectoryStore, store::LocationStore},
+    name::Pin,
+};
 
 /// Parts of hostile keys: separators, climbs, encodings, siblings, what one file system or another treats in its own way.
 const PIECES: [&str; 40] = [
@@ -66,7 +69,7 @@ fn view() -> TokenView {
         bucket: bucket.to_owned(),
         prefix: prefix.to_owned(),
         object: "dataset:acme/tickets@v3".parse().unwrap(),
-        place: stores.place("s3://acme-data/ds/"),
+        place: stores.place("s3://acme-data/ds/", &Pin::None),
     };
     let mounts = vec![mount("acme-data", "ds/"), mount(STABLE_BUCKET, "dataset/acme/tickets@v3/")];
     TokenView { catalog: Digest::ZERO, mounts }

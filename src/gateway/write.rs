@@ -160,7 +160,7 @@ pub(super) async fn copy(
     target: &LiveAccess,
 ) -> S3Result<()> {
     let found = &source.found;
-    let reading = found.store.read(&found.path, range, conditions).await.map_err(|error| match error {
+    let reading = found.read(range, conditions).await.map_err(|error| match error {
         StoreError::NotModified => StoreError::Precondition,
         error => error,
     })?;

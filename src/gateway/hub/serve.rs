@@ -119,7 +119,7 @@ async fn resolve(
 ) -> S3Result<Response<Body>> {
     let found = revision.mount.found(path).map_err(|fault| unusable(&fault, true))?;
     if *method == Method::HEAD {
-        let info = found.store.head(&found.path).await?;
+        let info = found.head().await?;
         live(&revision.access)?;
         let mut response = Response::new(Body::empty());
         describe(response.headers_mut(), &revision, &info, info.size);
@@ -129,7 +129,7 @@ async fn resolve(
     let range = range.map(dto::Range::parse).transpose();
     let range =
         range.map_err(|_| failed(S3ErrorCode::InvalidRange, "the header `Range` is not understood"))?;
-    let reading = found.store.read(&found.path, range, &Conditions::default()).await?;
+    let reading = found.read(range, &Conditions::default()).await?;
     live(&revision.access)?;
     let bytes = reading.range.end.saturating_sub(reading.range.start);
     let (info, part) = (reading.info, reading.range);

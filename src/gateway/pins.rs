@@ -1,0 +1,416 @@
+//! Pins: of a resource whose catalog entry names a manifest, only the objects of the manifest are served, and only with their bytes.
+//!
+//! Before an object is read for the first time, the gateway reads it whole and compares its SHA-256. It remembers the entity tag of what it
+//! has compared, and compares again if that changes.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::{self, File},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures_util::TryStreamExt;
+use ring::digest::{Context, SHA256};
+use s3s::dto::{self, ETag, ETagCondition};
+use tokio::task::spawn_blocking;
+
+use super::{
+    conditions::Conditions,
+    key::{ObjectPath, STAGING, SubKey},
+    listing::ListQuery,
+    manifest::{PinManifest, PinnedObject},
+    store::{Entries, Entry, LocationStore, ObjectInfo, ObjectReading, StoreError},
+};
+use crate::{
+    limits::{MANIFEST_BYTES_MAX, MANIFESTS_KEPT_MAX, PINNED_COMPARED_MAX, PINNED_TRIES},
+    name::{Digest, Pin},
+    plain,
+    reason::{Reason, Refusal},
+};
+
+/// The manifests of a gateway, and what was compared with them.
+#[derive(Debug, Default)]
+pub(super) struct Pins {
+    /// The folder of the manifests, each as `SHA256.manifest`. `None`: pins are not compared.
+    folder: Option<PathBuf>,
+    read: Mutex<HashMap<Digest, Arc<PinManifest>>>,
+    compared: Arc<ComparedObjects>,
+}
+
+/// What was compared: the manifest, the key and the entity tag.
+#[derive(Debug, Default)]
+struct ComparedObjects {
+    whole: Mutex<HashSet<(Digest, String, String)>>,
+    /// One comparison at a time for each key, so that many requests for one object wait for the first.
+    turns: [tokio::sync::Mutex<()>; 16],
+}
+
+/// The pin of a place.
+#[derive(Clone, Debug)]
+pub(super) struct PinnedTo {
+    manifest: Result<Arc<PinManifest>, String>,
+    digest: Digest,
+    compared: Arc<ComparedObjects>,
+}
+
+impl Pins {
+    pub(super) fn new(folder: Option<PathBuf>) -> Self {
+        Pins { folder, ..Pins::default() }
+    }
+
+    /// What a resource with this pin is compared with. `None`: with nothing.
+    pub(super) fn of(&self, pin: &Pin) -> Option<PinnedTo> {
+        let (Some(folder), Pin::Manifest(digest)) = (&self.folder, pin) else { return None };
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let manifest = match read.get(digest) {
+            Some(manifest) => Ok(manifest.clone()),
+            None => read_manifest(folder, digest).map(Arc::new),
+        };
+        if let Ok(manifest) = &manifest
+            && (read.len() < MANIFESTS_KEPT_MAX || read.contains_key(digest))
+        {
+            read.insert(*digest, manifest.clone());
+        }
+        if let Err(why) = &manifest {
+            tracing::error!(
+                why,
+                "the manifest of a pinned resource cannot be used: the resource is not served"
+            );
+        }
+        Some(PinnedTo { manifest, digest: *digest, compared: self.compared.clone() })
+    }
+}
+
+/// Reads the manifest with this digest.
+fn read_manifest(folder: &Path, digest: &Digest) -> Result<PinManifest, String> {
+    let path = folder.join(file_name(digest));
+    let shown = plain::path(&path);
+    let mut text = String::new();
+    let file = File::open(&path).map_err(|error| format!("`{shown}` cannot be read: {error}"))?;
+    let read = file.take(MANIFEST_BYTES_MAX.saturating_add(1)).read_to_string(&mut text);
+    read.map_err(|error| format!("`{shown}` cannot be read: {error}"))?;
+    if text.len() as u64 > MANIFEST_BYTES_MAX {
+        return Err(format!("`{shown}` has more than {MANIFEST_BYTES_MAX} bytes"));
+    }
+    if Digest::of(text.as_bytes()) != *digest {
+        return Err(format!("`{shown}` is not what its name says: its SHA-256 differs"));
+    }
+    PinManifest::parse(&text).map_err(|why| format!("`{shown}` is no manifest: {why}"))
+}
+
+/// The name of a manifest's file.
+pub fn file_name(digest: &Digest) -> String {
+    let digest = digest.to_string();
+    format!("{}.manifest", digest.strip_prefix("sha256:").unwrap_or(&digest))
+}
+
+/// Makes the manifest of a folder of this machine. Follows no link, and leaves out what a gateway does not serve. Blocks.
+///
+/// # Errors
+///
+/// A file cannot be read, changes meanwhile, or cannot be in a manifest.
+pub fn manifest_of_folder(root: &Path) -> Result<PinManifest, String> {
+    let failed = |path: &Path, error: io::Error| format!("`{}` cannot be read: {error}", plain::path(path));
+    let mut manifest = PinManifest::default();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).map_err(|e| failed(&folder, e))? {
+            let path = entry.map_err(|e| failed(&folder, e))?.path();
+            let seen = fs::symlink_metadata(&path).map_err(|e| failed(&path, e))?;
+            let name = path.strip_prefix(root).ok().and_then(Path::to_str);
+            let name = name.ok_or_else(|| format!("`{}` has no valid name", plain::path(&path)))?;
+            if seen.is_dir() && name != STAGING {
+                folders.push(path);
+            } else if seen.is_file() {
+                let (size, sha256) = size_and_sha256(&path).map_err(|e| failed(&path, e))?;
+                if size != seen.len() {
+                    return Err(format!("`{}` changed while it was read", plain::path(&path)));
+                }
+                manifest.add(name, PinnedObject { size, sha256 })?;
+            }
+        }
+    }
+    Ok(manifest)
+}
+
+fn size_and_sha256(path: &Path) -> io::Result<(u64, Digest)> {
+    let (mut file, mut digest, mut size) = (File::open(path)?, Context::new(&SHA256), 0_u64);
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let read = file.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((size, Digest(digest.finish().as_ref().try_into().unwrap_or_default())));
+        }
+        size = size.saturating_add(read as u64);
+        digest.update(buffer.get(..read).unwrap_or_default());
+    }
+}
+
+impl PinnedTo {
+    fn manifest(&self) -> Result<&Arc<PinManifest>, StoreError> {
+        self.manifest.as_ref().map_err(|_| {
+            let text = "this gateway does not have the manifest that the catalog pins";
+            let refusal = Refusal::new(Reason::PinMismatch, text);
+            StoreError::NotAsPinned(
+                refusal.fix("its operator puts it into the folder `manifests` of [gateway]"),
+            )
+        })
+    }
+
+    /// What an object must be. An object that is not in the manifest does not exist.
+    fn object(&self, key: &SubKey) -> Result<PinnedObject, StoreError> {
+        self.manifest()?.object(key.as_str()).copied().ok_or(StoreError::NotFound)
+    }
+
+    pub(super) async fn head(
+        &self,
+        store: &LocationStore,
+        path: &ObjectPath,
+    ) -> Result<ObjectInfo, StoreError> {
+        let pinned = self.object(&path.key)?;
+        let info = store.head(path).await.map_err(|error| missing(error, &path.key))?;
+        check_size(&path.key, &pinned, &info)?;
+        Ok(info)
+    }
+
+    /// Opens an object after its bytes were compared.
+    pub(super) async fn read(
+        &self,
+        store: &Arc<LocationStore>,
+        path: &ObjectPath,
+        range: Option<dto::Range>,
+        conditions: &Conditions,
+    ) -> Result<ObjectReading, StoreError> {
+        let pinned = self.object(&path.key)?;
+        for _ in 0..PINNED_TRIES {
+            let info = self.head(store, path).await?;
+            self.compare(store, path, pinned, &info).await?;
+            let reading = store.read(path, range, conditions).await?;
+            if reading.info.e_tag == info.e_tag {
+                return Ok(reading);
+            }
+        }
+        Err(differs(&path.key, "it changes again and again"))
+    }
+
+    /// Compares the bytes of an object, unless that was done.
+    async fn compare(
+        &self,
+        store: &Arc<LocationStore>,
+        path: &ObjectPath,
+        pinned: PinnedObject,
+        info: &ObjectInfo,
+    ) -> Result<(), StoreError> {
+        let known = (self.digest, path.key.as_str().to_owned(), info.e_tag.clone());
+        if self.compared.has(&known) {
+            return Ok(());
+        }
+        let (compared, store, path) = (self.compared.clone(), store.clone(), path.clone());
+        // A client that gives up does not end the comparison: its next request finds the result.
+        let comparing = tokio::spawn(async move {
+            let [first, ..] = &compared.turns;
+            let _turn = compared.turns.get(turn_of(&known.1)).unwrap_or(first).lock().await;
+            if compared.has(&known) {
+                return Ok(());
+            }
+            let sha256 = sha256_of(&store, &path, &known.2).await?;
+            if sha256 != pinned.sha256 {
+                return Err(differs(&path.key, &format!("its SHA-256 is {sha256}")));
+            }
+            compared.add(known);
+            Ok(())
+        });
+        comparing.await.map_err(|_| StoreError::Unavailable("a comparison was broken off".to_owned()))?
+    }
+
+    /// Lists only what the manifest has.
+    pub(super) async fn list(
+        &self,
+        store: &LocationStore,
+        folder: &str,
+        query: &ListQuery,
+    ) -> Result<Entries, StoreError> {
+        let manifest = self.manifest()?;
+        let mut query = query.clone();
+        loop {
+            let mut entries = store.list(folder, &query).await?;
+            let last = entries.all.last().map(|entry| match entry {
+                Entry::Object(key, _) | Entry::Prefix(key) => key.clone(),
+            });
+            entries.all.retain(|entry| match entry {
+                Entry::Object(key, _) => manifest.object(key).is_some(),
+                Entry::Prefix(prefix) => manifest.has_below(prefix),
+            });
+            match last {
+                Some(last) if entries.all.is_empty() && !entries.is_complete => query.after = last,
+                _ => return Ok(entries),
+            }
+        }
+    }
+}
+
+impl ComparedObjects {
+    fn has(&self, known: &(Digest, String, String)) -> bool {
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner).contains(known)
+    }
+
+    fn add(&self, known: (Digest, String, String)) {
+        let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
+        if whole.len() >= PINNED_COMPARED_MAX {
+            // They are compared again when they are used again.
+            whole.clear();
+        }
+        whole.insert(known);
+    }
+}
+
+fn turn_of(key: &str) -> usize {
+    key.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte))) % 16
+}
+
+/// The SHA-256 of an object, if it still has this entity tag.
+async fn sha256_of(store: &LocationStore, path: &ObjectPath, e_tag: &str) -> Result<Digest, StoreError> {
+    let unchanged = Conditions {
+        if_match: Some(ETagCondition::ETag(ETag::Strong(e_tag.to_owned()))),
+        ..Conditions::default()
+    };
+    let mut chunks = store.read(path, None, &unchanged).await?.chunks;
+    let mut digest = Context::new(&SHA256);
+    while let Some(chunk) = chunks.try_next().await? {
+        // A megabyte takes a millisecond, which is long for a thread that serves others.
+        let hashed = spawn_blocking(move || {
+            digest.update(&chunk);
+            digest
+        });
+        digest =
+            hashed.await.map_err(|_| StoreError::Unavailable("a comparison was broken off".to_owned()))?;
+    }
+    Ok(Digest(digest.finish().as_ref().try_into().unwrap_or_default()))
+}
+
+fn check_size(key: &SubKey, pinned: &PinnedObject, info: &ObjectInfo) -> Result<(), StoreError> {
+    if info.size == pinned.size {
+        return Ok(());
+    }
+    Err(differs(key, &format!("it has {} bytes, and {} are pinned", info.size, pinned.size)))
+}
+
+/// A pinned object that is gone differs from its pin.
+fn missing(error: StoreError, key: &SubKey) -> StoreError {
+    match error {
+        StoreError::NotFound => differs(key, "it is gone"),
+        other => other,
+    }
+}
+
+fn differs(key: &SubKey, how: &str) -> StoreError {
+    let shown = plain::value(key.as_str());
+    tracing::error!(object = shown, how, "an object is not what the catalog pins");
+    let refusal = Refusal::new(
+        Reason::PinMismatch,
+        format!("the object `{shown}` is not what the catalog pins: {how}"),
+    );
+    StoreError::NotAsPinned(refusal.fix("its owner restores it, or gives the changed data another version"))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::StreamExt;
+
+    use super::*;
+    use crate::gateway::{
+        directory::DirectoryStore,
+        stores::{Place, Stores},
+    };
+
+    struct Scene {
+        data: tempfile::TempDir,
+        manifests: tempfile::TempDir,
+        digest: Digest,
+    }
+
+    impl Scene {
+        /// A folder of two files, whose manifest is in the folder of the gateway.
+        fn new() -> Self {
+            let (data, manifests) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            fs::create_dir_all(data.path().join("v3/train")).unwrap();
+            fs::write(data.path().join("v3/train/part-0"), "0123456789").unwrap();
+            fs::write(data.path().join("v3/readme"), "hello").unwrap();
+            let manifest = manifest_of_folder(&data.path().join("v3")).unwrap();
+            let digest = manifest.digest();
+            fs::write(manifests.path().join(file_name(&digest)), manifest.text()).unwrap();
+            Scene { data, manifests, digest }
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.data.path().join("v3").join(name), text).unwrap();
+        }
+
+        fn place(&self) -> Place {
+            let store = LocationStore::Directory(DirectoryStore::new(self.data.path().to_owned()));
+            let stores = Stores::new([("s3://acme/".to_owned(), Arc::new(store))]);
+            let stores = stores.with_manifests(Some(self.manifests.path().to_owned()));
+            stores.place("s3://acme/v3/", &Pin::Manifest(self.digest)).unwrap()
+        }
+    }
+
+    async fn read(place: &Place, key: &str) -> Result<String, String> {
+        let path = ObjectPath { folder: place.folder.clone(), key: SubKey::parse(key).unwrap() };
+        let pin = place.pin.as_ref().unwrap();
+        let reading = pin.read(&place.store, &path, None, &Conditions::default()).await;
+        let reading = reading.map_err(|e| e.to_string())?;
+        let chunks: Vec<_> = reading.chunks.map(Result::unwrap).collect().await;
+        Ok(String::from_utf8(chunks.concat()).unwrap())
+    }
+
+    async fn listed(place: &Place, query: ListQuery) -> Vec<String> {
+        let entries = place.list(&ListQuery { max: 10, ..query }).await.unwrap();
+        entries.all.into_iter().map(|Entry::Object(name, _)| Entry::Prefix(name) | name).collect()
+    }
+
+    // Only the pinned objects are there, and only with their bytes; the one that differs is named.
+    #[tokio::test]
+    async fn only_the_pinned_bytes_are_served() {
+        let scene = Scene::new();
+        scene.write("extra", "x");
+        let place = scene.place();
+        assert_eq!(read(&place, "train/part-0").await.unwrap(), "0123456789");
+        assert_eq!(listed(&place, ListQuery::default()).await, ["readme", "train/part-0"]);
+        let folders = ListQuery { delimiter: Some("/".into()), ..ListQuery::default() };
+        assert_eq!(listed(&place, folders).await, ["readme", "train/"]);
+        assert_eq!(read(&place, "extra").await.unwrap_err(), "there is no such object");
+
+        scene.write("train/part-0", "0123456780");
+        let differs = read(&place, "train/part-0").await.unwrap_err();
+        assert!(
+            differs.contains("`train/part-0` is not what the catalog pins: its SHA-256 is sha256:"),
+            "{differs}"
+        );
+        scene.write("readme", "hello!");
+        let longer = read(&place, "readme").await.unwrap_err();
+        assert!(
+            longer.contains("`readme`") && longer.contains("it has 6 bytes, and 5 are pinned"),
+            "{longer}"
+        );
+        fs::remove_file(scene.data.path().join("v3/readme")).unwrap();
+        assert!(read(&place, "readme").await.unwrap_err().contains("it is gone"));
+        scene.write("train/part-0", "0123456789");
+        assert_eq!(read(&place, "train/part-0").await.unwrap(), "0123456789", "it is what it was");
+    }
+
+    // Without its manifest, or with another text in its place, a pinned resource is not served.
+    #[tokio::test]
+    async fn a_missing_manifest_serves_nothing() {
+        let scene = Scene::new();
+        let path = scene.manifests.path().join(file_name(&scene.digest));
+        fs::write(&path, "leasehold manifest 1\n").unwrap();
+        let refused = read(&scene.place(), "readme").await.unwrap_err();
+        assert!(refused.contains("does not have the manifest"), "{refused}");
+        fs::remove_file(&path).unwrap();
+        let place = scene.place();
+        assert!(read(&place, "readme").await.is_err());
+        assert!(place.list(&ListQuery::default()).await.is_err());
+    }
+}
