@@ -144,7 +144,8 @@ fn identity_paths(identity: &IdentityConfig) -> Vec<ConfiguredPath> {
 
 fn store_paths(gateway: &GatewaySettings) -> Vec<ConfiguredPath> {
     let manifests = gateway.manifests.iter();
-    let mut out: Vec<_> = manifests.map(|folder| one("gateway.manifests", folder, PathUse::Directory)).collect();
+    let mut out: Vec<_> =
+        manifests.map(|folder| one("gateway.manifests", folder, PathUse::Directory)).collect();
     for store in &gateway.stores {
         let key = |key: &str| format!("gateway.store.\"{}\".{key}", store.location);
         match &store.kept_in {
