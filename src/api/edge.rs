@@ -7,7 +7,6 @@ use tonic::{Request, Response, Status};
 
 use super::{
     brake::Brake,
-    completing::{Completing, Panicked},
     room::{EdgeRoom, RequestRoom, Rooms},
 };
 use crate::{
@@ -144,7 +143,7 @@ impl Edge {
         refusal.status()
     }
 
-    /// Runs one use case. It completes even if the client disconnects.
+    /// Runs one use case in its own task, so that it completes even if the client disconnects.
     pub(super) async fn call<Q, A, F, Fut>(
         &self,
         rpc: Rpc,
@@ -159,18 +158,18 @@ impl Edge {
     {
         let connection = self.connection(&request)?;
         let caller = self.caller(rpc, &connection)?;
-        // The use case keeps the permit until it finishes, even if the client disconnects.
+        // The task keeps the permit until it finishes, even if the client disconnects.
         let permit = self.room(&request)?;
         let timeout = deadline_of(&request);
         let (broker, query) = (self.broker.clone(), request.into_inner());
-        let work = Completing::new(async move {
+        let task = tokio::spawn(async move {
             let answer = use_case(broker, caller, query).await;
             drop(permit);
             answer
         });
         let answer = match timeout {
-            None => work.await,
-            Some(timeout) => match tokio::time::timeout(timeout, work).await {
+            None => task.await,
+            Some(timeout) => match tokio::time::timeout(timeout, task).await {
                 Ok(answer) => answer,
                 Err(_) => return Err(Status::deadline_exceeded("the call took longer than its deadline")),
             },
@@ -178,8 +177,8 @@ impl Edge {
         match answer {
             Ok(Ok(answer)) => Ok(Response::new(answer)),
             Ok(Err(refusal)) => Err(self.refuse(rpc, &connection, &refusal)),
-            Err(Panicked) => {
-                tracing::error!(%rpc, panicked = true, "a use case did not finish");
+            Err(failed) => {
+                tracing::error!(%rpc, panicked = failed.is_panic(), "a use case did not finish");
                 Err(self.refuse(
                     rpc,
                     &connection,

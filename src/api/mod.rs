@@ -7,8 +7,7 @@
 //! | File | Noun |
 //! |---|---|
 //! | `service` | all gRPC services as one, with health and reflection |
-//! | `edge` | [`Edge`]: the steps of every call: caller, room, deadline, refusal |
-//! | `completing` | the work of a call, which completes even if the client disconnects |
+//! | `edge` | [`Edge`]: the steps of every call: caller, room, deadline, its own task |
 //! | `room` | [`EdgeRoom`]: bounds on requests, streams and bytes, for each caller and in all |
 //! | `brake` | the wait before a caller that exceeds its share is refused |
 //! | `request_body` | the body of a request, which counts against that room |
@@ -21,7 +20,6 @@
 
 mod approval;
 mod brake;
-mod completing;
 mod edge;
 mod fields;
 mod http;

@@ -1,7 +1,7 @@
 //! How a credential is issued.
 //!
 //! Peer → revision → names → **stand** → state, catalog → decide → prepare claims → durable record → insert → **look again**
-//! → sign → answer. The edge completes this even if the client disconnects, so that it is not left half done.
+//! → sign → answer. The edge runs this in a separate task, so that it is not left half done if the client disconnects.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
