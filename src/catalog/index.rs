@@ -70,7 +70,7 @@ impl Catalog {
     /// The digest of what a tenant may know of the catalog: its own file, and what other tenants share with it. No change of
     /// anything else changes it.
     pub fn digest_seen_by(&self, tenant: &TenantName) -> Digest {
-        let own = self.0.sources.get(tenant).map(|text| text.to_string()).unwrap_or_default();
+        let own = self.0.sources.get(tenant).map(ToString::to_string).unwrap_or_default();
         let shared = self.resources().filter(|r| r.tenant != *tenant && r.visible_to(tenant));
         let mut shared: Vec<String> = shared
             .map(|r| {

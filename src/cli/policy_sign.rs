@@ -78,10 +78,10 @@ impl PolicySignArgs {
         let (key, files) = (signer.public().id().to_string(), bundle.policies.len() + bundle.cases.len());
         match session.for_programs() {
             true => {
-                session.print_value(&json!({ "file": plain::path(&file), "key": key, "files": files }))?
+                session.print_value(&json!({ "file": plain::path(&file), "key": key, "files": files }))?;
             }
             false => {
-                print(&fields([("signed", plain::path(&file)), ("key", key), ("files", files.to_string())]))?
+                print(&fields([("signed", plain::path(&file)), ("key", key), ("files", files.to_string())]))?;
             }
         }
         Ok(Exit::Ok)

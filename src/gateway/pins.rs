@@ -367,7 +367,7 @@ mod tests {
 
     async fn listed(place: &Place, query: ListQuery) -> Vec<String> {
         let entries = place.list(&ListQuery { max: 10, ..query }).await.unwrap();
-        entries.all.into_iter().map(|Entry::Object(name, _)| Entry::Prefix(name) | name).collect()
+        entries.all.into_iter().map(|(Entry::Object(name, _) | Entry::Prefix(name))| name).collect()
     }
 
     // Only the pinned objects are there, and only with their bytes; the one that differs is named.

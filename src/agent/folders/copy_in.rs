@@ -52,7 +52,7 @@ impl CopyIn<'_> {
     pub(super) fn check_room(&self, needed: u64) -> Result<(), FolderError> {
         let stat = nix::sys::statvfs::statvfs(self.folder)
             .map_err(|error| FolderError::disk(self.folder, error.into()))?;
-        let free = u64::from(stat.blocks_available()).saturating_mul(stat.fragment_size());
+        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
         if needed > free {
             let (path, resource) = (self.folder.to_owned(), self.objects.resource.clone());
             return Err(FolderError::NoRoom { path, resource, needed, free });

@@ -287,8 +287,7 @@ mod tests {
         let messages = MessageSink::new(move |line| lines.lock().unwrap().push_str(line));
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         staged.fill(objects, &clock, &messages).await.unwrap();
-        let text = said.lock().unwrap().clone();
-        text
+        said.lock().unwrap().clone()
     }
 
     fn read(folder: &Path, name: &str) -> String {

@@ -103,13 +103,13 @@ fn a_complete_specification_is_read() {
         hold_max: Duration::from_secs(480),
         keep_env: vec!["AWS_PROFILE".into()],
         scrub: vec!["WANDB_API_KEY".into()],
-        stage: vec![folder("model:acme/base-7b@2026.10", "/scratch/base")],
-        sync: vec![folder("checkpoint:acme/support-lora", "out")],
+        stage: vec![local_folder("model:acme/base-7b@2026.10", "/scratch/base")],
+        sync: vec![local_folder("checkpoint:acme/support-lora", "out")],
     };
     assert_eq!(spec.run, run);
 }
 
-fn folder(resource: &str, path: &str) -> LocalFolder {
+fn local_folder(resource: &str, path: &str) -> LocalFolder {
     LocalFolder { resource: resource.parse().unwrap(), path: path.into() }
 }
 

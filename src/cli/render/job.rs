@@ -104,7 +104,7 @@ pub(in crate::cli) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("risk", risk_text(job.risk.as_ref()).into()),
         ("reads", TableCell::list(&spec.read)),
         ("writes", TableCell::list(&spec.write)),
-        ("used", TableCell::list(&job.uses.iter().map(use_text).collect::<Vec<_>>())),
+        ("used", TableCell::list(job.uses.iter().map(use_text).collect::<Vec<_>>())),
         ("created", both(job.created.as_ref(), now).into()),
         ("ends at latest", both(job.ends_at_latest.as_ref(), now).into()),
         ("closed", both(job.closed.as_ref(), now).into()),
