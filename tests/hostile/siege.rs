@@ -15,6 +15,8 @@ use crate::{
 /// How much the daemon's resident memory may grow under any attack. It covers the buffers of one peer several times, since
 /// messages are also decoded and encoded, and connections, and freed memory that the allocator keeps.
 pub const MEMORY: u64 = 256 << 20;
+/// The address space of the daemon, in KiB. If a bound is broken, the daemon ends, and not what else runs on this machine.
+const ADDRESS_SPACE_KIB: u64 = 4 << 20;
 /// The limit for the 99th percentile of a well-behaved client's calls.
 pub const ANSWER: Duration = Duration::from_secs(1);
 /// The limit for the median of an operator's revocations. Their 99th percentile has the limit [`ANSWER`].
@@ -42,7 +44,8 @@ impl Siege {
     }
 
     pub async fn of(place: Place) -> Self {
-        let mut process = place.start_by(&["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+        let script = format!("ulimit -v {ADDRESS_SPACE_KIB} && trap '' XFSZ && exec \"$@\"");
+        let mut process = place.start_by(&["sh", "-c", &script, "sh"]);
         process.ready().await;
         let launcher = place.client(LAUNCHER);
         let job = launcher.create(spec(), "siege").await.unwrap().into_inner().job.unwrap().id;
