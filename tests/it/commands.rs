@@ -608,6 +608,14 @@ async fn doctor_says_each_fault_once_and_names_the_path() {
     std::fs::remove_file(&key).unwrap();
     let (_, out, _) = ran(here, &["doctor"]).await;
     assert!(about(&out) == 1 && out.contains("svid/operator.key"), "{out}");
+    // It judges a certificate as the daemon does: this one is of another authority with the same name.
+    let (code, _, err) = ran(here, &["init", "other", "--port", "1"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    for name in ["svid/operator.pem", "svid/operator.key"] {
+        std::fs::copy(here.join("other").join(name), here.join("new").join(name)).unwrap();
+    }
+    let (_, out, _) = ran(here, &["doctor"]).await;
+    assert!(about(&out) == 1 && out.contains("a daemon would refuse spiffe://"), "{out}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -236,6 +236,36 @@ async fn a_workload_launches_no_job_that_it_could_not_hold() {
     no.is(Code::PermissionDenied, "POLICY_DENIED");
 }
 
+/// The access of a job that a workload launched ends when the workload could no longer hold it itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn access_ends_if_its_launcher_could_not_hold_it() {
+    const CREATOR: &str = "spiffe://hpc.acme.example/slurm/ml-support/creator";
+    let world = World::start().await;
+    let entry = format!(
+        "[[principal]]\nmatch = \"{CREATOR}\"\nkind = \"workload\"\nroles = [\"trainer\", \"creator\"]\n"
+    );
+    let text = world.read("catalog.d/acme.toml");
+    world.write("catalog.d/acme.toml", &text.replacen("[[principal]]", &format!("{entry}[[principal]]"), 1));
+    world.daemon().reload();
+    let (creator, gateway) = (world.client(CREATOR).await, world.client(GATEWAY).await);
+    let job = v1::JobSpec { acting_for: String::new(), ..spec() };
+    let job = creator.create(job, "k").await.unwrap().into_inner().job.unwrap().id;
+    let ticket = creator.begin(&job, "run-1").await.unwrap().into_inner().ticket;
+    let mut worker = Worker::join(world.client(WORKER).await, &job, 1, "rank-0", &ticket).await.unwrap();
+    worker.keep_alive().await;
+    let token = worker.issue(Half::Reading).await;
+    token.is_live(&gateway).await;
+    // The member itself may read on.
+    let rule = "@id(\"no-creators\") forbid (principal is Leasehold::Workload, action == Leasehold::Action::\"read_dataset\", resource)\n\
+                when { principal.roles.contains(\"creator\") };";
+    world.write("policy/creators.cedar", rule);
+    world.daemon().reload();
+    assert!(!token.seen_by(&gateway).await.active);
+    let no = refused(worker.try_issue(Half::Reading).await);
+    no.is(Code::PermissionDenied, "POLICY_DENIED");
+    assert!(no.text.contains(CREATOR), "{no:?}");
+}
+
 // ---------- who may join ----------
 
 const ANY_POD: &str = "spiffe://k8s.acme.example/ns/ml/job/*";

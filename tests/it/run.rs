@@ -402,6 +402,22 @@ async fn run_uses_a_new_svid_without_being_away() {
     assert_eq!(wrapper.exit().await, Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_says_that_its_svid_is_about_to_end() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    // A third of its life is left 10 s after it begins.
+    let svid = world.authority(WORKER).issue(WORKER, world.clock.now().wall, |p| {
+        p.not_after = time::OffsetDateTime::now_utc() + time::Duration::seconds(20);
+    });
+    world.write_worker_as(&svid);
+    wrapper.says("the SVID of this run ends in").await;
+    world.write_worker();
+    world.write("go", "");
+    assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
+}
+
 /// Runs until SIGTERM, or the named signal, and then runs `then`.
 fn until_asked(signal: &str, then: &str) -> String {
     format!("trap '{then}' {signal}; echo up; while :; do sleep 0.02; done")

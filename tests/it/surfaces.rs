@@ -105,6 +105,47 @@ async fn the_probes_answer_and_the_metrics_name_no_tenant_and_no_job() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_names_each_created_job_and_issued_credential() {
+    let world = World::start().await;
+    let worker = world.working().await;
+    let lease = worker.issue(Half::Reading).await.lease.id;
+    let log = logged();
+    let says = |what: &str, id: &str| {
+        log.lines().any(|line| line.contains("INFO") && line.contains(what) && line.contains(id))
+    };
+    assert!(says("job created", &worker.job), "no line names {}", worker.job);
+    assert!(says("credential issued", &lease), "no line names {lease}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_nearly_full_is_in_the_metrics() {
+    let mut world = World::start().await;
+    let disk = nix::sys::statvfs::statvfs(world.dir.path()).unwrap();
+    let free = disk.blocks_available() * disk.fragment_size();
+    let measured = async |world: &World, name: &str| -> f64 {
+        let (_, metrics) = world.http(world.daemon().probe, "/metrics").await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap();
+        line.parse().unwrap()
+    };
+    // Other daemons of this process write the same gauge, about the same disk.
+    let shown = measured(&world, "leasehold_ledger_free_bytes").await;
+    assert!(shown > free as f64 / 2.0 && shown < free as f64 * 2.0, "{shown} of {free}");
+    assert_eq!(measured(&world, "leasehold_issuing_held").await, 0.0);
+    if free >= 1 << 40 {
+        return println!("not run: this disk has more free space than the limit can be");
+    }
+    let text = world.read("leasehold.toml");
+    world.write("leasehold.toml", &text.replace("free_space_stop = \"1MiB\"", "free_space_stop = \"1TiB\""));
+    world.restart().await;
+    let launcher = world.client(LAUNCHER).await;
+    eventually("nothing is given", async || launcher.create(spec(), "k").await.is_err()).await;
+    let no = refused(launcher.create(spec(), "k").await);
+    assert_eq!(no.reason, "LEDGER_UNAVAILABLE");
+    eventually("it is shown", async || measured(&world, "leasehold_issuing_held").await == 1.0).await;
+    world.client(OPERATOR).await.revoke(TICKETS).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn discovery_and_keys_are_enough_to_verify_a_token() {
     let world = World::start().await;
     let handbook =

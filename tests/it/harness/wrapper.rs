@@ -17,7 +17,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use super::{Client, DAEMON, LINE, MODEL, TICKETS, WORKER, World, eventually, soon};
+use super::{Client, Credentials, DAEMON, LINE, MODEL, TICKETS, WORKER, World, eventually, soon};
 
 /// The specification of the usual run. Lines for the top of the file come first, tables last.
 pub fn job_toml(top: &str, tables: &str) -> String {
@@ -41,7 +41,11 @@ pub struct Wrapper {
 impl World {
     /// Writes a new SVID of the worker, as its agent does: each file whole, the key first.
     pub fn write_worker(&self) {
-        let svid = self.svid(WORKER);
+        self.write_worker_as(&self.svid(WORKER));
+    }
+
+    /// Replaces the worker's SVID by this one.
+    pub fn write_worker_as(&self, svid: &Credentials) {
         for (name, text) in [("worker.key", &svid.key), ("worker.pem", &svid.cert)] {
             self.write("next", text);
             fs::set_permissions(self.file("next"), fs::Permissions::from_mode(0o600)).unwrap();
