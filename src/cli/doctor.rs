@@ -285,16 +285,11 @@ fn check_svids(
                 report.add_problem(what, error.to_string(), "issue this SVID again, certificate and key together");
             }
             Ok(svid) if !svid.is_current(now) => {
-                let (from, until) = (svid.leaf().not_before, svid.not_after());
-                let which = match now < from {
-                    true => format!("is not valid yet: it begins {}", timestamp::relative(from, now)),
-                    false => format!("expired {}", timestamp::relative(until, now)),
-                };
                 let renew = "renew it: check that the SPIFFE agent, or `leasehold dev`, runs, and that the clock is right";
                 let mint = mint_command(&files.cert, svid.spiffe_id());
                 report.add_problem(
                     what,
-                    format!("{} {which}: it is valid from {from} to {until}", svid.spiffe_id()),
+                    outside_validity(&svid, now),
                     mint.unwrap_or_else(|| renew.to_owned()),
                 );
             }
@@ -319,6 +314,16 @@ fn context_advice(name: &str, file: &Path) -> String {
         "this is the context {name} of {}; if you mean another daemon: leasehold context use NAME",
         plain::path(file)
     )
+}
+
+/// Says on which side of its validity an SVID is that cannot be used now.
+fn outside_validity(svid: &X509Svid, now: Wall) -> String {
+    let (from, until) = (svid.leaf().not_before, svid.not_after());
+    let which = match now < from {
+        true => format!("is not valid yet: it begins {}", timestamp::relative(from, now)),
+        false => format!("expired {}", timestamp::relative(until, now)),
+    };
+    format!("{} {which}: it is valid from {from} to {until}", svid.spiffe_id())
 }
 
 async fn check_connection(connector: &Connector, asked: &mut AskedDaemon, report: &mut DoctorReport) -> bool {
@@ -436,6 +441,18 @@ fn compare_clocks(ours: Wall, theirs: Wall, round_trip: Duration, report: &mut D
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::testing::{NOW, TestCa};
+
+    // A certificate that begins later has not expired.
+    #[test]
+    fn the_two_sides_of_a_validity_have_different_words() {
+        let svid = TestCa::new("td.example").svid("/op").svid();
+        let early = outside_validity(&svid, Wall(svid.leaf().not_before.0 - 60_000));
+        assert!(early.contains("is not valid yet: it begins in 1m") && !early.contains("expired"), "{early}");
+        let late = outside_validity(&svid, svid.not_after().plus(Duration::from_secs(60)));
+        assert!(late.contains("expired 1m ago"), "{late}");
+        assert!(NOW >= svid.leaf().not_before && NOW < svid.not_after());
+    }
 
     #[test]
     fn one_line_for_each_check_and_a_fix_for_each_problem() {

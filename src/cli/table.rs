@@ -144,6 +144,17 @@ mod tests {
         assert!(!shown(TableSize { is_wide: false, columns: Some(25) }).contains("HOLDER"));
     }
 
+    // A row of `audit tail` takes one line of its terminal.
+    #[test]
+    fn a_row_is_cut_to_its_terminal() {
+        let size = |is_wide, columns| TableSize { is_wide, columns };
+        let row = "é".repeat(300);
+        let shown = cut(&row, size(false, Some(60)));
+        assert!(shown.chars().count() == 60 && shown.ends_with('…'), "{shown}");
+        assert_eq!(cut("short", size(false, Some(60))), "short");
+        assert_eq!((cut(&row, size(false, None)), cut(&row, size(true, Some(60)))), (row.clone(), row));
+    }
+
     #[test]
     fn nothing_is_cut_in_a_pipe_or_a_wide_list() {
         let text = shown(TableSize { is_wide: false, columns: None });

@@ -155,6 +155,17 @@ fn name_constraints_on_uris_fail_closed() {
         p.custom_extensions.push(extension(30, true, constraints.clone()));
     });
     assert_eq!(id(&upper.svid("/a"), &trust), Err(SvidError::NameConstrained));
+    let on_names = root.intermediate("upper", &|p| {
+        let mut other = rcgen::DistinguishedName::new();
+        other.push(rcgen::DnType::OrganizationName, "other");
+        p.name_constraints = Some(rcgen::NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DirectoryName(other)],
+            excluded_subtrees: vec![],
+        });
+    });
+    let refused = id(&on_names.svid("/a"), &trust).unwrap_err();
+    // The words are true for this kind of constraint too.
+    assert!(refused.to_string().contains("forbids a name of this chain, or constrains URIs"), "{refused}");
     let on_dns = root.intermediate("upper", &|p| {
         p.name_constraints = Some(rcgen::NameConstraints {
             permitted_subtrees: vec![GeneralSubtree::DnsName("example.org".to_owned())],

@@ -197,3 +197,17 @@ impl Scope {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_article() {
+        for kind in PrincipalKind::ALL {
+            let (article, word) = kind.with_article().split_once(' ').unwrap();
+            let has_vowel = word.starts_with(['a', 'e', 'i', 'o', 'u']);
+            assert_eq!((article, word), (if has_vowel { "an" } else { "a" }, kind.as_str()));
+        }
+    }
+}
