@@ -72,6 +72,11 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("leasehold_members_away_total", Counter, "Members that the daemon no longer heard from."),
     ("leasehold_observed_total", Counter, "Parts of decisions that would have refused an observed tenant."),
     (
+        "leasehold_notice_records_skipped_total",
+        Counter,
+        "Records that a webhook heard nothing of, because they lay too far back when the daemon started.",
+    ),
+    (
         "leasehold_notices_total",
         CounterOf("outcome", notice_outcomes),
         "Notices that were sent or dropped, and attempts to send one that failed.",

@@ -53,6 +53,25 @@ pub struct NoticeParts<'a> {
     pub source: String,
 }
 
+/// Where a webhook goes on after a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Resumed {
+    /// The last record that it does not hear of.
+    after: u64,
+    /// Records that it should have heard of, and that are too far back.
+    skipped: u64,
+}
+
+impl Resumed {
+    /// Goes on after the record that the webhook heard last. A webhook without one, or with one that is not in the ledger, goes on
+    /// after the head.
+    fn at(heard: Option<u64>, head: u64) -> Self {
+        let heard = heard.filter(|heard| *heard <= head).unwrap_or(head);
+        let after = heard.max(head.saturating_sub(NOTICE_RESUME_RECORDS_MAX));
+        Resumed { after, skipped: after.saturating_sub(heard) }
+    }
+}
+
 impl Notices {
     /// Makes the clients of all webhooks, and finds their places in the ledger. A webhook without a place begins with the next
     /// record. Blocking.
@@ -65,8 +84,15 @@ impl Notices {
         for webhook in webhooks {
             let webhook = Arc::new(webhook.clone());
             let place = PlaceFile::of(parts.state, &webhook.name);
-            let heard = place.load().filter(|heard| *heard <= head).unwrap_or(head);
-            let heard = heard.max(head.saturating_sub(NOTICE_RESUME_RECORDS_MAX));
+            let Resumed { after: heard, skipped } = Resumed::at(place.load(), head);
+            if skipped > 0 {
+                metrics::counter!("leasehold_notice_records_skipped_total").increment(skipped);
+                tracing::error!(
+                    webhook = %webhook.name,
+                    skipped,
+                    "the place of a webhook is too far back: it hears nothing of the records in between"
+                );
+            }
             let outbox = Arc::new(Outbox::default());
             outbox.begin_after(heard);
             couriers.push(Courier {
@@ -166,5 +192,26 @@ impl Receiver {
             Put::Dropped => {}
         }
         metrics::counter!("leasehold_notices_total", "outcome" => "dropped").increment(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What a webhook does not hear of after a long absence is counted.
+    #[test]
+    fn records_that_are_too_far_back_are_counted_as_skipped() {
+        let most = NOTICE_RESUME_RECORDS_MAX;
+        for (heard, head, after, skipped) in [
+            (None, 500, 500, 0),
+            (Some(501), 500, 500, 0),
+            (Some(7), 500, 7, 0),
+            (Some(7), most + 7, 7, 0),
+            (Some(7), most + 10, 10, 3),
+            (Some(0), 2 * most, most, most),
+        ] {
+            assert_eq!(Resumed::at(heard, head), Resumed { after, skipped }, "{heard:?} of {head}");
+        }
     }
 }
