@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     broker::{Broker, Caller, Rules},
+    identity::Peer,
     limits,
-    link::{Classify, Connection, PeerClass},
+    link::{ClassifiedPeer, Classify, Connection, PeerClass},
     name::PrincipalKind,
     policy::Rpc,
     reason::{Reason, Refusal},
@@ -48,7 +49,7 @@ impl Edge {
     /// Classifies peers by the catalog, for the listener.
     pub fn classify(&self) -> Classify {
         let broker = self.broker.clone();
-        Classify::new(move |peer| class(broker.access.caller(peer).ok().as_ref()))
+        Classify::new(move |peer| classified(peer, broker.access.caller(peer).ok().as_ref()))
     }
 
     /// Until `shutdown`, closes the connections of clients that stop reading responses.
@@ -66,14 +67,14 @@ impl Edge {
         let connection = self.connection_of(&parts.extensions)?;
         let rpc = rpc_of(parts.uri.path());
         let caller = self.broker.access.caller(&connection.peer);
-        let class = class(caller.as_ref().ok());
+        let peer = classified(&connection.peer, caller.as_ref().ok());
         let known = match (caller, rpc) {
             (Err(refusal), Some(rpc)) if rpc != Rpc::WhoAmI => Err(refusal),
             _ => Ok(()),
         };
         let headers =
             parts.headers.iter().map(|(name, value)| name.as_str().len().saturating_add(value.len()));
-        let taken = known.and_then(|()| self.rooms.take(class, rpc, &connection, headers.sum()));
+        let taken = known.and_then(|()| self.rooms.take(&peer, rpc, &connection, headers.sum()));
         taken.map_err(|refusal| match rpc {
             Some(rpc) => self.refuse(rpc, &connection, &refusal),
             None => refusal.status(),
@@ -195,14 +196,15 @@ pub(super) fn rpc_of(path: &str) -> Option<Rpc> {
     Rpc::parse(name)
 }
 
-/// The class that decides a caller's capacity.
-fn class(caller: Option<&Caller>) -> PeerClass {
-    match caller.map(|caller| &caller.principal) {
+/// The class that decides a caller's capacity, and the name that its share is counted under.
+fn classified(peer: &Peer, caller: Option<&Caller>) -> ClassifiedPeer {
+    let class = match caller.map(|caller| &caller.principal) {
         None => PeerClass::Unknown,
         Some(principal) if principal.disabled => PeerClass::Unknown,
         Some(principal) if principal.kind == PrincipalKind::Operator => PeerClass::Operator,
         Some(_) => PeerClass::Known,
-    }
+    };
+    ClassifiedPeer { class, counted_as: caller.map_or_else(|| peer.spiffe_id().clone(), Caller::counted_as) }
 }
 
 /// The client's deadline: the `grpc-timeout` header, digits and one unit.

@@ -13,7 +13,7 @@ use dashmap::DashMap;
 use crate::{
     clock::{BootTime, Clock},
     limits,
-    link::{Connection, Full, PeerClass, Share, Shares},
+    link::{ClassifiedPeer, Connection, Full, PeerClass, Share, Shares},
     policy::Rpc,
     reason::{Reason, Refusal},
 };
@@ -99,13 +99,13 @@ impl Rooms {
     /// Takes room for one request before its body is read. `rpc` is `None` for health and reflection.
     pub(super) fn take(
         self: &Arc<Self>,
-        class: PeerClass,
+        peer: &ClassifiedPeer,
         rpc: Option<Rpc>,
         connection: &Connection,
         header_bytes: usize,
     ) -> Result<Arc<RequestRoom>, Refusal> {
-        let (room, bytes) = self.of(class, rpc);
-        let id = connection.peer.spiffe_id();
+        let (room, bytes) = self.of(peer.class, rpc);
+        let id = &peer.counted_as;
         let place = room.take(id, 1).map_err(|full| requests_full(&full))?;
         let first = header_bytes.saturating_add(limits::REQUEST_BYTES);
         let bytes = bytes.take(id, first).map_err(|full| bytes_full(&full))?;
@@ -145,6 +145,8 @@ impl Rooms {
                     | Rpc::ListApprovals
                     | Rpc::ListPolicies
                     | Rpc::ListResources
+                    | Rpc::ListReviews
+                    | Rpc::ListWaivers
                     | Rpc::WhoCan
                     | Rpc::VerifyClean
                     | Rpc::ExplainJob,
@@ -260,6 +262,9 @@ pub(super) fn ends_access(rpc: Rpc) -> bool {
             | Rpc::Lock
             | Rpc::RecallDataset
             | Rpc::Offboard
+            | Rpc::Reject
+            | Rpc::WithdrawApproval
+            | Rpc::LogOut
     )
 }
 

@@ -104,7 +104,10 @@ impl ApprovalUseCases {
         let job = self.context.state.job(order.job).ok_or_else(job_not_found)?;
         let gates = self.may_approve(rules, caller, &job, order)?;
         self.access.charge_operator(caller, Rpc::Approve)?;
-        self.context.rates.charge_bytes(caller, APPROVAL_RECORD_BYTES.saturating_add(order.reason.len()))?;
+        // An approval of a sweep is recorded in each of its jobs.
+        let records = self.context.state.open_in_sweep(&job).len().saturating_add(1);
+        let bytes = APPROVAL_RECORD_BYTES.saturating_add(order.reason.len()).saturating_mul(records);
+        self.context.rates.charge_bytes(caller, bytes)?;
         let now = self.context.clock.now().lease;
         let approver = Approver { by: caller.id(), human: human.as_ref(), reason: order.reason };
         let decide = |job: &Job| job.approve(approver, &gates, order.request, now);

@@ -9,6 +9,7 @@ use crate::{
     job::Job,
     ledger::Actor,
     name::{SpiffeId, SpiffePattern, TenantName},
+    people::person_id,
     policy::Relation,
     state::Login,
 };
@@ -29,6 +30,16 @@ impl Caller {
     /// The SPIFFE ID of the peer.
     pub fn id(&self) -> &SpiffeId {
         self.peer.spiffe_id()
+    }
+
+    /// The name under which its share of rooms and rates is counted. A person has an identity for each of their groups, and all
+    /// of them share one share.
+    pub fn counted_as(&self) -> SpiffeId {
+        let person = self.login.as_ref().map(|login| {
+            let domain = login.id.trust_domain();
+            person_id(&domain, &login.human, None)
+        });
+        person.and_then(Result::ok).unwrap_or_else(|| self.id().clone())
     }
 
     /// The tenant whose file has its entry.

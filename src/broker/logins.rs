@@ -59,6 +59,15 @@ pub struct LoggedIn {
     pub until: Wall,
 }
 
+/// The size of a login's record without the texts that the identity provider chooses, in bytes.
+const LOGIN_RECORD_BYTES: usize = 1_024;
+
+/// How much of the ledger a login fills.
+fn record_bytes(claims: &PersonClaims, groups: &[String]) -> usize {
+    let texts = claims.amr.iter().chain(groups).map(String::len).sum::<usize>();
+    LOGIN_RECORD_BYTES.saturating_add(claims.sub.len()).saturating_add(texts)
+}
+
 impl LoginUseCases {
     pub(super) fn new(context: Arc<BrokerContext>, access: AccessControl, endings: Endings) -> Self {
         let log_budget = LogBudget::new(LOGIN_LINES_MAX, context.clock.clone());
@@ -114,6 +123,9 @@ impl LoginUseCases {
         }
         self.check_unlocked(&id, FenceName::human(human.clone()))?;
         self.context.refuse_if_held()?;
+        let groups: Vec<String> = people.rules.groups_of(&claims).iter().map(ToString::to_string).collect();
+        let person = people::person_id(&people.domain, &human, None).map_err(|fault| fault.refusal())?;
+        self.context.rates.charge_login(&person, record_bytes(&claims, &groups))?;
         people.spent.spend(&order.id_token, &human, now.wall).map_err(|fault| fault.refusal())?;
         let until = now.wall.plus(people.rules.life).min(people.authority.not_after());
         let svid = people.authority.issue(&key, &id, now.wall, until).map_err(|error| {
@@ -121,7 +133,6 @@ impl LoginUseCases {
             Refusal::new(Reason::Internal, "a fault of the daemon: its log has the cause")
         })?;
         let PersonClaims { sub, amr, .. } = claims.clone();
-        let groups = people.rules.groups_of(&claims).iter().map(ToString::to_string).collect();
         let login = Login {
             certificate: svid.digest,
             serial: svid.serial,

@@ -51,6 +51,13 @@ struct Spent {
     wait: Duration,
 }
 
+impl Spent {
+    fn refusal(self) -> Refusal {
+        let text = format!("{} has filled more of the ledger than its rate allows", self.whose);
+        overloaded(self.wait, text, "operators set ledger.rate_per_identity and ledger.rate_per_tenant")
+    }
+}
+
 impl Rates {
     pub(super) fn new(clock: Arc<dyn Clock>, per_identity: u32, per_tenant: u32) -> Self {
         let clock = Boot(clock);
@@ -68,15 +75,20 @@ impl Rates {
     }
 
     fn take(&self, id: &SpiffeId, tenant: &TenantName, bytes: usize) -> Result<(), Spent> {
-        let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX).saturating_add(1);
-        let kib = NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN);
-        // A flood of new identities must not fill the memory: past the bound, a new one counts only for its tenant.
-        if self.identities.len() < limits::RATED_IDENTITIES_MAX {
-            take(&self.identities, id, kib, &self.clock)
-                .map_err(|wait| Spent { whose: "this identity".to_owned(), wait })?;
-        }
+        let kib = kib(bytes);
+        self.take_of_identity(id, kib)?;
         take(&self.tenants, tenant, kib, &self.clock)
             .map_err(|wait| Spent { whose: format!("the tenant {tenant}"), wait })
+    }
+
+    /// Takes from the rate of one identity. A flood of new identities must not fill the memory: past the bound, a new one has no
+    /// rate.
+    fn take_of_identity(&self, id: &SpiffeId, kib: NonZeroU32) -> Result<(), Spent> {
+        if self.identities.len() >= limits::RATED_IDENTITIES_MAX {
+            return Ok(());
+        }
+        take(&self.identities, id, kib, &self.clock)
+            .map_err(|wait| Spent { whose: "this identity".to_owned(), wait })
     }
 
     /// Counts a record that a call wants to write. Refuses it if the caller or its tenant wrote too many.
@@ -85,16 +97,19 @@ impl Rates {
     }
 
     pub(super) fn charge_bytes(&self, caller: &Caller, bytes: usize) -> Result<(), Refusal> {
-        self.take(caller.id(), caller.tenant(), bytes).map_err(|Spent { whose, wait }| {
-            let text = format!("{whose} has filled more of the ledger than its rate allows");
-            overloaded(wait, text, "operators set ledger.rate_per_identity and ledger.rate_per_tenant")
-        })
+        self.take(&caller.counted_as(), caller.tenant(), bytes).map_err(Spent::refusal)
+    }
+
+    /// Counts the record of a person's login. It does not count for the tenant: however much the jobs of a tenant have written,
+    /// its operators can log in and end them.
+    pub(super) fn charge_login(&self, person: &SpiffeId, bytes: usize) -> Result<(), Refusal> {
+        self.take_of_identity(person, kib(bytes)).map_err(Spent::refusal)
     }
 
     /// Counts a call by which an operator of one tenant ends access or gives it back.
     pub(super) fn charge_call(&self, caller: &Caller) -> Result<(), Refusal> {
         let one = NonZeroU32::MIN;
-        take(&self.operators, caller.id(), one, &self.clock)
+        take(&self.operators, &caller.counted_as(), one, &self.clock)
             .map_err(|wait| Spent { whose: "this identity".to_owned(), wait })
             .and_then(|()| {
                 take(&self.operators_of, caller.tenant(), one, &self.clock)
@@ -129,6 +144,12 @@ fn quota(per_second: u32) -> Quota {
     let burst = per_second.saturating_mul(limits::RATE_BURST_SECONDS).max(largest);
     let at_least_one = |n| NonZeroU32::new(n).unwrap_or(NonZeroU32::MIN);
     Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst))
+}
+
+/// The KiB that some bytes count for.
+fn kib(bytes: usize) -> NonZeroU32 {
+    let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX).saturating_add(1);
+    NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN)
 }
 
 fn overloaded(wait: Duration, text: String, instead: &str) -> Refusal {
@@ -187,6 +208,19 @@ mod tests {
 
     fn taken(rates: &Rates, who: usize, of: &str) -> u32 {
         (0..10_000_000).find(|_| rates.take(&id(who), &tenant(of), 100).is_err()).unwrap()
+    }
+
+    // The logins of a person count with what else the person writes, and not for the tenant.
+    #[test]
+    fn logins_count_for_the_person_only() {
+        let rates = Rates::new(Arc::new(Put::default()), 10, 30);
+        let logins = (0..100_000).find(|_| rates.charge_login(&id(1), 100).is_err()).unwrap();
+        assert_eq!(logins, 10 * limits::RATE_BURST_SECONDS);
+        assert!(rates.take(&id(1), &tenant("acme"), 100).is_err(), "one rate for all that a person writes");
+        assert_eq!(taken(&rates, 2, "acme"), logins);
+        let mut others = 3..;
+        while rates.take(&id(others.next().unwrap()), &tenant("acme"), 100).is_ok() {}
+        assert!(rates.charge_login(&id(99_999), 100).is_ok(), "a busy tenant keeps no one from logging in");
     }
 
     #[test]

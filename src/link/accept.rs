@@ -27,7 +27,7 @@ use tokio_util::{io::InspectReader, sync::CancellationToken, task::TaskTracker};
 use tower::{BoxError, Service, ServiceExt};
 
 use super::{
-    class::PeerClass,
+    class::{ClassifiedPeer, PeerClass},
     connection::{Connection, ConnectionEnd, refusal},
     failure::{FailureCause, FailureLog, HandshakeFailure},
     handshake_queue::{HandshakePlace, HandshakeQueue},
@@ -293,8 +293,8 @@ async fn admit(tcp: TcpStream, remote: SocketAddr, shared: &ListenerState) -> Re
     }
     let accepted = shared.acceptor.accept(tcp, &mut place).await?;
     drop(place);
-    let class = shared.options.classify.of(&accepted.peer);
-    let share = match shared.room.take(class, accepted.peer.spiffe_id()) {
+    let ClassifiedPeer { class, counted_as } = shared.options.classify.of(&accepted.peer);
+    let share = match shared.room.take(class, &counted_as) {
         Ok(share) => Ok(share),
         Err(Full::Identity { has }) => match shared.room.refused.clone().try_acquire_owned() {
             Ok(place) => Err((has, place)),

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::identity::Peer;
+use crate::{identity::Peer, name::SpiffeId};
 
 /// What the server knows of a peer whose SVID verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,17 +15,26 @@ pub enum PeerClass {
     Operator,
 }
 
-/// Decides the class of a peer, once for each connection, after its handshake. Must not block.
+/// The class of a peer, and the name under which its share is counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassifiedPeer {
+    /// Decides which room the peer uses.
+    pub class: PeerClass,
+    /// The peer's SPIFFE ID, or a name for several identities that share one share, such as those of one person.
+    pub counted_as: SpiffeId,
+}
+
+/// Classifies a peer, once for each connection, after its handshake. Must not block.
 #[derive(Clone)]
-pub struct Classify(Arc<dyn Fn(&Peer) -> PeerClass + Send + Sync>);
+pub struct Classify(Arc<dyn Fn(&Peer) -> ClassifiedPeer + Send + Sync>);
 
 impl Classify {
     /// Calls this function once for each connection.
-    pub fn new(classify: impl Fn(&Peer) -> PeerClass + Send + Sync + 'static) -> Self {
+    pub fn new(classify: impl Fn(&Peer) -> ClassifiedPeer + Send + Sync + 'static) -> Self {
         Classify(Arc::new(classify))
     }
 
-    pub(super) fn of(&self, peer: &Peer) -> PeerClass {
+    pub(super) fn of(&self, peer: &Peer) -> ClassifiedPeer {
         (self.0)(peer)
     }
 }
@@ -33,7 +42,7 @@ impl Classify {
 /// Treats every peer with a verified SVID as known.
 impl Default for Classify {
     fn default() -> Self {
-        Classify::new(|_| PeerClass::Known)
+        Classify::new(|peer| ClassifiedPeer { class: PeerClass::Known, counted_as: peer.spiffe_id().clone() })
     }
 }
 

@@ -35,7 +35,7 @@ mod share;
 mod testing;
 
 pub use accept::{Acceptor, serve};
-pub use class::{Classify, PeerClass};
+pub use class::{ClassifiedPeer, Classify, PeerClass};
 pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
 pub use connect_error::{ConnectError, explain};
 pub use connection::{Connection, ConnectionEnd};

@@ -771,3 +771,35 @@ async fn one_person_does_not_hold_up_the_logins_of_others() {
     let good = done.iter().filter(|(status, _)| *status == 200).count();
     assert!((1..=4).contains(&good), "{good}");
 }
+
+// A person has an identity for each of their groups. All of them together have the share of one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_groups_of_a_person_have_one_share() {
+    let issuer = Issuer::start().await;
+    let mut world = world(&issuer, "").await;
+    let text = world.read("leasehold.toml");
+    let room = "[server]\nconnections_operators_max = 2\nconnections_max = 2\nconnections_per_peer_max = 1\n";
+    world.write("leasehold.toml", &text.replacen("[server]\n", room, 1));
+    world.restart().await;
+    let mut held = Vec::new();
+    for group in ["ops", "model-owners"].repeat(2) {
+        let ada = Person::new();
+        let token = issuer.sign("k1", &ada.claims(&world, &issuer, "ada", &["/ML/Owners", "ops"]));
+        let answer = logged_in(&world, &ada, &token, group).await;
+        // A connection that is refused for its share stays open for a moment.
+        if let Ok(channel) = connector(&world, &ada, &answer).connected_channel().await {
+            let credentials = Credentials {
+                cert: answer["svid"].as_str().unwrap().to_owned(),
+                key: ada.key.serialize_pem(),
+            };
+            held.push(Client::new(answer["spiffe_id"].as_str().unwrap(), credentials, channel));
+        }
+    }
+    let mut admitted = 0;
+    for client in &held {
+        admitted += usize::from(waits_for_me(client).await.is_ok());
+    }
+    assert_eq!(admitted, 2, "one of the places for operators, and one of the others");
+    let operator = world.client(OPERATOR).await;
+    operator.revoke(TICKETS).await.unwrap();
+}

@@ -86,6 +86,32 @@ async fn a_withdrawal_or_rejection_covers_the_whole_sweep() {
     assert_eq!(launcher.job(&second.id).await.outcome(), Outcome::Rejected);
 }
 
+// An approval of a sweep is recorded in each of its jobs, and counts for as much.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_approval_counts_for_all_jobs_of_its_sweep() {
+    let world = World::with(|setup| setup.more = "rate_per_identity = 3\n".into()).await;
+    let mut first = None;
+    for seed in 0..100 {
+        let mut spec = swept(seed);
+        spec.sweep.as_mut().unwrap().jobs = 100;
+        let job = create(&world, spec, &seed.to_string()).await;
+        first.get_or_insert(job);
+    }
+    let (mona, first) = (world.client(MONA).await, first.unwrap());
+    for _ in 0..20 {
+        match mona.approve(&first).await {
+            Ok(_) => drop(mona.unapprove(&first).await.unwrap()),
+            Err(no) => {
+                let no = Refused::of(&no);
+                no.is(Code::ResourceExhausted, "OVERLOADED");
+                assert!(no.text.contains("filled more of the ledger"), "{}", no.text);
+                return;
+            }
+        }
+    }
+    panic!("2,000 approvals were recorded for the rate of 20");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sweep_names_each_free_parameter_once() {
     let world = World::start().await;

@@ -4,12 +4,12 @@ use std::{sync::mpsc, thread::JoinHandle};
 
 use leasehold::{
     internals::ledger::Actor,
-    proto::v1::{ListLocksRequest, ReloadCatalogRequest, WhoAmIRequest},
+    proto::v1::{self, ListLocksRequest, ReloadCatalogRequest, WhoAmIRequest},
     reason::{Reason, Refusal},
 };
 use tonic::{Code, Response, Status};
 
-use crate::harness::*;
+use crate::{approvals::*, harness::*};
 
 /// While this exists, every reload waits for it: a request that stays in work for as long as a test needs.
 struct Reload {
@@ -107,6 +107,30 @@ async fn the_configured_requests_of_all_hold() {
         soon("the answer", asked).await.unwrap().unwrap();
     }
     eventually("room again", async || launcher.create(spec(), "k").await.is_ok()).await;
+}
+
+// What ends access has its own room: it is not held up by requests that wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_takes_an_approval_back_or_rejects_finds_room() {
+    let room = "requests_max = 2\nrequests_per_peer_max = 1";
+    let world = World::with(|setup| setup.server = room.into()).await;
+    let (approved, waiting) = (created(&world, production()).await, created(&world, sensitive()).await);
+    approved_by(&world, &approved, &[MONA]).await;
+    let (mona, pia) = (world.client(MONA).await, world.client(PIA).await);
+    let (other, platform) = (PLATFORM.replace("/ops/", "/ops/other-"), world.client(PLATFORM).await);
+    let operator = world.client(&other).await;
+    let reload = Reload::held(&world).await;
+    let asked = [ask_to_reload(&operator), ask_to_reload(&platform)];
+    until_refused(&operator).await;
+    until_refused(&platform).await;
+    assert!(ask(&mona).await.is_err(), "there is no other room");
+    mona.unapprove(&approved).await.unwrap();
+    let reject = v1::RejectRequest { job: waiting.id, reason: "not this data".into() };
+    pia.approvals().reject(reject).await.unwrap();
+    reload.let_go();
+    for asked in asked {
+        soon("the answer", asked).await.unwrap().unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,7 +16,7 @@ use crate::{
     clock::Clock,
     dev::{Role, TRUST_DOMAIN, deployment::TENANT},
     identity::{FileSource, IdentityFiles},
-    link::{Acceptor, Classify, PeerClass, Protocol, ServeOptions, serve},
+    link::{Acceptor, Protocol, ServeOptions, serve},
     proto::v1::{
         self,
         member_service_server::{MemberService, MemberServiceServer},
@@ -58,8 +58,7 @@ pub async fn serve_echo(
     let acceptor = Acceptor::new(source, clock, Protocol::Grpc);
     let routes = Routes::new(MemberServiceServer::from_arc(echo.clone()))
         .add_service(VerifierServiceServer::from_arc(echo));
-    let options = ServeOptions { classify: Classify::new(|_| PeerClass::Known), ..ServeOptions::default() };
-    serve(listener, acceptor, routes, options, stop).await;
+    serve(listener, acceptor, routes, ServeOptions::default(), stop).await;
     Ok(())
 }
 
