@@ -720,8 +720,12 @@ pub const GATEWAY_SESSIONS_MAX: usize = 8_192;
 pub const GATEWAY_HOLD: Duration = Duration::from_secs(10);
 /// After an access ended, how long a transfer may take to notice before its connection is cut.
 pub const GATEWAY_CUT_GRACE: Duration = Duration::from_millis(50);
-/// How long the body of an upload may stand still.
+/// How long the body of a request may stand still.
 pub const GATEWAY_WRITER_STALL: Duration = Duration::from_secs(30);
+/// Bytes of a body that come in a second at the least, in the long run: slower clients would keep their places for days.
+pub const GATEWAY_BODY_PACE: u32 = 8 << 10;
+/// How long the gateway waits for the bytes of a body in all, before only its pace counts.
+pub const GATEWAY_BODY_PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of one `PutObject` or part: S3's limit.
 pub const GATEWAY_PUT_BYTES_MAX: u64 = 5 << 30;
 /// Bytes of a part that is not the last: S3's limit.
@@ -730,6 +734,8 @@ pub const GATEWAY_PART_BYTES_MIN: u64 = 5 << 20;
 pub const GATEWAY_PARTS_MAX: u16 = 10_000;
 /// Parts of all uploads under way, at about 200 bytes each.
 pub const GATEWAY_PARTS_IN_ALL_MAX: usize = 500_000;
+/// Parts of all uploads of one job under way: an eighth.
+pub const GATEWAY_PARTS_PER_JOB_MAX: usize = GATEWAY_PARTS_IN_ALL_MAX / 8;
 /// Uploads in parts under way at once.
 pub const GATEWAY_UPLOADS_MAX: usize = 4_096;
 /// Uploads in parts of one job under way at once: a few files of each rank.
@@ -740,6 +746,14 @@ pub const GATEWAY_UPLOAD_IDLE: Duration = REJOIN;
 pub const GATEWAY_UPLOAD_LOOK: Duration = Duration::from_secs(2);
 /// Bytes of an upload's parts that are joined between two looks at its access.
 pub const GATEWAY_JOIN_STEP: u64 = 64 << 20;
+/// Listings under way at once.
+pub const GATEWAY_LISTINGS_MAX: usize = 256;
+/// Listings of one SPIFFE ID under way at once.
+pub const GATEWAY_LISTINGS_PER_PEER_MAX: usize = 64;
+/// Listings of one directory that are on the disk at once, out of [`GATEWAY_DISK_WORK_MAX`]: reads and writes have the rest.
+pub const GATEWAY_WALKS_MAX: usize = 16;
+/// Pages of an object store without any entry that one listing reads: such a page has only marks of folders.
+pub const GATEWAY_EMPTY_PAGES_MAX: usize = 100;
 /// Entries of folders that one listing visits: some seconds of work on the disk. A listing that needs more is refused.
 pub const GATEWAY_WALK_ENTRIES_MAX: usize = 500_000;
 /// Completed uploads that are remembered, for clients that did not get the answer.
@@ -756,8 +770,12 @@ pub const GATEWAY_BACKEND_PART_BYTES: usize = 8 << 20;
 pub const GATEWAY_BACKEND_PARTS_IN_FLIGHT: usize = 2;
 /// Bytes of one part of a client's upload to an object store: it is in memory until it was sent.
 pub const GATEWAY_BUCKET_PART_BYTES_MAX: usize = 64 << 20;
-/// Kibibytes of such parts in memory at once, for each store: 256 MiB.
-pub const GATEWAY_PART_BUFFERS_KIB: usize = 256 << 10;
+/// KiB of memory for uploads to all object stores at once: 512 MiB.
+pub const GATEWAY_UPLOAD_KIB_MAX: usize = 512 << 10;
+/// KiB of that memory for the uploads of one SPIFFE ID: a half, which is four of the largest parts.
+pub const GATEWAY_UPLOAD_KIB_PER_PEER_MAX: usize = GATEWAY_UPLOAD_KIB_MAX / 2;
+/// Bytes of one block of that memory. What is received is copied into blocks.
+pub const GATEWAY_UPLOAD_BLOCK: usize = 256 << 10;
 /// Leases and objects whose use is added up at once: some 60 MiB. The use of more is counted in the metrics only.
 pub const GATEWAY_USAGES_MAX: usize = 65_536;
 /// Between two looks for leases that are over, whose use is logged then.

@@ -4,22 +4,23 @@ use std::{fmt, io, sync::Arc};
 
 use futures_util::{StreamExt, TryStreamExt};
 use object_store::{
-    Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt,
+    Error, GetOptions, GetRange, ListResult, ObjectMeta, ObjectStore, ObjectStoreExt,
     list::{PaginatedListOptions, PaginatedListStore},
     multipart::MultipartStore,
     path::Path,
 };
 use s3s::dto;
-use tokio::sync::Semaphore;
 
 use super::{
     bucket_upload::{BucketParts, BucketUpload},
     conditions::Conditions,
     key::ObjectPath,
+    list_work::ListWork,
     listing::ListQuery,
     store::{Entries, Entry, FinalCheck, ObjectInfo, ObjectReading, StoreError},
+    upload_memory::UploadMemory,
 };
-use crate::limits::GATEWAY_PART_BUFFERS_KIB;
+use crate::limits::{GATEWAY_EMPTY_PAGES_MAX, GATEWAY_LIST_MAX};
 
 /// The clients of one bucket. A clone is a few pointers.
 #[derive(Clone)]
@@ -29,21 +30,13 @@ pub(super) struct BucketStore {
     pages: Arc<dyn PaginatedListStore>,
     /// The folder of the location in the bucket. It ends in a slash, or is empty.
     root: Arc<str>,
-    /// The memory, in kibibytes, for parts that are being received.
-    pub(super) memory: Arc<Semaphore>,
 }
 
 impl BucketStore {
     /// Takes a client of a bucket, and the folder in it.
     pub(super) fn new<S: ObjectStore + MultipartStore + PaginatedListStore>(client: S, root: &str) -> Self {
         let client = Arc::new(client);
-        BucketStore {
-            objects: client.clone(),
-            parts: client.clone(),
-            pages: client,
-            root: root.into(),
-            memory: Arc::new(Semaphore::new(GATEWAY_PART_BUFFERS_KIB)),
-        }
+        BucketStore { objects: client.clone(), parts: client.clone(), pages: client, root: root.into() }
     }
 
     /// The name of an object in the bucket. A key that marks a folder has no name, because object stores have no folders.
@@ -91,7 +84,12 @@ impl BucketStore {
         Ok(ObjectReading { info, range, chunks })
     }
 
-    pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
+    pub(super) async fn list(
+        &self,
+        folder: &str,
+        query: &ListQuery,
+        work: &ListWork,
+    ) -> Result<Entries, StoreError> {
         let root = format!("{}{folder}", self.root);
         let by_folder = query.delimiter.as_deref() == Some("/");
         // If the page before ended with a common prefix, go on after all of its keys.
@@ -99,42 +97,36 @@ impl BucketStore {
             true => format!("{}\u{10ffff}", query.after),
             false => query.after.clone(),
         };
-        let options = PaginatedListOptions {
-            offset: (!after.is_empty()).then(|| format!("{root}{after}")),
-            delimiter: by_folder.then(|| "/".into()),
-            max_keys: Some(query.max.max(1)),
-            ..PaginatedListOptions::default()
-        };
-        let page = self
-            .pages
-            .list_paginated(Some(&format!("{root}{}", query.prefix)), options)
-            .await
-            .map_err(failed)?;
-        let below = |path: &Path| AsRef::<str>::as_ref(path).strip_prefix(root.as_str()).map(str::to_owned);
-        let objects = page.result.objects.iter().filter_map(|meta| {
-            // The mark of a folder comes without its slash, so it looks like an object. It is left out.
-            let key =
-                below(&meta.location).filter(|key| !key.is_empty() && key.starts_with(&query.prefix))?;
-            Some(Entry::Object(key, info(meta)))
-        });
-        let prefixes = page
-            .result
-            .common_prefixes
-            .iter()
-            .filter_map(|path| Some(Entry::Prefix(format!("{}/", below(path)?))));
-        let mut all: Vec<Entry> = objects.chain(prefixes).collect();
-        all.sort_by(|a, b| a.name().cmp(b.name()));
-        let is_complete = page.page_token.is_none();
-        if all.is_empty() && !is_complete {
-            return Err(StoreError::Unavailable(
-                "the store listed nothing, but says that there is more".to_owned(),
-            ));
+        let mut page_token = None;
+        for _ in 0..GATEWAY_EMPTY_PAGES_MAX {
+            let options = PaginatedListOptions {
+                offset: (!after.is_empty()).then(|| format!("{root}{after}")),
+                delimiter: by_folder.then(|| "/".into()),
+                max_keys: Some(query.max.clamp(1, GATEWAY_LIST_MAX)),
+                page_token,
+                ..PaginatedListOptions::default()
+            };
+            work.visit(1)?;
+            let prefix = format!("{root}{}", query.prefix);
+            let page = self.pages.list_paginated(Some(&prefix), options).await.map_err(failed)?;
+            work.visit(page.result.objects.len().saturating_add(page.result.common_prefixes.len()))?;
+            page_token = page.page_token;
+            let all = entries_of(&page.result, &root, query);
+            // A page that has only marks of folders is empty, and the next one may have keys.
+            if page_token.is_none() || !all.is_empty() {
+                return Ok(Entries { all, is_complete: page_token.is_none() });
+            }
         }
-        Ok(Entries { all, is_complete })
+        Err(StoreError::TooManyEntries)
     }
 
-    pub(super) fn begin(&self, path: &ObjectPath) -> Result<BucketUpload, StoreError> {
-        Ok(BucketUpload::new(self.clone(), self.path(path)?))
+    pub(super) fn begin(
+        &self,
+        path: &ObjectPath,
+        memory: &UploadMemory,
+        length: Option<u64>,
+    ) -> Result<BucketUpload, StoreError> {
+        BucketUpload::begin(self.clone(), self.path(path)?, memory, length)
     }
 
     pub(super) async fn begin_parts(&self, path: &ObjectPath) -> Result<BucketParts, StoreError> {
@@ -155,6 +147,21 @@ impl fmt::Debug for BucketStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "BucketStore({})", self.root)
     }
+}
+
+/// The entries of a page, by their keys below a root.
+fn entries_of(page: &ListResult, root: &str, query: &ListQuery) -> Vec<Entry> {
+    let below = |path: &Path| AsRef::<str>::as_ref(path).strip_prefix(root).map(str::to_owned);
+    let objects = page.objects.iter().filter_map(|meta| {
+        // The mark of a folder looks like an object without its slash, and is left out.
+        let key = below(&meta.location).filter(|key| !key.is_empty() && key.starts_with(&query.prefix))?;
+        Some(Entry::Object(key, info(meta)))
+    });
+    let prefixes =
+        page.common_prefixes.iter().filter_map(|path| Some(Entry::Prefix(format!("{}/", below(path)?))));
+    let mut all: Vec<Entry> = objects.chain(prefixes).collect();
+    all.sort_by(|a, b| a.name().cmp(b.name()));
+    all
 }
 
 /// Describes an object.
@@ -178,5 +185,71 @@ pub(super) fn failed(error: Error) -> StoreError {
             StoreError::Io(io::Error::other("the store refuses the gateway's own credentials"))
         }
         error => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::{list::PaginatedListResult, memory::InMemory};
+
+    use super::*;
+
+    /// The pages of a bucket. The token of a page is its number.
+    #[derive(Debug)]
+    struct Pages(Vec<Vec<&'static str>>);
+
+    #[tonic::async_trait]
+    impl PaginatedListStore for Pages {
+        async fn list_paginated(
+            &self,
+            _prefix: Option<&str>,
+            options: PaginatedListOptions,
+        ) -> object_store::Result<PaginatedListResult> {
+            let at: usize = options.page_token.map_or(0, |token| token.parse().unwrap());
+            let objects = self.0[at].iter().map(|key| ObjectMeta {
+                location: Path::parse(key).unwrap(),
+                last_modified: std::time::UNIX_EPOCH.into(),
+                size: 1,
+                e_tag: None,
+                version: None,
+            });
+            Ok(PaginatedListResult {
+                result: ListResult {
+                    common_prefixes: Vec::new(),
+                    objects: objects.collect(),
+                    extensions: http::Extensions::default(),
+                },
+                page_token: (at + 1 < self.0.len()).then(|| (at + 1).to_string()),
+            })
+        }
+    }
+
+    async fn listed(
+        pages: Vec<Vec<&'static str>>,
+        work: &ListWork,
+    ) -> Result<(Vec<String>, bool), StoreError> {
+        let objects = Arc::new(InMemory::new());
+        let store = BucketStore {
+            objects: objects.clone(),
+            parts: objects,
+            pages: Arc::new(Pages(pages)),
+            root: "out/".into(),
+        };
+        let query = ListQuery { max: 1, ..ListQuery::default() };
+        let entries = store.list("", &query, work).await?;
+        Ok((entries.all.iter().map(|entry| entry.name().to_owned()).collect(), entries.is_complete))
+    }
+
+    // A page that has only the marks of folders is no answer: the listing goes on with the next page, within its bounds.
+    #[tokio::test]
+    async fn a_page_of_folder_marks_is_read_over() {
+        let work = || ListWork::of(1_000, Box::new(|| Ok(())));
+        let marks = || vec!["out/"];
+        let (names, is_complete) =
+            listed(vec![marks(), marks(), vec!["out/a"], vec!["out/b"]], &work()).await.unwrap();
+        assert_eq!((names, is_complete), (vec!["a".to_owned()], false));
+        assert_eq!(listed(vec![marks()], &work()).await.unwrap(), (Vec::new(), true));
+        let endless = listed(vec![marks(); 10_000], &work()).await;
+        assert!(matches!(endless, Err(StoreError::TooManyEntries)), "{endless:?}");
     }
 }

@@ -11,8 +11,10 @@ use crate::gateway::{
     bucket_client::{BucketSettings, S3Settings, open},
     conditions::Conditions,
     key::{ObjectPath, SubKey},
+    list_work::ListWork,
     listing::ListQuery,
     store::{Entry, FinalCheck, StoreError},
+    upload_memory::UploadMemory,
 };
 
 /// Adds the worker's tokens to plain requests, as a wrapper does.
@@ -79,8 +81,9 @@ async fn read(store: &BucketStore, name: &str, range: Option<Range>) -> Result<V
 async fn a_bucket_behind_the_gateway_is_a_store() {
     let (case, keys) = (Case::new().await, tempfile::tempdir().unwrap());
     let store = bucket(&case, &keys, &format!("s3://acme-models/out/{JOB}/")).await;
+    let (memory, work) = (case.memory(), ListWork::of(1_000, live()));
 
-    let mut upload = store.begin(&path("a/small")).unwrap();
+    let mut upload = store.begin(&path("a/small"), &memory, Some(10)).unwrap();
     upload.write(Bytes::from_static(b"0123456789")).await.unwrap();
     let placed = upload.place(&Conditions::default(), live()).await.unwrap();
     assert_eq!((placed.size, store.head(&path("a/small")).await.unwrap()), (10, placed.clone()));
@@ -97,17 +100,17 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
     };
     assert!(matches!(store.read(&path("a/small"), None, &same).await, Err(StoreError::NotModified)));
     let only_new = Conditions { if_none_match: Some(ETagCondition::Any), ..Conditions::default() };
-    let mut again = store.begin(&path("a/small")).unwrap();
+    let mut again = store.begin(&path("a/small"), &memory, None).unwrap();
     again.write(Bytes::from_static(b"other")).await.unwrap();
     assert!(matches!(again.place(&only_new, live()).await, Err(StoreError::Precondition)));
 
     // Larger than one part, so it goes in parts.
-    let mut large = store.begin(&path("b/large")).unwrap();
+    let mut large = store.begin(&path("b/large"), &memory, Some(20 << 20)).unwrap();
     for byte in 0..20u8 {
         large.write(Bytes::from(vec![byte; 1 << 20])).await.unwrap();
     }
     assert_eq!(large.place(&Conditions::default(), live()).await.unwrap().size, 20 << 20);
-    let mut revoked = store.begin(&path("revoked")).unwrap();
+    let mut revoked = store.begin(&path("revoked"), &memory, Some(1)).unwrap();
     revoked.write(Bytes::from_static(b"x")).await.unwrap();
     let ended: FinalCheck = Box::new(|| Err(Refusal::new(Reason::Revoked, "it was revoked")));
     assert!(matches!(revoked.place(&Conditions::default(), ended).await, Err(StoreError::Ended(_))));
@@ -116,20 +119,20 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
     let parts = store.begin_parts(&path("c")).await.unwrap();
     let mut stored = Vec::new();
     for (number, size) in [(1u16, 5usize << 20), (2, 3)] {
-        let mut part = parts.begin_part(Some(size as u64)).unwrap();
-        part.write(Bytes::from(vec![7; size])).unwrap();
+        let mut part = parts.begin_part(&memory, Some(size as u64)).unwrap();
+        part.write(&vec![7; size]).unwrap();
         stored.push((number, parts.store_part(number, part).await.unwrap()));
     }
     assert_eq!(parts.complete(&stored, &Conditions::default(), live()).await.unwrap().size, (5 << 20) + 3);
-    let too_large = parts.begin_part(Some(1 << 40));
+    let too_large = parts.begin_part(&memory, Some(1 << 40));
     assert!(matches!(too_large, Err(StoreError::PartTooLarge(_))));
 
-    let all = store.list("", &ListQuery { max: 10, ..ListQuery::default() }).await.unwrap();
+    let all = store.list("", &ListQuery { max: 10, ..ListQuery::default() }, &work).await.unwrap();
     let names: Vec<&str> = all.all.iter().map(Entry::name).collect();
     assert_eq!((names, all.is_complete), (vec!["a/small", "b/large", "c"], true));
     let folders =
         ListQuery { max: 1, delimiter: Some("/".into()), after: "a/".into(), ..ListQuery::default() };
-    let next = store.list("", &folders).await.unwrap();
+    let next = store.list("", &folders, &work).await.unwrap();
     assert_eq!(next.all, [Entry::Prefix("b/".into())], "what follows a common prefix");
     store.delete(&path("c"), live()).await.unwrap();
     store.delete(&path("c"), live()).await.unwrap();
@@ -138,4 +141,24 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
     // The key of the store is read again when its file changes.
     std::fs::write(keys.path().join("key"), "another-secret\n").unwrap();
     assert!(store.head(&path("a/small")).await.is_err(), "the old key is not used any more");
+}
+
+// What waits in memory to be sent is counted: by its length, if that is known, and otherwise as much as an upload in parts takes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_of_uploads_to_a_bucket_is_counted() {
+    let (case, keys) = (Case::new().await, tempfile::tempdir().unwrap());
+    let store = bucket(&case, &keys, &format!("s3://acme-models/out/{JOB}/")).await;
+    let memory =
+        UploadMemory::new(Shares::new(64 << 10, 32 << 10), "spiffe://a.example/worker".parse().unwrap());
+    let begin = |length| store.begin(&path("x"), &memory, length);
+    let parts = store.begin_parts(&path("y")).await.unwrap();
+    let large = begin(None).unwrap();
+    assert!(matches!(begin(None), Err(StoreError::NoMemory)), "a second one does not fit");
+    assert!(matches!(begin(Some(1 << 30)), Err(StoreError::NoMemory)));
+    assert!(matches!(parts.begin_part(&memory, Some(16 << 20)), Err(StoreError::NoMemory)));
+    let small: Vec<_> = (0..8).map(|_| begin(Some(1 << 20)).unwrap()).collect();
+    assert!(matches!(begin(Some(1 << 20)), Err(StoreError::NoMemory)), "small ones count too");
+    drop((large, small));
+    drop(begin(None).unwrap());
+    drop(parts.begin_part(&memory, Some(16 << 20)).unwrap());
 }

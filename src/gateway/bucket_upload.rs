@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use bytes::Bytes;
@@ -12,16 +12,17 @@ use object_store::{
     multipart::PartId, path::Path,
 };
 use s3s::dto::ETagCondition;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     bucket::{BucketStore, failed, info},
     conditions::Conditions,
     store::{FinalCheck, ObjectInfo, StoreError},
     upload::StoredPart,
+    upload_memory::{Blocks, UploadMemory},
 };
-use crate::limits::{
-    GATEWAY_BACKEND_PART_BYTES, GATEWAY_BACKEND_PARTS_IN_FLIGHT, GATEWAY_BUCKET_PART_BYTES_MAX,
+use crate::{
+    limits::{GATEWAY_BACKEND_PART_BYTES, GATEWAY_BACKEND_PARTS_IN_FLIGHT, GATEWAY_BUCKET_PART_BYTES_MAX},
+    link::Share,
 };
 
 /// A whole object. Small ones are sent at once, larger ones in parts that the store joins at the end. If it is dropped before
@@ -29,25 +30,37 @@ use crate::limits::{
 pub(super) struct BucketUpload {
     store: BucketStore,
     path: Path,
-    small: Vec<Bytes>,
-    small_bytes: usize,
+    small: Blocks,
     large: Option<WriteMultipart>,
+    _memory: Share,
 }
 
+/// The memory of an upload in parts: those that are being sent, and the one that is received.
+const LARGE_BYTES: usize = GATEWAY_BACKEND_PART_BYTES * (GATEWAY_BACKEND_PARTS_IN_FLIGHT + 1);
+
 impl BucketUpload {
-    pub(super) fn new(store: BucketStore, path: Path) -> Self {
-        BucketUpload { store, path, small: Vec::new(), small_bytes: 0, large: None }
+    /// Takes memory for an object of this length.
+    pub(super) fn begin(
+        store: BucketStore,
+        path: Path,
+        memory: &UploadMemory,
+        length: Option<u64>,
+    ) -> Result<Self, StoreError> {
+        let length = length.and_then(|length| usize::try_from(length).ok());
+        let needed = length.filter(|length| *length < GATEWAY_BACKEND_PART_BYTES).unwrap_or(LARGE_BYTES);
+        let _memory = memory.take(needed)?;
+        Ok(BucketUpload { store, path, small: Blocks::default(), large: None, _memory })
     }
 
     pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         if let Some(large) = &mut self.large {
             large.wait_for_capacity(GATEWAY_BACKEND_PARTS_IN_FLIGHT).await.map_err(failed)?;
-            large.put(bytes);
+            // This copies: a small piece would keep the buffer of its connection.
+            large.write(&bytes);
             return Ok(());
         }
-        self.small_bytes = self.small_bytes.saturating_add(bytes.len());
-        self.small.push(bytes);
-        if self.small_bytes < GATEWAY_BACKEND_PART_BYTES {
+        self.small.add(&bytes);
+        if self.small.size() < GATEWAY_BACKEND_PART_BYTES {
             return Ok(());
         }
         let upload = self.store.objects.put_multipart(&self.path).await.map_err(failed)?;
@@ -136,19 +149,17 @@ impl fmt::Debug for BucketUpload {
 /// One part that is received. It waits in memory, because the store's client must be able to send it again.
 #[derive(Debug)]
 pub(super) struct BucketPart {
-    bytes: Vec<Bytes>,
-    size: usize,
+    blocks: Blocks,
     most: usize,
-    _memory: OwnedSemaphorePermit,
+    _memory: Share,
 }
 
 impl BucketPart {
-    pub(super) fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
-        self.size = self.size.saturating_add(bytes.len());
-        if self.size > self.most {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        if self.blocks.size().saturating_add(bytes.len()) > self.most {
             return Err(StoreError::PartTooLarge(self.most as u64));
         }
-        self.bytes.push(bytes);
+        self.blocks.add(bytes);
         Ok(())
     }
 }
@@ -168,22 +179,23 @@ impl BucketParts {
     }
 
     /// Takes memory for a part of this length.
-    pub(super) fn begin_part(&self, length: Option<u64>) -> Result<BucketPart, StoreError> {
+    pub(super) fn begin_part(
+        &self,
+        memory: &UploadMemory,
+        length: Option<u64>,
+    ) -> Result<BucketPart, StoreError> {
         let most = usize::try_from(length.unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
         if length.is_some() && most > GATEWAY_BUCKET_PART_BYTES_MAX {
             return Err(StoreError::PartTooLarge(GATEWAY_BUCKET_PART_BYTES_MAX as u64));
         }
         let most = most.min(GATEWAY_BUCKET_PART_BYTES_MAX);
-        let kib = u32::try_from(most.div_ceil(1 << 10)).unwrap_or(u32::MAX);
-        let memory = Arc::clone(&self.store.memory).try_acquire_many_owned(kib);
-        let _memory = memory
-            .map_err(|_| StoreError::Unavailable("the memory for parts of uploads is in use".to_owned()))?;
-        Ok(BucketPart { bytes: Vec::new(), size: 0, most, _memory })
+        Ok(BucketPart { blocks: Blocks::default(), most, _memory: memory.take(most)? })
     }
 
     pub(super) async fn store_part(&self, number: u16, part: BucketPart) -> Result<StoredPart, StoreError> {
-        let size = part.size as u64;
-        let payload: PutPayload = part.bytes.into_iter().collect();
+        let BucketPart { blocks, _memory, .. } = part;
+        let size = blocks.size() as u64;
+        let payload: PutPayload = blocks.into_iter().collect();
         let index = usize::from(number).saturating_sub(1);
         let stored = self.store.parts.put_part(&self.path, &self.id, index, payload).await.map_err(failed)?;
         let e_tag = stored.content_id.trim_matches('"').to_owned();

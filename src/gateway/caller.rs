@@ -8,7 +8,9 @@ use s3s::{S3Error, S3ErrorCode, S3Result};
 use super::{
     live_access::LiveAccess,
     refusal::{failed, refused, unusable},
+    room::GatewayRoom,
     session::{TokenSession, TokenSessions},
+    upload_memory::UploadMemory,
     view::{Found, Mount, Need},
 };
 use crate::{
@@ -23,6 +25,7 @@ pub(super) struct GatewayCaller {
     pub(super) session: TokenSession,
     pub(super) sessions: TokenSessions,
     pub(super) connection: Connection,
+    pub(super) rooms: Arc<GatewayRoom>,
     /// Its room among the requests under way. Transfers hold it until they end.
     pub(super) room: Arc<Share>,
 }
@@ -40,6 +43,11 @@ impl GatewayCaller {
         let missing =
             || failed(S3ErrorCode::InternalError, "the request did not come through the gateway's front");
         extensions.get::<GatewayCaller>().cloned().ok_or_else(missing)
+    }
+
+    /// The memory for its uploads into object stores.
+    pub(super) fn upload_memory(&self) -> UploadMemory {
+        UploadMemory::new(self.rooms.upload_kib.clone(), self.connection.peer.spiffe_id().clone())
     }
 
     /// Authorizes a use of a key. A key that is foreign and one that does not exist get the same answer.

@@ -22,17 +22,20 @@ use super::{
     directory_upload::{DirectoryParts, DirectoryUpload},
     folder::{Missing, OpenFolder},
     key::{ObjectPath, STAGING, SubKey},
+    list_work::ListWork,
     listing::ListQuery,
     store::{Entries, FinalCheck, ObjectInfo, ObjectReading, StoreError},
     walk,
 };
-use crate::limits::{GATEWAY_CHUNK, GATEWAY_DISK_WORK_MAX};
+use crate::limits::{GATEWAY_CHUNK, GATEWAY_DISK_WORK_MAX, GATEWAY_WALKS_MAX};
 
 /// A directory, and the bound on work in it. A clone is a few pointers.
 #[derive(Clone, Debug)]
 pub(super) struct DirectoryStore {
     root: Arc<PathBuf>,
     work: Arc<Semaphore>,
+    /// Turns of listings. Each takes one of `work` too, so that listings leave turns to reads and writes.
+    walks: Arc<Semaphore>,
     /// Each name has one of these locks. A request that holds the lock may check the name and change it.
     names: Arc<[Mutex<()>; NAME_LOCKS]>,
 }
@@ -45,6 +48,7 @@ impl DirectoryStore {
         DirectoryStore {
             root: Arc::new(root),
             work: Arc::new(Semaphore::new(GATEWAY_DISK_WORK_MAX)),
+            walks: Arc::new(Semaphore::new(GATEWAY_WALKS_MAX)),
             names: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
         }
     }
@@ -165,21 +169,30 @@ impl DirectoryStore {
         .boxed()
     }
 
-    pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
-        let (store, folder, query) = (self.clone(), folder.to_owned(), query.clone());
+    pub(super) async fn list(
+        &self,
+        folder: &str,
+        query: &ListQuery,
+        work: &ListWork,
+    ) -> Result<Entries, StoreError> {
+        let (store, folder, query, work) = (self.clone(), folder.to_owned(), query.clone(), work.clone());
+        let walk = self.walks.clone().acquire_owned().await.map_err(io::Error::other)?;
         let gone = CancellationToken::new();
         let _client = gone.clone().drop_guard();
         self.run(move || {
+            // The turn lasts until the walk ends, also if its client goes away.
+            let _walk = walk;
             // A job that wrote nothing yet has no folder.
             let open = match store.open_location(&folder, Missing::Fails).map_err(absent) {
                 Ok(open) => open,
                 Err(StoreError::NotFound) => return Ok(Entries { is_complete: true, ..Entries::default() }),
                 Err(error) => return Err(error),
             };
-            walk::list(open, &query, &|| gone.is_cancelled()).map_err(|error| match errno(&error) {
-                Some(Errno::E2BIG) => StoreError::TooManyEntries,
-                _ => error.into(),
-            })
+            let go_on = |entries| match gone.is_cancelled() {
+                true => Err(io::Error::other("the client of a listing went away").into()),
+                false => work.visit(entries),
+            };
+            walk::list(open, &query, &go_on)
         })
         .await
     }

@@ -14,7 +14,9 @@ use super::{
     chunk_guard::guarded,
     hub,
     open_uploads::OpenUploads,
+    paced_body::PacedBody,
     refusal::{failed, not_implemented, refused},
+    room::GatewayRoom,
     service::{SIGNED_WITH, service},
     session::{CatalogReader, TokenSessions},
     stores::Stores,
@@ -23,11 +25,8 @@ use super::{
 use crate::{
     clock::Clock,
     identity::IdentitySource,
-    limits::{
-        GATEWAY_HEADER_BYTES_MAX, GATEWAY_REQUESTS_MAX, GATEWAY_REQUESTS_PER_PEER_MAX,
-        GATEWAY_TOKENS_PER_REQUEST_MAX, GATEWAY_XML_BYTES_MAX,
-    },
-    link::{Acceptor, Connection, HandshakeObserver, Protocol, ServeOptions, Shares, serve},
+    limits::{GATEWAY_HEADER_BYTES_MAX, GATEWAY_TOKENS_PER_REQUEST_MAX, GATEWAY_XML_BYTES_MAX},
+    link::{Acceptor, Connection, HandshakeObserver, Protocol, ServeOptions, serve},
     reason::{Reason, Refusal},
     verify::{UseReporter, Verifier},
 };
@@ -45,7 +44,7 @@ pub struct Gateway {
     sessions: TokenSessions,
     uploads: Arc<OpenUploads>,
     s3: S3Service,
-    room: Arc<Shares>,
+    rooms: Arc<GatewayRoom>,
     stores: Arc<Stores>,
     reporter: Option<UseReporter>,
 }
@@ -58,7 +57,7 @@ impl Gateway {
             sessions: TokenSessions::new(verifier, catalog, stores.clone(), clock),
             s3: service(uploads.clone()),
             uploads,
-            room: Shares::new(GATEWAY_REQUESTS_MAX, GATEWAY_REQUESTS_PER_PEER_MAX),
+            rooms: Arc::default(),
             stores,
             reporter: None,
         }
@@ -115,7 +114,10 @@ impl Gateway {
 
     async fn handle(&self, request: Request<Incoming>) -> S3Result<Response<Body>> {
         let clock = self.sessions.clock();
-        let request = request.map(|body| Body::http_body_unsync(UnreadBody::new(body.into(), clock.clone())));
+        let request = request.map(|body| {
+            let paced = Body::http_body_unsync(PacedBody::new(body.into(), clock.clone()));
+            Body::http_body_unsync(UnreadBody::new(paced, clock.clone()))
+        });
         let mut request = guarded(request);
         let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
             refused(&Refusal::new(Reason::NoClientCertificate, "the connection has no client certificate"))
@@ -125,7 +127,7 @@ impl Gateway {
         check_form(&request)?;
         check_document(&request)?;
         let peer = &connection.peer;
-        let share = self.room.take(peer.spiffe_id(), 1).map_err(|_| {
+        let share = self.rooms.requests.take(peer.spiffe_id(), 1).map_err(|_| {
             let text = "too many requests are under way: try again";
             refused(&Refusal::new(Reason::Overloaded, text))
         })?;
@@ -134,15 +136,15 @@ impl Gateway {
         if request.uri().path() == RENEW_PATH {
             return Ok(renewed(request.method(), session.refused.as_ref()));
         }
-        let caller =
-            GatewayCaller { session, sessions: self.sessions.clone(), connection, room: Arc::new(share) };
+        let (sessions, rooms) = (self.sessions.clone(), self.rooms.clone());
+        let caller = GatewayCaller { session, sessions, connection, rooms, room: Arc::new(share) };
         if is_for_hub {
             return hub::answer(&caller, &request).await;
         }
         request.extensions_mut().insert(caller);
         let served = SIGNED_WITH.scope(added.secret, self.s3.call(request)).await;
         served.map_err(|error| {
-            tracing::error!(?error, "a request could not be served");
+            tracing::error!(error = %s3s::StdError::from(error), "a request could not be served");
             failed(S3ErrorCode::InternalError, "the request could not be served")
         })
     }

@@ -13,8 +13,10 @@ use crate::{
         directory::DirectoryStore,
         store::LocationStore,
         testing::{SECRET, presigned, sha256_hex, signed},
+        upload_memory::UploadMemory,
     },
-    link::{Alpn, Connector, Endpoint},
+    limits,
+    link::{Alpn, Connector, Endpoint, Shares},
     name::{FenceName, Scope},
     token::{AuthorizationDetail, Claims},
     verify::testing::{AUDIENCE, FenceLowerer, JOB, ScriptedDaemon, soon},
@@ -96,6 +98,7 @@ struct Case {
     models: TempDir,
     endpoint: Endpoint,
     verifier: Verifier,
+    rooms: Arc<GatewayRoom>,
     _shutdown: tokio_util::sync::DropGuard,
 }
 
@@ -158,6 +161,7 @@ impl Case {
         ]);
         let gateway =
             Gateway::new(verifier.clone(), Arc::new(move || catalog.clone()), stores, daemon.clock.clone());
+        let rooms = gateway.rooms.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
@@ -165,7 +169,7 @@ impl Case {
             gateway.serve(listener, daemon.source("/files"), HandshakeObserver::default(), shutdown.clone());
         tokio::spawn(serving);
         let endpoint = Endpoint::new(&address, AUDIENCE.parse().unwrap()).unwrap();
-        Case { daemon, lowering, data, models, endpoint, verifier, _shutdown: shutdown.drop_guard() }
+        Case { daemon, lowering, data, models, endpoint, verifier, rooms, _shutdown: shutdown.drop_guard() }
     }
 
     async fn client(&self, path: &str) -> http1::SendRequest<Sent> {
@@ -213,6 +217,14 @@ impl Case {
     async fn send(&self, request: Request<Sent>) -> Answer {
         let response = self.client("/worker").await.send_request(request).await.unwrap();
         read_answer(response).await
+    }
+
+    fn worker(&self) -> crate::name::SpiffeId {
+        "spiffe://a.example/worker".parse().unwrap()
+    }
+
+    fn memory(&self) -> UploadMemory {
+        UploadMemory::new(self.rooms.upload_kib.clone(), self.worker())
     }
 
     fn checkpoint(&self, name: &str) -> std::path::PathBuf {
@@ -639,6 +651,50 @@ async fn a_revocation_ends_an_upload() {
     answer.is(403, "ExpiredToken");
     soon(|| files(&staging).is_empty()).await;
     assert!(!case.checkpoint("slow").exists());
+}
+
+// A client whose body does not come loses its place, whatever it asks for.
+#[tokio::test]
+async fn a_body_that_does_not_come_ends_its_request() {
+    let case = Case::new().await;
+    let folder = format!("/acme-models/out/{JOB}/folder/");
+    let object = format!("/acme-models/out/{JOB}/object");
+    for (method, target) in [("PUT", folder.as_str()), ("PUT", &object), ("POST", "/acme-models?delete=")] {
+        let headers = signed(method, HOST, target, UNSIGNED, &[("content-length", "1000")]);
+        let (sender, frames) = tokio::sync::mpsc::channel(1);
+        let body = StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(frames));
+        let mut client = case.client("/worker").await;
+        let sent = request(method, target, headers, &[&case.writing()], body.boxed_unsync());
+        let answering = tokio::spawn(async move { client.send_request(sent).await });
+        let taken =
+            || case.rooms.requests.take(&case.worker(), limits::GATEWAY_REQUESTS_PER_PEER_MAX).is_err();
+        soon(taken).await;
+        for _ in 0..200 {
+            if answering.is_finished() {
+                break;
+            }
+            case.daemon.clock.advance(Duration::from_millis(500));
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert!(answering.is_finished(), "{method} {target} holds its place");
+        let answer = read_answer(answering.await.unwrap().unwrap()).await;
+        assert!(answer.status >= 400, "{method} {target}: {}", answer.text);
+        soon(|| !taken()).await;
+        drop(sender);
+    }
+}
+
+// One holder has a bounded number of listings under way, and reads meanwhile.
+#[tokio::test]
+async fn listings_of_one_holder_are_bounded() {
+    let case = Case::new().await;
+    let others = case.rooms.listings.take(&case.worker(), limits::GATEWAY_LISTINGS_PER_PEER_MAX).unwrap();
+    case.ask("GET", "/acme-data?list-type=2", b"").await.is(503, "SlowDown");
+    let hub = case.ask("GET", "/_hub/api/datasets/acme/tickets", b"").await;
+    assert_eq!(hub.status, 503, "{}", hub.text);
+    assert_eq!(case.ask("GET", "/acme-data/ds/a.txt", b"").await.status, 200);
+    drop(others);
+    case.ask("GET", "/acme-data?list-type=2", b"").await.is(200, "");
 }
 
 #[path = "hub/front_tests.rs"]

@@ -13,6 +13,7 @@ use s3s::{
 
 use super::{
     caller::{GatewayCaller, live},
+    list_work::{ListWork, Listing},
     listing::{KeyOutcome, ListPage, ListQuery, encode_path},
     read::{e_tag, signed},
     refusal::{failed, unusable},
@@ -193,6 +194,7 @@ impl Encoding {
 /// order too.
 async fn list_page(caller: &GatewayCaller, bucket: &str, query: ListQuery) -> S3Result<ListPage<ObjectInfo>> {
     let mounts = caller.readable(bucket)?;
+    let listing = Listing::begin(caller)?;
     let mut page = ListPage::new(query);
     if page.query().max == 0 {
         return Ok(page);
@@ -202,7 +204,7 @@ async fn list_page(caller: &GatewayCaller, bucket: &str, query: ListQuery) -> S3
             continue;
         }
         live(access)?;
-        if list_mount(mount, &mut page).await? == KeyOutcome::Full {
+        if list_mount(mount, &mut page, &listing.with(access)).await? == KeyOutcome::Full {
             break;
         }
         live(access)?;
@@ -216,14 +218,14 @@ fn matches_prefix(mount: &Mount, prefix: &str) -> bool {
 }
 
 /// Adds the keys of a mount to a page.
-async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>) -> S3Result<KeyOutcome> {
+async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>, work: &ListWork) -> S3Result<KeyOutcome> {
     let place = mount.place.as_ref().map_err(|fault| unusable(&UnusableKey::Store(fault.clone()), true))?;
     // All keys of the mount are counted under one common prefix above it.
     if mount.prefix.starts_with(&page.query().prefix)
         && let Some(above) = page.common_prefix(&mount.prefix)
     {
         let any = ListQuery { max: 1, ..ListQuery::default() };
-        let is_empty = place.list(&any).await?.all.is_empty();
+        let is_empty = place.list(&any, work).await?.all.is_empty();
         return Ok(if is_empty { KeyOutcome::Continue } else { page.add_prefix(above) });
     }
     let query = page.query().clone();
@@ -240,7 +242,7 @@ async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>) -> S3Result<
             after: after.clone(),
             max: query.max.saturating_sub(page.len()),
         };
-        let entries = place.list(&inner).await?;
+        let entries = place.list(&inner, work).await?;
         let is_complete = entries.is_complete;
         let mut skipped = None;
         for entry in entries.all {

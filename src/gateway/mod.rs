@@ -20,12 +20,16 @@
 //! | `service` | the operations, as s3s calls them |
 //! | `read` `list` `write` `multipart` | the operations |
 //! | `listing` | one page of a listing, without I/O |
+//! | `list_work` | what a listing may still do |
 //! | `conditions` | If-Match and the others |
 //! | `download` | the body of a download |
 //! | `receive` | the body of an upload |
+//! | `paced_body` | the pace of a body: slow clients lose their places |
 //! | `unread_body` | the rest of a body that no one reads |
 //! | `checksum` | the checksums that clients send |
 //! | `chunk_guard` | a bound on the chunks of an upload |
+//! | `room` | what holders may have under way |
+//! | `upload_memory` | memory for uploads into object stores |
 //! | `open_uploads` | uploads in parts that are under way |
 //! | `usage` | what was read and written |
 //! | `manifest` `pins` | the objects of a pinned resource, and the comparison of their bytes |
@@ -51,16 +55,19 @@ mod front;
 mod hub;
 mod key;
 mod list;
+mod list_work;
 mod listing;
 mod live_access;
 mod manifest;
 mod multipart;
 mod open_uploads;
 mod operation;
+mod paced_body;
 mod pins;
 mod read;
 mod receive;
 mod refusal;
+mod room;
 mod service;
 mod session;
 mod settings;
@@ -70,6 +77,7 @@ mod stores;
 mod testing;
 mod unread_body;
 mod upload;
+mod upload_memory;
 mod usage;
 mod view;
 mod walk;

@@ -71,8 +71,8 @@ pub(super) async fn upload_part(
         checksums: Checksums::announced(&headers, trailing_headers, input.content_md5.as_deref())?,
     };
     let length = length.and_then(|length| u64::try_from(length).ok());
-    let mut upload = open.parts.begin_part(length).await?;
-    let compared = receive(input.body, announced, &mut upload, &opened.access, &caller).await?;
+    let mut upload = open.parts.begin_part(&caller.upload_memory(), length).await?;
+    let compared = receive(input.body, announced, &mut upload, &opened.access).await?;
     open.check_open()?;
     let stored = open.parts.store_part(number, upload).await?;
     let e_tag = stored.e_tag.clone();
@@ -106,7 +106,7 @@ pub(super) async fn upload_part_copy(
         [input.copy_source_if_match, input.copy_source_if_none_match],
         [input.copy_source_if_modified_since, input.copy_source_if_unmodified_since],
     );
-    let mut upload = open.parts.begin_part(None).await?;
+    let mut upload = open.parts.begin_part(&caller.upload_memory(), None).await?;
     copy(&source, range, &conditions, &mut upload, &target.access).await?;
     open.check_open()?;
     let stored = open.parts.store_part(number, upload).await?;

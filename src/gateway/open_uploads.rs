@@ -19,10 +19,10 @@ use super::{
 use crate::{
     clock::{Clock, LeaseTime, Wall},
     limits::{
-        GATEWAY_COMPLETED_KEPT, GATEWAY_PARTS_IN_ALL_MAX, GATEWAY_UPLOAD_IDLE, GATEWAY_UPLOAD_LOOK,
-        GATEWAY_UPLOADS_MAX, GATEWAY_UPLOADS_PER_JOB_MAX,
+        GATEWAY_COMPLETED_KEPT, GATEWAY_PARTS_IN_ALL_MAX, GATEWAY_PARTS_PER_JOB_MAX, GATEWAY_UPLOAD_IDLE,
+        GATEWAY_UPLOAD_LOOK, GATEWAY_UPLOADS_MAX, GATEWAY_UPLOADS_PER_JOB_MAX,
     },
-    name::SpiffeId,
+    name::{Object, SpiffeId},
     reason::Reason,
     secret::random_u128,
 };
@@ -77,6 +77,8 @@ struct UploadTable {
     open: HashMap<String, Arc<OpenUpload>>,
     completed: VecDeque<CompletedUpload>,
     parts: usize,
+    /// The same number for each object that has any.
+    parts_of: HashMap<Object, usize>,
 }
 
 impl OpenUploads {
@@ -156,13 +158,15 @@ impl OpenUploads {
         part: (StoredPart, Compared),
     ) -> S3Result<()> {
         let mut table = self.table();
-        if table.parts >= GATEWAY_PARTS_IN_ALL_MAX {
-            return Err(failed(S3ErrorCode::SlowDown, "too many parts are stored: try again later"));
+        let of_object = table.parts_of.get(&upload.found.object).copied().unwrap_or(0);
+        if table.parts >= GATEWAY_PARTS_IN_ALL_MAX || of_object >= GATEWAY_PARTS_PER_JOB_MAX {
+            let text = "too many parts are stored: complete or abort some uploads, or try again later";
+            return Err(failed(S3ErrorCode::SlowDown, text));
         }
         let mut state = upload.state();
         state.check_open()?;
         if state.stored.insert(number, part).is_none() {
-            table.parts = table.parts.saturating_add(1);
+            table.count(&upload.found.object, 1);
         }
         Ok(())
     }
@@ -227,9 +231,23 @@ impl UploadTable {
         let upload = self.open.remove(id)?;
         let mut state = upload.state();
         state.is_over = true;
-        self.parts = self.parts.saturating_sub(state.stored.len());
+        let stored = state.stored.len();
         drop(state);
+        self.parts = self.parts.saturating_sub(stored);
+        if let Some(of_object) = self.parts_of.get_mut(&upload.found.object) {
+            *of_object = of_object.saturating_sub(stored);
+            if *of_object == 0 {
+                self.parts_of.remove(&upload.found.object);
+            }
+        }
         Some(upload)
+    }
+
+    /// Counts parts that were stored.
+    fn count(&mut self, object: &Object, parts: usize) {
+        self.parts = self.parts.saturating_add(parts);
+        let of_object = self.parts_of.entry(object.clone()).or_default();
+        *of_object = of_object.saturating_add(parts);
     }
 }
 

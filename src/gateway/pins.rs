@@ -19,6 +19,7 @@ use tokio::task::spawn_blocking;
 use super::{
     conditions::Conditions,
     key::{ObjectPath, STAGING, SubKey},
+    list_work::ListWork,
     listing::ListQuery,
     manifest::{PinManifest, PinnedObject},
     store::{Entries, Entry, LocationStore, ObjectInfo, ObjectReading, StoreError},
@@ -231,11 +232,12 @@ impl PinnedTo {
         store: &LocationStore,
         folder: &str,
         query: &ListQuery,
+        work: &ListWork,
     ) -> Result<Entries, StoreError> {
         let manifest = self.manifest()?;
         let mut query = query.clone();
         loop {
-            let mut entries = store.list(folder, &query).await?;
+            let mut entries = store.list(folder, &query, work).await?;
             let last = entries.all.last().map(|entry| match entry {
                 Entry::Object(key, _) | Entry::Prefix(key) => key.clone(),
             });
@@ -365,8 +367,12 @@ mod tests {
         Ok(String::from_utf8(chunks.concat()).unwrap())
     }
 
+    fn work() -> ListWork {
+        ListWork::of(1_000, Box::new(|| Ok(())))
+    }
+
     async fn listed(place: &Place, query: ListQuery) -> Vec<String> {
-        let entries = place.list(&ListQuery { max: 10, ..query }).await.unwrap();
+        let entries = place.list(&ListQuery { max: 10, ..query }, &work()).await.unwrap();
         entries.all.into_iter().map(|(Entry::Object(name, _) | Entry::Prefix(name))| name).collect()
     }
 
@@ -411,6 +417,6 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let place = scene.place();
         assert!(read(&place, "readme").await.is_err());
-        assert!(place.list(&ListQuery::default()).await.is_err());
+        assert!(place.list(&ListQuery::default(), &work()).await.is_err());
     }
 }

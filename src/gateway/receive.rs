@@ -7,14 +7,14 @@ use http::HeaderMap;
 use s3s::{S3Error, S3ErrorCode, S3Result, dto::StreamingBlob};
 
 use super::{
-    caller::GatewayCaller,
     checksum::{Checksums, Compared},
     live_access::LiveAccess,
+    paced_body::TooSlow,
     refusal::{custom, failed, refused},
     upload::Upload,
     usage::{Direction, Transfer},
 };
-use crate::limits::{GATEWAY_PUT_BYTES_MAX, GATEWAY_WRITER_STALL};
+use crate::limits::GATEWAY_PUT_BYTES_MAX;
 
 /// What the request says about its body.
 pub(super) struct Announced {
@@ -22,13 +22,12 @@ pub(super) struct Announced {
     pub(super) checksums: Checksums,
 }
 
-/// Writes a body into an upload, and compares its checksums. Stops if the access ends, or if no byte comes for too long.
+/// Writes a body into an upload, and compares its checksums. Stops if the access ends.
 pub(super) async fn receive(
     body: Option<StreamingBlob>,
     announced: Announced,
     upload: &mut Upload,
     access: &LiveAccess,
-    caller: &GatewayCaller,
 ) -> S3Result<Compared> {
     let Announced { length, mut checksums } = announced;
     let length = length.map(|length| u64::try_from(length).unwrap_or(u64::MAX));
@@ -52,7 +51,6 @@ pub(super) async fn receive(
                 transfer.cut(&refusal);
                 return Err(refused(&refusal));
             }
-            () = caller.sessions.clock().sleep(GATEWAY_WRITER_STALL) => return Err(stalled()),
         };
         if let Err(refusal) = access.check() {
             transfer.cut(&refusal);
@@ -64,15 +62,16 @@ pub(super) async fn receive(
         if received > GATEWAY_PUT_BYTES_MAX {
             return Err(too_large());
         }
+        // Not only at the end: the memory for an upload was taken by its length.
+        if length.is_some_and(|length| received > length) {
+            return Err(other_length());
+        }
         transfer.add(bytes.len() as u64);
         checksums.update(&bytes);
         upload.write(bytes).await?;
     }
     if length.is_some_and(|length| length != received) {
-        return Err(failed(
-            S3ErrorCode::IncompleteBody,
-            "the body does not have the length that was announced",
-        ));
+        return Err(other_length());
     }
     let compared = checksums.compare()?;
     transfer.finish();
@@ -102,9 +101,8 @@ fn too_large() -> S3Error {
     failed(S3ErrorCode::EntityTooLarge, text)
 }
 
-fn stalled() -> S3Error {
-    let seconds = GATEWAY_WRITER_STALL.as_secs();
-    failed(S3ErrorCode::RequestTimeout, format!("no byte of the body came for {seconds} s"))
+fn other_length() -> S3Error {
+    failed(S3ErrorCode::IncompleteBody, "the body does not have the length that was announced")
 }
 
 /// s3s checks the signatures and digests of the body while it is read, and reports them in the texts of its errors.
@@ -114,6 +112,8 @@ fn broken(error: &(dyn std::error::Error + Send + Sync)) -> S3Error {
         failed(S3ErrorCode::SignatureDoesNotMatch, "the signature of a chunk of the body is wrong")
     } else if text.contains("Sha256Mismatch") {
         custom("XAmzContentSHA256Mismatch", "the body does not have the digest of x-amz-content-sha256")
+    } else if text.contains(&TooSlow.to_string()) {
+        failed(S3ErrorCode::RequestTimeout, TooSlow.to_string())
     } else {
         failed(S3ErrorCode::IncompleteBody, "the body is incomplete or malformed")
     }

@@ -11,8 +11,10 @@ use super::{
     conditions::Conditions,
     directory::DirectoryStore,
     key::ObjectPath,
+    list_work::ListWork,
     listing::ListQuery,
     upload::{Parts, Upload},
+    upload_memory::UploadMemory,
 };
 use crate::reason::Refusal;
 
@@ -82,6 +84,8 @@ pub(super) enum StoreError {
     /// The access ended before the change was made.
     #[error("{0}")]
     Ended(Refusal),
+    #[error("the memory for uploads is in use: try again, with fewer at once")]
+    NoMemory,
     /// The store could not be reached, or has no room for the moment.
     #[error("{0}")]
     Unavailable(String),
@@ -118,18 +122,28 @@ impl LocationStore {
     }
 
     /// Lists entries below a folder, at least one if there is one. Uses the delimiter only if it is a slash.
-    pub(super) async fn list(&self, folder: &str, query: &ListQuery) -> Result<Entries, StoreError> {
+    pub(super) async fn list(
+        &self,
+        folder: &str,
+        query: &ListQuery,
+        work: &ListWork,
+    ) -> Result<Entries, StoreError> {
         match self {
-            LocationStore::Directory(directory) => directory.list(folder, query).await,
-            LocationStore::Bucket(bucket) => bucket.list(folder, query).await,
+            LocationStore::Directory(directory) => directory.list(folder, query, work).await,
+            LocationStore::Bucket(bucket) => bucket.list(folder, query, work).await,
         }
     }
 
-    /// Begins an upload.
-    pub(super) async fn begin(&self, path: &ObjectPath) -> Result<Upload, StoreError> {
+    /// Begins an upload of this length, if it is known.
+    pub(super) async fn begin(
+        &self,
+        path: &ObjectPath,
+        memory: &UploadMemory,
+        length: Option<u64>,
+    ) -> Result<Upload, StoreError> {
         match self {
             LocationStore::Directory(directory) => directory.begin(path).await.map(Upload::Directory),
-            LocationStore::Bucket(bucket) => bucket.begin(path).map(Upload::Bucket),
+            LocationStore::Bucket(bucket) => bucket.begin(path, memory, length).map(Upload::Bucket),
         }
     }
 

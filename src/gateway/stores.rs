@@ -3,6 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use super::{
+    list_work::ListWork,
     listing::ListQuery,
     pins::{PinnedTo, Pins},
     store::{Entries, LocationStore, StoreError},
@@ -29,10 +30,10 @@ pub(super) struct Place {
 
 impl Place {
     /// Lists entries, at least one if there is one.
-    pub(super) async fn list(&self, query: &ListQuery) -> Result<Entries, StoreError> {
+    pub(super) async fn list(&self, query: &ListQuery, work: &ListWork) -> Result<Entries, StoreError> {
         match &self.pin {
-            Some(pin) => pin.list(&self.store, &self.folder, query).await,
-            None => self.store.list(&self.folder, query).await,
+            Some(pin) => pin.list(&self.store, &self.folder, query, work).await,
+            None => self.store.list(&self.folder, query, work).await,
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{
     conditions::Conditions,
     directory_upload::{DirectoryParts, DirectoryUpload},
     store::{FinalCheck, ObjectInfo, StoreError},
+    upload_memory::UploadMemory,
 };
 
 /// One upload. If it is dropped before it is placed, nothing of it stays.
@@ -23,7 +24,7 @@ impl Upload {
         match self {
             Upload::Directory(upload) => upload.write(bytes).await,
             Upload::Bucket(upload) => upload.write(bytes).await,
-            Upload::BucketPart(part) => part.write(bytes),
+            Upload::BucketPart(part) => part.write(&bytes),
         }
     }
 
@@ -59,10 +60,14 @@ pub(super) enum Parts {
 
 impl Parts {
     /// Begins a part of this length, if it is known.
-    pub(super) async fn begin_part(&self, length: Option<u64>) -> Result<Upload, StoreError> {
+    pub(super) async fn begin_part(
+        &self,
+        memory: &UploadMemory,
+        length: Option<u64>,
+    ) -> Result<Upload, StoreError> {
         match self {
             Parts::Directory(parts) => parts.begin_part().await.map(Upload::Directory),
-            Parts::Bucket(parts) => parts.begin_part(length).map(Upload::BucketPart),
+            Parts::Bucket(parts) => parts.begin_part(memory, length).map(Upload::BucketPart),
         }
     }
 

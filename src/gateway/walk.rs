@@ -1,15 +1,14 @@
 //! A walk over the files below a folder, in the order of their keys. Blocks.
 
-use std::io;
-
 use nix::errno::Errno;
 
 use super::{
+    directory::errno,
     folder::{FolderItem, Missing, OpenFolder},
     listing::ListQuery,
-    store::{Entries, Entry},
+    store::{Entries, Entry, StoreError},
 };
-use crate::limits::{GATEWAY_KEY_DEPTH_MAX, GATEWAY_WALK_ENTRIES_MAX};
+use crate::limits::GATEWAY_KEY_DEPTH_MAX;
 
 /// A folder on the way down, and its names that come next.
 struct Level {
@@ -19,35 +18,26 @@ struct Level {
     items: std::vec::IntoIter<FolderItem>,
 }
 
-/// What a walk may still do.
-struct Budget<'a> {
-    entries: usize,
-    /// Whether the client went away.
-    is_gone: &'a dyn Fn() -> bool,
+/// Asked before some entries are visited: an error ends the walk.
+type GoOn<'a> = &'a dyn Fn(usize) -> Result<(), StoreError>;
+
+/// Reads the names in a folder, if the walk may go on. A folder without entries is work too.
+fn items(folder: &OpenFolder, go_on: GoOn<'_>) -> Result<Vec<FolderItem>, StoreError> {
+    go_on(1)?;
+    let items = folder.items().map_err(|error| match errno(&error) {
+        Some(Errno::E2BIG) => StoreError::TooManyEntries,
+        _ => error.into(),
+    })?;
+    go_on(items.len())?;
+    Ok(items)
 }
 
-impl Budget<'_> {
-    /// Reads the names in a folder, if the walk may go on.
-    fn items(&mut self, folder: &OpenFolder) -> io::Result<Vec<FolderItem>> {
-        if (self.is_gone)() {
-            return Err(io::Error::other("the client of a listing went away"));
-        }
-        let items = folder.items()?;
-        // A folder without entries is work too.
-        self.entries =
-            self.entries.checked_sub(items.len().saturating_add(1)).ok_or(io::Error::from(Errno::E2BIG))?;
-        Ok(items)
-    }
-}
-
-/// Lists what is below a folder, by keys relative to it. Lists at most one entry more than asked for. Stops with an error if it
-/// would visit too many entries, or if the client went away.
-pub(super) fn list(folder: OpenFolder, query: &ListQuery, is_gone: &dyn Fn() -> bool) -> io::Result<Entries> {
-    let mut budget = Budget { entries: GATEWAY_WALK_ENTRIES_MAX, is_gone };
+/// Lists what is below a folder, by keys relative to it. Lists at most one entry more than asked for.
+pub(super) fn list(folder: OpenFolder, query: &ListQuery, go_on: GoOn<'_>) -> Result<Entries, StoreError> {
     let by_folder = query.delimiter.as_deref() == Some("/");
     let most = query.max.saturating_add(1);
     let mut entries = Entries::default();
-    let mut levels = vec![Level { items: budget.items(&folder)?.into_iter(), folder, key: String::new() }];
+    let mut levels = vec![Level { items: items(&folder, go_on)?.into_iter(), folder, key: String::new() }];
     while let Some(level) = levels.last_mut() {
         let Some(item) = level.items.next() else {
             levels.pop();
@@ -72,12 +62,13 @@ pub(super) fn list(folder: OpenFolder, query: &ListQuery, is_gone: &dyn Fn() -> 
         }
         let Ok(inner) = level.folder.enter(name, Missing::Fails) else { continue };
         if by_folder && key.len() > query.prefix.len() {
-            if has_file(&inner, &mut budget)? {
+            let depth = key.matches('/').count();
+            if has_file(&inner, GATEWAY_KEY_DEPTH_MAX.saturating_sub(depth), go_on)? {
                 entries.all.push(Entry::Prefix(key));
             }
             continue;
         }
-        levels.push(Level { items: budget.items(&inner)?.into_iter(), folder: inner, key });
+        levels.push(Level { items: items(&inner, go_on)?.into_iter(), folder: inner, key });
     }
     entries.is_complete = true;
     Ok(entries)
@@ -93,17 +84,89 @@ fn may_lead_to(key: &str, query: &ListQuery) -> bool {
     in_prefix && comes_after
 }
 
-/// Whether there is a file below a folder, at any depth.
-fn has_file(folder: &OpenFolder, budget: &mut Budget<'_>) -> io::Result<bool> {
-    let items = budget.items(folder)?;
+/// Whether there is a file below a folder that a key can name: at most this many folders deeper.
+fn has_file(folder: &OpenFolder, depth: usize, go_on: GoOn<'_>) -> Result<bool, StoreError> {
+    let items = items(folder, go_on)?;
     if items.iter().any(|item| !item.name.ends_with('/')) {
         return Ok(true);
     }
+    let Some(depth) = depth.checked_sub(1) else { return Ok(false) };
     for item in items {
         let Ok(inner) = folder.enter(item.name.trim_end_matches('/'), Missing::Fails) else { continue };
-        if has_file(&inner, budget)? {
+        if has_file(&inner, depth, go_on)? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::{
+        gateway::{list_work::ListWork, store::FinalCheck},
+        reason::{Reason, Refusal},
+    };
+
+    fn walked(root: &std::path::Path, query: &ListQuery, go_on: GoOn<'_>) -> Result<Vec<String>, StoreError> {
+        let entries = list(OpenFolder::root(root).unwrap(), query, go_on)?;
+        Ok(entries.all.iter().map(|entry| entry.name().to_owned()).collect())
+    }
+
+    fn by_folder() -> ListQuery {
+        ListQuery { delimiter: Some("/".into()), max: 1_000, ..ListQuery::default() }
+    }
+
+    // A listing ends with its access, in the middle of a folder tree.
+    #[test]
+    fn a_walk_ends_with_its_access() {
+        let root = tempfile::tempdir().unwrap();
+        for n in 0..50 {
+            std::fs::create_dir_all(root.path().join(format!("{n:02}/a/b"))).unwrap();
+        }
+        let looks = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = looks.clone();
+        let look: FinalCheck =
+            Box::new(move || match counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed) {
+                0..10 => Ok(()),
+                _ => Err(Refusal::new(Reason::Revoked, "it was revoked")),
+            });
+        let work = ListWork::of(1_000, look);
+        let ended = walked(root.path(), &by_folder(), &|entries| work.visit(entries));
+        assert!(matches!(ended, Err(StoreError::Ended(_))), "{ended:?}");
+        assert_eq!(looks.load(std::sync::atomic::Ordering::Relaxed), 11, "it stopped at once");
+    }
+
+    // The walks of one listing together visit a bounded number of entries.
+    #[test]
+    fn walks_of_one_listing_share_a_bound() {
+        let root = tempfile::tempdir().unwrap();
+        for n in 0..10 {
+            std::fs::write(root.path().join(n.to_string()), "").unwrap();
+        }
+        let work = ListWork::of(30, Box::new(|| Ok(())));
+        let walk = || walked(root.path(), &by_folder(), &|entries| work.visit(entries));
+        assert_eq!(walk().unwrap().len(), 10);
+        assert_eq!(walk().unwrap().len(), 10);
+        assert!(matches!(walk(), Err(StoreError::TooManyEntries)));
+    }
+
+    // What lies too deep for any key is not looked for. Each level on the way holds an open folder.
+    #[test]
+    fn a_folder_is_searched_only_as_deep_as_keys_go() {
+        let root = tempfile::tempdir().unwrap();
+        let deep = |levels: usize| root.path().join("x/".repeat(levels));
+        std::fs::create_dir_all(deep(GATEWAY_KEY_DEPTH_MAX + 100)).unwrap();
+        let visited = Cell::new(0);
+        let go_on = |_| {
+            visited.set(visited.get() + 1);
+            Ok(())
+        };
+        assert_eq!(walked(root.path(), &by_folder(), &go_on).unwrap(), [""; 0]);
+        assert!(visited.get() <= 2 * (GATEWAY_KEY_DEPTH_MAX + 2), "{} looks", visited.get());
+        std::fs::write(deep(GATEWAY_KEY_DEPTH_MAX).join("last"), "").unwrap();
+        assert_eq!(walked(root.path(), &by_folder(), &go_on).unwrap(), ["x/"], "the deepest key is found");
+    }
 }

@@ -46,8 +46,9 @@ pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S
     }
     let conditions =
         Conditions { if_match: input.if_match, if_none_match: input.if_none_match, ..Conditions::default() };
-    let mut upload = found.store.begin(&found.path).await?;
-    let compared = receive(input.body, announced, &mut upload, &opened.access, &caller).await?;
+    let length = announced.length.and_then(|length| u64::try_from(length).ok());
+    let mut upload = found.store.begin(&found.path, &caller.upload_memory(), length).await?;
+    let compared = receive(input.body, announced, &mut upload, &opened.access).await?;
     let info = upload.place(&conditions, final_check(&opened.access)).await?;
     Ok(S3Response::new(PutObjectOutput {
         e_tag: Some(e_tag(&info)),
@@ -125,7 +126,7 @@ pub(super) async fn copy_object(
     if found.path.key.is_folder() {
         return Err(folder_with_bytes());
     }
-    let mut upload = found.store.begin(&found.path).await?;
+    let mut upload = found.store.begin(&found.path, &caller.upload_memory(), None).await?;
     copy(&source, None, &conditions, &mut upload, &target.access).await?;
     let info = upload.place(&Conditions::default(), final_check(&target.access)).await?;
     Ok(S3Response::new(CopyObjectOutput {

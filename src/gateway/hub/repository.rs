@@ -6,13 +6,14 @@ use super::path::RepositoryName;
 use crate::{
     gateway::{
         caller::GatewayCaller,
+        list_work::Listing,
         listing::ListQuery,
         live_access::LiveAccess,
         refusal::{failed, refused, unusable},
         store::{Entry, ObjectInfo},
         view::{Mount, Need, STABLE_BUCKET, UnusableKey},
     },
-    limits::{GATEWAY_LIST_MAX, HUB_FILES_MAX},
+    limits::HUB_FILES_MAX,
     name::Digest,
     plain,
     reason::Reason,
@@ -131,17 +132,20 @@ impl LeasedVersion {
     /// # Errors
     ///
     /// The store cannot list them, or there are more than [`HUB_FILES_MAX`].
-    pub(super) async fn files(&self, prefix: &str) -> S3Result<Vec<RepositoryFile>> {
+    pub(super) async fn files(&self, caller: &GatewayCaller, prefix: &str) -> S3Result<Vec<RepositoryFile>> {
+        let listing = Listing::begin(caller)?;
+        let work = listing.with(&self.access);
         let place = self.mount.place.clone().map_err(|fault| unusable(&UnusableKey::Store(fault), true))?;
         let mut query = ListQuery {
             prefix: prefix.to_owned(),
             delimiter: None,
             after: String::new(),
-            max: GATEWAY_LIST_MAX,
+            // A directory is walked once. An object store has pages of its own size.
+            max: HUB_FILES_MAX.saturating_add(1),
         };
         let mut files = Vec::new();
         loop {
-            let entries = place.list(&query).await?;
+            let entries = place.list(&query, &work).await?;
             let last = entries.all.iter().rev().find_map(|entry| match entry {
                 Entry::Object(key, _) => Some(key.clone()),
                 Entry::Prefix(_) => None,

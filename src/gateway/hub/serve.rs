@@ -44,7 +44,7 @@ pub(in crate::gateway) async fn answer(
         }
         Question::Info { repository, revision: wanted } => {
             let found = revision(caller, &repository, wanted.as_deref())?;
-            let files = found.files("").await?;
+            let files = found.files(caller, "").await?;
             live(&found.access)?;
             let siblings: Vec<Value> = files.iter().map(|file| json!({ "rfilename": file.path })).collect();
             let info = json!({
@@ -55,7 +55,7 @@ pub(in crate::gateway) async fn answer(
         }
         Question::Tree { repository, revision: wanted, folder, is_recursive } => {
             let found = revision(caller, &repository, Some(&wanted))?;
-            let files = found.files(&folder).await?;
+            let files = found.files(caller, &folder).await?;
             live(&found.access)?;
             if files.is_empty() && !folder.is_empty() {
                 return Err(failed(S3ErrorCode::NoSuchKey, "the repository has no such folder"));

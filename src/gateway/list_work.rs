@@ -1,0 +1,84 @@
+//! The work of a listing: it has a place, it ends with its access, and it visits a bounded number of entries.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use s3s::S3Result;
+
+use super::{
+    caller::GatewayCaller,
+    live_access::LiveAccess,
+    refusal::refused,
+    store::{FinalCheck, StoreError},
+    write::final_check,
+};
+use crate::{
+    limits::GATEWAY_WALK_ENTRIES_MAX,
+    link::Share,
+    reason::{Reason, Refusal},
+};
+
+/// One listing of a caller. It holds its place until it is dropped.
+pub(super) struct Listing {
+    left: Arc<AtomicUsize>,
+    _place: Share,
+}
+
+impl Listing {
+    /// Takes a place.
+    ///
+    /// # Errors
+    ///
+    /// The caller has too many listings under way, or all callers together.
+    pub(super) fn begin(caller: &GatewayCaller) -> S3Result<Self> {
+        let place = caller.rooms.listings.take(caller.connection.peer.spiffe_id(), 1).map_err(|_| {
+            let text = "too many listings are under way: try again, with fewer at once";
+            refused(&Refusal::new(Reason::Overloaded, text))
+        })?;
+        Ok(Listing { left: Arc::new(AtomicUsize::new(GATEWAY_WALK_ENTRIES_MAX)), _place: place })
+    }
+
+    /// The part of the work that needs this access. All parts share one bound.
+    pub(super) fn with(&self, access: &LiveAccess) -> ListWork {
+        ListWork { left: self.left.clone(), look: Arc::new(final_check(access)) }
+    }
+}
+
+/// What a store may still do for a listing.
+#[derive(Clone)]
+pub(super) struct ListWork {
+    left: Arc<AtomicUsize>,
+    look: Arc<FinalCheck>,
+}
+
+impl ListWork {
+    /// Checks that the listing goes on, and counts the entries that it visits next.
+    ///
+    /// # Errors
+    ///
+    /// Its access ended, or it has visited too many entries.
+    pub(super) fn visit(&self, entries: usize) -> Result<(), StoreError> {
+        (self.look)().map_err(StoreError::Ended)?;
+        let less = |left: usize| left.checked_sub(entries);
+        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(StoreError::TooManyEntries),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(entries: usize, look: FinalCheck) -> Self {
+        ListWork { left: Arc::new(AtomicUsize::new(entries)), look: Arc::new(look) }
+    }
+}
+
+impl fmt::Debug for ListWork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ListWork({} entries left)", self.left.load(Ordering::Relaxed))
+    }
+}
