@@ -544,6 +544,42 @@ fn a_test_that_is_left_out_says_why() {
     assert!(wrong.is_empty(), "`#[ignore]` without a reason in {wrong:?}");
 }
 
+// The log has words and numbers for people to read, and no Rust types.
+#[test]
+fn no_line_of_the_log_shows_a_rust_type() {
+    let mut wrong = Vec::new();
+    for module in house() {
+        let tokens = &module.tokens;
+        for (at, call) in tokens.windows(5).enumerate() {
+            let [Token::Word(tracing), Token::Path, Token::Word(level), Token::Mark('!'), Token::Mark('(')] =
+                call
+            else {
+                continue;
+            };
+            if tracing != "tracing" || !["error", "warn", "info"].contains(&level.as_str()) {
+                continue;
+            }
+            let (mut depth, mut i) = (1, at + 5);
+            while depth > 0 && i < tokens.len() {
+                match &tokens[i] {
+                    Token::Mark('(') => depth += 1,
+                    Token::Mark(')') => depth -= 1,
+                    Token::Text(text) if text.contains(":?") => {
+                        wrong.push(format!("{}: {text}", shown(&module.file)))
+                    }
+                    // `?value` or `name = ?value`; a `?` behind an expression is another thing.
+                    Token::Mark('?') if matches!(tokens[i - 1], Token::Mark('(' | ',' | '=')) => {
+                        wrong.push(format!("{}: a value with `?`", shown(&module.file)));
+                    }
+                    _ => {}
+                }
+                i += 1;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "the log would show Debug output: {wrong:?}");
+}
+
 #[test]
 fn clocks_are_read_in_one_place() {
     let wrong: Vec<String> = house()

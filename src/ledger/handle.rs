@@ -132,7 +132,8 @@ impl Ledger {
         let mut state = self.inner.shared.lock();
         let now = self.inner.clock.now().wall;
         if state.stopped.is_some() {
-            tracing::error!(?event, "an ending came after the ledger was closed and is not recorded");
+            let kind = text.as_ref().map_or("", EventText::kind);
+            tracing::error!(kind, "an ending came after the ledger was closed and is not recorded");
             return Deferred { index: 0, answer: Err(LedgerError::Closed) };
         }
         let room = match event {
