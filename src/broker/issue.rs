@@ -104,7 +104,7 @@ impl CredentialUseCases {
             return Err(Refusal::new(Reason::Internal, "the token could not be signed"));
         };
         metrics::counter!("leasehold_credentials_issued_total").increment(1);
-        tracing::debug!(lease = %id, job = %job.id, holder = %request.caller.id(), audience = %prepared.offer.audience, "credential issued");
+        tracing::info!(lease = %id, job = %job.id, holder = %request.caller.id(), audience = %prepared.offer.audience, "credential issued");
         Ok(Some(Issued {
             lease,
             token,

@@ -56,7 +56,7 @@ fn id(text: &str) -> SpiffeId {
 fn the_shipped_catalog_is_read_and_answers_by_name() {
     let c = shipped();
     let counts = c.counts();
-    assert_eq!((counts.tenants, counts.datasets, counts.models, counts.checkpoints), (3, 6, 3, 3));
+    assert_eq!((counts.tenants, counts.datasets, counts.models, counts.checkpoints), (3, 7, 3, 3));
     assert!(c.warnings().is_empty(), "{:?}", c.warnings());
     let tickets = c.dataset(&"dataset:acme/tickets@v3".parse().unwrap()).unwrap();
     assert_eq!(tickets.owner, "data-tickets@acme.example");

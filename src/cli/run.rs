@@ -68,7 +68,7 @@ pub struct RunArgs {
 /// Which job and attempt to join.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// The job file (TOML or JSON). With --job, only `[run]`, `stage` and `sync` are used
+    /// The job file (TOML, JSON). With --job, only its settings of the run
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
     /// Join this job instead of creating one

@@ -414,10 +414,12 @@ fn syslog_gets_a_line_for_success_and_the_reason_of_a_failure() {
     insta::assert_snapshot!(lines.map(|page| page.to_string()).concat(), @r"
     leasehold: Slurm job 4 on hpc: attempt 1 of j-7 has begun
     leasehold: Slurm job 4 on hpc: its start is not reported: denied: the Slurm job's comment names j-00000000000000000000000007, which is not a job of spiffe://hpc.acme.example/slurm/ml-support/mallory
+      code      NOT_A_MEMBER
       launcher  spiffe://hpc.acme.example/slurm/ml-support/ada
       fix       submit as the user who launched that job, or add this identity to members.join of its job file
     No attempt was begun. The Slurm job runs without access.
     leasehold: Slurm job 4 on hpc: its end could not be reported: error: cannot reach `leasehold.acme.example:8443`
+      code   UNREACHABLE
       fix    check that the daemon runs, and the way to it
     It is kept in the spool: `leasehold slurm resend` sends it again.
     ");

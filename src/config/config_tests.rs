@@ -405,7 +405,7 @@ fn each_mistake_about_people_is_reported() {
         assert!(found.iter().any(|problem| problem.contains(said)), "{to}: {found:?}");
     }
     // Nothing else is wrong with such a file, so nothing else is reported.
-    let notify = "[[notify]]\nname = \"ops\"\nurl = \"http://127.0.0.1:9/x\"\nsecret_file = \"s\"\n";
+    let notify = "[[notify]]\nname = \"ops\"\nurl = \"http://127.0.0.1:9/x\"\nsecret_file = \"s\"\nevents = [\"waiting\"]\ntenants = [\"*\"]\n";
     let gateway = "[gateway]\nlisten = \"nowhere\"\n";
     for (broken, at) in [
         (PEOPLE.replace(client, &format!("{client}\nsession = \"99h\"")), "people."),

@@ -67,10 +67,12 @@ pub(super) fn build_slices(rules: &RuleSet, types: &Types) -> Result<Slices, Pol
                 .filter(|(_, p)| speaks_of_action(p, &action, &actions) && speaks_of_principal(p, type_name))
                 .map(|(rule, policy)| (&**rule, policy))
                 .collect();
-            for (rule, _) in
-                speaking.iter().filter(|(r, _)| r.gate.is_some() && matches!(act, PolicyAct::Rpc(_)))
+            for (rule, _) in speaking
+                .iter()
+                .filter(|(r, _)| r.gate.is_some() && matches!(act, PolicyAct::Rpc(rpc) if !rpc.is_change()))
             {
-                let what = "a gate holds back what jobs do, not calls; name actions of tune_part";
+                let what = "a gate holds back what jobs do and changes of the rules, and no other calls; \
+                            name actions of tune_part, ApplyPolicy or ReloadCatalog";
                 faults.push(rules.fault(rule, what));
             }
             out.insert((kind, act), slice(action.clone(), &speaking)?);

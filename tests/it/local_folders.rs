@@ -30,7 +30,7 @@ fn spec(world: &World, stage: &str, run: &str) -> String {
          [[read]]\nresource = \"{TICKETS}\"\n[[read]]\nresource = \"{MODEL}\"\nstage = \"{}\"\n\
          [[write]]\nresource = \"{LINE}\"\nsync = \"{}\"\n[run]\n{run}\n",
         at(stage),
-        at("work/out"),
+        at("scratch/out"),
     )
 }
 
@@ -41,7 +41,7 @@ impl World {
     }
 }
 
-const UNTIL_TOLD: &str = "while [ ! -e $HERE/go ]; do sleep 0.02; done";
+const UNTIL_ALLOWED: &str = "while [ ! -e $HERE/go ]; do sleep 0.02; done";
 
 // A program that knows only files finds its model, and what it wrote is uploaded, at once or after its end.
 #[tokio::test(flavor = "multi_thread")]
@@ -49,11 +49,11 @@ async fn a_model_is_staged_and_results_are_uploaded() {
     let (world, _port) = world().await;
     world.write("acme-models/base-7b/2026.10/weights/part-0.bin", &"w".repeat(100_000));
     let script = format!(
-        "cd $HERE/work; stat -c %a base; cat base/config.json; wc -c <base/weights/part-0.bin; \
-         mkdir -p out/step-1; echo early >out/step-1/w; {UNTIL_TOLD}; echo late >out/late; ln -s base/config.json out/link"
+        "cd $HERE/scratch; stat -c %a base; cat base/config.json; wc -c <base/weights/part-0.bin; \
+         mkdir -p out/step-1; echo early >out/step-1/w; {UNTIL_ALLOWED}; echo late >out/late; ln -s base/config.json out/link"
     );
-    fs::create_dir(world.file("work")).unwrap();
-    let mut wrapper = world.wrap(&spec(&world, "work/base", ""), &[], &script);
+    fs::create_dir(world.file("scratch")).unwrap();
+    let mut wrapper = world.wrap(&spec(&world, "scratch/base", ""), &[], &script);
     wrapper.child_says("100000").await;
     assert!(wrapper.stdout().starts_with("700\n{}"), "{}", wrapper.stdout());
     let job = wrapper.job().await;
@@ -63,8 +63,8 @@ async fn a_model_is_staged_and_results_are_uploaded() {
     assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
     assert_eq!(fs::read_to_string(world.stored(&job, "late")).unwrap(), "late\n");
     assert!(!world.stored(&job, "link").exists(), "a link is not followed");
-    assert!(!world.file("work/base").exists(), "the copy is removed");
-    assert!(world.file("work/out/late").exists(), "what the command wrote stays");
+    assert!(!world.file("scratch/base").exists(), "the copy is removed");
+    assert!(world.file("scratch/out/late").exists(), "what the command wrote stays");
     let said = wrapper.stderr();
     for line in
         ["copied model:acme/base-7b@2026.10 to", "uploaded 2 files, 11 bytes, from", "removed the copy in"]
@@ -79,8 +79,8 @@ async fn a_model_is_staged_and_results_are_uploaded() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revocation_removes_the_copy() {
     let (world, _port) = world().await;
-    let script = format!("ls $HERE/base; {UNTIL_TOLD}; echo x >$HERE/work/out/x; exit 0");
-    fs::create_dir(world.file("work")).unwrap();
+    let script = format!("ls $HERE/base; {UNTIL_ALLOWED}; echo x >$HERE/scratch/out/x; exit 0");
+    fs::create_dir(world.file("scratch")).unwrap();
     let mut wrapper = world.wrap(&spec(&world, "base", "on_revoke = \"ignore\""), &[], &script);
     wrapper.child_says("config.json").await;
     let job = wrapper.job().await;
@@ -99,7 +99,7 @@ async fn a_revocation_removes_the_copy() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_guard_removes_the_copy() {
     let (world, _port) = world().await;
-    let mut wrapper = world.wrap(&spec(&world, "base", ""), &[], &format!("ls $HERE/base; {UNTIL_TOLD}"));
+    let mut wrapper = world.wrap(&spec(&world, "base", ""), &[], &format!("ls $HERE/base; {UNTIL_ALLOWED}"));
     wrapper.child_says("config.json").await;
     wrapper.signal(Signal::SIGKILL);
     eventually("the copy is gone", async || !world.file("base").exists()).await;
@@ -112,9 +112,9 @@ async fn the_next_attempt_finds_earlier_checkpoints() {
     let (world, _port) = world().await;
     let members = "[members]\nattempts = 3\n";
     let text = spec(&world, "base", "") + members;
-    fs::create_dir(world.file("work")).unwrap();
+    fs::create_dir(world.file("scratch")).unwrap();
     let script = format!(
-        "mkdir $HERE/work/out/step-1; echo one >$HERE/work/out/step-1/w; echo up; {UNTIL_TOLD}; sleep 60"
+        "mkdir $HERE/scratch/out/step-1; echo one >$HERE/scratch/out/step-1/w; echo up; {UNTIL_ALLOWED}; sleep 60"
     );
     let mut wrapper = world.wrap(&text, &["--attempt-key", "first"], &script);
     wrapper.child_says("up").await;
@@ -122,9 +122,9 @@ async fn the_next_attempt_finds_earlier_checkpoints() {
     wrapper.signal(Signal::SIGTERM);
     assert_eq!(wrapper.exit().await, Some(143), "{}", wrapper.stderr());
     assert_eq!(fs::read_to_string(world.stored(&job, "step-1/w")).unwrap(), "one\n", "uploaded in the drain");
-    fs::remove_dir_all(world.file("work/out")).unwrap();
+    fs::remove_dir_all(world.file("scratch/out")).unwrap();
     let again = ["--job", job.as_str(), "--attempt-key", "second"];
-    let mut wrapper = world.wrap(&text, &again, "cat $HERE/work/out/step-1/w; exit 0");
+    let mut wrapper = world.wrap(&text, &again, "cat $HERE/scratch/out/step-1/w; exit 0");
     assert_eq!(wrapper.exit().await, Some(0), "{}", wrapper.stderr());
     assert_eq!(wrapper.stdout(), "one\n");
     assert!(wrapper.stderr().contains("uploaded 0 files"), "{}", wrapper.stderr());
