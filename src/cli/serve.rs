@@ -64,7 +64,8 @@ impl ServeArgs {
         init_logging(&loaded.config.log);
         let is_default = loaded.defaults.iter().any(|used| used.key == "server.connections_max");
         let from = if is_default { BoundFrom::Default } else { BoundFrom::File };
-        allow_open_files(&mut loaded.config.server.room, from);
+        let listeners = 1 + usize::from(loaded.config.gateway.is_some());
+        allow_open_files(&mut loaded.config.server.room, from, listeners);
         init_metrics();
         let daemon = tokio::select! {
             daemon = Daemon::start(&loaded.config) => daemon.map_err(|e| match (&e, mint_of(&loaded.config.identity, session)) {

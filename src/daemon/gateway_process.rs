@@ -19,7 +19,7 @@ use crate::{
     gateway::{CatalogReader, Gateway, GatewaySettings},
     identity::{IdentitySource, wait_for_identity},
     limits,
-    link::{Connector, Endpoint, HandshakeObserver},
+    link::{Connector, Endpoint, ServeOptions},
     verify::{UseReporter, Verifier, VerifierSettings},
 };
 
@@ -72,7 +72,7 @@ impl GatewayProcess {
         let in_force = catalog.clone();
         let reader: CatalogReader = Arc::new(move || Catalog::clone(&in_force.load()));
         let gateway = Gateway::new(verifier, reader, stores, clock).reporting_to(reporter);
-        let serving = gateway.serve(listener, identity.clone(), HandshakeObserver::default(), stop.clone());
+        let serving = gateway.serve(listener, identity.clone(), ServeOptions::default(), stop.clone());
         tasks.spawn(async move {
             serving.await;
             "the gateway"

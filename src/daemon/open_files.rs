@@ -23,9 +23,11 @@ pub enum BoundFrom {
 /// process with 1,024, which handshakes of unknown callers could use up. In that case, no one else could connect, and the
 /// ledger could not begin a segment. If the hard limit is too low, a default bound on connections is lowered to what fits;
 /// a bound that the file has stays, with a warning.
-pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom) {
+///
+/// The bounds are those of one listener. `listeners` is the number of those that have them.
+pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom, listeners: usize) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
-    let needed = wanted(room);
+    let needed = wanted(room, listeners);
     let enough = needed.min(hard).max(soft);
     if enough > soft
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, enough, hard)
@@ -35,7 +37,7 @@ pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom) {
     if hard >= needed {
         return;
     }
-    match fitting(room, hard).filter(|_| from == BoundFrom::Default) {
+    match fitting(room, hard, listeners).filter(|_| from == BoundFrom::Default) {
         Some(fitting) => {
             room.connections_max = fitting;
             room.connections_per_peer_max = room.connections_per_peer_max.min(fitting / 2);
@@ -55,14 +57,14 @@ pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom) {
 }
 
 /// Returns how many connections of known callers a limit leaves room for, if that is enough.
-fn fitting(room: &RoomConfig, hard: u64) -> Option<usize> {
-    let others = wanted(&RoomConfig { connections_max: 0, ..room.clone() });
-    let left = hard.checked_sub(others).filter(|left| *left >= CONNECTIONS_FIT_MIN)?;
-    usize::try_from(left).ok()
+fn fitting(room: &RoomConfig, hard: u64, listeners: usize) -> Option<usize> {
+    let others = wanted(&RoomConfig { connections_max: 0, ..room.clone() }, listeners);
+    let left = hard.checked_sub(others)?.checked_div(listeners as u64)?;
+    usize::try_from(left).ok().filter(|_| left >= CONNECTIONS_FIT_MIN)
 }
 
-fn wanted(room: &RoomConfig) -> u64 {
-    let files = [
+fn wanted(room: &RoomConfig, listeners: usize) -> u64 {
+    let of_one = [
         room.connections_max,
         room.connections_unknown_max,
         room.connections_operators_max,
@@ -70,12 +72,11 @@ fn wanted(room: &RoomConfig) -> u64 {
         room.handshakes_max,
         limits::HANDSHAKES_WAITING_MAX,
         limits::HANDSHAKES_ENDING_MAX,
-        // Issuer and probes.
-        limits::WEB_CONNECTIONS_MAX,
-        limits::WEB_CONNECTIONS_MAX,
-        OTHERS,
     ];
-    files.into_iter().fold(0, |sum: u64, n| sum.saturating_add(n as u64))
+    // Issuer and probes.
+    let others = [limits::WEB_CONNECTIONS_MAX, limits::WEB_CONNECTIONS_MAX, OTHERS];
+    let sum = |files: &[usize]| files.iter().fold(0, |sum: u64, n| sum.saturating_add(*n as u64));
+    sum(&of_one).saturating_mul(listeners as u64).saturating_add(sum(&others))
 }
 
 #[cfg(test)]
@@ -96,9 +97,13 @@ mod tests {
             buffered_bytes_max: 1,
             buffered_bytes_per_peer_max: 1,
         };
-        let fits = fitting(&room, 20_000).unwrap();
+        let fits = fitting(&room, 20_000, 1).unwrap();
         assert!(fits < 20_000);
-        assert_eq!(wanted(&RoomConfig { connections_max: fits, ..room.clone() }), 20_000);
-        assert_eq!(fitting(&room, 1_024), None);
+        assert_eq!(wanted(&RoomConfig { connections_max: fits, ..room.clone() }, 1), 20_000);
+        // A gateway has a listener with the same bounds.
+        let with_gateway = fitting(&room, 20_000, 2).unwrap();
+        assert!(with_gateway <= fits / 2);
+        assert!(wanted(&RoomConfig { connections_max: with_gateway, ..room.clone() }, 2) <= 20_000);
+        assert_eq!(fitting(&room, 1_024, 1), None);
     }
 }

@@ -177,7 +177,7 @@ impl Daemon {
         }
         self.spawn_background(config, clock);
         if let (Some(settings), Some(listener)) = (&config.gateway, listeners.gateway) {
-            self.serve_gateway(settings, listener, clock)?;
+            self.serve_gateway(settings, &config.server.room, listener, clock)?;
         }
         Ok(())
     }
@@ -214,18 +214,7 @@ impl Daemon {
         });
         let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
         let acceptor = Acceptor::new(self.identity.clone(), clock.clone(), Protocol::Grpc);
-        let observer = count_failed_handshakes();
-        let options = ServeOptions {
-            handshakes_max: room.handshakes_max,
-            connections_max: room.connections_max,
-            connections_per_peer_max: room.connections_per_peer_max,
-            connections_unknown_max: room.connections_unknown_max,
-            connections_operators_max: room.connections_operators_max,
-            streams_max: room.streams_per_connection_max,
-            classify,
-            observer,
-            ..ServeOptions::default()
-        };
+        let options = ServeOptions { classify, ..listener_options(room) };
         self.spawn("the gRPC listener", crate::link::serve(listener, acceptor, service, options, stop));
         Ok(())
     }
@@ -257,13 +246,14 @@ impl Daemon {
     fn serve_gateway(
         &mut self,
         settings: &GatewaySettings,
+        room: &RoomConfig,
         listener: TcpListener,
         clock: &Arc<dyn Clock>,
     ) -> Result<(), StartError> {
         let gateway =
             gateway_of_daemon(settings, &self.identity, self.grpc, self.broker.clone(), clock.clone())?;
         let serving =
-            gateway.serve(listener, self.identity.clone(), count_failed_handshakes(), self.stop.clone());
+            gateway.serve(listener, self.identity.clone(), listener_options(room), self.stop.clone());
         self.spawn("the gateway", serving);
         Ok(())
     }
@@ -483,6 +473,20 @@ fn broker_settings(config: &Config, people: Option<Arc<People>>) -> BrokerSettin
         rate_per_identity: config.ledger.rate_per_identity,
         rate_per_tenant: config.ledger.rate_per_tenant,
         people,
+    }
+}
+
+/// The bounds of each listener whose callers have SVIDs.
+fn listener_options(room: &RoomConfig) -> ServeOptions {
+    ServeOptions {
+        handshakes_max: room.handshakes_max,
+        connections_max: room.connections_max,
+        connections_per_peer_max: room.connections_per_peer_max,
+        connections_unknown_max: room.connections_unknown_max,
+        connections_operators_max: room.connections_operators_max,
+        streams_max: room.streams_per_connection_max,
+        observer: count_failed_handshakes(),
+        ..ServeOptions::default()
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     gateway::{Gateway, GatewaySettings, KeptIn, StoreFault, StoreSettings},
     identity::FileSource,
-    link::{Connector, Endpoint, EndpointError, HandshakeObserver},
+    link::{Connector, Endpoint, EndpointError, ServeOptions},
     verify::{UseReporter, Verifier, VerifierSettings},
 };
 
@@ -130,7 +130,7 @@ async fn start_gateway(
     })?;
     let gateway = Gateway::new(verifier.clone(), Arc::new(move || catalog.clone()), stores, clock)
         .reporting_to(reporter);
-    let serving = gateway.serve(listener, source.clone(), HandshakeObserver::default(), stop.clone());
+    let serving = gateway.serve(listener, source.clone(), ServeOptions::default(), stop.clone());
     Ok((verifier, [tokio::spawn(serving), tokio::spawn(source.follow(stop.clone()))]))
 }
 

@@ -26,7 +26,7 @@ use crate::{
     clock::Clock,
     identity::IdentitySource,
     limits::{GATEWAY_HEADER_BYTES_MAX, GATEWAY_TOKENS_PER_REQUEST_MAX, GATEWAY_XML_BYTES_MAX},
-    link::{Acceptor, Connection, HandshakeObserver, Protocol, ServeOptions, serve},
+    link::{Acceptor, ClassifiedPeer, Classify, Connection, PeerClass, Protocol, ServeOptions, serve},
     reason::{Reason, Refusal},
     verify::{UseReporter, Verifier},
 };
@@ -47,12 +47,14 @@ pub struct Gateway {
     rooms: Arc<GatewayRoom>,
     stores: Arc<Stores>,
     reporter: Option<UseReporter>,
+    classify: Classify,
 }
 
 impl Gateway {
     /// Makes a gateway that asks the verifier about tokens, and looks up resources in the catalog.
     pub fn new(verifier: Verifier, catalog: CatalogReader, stores: Stores, clock: Arc<dyn Clock>) -> Self {
         let (stores, uploads) = (Arc::new(stores), Arc::new(OpenUploads::default()));
+        let classify = by_catalog(catalog.clone());
         Gateway {
             sessions: TokenSessions::new(verifier, catalog, stores.clone(), clock),
             s3: service(uploads.clone()),
@@ -60,6 +62,7 @@ impl Gateway {
             rooms: Arc::default(),
             stores,
             reporter: None,
+            classify,
         }
     }
 
@@ -70,11 +73,12 @@ impl Gateway {
     }
 
     /// Serves until the shutdown. First removes what an earlier gateway left unfinished: a store has one gateway at a time.
+    /// The options bound the connections. The gateway itself decides who counts as known and how long headers may be.
     pub async fn serve(
         self,
         listener: TcpListener,
         source: Arc<dyn IdentitySource>,
-        observer: HandshakeObserver,
+        options: ServeOptions,
         shutdown: CancellationToken,
     ) {
         for store in self.stores.iter() {
@@ -88,14 +92,13 @@ impl Gateway {
         let watch = tokio::spawn(async move {
             tokio::join!(uploads.watch(watched, over.clone()), sessions.usages().watch(reporter, over));
         });
-        let acceptor = Acceptor::new(source, clock, Protocol::Http);
+        let (acceptor, classify) = (Acceptor::new(source, clock, Protocol::Http), self.classify.clone());
         let gateway = Arc::new(self);
         let service = tower::service_fn(move |request| {
             let gateway = gateway.clone();
             async move { Ok::<_, Infallible>(gateway.answer(request).await) }
         });
-        let options =
-            ServeOptions { header_bytes_max: GATEWAY_HEADER_BYTES_MAX, observer, ..ServeOptions::default() };
+        let options = ServeOptions { header_bytes_max: GATEWAY_HEADER_BYTES_MAX, classify, ..options };
         serve(listener, acceptor, service, options, shutdown).await;
         if let Err(error) = watch.await {
             tracing::error!(%error, "the watch over uploads and usages did not end normally");
@@ -148,6 +151,16 @@ impl Gateway {
             failed(S3ErrorCode::InternalError, "the request could not be served")
         })
     }
+}
+
+/// An identity that no catalog entry matches cannot hold a lease, so it gets little room.
+fn by_catalog(catalog: CatalogReader) -> Classify {
+    Classify::new(move |peer| {
+        let counted_as = peer.spiffe_id().clone();
+        let class =
+            if catalog().principal(&counted_as).is_some() { PeerClass::Known } else { PeerClass::Unknown };
+        ClassifiedPeer { class, counted_as }
+    })
 }
 
 /// The answer to a request with newer tokens: all of them are accepted, or the reason why one is not.

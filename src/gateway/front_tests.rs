@@ -166,7 +166,7 @@ impl Case {
         let address = listener.local_addr().unwrap().to_string();
         let shutdown = CancellationToken::new();
         let serving =
-            gateway.serve(listener, daemon.source("/files"), HandshakeObserver::default(), shutdown.clone());
+            gateway.serve(listener, daemon.source("/files"), ServeOptions::default(), shutdown.clone());
         tokio::spawn(serving);
         let endpoint = Endpoint::new(&address, AUDIENCE.parse().unwrap()).unwrap();
         Case { daemon, lowering, data, models, endpoint, verifier, rooms, _shutdown: shutdown.drop_guard() }
@@ -723,4 +723,21 @@ async fn a_document_that_is_too_long_is_the_clients_fault() {
             answer.expect("an answer").is(status, code);
         }
     }
+}
+
+// Such an identity can hold no lease. It must not take the connections and open files of those that do.
+#[tokio::test]
+async fn an_identity_that_no_entry_matches_gets_few_connections() {
+    let case = Case::new().await;
+    let status = async |client: &mut http1::SendRequest<Sent>| {
+        let headers = vec![("host".to_owned(), HOST.to_owned())];
+        client.send_request(request("GET", "/", headers, &[], full(b""))).await.unwrap().status().as_u16()
+    };
+    let mut open = Vec::new();
+    for _ in 0..limits::CONNECTIONS_UNKNOWN_PER_PEER_MAX {
+        open.push(case.client("/nobody").await);
+    }
+    let mut one_more = case.client("/nobody").await;
+    assert_ne!(status(open.last_mut().unwrap()).await, 429);
+    assert_eq!(status(&mut one_more).await, 429);
 }

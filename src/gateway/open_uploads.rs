@@ -116,9 +116,13 @@ impl OpenUploads {
     /// Checks that there is room for one more upload to this object.
     pub(super) fn check_room(&self, opened: &OpenedObject) -> S3Result<()> {
         let table = self.table();
-        let of_object =
-            table.open.values().filter(|upload| upload.found.object == opened.found.object).count();
-        if table.open.len() >= GATEWAY_UPLOADS_MAX || of_object >= GATEWAY_UPLOADS_PER_JOB_MAX {
+        let object = &opened.found.object;
+        let objects = || table.open.values().map(|upload| &upload.found.object);
+        let of_object = objects().filter(|other| *other == object).count();
+        let of_tenant = objects().filter(|other| are_of_one_tenant(other, object)).count();
+        if of_object >= GATEWAY_UPLOADS_PER_JOB_MAX
+            || is_full(of_tenant, table.open.len(), GATEWAY_UPLOADS_MAX)
+        {
             let text = "too many uploads in parts are under way: complete or abort some, or try again later";
             return Err(failed(S3ErrorCode::SlowDown, text));
         }
@@ -159,7 +163,11 @@ impl OpenUploads {
     ) -> S3Result<()> {
         let mut table = self.table();
         let of_object = table.parts_of.get(&upload.found.object).copied().unwrap_or(0);
-        if table.parts >= GATEWAY_PARTS_IN_ALL_MAX || of_object >= GATEWAY_PARTS_PER_JOB_MAX {
+        let of_tenant =
+            table.parts_of.iter().filter(|(other, _)| are_of_one_tenant(other, &upload.found.object));
+        let of_tenant = of_tenant.fold(0, |sum: usize, (_, parts)| sum.saturating_add(*parts));
+        if of_object >= GATEWAY_PARTS_PER_JOB_MAX || is_full(of_tenant, table.parts, GATEWAY_PARTS_IN_ALL_MAX)
+        {
             let text = "too many parts are stored: complete or abort some uploads, or try again later";
             return Err(failed(S3ErrorCode::SlowDown, text));
         }
@@ -224,6 +232,16 @@ impl OpenUploads {
     fn table(&self) -> MutexGuard<'_, UploadTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn are_of_one_tenant(one: &Object, other: &Object) -> bool {
+    one.resource().tenant() == other.resource().tenant()
+}
+
+/// Whether a tenant has its share: half of what the others leave, so that there is always room for one more tenant.
+fn is_full(of_tenant: usize, of_all: usize, max: usize) -> bool {
+    let of_others = of_all.saturating_sub(of_tenant);
+    of_tenant >= max.saturating_sub(of_others) / 2
 }
 
 impl UploadTable {
@@ -325,4 +343,23 @@ fn no_such_upload() -> S3Error {
         S3ErrorCode::NoSuchUpload,
         "there is no such upload: it was completed or aborted, or its access ended",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenant_leaves_room_for_others() {
+        // Tenants come one after another, and each takes all that it gets.
+        let (max, mut all) = (4_096, 0);
+        for _ in 0..8 {
+            let mut own = 0;
+            while !is_full(own, all, max) {
+                (own, all) = (own + 1, all + 1);
+            }
+            assert!(own > 0 && own <= max / 2, "{own}");
+        }
+        assert!(all < max);
+    }
 }

@@ -247,7 +247,7 @@ async fn serve_connection<S, B>(
     // Only the negotiated protocol is accepted: a bad preface is not treated as HTTP/1.1.
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2") && http.is_http1_available();
     let http = if is_h2 { http.http2_only() } else { http };
-    let (tls, preface_bytes) = counted_preface(tls);
+    let (tls, preface_bytes) = counted(tls, 0);
     let http = http.serve_connection(TokioIo::new(tls), guarded);
     tokio::pin!(http);
     let end = tokio::select! {
@@ -262,7 +262,7 @@ async fn serve_connection<S, B>(
         () = clock.sleep(shared.options.grace), if share.is_err() => connection.ending(),
         () = connection.ended.cancelled(), if share.is_ok() => connection.ending(),
         () = connection.cut.cancelled() => return,
-        () = preface_timeout(preface_bytes) => return refused(FailureCause::Silent),
+        () = preface_timeout(&**clock, preface_bytes) => return refused(FailureCause::Silent),
     };
     tracing::debug!(%remote, peer = ?connection.peer, ending = %end, "connection ends");
     let grace = if end == ConnectionEnd::ShuttingDown { shared.options.drain } else { shared.options.grace };
@@ -308,15 +308,11 @@ async fn admit(tcp: TcpStream, remote: SocketAddr, shared: &ListenerState) -> Re
 /// The length of the preface that every HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE_BYTES: usize = 24;
 
-/// Counts the bytes of the preface. HTTP/1.1 has another deadline: that for the headers of a request.
-fn counted_preface(tls: TlsStream<CountedTcp>) -> (CountingStream<TlsStream<CountedTcp>>, Arc<AtomicUsize>) {
-    let is_http2 = tls.get_ref().1.alpn_protocol() == Some(b"h2");
-    counted(tls, if is_http2 { 0 } else { PREFACE_BYTES })
-}
-
-/// Resolves if a peer has not sent the preface in time. Pings, which detect a dead peer, are sent only after the preface.
-async fn preface_timeout(bytes: Arc<AtomicUsize>) {
-    tokio::time::sleep(limits::HANDSHAKE).await;
+/// Resolves if a peer has not sent as much as the preface in time. Pings, which detect a dead peer, are sent only after the
+/// preface. Without ALPN these bytes decide between HTTP/2 and HTTP/1.1, and the deadline for headers begins after them. A
+/// request of HTTP/1.1 is longer, because it names its host.
+async fn preface_timeout(clock: &dyn Clock, bytes: Arc<AtomicUsize>) {
+    clock.sleep(limits::HANDSHAKE).await;
     if bytes.load(Ordering::Relaxed) >= PREFACE_BYTES {
         std::future::pending::<()>().await;
     }

@@ -642,3 +642,33 @@ async fn after_alpn_h2_a_bad_preface_is_not_answered_in_http_1() {
     let _ = soon(tls.read_to_end(&mut answer)).await;
     assert!(!answer.starts_with(b"HTTP/1"), "{}", String::from_utf8_lossy(&answer));
 }
+
+// Without ALPN the server waits for the bytes that tell HTTP/2 from HTTP/1.1.
+#[tokio::test]
+async fn a_client_that_sends_no_request_does_not_stay() {
+    let server = TestServer::start(Protocol::Http).await;
+    let cases: [(&[&[u8]], &[u8]); 3] = [(&[], b""), (&[], b"PRI "), (&[b"http/1.1"], b"")];
+    for (alpn, sent) in cases {
+        let source =
+            Arc::new(StaticSource::new(Some(Arc::new(server.ca.svid("/a").svid())), bundles(&[&server.ca])));
+        let config = client_config(source, server.clock.clone(), DAEMON.parse().unwrap(), alpn);
+        let tcp = TcpStream::connect(server.address).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("daemon").unwrap();
+        let mut tls = tokio_rustls::TlsConnector::from(config).connect(name, tcp).await.unwrap();
+        tls.write_all(sent).await.unwrap();
+        tls.flush().await.unwrap();
+        let mut answer = Vec::new();
+        let closed = tls.read_to_end(&mut answer);
+        tokio::pin!(closed);
+        soon(async {
+            loop {
+                tokio::select! {
+                    _ = &mut closed => return,
+                    () = tokio::task::yield_now() => server.clock.advance(limits::HANDSHAKE),
+                }
+            }
+        })
+        .await;
+        assert!(answer.is_empty(), "{alpn:?}, {sent:?}");
+    }
+}
