@@ -15,8 +15,10 @@ use super::{
 };
 use crate::{
     link::{Connection, Share},
+    name::Object,
     plain,
     reason::{Reason, Refusal},
+    verify::Access,
 };
 
 /// The caller of one request. The gateway puts it into the extensions of the request; a clone is a few pointers.
@@ -53,6 +55,8 @@ impl GatewayCaller {
     /// Authorizes a use of a key. A key that is foreign and one that does not exist get the same answer.
     pub(super) fn open(&self, bucket: &str, key: &str, need: Need) -> S3Result<OpenedObject> {
         let mut why = self.session.refused.clone();
+        // The first lease that opens the resource, but not for this.
+        let mut too_narrow: Option<(&Access, &Object)> = None;
         // Only the innermost folder decides. So a read-only folder stays read-only inside a folder that may be written.
         let found = self.session.tokens.iter().flat_map(|token| token.view.find(bucket, key));
         let innermost = found.map(|(mount, _)| mount.prefix.len()).max();
@@ -61,18 +65,25 @@ impl GatewayCaller {
                 if Some(mount.prefix.len()) != innermost {
                     continue;
                 }
-                let Some(action) = need.action(mount.object.resource().kind()) else { continue };
+                let Some(action) = need.action(mount.object.resource().kind()) else {
+                    too_narrow = too_narrow.or(Some((&token.access, &mount.object)));
+                    continue;
+                };
                 match LiveAccess::new(&token.access, self.sessions.clone(), mount.object.clone(), action) {
                     Ok(access) => {
                         let found = mount.found(rest).map_err(|f| unusable(&f, need == Need::Read))?;
                         return Ok(OpenedObject { access: access.of_key(rest), found });
                     }
                     Err(refusal) if refusal.reason == Reason::TokenScope => {
-                        self.sessions.usages().add_refusal(&token.access, &mount.object);
+                        too_narrow = too_narrow.or(Some((&token.access, &mount.object)));
                     }
                     Err(refusal) => why = why.or(Some(refusal)),
                 }
             }
+        }
+        // Another lease did not allow it either.
+        if let Some((access, object)) = too_narrow {
+            self.sessions.usages().add_refusal(access, object);
         }
         let why = why.unwrap_or_else(|| closed(bucket, key, need));
         metrics::counter!("leasehold_gateway_refused_total", "reason" => why.reason.code()).increment(1);

@@ -234,8 +234,8 @@ async fn what_a_job_read_is_recorded() {
     assert!(read.first.is_some_and(|first| read.last.is_some_and(|last| last.seconds >= first.seconds)));
     let written = of(LINE);
     assert_eq!(
-        (written.objects, written.writes, written.written_bytes, written.reads),
-        (1, 1, 2, 0),
+        (written.objects, written.writes, written.written_bytes, written.reads, written.refused),
+        (1, 1, 2, 0, 0),
         "{written:?}"
     );
     let records = world.records().await;

@@ -47,6 +47,7 @@ const UNTIL_ALLOWED: &str = "while [ ! -e $HERE/go ]; do sleep 0.02; done";
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_is_staged_and_results_are_uploaded() {
     let (world, _port) = world().await;
+    fs::create_dir(world.file("acme-models/base-7b/2026.10/weights")).unwrap();
     world.write("acme-models/base-7b/2026.10/weights/part-0.bin", &"w".repeat(100_000));
     let script = format!(
         "cd $HERE/scratch; stat -c %a base; cat base/config.json; wc -c <base/weights/part-0.bin; \
@@ -84,9 +85,7 @@ async fn a_revocation_removes_the_copy() {
     let mut wrapper = world.wrap(&spec(&world, "base", "on_revoke = \"ignore\""), &[], &script);
     wrapper.child_says("config.json").await;
     let job = wrapper.job().await;
-    let close =
-        v1::CloseJobRequest { job: job.clone(), reason: "no longer wanted".into(), ..Default::default() };
-    world.client(LAUNCHER).await.jobs().close_job(close).await.unwrap();
+    world.client(OPERATOR).await.revoke(&format!("job:{job}")).await.unwrap();
     eventually("the copy is gone", async || !world.file("base").exists()).await;
     fs::write(world.file("go"), "").unwrap();
     assert_eq!(wrapper.exit().await, Some(125), "{}", wrapper.stderr());
