@@ -134,8 +134,8 @@ const AFTER: &str = "\
 Data goes to stdout, everything else to stderr. NO_COLOR turns the colours of logs off.
 Exit codes: 0 ok, 1 failure, 2 denied, 3 awaiting approval, 4 ended or stale attempt, 5 not durable,
 6 something is left, 7 verification failed, 64 usage. `run`: the code of its command, or 125.
-Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG, LEASEHOLD_ATTEMPT_KEY,
-LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. `leasehold run --help` lists what `run` sets.";
+Environment: LEASEHOLD_CONTEXT, LEASEHOLD_CONTEXTS (the file), LEASEHOLD_CONFIG,
+LEASEHOLD_ATTEMPT_KEY, LEASEHOLD_IDENTITY_WAIT, SPIFFE_ENDPOINT_SOCKET. `leasehold run --help` lists what `run` sets.";
 
 #[derive(Debug, Subcommand)]
 enum CliCommand {

@@ -22,11 +22,11 @@ const ASKER: &str = "oncall";
 /// Lists the controls of a governed tuning pipeline, and tries them against a daemon.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A control is a rule that people ask about, such as: the launcher of a job cannot approve it. Each has
-tests, and commands with the exit codes that they must have. With --run, this starts a daemon over the
-shipped catalogs and policy in a temporary folder, and takes the steps as the people and workloads
-that they name. It exits with 1 if a step did not go as it must. It needs no network, no root and no
-other program.
+A control is a rule that people ask about, such as: the launcher of a job cannot approve it. Each
+has tests, and commands with the exit codes that they must have. With --run, this starts a daemon
+over the shipped catalogs and policy in a temporary folder, and takes the steps as the people and
+workloads that they name. It exits with 1 if a step did not go as it must. It needs no network, no
+root and no other program.
 
 Examples:
   leasehold controls                          all controls, and how far each is held

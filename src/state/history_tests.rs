@@ -341,9 +341,9 @@ async fn unsynced_bytes_hold_no_promise() {
                 let ended = running.ledger.defer(&Event::EpochEnded { reason: "stopped".into() });
                 ended.durable().await.unwrap();
                 running.ledger.close(LONG).await.unwrap();
-                let told = read_all(&disk).rebuilt(running.clock.now().lease);
-                assert!(told.in_order, "{at}");
-                for job in &told.jobs {
+                let rebuilt = read_all(&disk).rebuilt(running.clock.now().lease);
+                assert!(rebuilt.in_order, "{at}");
+                for job in &rebuilt.jobs {
                     let seen = running.store.job(job.id).unwrap_or_else(|| panic!("{at}: {} is new", job.id));
                     assert_eq!(
                         seen.is_closed(),
@@ -360,7 +360,7 @@ async fn unsynced_bytes_hold_no_promise() {
                 let names = |locks: Vec<Lock>| locks.into_iter().map(|l| l.name).collect::<BTreeSet<_>>();
                 assert_eq!(
                     names(running.store.locks(None, usize::MAX)),
-                    names(told.locks.iter().cloned().collect()),
+                    names(rebuilt.locks.iter().cloned().collect()),
                     "{at}"
                 );
                 continue;

@@ -117,8 +117,8 @@ fn a_ledger_of_version_one_is_read_to_the_letter() {
         all.take(record.index, record.event).unwrap();
     });
     drop(opened.unwrap());
-    let told: BTreeSet<&str> = report.types.keys().map(String::as_str).collect();
-    assert_eq!((kinds.len(), &kinds), (KINDS, &told));
+    let counted: BTreeSet<&str> = report.types.keys().map(String::as_str).collect();
+    assert_eq!((kinds.len(), &kinds), (KINDS, &counted));
     reads_the_same_state(&all);
 }
 
