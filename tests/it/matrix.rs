@@ -69,7 +69,9 @@ async fn call(client: &Client, rpc: &str, t: &Target, turn: usize) -> Result<(),
         "GetJob" => done(jobs.get_job(v1::GetJobRequest { job }).await),
         "ListResources" => done(jobs.list_resources(v1::ListResourcesRequest::default()).await),
         "ListJobs" => {
-            let listed = jobs.list_jobs(v1::ListJobsRequest::default()).await?.into_inner().jobs;
+            // By now there are more jobs than a page has.
+            let request = v1::ListJobsRequest { id_prefix: t.job.clone(), ..Default::default() };
+            let listed = jobs.list_jobs(request).await?.into_inner().jobs;
             // Success means that the job is in the list.
             match listed.iter().any(|j| j.id == t.job) {
                 true => Ok(()),
