@@ -750,8 +750,9 @@ pub const GATEWAY_JOIN_STEP: u64 = 64 << 20;
 pub const GATEWAY_LISTINGS_MAX: usize = 256;
 /// Listings of one SPIFFE ID under way at once.
 pub const GATEWAY_LISTINGS_PER_PEER_MAX: usize = 64;
-/// Listings of one directory that are on the disk at once, out of [`GATEWAY_DISK_WORK_MAX`]: reads and writes have the rest.
-pub const GATEWAY_WALKS_MAX: usize = 16;
+/// Listings of one directory that are on the disk at once, out of [`GATEWAY_DISK_WORK_MAX`]: reads and writes have the rest. Each
+/// holds the names of one folder, at most [`GATEWAY_FOLDER_ENTRIES_MAX`] of 255 bytes.
+pub const GATEWAY_WALKS_MAX: usize = 4;
 /// Pages of an object store without any entry that one listing reads: such a page has only marks of folders.
 pub const GATEWAY_EMPTY_PAGES_MAX: usize = 100;
 /// Entries of folders that one listing visits: some seconds of work on the disk. A listing that needs more is refused.

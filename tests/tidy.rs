@@ -565,7 +565,7 @@ fn no_line_of_the_log_shows_a_rust_type() {
                     Token::Mark('(') => depth += 1,
                     Token::Mark(')') => depth -= 1,
                     Token::Text(text) if text.contains(":?") => {
-                        wrong.push(format!("{}: {text}", shown(&module.file)))
+                        wrong.push(format!("{}: {text}", shown(&module.file)));
                     }
                     // `?value` or `name = ?value`; a `?` behind an expression is another thing.
                     Token::Mark('?') if matches!(tokens[i - 1], Token::Mark('(' | ',' | '=')) => {

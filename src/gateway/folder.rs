@@ -203,13 +203,15 @@ fn kind(seen: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(seen.st_mode) & SFlag::S_IFMT
 }
 
-/// Describes a file. Its tag changes with each version: a new version is another file, or has another time or length.
+/// Describes a file. Its tag changes with each version: a new version is another file, or has another time or length. The time
+/// of the last change of its status counts too, because a program can set that of its content.
 fn info(seen: &FileStat) -> ObjectInfo {
     let size = u64::try_from(seen.st_size).unwrap_or(0);
     let seconds = u64::try_from(seen.st_mtime).unwrap_or(0);
     let nanos = u32::try_from(seen.st_mtime_nsec).unwrap_or(0);
     let modified = UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).unwrap_or(SystemTime::UNIX_EPOCH);
     // The dashes show clients that this is not the MD5 of the bytes.
-    let e_tag = format!("{seconds:x}{nanos:08x}-{size:x}-{:x}", seen.st_ino);
+    let (changed, changed_nanos) = (seen.st_ctime, seen.st_ctime_nsec);
+    let e_tag = format!("{seconds:x}{nanos:08x}-{size:x}-{:x}-{changed:x}{changed_nanos:08x}", seen.st_ino);
     ObjectInfo { size, e_tag, modified }
 }

@@ -95,13 +95,15 @@ mod tests {
     use super::*;
     use crate::{clock::manual::ManualClock, identity::testing::NOW};
 
-    fn paced() -> (Arc<ManualClock>, mpsc::Sender<Result<Frame<Bytes>, StdError>>, PacedBody) {
+    type Frames = mpsc::Sender<Result<Frame<Bytes>, StdError>>;
+
+    fn paced() -> (Arc<ManualClock>, Frames, PacedBody) {
         let (clock, (sender, frames)) = (Arc::new(ManualClock::new(NOW)), mpsc::channel(1));
         let body = s3s::Body::http_body_unsync(StreamBody::new(ReceiverStream::new(frames)));
         (clock.clone(), sender, PacedBody::new(body, clock))
     }
 
-    async fn send(sender: &mpsc::Sender<Result<Frame<Bytes>, StdError>>, bytes: usize) {
+    async fn send(sender: &Frames, bytes: usize) {
         sender.send(Ok(Frame::data(Bytes::from(vec![0; bytes])))).await.unwrap();
     }
 

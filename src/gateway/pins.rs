@@ -1,7 +1,7 @@
 //! Pins: of a resource whose catalog entry names a manifest, only the objects of the manifest are served, and only with their bytes.
 //!
 //! Before an object is read for the first time, the gateway reads it whole and compares its SHA-256. It remembers the entity tag of what it
-//! has compared, and compares again if that changes.
+//! has compared, and compares again if that changes. The last bytes of a transfer are sent only if the tag has not changed meanwhile.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::TryStreamExt;
+use bytes::Bytes;
+use futures_util::{
+    Stream, StreamExt, TryStreamExt,
+    stream::{BoxStream, try_unfold},
+};
 use ring::digest::{Context, SHA256};
 use s3s::dto::{self, ETag, ETagCondition};
 use tokio::task::spawn_blocking;
@@ -190,7 +194,8 @@ impl PinnedTo {
             self.compare(store, path, pinned, &info).await?;
             let reading = store.read(path, range, conditions).await?;
             if reading.info.e_tag == info.e_tag {
-                return Ok(reading);
+                let chunks = while_unchanged(reading.chunks, store.clone(), path.clone(), info.e_tag);
+                return Ok(ObjectReading { chunks: chunks.boxed(), ..reading });
             }
         }
         Err(differs(&path.key, "it changes again and again"))
@@ -292,6 +297,29 @@ async fn sha256_of(store: &LocationStore, path: &ObjectPath, e_tag: &str) -> Res
     Ok(Digest(digest.finish().as_ref().try_into().unwrap_or_default()))
 }
 
+/// Passes chunks on. Holds each back until there is a next one, and the last one until the object was looked at again.
+fn while_unchanged(
+    chunks: BoxStream<'static, Result<Bytes, StoreError>>,
+    store: Arc<LocationStore>,
+    path: ObjectPath,
+    e_tag: String,
+) -> impl Stream<Item = Result<Bytes, StoreError>> {
+    let state = (chunks, None::<Bytes>, store, path, e_tag);
+    try_unfold(state, async |(mut chunks, mut held, store, path, e_tag)| {
+        while let Some(next) = chunks.try_next().await? {
+            if let Some(chunk) = held.replace(next) {
+                return Ok(Some((chunk, (chunks, held, store, path, e_tag))));
+            }
+        }
+        let Some(last) = held.take() else { return Ok(None) };
+        let now = store.head(&path).await.map_err(|error| missing(error, &path.key))?;
+        if now.e_tag != e_tag {
+            return Err(differs(&path.key, "it changed while it was sent"));
+        }
+        Ok(Some((last, (chunks, None, store, path, e_tag))))
+    })
+}
+
 fn check_size(key: &SubKey, pinned: &PinnedObject, info: &ObjectInfo) -> Result<(), StoreError> {
     if info.size == pinned.size {
         return Ok(());
@@ -319,8 +347,6 @@ fn differs(key: &SubKey, how: &str) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
-
     use super::*;
     use crate::gateway::{
         directory::DirectoryStore,
@@ -404,6 +430,34 @@ mod tests {
         assert!(read(&place, "readme").await.unwrap_err().contains("it is gone"));
         scene.write("train/part-0", "0123456789");
         assert_eq!(read(&place, "train/part-0").await.unwrap(), "0123456789", "it is what it was");
+    }
+
+    // A program can give a file the time and the length that it had.
+    #[tokio::test]
+    async fn a_change_that_hides_its_time_is_found() {
+        let scene = Scene::new();
+        let place = scene.place();
+        assert_eq!(read(&place, "train/part-0").await.unwrap(), "0123456789");
+        let file = File::options().write(true).open(scene.data.path().join("v3/train/part-0")).unwrap();
+        let modified = file.metadata().unwrap().modified().unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&file, b"9876543210", 0).unwrap();
+        file.set_modified(modified).unwrap();
+        let differs = read(&place, "train/part-0").await.unwrap_err();
+        assert!(differs.contains("its SHA-256 is"), "{differs}");
+    }
+
+    // The client has no whole object, because the last bytes are missing.
+    #[tokio::test]
+    async fn a_change_during_a_transfer_cuts_it() {
+        let scene = Scene::new();
+        let place = scene.place();
+        let path = ObjectPath { folder: place.folder.clone(), key: SubKey::parse("train/part-0").unwrap() };
+        let pin = place.pin.as_ref().unwrap();
+        let reading = pin.read(&place.store, &path, None, &Conditions::default()).await.unwrap();
+        scene.write("train/part-0", "9876543210");
+        let chunks: Vec<_> = reading.chunks.collect().await;
+        let cut = chunks.last().unwrap().as_ref().unwrap_err().to_string();
+        assert!(cut.contains("it changed while it was sent"), "{cut}");
     }
 
     // Without its manifest, or with another text in its place, a pinned resource is not served.

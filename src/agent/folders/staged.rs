@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -50,7 +50,7 @@ impl StagedFolder {
         let path = std::path::absolute(path).map_err(|error| FolderError::disk(path, error))?;
         let unfit = |why: &str| FolderError::Unfit { path: path.clone(), why: why.to_owned() };
         let failed = |error| FolderError::disk(&path, error);
-        make_own_folder(&path, &unfit)?;
+        make_own_folder(&path)?;
         let is_new = fs::read_dir(&path).map_err(failed)?.next().is_none();
         let name = path.join(JOURNAL);
         if !is_new && fs::symlink_metadata(&name).is_err() {
@@ -185,12 +185,29 @@ fn remove_folder(path: &Path) -> io::Result<()> {
             failed => failed,
         };
     }
+    if last.is_err() {
+        last = remove_each(path);
+    }
     last
 }
 
+/// Removes what can be removed of a folder. A command may have taken the right to write from a folder of its own.
+fn remove_each(folder: &Path) -> io::Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    let mut result = Ok(());
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let is_folder = fs::symlink_metadata(&path).is_ok_and(|seen| seen.is_dir());
+        let removed = if is_folder { remove_each(&path) } else { fs::remove_file(&path) };
+        result = result.and(removed);
+    }
+    result.and_then(|()| fs::remove_dir(folder))
+}
+
 /// Makes the folder, which only its owner can enter. If it exists, it must be one, and ours.
-fn make_own_folder(path: &Path, unfit: &impl Fn(&str) -> FolderError) -> Result<(), FolderError> {
+pub(super) fn make_own_folder(path: &Path) -> Result<(), FolderError> {
     let failed = |error| FolderError::disk(path, error);
+    let unfit = |why: &str| FolderError::Unfit { path: path.to_owned(), why: why.to_owned() };
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(failed)?;
     }
@@ -333,6 +350,21 @@ mod tests {
         assert!(said.contains("; 3 bytes were there already"), "{said}");
         assert_eq!((read(&left, "deep/b"), read(&left, "deep/c")), ("two".into(), "three".into()));
         assert!(!left.join("deep/part.leasehold-part").exists());
+    }
+
+    // A command can take the right to write from its folders. The copy goes all the same.
+    #[test]
+    fn a_folder_without_the_right_to_write_is_removed() {
+        let base = tempfile::tempdir().unwrap();
+        let closed = base.path().join("copy/closed/deep");
+        fs::create_dir_all(&closed).unwrap();
+        fs::write(closed.join("x"), "1").unwrap();
+        fs::write(base.path().join("copy/big"), "2").unwrap();
+        for folder in [closed.clone(), base.path().join("copy/closed")] {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
+        }
+        remove_each(&base.path().join("copy")).unwrap();
+        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
     }
 
     // A folder that another resource, another user or a link has is not filled.

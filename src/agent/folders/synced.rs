@@ -2,7 +2,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,6 +15,7 @@ use super::{
     error::FolderError,
     objects::{RemoteObject, ResourceObjects},
     progress::{CopyProgress, files_shown},
+    staged::make_own_folder,
     upload::{Uploaded, upload},
 };
 use crate::{
@@ -61,7 +61,8 @@ impl SyncedFolder {
         messages: MessageSink,
     ) -> Result<Self, FolderError> {
         let path = std::path::absolute(path).map_err(|error| FolderError::disk(path, error))?;
-        fs::create_dir_all(&path).map_err(|error| FolderError::disk(&path, error))?;
+        // What others put there would be uploaded with the access of the job.
+        make_own_folder(&path)?;
         let (changes, totals) = Default::default();
         let syncing = Arc::new(Syncing { path, objects, clock, messages, changes, totals });
         syncing.copy_earlier_files().await?;
@@ -228,7 +229,7 @@ impl Syncing {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{fs, time::Duration};
 
     use object_store::{ObjectStore, ObjectStoreExt, PutPayload, memory::InMemory, path::Path as Key};
 
