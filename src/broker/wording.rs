@@ -25,7 +25,7 @@ pub(super) struct ClaimsTemplate {
     key: FenceKey,
 }
 
-/// What one token has of its own.
+/// What differs between the tokens of one member.
 pub(super) struct Wording<'a> {
     pub stood: &'a TokenStand,
     pub issued: Wall,

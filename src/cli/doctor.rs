@@ -268,7 +268,7 @@ fn check_svids(
         let mut readable = true;
         for path in [file(&files.cert, PathUse::File), file(&files.key, PathUse::PrivateFile)] {
             if let Err(fault) = path.check() {
-                // The same file would get another row for its content.
+                // A check of its content would add a second row for this file.
                 readable = false;
                 let fix = match &fault {
                     PathFault::OpenToOthers { .. } => format!("chmod 600 {}", path.shown()),

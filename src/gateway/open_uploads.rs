@@ -77,7 +77,7 @@ struct UploadTable {
     open: HashMap<String, Arc<OpenUpload>>,
     completed: VecDeque<CompletedUpload>,
     parts: usize,
-    /// The same number for each object that has any.
+    /// The number of parts of each object that has any.
     parts_of: HashMap<Object, usize>,
 }
 

@@ -41,7 +41,7 @@ pub(super) struct Slice {
     /// All policies except the gates; `None` if there is no gate.
     pub(super) without_gates: Option<PolicySet>,
     pub(super) reads: Reads,
-    /// The same fields, for those of `JobContext`.
+    /// The fields of `JobContext` that these policies read.
     pub(super) job_reads: JobReads,
 }
 

@@ -80,7 +80,7 @@ const TOKENS: &[(&str, usize)] = &[
     ("ya29.", 8),
 ];
 
-/// The same for beginnings that names have too, so only letters and digits count.
+/// How tokens begin that can be confused with names. Each has the number of letters and digits that must follow.
 const SHORT_TOKENS: &[(&str, usize)] = &[
     ("dapi", 24),
     ("gsk_", 16),

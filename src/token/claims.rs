@@ -147,7 +147,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Makes these the claims of another lease behind the same fences: sets its id and the tag of its own fence.
+    /// Makes these the claims of another lease behind the same fences: sets the id of the lease and the tag of its fence.
     pub fn set_lease(&mut self, lease: LeaseId, key: &FenceKey) {
         self.lh.lease = lease;
         if let Some(tag) = self.lh.fences.0.get_mut(LEASE_FENCE) {

@@ -191,7 +191,7 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     last
 }
 
-/// Removes what can be removed of a folder. A command may have taken the right to write from a folder of its own.
+/// Removes what can be removed of a folder. A command may have made a folder read-only.
 fn remove_each(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
     let mut result = Ok(());

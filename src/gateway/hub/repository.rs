@@ -140,7 +140,7 @@ impl LeasedVersion {
             prefix: prefix.to_owned(),
             delimiter: None,
             after: String::new(),
-            // A directory is walked once. An object store has pages of its own size.
+            // A directory is walked once. An object store decides the size of its pages.
             max: HUB_FILES_MAX.saturating_add(1),
         };
         let mut files = Vec::new();
