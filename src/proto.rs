@@ -1,5 +1,5 @@
-//! The wire types of `proto/leasehold/v1`, compiled at build time. Used only by the edges, by clients and by `verify`:
-//! everything else has its own types.
+//! The wire types of `proto/leasehold/v1`, compiled at build time. Only the gRPC and HTTP servers, clients of the
+//! daemon, and `verify` use these types. All other modules have their own.
 //!
 //! # A client
 //!
@@ -24,22 +24,18 @@
 //! let daemon = Endpoint::new("leasehold.example:8443", "spiffe://leasehold.example/daemon".parse()?)?;
 //! let daemon = RotatingChannel::new(Connector::new(source, clock, daemon)); // connects at the first call
 //!
-//! let job = std::env::args().nth(1).unwrap_or_default();
-//! match JobServiceClient::new(daemon.channel()).get_job(GetJobRequest { job }).await {
-//!     Ok(answer) => println!("{:?}", answer.into_inner().job.map(|job| job.name)),
-//!     Err(status) => match (explain(&status), DaemonRefusal::of(&status)) {
-//!         (Some(way), _) => eprintln!("not connected: {way}"),
-//!         (None, Some(daemon_refusal)) => eprintln!("refused: {}: {}", daemon_refusal.code, status.message()),
-//!         (None, None) => eprintln!("{status}"),
-//!     },
-//! }
+//! let job = std::env::args().nth(1).unwrap_or_default(); match
+//! JobServiceClient::new(daemon.channel()).get_job(GetJobRequest { job }).await { Ok(answer) => println!("{:?}",
+//! answer.into_inner().job.map(|job| job.name)), Err(status) => match (explain(&status), DaemonRefusal::of(&status)) {
+//! (Some(why), _) => eprintln!("not connected: {why}"), (None, Some(daemon_refusal)) => eprintln!("refused: {}: {}",
+//! daemon_refusal.code, status.message()), (None, None) => eprintln!("{status}"), }, }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! gRPC clients in Python, Node and Java compare host names, and a SPIFFE ID is not a host name. Give the daemon's SVID
-//! a DNS name too (SPIRE's `-dns`), and connect by that name. Reflection serves all types, including those of a
-//! refusal's details (`google.rpc`).
+//! gRPC clients in Python, Node and Java check the host name in the server's certificate. A SPIFFE ID is not a host
+//! name. Give the daemon's SVID a DNS name too (SPIRE's `-dns`), and connect by that name. Reflection serves all types,
+//! including those of a refusal's details (`google.rpc`).
 
 pub mod convert;
 mod refusal;
@@ -57,7 +53,7 @@ pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descript
 
 macro_rules! redacted {
     ($($t:ident { $($shown:ident),* })*) => {$(
-        /// Shows no secret.
+        /// Shows only the fields that contain no secret.
         impl std::fmt::Debug for v1::$t {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.debug_struct(stringify!($t))$(.field(stringify!($shown), &self.$shown))*.finish_non_exhaustive()

@@ -25,12 +25,12 @@ pub(crate) use redaction::{looks_secret, redacted, withheld};
 pub struct SecretText(Zeroizing<String>);
 
 impl SecretText {
-    /// Takes the text over. It is wiped when the last copy is dropped.
+    /// Takes ownership of the text. Each copy is wiped when it is dropped.
     pub fn new(text: String) -> Self {
         SecretText(Zeroizing::new(text))
     }
 
-    /// Returns the text itself. With each call, a secret leaves its wrapper.
+    /// Returns the text itself. Call it only if the secret itself is needed: the returned text is not protected.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -46,34 +46,34 @@ impl fmt::Debug for SecretText {
 #[derive(Clone)]
 pub struct Secret(Zeroizing<[u8; 32]>);
 
-/// The system could not give random bytes.
+/// The operating system gave no random bytes.
 #[derive(Debug, thiserror::Error)]
 #[error("the system gave no random bytes")]
 pub struct NoRandomness;
 
 impl Secret {
-    /// Draws one from the random bytes of the system.
+    /// Makes a secret from random bytes of the operating system.
     ///
     /// # Errors
     ///
-    /// The system gave none.
+    /// The operating system gave no random bytes.
     pub fn random() -> Result<Self, NoRandomness> {
         let mut bytes = Zeroizing::new([0u8; 32]);
         SystemRandom::new().fill(bytes.as_mut()).map_err(|_| NoRandomness)?;
         Ok(Secret(bytes))
     }
 
-    /// `None` unless there are 32 bytes.
+    /// Copies the bytes. Returns `None` if there are not exactly 32.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(Secret(Zeroizing::new(bytes.try_into().ok()?)))
     }
 
-    /// Returns the bytes themselves. With each call, a secret leaves its wrapper.
+    /// Returns the bytes themselves. Call it only if the secret itself is needed: the returned bytes are not protected.
     pub fn expose(&self) -> &[u8] {
         self.0.as_ref()
     }
 
-    /// base64url without padding, 43 characters.
+    /// Returns the secret as base64url without padding, 43 characters.
     pub fn to_text(&self) -> SecretText {
         SecretText::new(URL_SAFE_NO_PAD.encode(self.0.as_ref()))
     }
@@ -84,7 +84,7 @@ impl Secret {
         Self::from_bytes(&bytes)
     }
 
-    /// Returns its SHA-256, which may be stored and compared in its place.
+    /// Returns the SHA-256 of the secret. It may be stored and compared instead of the secret.
     pub fn digest(&self) -> SecretDigest {
         SecretDigest(sha256(self.0.as_ref()))
     }
@@ -101,7 +101,7 @@ impl fmt::Debug for Secret {
 pub struct SecretDigest(pub [u8; 32]);
 
 impl SecretDigest {
-    /// `None` unless there are 32 bytes.
+    /// Copies the bytes. Returns `None` if there are not exactly 32.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(SecretDigest(bytes.try_into().ok()?))
     }
@@ -120,7 +120,7 @@ impl fmt::Debug for SecretDigest {
     }
 }
 
-/// SHA-256.
+/// Returns the SHA-256 of the bytes.
 pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     let mut out = [0u8; 32];
     let d = digest::digest(&digest::SHA256, bytes);
@@ -130,14 +130,15 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
-/// 128 random bits, for identifiers.
+/// Returns 128 random bits for an identifier.
 pub(crate) fn random_u128() -> Result<u128, NoRandomness> {
     let mut bytes = [0u8; 16];
     SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
     Ok(u128::from_be_bytes(bytes))
 }
 
-/// Draws a number from 0 to 1, to spread what many clients would do at the same moment. 1 if the system has no randomness.
+/// Returns a random number from 0 to 1. It spreads the requests of many clients over time. Returns 1 if the operating
+/// system gives no random bytes.
 pub(crate) fn random_fraction() -> f64 {
     let mut bytes = [0u8; 4];
     let drawn = SystemRandom::new().fill(&mut bytes);

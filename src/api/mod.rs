@@ -4,7 +4,7 @@
 //! store nothing. Every refusal becomes a `google.rpc.Status` with an `ErrorInfo`, whose reason is the code of the
 //! [`Reason`](crate::reason::Reason).
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `service` | all gRPC services as one, with health and reflection |
 //! | `edge` | [`Edge`]: the steps of every call: caller, room, deadline, its own task |

@@ -19,7 +19,7 @@ use crate::{
     secret::holds_secret,
 };
 
-/// The mistakes found so far, by field.
+/// The mistakes that were found so far, and the reason of the first one.
 #[derive(Default)]
 struct Mistakes {
     first: Option<Reason>,
@@ -69,7 +69,7 @@ impl Mistakes {
         list.get(..list.len().min(max)).unwrap_or_default()
     }
 
-    fn life(
+    fn duration(
         &mut self,
         field: &'static str,
         d: Option<&prost_types::Duration>,
@@ -84,7 +84,7 @@ impl Mistakes {
         }
     }
 
-    /// Writes one refusal about all mistakes. Its reason is that of the first.
+    /// Writes one refusal about all mistakes. It has the reason of the first mistake.
     fn into_refusal(self) -> Refusal {
         let reason = self.first.unwrap_or(Reason::FieldInvalid);
         match self.found.as_slice() {
@@ -112,9 +112,9 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
         "" => None,
         text => m.name::<ImageDigest>("image", text),
     };
-    let max_duration = m.life("max_duration", wire.max_duration.as_ref(), limits::JOB_DURATION_MAX);
+    let max_duration = m.duration("max_duration", wire.max_duration.as_ref(), limits::JOB_DURATION_MAX);
     if wire.max_duration.is_none() {
-        m.add(Reason::FieldMissing, "`max_duration` is required: the hard end of all access".into());
+        m.add(Reason::FieldMissing, "`max_duration` is required: all access ends after this time".into());
     }
 
     let read = resources(&mut m, "read", &wire.read, &[ResourceKind::Dataset, ResourceKind::Model]);
@@ -139,8 +139,8 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
         "" => None,
         text => m.name::<HumanName>("acting_for", text.strip_prefix("human:").unwrap_or(text)),
     };
-    let credential_ttl = m.life("credential_ttl", wire.credential_ttl.as_ref(), limits::JOB_DURATION_MAX);
-    let drain = m.life("drain", wire.drain.as_ref(), limits::DRAIN_GRACE_MAX);
+    let credential_ttl = m.duration("credential_ttl", wire.credential_ttl.as_ref(), limits::JOB_DURATION_MAX);
+    let drain = m.duration("drain", wire.drain.as_ref(), limits::DRAIN_GRACE_MAX);
 
     match (m.first, tenant, max_duration) {
         (None, Some(tenant), Some(max_duration)) => Ok(Spec {
@@ -167,7 +167,7 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
     }
 }
 
-/// Reads the model to go back to.
+/// Reads the model version to which a rollback returns.
 fn rollback(m: &mut Mistakes, text: &str) -> Option<ResourceName> {
     if text.is_empty() {
         return None;
@@ -234,7 +234,7 @@ fn tuning(m: &mut Mistakes, t: &v1::Tuning) -> Option<Tuning> {
     Some(Tuning { method, params_digest, free_params, prompts })
 }
 
-/// Reads a sweep. Each free parameter of the tuning has exactly one value.
+/// Reads a parameter sweep. It must have exactly one `NAME=VALUE` entry for each free parameter.
 fn param_sweep(m: &mut Mistakes, wire: &v1::ParamSweep, tune: Option<&Tuning>) -> Option<ParamSweep> {
     if !(2..=limits::SWEEP_JOBS_MAX).contains(&wire.jobs) {
         let what = format!("`sweep.jobs` is {}: write 2 to {}", wire.jobs, limits::SWEEP_JOBS_MAX);
@@ -283,7 +283,10 @@ fn members(m: &mut Mistakes, wire: Option<&v1::Members>, caller: &SpiffeId) -> M
     let expect = w.expect.max(1);
     let max = if w.max == 0 { expect } else { w.max };
     if max < expect {
-        m.add(Reason::FieldInvalid, format!("`members.max` is {max}, below `members.expect`, {expect}"));
+        m.add(
+            Reason::FieldInvalid,
+            format!("`members.max` ({max}) is less than `members.expect` ({expect})"),
+        );
     }
     if max > limits::MEMBERS_MAX {
         m.add(Reason::FieldInvalid, format!("`members.max` is above {}", limits::MEMBERS_MAX));
@@ -299,7 +302,7 @@ fn members(m: &mut Mistakes, wire: Option<&v1::Members>, caller: &SpiffeId) -> M
     Members { start, join, expect, max, attempts, done_when }
 }
 
-/// Makes the message of a specification.
+/// Converts a specification to its protobuf message.
 pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
     let texts = |list: &[ResourceName]| list.iter().map(ToString::to_string).collect();
     let patterns = |list: &[SpiffePattern]| list.iter().map(ToString::to_string).collect();

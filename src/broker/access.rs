@@ -23,15 +23,15 @@ use crate::{
     state::{Lock, Login},
 };
 
-/// Finds callers, and refuses what they may not do.
+/// Finds callers in the catalog, and refuses calls that they may not make.
 #[derive(Clone)]
 pub struct AccessControl {
     pub(super) context: Arc<BrokerContext>,
 }
 
 impl AccessControl {
-    /// Admits a caller to a call: the catalog must know it, and no lock may shut it out. Open streams are checked
-    /// again.
+    /// Admits a caller to a call: the catalog must have an entry for the caller, and no lock may shut the caller out.
+    /// Open streams are checked again.
     pub fn admit(&self, peer: &Peer, rpc: Rpc) -> Result<Caller, Refusal> {
         let caller = self.caller(peer)?;
         let breaks_glass = matches!(rpc, Rpc::Unlock | Rpc::ListLocks) && self.breaks_glass(caller.id());
@@ -42,8 +42,9 @@ impl AccessControl {
         Ok(caller)
     }
 
-    /// Returns the lock that shuts an identity out, if there is one: on its name, its trust domain, a prefix of it, or the
-    /// person behind it. Such an identity may make no call, and its approvals do not count.
+    /// Returns the lock that shuts an identity out, if there is one. The lock can be on the SPIFFE ID, its trust
+    /// domain, a prefix, or the person who uses the identity. Such an identity may make no call, and its approvals do
+    /// not count.
     pub(super) fn lock_on_identity(&self, id: &SpiffeId) -> Option<Lock> {
         if !self.context.state.has_locks() {
             return None;
@@ -51,8 +52,8 @@ impl AccessControl {
         self.context.state.lock_on(names::of_identity(&self.context.rules(), id).iter())
     }
 
-    /// Waits until a caller may no longer make a call that goes on, and returns why. Decides again after each lock and each
-    /// reload, and within [`limits::REAUTHORIZE`] for rules that read the time.
+    /// Waits until the caller may no longer have an open stream, and returns the refusal. Decides again after each lock
+    /// and each reload, and within [`limits::REAUTHORIZE`] for rules that read the time.
     pub async fn until_refused(
         &self,
         peer: &Peer,
@@ -97,14 +98,15 @@ impl AccessControl {
         Ok(Caller { peer: peer.clone(), principal, rules, login })
     }
 
-    /// Returns the login of a person, whose SVID is good only with it. `None` for peers of all other trust domains.
+    /// Returns the login of a person. The SVID of a person is valid only during the login. Returns `None` for peers of
+    /// all other trust domains.
     fn login(&self, peer: &Peer) -> Result<Option<Arc<Login>>, Refusal> {
         let people = self.context.settings.people.as_ref();
         let Some(people) = people.filter(|people| people.domain == peer.spiffe_id().trust_domain()) else {
             return Ok(None);
         };
         let login = self.context.state.login(&Digest(*peer.x5t_s256()));
-        // The configuration may have changed since: another provider, fewer groups, a second factor.
+        // The configuration may have changed since the login: another provider, fewer groups, a second factor.
         let now = self.context.clock.now().lease;
         let login = login.filter(|login| {
             let group = login.id.segments().nth(PERSON_SEGMENT);
@@ -120,7 +122,7 @@ impl AccessControl {
         })
     }
 
-    /// Refuses a call that policy does not allow on a tenant's things. `None` stands for all tenants.
+    /// Refuses a call that policy does not allow for a tenant. `None` stands for all tenants.
     pub(super) fn authorize(
         &self,
         caller: &Caller,
@@ -149,7 +151,8 @@ impl AccessControl {
         }
     }
 
-    /// Refuses a call about a job that policy does not allow. A stranger gets the answer for an absent job.
+    /// Refuses a call about a job that policy does not allow. A caller that may not see the job gets the answer for an
+    /// absent job.
     pub(super) fn authorize_job(
         &self,
         caller: &Caller,
@@ -176,14 +179,14 @@ impl AccessControl {
         })
     }
 
-    /// Refuses a call about a job that does not exist. Asks policy first, as for a foreign job, so that the time of the answer
-    /// does not show which of the two it was.
+    /// Refuses a call about a job that does not exist. Asks policy first, as for the job of another tenant. So the time
+    /// of the answer does not show whether the job exists.
     pub(super) fn absent_job(&self, caller: &Caller, rpc: Rpc) -> Refusal {
         drop(self.authorize(caller, rpc, None, &[], ""));
         job_not_found()
     }
 
-    /// Whether the caller may know that a tenant's things exist.
+    /// Whether the caller may know what a tenant has.
     pub(super) fn sees(&self, caller: &Caller, tenant: &TenantName) -> bool {
         caller.tenant() == tenant || self.authorize(caller, Rpc::GetJob, Some(tenant), &[], "").is_ok()
     }
@@ -229,7 +232,8 @@ impl AccessControl {
         }
     }
 
-    /// Returns the job of a session whose member was checked before, and checks the member again if the job has changed since.
+    /// Returns the job of a session whose member was checked before. If the job has changed since then, checks the
+    /// member again.
     pub(super) fn member_still(
         &self,
         caller: &Caller,
@@ -237,19 +241,20 @@ impl AccessControl {
         before: Arc<Job>,
     ) -> Result<Arc<Job>, Refusal> {
         match self.context.state.job(session.job) {
-            // A job is never changed in place, so the check of this one still holds.
+            // A job is never changed in place, so the earlier check is still valid.
             Some(now) if Arc::ptr_eq(&now, &before) => Ok(now),
             _ => self.member(caller, session).map(|(job, _)| job),
         }
     }
 
-    /// Counts a call of an operator, unless it is one of the platform's: those must be able to end access at any time.
+    /// Counts a call of a tenant's operator. Operators of the platform are not counted, because they must be able to
+    /// end access at any time.
     pub(super) fn charge_operator(&self, caller: &Caller, rpc: Rpc) -> Result<(), Refusal> {
         let is_of_all = self.breaks_glass(caller.id()) || self.authorize(caller, rpc, None, &[], "").is_ok();
         if is_of_all { Ok(()) } else { self.context.rates.charge_call(caller) }
     }
 
-    /// Refuses if one of the names is locked, and says to `viewer` what it may know of the lock.
+    /// Refuses if one of the names is locked. The refusal says only what `viewer` may know about the lock.
     pub(super) fn check_unlocked<'a>(
         &self,
         viewer: &SpiffeId,
@@ -268,8 +273,8 @@ impl AccessControl {
     }
 }
 
-/// The refusal of a person whose entry does not say who they are. Approvals, separation of duties and locks of people go by
-/// the person in the catalog.
+/// Returns the refusal for a person whose catalog entry does not name the person. Approvals, separation of duties and
+/// locks on people need this name.
 pub(super) fn names_no_person(
     reason: Reason,
     text: &'static str,
@@ -282,7 +287,7 @@ pub(super) fn names_no_person(
         .fix(format!("have human = \"segment:{PERSON_SEGMENT}\" written into this entry of the catalog"))
 }
 
-/// Whether a caller that a lock shuts out may still make a call: to ask who it is, to log out, and to give back its own
+/// Whether a locked caller may still make a call. It may ask for its own identity, log out, and give back its own
 /// lease.
 fn is_open_to_the_locked(rpc: Rpc) -> bool {
     matches!(rpc, Rpc::WhoAmI | Rpc::LogOut | Rpc::ReleaseLease)

@@ -1,4 +1,4 @@
-//! The order in which a request for access is read, decided and checked again.
+//! The steps of a request for access, in their order: read, decide, check again.
 
 use std::sync::Arc;
 
@@ -28,16 +28,16 @@ pub(super) struct AccessRequest<'a> {
     pub caller: Caller,
 }
 
-/// A request for access that has taken its stand. From now on, it is safe to read the state and to decide by it.
+/// A request for access that has taken its stand. From now on, the request can safely read the state and decide by it.
 pub(super) struct StandingRequest<'a> {
     pub request: AccessRequest<'a>,
     pub stand: Stand,
 }
 
-/// Something was revoked or changed during the request, so what it recorded must end.
+/// Access was revoked or rules changed during the request, so the access that it recorded must end.
 pub(super) struct Overtaken {
     pub refusal: Refusal,
-    /// The reason, in the words of the record of the end.
+    /// The reason, as the record of the end states it.
     pub detail: String,
 }
 
@@ -52,13 +52,13 @@ impl AccessControl {
 }
 
 impl<'a> AccessRequest<'a> {
-    /// Takes the stand. The state must be read after it.
+    /// Takes the stand. The state must be read after this call.
     pub fn stand<'n>(self, names: impl IntoIterator<Item = &'n FenceName>) -> StandingRequest<'a> {
         let stand = self.access.context.fences.stand(names.into_iter().cloned());
         StandingRequest { request: self, stand }
     }
 
-    /// Takes the stand behind the names of a lease. The state must be read after it.
+    /// Takes the stand behind the names of a lease. The state must be read after this call.
     pub fn stand_again(self, lease: &Stand) -> StandingRequest<'a> {
         let stand = self.access.context.fences.stand_again(lease);
         StandingRequest { request: self, stand }
@@ -75,7 +75,7 @@ impl<'a> AccessRequest<'a> {
 }
 
 impl StandingRequest<'_> {
-    /// Looks again when the record is on disk: first at the fences, then at the revision.
+    /// Checks the fences and then the revision again, when the record is on disk.
     ///
     /// `own` is a fence whose lowering does not count. If the rules changed, `decide_again` gets the current rules and caller.
     pub fn look_again(

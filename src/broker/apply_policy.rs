@@ -1,4 +1,5 @@
-//! Changing the policy through the daemon: checked, tried on its cases, counted, recorded, and then put in force at once.
+//! Changes the policy through the daemon. The new policy is checked, tried on its cases and recorded, and then it is in
+//! force at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,12 +28,12 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Where the daemon's policy comes from.
+/// The source of the daemon's policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PolicyOrigin {
     /// Files in this directory, which a reload reads again.
     Files(PathBuf),
-    /// What was applied last.
+    /// The policy that was applied last.
     #[default]
     Applied,
 }
@@ -54,7 +55,7 @@ pub struct PolicyOrder {
     pub reason: String,
     /// Show what would change, and change nothing.
     pub dry_run: bool,
-    /// The policy that the caller saw in force. If another one is in force, the order is refused.
+    /// The policy that the caller saw in force. If another policy is in force, the order is refused.
     pub in_force: Option<Digest>,
     /// How many leases the caller accepts to end. If more would end, the order is refused.
     pub ends_at_most: Option<u64>,
@@ -64,30 +65,29 @@ pub struct PolicyOrder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleChange {
     pub id: String,
-    /// Its text in the policy in force; `None` if it is new.
+    /// The text of the rule in the policy in force. `None` if the rule is new.
     pub before: Option<String>,
-    /// Its text in the wanted policy; `None` if it is gone.
+    /// The text of the rule in the wanted policy. `None` if the rule is gone.
     pub after: Option<String>,
 }
 
-/// What an order changes, or would change.
+/// The effects of an order, or of its dry run.
 #[derive(Clone, Debug)]
 pub struct PolicyChange {
     pub before: Digest,
     pub after: Digest,
-    /// By id.
+    /// The rules, ordered by id.
     pub rules: Vec<RuleChange>,
-    /// Live leases that end.
+    /// The number of live leases that end.
     pub ended: u64,
-    /// Jobs that wait for approval and for which the decision changes, each with the new decision. If there are many, only
-    /// some of them.
+    /// Jobs that wait for approval and get another decision, each with the new decision. A long list is cut.
     pub jobs: Vec<(JobId, String)>,
     pub cases: usize,
     /// A line for each case that fails.
     pub failed: Vec<String>,
     pub warnings: Vec<String>,
     pub is_applied: bool,
-    /// Set if people must approve it first.
+    /// Set if people must approve the change first.
     pub waits: Option<WaitingChange>,
 }
 
@@ -96,7 +96,7 @@ pub struct PolicyChange {
 pub struct PolicyHistory {
     pub in_force: Digest,
     pub origin: PolicyOrigin,
-    /// The newest first.
+    /// The kept policies, newest first.
     pub kept: Vec<KeptPolicy>,
     /// The changes that wait for people.
     pub proposed: Vec<WaitingChange>,
@@ -171,7 +171,7 @@ impl RuleUseCases {
         keys.check(&texts.policies, texts.signed.as_ref()).map_err(|fault| unsigned(fault.to_string()))
     }
 
-    /// Returns the texts of a policy, and of its cases if it came with some.
+    /// Returns the texts of a policy. They include its test cases, if the policy came with test cases.
     fn texts_of(&self, wanted: &WantedPolicy) -> Result<WantedTexts, Refusal> {
         let kept = |digest: Digest| {
             let kept = self.context.kept.get().ok_or_else(|| no_previous("this daemon keeps no policies"))?;
@@ -221,7 +221,7 @@ impl RuleUseCases {
         }
     }
 
-    /// Decides the waiting jobs by the wanted policy, and returns those for which the answer changes.
+    /// Decides the waiting jobs by the wanted policy. Returns the jobs for which the answer changes.
     fn waiting_jobs_that_change(&self, wanted: &Rules) -> Vec<(JobId, String)> {
         let at = self.context.clock.now().wall;
         let waiting =
@@ -256,7 +256,7 @@ impl RuleUseCases {
         changed.take(JOBS_CHANGED_SHOWN_MAX).collect()
     }
 
-    /// Runs the cases that came with a policy.
+    /// Runs the test cases that came with a policy.
     fn run_cases(
         &self,
         engine: &Engine,
@@ -276,7 +276,7 @@ impl RuleUseCases {
         Ok(())
     }
 
-    /// Warns a caller who could not change the policy again under the wanted one.
+    /// Warns a caller who could no longer change the policy once the wanted policy is in force.
     fn warn_of_lockout(&self, caller: &Caller, wanted: &Engine, change: &mut PolicyChange) {
         let may = |tenant| {
             let (rpc, now) = (Rpc::ApplyPolicy, self.context.clock.now().wall);
@@ -322,7 +322,7 @@ impl RuleUseCases {
             .ok_or_else(|| conflict("this daemon has no folder to keep policies in".to_owned()))
     }
 
-    /// Keeps the policy, records the change, and only then makes it the one that the next start reads.
+    /// Keeps the policy and records the change. Only then is this policy the one that the next start reads.
     fn record_change(
         &self,
         caller: &Caller,
@@ -352,7 +352,7 @@ impl RuleUseCases {
         };
         self.record_before(caller, &record)?;
         kept.set_applied(change.after, change.before).map_err(|e| {
-            // The record says that it was applied, so a second record must say that it was not.
+            // The record says that the policy was applied, so a second record must say that this failed.
             let why = "the next start would not find it".to_owned();
             self.context.ledger.defer(&Event::PolicyNotApplied { policy: change.after, why });
             unwritten(e)

@@ -1,4 +1,4 @@
-//! How people let a job pass its gates, refuse it, and take an approval back.
+//! People let a job pass its gates, reject the job, or take an approval back.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -28,13 +28,13 @@ use crate::{
 /// The size of an approval's record without its reason, in bytes.
 const APPROVAL_RECORD_BYTES: usize = 1_024;
 
-/// What a person approves.
+/// A person's order to approve a job.
 #[derive(Clone, Copy, Debug)]
 pub struct ApproveOrder<'a> {
     pub job: JobId,
     /// The digest of the request that the person saw.
     pub request: Digest,
-    /// Empty: all gates that a group of the caller may approve.
+    /// The gates to approve. If it is empty, all gates that a group of the caller may approve.
     pub gates: &'a [String],
     pub reason: &'a str,
 }
@@ -68,13 +68,13 @@ pub struct WaitingJob {
 pub struct WaitingGate {
     pub gate: Gate,
     pub missing: u32,
-    /// The operators of its group that the caller may know of, as the catalog matches them.
+    /// The operators of the gate's group that the caller may see, as patterns of the catalog.
     pub operators: Vec<String>,
     /// Whether the caller can approve here.
     pub needs_me: bool,
 }
 
-/// What approvers do: they let jobs pass the gates of the policy, refuse them, and take approvals back.
+/// The use cases of approvers: let jobs pass the gates of the policy, reject jobs, and take approvals back.
 pub struct ApprovalUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
@@ -104,7 +104,7 @@ impl ApprovalUseCases {
         let job = self.context.state.job(order.job).ok_or_else(job_not_found)?;
         let gates = self.may_approve(rules, caller, &job, order)?;
         self.access.charge_operator(caller, Rpc::Approve)?;
-        // An approval of a sweep is recorded in each of its jobs.
+        // An approval of a parameter sweep is recorded in each job of the sweep.
         let records = self.context.state.open_in_sweep(&job).len().saturating_add(1);
         let bytes = APPROVAL_RECORD_BYTES.saturating_add(order.reason.len()).saturating_mul(records);
         self.context.rates.charge_bytes(caller, bytes)?;
@@ -143,7 +143,7 @@ impl ApprovalUseCases {
         Ok(Approved { job: widened.job, gates, changed: widened.changed })
     }
 
-    /// Checks every rule for an approval. Returns the gates that it is for.
+    /// Checks every rule for an approval. Returns the gates of the approval.
     fn may_approve(
         &self,
         rules: &Rules,
@@ -170,7 +170,7 @@ impl ApprovalUseCases {
         Ok(gates.into_iter().map(|gate| gate.id).collect())
     }
 
-    /// Names the groups that may approve, if policy refuses an operator who sees the job and is in none of them.
+    /// Adds to a refusal the groups that may approve, if the operator sees the job but is in none of these groups.
     fn naming_groups(
         &self,
         rules: &Rules,
@@ -188,7 +188,7 @@ impl ApprovalUseCases {
         }
     }
 
-    /// Returns the gates of a job that a group of the caller may approve: the wanted ones, or all.
+    /// Returns the gates of a job that a group of the caller may approve. `wanted` limits them, if it is not empty.
     fn gates_of(
         &self,
         rules: &Rules,
@@ -219,7 +219,7 @@ impl ApprovalUseCases {
         Ok(mine)
     }
 
-    /// Closes a job that has not begun, because an approver refuses it. In force when this returns.
+    /// Closes a job that has not begun, because an approver rejects it. The end is in force when this returns.
     pub fn reject(&self, caller: &Caller, id: JobId, reason: &str) -> Result<EndAnswer, Refusal> {
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         let rules = self.context.rules();
@@ -239,7 +239,7 @@ impl ApprovalUseCases {
         });
         let ended = ended.map_err(|r| state_refusal(r, move_refusal))?;
         for other in self.context.state.open_in_sweep(&job) {
-            // One that has begun goes on: it is not rejected, but its approval can be taken back.
+            // A job that has begun is not rejected and goes on, but its approval can be taken back.
             let _ = self.endings.end_work(other.id, &caller.actor(), "its sweep was rejected", |job| {
                 job.reject(reason, now).map(|close| match close {
                     Close::Now(change) => End::Now(vec![change]),
@@ -254,7 +254,7 @@ impl ApprovalUseCases {
         Ok(self.endings.end_answer(ended))
     }
 
-    /// Takes the caller's approvals of a job back. In force when this returns.
+    /// Takes the caller's approvals of a job back. The withdrawal is in force when this returns.
     pub fn withdraw_approval(
         &self,
         caller: &Caller,
@@ -286,7 +286,7 @@ impl ApprovalUseCases {
                     let changes = job.withdraw_approval(caller.id(), gate, reason, now)?;
                     Ok::<_, Illegal>(if changes.is_empty() { End::Already } else { End::Now(changes) })
                 });
-            // A job that is closed meanwhile has nothing to take back.
+            // If the job was closed meanwhile, there is nothing to take back.
             if let Ok(withdrawn) = withdrawn {
                 let behind = withdrawn.done.ending.behind;
                 ended.done.ending.behind = ended.done.ending.behind.saturating_add(behind);
@@ -296,8 +296,8 @@ impl ApprovalUseCases {
             if self.context.rates.may_log(caller.id()) {
                 tracing::warn!(job = %id, by = %caller.id(), gates = gates.join(", "), reason, "approval withdrawn");
             }
-            // Other approvers may have left their group since. Then the gate is closed again, and the access that needs
-            // it ends.
+            // Other approvers may have left their group since then. In that case the gate is closed again, and access
+            // that needs the gate ends.
             let place = job.sweep_place.map(|place| place.request);
             let concerns = |other: &Job| {
                 other.id == id || place.is_some() && place == other.sweep_place.map(|place| place.request)
@@ -308,17 +308,18 @@ impl ApprovalUseCases {
         Ok(Withdrawal { end: self.endings.end_answer(ended), gates })
     }
 
-    /// The gates of an open job at which approvals are missing now.
+    /// Returns the gates of an open job at which approvals are missing now.
     pub fn gates_waiting<'a>(&self, job: &'a Job) -> Vec<&'a Gate> {
         self.decisions.gates_waiting(job)
     }
 
-    /// Why an approval does not count now. None if it does.
+    /// Returns the reason if an approval does not count now.
     pub fn void_because(&self, job: &Job, approval: &Approval) -> Option<String> {
         self.decisions.void_because(job, approval)
     }
 
-    /// Lists the open jobs that wait for people and that the caller may see, newest first, after a position in the order.
+    /// Lists the open jobs that wait for people and that the caller may see. The newest job is first. The list begins
+    /// after a given position.
     pub fn list_approvals(
         &self,
         caller: &Caller,
@@ -349,7 +350,7 @@ impl ApprovalUseCases {
         Ok(jobs.into_iter().map(|job| WaitingJob { gates: waiting(&job), job }).collect())
     }
 
-    /// Whether the caller can approve a job at a gate, and has not done so.
+    /// Whether the caller can approve a job at a gate and has not approved yet.
     fn can_approve(&self, rules: &Rules, caller: &Caller, job: &Job, gate: &Gate) -> bool {
         let human = caller.principal.human(caller.id());
         let approver = Approver { by: caller.id(), human: human.as_ref(), reason: "" };
@@ -364,7 +365,8 @@ impl ApprovalUseCases {
     }
 }
 
-/// Returns the operators who may approve at a gate, if the caller may know of them: those of the caller's tenant, or all.
+/// Returns the operators who may approve at a gate and whom the caller may see: the operators of the caller's tenant,
+/// or all.
 fn operators_of(rules: &Rules, caller: &Caller, job: &Job, gate: &Gate, everything: bool) -> Vec<String> {
     let platform = TenantName::platform();
     let may = rules.catalog().principals().filter(|p| {

@@ -1,5 +1,5 @@
-//! Which gates of a job are open now. An approval is judged by the rules and locks in force now, not by those in force when
-//! it was given.
+//! Decides which gates of a job are open now. The rules and locks in force now decide whether an approval counts, not
+//! those at the time of the approval.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl Decisions {
-    /// The gates at which enough people approved a job. Only people who may still approve it count.
+    /// Returns the gates at which enough people approved a job. Only people who may still approve the job count.
     ///
     /// `holder` is the identity that asks for access: an approval does not count for the access of the person who gave it.
     pub(super) fn approved_gates(
@@ -29,15 +29,15 @@ impl Decisions {
         named.into_iter().filter(is_open).map(str::to_owned).collect()
     }
 
-    /// The gates of an open job at which approvals are missing now.
+    /// Returns the gates of an open job at which approvals are missing now.
     pub(super) fn gates_waiting<'a>(&self, job: &'a Job) -> Vec<&'a Gate> {
         let rules = self.context.rules();
         let lacks = |gate: &&Gate| self.missing_people(&rules, job, &gate.id, None) > 0;
         if job.is_closed() { Vec::new() } else { job.gates.iter().filter(lacks).collect() }
     }
 
-    /// How many approvals are missing at a gate. The gate in the present policy counts. If the policy no longer has the
-    /// gate, the copy in the job counts.
+    /// Returns the number of approvals that are missing at a gate. The gate in the present policy counts. If the policy
+    /// no longer has the gate, the copy in the job counts.
     pub(super) fn missing_people(
         &self,
         rules: &Rules,
@@ -57,7 +57,7 @@ impl Decisions {
         job.gates.iter().any(loses)
     }
 
-    /// How many people a gate lacks, if a lock were in force too.
+    /// Returns the number of people that a gate lacks if `lock` is in force too.
     fn missing_people_of(
         &self,
         rules: &Rules,
@@ -104,7 +104,7 @@ impl Decisions {
         rule.approvals_needed.saturating_sub(u32::try_from(people).unwrap_or(u32::MAX))
     }
 
-    /// Why an approval does not count now. None if it does.
+    /// Returns the reason if an approval does not count now.
     pub(super) fn void_because(&self, job: &Job, approval: &Approval) -> Option<String> {
         let rules = self.context.rules();
         let gate = gate_now(&rules, job, &approval.gate)?;
@@ -117,8 +117,9 @@ impl Decisions {
         checked.err().map(|refusal| refusal.text.into_owned())
     }
 
-    /// Refuses an identity that may not approve a job in this group: an operator of the job's tenant or of the platform, in the
-    /// group, not locked, without a part in the job. `human` is the person behind the identity when it approved.
+    /// Refuses an identity that may not approve a job for this group. It must be an operator of the job's tenant or of
+    /// the platform, in the group, not locked, and not involved in the job. `human` is the person who used the identity
+    /// at the time of the approval.
     pub(super) fn check_approver(
         &self,
         rules: &Rules,
@@ -150,18 +151,18 @@ impl Decisions {
     }
 }
 
-/// A gate as the policy has it now. If the policy no longer has it, the copy in the job.
+/// Returns a gate as the policy has it now. If the policy no longer has the gate, returns the copy in the job.
 pub(super) fn gate_now(rules: &Rules, job: &Job, gate: &str) -> Option<Gate> {
     let rule = rules.engine.gate(gate).cloned();
     rule.or_else(|| job.gates.iter().find(|g| g.id == gate).cloned())
 }
 
-/// The person behind an identity, according to the catalog.
+/// Returns the person who uses an identity, according to the catalog.
 pub(super) fn human_of(rules: &Rules, id: &SpiffeId) -> Option<HumanName> {
     rules.catalog().principal(id)?.human(id)
 }
 
-/// Refuses an approver who has a part in the job, by identity or as the person behind another identity.
+/// Refuses an approver who is involved in the job, with this identity or with another identity of this person.
 pub(super) fn check_uninvolved(
     rules: &Rules,
     job: &Job,
@@ -191,7 +192,7 @@ pub(super) fn check_uninvolved(
             if let Some(other) = named.into_iter().find(|other| is_same(other)) {
                 return Some(format!("human:{human} has a part in the job, as {other}"));
             }
-            // A pattern of the job names no one. Those who came by it are members.
+            // A pattern in the job does not name a person. The identities that joined by the pattern are members.
             let came = job.attempts.iter().flat_map(|a| a.members.identities()).find(|other| is_same(other));
             came.map(|other| format!("human:{human} has a part in the job, as {other}"))
         })

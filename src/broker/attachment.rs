@@ -1,4 +1,4 @@
-//! The keep-alive stream of a member: what the member is sent, and what the end of the stream means.
+//! The keep-alive stream of a member: the notices to the member, and the effect of the end of the stream.
 
 use std::sync::Arc;
 
@@ -32,31 +32,32 @@ pub struct Notice {
     pub message: String,
 }
 
-/// What a member must do.
+/// The action that a member must take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoticeKind {
-    /// Access has ended and does not come back in this attempt.
+    /// Stop: access has ended and does not come back in this attempt.
     Revoked,
-    /// Finish.
+    /// Finish the work: the attempt or member drains.
     Drain(Drain),
-    /// Connect again.
+    /// Connect to the daemon again.
     Reconnect,
-    /// The leases have ended; new ones may be asked for.
+    /// Ask for new leases: the old leases have ended.
     Reissue,
 }
 
-/// A member's keep-alive stream, as the broker sees it. Dropping it without [`Attachment::goodbye`] is a loss: if it was the
-/// member's last stream, the member is away at once and its leases end.
+/// A member's keep-alive stream, as the broker sees it. If the last stream of a member is dropped without
+/// [`Attachment::goodbye`], the member is away at once and its leases end.
 pub struct Attachment {
     members: MemberUseCases,
     key: MemberKey,
-    /// The digest of the session secret when the stream was opened: another process may have taken the instance over since.
+    /// The digest of the session secret when the stream was opened. Another process may have taken over the instance
+    /// since then.
     proof: SecretDigest,
     holder: SpiffeId,
     presence: Arc<Presence>,
     names: Vec<FenceName>,
     stand: Stand,
-    /// The revision of the rules that gave `names`.
+    /// The revision of the rules that determined `names`.
     revision: Revision,
     leases_ended: u64,
     calls: watch::Receiver<u64>,
@@ -65,12 +66,12 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// Counts a beat of the member.
+    /// Counts a heartbeat of the member.
     pub fn beat(&self) {
         self.presence.beat(self.members.context.clock.now().boot);
     }
 
-    /// Ends the membership as the member asked. Its leases end with it; the attempt's state stays.
+    /// Ends the membership at the member's request. The member's leases end too. The state of the attempt stays.
     pub fn goodbye(mut self) {
         self.left = true;
         let (job, attempt, instance) = self.key.clone();
@@ -97,13 +98,13 @@ impl Attachment {
         if let Ok(done) = done {
             self.members.endings.sweep(&done.lowered, "released");
         }
-        // Keep a presence that another process began since with the same key.
+        // Keep a presence that another process began in the meantime with the same key.
         self.members.context.sessions.forget(&self.key, &self.presence);
         // Any other stream of the member ends too.
         self.presence.call();
     }
 
-    /// Waits for the next thing that the member must act on. Nothing follows `Revoked`.
+    /// Waits for the next notice to the member. `Revoked` is the last notice.
     pub async fn notice(&mut self) -> Notice {
         loop {
             self.calls.mark_unchanged();
@@ -123,12 +124,12 @@ impl Attachment {
         }
     }
 
-    /// Returns the cause if leases of the member ended since the last check, although the membership goes on.
+    /// Returns the cause if leases of the member ended since the last check and the membership goes on.
     fn leases_over(&mut self) -> Option<String> {
         let revision = self.members.context.fences.revision();
         if self.stand.lowered().is_some() || revision != self.revision {
-            // A new catalog may put the leases behind other names. The new stand is taken before the last check of the old
-            // one, so that no lowering falls between the two.
+            // A new catalog may put the leases behind other names. The new stand is taken before the last check of the
+            // old stand, so that no lowering is missed between them.
             self.names = self.names_today();
             let next = self.members.context.fences.observe(self.names.iter().cloned());
             let before = std::mem::replace(&mut self.stand, next);
@@ -142,7 +143,7 @@ impl Attachment {
             .then(|| "one lease of this member was ended".to_owned())
     }
 
-    /// Says what ended access behind a name, and why, as far as the member may know.
+    /// Returns a text about the end of access behind a name. It says only what the member may know.
     fn end_of(&self, name: &FenceName) -> String {
         let (access, context) = (&self.members.access, &self.members.context);
         if let Err(locked) = access.check_unlocked(&self.holder, self.names.iter()) {
@@ -229,7 +230,7 @@ impl Attachment {
     }
 }
 
-/// Puts the reason of a lock into one line.
+/// Writes the reason of a lock as one line.
 fn locked_text(locked: &Refusal) -> String {
     locked.fact("why").map_or_else(|| locked.text.to_string(), |why| format!("{}: {why}", locked.text))
 }
@@ -237,7 +238,7 @@ fn locked_text(locked: &Refusal) -> String {
 impl Drop for Attachment {
     fn drop(&mut self) {
         let was_last = self.presence.close_stream();
-        // A stream may end long after its member was lost and came back by another stream.
+        // A stream may end long after its member was lost and came back with another stream.
         if was_last && !self.left && self.members.context.sessions.forget_gone(&self.key, &self.presence) {
             let (job, attempt, instance) = &self.key;
             self.members.mark_away(*job, *attempt, instance, "its connection was lost");
@@ -253,7 +254,7 @@ impl MemberUseCases {
         let revision = self.context.fences.revision();
         let names =
             names::of_member(&self.context.rules(), &job, session.attempt, &session.instance, caller.id());
-        // From here on, changes wake the stream. It checks the state after this point, so it misses nothing.
+        // From here on, changes wake the stream. The stream checks the state after this point, so it misses no change.
         let key = (session.job, session.attempt, session.instance.clone());
         let presence = self.context.sessions.open_stream(key.clone(), self.context.clock.now().boot);
         let (calls, leases_ended) = (presence.calls(), presence.leases_ended());
@@ -272,7 +273,7 @@ impl MemberUseCases {
             drain_sent: None,
             left: false,
         };
-        // If this refuses, the attachment is dropped like any stream that is lost.
+        // If this refuses, the attachment is dropped like any lost stream.
         self.access.member(caller, session)?;
         Ok(attachment)
     }
@@ -283,7 +284,7 @@ impl MemberUseCases {
         self.access.authorize_job(caller, Rpc::KeepAlive, &job, "")
     }
 
-    /// Calls the members that each lowering concerns, and only those.
+    /// Wakes the streams of the members that a lowering concerns, and no others.
     pub(super) async fn call_members(&self) {
         let mut lowerings = self.context.fences.listen();
         self.context.sessions.call_all();
@@ -314,7 +315,7 @@ impl MemberUseCases {
                     self.context.sessions.call_attempt(&job, last);
                 }
             }
-            // No member stands behind the name of a lease: the operation that ends one calls its holder.
+            // No member stands behind the name of a lease. The operation that ends a lease wakes the lease's holder.
             FenceKind::Lease(_) => {}
             FenceKind::Epoch
             | FenceKind::Domain(_)

@@ -1,4 +1,4 @@
-//! How attempts begin, drain and end, and how jobs close.
+//! Begins, drains and ends attempts, and closes jobs.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,17 +28,17 @@ use crate::{
 pub struct Began {
     pub job: Arc<Job>,
     pub attempt: AttemptNumber,
-    /// The ticket of the attempt. A repeated call with the same key gets it too. `None` if the ticket was made with the
-    /// key of another ledger, or if only a pattern in `members.start` covers the caller.
+    /// The ticket of the attempt. A repeated call with the same key gets the ticket too. `None` if the ticket was made
+    /// with the key of another ledger, or if only a pattern in `members.start` covers the caller.
     pub ticket: Option<SecretText>,
 }
 
-/// What a drain or a reported end applies to.
+/// The part of an attempt to which a drain or a reported end applies.
 #[derive(Clone, Debug)]
 pub enum Concerned {
     /// The whole attempt.
     Attempt,
-    /// Only one member. `proof` is the digest of the session secret that the caller sent.
+    /// One member. `proof` is the digest of the session secret that the caller sent.
     Member { instance: InstanceName, proof: Option<SecretDigest> },
 }
 
@@ -46,13 +46,13 @@ pub enum Concerned {
 #[derive(Clone, Debug)]
 pub struct BeginRequest<'a> {
     pub job: JobId,
-    /// The scheduler's key of this run.
+    /// The scheduler's key for this run of the job.
     pub key: &'a str,
-    /// If the previous attempt is draining, ends it at once.
+    /// If the previous attempt is draining, end it at once.
     pub supersede: bool,
-    /// The identities that join without the ticket: the launcher or a scheduler vouches for them.
+    /// The identities that may join without the ticket, because the launcher or a scheduler vouches for them.
     pub vouched: &'a [SpiffePattern],
-    /// If the caller joins the attempt itself: the ticket that it has already, which may be empty.
+    /// The ticket that the caller already has, if the caller joins the attempt itself. It may be empty.
     pub joins_with: Option<&'a str>,
 }
 
@@ -69,7 +69,7 @@ impl JobUseCases {
         let standing = request.stand(&names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
-        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
+        // The stand was taken before all reads below, so `look_again` notices a revocation in between.
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         self.may_begin(rules, caller, &job, &names)?;
         may_vouch(caller, &job, vouched)?;
@@ -135,13 +135,13 @@ impl JobUseCases {
         self.decide_to_run(rules, job).map(drop)
     }
 
-    /// Decides whether the job may run now. Refuses it if a gate is closed.
+    /// Decides whether the job may run now. Refuses if a gate is closed.
     fn decide_to_run(&self, rules: &Rules, job: &Job) -> Result<JobDecision, Refusal> {
         let decided = self.decide_job(rules, job, Phase::Running)?;
         if decided.gates.is_empty() { Ok(decided) } else { Err(approval_required(&decided.gates)) }
     }
 
-    /// Checks every rule for beginning an attempt, except the decision on what the job does.
+    /// Checks every rule for the begin of an attempt, except the decision on the job's access.
     fn may_begin(
         &self,
         rules: &Rules,
@@ -161,7 +161,7 @@ impl JobUseCases {
         self.tickets.of(job, key).ok_or_else(|| Refusal::new(Reason::Internal, "no ticket could be made"))
     }
 
-    /// Drains an attempt, or one member of it: reading ends soon, writing at the end of the grace.
+    /// Drains an attempt or one of its members: reading ends soon, writing ends at the end of the grace.
     pub fn drain_attempt(
         &self,
         caller: &Caller,
@@ -195,7 +195,7 @@ impl JobUseCases {
         drain.ok_or_else(|| Refusal::new(Reason::AttemptEnded, "the attempt ended meanwhile"))
     }
 
-    /// Ends an attempt, or one member of it, as reported. The end is in force when this returns.
+    /// Ends an attempt or one of its members with the reported outcome. The end is in force when this returns.
     pub fn end_attempt(
         &self,
         caller: &Caller,
@@ -219,8 +219,8 @@ impl JobUseCases {
         Ok(self.endings.end_answer(ended))
     }
 
-    /// Refuses a call if the caller may not make it about this attempt or this member of it. A workload speaks only for
-    /// itself, and its session secret proves which member it is. Only the launcher speaks for the whole attempt.
+    /// Refuses a caller that may not drain or end this attempt or this member. A workload may do this only to itself,
+    /// and its session secret proves which member it is. Only the launcher may do it to the whole attempt.
     fn authorize_about(
         &self,
         caller: &Caller,
@@ -279,7 +279,7 @@ impl JobUseCases {
     }
 }
 
-/// Refuses a member that names who else may join.
+/// Refuses a member that vouches for other identities.
 fn may_vouch(caller: &Caller, job: &Job, vouched: &[SpiffePattern]) -> Result<(), Refusal> {
     let is_member = caller.principal.kind == PrincipalKind::Workload && job.launcher != *caller.id();
     if vouched.is_empty() || !is_member {
@@ -289,14 +289,14 @@ fn may_vouch(caller: &Caller, job: &Job, vouched: &[SpiffePattern]) -> Result<()
         .fix("leave `members` out: the launcher or a scheduler vouches for members"))
 }
 
-/// Returns the answer to a key that began an attempt before, in this run of the daemon or an earlier one.
+/// Returns the answer for a key that already began an attempt, in this run of the daemon or in an earlier run.
 fn began_before(job: Arc<Job>, attempt: AttemptNumber, ticket: Option<&Secret>) -> Began {
     let ticket = ticket.filter(|t| job.attempt(attempt).is_some_and(|a| a.ticket == t.digest()));
     let ticket = ticket.map(Secret::to_text);
     Began { job, attempt, ticket }
 }
 
-/// Whether the caller gets the ticket: it launched the job, or `members.start` names exactly its identity.
+/// Whether the caller gets the ticket: the caller launched the job, or `members.start` names exactly its identity.
 fn gets_ticket(caller: &Caller, job: &Job) -> bool {
     job.launcher == *caller.id() || job.spec.members.names_to_start(caller.id())
 }

@@ -1,10 +1,10 @@
-//! All background work.
+//! The background tasks of the broker.
 //!
 //! | Task | Does | When cancelled | When it fails |
 //! |---|---|---|---|
-//! | [`Task::Expiry`] | removes leases whose deadline has passed | stops at once; what is due is dead anyway | the daemon shuts down gracefully |
-//! | [`Task::Calls`] | calls the members that a lowering concerns | stops at once; their streams end with the daemon | the daemon shuts down gracefully |
-//! | [`Task::Reaper`] | ends members without beats, drains and jobs whose deadline has passed | stops at once; the next run does it | the daemon shuts down gracefully |
+//! | [`Task::Expiry`] | removes leases whose deadline has passed | stops at once; due leases are not accepted anyway | the daemon shuts down gracefully |
+//! | [`Task::Calls`] | wakes the members that a lowering concerns | stops at once; their streams end with the daemon | the daemon shuts down gracefully |
+//! | [`Task::Reaper`] | ends members without beats, drains and jobs whose deadline has passed | stops at once; the next run of the daemon continues | the daemon shuts down gracefully |
 //! | [`Task::Pruning`] | removes old fences, keys and locks; records counted denials | stops at once | the daemon shuts down gracefully |
 
 use std::{sync::Arc, time::Duration};
@@ -20,7 +20,7 @@ use crate::{
     name::{Digest, FenceName, LeaseId},
 };
 
-/// Leases examined in one batch, so that issuing does not wait for it.
+/// The number of leases that are examined in one batch, so that issuing does not wait long.
 const EXPIRY_BATCH: usize = 2_000;
 const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_millis(250);
 const REAP_INTERVAL: Duration = Duration::from_millis(500);
@@ -47,7 +47,7 @@ impl Task {
         }
     }
 
-    /// Works until it is cancelled.
+    /// Runs the task until it is cancelled.
     pub async fn run(self, broker: Arc<Broker>, stop: CancellationToken) {
         let work = async {
             match self {
@@ -98,7 +98,7 @@ impl Broker {
         loop {
             let now = self.context.clock.now();
             self.end_exceptions(now.wall, &mut exceptions);
-            // After a stall of the daemon, one check gives members that much more time.
+            // After a stall of the daemon, one check adds the length of the stall to the members' time.
             if let Some(before) = last {
                 let stall = now.boot.since(before).saturating_sub(REAP_INTERVAL.saturating_mul(4));
                 grace = if stall.is_zero() { Duration::ZERO } else { stall };
@@ -110,7 +110,7 @@ impl Broker {
                 if let Some(presence) = self.context.sessions.forget_silent(&key, now.boot, window) {
                     let (job, attempt, instance) = &key;
                     self.members.mark_away(*job, *attempt, instance, "it missed its beats");
-                    // Wakes the member's streams, so that one that is still open checks whether it must end.
+                    // Wakes the member's streams, so that an open stream checks whether it must end.
                     presence.call();
                 }
             }
@@ -122,14 +122,15 @@ impl Broker {
         }
     }
 
-    /// Decides again what runs on an exception from the rules whose time is over. `before` is how many were in force, of which catalog.
+    /// Decides jobs again that run because of an expired exception. `before` has the digest of the catalog and the
+    /// number of exceptions that were in force.
     fn end_exceptions(&self, now: Wall, before: &mut Option<(Digest, usize)>) {
         let rules = self.context.rules();
         let in_force = (rules.catalog().digest(), rules.catalog().exceptions().in_force(now));
         let is_over =
             before.replace(in_force).is_some_and(|(of, count)| of == in_force.0 && in_force.1 < count);
         if is_over {
-            // A request that counted it looks at the revision before it answers, and starts over.
+            // A request that counted an expired exception checks the revision before it answers, and starts over.
             self.context.fences.raise_revision();
             let jobs = self.context.state.open_jobs();
             let ended = self.approvals.sweeps.end_no_longer_allowed(&rules, &jobs, "an exception is over");

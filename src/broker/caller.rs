@@ -14,12 +14,12 @@ use crate::{
     state::Login,
 };
 
-/// A peer that the catalog knows, with the rules that it was looked up in.
+/// A peer that has an entry in the catalog, and the rules with that catalog.
 #[derive(Clone)]
 pub struct Caller {
     /// The other side of the connection.
     pub peer: Peer,
-    /// Its entry in the catalog.
+    /// The caller's entry in the catalog.
     pub principal: Arc<Principal>,
     pub(super) rules: Arc<Rules>,
     /// The login, if the caller is a person who logged in.
@@ -32,8 +32,8 @@ impl Caller {
         self.peer.spiffe_id()
     }
 
-    /// The name under which its share of rooms and rates is counted. A person has an identity for each of their groups, and all
-    /// of them share one share.
+    /// The name under which the limits for connections and request rates are counted. A person has one identity for
+    /// each group. All of them are counted as one.
     pub fn counted_as(&self) -> SpiffeId {
         let person = self.login.as_ref().map(|login| {
             let domain = login.id.trust_domain();
@@ -42,7 +42,7 @@ impl Caller {
         person.and_then(Result::ok).unwrap_or_else(|| self.id().clone())
     }
 
-    /// The tenant whose file has its entry.
+    /// The tenant of the caller: the catalog file of this tenant contains the caller's entry.
     pub fn tenant(&self) -> &TenantName {
         &self.principal.tenant
     }
@@ -52,7 +52,7 @@ impl Caller {
         self.login.as_ref().map_or(&[], |login| login.amr.as_slice())
     }
 
-    /// Whether the daemon has no other tenant that the caller could harm or learn about.
+    /// Whether the caller's tenant is the only one in the catalog.
     pub(super) fn is_only_tenant(&self) -> bool {
         self.rules.catalog().tenants().all(|tenant| tenant == self.tenant())
     }
@@ -61,10 +61,10 @@ impl Caller {
         Actor::SpiffeId(self.id().clone())
     }
 
-    /// Returns its relations to a job: none for a stranger.
+    /// Returns the caller's relations to a job. Empty if there are none.
     ///
-    /// An identity of another tenant has a part in it only if the job names it in full: a pattern of one tenant does not reach
-    /// the identities of the others.
+    /// An identity of another tenant may start or join a job only if the job names its full ID. A pattern is not
+    /// enough.
     pub(super) fn relations(&self, job: &Job) -> Vec<Relation> {
         let mut all = relations(self.id(), job);
         if *self.tenant() != job.spec.tenant {
@@ -82,7 +82,7 @@ impl Caller {
     }
 }
 
-/// Returns the relations of an identity to a job: none for a stranger.
+/// Returns the relations of an identity to a job. Empty if there are none.
 pub(super) fn relations(id: &SpiffeId, job: &Job) -> Vec<Relation> {
     let mut all = Vec::new();
     if job.launcher == *id {

@@ -1,8 +1,9 @@
-//! Changes of the policy and the catalog that people must approve first, because a gate of the policy says so.
+//! Changes of the policy and the catalog that people must approve first, because the policy has a gate for them.
 //!
-//! A change is bound to what is in force and to what it would put in force. Whoever asks for a change first proposes it; others
-//! approve it by asking for the same change. The call of the last person who is needed carries it out. Proposals are only in memory,
-//! so a restart voids them, and what was approved must be proposed again.
+//! A change is bound to the rules in force and to the rules that it would put in force. The first person who requests a
+//! change proposes it. Others approve the change by a request for the same change. The call of the last person who is
+//! needed carries the change out. Proposals are only in memory: after a restart, a change must be proposed and approved
+//! again.
 
 use std::sync::{Arc, PoisonError};
 
@@ -23,7 +24,7 @@ use crate::{
     state::{approval_record, gate_record},
 };
 
-/// The texts of a policy that someone wants to put in force.
+/// The texts of the policy that a caller wants to put in force.
 #[derive(Clone, Debug, Default)]
 pub struct WantedTexts {
     pub policies: Vec<PolicyText>,
@@ -31,24 +32,24 @@ pub struct WantedTexts {
     pub signed: Option<SignedBundle>,
 }
 
-/// A change that someone proposed.
+/// A change that a caller proposed.
 #[derive(Clone, Debug)]
 pub struct ProposedChange {
-    /// The call that carries it out.
+    /// The call that carries the change out.
     pub rpc: Rpc,
-    /// What was in force when it was proposed.
+    /// The digest of the rules in force when the change was proposed.
     pub from: Digest,
-    /// What it puts in force.
+    /// The digest of the rules that the change puts in force.
     pub to: Digest,
     pub by: SpiffeId,
     pub human: Option<HumanName>,
     pub reason: String,
-    /// The gates that held it back when it was proposed.
+    /// The gates that required approval when the change was proposed.
     pub gates: Vec<Gate>,
-    /// It is void from then on.
+    /// The time at which the proposal expires.
     pub until: LeaseTime,
     pub approvals: Vec<Approval>,
-    /// The policy, so that others need no copy of it to approve. Empty for a reload, which reads the files again.
+    /// The texts of the policy, so that approvers need no copy. Empty for a reload, because it reads the files again.
     pub texts: WantedTexts,
 }
 
@@ -57,11 +58,11 @@ pub struct ProposedChange {
 pub struct WaitingChange {
     /// `None` for a dry run that no one has proposed yet.
     pub proposed: Option<Arc<ProposedChange>>,
-    /// The gates that lack approvals, each with the number of people that it lacks.
+    /// The gates that lack approvals, each with the number of missing people.
     pub gates: Vec<(GateToApprove, u32)>,
 }
 
-/// What someone asks to change.
+/// A caller's request for a change.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ChangeQuestion<'a> {
     pub rpc: Rpc,
@@ -74,14 +75,14 @@ pub(super) struct ChangeQuestion<'a> {
 /// Whether a change may be carried out.
 #[derive(Debug)]
 pub(super) enum Consent {
-    /// With the proposal and its approvals, if a gate asked for some.
+    /// Yes. Has the record of the proposal and its approvals, if a gate required approval.
     Given(Option<ConsentRecord>),
     Waits(WaitingChange),
 }
 
 impl RuleUseCases {
-    /// Refuses a caller that may not make a change of what is for all tenants. Gates do not count here: a caller that only they hold
-    /// back may propose the change.
+    /// Refuses a caller that may not change the rules of all tenants. Gates do not count here: a caller that lacks only
+    /// approvals may propose the change.
     pub(super) fn may_propose(
         &self,
         caller: &Caller,
@@ -102,7 +103,7 @@ impl RuleUseCases {
         }
     }
 
-    /// Returns the gates that hold a change back, if these are open. An empty list allows it.
+    /// Returns the gates that still require approval if the given gates are approved. An empty list allows the change.
     fn gates_of_change(
         &self,
         caller: &Caller,
@@ -120,7 +121,8 @@ impl RuleUseCases {
         }
     }
 
-    /// Returns what a dry run shows: the gates that would hold the change back, and its proposal if there is one.
+    /// Returns the result of a dry run: the gates that would require approval, and the proposal of the change, if there
+    /// is one.
     pub(super) fn would_wait(
         &self,
         caller: &Caller,
@@ -133,8 +135,9 @@ impl RuleUseCases {
         Ok((!waiting.gates.is_empty()).then_some(waiting))
     }
 
-    /// Asks whether a change may be carried out, and notes what the caller says to it: the first one proposes it, another one approves
-    /// it. The caller holds the lock of changes. Blocks until it is on disk.
+    /// Decides whether a change may be carried out, and records the caller's part: the first caller proposes the
+    /// change, other callers approve it. The calling function holds the lock of changes. Blocks until the record is on
+    /// disk.
     pub(super) fn ask_consent(
         &self,
         caller: &Caller,
@@ -269,7 +272,7 @@ impl RuleUseCases {
         Ok(next)
     }
 
-    /// Refuses a change whose proposer was locked or disabled since: it would have one person too few.
+    /// Refuses a change whose proposer was locked or disabled since the proposal, because one person would be missing.
     fn check_proposer(&self, proposed: &ProposedChange) -> Result<(), Refusal> {
         let rules = self.context.rules();
         if self.is_good_operator(&rules, &proposed.by) {
@@ -287,7 +290,7 @@ impl RuleUseCases {
             && self.access.lock_on_identity(id).is_none()
     }
 
-    /// Returns the gates that lack people. Only people who may still approve count, and never the proposer.
+    /// Returns the gates that lack people. Only people who may still approve count. The proposer does not count.
     fn waiting(&self, proposed: Option<Arc<ProposedChange>>, gates: &[Gate]) -> WaitingChange {
         let rules = self.context.rules();
         let missing = |gate: &Gate| {
@@ -328,12 +331,12 @@ impl RuleUseCases {
         GateToApprove { approvers, gate }
     }
 
-    /// Returns the changes that wait, with the gates at which people are missing, for those who may see them.
+    /// Returns the changes that wait, with the gates that lack people.
     pub(super) fn changes_waiting(&self) -> Vec<WaitingChange> {
         self.proposed().into_iter().map(|change| self.waiting(Some(change.clone()), &change.gates)).collect()
     }
 
-    /// Returns the proposals that are not void.
+    /// Returns the proposals that are still valid.
     pub(super) fn proposed(&self) -> Vec<Arc<ProposedChange>> {
         let now = self.context.clock.now().lease;
         let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -356,13 +359,13 @@ impl RuleUseCases {
         open.retain(|other| (other.rpc, other.to) != (rpc, to));
     }
 
-    /// Voids the proposals that were made over other rules than those in force now.
+    /// Drops the proposals that were made when other rules were in force.
     pub(super) fn drop_outdated(&self, policy: Digest, all: Digest) {
         let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|other| other.from == if other.rpc == Rpc::ApplyPolicy { policy } else { all });
     }
 
-    /// Writes a record, and waits until it is on disk. Blocks.
+    /// Writes a record. Blocks until the record is on disk.
     pub(super) fn record_before(&self, caller: &Caller, record: &Event) -> Result<(), Refusal> {
         self.context.rates.charge(caller, record)?;
         let appended = Handle::current()
@@ -375,7 +378,7 @@ impl RuleUseCases {
     }
 }
 
-/// Returns the digest of all rules that are in force together.
+/// Returns one digest of the policy and the catalog together.
 pub(super) fn rules_digest(rules: &Rules) -> Digest {
     let parts = [b"leasehold/rules/v1\n".as_slice(), &rules.engine.digest().0, &rules.catalog().digest().0];
     Digest::of(&parts.concat())
@@ -386,7 +389,7 @@ fn is_proposer(proposed: &ProposedChange, caller: &Caller) -> bool {
     proposed.by == *caller.id() || human.is_some() && proposed.human == human
 }
 
-/// Whether an approval is the proposer's own, by identity or as the person behind it, then or now.
+/// Whether the approver is the proposer: the same identity, or the same person then or now.
 fn is_same_person(rules: &Rules, proposed: &ProposedChange, approval: &Approval) -> bool {
     let of_proposer = [proposed.human.clone(), human_of(rules, &proposed.by)];
     let of_approver = [approval.human.clone(), human_of(rules, &approval.by)];

@@ -1,4 +1,4 @@
-//! Revocations because of a compromise: those who held the access are kept out too.
+//! Revocations because of a compromise: the identities that held the access are locked too.
 
 use std::collections::BTreeSet;
 
@@ -24,8 +24,9 @@ pub struct RevokedAndLocked {
 }
 
 impl OperatorUseCases {
-    /// Ends all access behind a name, and locks the identities that held it and what their launchers launch. The locks come
-    /// first. Otherwise the holders could get new access between the revocation and the locks.
+    /// Ends all access behind a name. Locks the identities that held the access, and all jobs that their launchers
+    /// launch. The locks are set first. Otherwise the holders could get new access between the revocation and the
+    /// locks.
     pub fn revoke_compromised(
         &self,
         caller: &Caller,
@@ -33,7 +34,7 @@ impl OperatorUseCases {
         options: &EndingOptions<'_>,
     ) -> Result<RevokedAndLocked, Refusal> {
         let EndingOptions { reason, dry_run, .. } = *options;
-        // A dry run makes all checks, and says what the name itself would end.
+        // A dry run makes all checks, and returns what a revocation of the name would end.
         let dry = self.revoke(caller, name, &EndingOptions { dry_run: true, ..options.clone() })?;
         let mut locks = Vec::new();
         for target in self.compromised(name)? {
@@ -64,20 +65,20 @@ impl OperatorUseCases {
         let mut revoked = self.revoke(caller, name, &EndingOptions { ahead: true, ..options.clone() })?;
         revoked.ending.ending.behind = revoked.ending.ending.behind.saturating_add(behind);
         if matches!(name.kind(), FenceKind::Job(id) if jobs.contains(&id)) {
-            // The lock on its launcher has just closed the job. The notes say that it was closed before.
+            // The lock on the launcher has just closed the job, so the note that the job was closed before is wrong.
             revoked.notes.clear();
         }
         jobs.extend(&revoked.jobs_closed);
         revoked.jobs_closed = jobs.into_iter().collect();
-        // No more is written from here on, so no output is missed.
+        // From here on, nothing more is written, so no output is missed.
         let tainted = self.tainted(name);
         self.context.state.quarantine(name, &tainted);
         revoked.notes.extend(quarantine_note(tainted.len()));
         Ok(RevokedAndLocked { revoked, locks: set })
     }
 
-    /// Returns the jobs that may have written something while what is behind a name was compromised, as far as they are in
-    /// memory: the job of the name, or all jobs that the identity launched or took part in.
+    /// Returns the jobs in memory that may have written output during a compromise of a name: the named job, or all
+    /// jobs that the named identity launched or took part in.
     fn tainted(&self, name: &FenceName) -> Vec<JobId> {
         let has_part = |job: &Job| match name.kind() {
             FenceKind::Identity(id) => job.launcher == id || job.attempts.iter().any(|a| a.members.has(&id)),
@@ -99,8 +100,7 @@ impl OperatorUseCases {
         jobs.iter().map(|job| job.id).collect()
     }
 
-    /// Returns the locks that a compromise of a name needs: one on each holder, and one on everything that the launcher
-    /// launches.
+    /// Returns the locks that a compromise of a name needs: one on each holder, and one on all jobs of the launcher.
     fn compromised(&self, name: &FenceName) -> Result<Vec<LockName>, Refusal> {
         let of_job = |id| self.context.state.job(id);
         let (holders, launcher) = match name.kind() {
@@ -143,7 +143,7 @@ impl OperatorUseCases {
             return Err(Refusal::new(Reason::QuotaExceeded, text)
                 .fix("lock the path above them first: leasehold lock identity-prefix:spiffe://…/"));
         }
-        // A locked identity launches nothing: it needs no second lock.
+        // A locked identity cannot launch jobs, so it needs no second lock.
         let launcher = launcher.filter(|id| !holders.contains(id)).map(LockName::Launcher);
         let holders = holders.into_iter().map(|id| LockName::Name(FenceName::identity(id)));
         Ok(holders.chain(launcher).collect())
@@ -156,7 +156,7 @@ fn quarantine_note(jobs: usize) -> Option<String> {
     })
 }
 
-/// The members of the current attempt, or of the last one.
+/// Returns the identities of the members in the current or last attempt.
 fn holders(job: &Job) -> BTreeSet<SpiffeId> {
     job.attempts.last().map(|a| a.members.identities().cloned().collect()).unwrap_or_default()
 }

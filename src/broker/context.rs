@@ -1,4 +1,4 @@
-//! What all parts of the broker share.
+//! The state that all parts of the broker share.
 
 use std::{
     path::PathBuf,
@@ -30,7 +30,7 @@ use crate::{
     token::{SigningKey, VerifiedTokens},
 };
 
-/// What the configuration of the daemon sets.
+/// Settings of the broker, from the daemon's configuration.
 #[derive(Clone, Debug)]
 pub struct BrokerSettings {
     /// The `iss` of every token.
@@ -42,14 +42,15 @@ pub struct BrokerSettings {
     pub drain_read: Duration,
     /// Identities that may lift locks even if a lock shuts them out.
     pub break_glass: Vec<SpiffeId>,
-    /// Where the policy comes from.
+    /// The source of the policy.
     pub policy: PolicyOrigin,
-    /// The files of public keys, one of which must have signed a policy that is applied.
+    /// The files of the trusted public keys. One of these keys must have signed a policy before it can be applied.
     pub trusted_keys: Vec<PathBuf>,
-    /// KiB of records a second that one SPIFFE ID, and one tenant, may have written.
+    /// The KiB of records per second that the calls of one SPIFFE ID may write.
     pub rate_per_identity: u32,
+    /// The KiB of records per second that all calls of one tenant may write.
     pub rate_per_tenant: u32,
-    /// The people who log in. `None`: no one does.
+    /// The settings for people who log in. `None` if people cannot log in.
     pub people: Option<Arc<People>>,
 }
 
@@ -72,7 +73,7 @@ impl Default for BrokerSettings {
     }
 }
 
-/// The state that all parts of the broker share: all that one run of the daemon holds.
+/// The state of one run of the daemon. All parts of the broker share it.
 pub struct BrokerContext {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) fences: Arc<Registry>,
@@ -92,9 +93,9 @@ pub struct BrokerContext {
     pub(super) reasons: RevocationReasons,
     /// The policies and catalogs that were in force, if there is a folder for them.
     pub(super) kept: OnceLock<KeptRules>,
-    /// Set while the ledger's disk is nearly full: requests for access are refused.
+    /// Set while the ledger's disk is nearly full. Requests for access are then refused.
     held: AtomicBool,
-    /// Tells open streams that a lock or new rules are in force.
+    /// Wakes open streams when a lock or new rules are in force.
     changes: watch::Sender<()>,
 }
 
@@ -139,7 +140,7 @@ impl BrokerContext {
         }
     }
 
-    /// Returns a receiver that changes after each lock and each reload. Open streams then decide again.
+    /// Returns a receiver that wakes after each lock and each reload. Open streams then decide again.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
@@ -175,7 +176,7 @@ impl BrokerContext {
         Ok(())
     }
 
-    /// Returns the refusal of what a lock keeps out, with all that the lock says.
+    /// Returns the refusal because of a lock, with all facts of the lock.
     pub(super) fn locked(&self, lock: &Lock) -> Refusal {
         let text = match &lock.name {
             LockName::Name(n) => format!("{n} is locked"),
@@ -199,12 +200,12 @@ impl BrokerContext {
         })
     }
 
-    /// Returns the job of a lease that lives, or ended a short while ago.
+    /// Returns the job of a lease that is live or ended a short while ago.
     pub(super) fn lease_job(&self, id: LeaseId) -> Option<JobId> {
         self.table.find(id).map(|l| l.facts.job).or_else(|| self.table.find_ended(id).map(|l| l.facts.job))
     }
 
-    /// Returns the tenant of a lease that lives, or ended a short while ago.
+    /// Returns the tenant of a lease that is live or ended a short while ago.
     pub(super) fn lease_tenant(&self, id: LeaseId) -> Option<TenantName> {
         self.table
             .find(id)

@@ -1,4 +1,4 @@
-//! How a job is created: described, decided for all who may take part, and recorded.
+//! Creates jobs: reads the specification, decides for all who may take part, and records the job.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -54,7 +54,8 @@ pub(super) struct JobDecision {
 }
 
 impl JobUseCases {
-    /// Creates a job, idempotently by the caller's key. A dry run only decides it.
+    /// Creates a job. A repeated call with the same key of the caller returns the same job. A dry run only decides the
+    /// job.
     pub async fn create_job(
         &self,
         caller: &Caller,
@@ -76,7 +77,7 @@ impl JobUseCases {
         let standing = request.stand(&names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
-        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
+        // The stand was taken before all reads below, so `look_again` notices a revocation in between.
         self.authorize_create(caller, &spec)?;
         if !dry_run && let Some(existing) = self.context.state.by_key(caller.id(), idempotency_key) {
             if existing.spec_digest == digest {
@@ -102,7 +103,7 @@ impl JobUseCases {
             Created::New(job) => job,
             Created::Existing(job) => return Ok(CreatedJob { job, created: false, decisions }),
         };
-        // Even if the rules are the same, the caller may have become a member of someone else's job, and such a member may not launch.
+        // The caller may have become a member of another launcher's job meanwhile, and such a member may not launch.
         let again = standing.look_again("it was being created", None, |changed| match changed {
             None => self.decisions.may_launch(caller),
             Some((rules, caller)) => self.may_still_create(rules, caller, &job),
@@ -118,7 +119,7 @@ impl JobUseCases {
         Ok(CreatedJob { job, created: true, decisions })
     }
 
-    /// Takes back the approvals that a new job of a sweep began with and that were taken back from the sweep while it was recorded.
+    /// Removes approvals from a new job of a parameter sweep, if they were withdrawn while the job was recorded.
     fn drop_withdrawn_approvals(&self, job: Arc<Job>) -> Arc<Job> {
         if job.sweep_place.is_none() || job.approvals.is_empty() {
             return job;
@@ -147,8 +148,8 @@ impl JobUseCases {
         self.access.authorize(caller, Rpc::CreateJob, Some(&spec.tenant), &relations, &spec.why)
     }
 
-    /// Checks everything that must hold before a job is decided: the caller, the person it acts for, the resources, the locks. Returns
-    /// the job's inputs.
+    /// Makes all checks before a job is decided: the caller, the person for whom the job acts, the resources, the
+    /// locks. Returns the job's inputs.
     fn may_create(
         &self,
         rules: &Rules,
@@ -160,14 +161,14 @@ impl JobUseCases {
         self.decisions.check_launcher_unlocked(caller.id())?;
         self.decisions.may_launch(caller)?;
         check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
-        // Before the locks: a caller that may not know of a resource must not learn that it is locked.
+        // This comes before the locks: a caller that may not see a resource must not learn that it is locked.
         let inputs = inputs_of(rules.catalog(), spec)?;
         self.access.check_unlocked(caller.id(), names.iter())?;
         Ok(inputs)
     }
 
-    /// Checks a new job by rules that changed meanwhile. Refuses it if they deny it, or if they require an approval that the
-    /// job does not already wait for.
+    /// Checks a new job by rules that changed meanwhile. Refuses the job if the rules deny it, or if they require an
+    /// approval that is not among the job's gates.
     fn may_still_create(&self, rules: &Rules, caller: &Caller, job: &Job) -> Result<(), Refusal> {
         let inputs = self.may_create(rules, caller, &job.spec, &names::of_job(rules, job))?;
         if inputs.as_slice() != &*job.inputs {
@@ -179,7 +180,7 @@ impl JobUseCases {
         if gates.iter().all(|g| job.gates.contains(g)) { Ok(()) } else { Err(approval_required(&gates)) }
     }
 
-    /// Decides a job for every catalog entry that its `join` can match.
+    /// Decides a job for every catalog entry that `members.join` can match.
     pub(super) fn decide_job(&self, rules: &Rules, job: &Job, phase: Phase) -> Result<JobDecision, Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
         let ttl = self.decisions.ttl_of(job);
@@ -222,11 +223,11 @@ impl JobUseCases {
     }
 }
 
-/// A catalog entry that may join, with the identity if the job names exactly one.
+/// A catalog entry that may join, with the identity if the job names exactly one identity.
 pub(super) type Joiner = (Option<SpiffeId>, Arc<Principal>);
 
-/// Returns the catalog entries that may join. Entries of other tenants count only if they may take part. If
-/// the launcher is a workload, it is added, so that it cannot launch a job with access that it could not get for itself.
+/// Returns the catalog entries that may join. Entries of other tenants count only if they may take part. A launcher
+/// that is a workload is added, so that it cannot launch a job with access that it could not get for itself.
 pub(super) fn joiners(
     rules: &Rules,
     job: &Job,
@@ -235,7 +236,7 @@ pub(super) fn joiners(
     let mut found: Vec<Joiner> = Vec::new();
     for pattern in &job.spec.members.join {
         let mut any = false;
-        // An identity has one entry, the first that matches. A pattern can match several entries.
+        // An identity has one entry: the first that matches. A pattern can match several entries.
         let entries: Vec<Arc<Principal>> = match pattern.exact() {
             Some(id) => rules.catalog().principal(&id).cloned().into_iter().collect(),
             None => rules.catalog().principals_overlapping(pattern).cloned().collect(),
@@ -292,7 +293,7 @@ pub(super) fn check_human(
         .fix("leave acting_for out, or have may_act_for added to your catalog entry"))
 }
 
-/// Refuses a name that a tenant's jobs may not use, and suggests the nearest name that they may use.
+/// Returns the refusal for a name that a tenant's jobs may not use. It suggests the nearest name that they may use.
 fn no_such_resource(catalog: &Catalog, tenant: &TenantName, name: &ResourceName) -> Refusal {
     let text = format!("there is no {name}, or none that this tenant may see");
     let refusal = Refusal::new(Reason::ResourceNotFound, text);

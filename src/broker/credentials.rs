@@ -1,4 +1,4 @@
-//! What issuing and renewing a credential share.
+//! The code that issuing and renewing a credential share.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What members ask about their credentials.
+/// The use cases of members for their credentials.
 pub struct CredentialUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
@@ -24,8 +24,8 @@ pub struct CredentialUseCases {
 }
 
 impl CredentialUseCases {
-    /// Writes the record of a credential. If that fails, records that the credential was cancelled, because the first record may be
-    /// on disk all the same.
+    /// Writes the record of a credential. If the write fails, records that the credential was cancelled, because the
+    /// first record may still be on disk.
     pub(super) async fn record_credential(
         &self,
         caller: &Caller,
@@ -52,7 +52,7 @@ impl CredentialUseCases {
         Err(refusal)
     }
 
-    /// Records that a credential whose record was written was not handed out.
+    /// Records that a credential with a written record was not handed out.
     pub(super) fn cancel(&self, lease: LeaseId, job: JobId, reason: Reason) {
         self.context.ledger.defer(&Event::CredentialCancelled { lease, job, reason });
     }

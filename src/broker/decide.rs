@@ -1,4 +1,4 @@
-//! Asks policy whether a job may do its work, and turns the decision into a Grant, a refusal or a record.
+//! Asks policy whether a job may do its work. Converts the decision into a Grant, a refusal or a record.
 
 use std::{borrow::Cow, collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -13,8 +13,8 @@ use crate::{
     reason::{ASK_APPROVERS, Reason, Refusal},
 };
 
-/// Returns all that a job does: what it reads and writes, and the tuning that follows from it. `finetune` is derived,
-/// never requested, so a job cannot skip its approval gate.
+/// Returns all actions of a job: reads, writes, and the tuning that follows from them. A job cannot request or leave
+/// out `finetune`, so it cannot skip the approval gate.
 pub(super) fn work_of(
     rules: &Rules,
     read: &[ResourceName],
@@ -39,7 +39,7 @@ pub(super) fn tuned(rules: &Rules, read: &[ResourceName], write: &[ResourceName]
     read.chain(checkpoint_models).collect()
 }
 
-/// Returns what a set of scopes does, with the tuning of the whole job.
+/// Returns the actions of a set of scopes, with the tuning of the whole job.
 pub(super) fn work_of_scopes(rules: &Rules, job: &Job, scopes: &[Scope]) -> Vec<(Action, ResourceName)> {
     let mut parts: BTreeSet<(Action, ResourceName)> =
         scopes.iter().flat_map(|s| s.actions.iter().map(|a| (*a, s.resource.clone()))).collect();
@@ -47,8 +47,8 @@ pub(super) fn work_of_scopes(rules: &Rules, job: &Job, scopes: &[Scope]) -> Vec<
     parts.into_iter().collect()
 }
 
-/// Refuses if an input is not what it was when the job was created: the catalog pins it differently, or people had to approve
-/// the job and the catalog says that the input lies elsewhere. Either may be other data under the same name.
+/// Refuses if an input has changed since the job was created. The catalog has another pin or, for a job that people had
+/// to approve, another location. In both cases the name may now mean other data.
 pub(super) fn check_inputs(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<(), Refusal> {
     for input in job.inputs.iter().filter(|i| scopes.iter().any(|s| s.resource == i.resource)) {
         let Some(now) = rules.catalog().resource(&input.resource) else { continue };
@@ -67,13 +67,13 @@ pub(super) fn check_inputs(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result
     Ok(())
 }
 
-/// Computes what makes a job risky for one holder.
+/// Computes the risk of a job for one holder.
 pub(super) fn risk_of(rules: &Rules, job: &Job, holder: Option<&Principal>) -> JobRisk {
     let opened = job.spec.read.iter().chain(&job.spec.write);
     JobRisk::of(rules.catalog(), &job.spec.tenant, opened, holder)
 }
 
-/// Computes what makes a job risky, for all workloads that may take part in it.
+/// Computes the risk of a job for all workloads that may take part.
 pub(super) fn job_risk(rules: &Rules, job: &Job) -> JobRisk {
     let catalog = rules.catalog();
     let named = job.spec.members.join.iter().flat_map(|pattern| match pattern.exact() {
@@ -85,7 +85,7 @@ pub(super) fn job_risk(rules: &Rules, job: &Job) -> JobRisk {
     JobRisk::of(catalog, &job.spec.tenant, opened, holders)
 }
 
-/// What is decided, and for whom.
+/// A question to policy about the work of a job.
 pub(super) struct WorkQuestion<'a> {
     pub rules: &'a Rules,
     pub asker: Asker<'a>,
@@ -94,7 +94,7 @@ pub(super) struct WorkQuestion<'a> {
     pub phase: Phase,
     pub ttl: Duration,
     pub parts: &'a [(Action, ResourceName)],
-    /// What makes the job risky for the asker, if that was computed before.
+    /// The risk of the job for the asker, if it was computed before.
     pub risk: Option<&'a JobRisk>,
 }
 
@@ -105,12 +105,12 @@ pub(super) struct Decisions {
 }
 
 impl Decisions {
-    /// Returns what policy says, without making a Grant.
+    /// Returns the answer of policy without a Grant.
     pub(super) fn judge(&self, q: WorkQuestion<'_>) -> Verdict {
         self.with_bundle(q, Engine::judge)
     }
 
-    /// Decides, and returns a Grant that carries the stand.
+    /// Asks policy for a Grant. The Grant carries the stand.
     pub(super) fn request_grant(
         &self,
         holder: &SpiffeId,
@@ -125,8 +125,8 @@ impl Decisions {
         }
     }
 
-    /// Returns a decision as the ledger keeps it. `holder` is the identity that asks for access; `None` if it was decided for all
-    /// that may take part.
+    /// Returns a decision as the ledger keeps it. `holder` is the identity that asks for access. It is `None` if the
+    /// decision is for all that may take part.
     pub(super) fn record(
         &self,
         rules: &Rules,
@@ -142,7 +142,7 @@ impl Decisions {
         self.record_with_risk(rules, job, holder, &risk, result, by)
     }
 
-    /// Returns the record of a decision, whose risk was computed before.
+    /// Returns the record of a decision. The risk was computed before.
     pub(super) fn record_with_risk(
         &self,
         rules: &Rules,
@@ -165,7 +165,7 @@ impl Decisions {
         }
     }
 
-    /// Returns how long a lease of a job lives if the request sets no TTL.
+    /// Returns the lifetime of a job's lease if the request sets no TTL.
     pub(super) fn ttl_of(&self, job: &Job) -> Duration {
         job.spec.credential_ttl.unwrap_or(self.context.settings.lease_ttl).min(limits::LEASE_TTL_MAX)
     }
@@ -197,7 +197,7 @@ impl Decisions {
     }
 }
 
-/// Returns the refusal for work that people must approve first.
+/// Returns the refusal that names the gates which people must approve first.
 pub(super) fn approval_required(gates: &[Gate]) -> Refusal {
     let names: Vec<&str> = gates.iter().map(|g| g.id.as_str()).collect();
     let mut refusal =

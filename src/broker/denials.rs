@@ -16,7 +16,7 @@ use crate::{
 };
 
 const MINUTE_MS: u64 = 60_000;
-/// The unknown identities of one trust domain share this many kinds.
+/// The number of kinds that the unknown identities of one trust domain share.
 const UNKNOWN_KINDS: u64 = 16;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -29,7 +29,7 @@ struct DenialKind {
 struct DenialMinute {
     since: BootTime,
     more: u64,
-    /// The first caller, as long as no other is counted here.
+    /// The first caller, as long as this kind counts no other caller.
     by: Option<String>,
     text: String,
     rules: Vec<String>,
@@ -47,8 +47,8 @@ impl Denials {
         Denials { minutes: DashMap::new(), clock, ledger }
     }
 
-    /// Returns the kind that a refusal counts for. A flood must not fill memory, log or ledger, so above a bound refusals
-    /// share kinds, and unknown identities share a few kinds from the start.
+    /// Returns the kind of a refusal. A flood must not fill memory, log or ledger. So refusals share kinds above a
+    /// bound, and unknown identities always share a few kinds.
     fn kind(&self, by: &SpiffeId, rpc: &str, reason: Reason) -> DenialKind {
         if reason == Reason::PrincipalUnknown {
             let mut hasher = DefaultHasher::new();
@@ -64,7 +64,8 @@ impl Denials {
         }
     }
 
-    /// Counts a refused request. The first of its kind in a minute is logged, and recorded if it is a denial.
+    /// Counts a refused request. The first refusal of a kind in a minute is logged. If it is a denial, it is also
+    /// recorded.
     pub fn count(&self, by: &SpiffeId, rpc: &str, refusal: &Refusal) {
         let reason = refusal.reason;
         metrics::counter!("leasehold_refused_total", "reason" => reason.code()).increment(1);
@@ -92,7 +93,7 @@ impl Denials {
         }
     }
 
-    /// Whether this is the first such report in its minute. Such reports are counted and limited together with the
+    /// Whether this is the first such report in this minute. Such reports are counted and limited together with the
     /// denials.
     pub(super) fn is_first_conflict(&self, job: JobId, reported: Outcome, by: &Actor) -> bool {
         let by = match by {

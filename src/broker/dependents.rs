@@ -1,4 +1,4 @@
-//! What depends on names: live leases and jobs. Counted before an ending, and looked for after it.
+//! The live leases and jobs that depend on names. They are counted before an ending and searched after the ending.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -19,7 +19,7 @@ impl OperatorUseCases {
         }
     }
 
-    /// Counts the live leases behind any of these names, each of them once.
+    /// Counts the live leases behind any of these names. A lease behind several names counts once.
     pub(super) fn count_behind_any(&self, names: &[LockName]) -> u64 {
         match names {
             [LockName::Name(name)] => self.count_behind(name),
@@ -53,7 +53,7 @@ impl OperatorUseCases {
         found
     }
 
-    /// Counts the live leases that a lock would end only because it shuts out people who approved their jobs.
+    /// Counts the live leases that a lock would end only because the lock shuts out people who approved the jobs.
     pub(super) fn count_unapproved_by(&self, lock: &Lock) -> u64 {
         let rules = self.context.rules();
         let mut jobs = self.context.state.open_jobs();
@@ -84,13 +84,13 @@ impl OperatorUseCases {
     }
 }
 
-/// Whether a job depends on a name, or one of its present members does.
+/// Whether a job or one of its present members depends on a name.
 pub(super) fn job_is_behind(rules: &Rules, job: &Job, name: &LockName) -> bool {
     let mut members = job.current().into_iter().flat_map(|a| a.present().map(|(_, m)| &m.spiffe_id));
     job_itself_is_behind(rules, job, name) || members.any(|id| identity_is_behind(rules, id, name))
 }
 
-/// Whether a job depends on a name, whichever members it has.
+/// Whether a job depends on a name, regardless of its members.
 pub(super) fn job_itself_is_behind(rules: &Rules, job: &Job, name: &LockName) -> bool {
     match (name, name.fence()) {
         (_, Some(fence)) => names::of_job(rules, job).contains(&fence),
@@ -109,7 +109,7 @@ pub(super) fn identity_is_behind(rules: &Rules, id: &SpiffeId, name: &LockName) 
     }
 }
 
-/// Whether a fence is of an identity below a prefix.
+/// Whether a fence belongs to an identity below a prefix.
 fn is_below(name: &FenceName, prefix: &str) -> bool {
     matches!(name.kind(), FenceKind::Identity(id) if id.as_str().starts_with(prefix))
 }

@@ -1,4 +1,4 @@
-//! A credential as it is being made: what it is for, and what follows from that.
+//! The draft of a credential: its purpose, and the facts that follow from it.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use crate::{
     token::{Claims, UnsignedToken},
 };
 
-/// What one credential is made of, before policy is asked. Issuing and renewing both begin with it.
+/// The facts of one credential before policy is asked. Issuing and renewing both begin with a draft.
 #[derive(Clone, Copy)]
 pub(super) struct CredentialDraft<'a> {
     pub request: &'a AccessRequest<'a>,
@@ -39,7 +39,7 @@ pub(super) struct CredentialDraft<'a> {
     pub now: Now,
 }
 
-/// How long a credential is good, and what shortened that.
+/// The lifetime of a credential, and the reason if it was shortened.
 pub(super) struct Life {
     pub deadline: LeaseTime,
     pub latest: LeaseTime,
@@ -53,7 +53,7 @@ pub(super) struct PreparedToken {
     pub minted: UnsignedToken,
 }
 
-/// What the presenter of a token must show.
+/// The proof that the presenter of a token must show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
     Subject,
@@ -72,7 +72,7 @@ impl Binding {
 }
 
 impl CredentialDraft<'_> {
-    /// Returns how long the credential is good if a life of `wanted` is asked for.
+    /// Returns the lifetime of the credential if the member asks for `wanted`.
     pub fn life(&self, wanted: Duration) -> Life {
         let CredentialDraft { request: AccessRequest { rules, caller, .. }, job, now, .. } = *self;
         let mut shortened_by = Vec::new();
@@ -134,7 +134,7 @@ impl CredentialDraft<'_> {
 }
 
 impl CredentialUseCases {
-    /// Collects what a credential is made of, before policy is asked.
+    /// Collects the facts of a credential before policy is asked.
     pub(super) fn draft<'a>(
         &self,
         request: &'a AccessRequest<'a>,
@@ -148,8 +148,8 @@ impl CredentialUseCases {
         Ok(CredentialDraft { request, job, session, prepared, phase, binding, now })
     }
 
-    /// Returns what the presenter of the token must show. If an earlier token of this member was bound to a certificate,
-    /// this one is bound too, even if the catalog has changed since.
+    /// Returns the proof that the presenter of the token must show. If an earlier token of this member was bound to a
+    /// certificate, the new token is bound too, even if the catalog has changed since then.
     fn binding(&self, caller: &Caller, audience: &Audience, session: &MemberSession) -> Binding {
         if audience.presenter == Presenter::None {
             return Binding::Bearer;
@@ -161,7 +161,7 @@ impl CredentialUseCases {
         }
     }
 
-    /// Asks policy for it. The stand goes into the Grant.
+    /// Asks policy for the credential. The Grant carries the stand.
     pub(super) fn grant(
         &self,
         draft: &CredentialDraft<'_>,
@@ -176,13 +176,14 @@ impl CredentialUseCases {
         })
     }
 
-    /// Whether policy would allow it for the shortest life. If so, a denial meant only that the life is too long.
+    /// Whether policy would allow the credential with the shortest lifetime. If so, the lifetime was the only reason of
+    /// a denial.
     pub(super) fn is_allowed_at_all(&self, draft: &CredentialDraft<'_>) -> bool {
         let ttl = limits::TTL_MIN;
         draft.with_question(ttl, |question| matches!(self.decisions.judge(question), Verdict::Allow { .. }))
     }
 
-    /// Makes the claims of its token, ready to be signed.
+    /// Makes the claims of the credential's token, ready to be signed.
     pub(super) fn prepare_token(
         &self,
         draft: &CredentialDraft<'_>,
@@ -201,7 +202,7 @@ impl CredentialUseCases {
         Ok(PreparedToken { claims, minted })
     }
 
-    /// Returns the record of its first issue, with everything that an auditor needs.
+    /// Returns the record of the issued credential, with everything that an auditor needs.
     pub(super) fn issued_record(
         &self,
         draft: &CredentialDraft<'_>,
@@ -245,7 +246,7 @@ impl CredentialUseCases {
         }))
     }
 
-    /// Returns the decision that allowed it, as the ledger keeps it.
+    /// Returns the decision that allowed the credential, as the ledger keeps it.
     pub(super) fn decision_record(&self, draft: &CredentialDraft<'_>, grant: &Grant) -> DecisionRecord {
         let (rules, holder) = (&draft.request.rules, Some(draft.request.caller.id()));
         let risk = &draft.prepared.risk;
@@ -268,7 +269,7 @@ impl CredentialUseCases {
     }
 }
 
-/// Returns the phase of the attempt for this half.
+/// Returns the phase of the attempt for one half.
 fn phase(job: &Job, session: &MemberSession, half: Half) -> Result<Phase, Refusal> {
     let a = job.running(session.attempt).map_err(move_refusal)?;
     match (a.drain_of(&session.instance), half) {
@@ -282,7 +283,7 @@ fn phase(job: &Job, session: &MemberSession, half: Half) -> Result<Phase, Refusa
     }
 }
 
-/// Returns the inputs of a job where they lie now. Their location may have changed since the job was created.
+/// Returns the inputs of a job with their present locations. A location may have changed since the job was created.
 fn inputs_now(rules: &Rules, job: &Job) -> Vec<ledger::InputRecord> {
     let record = |input: &Input| {
         let now = rules.catalog().resource(&input.resource).map(|r| r.location.clone());

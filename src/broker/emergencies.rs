@@ -1,4 +1,4 @@
-//! How one person opens the gates of a job in an emergency, and how others review that afterwards.
+//! One person opens the gates of a job in an emergency. Others review the emergency afterwards.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -23,22 +23,22 @@ use crate::{
     state::{DueReview, request_digest},
 };
 
-/// Bytes of the record of an emergency beside its reason.
+/// The size of an emergency's record without its reason, in bytes.
 const EMERGENCY_RECORD_BYTES: usize = 1_024;
 
-/// What a person opens in an emergency.
+/// A person's order to open the gates of a job in an emergency.
 #[derive(Clone, Copy, Debug)]
 pub struct EmergencyOrder<'a> {
     pub job: JobId,
     /// The digest of the request that the person saw.
     pub request: Digest,
     pub reason: &'a str,
-    /// How long the job may have access; `None` takes the default.
+    /// The time for which the job may have access. `None` means the default.
     pub lasting: Option<Duration>,
 }
 
 impl ApprovalUseCases {
-    /// Opens the gates of a job without approvals, for a short time. Resolves when that is on disk.
+    /// Opens the gates of a job without approvals, for a short time. Resolves when the record is on disk.
     pub async fn break_glass(
         &self,
         caller: &Caller,
@@ -103,7 +103,7 @@ impl ApprovalUseCases {
         Ok(())
     }
 
-    /// Lists the reviews that are due and that the caller may see, by job, after `after`.
+    /// Lists the due reviews that the caller may see, in the order of the jobs. Begins behind the job `after`.
     pub fn list_reviews(
         &self,
         caller: &Caller,
@@ -115,7 +115,7 @@ impl ApprovalUseCases {
         Ok(self.context.state.reviews(after, max, sees))
     }
 
-    /// Records that the caller reviewed an emergency. Refuses someone who had a part in it.
+    /// Records that the caller reviewed an emergency. Refuses a person who was involved in the emergency or the job.
     pub async fn finish_review(
         &self,
         caller: &Caller,
@@ -126,7 +126,7 @@ impl ApprovalUseCases {
         let absent = || self.access.absent_job(caller, Rpc::FinishReview);
         let review = self.context.state.review(job).ok_or_else(absent)?;
         let allowed = self.access.authorize(caller, Rpc::FinishReview, Some(&review.tenant), &[], reason);
-        // A stranger gets the answer for a job without a review.
+        // A caller that may not see the job gets the answer for a job without a review.
         allowed
             .map_err(|refusal| if self.access.sees(caller, &review.tenant) { refusal } else { absent() })?;
         check_reviewer(&self.context.rules(), &review, self.context.state.job(job).as_deref(), caller)?;
@@ -138,7 +138,8 @@ impl ApprovalUseCases {
         Ok(done)
     }
 
-    /// Why the emergency of a job opens no gate now. None if it does, or if there was none.
+    /// Returns the reason if the emergency of a job opens no gate now. `None` if it opens gates, or if there was no
+    /// emergency.
     pub fn emergency_void_because(&self, job: &Job) -> Option<String> {
         let now = self.context.clock.now().lease;
         self.decisions.emergency_void_because(&self.context.rules(), job, now)
@@ -151,14 +152,15 @@ impl ApprovalUseCases {
 }
 
 impl Decisions {
-    /// Whether the emergency of a job opens this gate now: it is not over, and the one who opened it could still do so.
+    /// Whether the emergency of a job opens this gate now: the emergency is not over, and its opener could still open
+    /// the gate.
     pub(super) fn emergency_opens(&self, rules: &Rules, job: &Job, gate: &str) -> bool {
         let now = self.context.clock.now().lease;
         let Some(emergency) = &job.emergency else { return false };
         job.is_open_by_emergency(gate, now) && self.check_breaker(rules, job, emergency).is_ok()
     }
 
-    /// Why the emergency of a job does not open its gates now. None if it does.
+    /// Returns the reason if the emergency of a job does not open its gates now.
     pub(super) fn emergency_void_because(&self, rules: &Rules, job: &Job, now: LeaseTime) -> Option<String> {
         let emergency = job.emergency.as_ref()?;
         if now >= emergency.until {
@@ -188,7 +190,8 @@ impl Decisions {
     }
 }
 
-/// Refuses a reviewer who opened the gates, or has a part in the job, by identity or as the person behind another identity.
+/// Refuses a reviewer who opened the gates or is involved in the job, with this identity or with another identity of
+/// this person.
 fn check_reviewer(
     rules: &Rules,
     review: &DueReview,

@@ -1,4 +1,4 @@
-//! How access ends: the change of state, the lowering, and the clean-up behind it.
+//! The end of access: the change of state, the lowering of fences, and the clean-up.
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct RecordedEnding {
     pub ending: Ending,
-    /// The index of its record. `None` for a dry run.
+    /// The index of the ending's record. `None` for a dry run.
     pub index: Option<u64>,
     /// Whether the record is on disk.
     pub durable: bool,
@@ -34,7 +34,7 @@ pub struct EndAnswer {
 /// Work that was ended, or had ended before.
 pub(super) struct EndedWork {
     pub done: Committed<Arc<Job>>,
-    /// The outcome that was reported earlier, if it differs. It stays in force.
+    /// The outcome of an earlier report, if it differs. The earlier outcome stays in force.
     pub conflict: Option<Outcome>,
 }
 
@@ -55,8 +55,8 @@ pub(super) struct Endings {
 }
 
 impl Endings {
-    /// Finds out whether the record of an ending is on disk. An ending that found nothing to end has no record: it is as
-    /// durable as all records before it.
+    /// Finds out whether the record of an ending is on disk. An ending without effect has no record: it is durable when
+    /// all records before it are durable.
     pub(super) fn recorded(&self, ending: Ending, record: Option<Deferred>) -> RecordedEnding {
         let index = record.map_or_else(
             || {
@@ -83,7 +83,7 @@ impl Endings {
         EndAnswer { job: done.value, ending, conflict: conflict.is_some() }
     }
 
-    /// Makes the changes that `decide` returns, and cleans up after them. Leases that end remember `cause`.
+    /// Makes the changes that `decide` returns, and cleans up. The ended leases keep `cause`.
     pub(super) fn end_work<E>(
         &self,
         job: JobId,
@@ -106,7 +106,7 @@ impl Endings {
         Ok(EndedWork { done, conflict })
     }
 
-    /// Closes a job, in any state.
+    /// Closes a job that is in any state.
     pub(super) fn close(
         &self,
         job: JobId,
@@ -126,7 +126,7 @@ impl Endings {
         closed.map_err(plain_refusal)
     }
 
-    /// Closes jobs as revoked. Those that are closed already are left out.
+    /// Closes jobs with the outcome `revoked`. Skips closed jobs.
     pub(super) fn close_all(&self, by: &Caller, jobs: Vec<JobId>, detail: &str, cause: &str) -> ClosedJobs {
         let mut all = ClosedJobs::default();
         for job in jobs {
@@ -139,7 +139,7 @@ impl Endings {
         all
     }
 
-    /// Adds to an ending the jobs that it closed.
+    /// Adds the closed jobs to an ending.
     pub(super) fn with_closed(&self, mut recorded: RecordedEnding, closed: &ClosedJobs) -> RecordedEnding {
         recorded.ending.behind = recorded.ending.behind.saturating_add(closed.behind);
         if let Some(index) = closed.record {
@@ -162,18 +162,19 @@ impl Endings {
         self.end_work(job, by, outcome.as_str(), |j| j.end_attempt(attempt, outcome, detail, now))
     }
 
-    /// Ends an attempt that must not go on. If it is over already, nothing happens.
+    /// Ends an attempt that must not go on. Does nothing if the attempt has ended already.
     pub(super) fn end_quietly(&self, job: JobId, attempt: AttemptNumber, outcome: Outcome, detail: &str) {
         let _ = self.end_attempt_as(&Actor::Daemon(detail.to_owned()), job, attempt, outcome, detail);
     }
 
-    /// Closes a job that must not go on. If it is closed already, nothing happens.
+    /// Closes a job that must not go on. Does nothing if the job is closed already.
     pub(super) fn close_quietly(&self, job: JobId, outcome: Outcome, detail: &str) {
         let by = Actor::Daemon(detail.to_owned());
         let _ = self.close(job, &by, outcome, detail, &format!("job {outcome}"));
     }
 
-    /// Records a report that disagrees with an earlier one: once a minute for each reporter and outcome.
+    /// Records a report that disagrees with an earlier report. Writes at most one record a minute for each reporter and
+    /// outcome.
     pub(super) fn record_conflict(
         &self,
         job: JobId,
@@ -189,20 +190,21 @@ impl Endings {
         }
     }
 
-    /// Ends one lease directly in the table, without a fence. Returns 1 if it lived until then, else 0. The caller then
-    /// lowers its name for the feed.
+    /// Ends one lease directly in the table, without a fence. Returns 1 if the lease was live, else 0. The caller then
+    /// lowers the lease's name for the feed.
     pub(super) fn end_lease(&self, id: LeaseId, cause: &str) -> u64 {
         let now = self.context.clock.now().lease;
         let lived = self.context.table.find(id).is_some_and(|l| l.check(now).is_ok());
-        // If several calls end it at once, one of them does.
+        // If several calls end the lease at once, only one of them counts it.
         u64::from(self.context.table.remove(id, now, cause).is_some() && lived)
     }
 
-    /// Cleans up behind lowered fences: frees quotas, and remembers and records the leases. They are dead already.
+    /// Cleans up behind lowered fences: frees quotas, and keeps and records the ended leases.
     pub(super) fn sweep(&self, lowered: &[FenceName], cause: &str) {
         let now = self.context.clock.now().lease;
         for name in lowered {
-            // A lease that is dead here may have died of another lowering at the same time. Its stand knows which one.
+            // Another lowering at the same time may have ended a lease. The lease's stand shows which lowering ended
+            // it.
             let mut by_cause: BTreeMap<(FenceName, u64), Vec<LeaseId>> = BTreeMap::new();
             for lease in self.context.table.sweep(name, now, cause) {
                 let (fence, seq) = lease.stand().lowered().map_or((name, 0), |(fence, seq)| (fence, seq.0));
@@ -214,7 +216,7 @@ impl Endings {
         }
     }
 
-    /// Records leases that ended for one cause.
+    /// Records the end of leases with the same cause.
     pub(super) fn record_ended(&self, ids: &[LeaseId], cause: &Cause) {
         for leases in ids.chunks(LEASES_PER_RECORD) {
             let leases = leases.to_vec();
@@ -222,7 +224,7 @@ impl Endings {
         }
     }
 
-    /// Calls the holder of a lease that an operator ended, so that it asks for a new one.
+    /// Wakes the holder of a lease that an operator ended, so that the holder asks for a new lease.
     pub(super) fn call_holder(&self, lease: LeaseId) {
         if let Some(Ended { facts, .. }) = self.context.table.find_ended(lease) {
             self.context.sessions.lease_ended(&(facts.job, facts.attempt, facts.instance.clone()));

@@ -1,4 +1,5 @@
-//! What policy would decide, and by which rules: for a caller that asks for itself, or that oversees a tenant.
+//! Answers what policy would decide, and by which rules. Callers may ask about themselves, and operators about their
+//! tenant.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -26,20 +27,21 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct PolicyQuestion {
     pub act: AskedAct,
-    /// `None` asks for the caller.
+    /// The identity in question. `None` means the caller.
     pub identity: Option<SpiffeId>,
     pub purpose: String,
     pub method: Option<Method>,
-    /// The tenant of the job; `None` takes that of the identity, or of the call.
+    /// The tenant of the job. `None` means the tenant of the identity or of the call.
     pub tenant: Option<TenantName>,
     pub ttl: Option<Duration>,
     pub relations: Vec<Relation>,
-    /// Ask for this job: what it says of itself, its risk and its approvals count.
+    /// Ask about this job: its specification, its risk and its approvals count.
     pub job: Option<JobId>,
 }
 
 impl PolicyQuestion {
-    /// The tenant that a call is about, if the question is about a call. `None` if the call is about all tenants.
+    /// Returns the tenant of the call in question. `None` if the call is about all tenants, or if the question is not
+    /// about a call.
     fn tenant_of_call(&self) -> Option<&TenantName> {
         match &self.act {
             AskedAct::Call(_, on) => on.as_ref().map(|on| self.tenant.as_ref().unwrap_or(on)),
@@ -48,7 +50,7 @@ impl PolicyQuestion {
     }
 }
 
-/// What was decided.
+/// The decision.
 #[derive(Clone, Debug)]
 pub enum PolicyReply {
     Allow,
@@ -57,11 +59,11 @@ pub enum PolicyReply {
     Deny(Refusal),
 }
 
-/// A gate, and who may approve it.
+/// A gate, and the people who may approve.
 #[derive(Clone, Debug)]
 pub struct GateToApprove {
     pub gate: Gate,
-    /// Catalog entries of its group that the caller may see, at most [`APPROVERS_SHOWN_MAX`].
+    /// Catalog entries of the gate's group that the caller may see, at most [`APPROVERS_SHOWN_MAX`].
     pub approvers: Vec<String>,
 }
 
@@ -73,13 +75,13 @@ pub struct PolicyEvaluation {
     pub tenant: TenantName,
     /// The rules that decided, each with its explanation.
     pub rules: Vec<(String, String)>,
-    /// The owner of the resource, if the identity may know of it.
+    /// The owner of the resource, if the identity may see the resource.
     pub owner: Option<String>,
     pub policy: Digest,
     pub catalog: Digest,
 }
 
-/// What callers ask about policy. None of these calls changes anything.
+/// The use cases for questions about policy. None of these calls changes anything.
 pub struct PolicyUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
@@ -87,7 +89,7 @@ pub struct PolicyUseCases {
 }
 
 impl PolicyUseCases {
-    /// Answers a question. Changes nothing, and makes no grant.
+    /// Answers a question about policy. Changes nothing, and makes no grant.
     pub fn evaluate(&self, caller: &Caller, q: &PolicyQuestion) -> Result<PolicyEvaluation, Refusal> {
         let rules = self.context.rules();
         let identity = q.identity.as_ref().unwrap_or(caller.id());
@@ -167,8 +169,8 @@ impl PolicyUseCases {
         })
     }
 
-    /// The digest of the catalog for those who may ask about all tenants. For others, the digest of what their tenant may know
-    /// of it, which no other tenant's file changes.
+    /// Returns the digest of the catalog that the caller sees. A caller that may not ask about all tenants gets the
+    /// digest of what its tenant may see. Files of other tenants do not change that digest.
     pub fn catalog_seen_by(&self, caller: &Caller, rules: &Rules) -> Digest {
         match self.sees_catalog(caller) {
             true => rules.catalog().digest(),
@@ -181,7 +183,7 @@ impl PolicyUseCases {
         caller.is_only_tenant() || self.access.authorize(caller, Rpc::EvaluatePolicy, None, &[], "").is_ok()
     }
 
-    /// Lists the rules that do not hold for a time, of jobs of the caller's tenant, or of all.
+    /// Lists the temporary exceptions from rules that the caller may see: those for jobs of its tenant, or all.
     pub fn list_waivers(&self, caller: &Caller) -> Result<Vec<Waiver>, Refusal> {
         let everything = self.access.is_for_all_tenants(caller, Rpc::ListWaivers)?;
         let rules = self.context.rules();
@@ -189,7 +191,8 @@ impl PolicyUseCases {
         Ok(all.filter(|waiver| everything || waiver.tenant == *caller.tenant()).cloned().collect())
     }
 
-    /// Returns the entry of an identity that the caller may ask about. An entry that it may not see counts as absent.
+    /// Returns the entry of an identity about which the caller may ask. An entry that the caller may not see counts as
+    /// absent.
     fn entry_to_ask_about(
         &self,
         caller: &Caller,
@@ -239,8 +242,8 @@ impl PolicyUseCases {
         }
     }
 
-    /// Refuses what policy allows if a lock is in the way. A tenant that the caller may not ask about has no locks for it, so
-    /// that it looks like one that does not exist.
+    /// Refuses an allowed act if a lock prevents it. If the caller may not ask about a tenant, the tenant's locks do
+    /// not count, so the tenant looks like an absent tenant.
     fn check_locks(
         &self,
         caller: &Caller,
@@ -281,7 +284,7 @@ impl PolicyUseCases {
     }
 }
 
-/// Refuses a question about something that a job does not do.
+/// Refuses a question about an action that is not work of the job.
 fn check_is_work(rules: &Rules, job: &Job, action: Action, on: &ResourceName) -> Result<(), Refusal> {
     let work = work_of(rules, &job.spec.read, &job.spec.write);
     if work.iter().any(|(does, resource)| *does == action && resource == on) {
@@ -293,14 +296,14 @@ fn check_is_work(rules: &Rules, job: &Job, action: Action, on: &ResourceName) ->
         .fix("ask for something that it does, or leave the job out"))
 }
 
-/// Returns the relations that a question about a call is decided with. A caller that creates a job is its launcher.
+/// Returns the relations for a question about a call. A caller that creates a job is its launcher.
 pub(super) fn relations_of(rpc: Rpc, asked: &[Relation]) -> Vec<Relation> {
     let launcher = (rpc == Rpc::CreateJob).then_some(Relation::Launcher);
     asked.iter().copied().chain(launcher).collect()
 }
 
-/// Returns the tenant that a call is decided for. What is for all tenants is decided for all of them, also if the caller is an
-/// operator of one: only the operator of the only tenant may do it for that tenant.
+/// Returns the tenant for which a call is decided. A call that affects all tenants is decided for all tenants, also if
+/// the caller is an operator of one tenant. If there is only one tenant, such a call is decided for this tenant.
 pub(super) fn decided_for<'t>(
     rules: &Rules,
     rpc: Rpc,
@@ -311,7 +314,7 @@ pub(super) fn decided_for<'t>(
     tenant.filter(|_| !is_for_all || is_only())
 }
 
-/// Whether a call gives access to a job, so that a lock on the job's tenant refuses it.
+/// Whether a call gives access to a job. If so, a lock on the job's tenant refuses the call.
 pub(super) fn gives_access(rpc: Rpc) -> bool {
     matches!(
         rpc,
@@ -324,13 +327,13 @@ pub(super) fn gives_access(rpc: Rpc) -> bool {
     )
 }
 
-/// Whether a call gives access to a job that the caller launches, so that a `launcher:` lock on the caller refuses it.
+/// Whether a call gives access to a job that the caller launches. If so, a `launcher:` lock on the caller refuses the
+/// call.
 pub(super) fn is_launching(rpc: Rpc, asked: &[Relation]) -> bool {
     gives_access(rpc) && relations_of(rpc, asked).contains(&Relation::Launcher)
 }
 
-/// Returns the rules with their explanations. If only operators may see which rules refused, others see no rules of a
-/// denial.
+/// Returns the rules with their explanations. If only operators may see the rules of a denial, other callers get none.
 fn rules_shown(
     caller: &Caller,
     rules: &Rules,

@@ -1,4 +1,4 @@
-//! Repeats the recorded decisions of a job: by the rules in force now, or by those in force at the time.
+//! Repeats the recorded decisions of a job, by the rules in force now or by the rules in force at the time.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -26,7 +26,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What is to be explained.
+/// The subject of an explanation.
 #[derive(Clone, Copy, Debug)]
 pub enum Explained {
     Job(JobId),
@@ -34,7 +34,7 @@ pub enum Explained {
     Lease(LeaseId),
 }
 
-/// Which rules decide again.
+/// The rules that repeat a decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DecideBy {
     /// The policy and the catalog that are in force.
@@ -43,30 +43,31 @@ pub enum DecideBy {
     Then,
 }
 
-/// Recorded decisions that are alike.
+/// Recorded decisions with the same content.
 #[derive(Clone, Debug)]
 pub struct RecordedDecision {
     /// The type of the record, for example `job.created`.
     pub kind: String,
-    /// The last record of this kind, and how many there are.
+    /// The index of the last record of this kind.
     pub index: u64,
     pub at: Wall,
+    /// The number of these records.
     pub times: u64,
     pub attempt: Option<AttemptNumber>,
     pub lease: Option<LeaseId>,
     pub member: Option<SpiffeId>,
     pub decision: DecisionRecord,
     ttl: Duration,
-    /// If a credential was decided, what it is for.
+    /// The scopes of the credential, if the decision was about a credential.
     scopes: Option<Vec<Scope>>,
 }
 
-/// A decision that was made again.
+/// A decision that was repeated.
 #[derive(Clone, Debug)]
 pub enum DecidedAgain {
     Same(AnswerAgain),
     Differs(AnswerAgain),
-    /// It cannot be made again, for this reason.
+    /// The decision cannot be repeated, for this reason.
     Not(String),
 }
 
@@ -76,11 +77,11 @@ pub struct AnswerAgain {
     /// `allow`, `wait` or `deny`.
     pub result: &'static str,
     pub rules: Vec<String>,
-    /// Why it was denied.
+    /// The reason of a denial.
     pub why: String,
     /// Gates that count as approved.
     pub approved: Vec<String>,
-    /// What makes the job risky by these rules.
+    /// The risk of the job by these rules.
     pub risk: JobRisk,
 }
 
@@ -89,7 +90,7 @@ pub struct AnswerAgain {
 pub struct JobExplanation {
     pub job: Arc<Job>,
     pub decisions: Vec<RecordedDecision>,
-    /// The first record that was read. Earlier ones may have decisions too, unless the job's creation is among those read.
+    /// The first record that was read. Earlier records may have decisions too, unless the creation of the job was read.
     pub from: u64,
     pub is_whole: bool,
 }
@@ -123,7 +124,7 @@ impl PolicyUseCases {
             Explained::Job(id) => (self.job_to_explain(caller, id)?, None),
             Explained::Lease(id) => {
                 let job = self.context.lease_job(id).ok_or_else(lease_not_found)?;
-                // A foreign lease gets the answer of an absent one.
+                // The lease of another tenant gets the answer for an absent lease.
                 let job = self.job_to_explain(caller, job).map_err(|refusal| match refusal.reason {
                     Reason::JobNotFound => lease_not_found(),
                     _ => refusal,
@@ -155,7 +156,7 @@ impl PolicyUseCases {
         Ok(job)
     }
 
-    /// Makes recorded decisions again. Blocks while kept rules are read.
+    /// Repeats recorded decisions. Blocks while kept rules are read.
     pub fn decide_again(&self, explanation: &JobExplanation, by: DecideBy) -> Vec<DecidedAgain> {
         let now = self.context.rules();
         let mut kept: HashMap<(Digest, Digest), Result<Arc<Rules>, String>> = HashMap::new();
@@ -178,8 +179,8 @@ impl PolicyUseCases {
         explanation.decisions.iter().map(again).collect()
     }
 
-    /// Returns the gates that count as approved: those that the record has, or those that the job's approvals open now. When a job
-    /// is created, no one has approved it.
+    /// Returns the gates that count as approved: those in the record, or those that the job's approvals open now. A job
+    /// has no approvals when it is created.
     fn approved_then_or_now(
         &self,
         rules: &Rules,
@@ -194,7 +195,7 @@ impl PolicyUseCases {
         }
     }
 
-    /// Returns the rules that were in force then.
+    /// Returns the rules with these digests.
     fn kept_rules(&self, policy: Digest, catalog: Digest) -> Result<Arc<Rules>, String> {
         let now = self.context.rules();
         if (now.engine.digest(), now.catalog().digest()) == (policy, catalog) {
@@ -214,7 +215,7 @@ struct DecisionsFound<'a> {
     /// The text by which lines about the job are found.
     needle: String,
     decisions: Vec<RecordedDecision>,
-    /// What each lease is for: a renewal does not say it again.
+    /// The holder and the scopes of each lease, because the record of a renewal does not repeat them.
     leases: HashMap<LeaseId, (SpiffeId, Vec<Scope>)>,
 }
 
@@ -311,7 +312,8 @@ fn judged_again(
         )
     };
     let mut answer = judge(&approved);
-    // The record of an older daemon does not say which gates were approved. If it was allowed, all of them were.
+    // The record of an older daemon does not name the approved gates. If the decision was "allow", all gates were
+    // approved.
     let is_old = d.decision.approved.is_empty() && by == DecideBy::Then;
     if is_old && answer.result == "wait" && d.decision.result == "allow" {
         approved = std::mem::take(&mut answer.gates);

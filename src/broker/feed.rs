@@ -1,4 +1,4 @@
-//! What the feed of a verifier carries: all that can end a lease at its audience, and nothing of other tenants.
+//! The content of a verifier's feed: everything that can end a lease at its audience, and nothing about other tenants.
 
 use super::verifiers::VerifierUseCases;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
 };
 
 impl VerifierUseCases {
-    /// Returns the key of the tags by which the verifiers of an audience know the fences.
+    /// Returns the key for the tags of fences. The verifiers of an audience know fences only by these tags.
     pub fn fence_key(&self, audience: &SpiffeId) -> FenceKey {
         self.context.key.fence_key(audience)
     }
@@ -31,7 +31,7 @@ impl VerifierUseCases {
         }
     }
 
-    /// Returns whose leases a name ends. A name that is no longer known may be anyone's.
+    /// Returns the tenants whose leases a name ends. An unknown name may concern all tenants.
     fn concern(&self, name: &FenceName) -> Concern {
         let of_job = |id: JobId| self.context.state.job(id).map(|j| j.spec.tenant.clone());
         let tenant = match name.kind() {

@@ -1,4 +1,4 @@
-//! What a refusal says of a lock that another tenant set: that the owner has locked it, and nothing else.
+//! Refusals because of a lock that another tenant set. They say only that the owner has locked it.
 
 use super::{access::AccessControl, rules::Rules};
 use crate::{
@@ -9,8 +9,8 @@ use crate::{
 };
 
 impl AccessControl {
-    /// Returns the refusal of what a lock keeps out. `names` is what was asked for. If the lock belongs to another tenant than
-    /// `viewer`, it shows no name, reason, person or time of it.
+    /// Returns the refusal because of a lock on one of the requested `names`. If the lock belongs to another tenant
+    /// than `viewer`, the refusal shows no name, reason, person or time of the lock.
     pub(super) fn locked_for(&self, viewer: &SpiffeId, lock: &Lock, names: &[&FenceName]) -> Refusal {
         if self.may_know(viewer, &lock.name, names) {
             self.context.locked(lock)
@@ -19,8 +19,8 @@ impl AccessControl {
         }
     }
 
-    /// Whether an identity may know why something was locked or revoked: it is of the tenant that the name belongs to, or it
-    /// may list the locks of that tenant. A recall speaks to all who may read the data.
+    /// Whether an identity may know the reason of a lock or a revocation. It must belong to the tenant that owns the
+    /// name, or may list the locks of that tenant. The reason of a recall is for all who may read the data.
     pub(super) fn may_know(&self, viewer: &SpiffeId, name: &LockName, names: &[&FenceName]) -> bool {
         let rules = self.context.rules();
         let tenant_of = |id: &SpiffeId| rules.catalog().principal(id).map(|p| p.tenant.clone());
@@ -29,7 +29,7 @@ impl AccessControl {
         let is_own = match (&owner, name) {
             (_, LockName::Recall(_)) => true,
             (Some(owner), _) => own.as_ref() == Some(owner),
-            // A name without a tenant concerns the viewer, or the identities beside it in the same request.
+            // A name without a tenant concerns the viewer, or the other identities in the same request.
             (None, _) => names.iter().all(|name| match name.kind() {
                 FenceKind::Identity(id) => id == *viewer || tenant_of(&id) == own,
                 _ => true,
@@ -52,7 +52,7 @@ impl AccessControl {
         self.breaks_glass(viewer) || rules.engine.authorize(&call).is_ok()
     }
 
-    /// Returns the tenant that the thing behind a name belongs to. `None` if it belongs to no tenant.
+    /// Returns the tenant that owns the subject of a name. `None` if no tenant owns it.
     fn owner_of(&self, rules: &Rules, name: &LockName) -> Option<TenantName> {
         let of_identity = |id: &SpiffeId| rules.catalog().principal(id).map(|p| p.tenant.clone());
         let name = match name {
@@ -76,7 +76,7 @@ impl AccessControl {
     }
 }
 
-/// Names only what was asked for itself.
+/// Returns a refusal that names only what the caller requested.
 fn locked_by_owner(lock: &Lock, names: &[&FenceName]) -> Refusal {
     let is_behind = |resource: &ResourceName| match &lock.name {
         LockName::Name(name) => match name.kind() {
@@ -90,7 +90,7 @@ fn locked_by_owner(lock: &Lock, names: &[&FenceName]) -> Refusal {
         FenceKind::Resource(resource) => Some(resource),
         _ => None,
     });
-    // A name with its version is longer than the one without, and both are among the names.
+    // A name with a version is longer than the name without it, and both are among the names.
     match asked.filter(is_behind).max_by_key(|resource| resource.as_str().len()) {
         Some(resource) => Refusal::new(Reason::Locked, format!("{resource} is locked by its owner"))
             .fix("ask its owner; `leasehold catalog show` says who that is"),

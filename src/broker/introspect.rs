@@ -1,4 +1,4 @@
-//! Introspection: whether a token is good now, for verifiers that ask instead of following the feed.
+//! Introspection: answers whether a token is valid now, for verifiers that do not follow the feed.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     token::{Claims, Expected, Presenter, peek_key_id},
 };
 
-/// The answer to an introspection. A token that is not good is an answer, not an error.
+/// The answer to an introspection. An invalid token is an answer, not an error.
 #[derive(Debug)]
 pub enum TokenVerdict {
     Active { claims: Arc<Claims>, lease: Arc<Lease> },
@@ -21,7 +21,7 @@ pub enum TokenVerdict {
 }
 
 impl VerifierUseCases {
-    /// Checks a token for the audiences that the caller verifies. The caller learns nothing of other audiences.
+    /// Checks a token for the audiences that the caller verifies. The caller learns nothing about other audiences.
     pub fn introspect(
         &self,
         caller: &Caller,
@@ -109,7 +109,7 @@ impl VerifierUseCases {
         self.access.authorize(caller, Rpc::WatchFences, Some(caller.tenant()), &[Relation::Verifier], "")
     }
 
-    /// Refuses a caller that does not verify for an audience, and an audience that does not exist, with one answer.
+    /// Refuses a caller that does not verify for an audience. An audience that does not exist gets the same answer.
     pub(super) fn check_verifies(&self, caller: &Caller, audience: &SpiffeId) -> Result<(), Refusal> {
         let rules = self.context.rules();
         let verifies = rules.catalog().audience(audience).is_some_and(|a| a.verifiers.contains(caller.id()));

@@ -1,7 +1,8 @@
-//! How a credential is issued.
+//! The issue of a credential.
 //!
-//! Peer → revision → names → **stand** → state, catalog → decide → prepare claims → durable record → insert → **look again**
-//! → sign → answer. The edge runs this in a separate task, so that it is not left half done if the client disconnects.
+//! Peer → revision → names → **stand** → state, catalog → decide → prepare claims → durable record → insert → **look
+//! again** → sign → answer. The gRPC server runs these steps in a separate task, so that they are completed even if the
+//! client disconnects.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -62,7 +63,7 @@ impl CredentialUseCases {
         Err(Refusal::new(Reason::Contended, "policy and catalog are changing: try again"))
     }
 
-    /// Issues one credential. Returns `None` if the rules changed during the request: it must start over.
+    /// Issues one credential. Returns `None` if the rules changed during the request: the request must start over.
     async fn issue_once(&self, caller: &Caller, wanted: &IssueRequest) -> Result<Option<Issued>, Refusal> {
         let session = &wanted.session;
         let request = self.access.access_request(&caller.peer, Rpc::IssueCredential)?;
@@ -70,7 +71,7 @@ impl CredentialUseCases {
         let prepared = self.prepared.for_issue(&request.rules, &job, request.caller.id(), wanted)?;
         let StandingRequest { request, stand } = request.stand(&prepared.names);
 
-        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
+        // The stand was taken before all reads below, so `look_again` notices a revocation in between.
         let job = self.access.member_still(&request.caller, session, job)?;
         self.may_issue(&request, &job, &prepared)?;
         let draft = self.draft(&request, &job, session, &prepared)?;
@@ -94,7 +95,7 @@ impl CredentialUseCases {
             .table
             .insert(grant, terms)
             .map_err(|unborn| self.refuse_unborn(id, job.id, &unborn))?;
-        // The insert checked the fences again. This checks the revision.
+        // The insert into the table checked the fences again. This checks the revision.
         if request.has_new_rules() {
             self.withdraw(id, job.id, Reason::Contended, "rules changed while it was issued");
             return Ok(None);
@@ -116,7 +117,7 @@ impl CredentialUseCases {
         }))
     }
 
-    /// Checks every rule for issuing, except the decision on the offer.
+    /// Checks every rule for the issue of a credential, except the decision on the offer.
     fn may_issue(
         &self,
         request: &AccessRequest<'_>,
@@ -140,7 +141,7 @@ impl CredentialUseCases {
         Refusal::new(reason, unborn.to_string())
     }
 
-    /// Removes a lease whose token no one got, and cancels its record.
+    /// Removes a lease whose token was not handed out, and cancels its record.
     fn withdraw(&self, id: LeaseId, job: JobId, reason: Reason, cause: &str) {
         self.context.table.remove(id, self.context.clock.now().lease, cause);
         self.cancel(id, job, reason);

@@ -6,7 +6,7 @@ use crate::{
     name::{Outcome, ResourceName, SpiffeId, TenantName},
 };
 
-/// The state of a job as a list asks for it: `Closed` is any outcome.
+/// The state of a job in a filter. `Closed` covers all outcomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobStateFilter {
     AwaitingApproval,
@@ -29,17 +29,17 @@ impl JobStateFilter {
     }
 }
 
-/// A filter of jobs. A job must fit each part that is set.
+/// A filter of jobs. A job must match each field that is set.
 #[derive(Clone, Debug, Default)]
 pub struct JobFilter {
     pub open_only: bool,
-    /// The job is in one of these states. Empty: in any state.
+    /// The job is in one of these states. If it is empty, the job may be in any state.
     pub states: Vec<JobStateFilter>,
     pub tenant: Option<TenantName>,
     pub launcher: Option<SpiffeId>,
-    /// The job reads or writes all of these. A name without a version matches each version.
+    /// The job reads or writes all of these resources. A name without a version matches each version.
     pub resources: Vec<ResourceName>,
-    /// Created at this moment or later.
+    /// The job was created at this time or later.
     pub created_from: Option<Wall>,
     /// The beginning of the job's id.
     pub id_prefix: String,

@@ -1,4 +1,4 @@
-//! Jobs, for those who may see them. Shows no secret.
+//! Shows jobs to callers that may see them. Shows no secret.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -28,7 +28,7 @@ use crate::{
     state::Lock,
 };
 
-/// What launchers, schedulers and readers ask about jobs and their attempts.
+/// The use cases of launchers, schedulers and readers for jobs and their attempts.
 pub struct JobUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
@@ -46,14 +46,15 @@ impl JobUseCases {
         Ok(job)
     }
 
-    /// Returns a receiver of the job: its state now and after each change.
+    /// Returns a receiver of the job. It has the present state, and gets each change.
     pub fn watch_job(&self, caller: &Caller, id: JobId) -> Result<watch::Receiver<Arc<Job>>, Refusal> {
         let job = self.context.state.job(id).ok_or_else(|| self.access.absent_job(caller, Rpc::WatchJob))?;
         self.access.authorize_job(caller, Rpc::WatchJob, &job, "")?;
         self.context.state.watch(id).ok_or_else(job_not_found)
     }
 
-    /// Returns the jobs that the caller may see and that match a filter, newest first, after a position in the order.
+    /// Returns the jobs that the caller may see and that match a filter. The newest job is first. The list begins after
+    /// a given position.
     pub fn list_jobs(
         &self,
         caller: &Caller,
@@ -89,13 +90,13 @@ impl JobUseCases {
         self.context.table.of_job_count(job)
     }
 
-    /// What makes a job risky, by the catalog of this moment.
+    /// Returns the risk of a job, by the present catalog.
     pub fn risk_of(&self, job: &Job) -> JobRisk {
         job_risk(&self.context.rules(), job)
     }
 
-    /// Returns what a reader of a job should know in addition to its state: who ended memberships, which locks are in force,
-    /// which of its identities are in other jobs too, which belong to another job still.
+    /// Returns notes that a reader of a job needs beside the state: who ended memberships, which locks are in force,
+    /// which identities are also in other jobs or belong to another job.
     pub fn notes_on(&self, job: &Job) -> Vec<String> {
         let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
             let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();
@@ -112,7 +113,7 @@ impl JobUseCases {
         ended.chain(self.locks_before(job)).chain(several).chain(self.bound_elsewhere(job)).collect()
     }
 
-    /// Returns a line for each identity that an open job names in full and that another job still has to itself.
+    /// Returns a line for each identity that an open job names in full and that is still bound to another job.
     fn bound_elsewhere(&self, job: &Job) -> Vec<String> {
         if job.is_closed() {
             return Vec::new();
@@ -135,7 +136,7 @@ impl JobUseCases {
         named.filter(of_one_job).filter_map(line).take(limits::IDENTITIES_SHOWN).collect()
     }
 
-    /// Returns a line for each lock that keeps access from an open job or from its present members.
+    /// Returns a line for each lock that stops the access of an open job or of its present members.
     fn locks_before(&self, job: &Job) -> Vec<String> {
         if job.is_closed() {
             return Vec::new();
@@ -145,7 +146,7 @@ impl JobUseCases {
         names.extend(members.take(limits::IDENTITIES_SHOWN).cloned().map(FenceName::identity));
         let locks = self.context.state.locks_on(names.iter(), limits::LOCKS_SHOWN);
         let line = |lock: Lock| {
-            // The operators of another tenant, whose data the job reads, are not named.
+            // The line does not name operators of another tenant whose data the job reads.
             let is_foreign = lock.of.as_ref().is_some_and(|of| *of != job.spec.tenant);
             let by = if is_foreign { "its owner".to_owned() } else { lock.by.to_string() };
             let since = self.access.wall_text(lock.since);

@@ -21,7 +21,7 @@ use crate::{
     secret::{Secret, SecretDigest},
 };
 
-/// Decides who may be a member.
+/// Decides which identities may be members.
 #[derive(Clone)]
 pub struct Joining {
     pub(super) context: Arc<BrokerContext>,
@@ -33,7 +33,7 @@ pub struct Joining {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TicketFound {
     Right,
-    /// It is missing or wrong.
+    /// The ticket is missing or wrong.
     None,
 }
 
@@ -47,8 +47,8 @@ impl TicketFound {
 }
 
 impl Joining {
-    /// Checks every rule for joining an attempt. An identity that several jobs share, or that only a pattern of
-    /// `members.join` covers, needs the ticket, unless it belongs to one job and was vouched for.
+    /// Checks every rule for joining an attempt. An identity needs the ticket if several jobs share it, or if only a
+    /// pattern of `members.join` covers it. An identity of one job for which the launcher vouched needs no ticket.
     pub(super) fn may_join(
         &self,
         rules: &Rules,
@@ -92,7 +92,7 @@ impl Joining {
         }
     }
 
-    /// Checks the rules that every membership must meet, with or without a ticket.
+    /// Checks the rules for every membership, with or without a ticket.
     fn may_be_member(
         &self,
         rules: &Rules,
@@ -125,7 +125,8 @@ impl Joining {
     }
 }
 
-/// Returns why a member needs the ticket to join, unless it was vouched for. `None` if it needs none.
+/// Returns the reason if a member needs the ticket to join. Does not consider whether the launcher vouched for the
+/// member.
 fn needs_ticket(caller: &Caller, job: &Job) -> Option<&'static str> {
     match caller.principal.identity {
         IdentityUse::Shared => Some("several jobs share your identity"),
@@ -139,7 +140,7 @@ fn ticket_required(why: &str) -> Refusal {
         .fix("hand over, in a file, the ticket that BeginAttempt returned; or name exactly this identity in members.join")
 }
 
-/// Says that a membership has ended, and by whom and why if an operator ended it.
+/// Returns the refusal for an ended membership. If an operator ended the membership, the refusal says who and why.
 pub(super) fn membership_over(job: &Job, attempt: AttemptNumber, member: &Member) -> String {
     let is_this = |e: &&EndedMembership| e.attempt == attempt && e.identity == member.spiffe_id;
     match job.ended_memberships.iter().rfind(is_this).filter(|_| member.outcome.is_none()) {

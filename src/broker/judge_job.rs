@@ -1,4 +1,5 @@
-//! Decides a job by any rules and for any moment, without a grant: to explain a decision, and to see what other rules would say.
+//! Decides a job by any rules and for any time, without a grant. This explains decisions, and shows the effect of other
+//! rules.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,14 +16,14 @@ use crate::{
     policy::{Asker, Bundle, Phase, RequestFacts, Verdict},
 };
 
-/// What is decided.
+/// The question about a job.
 pub(super) struct JobQuestion<'a> {
     pub job: &'a Job,
     pub phase: Phase,
     pub attempt: u64,
-    /// The member that holds a credential; `None` decides for all that may join.
+    /// The member that holds a credential. `None` decides for all that may join.
     pub member: Option<&'a SpiffeId>,
-    /// What a credential is for; `None` decides all that the job does.
+    /// The scopes of a credential. `None` decides all work of the job.
     pub scopes: Option<&'a [Scope]>,
     pub ttl: Duration,
     pub at: Wall,
@@ -30,20 +31,20 @@ pub(super) struct JobQuestion<'a> {
     pub approved: &'a BTreeSet<String>,
 }
 
-/// What rules say about a job.
+/// The answer of the rules about a job.
 #[derive(Clone, Debug)]
 pub(super) struct JobAnswer {
     /// `allow`, `wait` or `deny`.
     pub result: &'static str,
-    /// Sorted, as text for records.
+    /// The rules that decided, sorted, as text for records.
     pub rules: Vec<String>,
-    /// Why it was denied.
+    /// The reason of a denial.
     pub why: String,
-    /// Ids of the gates that hold it back.
+    /// Ids of the gates that lack approval.
     pub gates: BTreeSet<String>,
 }
 
-/// Decides. One denial denies all.
+/// Decides a job. One denial denies the whole job.
 pub(super) fn judge_job(rules: &Rules, q: &JobQuestion<'_>) -> JobAnswer {
     let job = q.job;
     let parts = match q.scopes {

@@ -1,5 +1,5 @@
-//! The policies and catalogs that were in force, kept by digest. So a decision can be repeated by the rules that made it, and
-//! an earlier policy can be brought back.
+//! The policies and catalogs that were in force, kept by digest. So a decision can be repeated by the same rules, and
+//! an earlier policy can be put in force again.
 
 use std::{
     cmp::Reverse,
@@ -26,11 +26,11 @@ use crate::{
 /// A folder of kept policies and catalogs, one file each, named by digest.
 pub struct KeptRules {
     dir: PathBuf,
-    /// One writer at a time.
+    /// Allows one writer at a time.
     writing: Mutex<()>,
 }
 
-/// Why kept rules cannot be used.
+/// The reasons for which kept rules cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NotKept {
     #[error(
@@ -47,15 +47,15 @@ pub enum NotKept {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptPolicy {
     pub digest: Digest,
-    /// When it last came into force.
+    /// The time at which the policy last came into force.
     pub since: Wall,
-    /// Who brought it into force, and why.
+    /// The caller that put the policy in force, and the reason.
     pub by: String,
     pub reason: String,
     pub files: Vec<String>,
 }
 
-/// What brought rules into force.
+/// The cause for which rules came into force.
 #[derive(Clone, Debug)]
 pub struct BroughtBy {
     pub since: Wall,
@@ -68,11 +68,11 @@ pub struct BroughtBy {
 struct KeptFile {
     v: u32,
     digest: Digest,
-    /// Unix seconds.
+    /// The time at which the rules last came into force, in Unix seconds.
     since: u64,
     by: String,
     reason: String,
-    /// The schema that a policy was written in.
+    /// The schema of the policy.
     schema: Digest,
     texts: Vec<PolicyText>,
     /// The signatures of a policy. Absent if it has none, and in files of older daemons.
@@ -93,12 +93,12 @@ const POLICY: &str = "policy";
 const CATALOG: &str = "catalog";
 
 impl KeptRules {
-    /// The kept rules of a daemon with this state folder. The folder is created at the first write.
+    /// Returns the kept rules of a daemon with this state folder. The first write creates the folder.
     pub fn at(state: &Path) -> Self {
         KeptRules { dir: state.join("policies"), writing: Mutex::new(()) }
     }
 
-    /// Keeps rules that are in force, unless they are kept already, and makes room for them.
+    /// Keeps rules that are in force, unless they are kept already. Removes the oldest files past the bounds.
     pub fn keep(&self, rules: &Rules, how: &BroughtBy) -> io::Result<()> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let catalog = rules.catalog();
@@ -115,7 +115,7 @@ impl KeptRules {
         self.make_room([rules.engine.digest(), catalog.digest()])
     }
 
-    /// Keeps a policy that comes into force, with what brought it there.
+    /// Keeps a policy that comes into force, with the cause.
     pub fn keep_policy(&self, rules: &Rules, how: &BroughtBy) -> io::Result<()> {
         let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         self.write_policy(rules, how)
@@ -154,7 +154,7 @@ impl KeptRules {
         Ok(engine)
     }
 
-    /// Returns what was applied last; `None` if nothing was.
+    /// Returns the policy that was applied last. `None` if no policy was applied.
     pub fn applied(&self) -> Result<Option<AppliedPolicy>, String> {
         let path = self.dir.join(APPLIED);
         if !path.exists() {
@@ -172,7 +172,7 @@ impl KeptRules {
         self.replace(&self.dir.join(APPLIED), &bytes)
     }
 
-    /// Lists the kept policies, the one that came into force last first.
+    /// Lists the kept policies. The policy that came into force last is the first.
     pub fn policies(&self) -> Vec<KeptPolicy> {
         let mut found: Vec<KeptPolicy> = self
             .files()

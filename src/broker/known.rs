@@ -1,4 +1,4 @@
-//! Names that operators write: whether anything has them, and which name they may have meant.
+//! Names that operators write: checks that they exist, and suggests similar names.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::{
 };
 
 impl OperatorUseCases {
-    /// Refuses a name that nothing has, as a typing error, and suggests the nearest one.
+    /// Refuses a name that does not exist, because it is probably a typing error, and suggests the nearest name.
     pub(super) fn check_known(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> Result<(), Refusal> {
         let is_known = match name {
             LockName::Name(name) => self.context.fences.behind(name) > 0 || self.is_known_name(name),
@@ -24,7 +24,7 @@ impl OperatorUseCases {
             LockName::Recall(dataset) => self.is_known_name(&FenceName::resource(dataset.clone())),
         };
         let own = caller.principal.human(caller.id()).map(|human| LockName::Name(FenceName::human(human)));
-        // Someone has locked it, perhaps ahead of its first use, or it is the caller.
+        // The name is known too if it is locked, perhaps before its first use, or if it is the caller's.
         if is_known || self.context.state.lock_named(name).is_some() || own.as_ref() == Some(name) {
             return Ok(());
         }
@@ -59,7 +59,8 @@ impl OperatorUseCases {
         }
     }
 
-    /// Returns the dataset that was recalled, and why, if a name is behind its recall and the caller may see that.
+    /// Returns the recalled dataset and the reason, if its recall ends access behind the name and the caller may see
+    /// this.
     fn recall_behind(&self, caller: &Caller, name: &LockName) -> Option<(ResourceName, String)> {
         let LockName::Name(name) = name else { return None };
         let FenceKind::Resource(resource) = name.kind() else { return None };
@@ -75,7 +76,7 @@ impl OperatorUseCases {
         let catalog = rules.catalog();
         let some_job = |is: &dyn Fn(&Job) -> bool| !self.context.state.list(None, 1, is).is_empty();
         match name.kind() {
-            // An absent job or lease was refused before.
+            // The caller of this function has already refused an absent job or lease.
             FenceKind::Epoch | FenceKind::Job(_) | FenceKind::Lease(_) => true,
             FenceKind::Attempt(job, n) | FenceKind::AttemptReading(job, n) => {
                 self.context.state.job(job).is_some_and(|j| j.attempt(n).is_some())
@@ -99,9 +100,9 @@ impl OperatorUseCases {
                 let is_one = |p: &HumanPattern| matches!(p, HumanPattern::Exactly(h) if *h == human);
                 let is =
                     |id: &SpiffeId| catalog.principal(id).and_then(|p| p.human(id)).as_ref() == Some(&human);
-                // A pattern that matches any person does not name a person.
+                // A pattern that matches all people does not name a person.
                 let named = |p: &Principal| p.human_text().is_some_and(|text| text == human.as_str());
-                // Someone whom only a pattern matches is known by what they did: approved, opened gates, took part.
+                // A person whom only a pattern matches is known if they approved a job, opened its gates or took part.
                 let did = |by: &SpiffeId, recorded: Option<&HumanName>| recorded == Some(&human) || is(by);
                 let has_part = |j: &Job| {
                     j.acting_for.as_ref() == Some(&human)
@@ -130,7 +131,7 @@ impl OperatorUseCases {
             || !self.context.state.list(None, 1, is_below).is_empty()
     }
 
-    /// Returns names of the same kind that the caller may know of, at most [`limits::NEAREST_NAMES_MAX`].
+    /// Returns names of the same kind that the caller may see, at most [`limits::NEAREST_NAMES_MAX`].
     fn names_like(&self, caller: &Caller, rpc: Rpc, name: &LockName) -> Vec<String> {
         let everything = self.access.authorize(caller, rpc, None, &[], "").is_ok();
         let rules = self.context.rules();
@@ -185,12 +186,12 @@ fn some(names: impl Iterator<Item = impl ToString>) -> Vec<String> {
     names.take(limits::NEAREST_NAMES_MAX).map(|name| name.to_string()).collect()
 }
 
-/// Returns the identities of a job: its launcher's and its members'.
+/// Returns the identities of a job: the launcher and the members.
 fn identities(job: &Job) -> impl Iterator<Item = &SpiffeId> {
     job.attempts.iter().flat_map(|a| a.members.identities()).chain([&job.launcher])
 }
 
-/// Whether the members of a job name an identity, or those of an open job match it.
+/// Whether `members` of a job names an identity, or matches it while the job is open.
 fn may_take_part(job: &Job, id: &SpiffeId) -> bool {
     let Members { start, join, .. } = &job.spec.members;
     let is_it =
@@ -198,7 +199,7 @@ fn may_take_part(job: &Job, id: &SpiffeId) -> bool {
     start.iter().chain(join).any(is_it)
 }
 
-/// Returns the path above the last segment, or above the first wildcard, with its slash.
+/// Returns the pattern's path up to the last segment or the first wildcard, with the final slash.
 fn parent(pattern: &SpiffePattern) -> Option<String> {
     let text = pattern.to_string();
     let plain = text.split('*').next()?;

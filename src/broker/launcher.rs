@@ -1,4 +1,4 @@
-//! The launcher of a job, and whether it may still launch it: a job never has more access than its launcher could
+//! Checks whether the launcher of a job may still launch the job. A job never has more access than its launcher could
 //! launch now.
 
 use std::borrow::Cow;
@@ -17,7 +17,8 @@ use crate::{
     state::LockName,
 };
 
-/// What a launcher must be able to hold: all that its job does, and what makes the job risky for it.
+/// The work that a launcher must be able to do itself: all actions of its job, and the risk of the job for the
+/// launcher.
 #[derive(Clone)]
 pub(super) struct LauncherWork {
     parts: Vec<(Action, ResourceName)>,
@@ -35,13 +36,14 @@ impl LauncherWork {
 }
 
 impl Decisions {
-    /// Refuses if a lock keeps the launcher from launching, or if these rules no longer let it create the job, judged at the
-    /// time of its creation.
+    /// Refuses if a lock stops the launcher, or if these rules no longer let it create the job. The rules are applied
+    /// to the time of the job's creation.
     pub(super) fn check_launcher(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         self.check_launcher_of(rules, job, None)
     }
 
-    /// Checks the launcher as [`Decisions::check_launcher`]. `known` is its work, if that was computed before.
+    /// Checks the launcher like [`Decisions::check_launcher`]. `known` is the launcher's work, if it was computed
+    /// before.
     pub(super) fn check_launcher_of(
         &self,
         rules: &Rules,
@@ -78,13 +80,13 @@ impl Decisions {
         })
     }
 
-    /// Refuses a launcher that a `launcher:` lock is on.
+    /// Refuses a launcher that has a `launcher:` lock.
     pub(super) fn check_launcher_unlocked(&self, launcher: &SpiffeId) -> Result<(), Refusal> {
         let lock = self.context.state.lock_named(&LockName::Launcher(launcher.clone()));
         lock.map_or(Ok(()), |lock| Err(self.context.locked(&lock)))
     }
 
-    /// A workload launches only what its own entry could hold, or wait for.
+    /// Refuses a workload that launches access which its own entry could not get, even with approvals.
     fn could_hold(
         &self,
         rules: &Rules,
@@ -106,8 +108,8 @@ impl Decisions {
         }
     }
 
-    /// Refuses a workload that would create or begin a job while it is a member of someone else's open job. The caller may be
-    /// that job's training process, which must not hold more than it was launched for.
+    /// Refuses a workload that creates or begins a job while it is a member of another launcher's open job. The caller
+    /// may be the training process of that job, and such a process must not get more access than its job has.
     pub(super) fn may_launch(&self, caller: &Caller) -> Result<(), Refusal> {
         if caller.principal.kind != PrincipalKind::Workload {
             return Ok(());

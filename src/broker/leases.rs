@@ -1,4 +1,4 @@
-//! One lease, for those who may see it.
+//! Shows one lease to callers that may see it.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl LeaseView {
     }
 }
 
-/// What launchers, operators and auditors ask about leases.
+/// The use cases of launchers, operators and auditors for leases.
 pub struct LeaseUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
@@ -44,7 +44,8 @@ impl LeaseUseCases {
             Err(refusal) => refusal,
         };
         let Some(view) = view else {
-            // This takes as long as for a foreign lease, so the time of the answer shows no difference.
+            // This takes as long as for the lease of another tenant, so the time of the answer does not show whether
+            // the lease exists.
             drop(self.access.authorize(caller, Rpc::GetJob, None, &[], ""));
             return Err(absent());
         };
@@ -61,7 +62,7 @@ impl LeaseUseCases {
         Ok(view)
     }
 
-    /// Returns a lease of the table as it is now: one that is over is shown as ended before it is cleaned up.
+    /// Returns a lease of the table as it is now. A lease that is over is shown as ended, also before the clean-up.
     fn lease_view(&self, lease: Arc<Lease>) -> LeaseView {
         let now = self.context.clock.now().lease;
         match lease.check(now) {

@@ -20,8 +20,8 @@ use crate::{
     reason::Refusal,
 };
 
-/// The position of a lease in the list: live leases first, then ended ones, the newest first in each part. The position of a
-/// live lease never changes, so no page misses one.
+/// The position of a lease in the list. Live leases come first, then ended leases, each part with the newest first. The
+/// position of a live lease never changes, so no page misses a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseCursor {
     over: bool,
@@ -74,7 +74,7 @@ pub struct LeaseFilter {
     /// Only leases that stand behind this name.
     pub behind: Option<FenceName>,
     pub live_only: bool,
-    /// Only leases whose id begins with this.
+    /// Only leases whose id begins with this text.
     pub id_prefix: String,
 }
 
@@ -86,17 +86,17 @@ enum VisibleLeases {
     OfJobs(BTreeSet<JobId>),
 }
 
-/// One page of leases, and where the next page begins if there is one.
+/// A page of leases, and the position at which the next page begins, if there is one.
 #[derive(Debug)]
 pub struct LeasePage {
     pub leases: Vec<LeaseView>,
     pub next: Option<LeaseCursor>,
-    /// Set if the caller owns data. In leases of other tenants it sees only the scopes on that data.
+    /// Set if the caller's tenant owns data. In leases of other tenants, the caller sees only the scopes on that data.
     pub owner: Option<TenantName>,
 }
 
 impl LeasePage {
-    /// Returns where the next page begins, if only the first `shown` leases are shown.
+    /// Returns the position at which the next page begins, if this page shows only the first `shown` leases.
     pub fn next_after(&self, shown: usize) -> Option<LeaseCursor> {
         match self.leases.get(..shown) {
             Some(first) if shown < self.leases.len() => first.last().map(LeaseCursor::of),
@@ -105,7 +105,8 @@ impl LeasePage {
     }
 }
 
-/// Collects the first leases after a place. Keeps one more than the page shows, to know whether there are more.
+/// Collects the first leases after a position. Keeps one more lease than the page shows, to know whether there is a
+/// next page.
 struct PageBuilder {
     after: Option<LeaseCursor>,
     max: usize,
@@ -117,7 +118,7 @@ impl PageBuilder {
         PageBuilder { after, max, found: BTreeMap::new() }
     }
 
-    /// Adds a lease if it is among the first. Calls `view` only in that case.
+    /// Adds a lease if it belongs to this page. Calls `view` only in that case.
     fn take(&mut self, place: LeaseCursor, view: impl FnOnce() -> LeaseView) {
         let beyond = self.after.is_none_or(|after| place > after);
         let is_full = self.found.len() > self.max;
@@ -158,8 +159,9 @@ impl LeaseUseCases {
         }
     }
 
-    /// Returns a page of the leases that the caller may see, after a place in the list. If the filter names the caller's
-    /// tenant or data of that tenant, the page has every lease that revoking the name would end, also those of other tenants.
+    /// Returns a page of the leases that the caller may see, after a position in the list. If the filter names the
+    /// caller's tenant or its data, the page has every lease that a revocation of the name would end, also leases of
+    /// other tenants.
     pub fn list_leases(
         &self,
         caller: &Caller,
@@ -191,7 +193,7 @@ impl LeaseUseCases {
             match l.check(now) {
                 Ok(()) => page.take(LeaseCursor::of_live(l), || LeaseView::Live(l.clone())),
                 Err(_) if *live_only => {}
-                // It is over, but not yet cleaned up.
+                // The lease is over, but not yet cleaned up.
                 Err(why) => {
                     let at = now.min(l.deadline());
                     let view = || LeaseView::Ended(l.as_ended(at, why.to_string()));
@@ -286,7 +288,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-        /// Pages of any size show all leases once and in order, in whatever order they come.
+        /// Pages of any size show all leases once and in order, even if the leases come in another order.
         // Proves law 35.
         #[test]
         fn pages_show_every_lease_once_and_in_order(

@@ -1,4 +1,5 @@
-//! Locks that would shut operators out: the caller confirms them by name, and someone must be left who can lift them.
+//! Locks that would shut operators out. The caller must name each of these operators, and one operator must remain who
+//! can lift the lock.
 
 use std::collections::BTreeSet;
 
@@ -12,8 +13,8 @@ use crate::{
 };
 
 impl OperatorUseCases {
-    /// Refuses a lock that shuts operators out, unless the caller has named each of them. A lock that no operator could lift
-    /// is refused in any case, unless the daemon's configuration names a break-glass identity.
+    /// Refuses a lock that shuts operators out, unless the caller has named each of these operators. Also refuses a
+    /// lock that no operator could lift, unless the daemon's configuration names a break-glass identity.
     pub(super) fn check_leaves_operators(
         &self,
         caller: &Caller,
@@ -54,7 +55,7 @@ impl OperatorUseCases {
         )))
     }
 
-    /// Whether policy lets some operator lift this lock while all locks, including this one, are in force.
+    /// Whether policy lets an operator lift this lock while all locks, including this lock, are in force.
     fn someone_could_lift(&self, lock: &Lock, tenant: Option<&TenantName>, operators: &[&Principal]) -> bool {
         let (engine, now) = (&self.context.rules().engine, self.context.clock.now().wall);
         let mut locks = self.context.state.locks(None, usize::MAX);
@@ -77,7 +78,7 @@ impl OperatorUseCases {
     }
 }
 
-/// Returns how many of an entry's identities a lock shuts out: by their names, or through the person behind them.
+/// Returns whether a lock shuts out none, some or all identities of an entry, by SPIFFE ID or by the person.
 pub(super) fn extent(lock: &Lock, p: &Principal) -> Extent {
     match (locked_human(lock), p.human_text()) {
         (None, _) => lock.shuts_out_of(&p.pattern),
@@ -87,7 +88,7 @@ pub(super) fn extent(lock: &Lock, p: &Principal) -> Extent {
     }
 }
 
-/// Returns the person that a lock names, if it names one.
+/// Returns the person that a lock names, if it names a person.
 pub(super) fn locked_human(lock: &Lock) -> Option<HumanName> {
     match &lock.name {
         LockName::Name(name) => match name.kind() {
@@ -98,8 +99,8 @@ pub(super) fn locked_human(lock: &Lock) -> Option<HumanName> {
     }
 }
 
-/// Returns the operators that the caller must confirm. A lock on one identity or person names it, so only the caller itself
-/// must be confirmed. Any other lock covers operators without naming them.
+/// Returns the operators that the caller must confirm. A lock on one identity or person already names it, so the caller
+/// confirms only itself. All other locks cover operators without their names.
 fn operators_to_confirm(caller: &Caller, lock: &Lock, operators: &[&Principal]) -> BTreeSet<String> {
     let human = locked_human(lock);
     let names_one = human.is_some()

@@ -1,4 +1,4 @@
-//! Locks by operators: set, lifted and listed.
+//! Sets, lifts and lists the locks of operators.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 pub struct Locked {
     pub lock: Lock,
     pub ending: RecordedEnding,
-    /// The jobs that it closed, or would close.
+    /// The jobs that the lock closed, or would close.
     pub jobs_closed: Vec<JobId>,
 }
 
@@ -29,12 +29,12 @@ pub struct LockOrder<'a> {
     pub name: LockName,
     pub options: EndingOptions<'a>,
     pub ttl: Option<Duration>,
-    /// The operators that it may shut out, named as in the refusal that asked for this confirmation.
+    /// The operators that the lock may shut out, with the names from the refusal that required this confirmation.
     pub locks_out: &'a [String],
 }
 
 impl OperatorUseCases {
-    /// Locks a name: all access behind it ends, and nothing new is given until the lock is lifted.
+    /// Locks a name. All access behind the name ends, and no new access is given until the lock is lifted.
     pub fn lock(&self, caller: &Caller, order: LockOrder<'_>) -> Result<Locked, Refusal> {
         let LockOrder { name, options: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
         check_no_recall(&name)?;
@@ -56,8 +56,8 @@ impl OperatorUseCases {
         self.set_lock(caller, lock)
     }
 
-    /// Makes a lock that is not yet in force. It belongs to the caller's tenant, unless the caller may do the same for all
-    /// tenants: only the platform lifts what the platform locked.
+    /// Makes a lock that is not yet in force. It belongs to the caller's tenant, or to the platform if the caller may
+    /// lock for all tenants. Only the platform can lift a lock of the platform.
     pub(super) fn new_lock(
         &self,
         caller: &Caller,
@@ -78,7 +78,7 @@ impl OperatorUseCases {
         }
     }
 
-    /// Puts a lock in force, and ends what is behind it.
+    /// Puts a lock in force, and ends the access behind it.
     pub(super) fn set_lock(&self, caller: &Caller, lock: Lock) -> Result<Locked, Refusal> {
         let (name, reason) = (lock.name.clone(), lock.reason.clone());
         if self.context.rates.may_log(caller.id()) {
@@ -113,7 +113,7 @@ impl OperatorUseCases {
         self.endings.sweep(&done.lowered, "locked");
         let detail = format!("its launcher was locked: {reason}");
         let closed = self.endings.close_all(caller, self.closed_by(&name), &detail, "locked");
-        // What runs on the approval of someone who is locked ends too.
+        // Access that depends on the approval of a locked person ends too.
         let is_void = |job: &Job| {
             let approvers = job.approvals.iter().map(|a| &a.by);
             let breaker = job.emergency.iter().map(|e| &e.by);
@@ -127,7 +127,7 @@ impl OperatorUseCases {
         Ok(Locked { lock: done.value, ending, jobs_closed: closed.jobs })
     }
 
-    /// Returns the jobs that a lock closes: those of a locked launcher. Any other lock leaves its jobs open, and without
+    /// Returns the jobs that a lock closes: the jobs of a locked launcher. All other locks leave jobs open, but without
     /// access.
     pub(super) fn closed_by(&self, name: &LockName) -> Vec<JobId> {
         match name {
@@ -136,7 +136,8 @@ impl OperatorUseCases {
         }
     }
 
-    /// Lifts a lock, and waits until that is on disk. The platform lifts its own locks. The break-glass identity lifts all.
+    /// Lifts a lock, and waits until the record is on disk. Only the platform lifts its own locks. The break-glass
+    /// identity lifts all locks.
     pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
         check_no_recall(name)?;
         let breaks_glass = self.access.breaks_glass(caller.id());
@@ -161,7 +162,8 @@ impl OperatorUseCases {
         })
     }
 
-    /// Returns the locks that the caller may see, by name, after `after`: those of its tenant, or all.
+    /// Returns the locks that the caller may see, in the order of their names: the locks of its tenant, or all. Begins
+    /// behind `after`.
     pub fn list_locks(
         &self,
         caller: &Caller,
@@ -192,13 +194,13 @@ impl OperatorUseCases {
         self.access.is_for_all_tenants(caller, Rpc::ListLocks)
     }
 
-    /// Whether a lock is on something of the caller's tenant.
+    /// Whether the caller's tenant owns the subject of a lock.
     fn is_own_lock(&self, caller: &Caller, lock: &Lock) -> bool {
         let tenant = self.tenant_of_lock(caller, Rpc::ListLocks, &lock.name, "");
         tenant.ok().flatten().as_ref() == Some(caller.tenant())
     }
 
-    /// The tenant whose operators may set and lift a lock. `None` if only operators of all tenants may.
+    /// Returns the tenant whose operators may set and lift a lock. `None` if only operators of all tenants may.
     pub(super) fn tenant_of_lock(
         &self,
         caller: &Caller,
@@ -214,7 +216,7 @@ impl OperatorUseCases {
         }
     }
 
-    /// Ends the access of each identity below a locked prefix. The revision was raised before.
+    /// Ends the access of each identity below a locked prefix. The caller of this function has raised the revision.
     fn sweep_locked_prefix(&self, name: &LockName, reason: &str) -> u64 {
         let LockName::Prefix(prefix) = name else { return 0 };
         let mut ids = BTreeSet::new();
@@ -237,7 +239,7 @@ fn refused_text(name: &LockName) -> String {
     format!("the lock on {name} was set by the platform, so a tenant cannot lift it")
 }
 
-/// Refuses to lock or unlock a recall: that has its own calls, and its own rights.
+/// Refuses to lock or unlock a recall, because recalls have their own calls and rights.
 fn check_no_recall(name: &LockName) -> Result<(), Refusal> {
     let LockName::Recall(dataset) = name else { return Ok(()) };
     let refusal = Refusal::new(Reason::FieldInvalid, format!("{name} is a recall, not a lock"));
@@ -246,9 +248,9 @@ fn check_no_recall(name: &LockName) -> Result<(), Refusal> {
     )))
 }
 
-/// Whether a lock may shut out someone who approved, or opened gates in an emergency: by identity, trust domain or prefix, or the person by name.
+/// Whether a lock may shut out the person `by` who approved a job or opened its gates in an emergency.
 fn shuts_out_approver(lock: &Lock, by: &SpiffeId) -> bool {
-    // The catalog may say today that another identity is this person, so each approval is judged again.
+    // Today's catalog may give another identity to this person, so each approval is checked again.
     let is_human = matches!(&lock.name, LockName::Name(name) if matches!(name.kind(), FenceKind::Human(_)));
     is_human || lock.shuts_out(by)
 }

@@ -1,4 +1,4 @@
-//! Logging in and out.
+//! The login and logout of people.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,24 +26,24 @@ use crate::{
     state::Login,
 };
 
-/// How people log in and out.
+/// The use cases of people who log in and out.
 pub struct LoginUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
     pub(super) endings: Endings,
-    /// Logins that are being checked.
+    /// The permits for logins that are being checked.
     under_way: Semaphore,
-    /// Logins that wait until the clock has the time of their ID tokens.
+    /// The logins that wait until the clock reaches the time of their ID tokens.
     ahead: LoginsAhead,
     log_budget: LogBudget,
 }
 
-/// What a person brings to log in.
+/// A person's request to log in.
 pub struct LoginOrder {
     pub id_token: SecretText,
     /// A certificate signing request as PEM.
     pub key_request: String,
-    /// The group to log in as a member of. `None`: the first of theirs.
+    /// The group for which the person logs in. `None` means the first group of the person.
     pub group: Option<String>,
 }
 
@@ -62,7 +62,7 @@ pub struct LoggedIn {
 /// The size of a login's record without the texts that the identity provider chooses, in bytes.
 const LOGIN_RECORD_BYTES: usize = 1_024;
 
-/// How much of the ledger a login fills.
+/// Returns the size of a login's record, in bytes.
 fn record_bytes(claims: &PersonClaims, groups: &[String]) -> usize {
     let texts = claims.amr.iter().chain(groups).map(String::len).sum::<usize>();
     LOGIN_RECORD_BYTES.saturating_add(claims.sub.len()).saturating_add(texts)
@@ -75,7 +75,7 @@ impl LoginUseCases {
         LoginUseCases { context, access, endings, under_way, ahead: LoginsAhead::default(), log_budget }
     }
 
-    /// The people of this daemon, if it lets people log in.
+    /// Returns the settings for people, if they may log in.
     pub fn people(&self) -> Option<&Arc<People>> {
         self.context.settings.people.as_ref()
     }
@@ -104,7 +104,7 @@ impl LoginUseCases {
         let claims = people.check(&order.id_token, &key, clock).await.map_err(|fault| self.refuse(&fault))?;
         let human = people::human_of_subject(&claims.sub).map_err(|fault| fault.refusal())?;
         let ahead = if claims.issued > clock.now().wall {
-            // The turn is for others while this one waits.
+            // Frees the permit for other logins while this login waits.
             drop(turn);
             let place = self.ahead.enter(&human).map_err(|fault| fault.refusal())?;
             people.wait_until_issued(&claims, clock).await.map_err(|fault| self.refuse(&fault))?;
@@ -153,7 +153,7 @@ impl LoginUseCases {
         Ok(LoggedIn { login, kind: principal.kind, group, svid: svid.cert, bundle, until })
     }
 
-    /// Returns the refusal for the person, and logs what they must not see.
+    /// Returns the refusal for the person, and logs the details that the person must not see.
     fn refuse(&self, fault: &LoginFault) -> Refusal {
         if matches!(fault, LoginFault::TokenRefused { .. } | LoginFault::Provider { .. })
             && let Some(left_out) = self.log_budget.admit()
@@ -163,7 +163,7 @@ impl LoginUseCases {
         fault.refusal()
     }
 
-    /// Finds the catalog's entry for a person. People are no workloads: they hold no credentials of jobs.
+    /// Finds the catalog entry for a person. People are not workloads, so they hold no credentials of jobs.
     fn entry_of(&self, id: &SpiffeId, groups: &[GroupName]) -> Result<Arc<Principal>, Refusal> {
         let rules = self.context.rules();
         let entry = rules.catalog().principal(id).filter(|entry| {
@@ -190,8 +190,8 @@ impl LoginUseCases {
         lock.map_or(Ok(()), |lock| Err(self.context.locked(&lock)))
     }
 
-    /// Ends the caller's own login, and returns whether there was one. Its SVID is of no use from then on, and its open streams
-    /// end at once.
+    /// Ends the caller's own login, and returns whether the caller was logged in. Then the SVID is no longer accepted,
+    /// and open streams end at once.
     pub fn log_out(&self, caller: &Caller) -> Result<(bool, RecordedEnding), Refusal> {
         self.access.authorize(caller, Rpc::LogOut, Some(caller.tenant()), &[], "")?;
         let certificate = caller.login.as_ref().map(|login| login.certificate);
@@ -202,12 +202,12 @@ impl LoginUseCases {
     }
 }
 
-/// The people whose logins wait for the time of their ID tokens, once for each login.
+/// The people whose logins wait for the time of their ID tokens. A person is in the list once for each login.
 #[derive(Default)]
 struct LoginsAhead(Mutex<Vec<HumanName>>);
 
 impl LoginsAhead {
-    /// Takes a place, which is free again when it is dropped.
+    /// Takes a place for a waiting login. The place is free again when the value is dropped.
     fn enter(&self, human: &HumanName) -> Result<PlaceAhead<'_>, LoginFault> {
         let mut waiting = self.lock();
         if waiting.iter().filter(|other| *other == human).count() >= LOGINS_AHEAD_PER_PERSON_MAX {

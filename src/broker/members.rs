@@ -1,4 +1,4 @@
-//! How members join an attempt, and how they are lost.
+//! Lets members join an attempt, and marks silent members.
 
 use std::{sync::Arc, time::Duration};
 
@@ -45,7 +45,7 @@ pub struct JoinRequest<'a> {
     pub ticket: Option<&'a str>,
 }
 
-/// What members ask for their membership: to join, and to stay connected.
+/// The use cases of members for their membership: join, and stay connected.
 #[derive(Clone)]
 pub struct MemberUseCases {
     pub(super) context: Arc<BrokerContext>,
@@ -71,7 +71,7 @@ impl MemberUseCases {
         let standing = request.stand(&names);
         let AccessRequest { rules, caller, .. } = &standing.request;
 
-        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
+        // The stand was taken before all reads below, so `look_again` notices a revocation in between.
         let job = self.context.state.job(id).ok_or_else(job_not_found)?;
         let shown = (attempt, join.ticket);
         self.joining.may_join(rules, caller, &job, &names, shown)?;
@@ -79,7 +79,8 @@ impl MemberUseCases {
         if widened.changed {
             self.report_several(&widened.job, caller.id());
         }
-        // The member's own fence may have been lowered when it was lost before. Any other lowering ends the join.
+        // The member's own fence may have been lowered when the member was lost before. All other lowerings end the
+        // join.
         let own = FenceName::member(id, attempt, instance.clone());
         let again = standing.look_again("you were joining", Some(&own), |changed| match changed {
             None => Ok(()),
@@ -96,7 +97,7 @@ impl MemberUseCases {
         let member = running.members.get(instance).cloned();
         let member =
             member.ok_or_else(|| Refusal::new(Reason::NotJoined, "the membership ended meanwhile"))?;
-        // The member must beat soon, or it is away again.
+        // If the member does not send a heartbeat soon, it is away again.
         let (key, beat) = ((id, attempt, instance.clone()), self.context.clock.now().boot);
         match widened.changed {
             true => self.context.sessions.begin(key, beat),
@@ -106,7 +107,7 @@ impl MemberUseCases {
         Ok(JoinedMember { job: widened.job, member, offers })
     }
 
-    /// Records a member that is new or back, and makes it joined.
+    /// Records a member that is new or returns, and sets its state to joined.
     async fn admit_member(
         &self,
         caller: &Caller,
@@ -139,7 +140,8 @@ impl MemberUseCases {
         })
     }
 
-    /// Reports an identity that is in several open jobs now: once for each of its jobs, not for each of its members.
+    /// Reports an identity that is now in several open jobs. There is one report for each job of the identity, not for
+    /// each member.
     fn report_several(&self, job: &Job, id: &SpiffeId) {
         if job.current().is_none_or(|a| a.members.instances_of(id) > 1) {
             return;
@@ -151,7 +153,7 @@ impl MemberUseCases {
         }
     }
 
-    /// Marks a member as away: its leases end, and it may come back.
+    /// Marks a member as away. Its leases end, and it may come back.
     pub(super) fn mark_away(&self, id: JobId, attempt: AttemptNumber, instance: &InstanceName, detail: &str) {
         let now = self.context.clock.now().lease;
         let by = Actor::Daemon(detail.to_owned());
@@ -167,7 +169,7 @@ impl MemberUseCases {
         }
     }
 
-    /// Marks members as away that count as joined, but have no presence and did not join just now.
+    /// Marks members as away if they count as joined, have no presence, and did not join just now.
     pub(super) fn mark_members_without_presence_away(&self, job: &Job, now: LeaseTime, window: Duration) {
         let Some(a) = job.current() else { return };
         for (instance, m) in a.members.iter() {
@@ -182,7 +184,7 @@ impl MemberUseCases {
     }
 }
 
-/// Returns how long a member may be silent.
+/// Returns the time for which a member may be silent.
 pub(super) fn beat_window(beat: Duration, lost_after: u32) -> Duration {
     beat.saturating_mul(lost_after.max(1)).max(limits::TTL_MIN)
 }

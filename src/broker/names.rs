@@ -1,4 +1,4 @@
-//! The names of the fences that a request stands behind.
+//! The names of the fences behind which a request stands.
 
 use super::{decide::tuned, rules::Rules};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     name::{AttemptNumber, FenceName, Half, InstanceName, ResourceName, Scope, SpiffeId},
 };
 
-/// Returns what shuts an identity out: its own name, its trust domain, and the person behind it.
+/// Returns the fences of an identity: its SPIFFE ID, its trust domain, and the person who uses it.
 pub(super) fn of_identity(rules: &Rules, id: &SpiffeId) -> Vec<FenceName> {
     let human = rules.catalog().principal(id).and_then(|p| p.human(id));
     let mut names = vec![FenceName::identity(id.clone()), FenceName::domain(id.trust_domain())];
@@ -14,8 +14,8 @@ pub(super) fn of_identity(rules: &Rules, id: &SpiffeId) -> Vec<FenceName> {
     names
 }
 
-/// Returns what a specification depends on: its tenant, its launcher, the human it acts for, its image, and these resources. A
-/// launcher that is a person depends on that person, even if the specification names another.
+/// Returns the fences of a specification: its tenant, its launcher, the human for whom it acts, its image, and these
+/// resources. If the launcher is a person, this person has a fence too, even if the specification names another human.
 pub(super) fn of_spec(
     rules: &Rules,
     spec: &Spec,
@@ -32,7 +32,7 @@ pub(super) fn of_spec(
     names
 }
 
-/// Returns what a resource depends on: the tenant that owns it, all its versions, and the version itself.
+/// Returns the fences of a resource: the tenant that owns it, all its versions, and the version itself.
 pub(super) fn of_resource(name: &ResourceName) -> [FenceName; 3] {
     [
         FenceName::tenant(name.tenant()),
@@ -41,7 +41,7 @@ pub(super) fn of_resource(name: &ResourceName) -> [FenceName; 3] {
     ]
 }
 
-/// Returns what a job depends on, with the job itself and the models that it tunes.
+/// Returns the fences of a job, including the job itself and the models that it tunes.
 pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
     let tuned = tuned(rules, &job.spec.read, &job.spec.write);
     let mut names = of_spec(
@@ -54,7 +54,7 @@ pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
     names
 }
 
-/// Returns what every membership depends on, in addition to what the member opens.
+/// Returns the fences of every membership. The fences of the opened resources are not among them.
 pub(super) fn of_member(
     rules: &Rules,
     job: &Job,
@@ -67,7 +67,7 @@ pub(super) fn of_member(
     names
 }
 
-/// Returns what a lease depends on: its scopes, and the models that its job tunes.
+/// Returns the fences of a lease: those of its scopes, and of the models that its job tunes.
 pub(super) fn of_lease(
     rules: &Rules,
     job: &Job,

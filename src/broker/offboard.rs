@@ -1,4 +1,4 @@
-//! Offboarding: an identity or a tenant loses its access for good, and what stays of it is listed.
+//! Offboarding: an identity or a tenant loses its access permanently, and its remnants are listed.
 
 use super::{
     caller::Caller, endings::RecordedEnding, operators::OperatorUseCases, remnants::Remnant,
@@ -17,15 +17,15 @@ use crate::{
 pub struct Offboarded {
     pub lock: Lock,
     pub ending: RecordedEnding,
-    /// The jobs that it closed, or would close.
+    /// The jobs that the offboarding closed, or would close.
     pub jobs_closed: Vec<JobId>,
-    /// What stays, and needs a person.
+    /// Remnants that a person must remove.
     pub stays: Vec<Remnant>,
 }
 
 impl OperatorUseCases {
-    /// Locks an identity or a tenant, closes its open jobs, and lists what stays of it. The lock comes first, so nothing new
-    /// begins meanwhile. Only the platform offboards a tenant.
+    /// Locks an identity or a tenant, closes its open jobs, and lists its remnants. The lock comes first, so no new
+    /// access begins meanwhile. Only the platform may offboard a tenant.
     pub fn offboard(
         &self,
         caller: &Caller,
@@ -146,7 +146,7 @@ impl OperatorUseCases {
     }
 }
 
-/// Whether a job is one that an offboarding closes.
+/// Whether an offboarding closes a job.
 fn is_of(job: &Job, kind: &FenceKind) -> bool {
     match kind {
         FenceKind::Identity(id) => job.launcher == *id,

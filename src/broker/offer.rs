@@ -1,4 +1,4 @@
-//! What a job offers its members: one credential for each half and audience.
+//! The credentials that a job offers its members: one for each half and audience.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,20 +21,20 @@ pub struct Offer {
     pub s3: Option<S3Endpoint>,
 }
 
-/// What a member asks for.
+/// A member's request for a credential.
 #[derive(Clone, Debug)]
 pub struct IssueRequest {
     pub session: MemberSession,
     pub half: Half,
     /// May be left out if the half has only one audience.
     pub audience: Option<SpiffeId>,
-    /// Narrows the access. Empty asks for all that the job has at this half and audience.
+    /// Narrows the access. If it is empty, the request is for all access of the job in this half at this audience.
     pub scopes: Vec<Scope>,
     pub ttl: Option<Duration>,
 }
 
 impl Offer {
-    /// Returns one offer for each half and audience, with what the job does there.
+    /// Returns one offer for each half and audience. It contains the job's resources in them.
     pub(super) fn all_of(rules: &Rules, job: &Job) -> Vec<Offer> {
         let mut offers: BTreeMap<(Half, SpiffeId), Offer> = BTreeMap::new();
         for name in job.spec.read.iter().chain(&job.spec.write) {
@@ -58,7 +58,7 @@ impl Offer {
         offers.into_values().collect()
     }
 
-    /// Returns the offer that a request asks for, narrowed to its scopes, and its audience.
+    /// Returns the offer for a request, with only the scopes of the request. Also returns the audience.
     pub(super) fn choose(
         rules: &Rules,
         job: &Job,
@@ -74,23 +74,24 @@ impl Offer {
             (Some(_), false) => {
                 return Err(Refusal::new(
                     Reason::FieldMissing,
-                    format!("the {} half of this job has several audiences: say which", request.half),
+                    format!("this job {} at several audiences: name one", does(request.half)),
                 ));
             }
             (None, _) => {
                 return Err(Refusal::new(
                     Reason::AudienceUnknown,
                     match &request.audience {
-                        Some(a) => format!("this job has no access in the {} half at {a}", request.half),
-                        None => format!("this job has no access in the {} half", request.half),
+                        Some(a) => format!("this job {} nothing at {a}", does(request.half)),
+                        None => format!("this job {} nothing", does(request.half)),
                     },
                 ));
             }
         };
         if !request.scopes.is_empty() {
             for wanted in &request.scopes {
-                let has = offer.scopes.iter().find(|s| s.resource == wanted.resource);
-                if wanted.actions.is_empty() || !has.is_some_and(|s| wanted.actions.is_subset(&s.actions)) {
+                let offered = offer.scopes.iter().find(|s| s.resource == wanted.resource);
+                if wanted.actions.is_empty() || !offered.is_some_and(|s| wanted.actions.is_subset(&s.actions))
+                {
                     return Err(Refusal::new(
                         Reason::ResourceNotFound,
                         format!("the job has no such access to {} at this audience", wanted.resource),
@@ -103,6 +104,14 @@ impl Offer {
         }
         let audience = audience_of(rules, &offer.audience)?;
         Ok((offer, audience))
+    }
+}
+
+/// The verb for the access of a half.
+const fn does(half: Half) -> &'static str {
+    match half {
+        Half::Reading => "reads",
+        Half::Writing => "writes",
     }
 }
 

@@ -1,4 +1,4 @@
-//! What revocations and locks share: who may end what, and how much of it.
+//! The code that revocations and locks share: who may end which access, and the end of memberships.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What operators ask to end access, and to keep it out.
+/// The use cases of operators to end access and to prevent new access.
 pub struct OperatorUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
@@ -22,8 +22,8 @@ pub struct OperatorUseCases {
 }
 
 impl OperatorUseCases {
-    /// Returns the tenant whose operators may end what stands behind a name; `None` means only operators of all tenants. A
-    /// caller that may not make the call at all does not learn whether there is such a job or lease.
+    /// Returns the tenant whose operators may end the access behind a name. `None` means only operators of all tenants.
+    /// A caller that may not make the call does not learn whether the job or lease exists.
     pub(super) fn tenant_of(
         &self,
         caller: &Caller,
@@ -51,7 +51,7 @@ impl OperatorUseCases {
             },
             FenceKind::Tenant(t) => Ok(Some(t)),
             FenceKind::Resource(r) => Ok(Some(r.tenant())),
-            // Only callers that see its tenant learn whose an identity is, and whether it is known.
+            // Only callers that see the tenant of an identity learn the tenant, and whether the identity is known.
             FenceKind::Identity(id) => {
                 let tenant = caller.rules.catalog().principal(&id).map(|p| p.tenant.clone());
                 Ok(tenant.filter(|tenant| self.access.sees(caller, tenant)))
@@ -60,8 +60,8 @@ impl OperatorUseCases {
         }
     }
 
-    /// Ends all memberships of an identity, after it was revoked or locked, as `done` says. Returns the names that this lowered,
-    /// for the clean-up.
+    /// Ends all memberships of an identity after its revocation or lock. `done` is the text for that. Returns the
+    /// lowered names, for the clean-up.
     pub(super) fn end_memberships(
         &self,
         caller: &Caller,
@@ -85,7 +85,7 @@ impl OperatorUseCases {
     }
 }
 
-/// Says to those who lose access who ended it, and why.
+/// Returns the text for members that lose access: who ended the access, and why.
 pub(super) fn by_whom(caller: &Caller, reason: &str) -> String {
     format!("by {}: {reason}", caller.id())
 }

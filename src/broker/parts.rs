@@ -41,7 +41,7 @@ use crate::{
     secret::NoRandomness,
 };
 
-/// The use cases, by what they are about.
+/// The use cases, grouped by subject.
 pub struct Broker {
     pub(super) context: Arc<BrokerContext>,
     pub(super) endings: Endings,
@@ -60,7 +60,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Joins the parts.
+    /// Makes the parts and joins them.
     pub fn new(context: BrokerContext, tickets: Tickets) -> Result<Arc<Self>, NoRandomness> {
         let context = Arc::new(context);
         let access = AccessControl { context: context.clone() };
@@ -174,7 +174,7 @@ impl Broker {
         metrics::gauge!("leasehold_issuing_held").set(f64::from(u8::from(self.context.is_held())));
     }
 
-    /// Returns a job that is open or was closed lately.
+    /// Returns a job that is open or was closed recently.
     pub fn job(&self, id: JobId) -> Option<Arc<Job>> {
         self.context.state.job(id)
     }
@@ -184,7 +184,8 @@ impl Broker {
         self.context.state.settled(id).await;
     }
 
-    /// Returns the tenants with open jobs that a person launched, approved, takes part in, or that are done for the person.
+    /// Returns the tenants of the open jobs in which a person is involved: as launcher, approver or member, or because
+    /// the job acts for the person.
     pub fn tenants_of_person(&self, human: &HumanName) -> BTreeSet<TenantName> {
         let rules = self.context.rules();
         let is = |id: &SpiffeId| human_of(&rules, id).as_ref() == Some(human);
@@ -198,12 +199,12 @@ impl Broker {
         jobs.iter().filter(|job| concerns(job)).map(|job| job.spec.tenant.clone()).collect()
     }
 
-    /// Returns the tenant of an identity, as the catalog says now.
+    /// Returns the tenant of an identity in the present catalog.
     pub fn tenant_of_identity(&self, id: &SpiffeId) -> Option<TenantName> {
         self.context.rules().catalog().principal(id).map(|p| p.tenant.clone())
     }
 
-    /// Returns the tenant of a lease that is live or ended lately.
+    /// Returns the tenant of a lease that is live or ended recently.
     pub fn tenant_of_lease(&self, id: LeaseId) -> Option<TenantName> {
         self.context.lease_tenant(id)
     }

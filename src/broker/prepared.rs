@@ -1,9 +1,10 @@
-//! What follows from a job and the rules for the credentials of one member, kept for its next credential.
+//! A cache of the facts that follow from a job and the rules for the credentials of one member.
 //!
-//! A member asks for a credential when it starts, and renews it every few minutes. The specification of its job never changes,
-//! and the rules seldom do, so the offer, the names of the fences, their tags and most of the claims are those of the last
-//! credential. What can have changed since then is not kept: the revision, the fences, locks, the state of the job, approvals,
-//! pins, the time, and the decision of policy are read for each credential, in the order of `broker/issue.rs`.
+//! A member asks for a credential when it starts, and renews it every few minutes. The specification of its job never
+//! changes, and the rules seldom do, so the offer, the names of the fences, their tags and most of the claims are those
+//! of the last credential. The cache has no facts that can change. The revision, the fences, locks, the state of the
+//! job, approvals, pins, the time, and the decision of policy are read for each credential, in the order of
+//! `broker/issue.rs`.
 
 use std::sync::{Arc, Weak};
 
@@ -27,17 +28,17 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What a credential of one member is for, and all that follows from its job and the rules.
+/// The scopes of a member's credential, and all facts that follow from its job and the rules.
 pub(super) struct PreparedCredential {
-    /// What it follows from. The pointers are compared, and keep nothing alive.
+    /// The specification and the rules from which the facts follow. The weak pointers are only compared.
     spec: Weak<Spec>,
     rules: Weak<Rules>,
     pub(super) offer: Offer,
     pub(super) audience: Audience,
-    /// The names of its fences, sorted and distinct.
+    /// The names of the credential's fences, sorted and distinct.
     pub(super) names: Vec<FenceName>,
     pub(super) facts: Arc<Facts>,
-    /// What policy is asked.
+    /// The actions and resources about which policy is asked.
     pub(super) parts: Vec<(Action, ResourceName)>,
     pub(super) risk: JobRisk,
     pub(super) launcher: LauncherWork,
@@ -45,7 +46,7 @@ pub(super) struct PreparedCredential {
 }
 
 impl PreparedCredential {
-    /// Whether it follows from this job and these rules, for this holder.
+    /// Whether this preparation is for this job, these rules and this holder.
     fn is_of(&self, rules: &Arc<Rules>, job: &Job, holder: &SpiffeId) -> bool {
         std::ptr::eq(self.spec.as_ptr(), Arc::as_ptr(&job.spec))
             && std::ptr::eq(self.rules.as_ptr(), Arc::as_ptr(rules))
@@ -53,18 +54,18 @@ impl PreparedCredential {
     }
 }
 
-/// One member, and what it asks for.
+/// A member, and the credential that it requests.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct CredentialKey {
     job: JobId,
     attempt: AttemptNumber,
     instance: InstanceName,
     half: Half,
-    /// Empty if the request does not say it.
+    /// `None` if the request names no audience.
     audience: Option<SpiffeId>,
 }
 
-/// The preparations of members that asked lately. If there are [`limits::PREPARED_MAX`], all are dropped.
+/// The preparations for recent requests of members. If there are [`limits::PREPARED_MAX`], all are dropped.
 pub(super) struct PreparedCredentials {
     tokens: Tokens,
     kept: DashMap<CredentialKey, Arc<PreparedCredential>>,
@@ -75,7 +76,7 @@ impl PreparedCredentials {
         PreparedCredentials { tokens, kept: DashMap::new() }
     }
 
-    /// Returns what follows for a credential that a member asks for.
+    /// Returns the preparation for a credential that a member requests.
     pub(super) fn for_issue(
         &self,
         rules: &Arc<Rules>,
@@ -103,7 +104,8 @@ impl PreparedCredentials {
         Ok(prepared)
     }
 
-    /// Returns what follows for the next token of a lease, if the catalog has what the lease is for where it was.
+    /// Returns the preparation for the next token of a lease, if the catalog has the lease's resources at the same
+    /// locations and audience.
     pub(super) fn for_renewal(
         &self,
         rules: &Arc<Rules>,
@@ -143,7 +145,7 @@ impl PreparedCredentials {
         Ok(prepared)
     }
 
-    /// Returns what follows for a lease that stands behind these names, which are not those of a new one.
+    /// Returns the preparation for a lease behind these names. They differ from the names of a new lease.
     pub(super) fn behind(
         &self,
         prepared: &PreparedCredential,

@@ -1,4 +1,4 @@
-//! Which of the joined members are connected: their streams and heartbeats.
+//! The presence of joined members: their streams and heartbeats.
 
 use std::{
     sync::{
@@ -27,11 +27,11 @@ pub(super) struct Presences(DashMap<MemberKey, Arc<Presence>>);
 pub(super) struct Presence {
     streams: AtomicU32,
     last_beat: AtomicU64,
-    /// Whether one of its tokens was bound to a certificate. If so, all later ones are.
+    /// Whether a token of the member was bound to a certificate. If so, all later tokens are bound too.
     pinned: AtomicBool,
-    /// Raised so that its streams check the state of the member.
+    /// A counter. When it is raised, the streams check the state of the member.
     calls: watch::Sender<u64>,
-    /// How many of its leases someone else ended one by one. That lowers no fence of the member.
+    /// The number of the member's leases that others ended one by one. Such an end lowers no fence of the member.
     leases_ended: AtomicU64,
 }
 
@@ -46,12 +46,12 @@ impl Presence {
         })
     }
 
-    /// Counts a beat.
+    /// Counts a heartbeat.
     pub(super) fn beat(&self, now: BootTime) {
         self.last_beat.fetch_max(now.0, Ordering::AcqRel);
     }
 
-    /// Counts an ended stream, and returns whether it was the last one.
+    /// Counts an ended stream, and returns whether it was the last stream.
     pub(super) fn close_stream(&self) -> bool {
         self.streams.fetch_sub(1, Ordering::AcqRel) == 1
     }
@@ -61,37 +61,39 @@ impl Presence {
         self.calls.subscribe()
     }
 
-    /// Returns how many of its leases someone else has ended one by one.
+    /// Returns the number of the member's leases that others ended one by one.
     pub(super) fn leases_ended(&self) -> u64 {
         self.leases_ended.load(Ordering::Acquire)
     }
 
-    /// Wakes its streams, so that they check the state of the member.
+    /// Wakes the streams, so that they check the state of the member.
     pub(super) fn call(&self) {
         self.calls.send_modify(|n| *n = n.wrapping_add(1));
     }
 }
 
 impl Presences {
-    /// Returns the members whose last beat is older than the window.
+    /// Returns the members whose last heartbeat is older than the window.
     pub(super) fn silent(&self, now: BootTime, window: Duration) -> Vec<MemberKey> {
         let is_silent = |p: &Presence| now.since(BootTime(p.last_beat.load(Ordering::Acquire))) > window;
         self.0.iter().filter(|p| is_silent(p)).map(|p| p.key().clone()).collect()
     }
 
-    /// Begins a new presence, for a member that joins or is back. Streams of an earlier presence are woken to check the state.
+    /// Begins a new presence for a member that joins or returns. Wakes the streams of an earlier presence, so that they
+    /// check the state.
     pub(super) fn begin(&self, key: MemberKey, beat: BootTime) {
         if let Some(before) = self.0.insert(key, Presence::new(beat)) {
             before.call();
         }
     }
 
-    /// Begins a presence if there is none.
+    /// Begins a presence if the member has none.
     pub(super) fn take_up(&self, key: MemberKey, beat: BootTime) {
         self.0.entry(key).or_insert_with(|| Presence::new(beat));
     }
 
-    /// Returns the presence of a member with one more stream, counted under the lock of the map's entry.
+    /// Adds a stream to the presence of a member, and returns the presence. The map's entry is locked while the stream
+    /// is counted.
     pub(super) fn open_stream(&self, key: MemberKey, beat: BootTime) -> Arc<Presence> {
         let held = self.0.entry(key).or_insert_with(|| Presence::new(beat));
         held.streams.fetch_add(1, Ordering::AcqRel);
@@ -103,7 +105,7 @@ impl Presences {
         self.0.contains_key(key)
     }
 
-    /// Forgets a member that is still silent. Returns `None` if it has beaten meanwhile.
+    /// Forgets a member that is still silent. Returns `None` if the member has sent a heartbeat meanwhile.
     pub(super) fn forget_silent(
         &self,
         key: &MemberKey,
@@ -114,13 +116,14 @@ impl Presences {
         self.0.remove_if(key, |_, p| silent(p)).map(|(_, p)| p)
     }
 
-    /// Forgets a member if this presence is its current one and has no stream left. Returns whether it did.
+    /// Forgets a member if this is its current presence and has no stream left. Returns whether the member was
+    /// forgotten.
     pub(super) fn forget_gone(&self, key: &MemberKey, presence: &Arc<Presence>) -> bool {
         let gone = |p: &Arc<Presence>| Arc::ptr_eq(p, presence) && p.streams.load(Ordering::Acquire) == 0;
         self.0.remove_if(key, |_, p| gone(p)).is_some()
     }
 
-    /// Forgets a member that has left, if this presence is its current one.
+    /// Forgets a member that has left, if this is its current presence.
     pub(super) fn forget(&self, key: &MemberKey, presence: &Arc<Presence>) {
         self.0.remove_if(key, |_, p| Arc::ptr_eq(p, presence));
     }
@@ -132,7 +135,7 @@ impl Presences {
         }
     }
 
-    /// Tells one member that someone else ended one of its leases.
+    /// Notifies a member that another caller ended one of its leases.
     pub(super) fn lease_ended(&self, key: &MemberKey) {
         if let Some(presence) = self.0.get(key) {
             presence.leases_ended.fetch_add(1, Ordering::AcqRel);
@@ -140,7 +143,7 @@ impl Presences {
         }
     }
 
-    /// Calls all members of an attempt.
+    /// Wakes the streams of all members of an attempt.
     pub(super) fn call_attempt(&self, job: &Job, attempt: AttemptNumber) {
         let Some(a) = job.attempt(attempt) else { return };
         for (instance, _) in a.members.iter() {
@@ -152,8 +155,8 @@ impl Presences {
         self.0.iter().for_each(|p| p.call());
     }
 
-    /// Whether a new token is bound to the certificate: because the rules say so, or because an earlier token was.
-    /// Remembers the answer.
+    /// Whether a new token is bound to the certificate, because the rules require it or an earlier token was bound.
+    /// Keeps the answer.
     pub(super) fn pin(&self, key: &MemberKey, must: bool) -> bool {
         self.0.get(key).map_or(must, |p| p.pinned.fetch_or(must, Ordering::AcqRel) || must)
     }

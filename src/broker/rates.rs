@@ -1,8 +1,8 @@
-//! How much of the ledger the calls of one identity, and of one tenant, may fill.
+//! Limits how much of the ledger the calls of one identity and of one tenant may fill.
 //!
-//! Bytes are counted for what widens access: jobs, attempts, joins, credentials and their renewals. Each ending in a job ends
-//! something that was counted when it began, so the number of endings is bounded too. Calls are counted for the operators of
-//! one tenant, who may revoke and lock without end. The platform's operators are never refused here.
+//! Calls that widen access are counted in bytes: jobs, attempts, joins, credentials and their renewals. Everything that
+//! can end in a job was counted at its begin, so the number of endings is bounded too. Operators of one tenant can
+//! revoke and lock without limit, so their calls are counted. The platform's operators are never refused here.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ impl GovernorClock for Boot {
 
 type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Boot, NoOpMiddleware<Duration>>;
 
-/// The KiB that each identity and each tenant may still have written.
+/// The KiB of records that each identity and each tenant may still write.
 pub(super) struct Rates {
     identities: Limiter<SpiffeId>,
     tenants: Limiter<TenantName>,
@@ -44,7 +44,7 @@ pub(super) struct Rates {
     clock: Boot,
 }
 
-/// Whose rate is used up, and how long to wait.
+/// The identity or tenant whose rate is used up, and the time to wait.
 #[derive(Debug)]
 struct Spent {
     whose: String,
@@ -81,8 +81,8 @@ impl Rates {
             .map_err(|wait| Spent { whose: format!("the tenant {tenant}"), wait })
     }
 
-    /// Takes from the rate of one identity. A flood of new identities must not fill the memory: past the bound, a new one has no
-    /// rate.
+    /// Takes from the rate of one identity. A flood of new identities must not fill the memory, so a new identity past
+    /// the bound has no rate.
     fn take_of_identity(&self, id: &SpiffeId, kib: NonZeroU32) -> Result<(), Spent> {
         if self.identities.len() >= limits::RATED_IDENTITIES_MAX {
             return Ok(());
@@ -91,7 +91,7 @@ impl Rates {
             .map_err(|wait| Spent { whose: "this identity".to_owned(), wait })
     }
 
-    /// Counts a record that a call wants to write. Refuses it if the caller or its tenant wrote too many.
+    /// Counts a record that a call wants to write. Refuses the call if the caller or its tenant has written too much.
     pub(super) fn charge(&self, caller: &Caller, record: &Event) -> Result<(), Refusal> {
         self.charge_bytes(caller, record.bytes())
     }
@@ -100,13 +100,13 @@ impl Rates {
         self.take(&caller.counted_as(), caller.tenant(), bytes).map_err(Spent::refusal)
     }
 
-    /// Counts the record of a person's login. It does not count for the tenant: however much the jobs of a tenant have written,
-    /// its operators can log in and end them.
+    /// Counts the record of a person's login. It does not count for the tenant, so operators can always log in and end
+    /// jobs, regardless of how much the jobs have written.
     pub(super) fn charge_login(&self, person: &SpiffeId, bytes: usize) -> Result<(), Refusal> {
         self.take_of_identity(person, kib(bytes)).map_err(Spent::refusal)
     }
 
-    /// Counts a call by which an operator of one tenant ends access or gives it back.
+    /// Counts a call of a tenant's operator that ends access or lifts a lock.
     pub(super) fn charge_call(&self, caller: &Caller) -> Result<(), Refusal> {
         let one = NonZeroU32::MIN;
         take(&self.operators, &caller.counted_as(), one, &self.clock)
@@ -122,12 +122,13 @@ impl Rates {
             })
     }
 
-    /// Whether one more line about an operator's revokes and locks may be logged, so that a loop does not fill the log.
+    /// Whether another line about the revocations and locks of an operator may be logged. So a loop does not fill the
+    /// log.
     pub(super) fn may_log(&self, operator: &SpiffeId) -> bool {
         take(&self.logged, operator, NonZeroU32::MIN, &self.clock).is_ok()
     }
 
-    /// Forgets the identities and tenants that have all of their rate again.
+    /// Forgets the identities and tenants whose rate is fully available again.
     pub(super) fn prune(&self) {
         self.identities.retain_recent();
         self.tenants.retain_recent();
@@ -137,7 +138,7 @@ impl Rates {
     }
 }
 
-/// Returns a quota of `per_second` in the long run, and a burst in which the largest record fits.
+/// Returns a quota of `per_second` in the long run. The burst is large enough for the largest record.
 fn quota(per_second: u32) -> Quota {
     let largest =
         u32::try_from(limits::LEDGER_RECORD_BYTES_MAX / 1_024).unwrap_or(u32::MAX).saturating_add(1);
@@ -146,7 +147,7 @@ fn quota(per_second: u32) -> Quota {
     Quota::per_second(at_least_one(per_second)).allow_burst(at_least_one(burst))
 }
 
-/// The KiB that some bytes count for.
+/// Converts bytes to KiB, rounded up.
 fn kib(bytes: usize) -> NonZeroU32 {
     let kib = u32::try_from(bytes / 1_024).unwrap_or(u32::MAX).saturating_add(1);
     NonZeroU32::new(kib).unwrap_or(NonZeroU32::MIN)
@@ -210,7 +211,7 @@ mod tests {
         (0..10_000_000).find(|_| rates.take(&id(who), &tenant(of), 100).is_err()).unwrap()
     }
 
-    // The logins of a person count with what else the person writes, and not for the tenant.
+    // The logins of a person count with all other records of the person, but not for the tenant.
     #[test]
     fn logins_count_for_the_person_only() {
         let rates = Rates::new(Arc::new(Put::default()), 10, 30);
@@ -235,7 +236,7 @@ mod tests {
         assert_eq!(taken(&rates, 99, "globex"), 10 * burst);
         let spent = rates.take(&id(1), &tenant("acme"), 100).unwrap_err();
         assert!(spent.wait <= Duration::from_millis(100) && spent.whose == "this identity", "{spent:?}");
-        // In the long run it is the rate, however often it is asked.
+        // In the long run the rate is the limit, regardless of the number of attempts.
         clock.0.store(20_000, std::sync::atomic::Ordering::Relaxed);
         assert_eq!(taken(&rates, 1, "acme"), 200);
     }

@@ -1,4 +1,4 @@
-//! Which tenants each audience concerns.
+//! The tenants that each audience concerns.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,22 +9,23 @@ use crate::{
     name::{SpiffeId, TenantName},
 };
 
-/// The tenants whose lowerings can end a lease at each audience. It only grows: tokens may be left at an audience that a new
-/// catalog takes from a tenant.
+/// The tenants whose lowerings can end a lease at each audience. The map only grows, because tokens may still exist for
+/// an audience that a new catalog takes from a tenant.
 #[derive(Default)]
 pub(super) struct AudienceReach(ArcSwap<HashMap<SpiffeId, AudienceTenants>>);
 
 /// The tenants of one audience.
 #[derive(Clone, Default)]
 pub(super) struct AudienceTenants {
-    /// Tenants whose jobs can hold leases there.
+    /// Tenants whose jobs can hold leases at the audience.
     pub(super) holders: BTreeSet<TenantName>,
-    /// Tenants whose data or models those leases can depend on: the holders, and those that share with them.
+    /// Tenants that own data or models on which those leases can depend: the holders, and the tenants that share with
+    /// them.
     pub(super) owners: BTreeSet<TenantName>,
 }
 
 impl AudienceReach {
-    /// Adds the audiences of a catalog. This comes before anything is issued under it.
+    /// Adds the audiences of a catalog. Call it before a credential is issued under this catalog.
     pub(super) fn widen(&self, catalog: &Catalog) {
         let mut lenders: HashMap<&TenantName, BTreeSet<&TenantName>> = HashMap::new();
         for r in catalog.resources() {

@@ -1,7 +1,8 @@
 //! Recalls: a dataset is taken back from all present and future jobs.
 //!
-//! A recall is kept as a lock that no `unlock` lifts. So it refuses the data even if policy allows it, and a mistake in a
-//! policy does not give recalled data out. The jobs that read the data are closed, and what they wrote is quarantined.
+//! A recall is kept as a lock that `unlock` cannot lift. So the data is refused even if policy allows it, and a mistake
+//! in a policy does not give out recalled data. The jobs that read the data are closed, and their outputs are
+//! quarantined.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -25,12 +26,13 @@ use crate::{
 pub struct Recalled {
     pub recall: Lock,
     pub ending: RecordedEnding,
-    /// The jobs that it closed, or would close.
+    /// The jobs that the recall closed, or would close.
     pub jobs_closed: Vec<JobId>,
-    /// Who could read the data, and may have a copy: at most [`limits::REACH_SHOWN_MAX`] of `holders_total`.
+    /// The members that could read the data and may have a copy: at most [`limits::REACH_SHOWN_MAX`] of
+    /// `holders_total`.
     pub holders: Vec<Holder>,
     pub holders_total: usize,
-    /// What jobs that read it have written: at most [`limits::REACH_SHOWN_MAX`] of `outputs_total`.
+    /// The outputs of the jobs that read the data: at most [`limits::REACH_SHOWN_MAX`] of `outputs_total`.
     pub outputs: Vec<Output>,
     pub outputs_total: usize,
     pub notes: Vec<String>,
@@ -53,7 +55,7 @@ pub struct Output {
 }
 
 impl BrokerContext {
-    /// Returns the recall of a resource, of its version or of all versions.
+    /// Returns the recall of a resource: of this version, or of all versions.
     pub(super) fn recall_of(&self, name: &ResourceName) -> Option<Lock> {
         let of = |name: ResourceName| self.state.lock_named(&LockName::Recall(name));
         of(name.clone()).or_else(|| of(name.unversioned()))
@@ -61,15 +63,15 @@ impl BrokerContext {
 }
 
 impl RuleUseCases {
-    /// Returns why a resource was recalled, if it was.
+    /// Returns the reason of the recall, if a resource was recalled.
     pub fn recalled_because(&self, name: &ResourceName) -> Option<String> {
         self.context.recall_of(name).map(|recall| recall.reason)
     }
 }
 
 impl JobUseCases {
-    /// Returns why the outputs of a job are quarantined. They are if the job failed or was revoked, or if something was
-    /// compromised that it had to do with, or if it read data that was recalled since.
+    /// Returns the reason if the outputs of a job are quarantined. This is so if the job failed or was revoked, if a
+    /// compromise concerns the job, or if the job read data that was recalled later.
     pub fn quarantine_of(&self, job: &Job) -> Option<String> {
         if job.spec.write.is_empty() {
             return None;
@@ -86,8 +88,8 @@ impl JobUseCases {
 }
 
 impl OperatorUseCases {
-    /// Recalls a dataset, one version or all: ends every lease on it, closes the jobs that read it, and refuses it from now
-    /// on. A second recall closes what the first one left.
+    /// Recalls one or all versions of a dataset: ends every lease on it, closes the jobs that read it, and refuses it
+    /// from now on. A second recall closes the jobs that the first recall left open.
     pub fn recall_dataset(
         &self,
         caller: &Caller,
@@ -104,7 +106,7 @@ impl OperatorUseCases {
             self.check_known(caller, Rpc::RecallDataset, &LockName::Name(fence.clone()))?;
         }
         let recall = Lock {
-            // Only the platform takes a recall back.
+            // Only the platform may take a recall back.
             of: None,
             ..self.new_lock(caller, Rpc::RecallDataset, LockName::Recall(name.clone()), reason, None)
         };
@@ -134,7 +136,7 @@ impl OperatorUseCases {
         Ok(self.recalled(done.value, ending, closed.jobs, &readers))
     }
 
-    /// Takes a recall back, and waits until that is on disk. What it ended stays ended.
+    /// Takes a recall back, and waits until the record is on disk. Ended leases and closed jobs stay as they are.
     pub async fn unrecall_dataset(
         &self,
         caller: &Caller,
@@ -152,7 +154,7 @@ impl OperatorUseCases {
         })
     }
 
-    /// Returns the jobs that read a dataset, open and closed, as far as they are in memory.
+    /// Returns the open and closed jobs in memory that read a dataset.
     fn readers_of(&self, name: &ResourceName) -> Vec<Arc<Job>> {
         let reads = |job: &Job| job.spec.read.iter().any(|r| r == name || r.unversioned() == *name);
         self.context.state.list(None, usize::MAX, reads)
@@ -211,7 +213,7 @@ impl OperatorUseCases {
         }
     }
 
-    /// Returns the audiences of a recalled dataset that do not hear of a revocation.
+    /// Returns the audiences of a recalled dataset that do not learn of revocations.
     fn late_audiences(&self, name: &LockName) -> BTreeSet<SpiffeId> {
         let rules = self.context.rules();
         let catalog = rules.catalog();

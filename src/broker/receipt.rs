@@ -1,4 +1,5 @@
-//! Receipts for ledger records: a caller that revoked access passes one to `WaitDurable`, to wait until the record is on disk.
+//! Receipts for ledger records. A caller that revoked access passes the receipt to `WaitDurable`, to wait until the
+//! record is on disk.
 
 use ring::{
     aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -7,8 +8,8 @@ use ring::{
 
 use crate::secret::{NoRandomness, Secret};
 
-/// Encrypts the record's index. A plain index would show each tenant how active the others are. A receipt is valid in one run
-/// of the daemon.
+/// The key that encrypts the index of a record. A plain index would show a tenant how active the other tenants are. A
+/// receipt is valid in one run of the daemon.
 pub(super) struct Receipts {
     key: LessSafeKey,
     random: SystemRandom,

@@ -1,4 +1,4 @@
-//! A limit on members that come back all at once.
+//! A limit on members that return at the same time.
 
 use std::sync::Arc;
 
@@ -14,20 +14,20 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Limits how many requests of returning members are in work. After a restart thousands come back at once, and new callers
-/// must be answered meanwhile.
+/// Limits how many requests of returning members are processed at once. After a restart, thousands of members return at
+/// once, and new callers must still get answers.
 pub(super) struct ReconnectLimiter {
-    /// Requests in work.
+    /// Permits for requests that are processed.
     places: Semaphore,
-    /// Requests in work, and those that wait.
+    /// Permits for requests that are processed or wait.
     let_in: Semaphore,
     clock: Arc<dyn Clock>,
     fences: Arc<Registry>,
-    /// When this run of the daemon began.
+    /// The time at which this run of the daemon began.
     began: LeaseTime,
 }
 
-/// Lets one request of a returning member work, until it is dropped.
+/// The permit of one request of a returning member, until it is dropped.
 pub(super) struct ReconnectPermit<'a>(
     #[expect(dead_code, reason = "held for their places")] (SemaphorePermit<'a>, SemaphorePermit<'a>),
 );
@@ -55,7 +55,7 @@ impl ReconnectLimiter {
         }
     }
 
-    /// Returns a permit if a member that is away comes back. A first join needs none.
+    /// Returns a permit if a member that is away returns. A first join needs no permit.
     pub(super) async fn permit_to_join(
         &self,
         job: &Job,
@@ -64,7 +64,7 @@ impl ReconnectLimiter {
         caller: &SpiffeId,
     ) -> Result<Option<ReconnectPermit<'_>>, Refusal> {
         let member = job.attempt(attempt).and_then(|a| a.members.get(instance));
-        // All others are refused without one.
+        // All other callers are refused later and need no permit.
         let own = member.filter(|m| m.spiffe_id == *caller);
         match own.map(|m| m.state) {
             Some(MemberState::Away { .. }) => self.take().await.map(Some),
@@ -72,7 +72,7 @@ impl ReconnectLimiter {
         }
     }
 
-    /// Returns a permit if a member of an earlier run of the daemon asks for its first lease of this one.
+    /// Returns a permit if a member of an earlier run of the daemon asks for its first lease in this run.
     pub(super) async fn permit_to_ask(
         &self,
         job: &Job,

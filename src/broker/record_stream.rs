@@ -13,30 +13,31 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What a caller may see of the ledger.
+/// The part of the ledger that a caller may see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LedgerView {
     /// The whole ledger.
     All,
-    /// What concerns one tenant.
+    /// The records that concern one tenant.
     OfTenant(TenantName),
 }
 
-/// Where a reader begins.
+/// The record with which a reader begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordStart {
-    /// With the next record that is written.
+    /// The next record that is written.
     Next,
-    /// With the record at this index, from 1.
+    /// The record at this index, counted from 1.
     At(u64),
-    /// With the record after the one that has this hash. For readers who see no index.
+    /// The record after the record with this hash. For readers who see no index.
     After(Digest),
 }
 
 /// One record for a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShownRecord {
-    /// 0 for a reader of one tenant's records, which must not learn how many other records there are.
+    /// The index of the record. 0 for a reader of one tenant's records, because it must not learn the number of other
+    /// records.
     pub index: u64,
     /// The line on disk, or the part of it that the tenant may see.
     pub line: String,
@@ -45,16 +46,16 @@ pub struct ShownRecord {
 /// The records that one reader sees, in order.
 pub struct RecordStream {
     pub(super) tail: Tail,
-    /// Whether to end at the last record.
+    /// Whether the stream ends at the last record.
     pub(super) no_follow: bool,
     /// Set for a reader of one tenant's records.
     pub(super) part: Option<PartReader>,
 }
 
-/// What a reader of one tenant's records needs.
+/// The state of a reader of one tenant's records.
 pub(super) struct PartReader {
     pub(super) view: TenantView,
-    /// The record to begin after, until it was found.
+    /// The hash of the record after which the reader begins, until the record is found.
     pub(super) after: Option<Digest>,
     /// The last record when the stream was opened.
     pub(super) last: u64,
@@ -95,7 +96,8 @@ impl RecordStream {
 }
 
 impl PartReader {
-    /// Returns the line as the reader sees it. `None` if it is not for the reader, or not yet.
+    /// Returns the line as the reader sees it. `None` if the reader may not see it, or if the first record was not
+    /// found yet.
     fn read(&mut self, line: &TailLine) -> Result<Option<String>, Refusal> {
         let (record, hash) = line.read().map_err(|e| cut_off(&e))?;
         let shown = self.view.show(record, hash).map_err(|TooManyFollowed| {
@@ -118,7 +120,8 @@ impl PartReader {
         }
     }
 
-    /// Refuses if all records that existed when the stream was opened were read, and the one to begin after was not among them.
+    /// Refuses if the record after which the reader begins is not among the records that existed when the stream was
+    /// opened.
     fn check_found(&self, index: u64) -> Result<(), Refusal> {
         match self.after {
             Some(_) if index >= self.last => {
@@ -137,18 +140,19 @@ fn cut_off(error: &TailError) -> Refusal {
     Refusal::new(Reason::FellBehind, error.to_string()).fix("read on from the last record that you have")
 }
 
-/// The readers of each tenant's records. Each one reads the whole ledger, so a tenant has few at a time.
+/// The number of readers of each tenant's records. Each reader reads the whole ledger, so a tenant may have only a few
+/// readers at a time.
 #[derive(Clone, Default)]
 pub(super) struct TenantReaders(Arc<Mutex<HashMap<TenantName, usize>>>);
 
-/// A place among the readers of a tenant, until it is dropped.
+/// A slot for a reader of a tenant, until it is dropped.
 pub(super) struct ReaderPlace {
     readers: TenantReaders,
     tenant: TenantName,
 }
 
 impl TenantReaders {
-    /// Takes a place. Refuses if the tenant has as many readers as it may have.
+    /// Takes a slot. Refuses if the tenant already has the highest number of readers.
     pub(super) fn take(&self, tenant: &TenantName) -> Result<ReaderPlace, Refusal> {
         let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = readers.entry(tenant.clone()).or_default();

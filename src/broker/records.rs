@@ -1,4 +1,4 @@
-//! The ledger, for those who may read it or wait for it.
+//! The use cases of callers that read the ledger or wait for records.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// What callers ask about the records of the ledger.
+/// The use cases for the records of the ledger.
 pub struct RecordUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
@@ -26,7 +26,7 @@ pub struct RecordUseCases {
 }
 
 impl RecordUseCases {
-    /// Returns a receipt, with which a caller can wait until the record of a revocation is on disk.
+    /// Returns a receipt. With it, a caller can wait until the record of a revocation is on disk.
     pub fn receipt(&self, index: u64) -> Vec<u8> {
         self.receipts.issue(index)
     }
@@ -52,12 +52,13 @@ impl RecordUseCases {
         })
     }
 
-    /// Whether a caller may see how far the ledger has come. The ledger covers all tenants, so only its readers may.
+    /// Whether a caller may see the head of the ledger. The ledger covers all tenants, so only callers that may read
+    /// all of it may see the head.
     pub fn may_see_heads(&self, caller: &Caller) -> bool {
         caller.is_only_tenant() || self.access.authorize(caller, Rpc::TailLedger, None, &[], "").is_ok()
     }
 
-    /// Returns what a caller may see of the ledger: all of it, or what concerns its tenant.
+    /// Returns the part of the ledger that a caller may see: all records, or the records that concern its tenant.
     pub fn ledger_view(&self, caller: &Caller) -> Result<LedgerView, Refusal> {
         let is_for_all = self.access.is_for_all_tenants(caller, Rpc::TailLedger)?;
         Ok(match is_for_all || caller.is_only_tenant() {
@@ -66,7 +67,7 @@ impl RecordUseCases {
         })
     }
 
-    /// Refuses a reader whose view of the ledger is no longer the one that it began with.
+    /// Refuses a reader if it may no longer see the same part of the ledger as at its begin.
     pub fn may_go_on(&self, caller: &Caller, view: &LedgerView) -> Result<(), Refusal> {
         match self.ledger_view(caller)? == *view {
             true => Ok(()),
@@ -75,10 +76,10 @@ impl RecordUseCases {
         }
     }
 
-    /// Follows the ledger, or what concerns the caller's tenant in it.
+    /// Follows the ledger, or its records that concern the caller's tenant.
     ///
-    /// A reader of one tenant's records begins with the first record, with the next one, or after one that it has. It may not
-    /// give an index: by trying several, it would learn how many records the other tenants have.
+    /// A reader of one tenant's records begins with the first record, with the next record, or after a record that it
+    /// has. It may not give an index, because with several tries it would learn the number of other tenants' records.
     pub fn tail_ledger(
         &self,
         view: &LedgerView,

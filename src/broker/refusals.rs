@@ -1,4 +1,4 @@
-//! Refusals that several use cases share. An absent thing and a foreign one get the same answer.
+//! Refusals that several use cases share. An absent subject and a subject of another tenant get the same answer.
 
 use std::convert::Infallible;
 
@@ -50,7 +50,7 @@ pub(super) fn ledger_unavailable(why: &str) -> Refusal {
         .fix("try again; if it lasts, the operator finds the cause in the daemon's log")
 }
 
-/// Refuses an identity of one job that another job binds.
+/// Returns the refusal for an identity that is bound to another job.
 pub(super) fn identity_bound(job: JobId) -> Refusal {
     Refusal::new(
         Reason::IdentityBound,

@@ -1,4 +1,5 @@
-//! The reload of policy and catalog: it takes the good files of the catalog, then ends the leases that the new rules do not allow.
+//! The reload of policy and catalog. It accepts the catalog files without mistakes, then ends the leases that the new
+//! rules do not allow.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -25,17 +26,17 @@ use crate::{
 pub struct RulesReloaded {
     pub catalog: Digest,
     pub policy: Digest,
-    /// How many leases ended, or would end in a dry run, because the new rules do not allow their members.
+    /// The number of leases that ended, or would end in a dry run, because the new rules do not allow them.
     pub ended: u64,
 }
 
-/// What callers ask about the rules: to see what is in the catalog, and to load it again.
+/// The use cases for the rules: show the catalog, and load the rules again.
 pub struct RuleUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
     pub(super) decisions: Decisions,
     pub(super) sweeps: Sweeps,
-    /// One reload at a time.
+    /// Allows one reload at a time.
     pub(super) reloading: Mutex<()>,
     /// The changes that wait for people. At most [`CHANGES_PROPOSED_MAX`](crate::limits::CHANGES_PROPOSED_MAX).
     pub(super) changes: Mutex<Vec<Arc<ProposedChange>>>,
@@ -54,7 +55,7 @@ impl RuleUseCases {
         self.may_propose(caller, Rpc::ReloadCatalog, text, fix)
     }
 
-    /// Reads the rules again for a caller, and puts them in force unless people must approve that first. Blocks.
+    /// Reads the rules again for a caller. Puts them in force unless people must approve the change first. Blocks.
     pub fn reload_for(
         &self,
         caller: &Caller,
@@ -88,7 +89,7 @@ impl RuleUseCases {
         Ok((rules, reloaded, waits))
     }
 
-    /// Counts what new rules would end.
+    /// Counts the leases that new rules would end.
     fn would_reload(&self, rules: &Rules) -> RulesReloaded {
         let (catalog, policy) = (rules.catalog().digest(), rules.engine.digest());
         let moved = moved(&self.context.rules(), rules);
@@ -97,8 +98,8 @@ impl RuleUseCases {
         RulesReloaded { catalog, policy, ended }
     }
 
-    /// Reads the rules again and puts them in force, for those who run the host: no gate asks for people. One reload at a time.
-    /// Blocks.
+    /// Reads the rules again and puts them in force, for the administrators of the host. No gate requires approval.
+    /// Only one reload runs at a time. Blocks.
     pub fn reload(
         &self,
         read: impl FnOnce(&Rules) -> Result<Rules, Refusal>,
@@ -110,8 +111,9 @@ impl RuleUseCases {
         Ok((rules, reloaded))
     }
 
-    /// Puts new rules in force. The revision is raised once they are in place, so that a request that read the old rules sees that
-    /// it must decide again; and before the sweep, so that the sweep or that second look finds every lease made by the old rules.
+    /// Puts new rules in force. The revision is raised after the rules are in place, so that a request that read the
+    /// old rules decides again. It is raised before the sweep, so that the sweep or that request finds every lease made
+    /// by the old rules.
     pub(super) fn replace_rules(&self, rules: Arc<Rules>, by: Actor, reason: &str) -> RulesReloaded {
         self.context.reach.widen(rules.catalog());
         let before = self.context.rules.swap(rules.clone());
@@ -131,7 +133,7 @@ impl RuleUseCases {
         RulesReloaded { catalog, policy, ended }
     }
 
-    /// Begins to keep the rules that are in force, now and after each change. Blocks.
+    /// Keeps the rules that are in force, now and after each change, in a folder. Blocks.
     pub fn keep_rules_in(&self, folder: KeptRules) {
         let how = BroughtBy {
             since: self.context.clock.now().wall,
@@ -143,8 +145,7 @@ impl RuleUseCases {
         }
     }
 
-    /// Keeps rules that came into force. The endings that they cause must not wait for a disk, so this comes after the
-    /// change.
+    /// Keeps rules that came into force. This comes after the change, because endings must not wait for the disk.
     fn keep_rules(&self, before: &Rules, rules: &Rules, by: &Actor, reason: &str) {
         let Some(kept) = self.context.kept.get() else { return };
         let how =
@@ -158,7 +159,8 @@ impl RuleUseCases {
         }
     }
 
-    /// Returns the resources that the caller may name in a job, or all if it may see all, by name, after `after`.
+    /// Returns the resources that the caller may see, in the order of their names: those that it may name in a job, or
+    /// all. Begins behind `after`.
     pub fn list_resources(
         &self,
         caller: &Caller,
@@ -179,7 +181,7 @@ impl RuleUseCases {
         let shown = seen.into_iter().take(max).map(|r| {
             let mut shown = r.clone();
             if !sees_all && shown.tenant != *caller.tenant() {
-                // The caller must not learn with which other tenants the owner shares it.
+                // The caller must not learn the other tenants with which the owner shares the resource.
                 shown.shared_with.retain(|tenant| tenant == caller.tenant());
             }
             shown
@@ -188,7 +190,7 @@ impl RuleUseCases {
     }
 }
 
-/// Returns what the leases on resources stand behind whose location or audience the new rules have changed.
+/// Returns the fences of the resources whose location or audience the new rules have changed.
 fn moved(before: &Rules, now: &Rules) -> Vec<FenceName> {
     now.catalog().moved_since(before.catalog()).cloned().map(FenceName::resource).collect()
 }

@@ -1,4 +1,4 @@
-//! What is left behind a name: the check that access has ended.
+//! The remnants behind a name: the check that access has ended.
 
 use super::{
     caller::Caller,
@@ -18,10 +18,10 @@ use crate::{
     state::{Extent, Lock, LockName},
 };
 
-/// Something that is left.
+/// Access, or a way to new access, that is left behind a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remnant {
-    /// One word for what it is, such as `lease` or `job`.
+    /// The kind of the remnant in one word, such as `lease` or `job`.
     pub kind: &'static str,
     pub name: String,
     pub detail: String,
@@ -33,18 +33,18 @@ impl Remnant {
     }
 }
 
-/// The answer to the question whether anything is left.
+/// All remnants behind a name.
 #[derive(Debug)]
 pub struct Remnants {
-    /// Empty if the name is clean.
+    /// The remnants. Empty if all access behind the name has ended.
     pub left: Vec<Remnant>,
-    /// What keeps new access out; `None` if nothing does.
+    /// The lock that prevents new access. `None` if there is no such lock.
     pub lock: Option<String>,
 }
 
 impl OperatorUseCases {
-    /// Finds what is left behind a name: live leases, tokens that a server still accepts, joined members, and open jobs that
-    /// can ask again because no lock stops them. For an identity, a job that it may start or join counts too.
+    /// Finds the remnants behind a name: live leases, tokens that a server still accepts, joined members, and open jobs
+    /// that no lock stops from asking again. For an identity, a job that it may start or join counts too.
     pub fn verify_clean(&self, caller: &Caller, name: &LockName) -> Result<Remnants, Refusal> {
         let tenant = self.tenant_of_lock(caller, Rpc::VerifyClean, name, "")?;
         self.access.authorize(caller, Rpc::VerifyClean, tenant.as_ref(), &[], "")?;
@@ -59,7 +59,7 @@ impl OperatorUseCases {
         let locks = self.context.state.locks(None, usize::MAX);
         let sees_all = self.access.is_for_all_tenants(caller, Rpc::VerifyClean)?;
         for job in self.context.state.open_jobs() {
-            // A job of another tenant that only names the identity is not shown to this one.
+            // The caller does not see a job of another tenant that only names the identity.
             let is_shown = sees_all || tenant.as_ref() == Some(&job.spec.tenant);
             if job_is_behind(&rules, &job, name) || is_shown && self.is_open_to(&rules, &job, name, &locks) {
                 left.extend(self.left_of_job(&rules, &job, name));
@@ -71,7 +71,7 @@ impl OperatorUseCases {
 
     fn left_of_job(&self, rules: &Rules, job: &Job, name: &LockName) -> Vec<Remnant> {
         let mut left = Vec::new();
-        // Of the jobs that an identity only takes part in, its own memberships count.
+        // If an identity only takes part in a job, only its own memberships count.
         let is_whole = job_itself_is_behind(rules, job, name);
         let present = job.current().into_iter().flat_map(Attempt::present);
         for (instance, m) in present.filter(|(_, m)| m.state == MemberState::Joined) {
@@ -128,7 +128,7 @@ impl OperatorUseCases {
         late
     }
 
-    /// Returns the lock or recall that keeps new access behind a name out.
+    /// Returns the lock or recall that prevents new access behind a name.
     fn lock_over(&self, name: &LockName) -> Option<LockName> {
         if let Some(lock) = self.context.state.lock_named(name) {
             return Some(lock.name);

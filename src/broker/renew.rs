@@ -1,4 +1,4 @@
-//! How leases are renewed and released. A renewal has the same steps as issuing, with the names of the lease.
+//! Renews and releases leases. A renewal has the steps of issuing, with the names of the lease.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ pub struct Renewed {
 }
 
 impl CredentialUseCases {
-    /// Prolongs a lease from now, after a fresh decision, never past its latest end.
+    /// Makes a new decision, and extends a lease from now. The lease never lives past its latest end.
     pub async fn renew(
         &self,
         caller: &Caller,
@@ -56,7 +56,8 @@ impl CredentialUseCases {
         Err(Refusal::new(Reason::Contended, "policy, catalog or the lease are changing: try again"))
     }
 
-    /// Renews a lease. Returns `None` if the rules or the lease changed during the request: it must start over.
+    /// Renews a lease. Returns `None` if the rules or the lease changed during the request: the request must start
+    /// over.
     async fn renew_once(
         &self,
         caller: &Caller,
@@ -67,10 +68,10 @@ impl CredentialUseCases {
         let request = self.access.access_request(&caller.peer, Rpc::RenewLease)?;
         let (job, _) = self.access.member(&request.caller, session)?;
         let lease = self.live_lease(&request, session, &job, id)?;
-        // This stand is for the decision only: the lease keeps its own.
+        // This stand is only for the decision. The lease keeps its own stand.
         let StandingRequest { request, stand } = request.stand_again(lease.stand());
 
-        // From here on everything is read after the fences, so a revocation in between is noticed by `look_again`.
+        // The stand was taken before all reads below, so `look_again` notices a revocation in between.
         let job = self.access.member_still(&request.caller, session, job)?;
         let prepared = match self.still_offered(&request, &job, &lease) {
             Ok(prepared) => prepared,
@@ -102,14 +103,15 @@ impl CredentialUseCases {
             credential: self.credential_record(&draft, &token),
         };
         self.record_credential(&request.caller, id, job.id, &record).await?;
-        // Only one renewal makes a generation: of two at once, the second starts over with the next generation.
+        // Only one renewal makes a generation. If two run at once, the second starts over with the next generation.
         if let Err(refused) = lease.renew(&grant, generation, self.context.clock.now().lease, life.deadline) {
             let reason = lease_reason(refused);
             self.cancel(id, job.id, reason);
             return if reason == Reason::Contended { Ok(None) } else { Err(lease_refusal(&lease, refused)) };
         }
         if request.has_new_rules() {
-            // Takes back what the old rules prolonged. If another renewal came in between, that one checks the rules itself.
+            // Takes back the extension by the old rules. If another renewal came in between, that renewal checks the
+            // rules itself.
             let _ = lease.renew(&grant, generation.saturating_add(1), self.context.clock.now().lease, before);
             self.cancel(id, job.id, Reason::Contended);
             return Ok(None);
@@ -121,7 +123,7 @@ impl CredentialUseCases {
         Ok(Some(Renewed { lease, token, token_expires, shortened_by }))
     }
 
-    /// Returns the member's lease if it lives, or else why it ended.
+    /// Returns the member's lease if it is live, or else the refusal with the cause of its end.
     fn live_lease(
         &self,
         request: &AccessRequest<'_>,
@@ -141,8 +143,8 @@ impl CredentialUseCases {
         }
     }
 
-    /// Returns what a lease is for, if the rules still allow it: its holder may renew, none of its names is locked, and the
-    /// catalog has not changed what it depends on. A refusal here ends the lease.
+    /// Returns the preparation of a lease, if the rules still allow it: its holder may renew, none of its names is
+    /// locked, and the catalog still has its resources unchanged. A refusal here ends the lease.
     fn still_offered(
         &self,
         request: &AccessRequest<'_>,
@@ -169,12 +171,12 @@ impl CredentialUseCases {
         if has_todays_names {
             return Ok(prepared);
         }
-        // It stands behind more names than a new lease would, and its token has the tags of all of them.
+        // The lease stands behind more names than a new lease would, and its token has the tags of all these names.
         self.prepared.behind(&prepared, lease.stand().names().cloned().collect())
     }
 
-    /// Ends a lease that the rules no longer allow, and refuses its renewal. If the rules changed during the request, the new
-    /// ones may allow it. In that case, returns `None`, and the request starts over.
+    /// Ends a lease that the rules no longer allow, and refuses its renewal. If the rules changed during the request,
+    /// the new rules may allow the lease. In that case, returns `None`, and the request starts over.
     fn end_unless_new_rules(
         &self,
         request: &AccessRequest<'_>,
@@ -184,9 +186,9 @@ impl CredentialUseCases {
         if request.has_new_rules() { Ok(None) } else { Err(self.end_not_renewed(lease, refusal)) }
     }
 
-    /// Ends a lease that a fresh decision no longer allows: it does not live on to its deadline.
+    /// Ends a lease that a new decision no longer allows, before its deadline.
     fn end_not_renewed(&self, lease: &Lease, refusal: Refusal) -> Refusal {
-        // If it is over already, its cause is recorded by what ended it.
+        // If the lease is over already, the operation that ended it records the cause.
         if lease.check(self.context.clock.now().lease).is_err() {
             return refusal;
         }
@@ -222,7 +224,8 @@ impl CredentialUseCases {
         Ok(self.endings.recorded(ending, done.record))
     }
 
-    /// Returns a lease of this member in this attempt. A foreign lease and an absent one get the same answer.
+    /// Returns a lease of this member in this attempt. An absent lease and the lease of another member get the same
+    /// answer.
     fn own_lease(&self, caller: &Caller, session: &MemberSession, id: LeaseId) -> Result<LeaseView, Refusal> {
         let view = match self.context.table.find(id) {
             Some(lease) => LeaseView::Live(lease),
@@ -242,10 +245,10 @@ impl CredentialUseCases {
 
 /// The cause of an ended lease that its holder released.
 const RELEASED: &str = "released";
-/// The beginning of the cause of a lease that a fresh decision did not allow. The reason follows.
+/// The beginning of the cause of a lease that a new decision did not allow. The reason follows.
 const NOT_RENEWED: &str = "not renewed: ";
 
-/// Returns the life that a renewal gives, never past the latest end of the lease.
+/// Returns the lifetime that a renewal gives. It is never past the latest end of the lease.
 fn life_within(draft: &CredentialDraft<'_>, lease: &Lease, wanted: Duration) -> Life {
     let mut life = draft.life(wanted);
     if lease.latest < life.deadline {
@@ -256,7 +259,7 @@ fn life_within(draft: &CredentialDraft<'_>, lease: &Lease, wanted: Duration) -> 
     life
 }
 
-/// Whether a lease stands behind all names that it would stand behind if it were issued now.
+/// Whether a lease stands behind all names that a lease issued now would have.
 pub(super) fn stands_behind_todays_names(rules: &Rules, job: &Job, lease: &Lease) -> bool {
     todays_names(rules, job, &lease.facts).iter().all(|name| lease.stand().is_behind(name))
 }

@@ -1,4 +1,4 @@
-//! Why names were revoked lately, for the members who lose access by it.
+//! The reasons of recent revocations, for the members that lose access.
 
 use std::{
     collections::VecDeque,
@@ -12,7 +12,8 @@ use crate::{limits::REVOCATION_REASONS_MAX, name::FenceName};
 pub(super) struct RevocationReasons(Mutex<VecDeque<(FenceName, Arc<str>)>>);
 
 impl RevocationReasons {
-    /// Notes a reason. Call it before the fence is lowered: that wakes the members, who ask for it.
+    /// Keeps the reason of a revocation. Call it before the fence is lowered, because the lowering wakes the members,
+    /// and they ask for the reason.
     pub(super) fn note(&self, name: &FenceName, reason: &str) {
         let mut kept = self.kept();
         kept.retain(|(known, _)| known != name);

@@ -1,4 +1,4 @@
-//! Revocations by operators. Access has ended when the answer is given.
+//! Revocations by operators. When the caller gets the answer, access has ended.
 
 use super::{
     caller::Caller,
@@ -22,19 +22,19 @@ pub struct Revoked {
     pub notes: Vec<String>,
 }
 
-/// How an operator wants access to end.
+/// The options of an operator for the end of access.
 #[derive(Clone, Debug)]
 pub struct EndingOptions<'a> {
     /// The reason, for those who lose access and for the auditor.
     pub reason: &'a str,
     /// Only counts what would end.
     pub dry_run: bool,
-    /// Accepts a name that nothing has yet.
+    /// Accepts a name that does not exist yet.
     pub ahead: bool,
 }
 
 impl OperatorUseCases {
-    /// Ends all access behind a name. A name that nothing has is refused unless `ahead` is set.
+    /// Ends all access behind a name. A name that does not exist is refused unless `ahead` is set.
     pub fn revoke(
         &self,
         caller: &Caller,
@@ -87,7 +87,7 @@ impl OperatorUseCases {
         })
     }
 
-    /// The answer about one job. If it was closed before, nothing ended.
+    /// Returns the answer about one job. If the job was closed before, nothing ended.
     fn closed_by_revocation(&self, job: JobId, closed: EndedWork) -> Revoked {
         let was_closed = closed.done.record.is_none();
         let (outcome, state) = (closed.conflict.unwrap_or(Outcome::Revoked), self.revoked(closed.done));
@@ -102,8 +102,8 @@ impl OperatorUseCases {
         Revoked { ending, jobs_closed: Vec::new(), notes: Vec::new() }
     }
 
-    /// Lowers a fence that is not a job, attempt or lease. The memberships of an identity end after that, so that none is left
-    /// that is older than the lowering.
+    /// Lowers a fence that is not a job, attempt or lease. The memberships of an identity end after the lowering, so
+    /// that no membership from before the lowering is left.
     fn revoke_name(&self, caller: &Caller, name: &FenceName, kind: &FenceKind, reason: &str) -> Revoked {
         let logins = self.context.state.logins_behind(name);
         self.context.reasons.note(name, reason);

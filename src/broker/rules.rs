@@ -5,16 +5,16 @@ use crate::{
     policy::{Engine, SignedBundle},
 };
 
-/// Policy and the catalog that it was loaded with. A decision never mixes two loads.
+/// A policy, and the catalog that was loaded with it. A decision never mixes two loads.
 pub struct Rules {
-    /// Decides with both.
+    /// The engine that decides with policy and catalog.
     pub engine: Engine,
-    /// The signatures of the policy, if it came with some.
+    /// The signatures of the policy, if it has signatures.
     pub signed: Option<SignedBundle>,
 }
 
 impl Rules {
-    /// The engine's catalog.
+    /// Returns the catalog of the engine.
     pub fn catalog(&self) -> &Catalog {
         self.engine.catalog()
     }

@@ -5,15 +5,15 @@ use crate::{
     secret::Secret,
 };
 
-/// Names a member, with the secret that proves that the caller is this member.
+/// The name of a member, and the secret that proves that the caller is this member.
 #[derive(Clone, Debug)]
 pub struct MemberSession {
-    /// The job that it works on.
+    /// The job of the member.
     pub job: JobId,
-    /// The attempt that it joined.
+    /// The attempt that the member joined.
     pub attempt: AttemptNumber,
-    /// Its name in that attempt.
+    /// The name of the member in that attempt.
     pub instance: InstanceName,
-    /// Given when it joined. Only its digest is kept.
+    /// The member got this secret when it joined. The daemon keeps only the digest of the secret.
     pub secret: Secret,
 }

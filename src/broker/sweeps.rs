@@ -1,4 +1,4 @@
-//! The sweep: decides again what open jobs hold, and ends what is no longer allowed.
+//! The sweep: decides the access of open jobs again, and ends access that is no longer allowed.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -26,7 +26,7 @@ pub(super) struct Sweeps {
 }
 
 impl Sweeps {
-    /// Ends the access of the members of these jobs that the rules no longer allow. Returns how many leases that ended.
+    /// Ends the access of the members of these jobs that the rules no longer allow. Returns the number of ended leases.
     pub(super) fn end_no_longer_allowed(&self, rules: &Rules, jobs: &[Arc<Job>], because: &str) -> u64 {
         let mut ended = 0u64;
         for (name, why) in self.no_longer_allowed(rules, jobs) {
@@ -38,7 +38,7 @@ impl Sweeps {
         ended
     }
 
-    /// Ends the leases on resources that lie elsewhere since the catalog changed. Returns how many that ended.
+    /// Ends the leases on resources that the catalog has moved. Returns the number of ended leases.
     pub(super) fn end_moved(&self, moved: &[FenceName]) -> u64 {
         const BECAUSE: &str = "the catalog has another location or audience for it";
         let mut ended = 0u64;
@@ -50,7 +50,7 @@ impl Sweeps {
         ended
     }
 
-    /// Counts the live leases behind some names, each once.
+    /// Counts the live leases behind some names. Each lease counts once.
     pub(super) fn count_behind<'n>(&self, names: impl Iterator<Item = &'n FenceName>) -> u64 {
         let now = self.context.clock.now().lease;
         let mut found = BTreeSet::new();
@@ -61,8 +61,8 @@ impl Sweeps {
         u64::try_from(found.len()).unwrap_or(u64::MAX)
     }
 
-    /// Ends the access that open jobs have by approvals which no longer count. What voided them is in force already. Returns how
-    /// many leases that ended.
+    /// Ends the access of open jobs that depends on approvals which no longer count. The cause must already be in
+    /// force. Returns the number of ended leases.
     pub(super) fn end_unapproved(&self, because: &str, concerns: impl Fn(&Job) -> bool) -> u64 {
         let concerned = || {
             let mut jobs = self.context.state.open_jobs();
@@ -75,7 +75,7 @@ impl Sweeps {
         if concerned().is_empty() {
             return 0;
         }
-        // A request that counted such an approval looks at the revision before it answers, and starts over.
+        // A request that counted such an approval checks the revision before it answers, and starts over.
         self.context.fences.raise_revision();
         self.end_no_longer_allowed(&self.context.rules(), &concerned(), because)
     }

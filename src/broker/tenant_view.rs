@@ -1,11 +1,13 @@
 //! The ledger as one tenant may read it: which records, and which of their fields.
 //!
-//! A tenant reads what happened to its own jobs, members, leases, identities, resources and locks, and which jobs of other
-//! tenants used its data. It learns nothing else of other tenants, and no count that covers all of them: a record loses its
-//! index and the count of lowerings. What is shown of other tenants is a list of fields, so a new field is hidden at first.
+//! A tenant reads what happened to its own jobs, members, leases, identities, resources and locks, and which jobs of
+//! other tenants used its data. It learns nothing else about other tenants. It learns no count that covers all tenants,
+//! so a record loses its index and the count of lowerings. A list names the fields that may be shown of other tenants,
+//! so a new field is hidden at first.
 //!
-//! Most records name a job or a lease, and not its tenant. The view remembers those that concern its tenant, in the order of
-//! the records. For jobs and leases that began before its first record, it asks the present state.
+//! Most records name a job or a lease, but not its tenant. The view remembers the jobs and leases that concern its
+//! tenant, in the order of the records. If a job or lease began before the first record, the view looks it up in the
+//! present state.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,12 +24,12 @@ use crate::{
     state::LockName,
 };
 
-/// How a job or lease concerns the tenant.
+/// The relation of a job or lease to the tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stake {
     /// The job or lease belongs to the tenant.
     Own,
-    /// It belongs to another tenant and uses data of this tenant.
+    /// The job or lease belongs to another tenant and uses data of this tenant.
     Data,
 }
 
@@ -35,11 +37,11 @@ enum Stake {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fields {
     All,
-    /// Only these. Of lists of resources, only the tenant's.
+    /// Only these fields. In lists of resources, only the resources of the tenant.
     Only(&'static [&'static str]),
 }
 
-/// More jobs or leases than a view remembers concern the tenant.
+/// The tenant has more jobs or leases than a view can remember.
 #[derive(Debug)]
 pub(super) struct TooManyFollowed;
 
@@ -48,8 +50,8 @@ pub(super) struct TenantView {
     context: Arc<BrokerContext>,
     tenant: TenantName,
     jobs: HashMap<JobId, Stake>,
-    /// Closed jobs, in the order of their ends. The oldest are forgotten: the state has forgotten them too, so no record can
-    /// name them any more.
+    /// Closed jobs, in the order of their ends. The oldest jobs are forgotten. The state has forgotten them too, so no
+    /// new record can name them.
     closed: VecDeque<JobId>,
     leases: HashMap<LeaseId, Stake>,
     /// The newest records that were shown, because `withdrawn` names one by its index.
@@ -107,14 +109,16 @@ impl TenantView {
                 Some(Fields::Only(&[]))
             }
             Event::EpochEnded { .. } => Some(Fields::Only(&[])),
-            // The tenant's decisions name the digest of the policy. That of the catalog changes with each tenant's file.
+            // The tenant's decisions name the digest of the policy. The digest of the catalog changes with each
+            // tenant's file.
             Event::CatalogLoaded { .. } => Some(Fields::Only(&["policy"])),
             Event::PolicyApplied { .. } => Some(Fields::Only(&["policy", "before"])),
             Event::PolicyNotApplied { .. } => Some(Fields::Only(&["policy"])),
-            // Who changes the rules of all tenants is the platform's.
+            // Only the platform sees who changes the rules of all tenants.
             Event::ChangeProposed { .. } | Event::ChangeApproved { .. } => None,
             Event::Snapshot(_) => None,
-            // Records of this tenant may be among them, so it must know. The number of them is about all tenants.
+            // Records of this tenant may be among the counted records, so the tenant must know. Their number is about
+            // all tenants.
             Event::Coalesced(_) => Some(Fields::Only(&[])),
 
             Event::JobCreated(job) => self.job_created(job),
@@ -154,7 +158,7 @@ impl TenantView {
             Event::DatasetRecalled { name, .. } | Event::DatasetUnrecalled { name, .. } => {
                 all_if(name.tenant() == self.tenant)
             }
-            // The tenant's own jobs read what was recalled, so it may know the name.
+            // The tenant's own jobs read the recalled data, so the tenant may know its name.
             Event::OutputsQuarantined { jobs, .. } => {
                 jobs.retain(|job| self.own_job(*job).is_some());
                 all_if(!jobs.is_empty())
@@ -176,7 +180,8 @@ impl TenantView {
         }
     }
 
-    /// The owner of data sees who used it, and nothing of the job's other resources.
+    /// Returns the fields of a use report. The owner of data sees who used it, and nothing about the job's other
+    /// resources.
     fn job_used(&self, job: JobId, uses: &mut Vec<UseRecord>) -> Option<Fields> {
         if self.own_job(job).is_some() {
             return Some(Fields::All);
@@ -246,7 +251,7 @@ impl TenantView {
         if has_own {
             return Some(Fields::All);
         }
-        // The name may be that of a foreign identity or person.
+        // The name may belong to an identity or person of another tenant.
         match cause {
             Cause::Lowered { name, .. } if !self.owns(name) => Some(Fields::Only(&["leases"])),
             Cause::Lowered { .. } | Cause::Expired | Cause::Released | Cause::NoLongerAllowed { .. } => {
@@ -283,7 +288,7 @@ impl TenantView {
     }
 
     /// Whether a name belongs to the tenant. A name that can cover several tenants, such as a trust domain, belongs to
-    /// the platform.
+    /// no tenant.
     fn owns(&self, name: &FenceName) -> bool {
         match name.kind() {
             FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Image(_) => false,
@@ -313,8 +318,8 @@ impl TenantView {
         self.context.rules().catalog().principal(id).is_some_and(|p| p.tenant == self.tenant)
     }
 
-    /// Writes the line without its index, without the digest of the line before, and with its own hash. The hash cannot be
-    /// computed from this line, which would confirm a guess of what is missing.
+    /// Writes the line without its index, without the digest of the line before, and with its own hash. The hash cannot
+    /// be computed from this line, because the reader could then confirm a guess of the missing fields.
     fn line(&self, record: &Record, fields: Fields, hash: Digest) -> String {
         let mut map = match serde_json::to_value(&record.event) {
             Ok(Value::Object(map)) => map,
@@ -347,7 +352,7 @@ impl TenantView {
         )
     }
 
-    /// Reduces another tenant's record to what it says of this tenant's resources.
+    /// Reduces the record of another tenant to the parts about this tenant's resources.
     fn keep_own_resources(&self, map: &mut Map<String, Value>) {
         let is_own = |value: &Value| {
             let name = value.get("resource").unwrap_or(value).as_str();
@@ -380,7 +385,7 @@ fn all_if(is_own: bool) -> Option<Fields> {
     is_own.then_some(Fields::All)
 }
 
-/// Removes the count of lowerings, because it counts those of all tenants.
+/// Removes the count of lowerings, because it covers all tenants.
 fn hide_counts(map: &mut Map<String, Value>) {
     map.remove("stood_at");
     if let Some(Value::Object(ending)) = map.get_mut("ending") {

@@ -1,20 +1,21 @@
-//! Tickets: what a shared identity shows to join an attempt.
+//! Tickets: an identity that several jobs share shows a ticket to join an attempt.
 
 use ring::hmac;
 
 use crate::{name::JobId, secret::Secret};
 
-/// Makes the ticket of an attempt from its job and its key: HMAC-SHA-256 under a secret that outlives the daemon. The same
-/// key gives the same ticket in every run, and the ledger keeps only its digest.
+/// The secret that makes the ticket of an attempt from the job and the key of the attempt, with HMAC-SHA-256. The
+/// secret outlives the daemon, so a key gives the same ticket in every run. The ledger keeps only the digest of a
+/// ticket.
 pub struct Tickets(hmac::Key);
 
 impl Tickets {
-    /// Makes the key from a secret that has no other use.
+    /// Makes the HMAC key from a secret that has no other use.
     pub fn new(root: &Secret) -> Self {
         Tickets(hmac::Key::new(hmac::HMAC_SHA256, root.expose()))
     }
 
-    /// Returns the ticket of the attempt that a key began, or begins. A key is used once in a job.
+    /// Returns the ticket of the attempt with this key. A key is used once in a job.
     pub(super) fn of(&self, job: JobId, key: &str) -> Option<Secret> {
         // All job ids have one length, so no two pairs give the same text.
         Secret::from_bytes(hmac::sign(&self.0, format!("{job}|{key}").as_bytes()).as_ref())

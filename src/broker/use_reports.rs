@@ -1,4 +1,4 @@
-//! What leases were used for, as gateways report it.
+//! The reports of gateways on the use of leases.
 
 use std::{
     collections::BTreeMap,
@@ -25,12 +25,12 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub struct UseReport {
     pub audience: SpiffeId,
     pub uses: Vec<(JobId, ReportedUse)>,
-    /// Transfers of which the gateway cannot say whose they were.
+    /// The number of transfers for which the gateway does not know the lease.
     pub lost_transfers: u64,
-    /// A number of this run of the gateway.
+    /// The number that identifies this run of the gateway.
     pub run: u64,
     pub is_last: bool,
-    /// Counts the reports of the run. One that is sent again has the number of the first.
+    /// The number of the report in this run. A report that is sent again has the same number.
     pub seq: u64,
 }
 
@@ -42,20 +42,20 @@ pub struct UseReporters(Mutex<BTreeMap<(SpiffeId, SpiffeId), ReportingRun>>);
 struct ReportingRun {
     run: u64,
     is_over: bool,
-    /// The number of its last report.
+    /// The number of the gateway's last report.
     seq: u64,
     minute: LeaseTime,
     reports: u32,
 }
 
-/// What a report is, beside the reports before it.
+/// The position of a report among the earlier reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ReportTurn {
-    /// The next one of a run, or the first one that is known.
+    /// The next report of a run, or the first known report.
     Next,
-    /// It was recorded before.
+    /// The report was recorded before.
     Again,
-    /// The first of another run. The run before stopped without its last report.
+    /// The first report of another run. The previous run stopped without its last report.
     AfterBreak,
 }
 
@@ -72,7 +72,7 @@ impl UseReporters {
         let key = (caller.clone(), report.audience.clone());
         let fresh = ReportingRun { run: report.run, is_over: false, seq: 0, minute: now, reports: 0 };
         if !all.contains_key(&key) {
-            // So there are no more than the catalog names.
+            // So the map has no more gateways than the catalog names.
             all.retain(|(id, audience), _| {
                 catalog.audience(audience).is_some_and(|a| a.verifiers.contains(id))
             });
@@ -102,8 +102,8 @@ impl UseReporters {
 }
 
 impl VerifierUseCases {
-    /// Records what leases were used for. Returns how many uses it did not record, because their job is not known or does not have
-    /// the resource at this audience: a verifier reports only about what it serves.
+    /// Records the use of leases. Returns the number of uses that it did not record, because the job is unknown or does
+    /// not have the resource at this audience. A verifier may report only about resources that it serves.
     pub fn report_use(&self, caller: &Caller, report: UseReport) -> Result<u32, Refusal> {
         self.check_verifies(caller, &report.audience)?;
         self.access.authorize(caller, Rpc::ReportUse, Some(caller.tenant()), &[Relation::Verifier], "")?;
@@ -143,7 +143,7 @@ impl VerifierUseCases {
     }
 }
 
-/// Whether a job has the resource of a report, and the audience serves it.
+/// Whether a job has the resource of a report and the audience serves the resource.
 fn has_at(job: &Job, reported: &ReportedUse, audience: &SpiffeId, catalog: &Catalog) -> bool {
     let resource = &reported.resource;
     let of_job = job.spec.read.contains(resource) || job.spec.write.contains(resource);

@@ -1,10 +1,10 @@
-//! What all verifiers get: the keys.
+//! The use cases of verifiers, and the public keys that verifiers get.
 
 use std::sync::Arc;
 
 use super::{access::AccessControl, context::BrokerContext, use_reports::UseReporters};
 
-/// What the verifiers of tokens ask.
+/// The use cases of verifiers of tokens.
 pub struct VerifierUseCases {
     pub(super) context: Arc<BrokerContext>,
     pub(super) access: AccessControl,
@@ -12,7 +12,7 @@ pub struct VerifierUseCases {
 }
 
 impl VerifierUseCases {
-    /// The public keys as a JWK Set.
+    /// Returns the public keys as a JWK Set.
     pub fn jwks(&self) -> String {
         self.context.key.public().to_jwks()
     }

@@ -1,4 +1,4 @@
-//! Who may do something: the entries of the catalog that policy allows, and the gates that they meet.
+//! Lists the entries of the catalog that policy allows to do something, and the gates that need approval first.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     state::{Extent, Lock, LockName},
 };
 
-/// The question that is put to every entry.
+/// The question that policy answers for every entry.
 #[derive(Clone, Debug)]
 pub struct WhoCanQuestion {
     pub act: AskedAct,
@@ -28,14 +28,14 @@ pub struct WhoCanQuestion {
     pub relations: Vec<Relation>,
 }
 
-/// An entry that may do it.
+/// An entry that may do the act of the question.
 #[derive(Clone, Debug)]
 pub struct EntryThatCan {
     pub entry: Arc<Principal>,
     /// Ids of the gates to be approved; empty if there are none.
     pub gates: Vec<String>,
     pub rules: Vec<String>,
-    /// The purposes for which it may do it, if the question names none.
+    /// The purposes for which the entry may act, if the question names no purpose.
     pub purposes: Vec<String>,
 }
 
@@ -43,13 +43,13 @@ pub struct EntryThatCan {
 #[derive(Clone, Debug)]
 pub struct WhoCanPage {
     pub entries: Vec<EntryThatCan>,
-    /// The last entry that was asked, if there are more.
+    /// The last entry of this page, if there are more entries.
     pub next: Option<SpiffePattern>,
     pub notes: Vec<String>,
 }
 
 impl PolicyUseCases {
-    /// Asks `max` entries after `after`, of those that the caller may see.
+    /// Decides for up to `max` entries that the caller may see. Begins behind the entry `after`.
     pub fn who_can(
         &self,
         caller: &Caller,
@@ -90,33 +90,33 @@ impl PolicyUseCases {
                 Box::new(rest)
             }
         };
-        let asked: Vec<&Arc<Principal>> = entries.by_ref().take(max).collect();
-        let next = entries.next().and(asked.last()).map(|p| p.pattern.clone());
-        let entries = asked.into_iter().filter_map(|p| match (&q.act, resource) {
-            (AskedAct::Part(action, _), Some(on)) => self.entry_that_can(&rules, p, *action, on, q),
-            (AskedAct::Call(rpc, tenant), _) => self.entry_that_may_call(&rules, p, *rpc, tenant.as_ref(), q),
+        let page: Vec<&Arc<Principal>> = entries.by_ref().take(max).collect();
+        let next = entries.next().and(page.last()).map(|p| p.pattern.clone());
+        let entries = page.into_iter().filter_map(|p| match (&q.act, resource) {
+            (AskedAct::Part(action, _), Some(on)) => self.answer_for_access(&rules, p, *action, on, q),
+            (AskedAct::Call(rpc, tenant), _) => self.answer_for_call(&rules, p, *rpc, tenant.as_ref(), q),
             (AskedAct::Part(..), None) => None,
         });
         let mut notes = notes(caller, &rules, resource, sees_all, q);
         let entries = match self.lock_for_all(q, resource) {
             Some(lock) => {
-                let asked = resource.map(|r| FenceName::resource(r.name.clone()));
-                let asked: Vec<_> = asked.iter().collect();
+                let fence = resource.map(|r| FenceName::resource(r.name.clone()));
+                let fences: Vec<_> = fence.iter().collect();
                 notes.push(format!(
-                    "no entry may: {}",
-                    self.access.locked_for(caller.id(), &lock, &asked).text
+                    "no entry may do this: {}",
+                    self.access.locked_for(caller.id(), &lock, &fences).text
                 ));
                 Vec::new()
             }
             None => {
-                let wide = self.locks_on_patterns();
-                entries.filter(|found| !self.is_locked(&found.entry, q, &wide)).collect()
+                let pattern_locks = self.locks_on_patterns();
+                entries.filter(|found| !self.is_locked(&found.entry, q, &pattern_locks)).collect()
             }
         };
         Ok(WhoCanPage { entries, next, notes })
     }
 
-    /// Returns a lock that refuses every entry: on the resource, or on the tenant of a call that gives access.
+    /// Returns a lock that applies to all entries. It is on the resource, or on the tenant if the call gives access.
     fn lock_for_all(&self, q: &WhoCanQuestion, resource: Option<&Resource>) -> Option<Lock> {
         let names: Vec<FenceName> = match (&q.act, resource) {
             (AskedAct::Part(..), Some(r)) => names::of_resource(&r.name).into(),
@@ -128,7 +128,7 @@ impl PolicyUseCases {
         self.context.state.lock_on(names.iter())
     }
 
-    /// Returns the locks that can shut out all identities of a pattern.
+    /// Returns the locks that can stop all identities of a pattern.
     fn locks_on_patterns(&self) -> Vec<Lock> {
         let mut locks = self.context.state.locks(None, usize::MAX);
         locks.retain(|lock| match &lock.name {
@@ -139,11 +139,11 @@ impl PolicyUseCases {
         locks
     }
 
-    /// Whether locks refuse it to all identities of an entry.
-    fn is_locked(&self, entry: &Principal, q: &WhoCanQuestion, wide: &[Lock]) -> bool {
+    /// Whether locks stop all identities of an entry from doing the act.
+    fn is_locked(&self, entry: &Principal, q: &WhoCanQuestion, pattern_locks: &[Lock]) -> bool {
         let is_shut_out = match entry.pattern.exact() {
             Some(id) => self.access.lock_on_identity(&id).is_some(),
-            None => wide.iter().any(|lock| extent(lock, entry) == Extent::All),
+            None => pattern_locks.iter().any(|lock| extent(lock, entry) == Extent::All),
         };
         let is_refused = match &q.act {
             AskedAct::Part(..) => {
@@ -157,8 +157,8 @@ impl PolicyUseCases {
         is_shut_out || is_refused
     }
 
-    /// Whether an entry may do it in a job, for the purpose of the question or for any that the dataset allows.
-    fn entry_that_can(
+    /// Returns the answer for an entry. If the question names no purpose, it tries each purpose of the dataset.
+    fn answer_for_access(
         &self,
         rules: &Rules,
         entry: &Arc<Principal>,
@@ -209,7 +209,7 @@ impl PolicyUseCases {
         found
     }
 
-    fn entry_that_may_call(
+    fn answer_for_call(
         &self,
         rules: &Rules,
         entry: &Arc<Principal>,
@@ -220,7 +220,7 @@ impl PolicyUseCases {
         let relations = relations_of(rpc, &q.relations);
         let tenant = decided_for(rules, rpc, tenant);
         let (caller, now) = (entry.pattern.example(), self.context.clock.now().wall);
-        // As someone who signed in with a second factor, as with a reason: both are theirs to give.
+        // Assumes a second factor and a reason, because every caller can provide both.
         let amr = ["mfa".to_owned()];
         let call =
             Call { caller: &caller, rpc, tenant, relations: &relations, now, reason: "asked", amr: &amr };
@@ -239,15 +239,20 @@ fn notes(
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if rules.engine.decides_by_identity() {
-        notes.push("a rule looks at single SPIFFE IDs: ask for one with can-i --for".to_owned());
+        notes.push("a rule depends on the single SPIFFE ID, so this list can be wrong for some: check one with can-i --for".to_owned());
     }
     let Some(resource) = resource else { return notes };
     let others: Vec<_> = resource.shared_with.iter().map(TenantName::as_str).collect();
     if !sees_all && resource.tenant == *caller.tenant() && !others.is_empty() {
-        notes.push(format!("it is shared with {}, whose own operators see who can there", others.join(", ")));
+        notes.push(format!(
+            "the resource is shared with {}: only operators of that tenant see its entries",
+            others.join(", ")
+        ));
     }
     if q.purpose.is_none() && resource.dataset().is_some_and(|d| d.purposes.len() > WHO_CAN_PURPOSES_MAX) {
-        notes.push(format!("only the first {WHO_CAN_PURPOSES_MAX} of its purposes were tried: name one"));
+        notes.push(format!(
+            "only the first {WHO_CAN_PURPOSES_MAX} purposes of the dataset were tried: name a purpose"
+        ));
     }
     notes
 }

@@ -1,4 +1,4 @@
-//! The claims of tokens, and whether a token with them fits into a header. Issuing, renewing and creating a job share
+//! Makes the claims of tokens, and checks that a token fits into a header. Issuing, renewing and creating a job share
 //! this code.
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -25,12 +25,12 @@ pub(super) struct ClaimsTemplate {
     key: FenceKey,
 }
 
-/// What differs between the tokens of one member.
+/// The claims that differ between the tokens of one member.
 pub(super) struct Wording<'a> {
     pub stood: &'a TokenStand,
     pub issued: Wall,
     pub expires: Wall,
-    /// The certificate that it is bound to.
+    /// The digest of the certificate to which the token is bound.
     pub certificate: Option<&'a [u8; 32]>,
 }
 
@@ -107,7 +107,8 @@ impl Tokens {
         })
     }
 
-    /// Refuses a job that would need a token too large for a header. Otherwise its members would be refused later, one by one.
+    /// Refuses a job that would need a token that is too large for a header. Otherwise its members would be refused
+    /// later, one by one.
     pub(super) fn tokens_fit(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         for offer in Offer::all_of(rules, job) {
             let sees = rules.catalog().audience(&offer.audience).map(|a| a.presenter);
@@ -179,7 +180,7 @@ fn longest_match(pattern: &SpiffePattern) -> SpiffeId {
     pattern.exact().unwrap_or_else(|| {
         let example = pattern.example();
         let missing = longest_by(pattern).saturating_sub(example.as_str().len());
-        // If the result is longer than any SPIFFE ID, there is nothing to measure: the example stays.
+        // If the result is longer than any SPIFFE ID, the example stays, because such an identity cannot exist.
         format!("{example}{}", "x".repeat(missing)).parse().unwrap_or(example)
     })
 }
@@ -189,7 +190,7 @@ fn longest_by(pattern: &SpiffePattern) -> usize {
     pattern.to_string().len().saturating_add(WILDCARD_BYTES_MAX)
 }
 
-/// Whether the tokens of a job were measured for an identity of this length.
+/// Whether an identity is not longer than the identities for which the job's tokens were measured.
 pub(super) fn is_measured(job: &Job, id: &SpiffeId) -> bool {
     let matching = job.spec.members.join.iter().filter(|p| p.matches(id));
     matching.into_iter().any(|p| p.exact().is_some() || id.as_str().len() <= longest_by(p))

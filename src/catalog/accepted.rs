@@ -1,10 +1,11 @@
-//! Reads the catalog directory at a start and at a reload: takes the good files, and reports what it left out.
+//! Reads the catalog directory at a start and at a reload. Accepts the files without mistakes, and reports what it left
+//! out.
 //!
-//! Each tenant writes its own file, so the mistake of one must not hold the others back: a removal in a good file takes effect
-//! whatever is in the next one. A file with a mistake stays as it was; at a start it is left out, because no earlier text is
-//! known. If an entry depends on something that another file lacks, only this entry is left out, and not its whole file: always
-//! at a start, and at a reload if the entry was in force. A new reference to something that does not exist is a mistake of its
-//! file.
+//! Each tenant writes its own file, so a mistake of one tenant must not affect the others. A removal in a correct file
+//! takes effect regardless of the other files. A file with a mistake stays as it was. At a start it is left out,
+//! because no earlier text is known. If an entry depends on something that another file lacks, only this entry is left
+//! out, not its whole file. This is so at a start, and at a reload if the entry was in force. A new reference to
+//! something that does not exist is a mistake of its file.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -27,7 +28,8 @@ use crate::{
 
 pub(super) type InForce = BTreeMap<TenantName, Arc<str>>;
 
-/// Reads a directory at a start. The platform's file must be good, since it says which identities each tenant may name.
+/// Reads a directory at a start. The platform's file must have no mistake, because it says which identities each tenant
+/// may name.
 pub(super) fn read_at_start(dir: &Path) -> Result<CatalogIndex, CatalogErrors> {
     CatalogReading { dir, in_force: &InForce::new(), earlier: Earlier::Unknown }.accept()
 }
@@ -70,7 +72,7 @@ impl CatalogReading<'_> {
             if found.problems.is_empty() && !is_unusable {
                 problems.extend(left_out);
                 let mut index = indexed(self.dir, &sources, files, warnings);
-                // Another tenant must not count as the only one while a file is left out.
+                // A tenant must not count as the only tenant while the file of another tenant is left out.
                 index.tenants.extend(on_disk);
                 index.not_taken = problems.into_iter().collect();
                 return Ok(index);
@@ -93,7 +95,8 @@ impl CatalogReading<'_> {
         !is_read && (is_unread || is_misnamed)
     }
 
-    /// Returns to the earlier texts of these files, or leaves them out if there are none. `false` if that changes nothing.
+    /// Replaces the texts of these files by the earlier texts. Leaves a file out if it has no earlier text. Returns
+    /// whether that changed something.
     fn fall_back(&self, sources: &mut Vec<Source>, blamed: &BTreeSet<PathBuf>) -> bool {
         let before = sources.len();
         let mut fell_back = false;
@@ -113,7 +116,7 @@ impl CatalogReading<'_> {
         fell_back || sources.len() != before
     }
 
-    /// Returns the files to blame. Empty if the platform's own file is at fault at a start.
+    /// Returns the files that are at fault. Empty if the platform's file is at fault at a start.
     fn blamed(&self, found: &Findings, files: &[TenantFile], sources: &[Source]) -> BTreeSet<PathBuf> {
         match self.is_start() {
             true => blamed_at_start(found),
@@ -121,7 +124,7 @@ impl CatalogReading<'_> {
         }
     }
 
-    /// Removes entries that depend on what other files do not have. Returns a line for each.
+    /// Removes entries that depend on entries which the other files lack. Returns a line for each removed entry.
     fn prune(&self, files: &mut [TenantFile], on_disk: &BTreeSet<TenantName>) -> Vec<Problem> {
         let tenants: BTreeSet<TenantName> = files.iter().map(|f| f.tenant.clone()).collect();
         let claims = TenantClaims::of(files);
@@ -211,8 +214,9 @@ impl CatalogReading<'_> {
         left_out.into_iter().map(|(line, what, fix)| problem(f, line, what, fix)).collect()
     }
 
-    /// Removes entries with identities that the platform does not let a tenant name. A later principal that can match an identity
-    /// of a removed one goes too: it must not get what an earlier entry kept from it.
+    /// Removes entries with identities that the platform does not let a tenant name. Also removes a later principal
+    /// that can match an identity of a removed one: the later entry must not apply to an identity that belonged to the
+    /// earlier entry.
     fn drop_unclaimed(&self, f: &mut TenantFile, claims: &TenantClaims) -> Vec<Problem> {
         let (mut principals, mut audiences) =
             (std::mem::take(&mut f.principals), std::mem::take(&mut f.audiences));
@@ -252,7 +256,7 @@ impl CatalogReading<'_> {
         left_out
     }
 
-    /// Removes the resources that lack something, if they may be left out without their file. `lacking` says what a
+    /// Removes the resources that lack something, if they may be left out without their file. `lacking` returns what a
     /// resource lacks.
     fn drop_resources(
         &self,
@@ -279,12 +283,12 @@ impl CatalogReading<'_> {
     }
 }
 
-/// Returns the tenant of a file, if its name has the right form.
+/// Returns the tenant of a file, if the file name has the right form.
 fn tenant_of(file: &Path) -> Option<TenantName> {
     file.to_str()?.strip_suffix(".toml")?.parse().ok()
 }
 
-/// Returns the tenants that have a file, good or not.
+/// Returns the tenants that have a file, with or without mistakes.
 fn on_disk(sources: &[Source], unread: &BTreeSet<Problem>) -> BTreeSet<TenantName> {
     let unread = unread.iter().filter_map(|p| tenant_of(&p.file));
     sources.iter().map(|s| s.tenant.clone()).chain(unread).collect()
@@ -301,9 +305,9 @@ fn keep_unreadable(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>, in_for
     sources.sort_by(|a, b| a.file.cmp(&b.file));
 }
 
-/// Returns the files to blame at a start. If two tenants are in conflict, both are to blame: it is not known which of them
-/// came first, and the identity or audience must not go to the wrong one. A conflict with the platform's file is the
-/// tenant's. Empty if the platform's file has a mistake itself.
+/// Returns the files that are at fault at a start. If two tenants are in conflict, both files are at fault: it is not
+/// known which entry came first, and the identity or audience must not go to the wrong tenant. In a conflict with the
+/// platform's file, the tenant's file is at fault. Empty if the platform's file has a mistake itself.
 fn blamed_at_start(found: &Findings) -> BTreeSet<PathBuf> {
     let platform = PathBuf::from(format!("{PLATFORM}.toml"));
     let with_others = found.conflicts.iter().filter(|(file, other)| *file == platform && *other != platform);
@@ -315,7 +319,7 @@ fn blamed_at_start(found: &Findings) -> BTreeSet<PathBuf> {
     files.filter(|file| **file != platform).cloned().collect()
 }
 
-/// Returns the files to blame at a reload: of two that conflict, the one that changed.
+/// Returns the files that are at fault at a reload. Of two files in conflict, the changed file is at fault.
 fn blamed_at_reload(
     found: &Findings,
     files: &[TenantFile],

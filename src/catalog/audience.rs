@@ -1,17 +1,18 @@
-//! Audiences: who checks credentials, and how.
+//! Audiences: the resource servers that check credentials.
 
 use std::collections::BTreeSet;
 
 use crate::name::{SpiffeId, TenantName};
 
 super::words! {
-    /// How an audience checks a token before it serves a request.
+    /// The method by which an audience checks a token before it serves a request.
     Checks {
-        /// Verifies offline and follows the fence feed.
+        /// The audience verifies offline and follows the fence feed.
         Feed = "feed",
-        /// Asks the daemon each time.
+        /// The audience asks the daemon about each token.
         Introspect = "introspect",
-        /// Verifies only the signature, by `/keys`: a revocation has no effect until the token expires.
+        /// The audience verifies only the signature, with the keys of `/keys`. A revocation has no effect until the
+        /// token expires.
         Jwt = "jwt",
     }
 }
@@ -26,33 +27,33 @@ super::words! {
     }
 }
 
-/// Where the S3 gateway of an audience is.
+/// The address of an audience's S3 gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Endpoint {
     /// `HOST:PORT`.
     pub address: String,
-    /// The SPIFFE ID of the server there. One of the verifiers.
+    /// The SPIFFE ID of the gateway. It is one of the verifiers.
     pub server_id: SpiffeId,
 }
 
 /// One `[[audience]]`: a resource server by name.
 #[derive(Clone, Debug)]
 pub struct Audience {
-    /// The tenant whose file declares it.
+    /// The tenant whose file declares the audience.
     pub tenant: TenantName,
-    /// The value of `aud` in its tokens.
+    /// The value of `aud` in tokens for the audience.
     pub name: SpiffeId,
-    /// The identities that verify tokens for it. Never empty.
+    /// The identities that verify tokens for the audience. Never empty.
     pub verifiers: BTreeSet<SpiffeId>,
     pub checks: Checks,
     pub presenter: Presenter,
-    /// Its S3 gateway, to which wrappers pass the requests of unmodified programs.
+    /// The S3 gateway of the audience. Wrappers pass the requests of unmodified programs to it.
     pub s3: Option<S3Endpoint>,
-    /// The tenants whose resources may name it.
+    /// The tenants whose resources may name the audience.
     pub serves: BTreeSet<TenantName>,
-    /// The tenants whose leases can reach it: those it serves, and those that a resource kept here is shared with. Its fence feed
-    /// carries their lowerings.
+    /// The tenants that can have leases at the audience: the tenants that it serves, and the tenants with which its
+    /// resources are shared. The fence feed of the audience has the lowerings of these tenants.
     pub reached_by: BTreeSet<TenantName>,
-    /// The file and line of its entry, for example `acme.toml:30`.
+    /// The file and line of the entry, for example `acme.toml:30`.
     pub declared: String,
 }

@@ -1,4 +1,4 @@
-//! The checks of tenant files: what is wrong in each, and what contradicts another file.
+//! The checks of tenant files: mistakes in one file, and conflicts between files.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -21,7 +21,7 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Findings {
     pub(super) problems: Vec<Problem>,
-    /// Conflicts of two files: the file that a problem is noted for, and the other one.
+    /// Conflicts of two files: the file with the reported problem, and the other file.
     pub(super) conflicts: Vec<(PathBuf, PathBuf)>,
 }
 
@@ -32,7 +32,7 @@ impl Findings {
     }
 }
 
-/// Finds every mistake.
+/// Finds every mistake in the files.
 pub(super) fn check(files: &mut [TenantFile]) -> Findings {
     let mut found = Findings::default();
     check_size(files, &mut found.problems);
@@ -45,11 +45,12 @@ pub(super) fn check(files: &mut [TenantFile]) -> Findings {
     found
 }
 
-/// Finds what is wrong with a file without regard to the others: mistakes in it, and names that the platform does not let it
-/// write. A file with such a fault is put aside before files are compared, so that it cannot put the fault on another one.
+/// Finds the mistakes of each file without a comparison with other files. These include names that the platform does
+/// not allow in the file. Such a file is left out before files are compared, so that its mistake cannot count against
+/// another file.
 pub(super) fn check_each(files: &[TenantFile]) -> Findings {
     let mut found = Findings::default();
-    // If the platform's file has mistakes, some of its claims may be missing. No other file is at fault for that.
+    // If the platform's file has mistakes, some of its claims may be missing. Other files are not at fault for that.
     if files.iter().all(|f| f.tenant.as_str() != PLATFORM || f.problems.is_empty()) {
         check_claims(files, &mut found.problems);
     }
@@ -80,8 +81,8 @@ fn check_size(files: &[TenantFile], problems: &mut Vec<Problem>) {
     }
 }
 
-/// Checks that the platform lets each tenant name the identities in its file. Without a platform's file, all files belong to
-/// one team.
+/// Checks that the platform lets each tenant name the identities in its file. If there is no platform file, all files
+/// belong to one team.
 fn check_claims(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let Some(claims) = TenantClaims::of(files) else { return };
     for f in files {
@@ -112,7 +113,7 @@ fn named_identities(f: &TenantFile) -> impl Iterator<Item = (usize, SpiffePatter
 pub(super) struct TenantClaims(Vec<(TenantName, SpiffePattern)>);
 
 impl TenantClaims {
-    /// `None` without a platform's file.
+    /// Returns the claims. `None` if there is no platform file.
     pub(super) fn of(files: &[TenantFile]) -> Option<Self> {
         files.iter().find(|f| f.tenant.as_str() == PLATFORM).map(|f| TenantClaims(f.claims.clone()))
     }
@@ -152,7 +153,7 @@ fn check_audiences(files: &[TenantFile], found: &mut Findings) {
 fn check_resources(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let audiences: HashMap<&SpiffeId, _> =
         files.iter().flat_map(|f| &f.audiences).map(|a| (&a.audience.name, a)).collect();
-    // The entry of such a name may have a mistake. A reference to it is not a second mistake.
+    // The entry of such a name may have a mistake. A reference to such an entry is not a second mistake.
     let named_by_entries: BTreeSet<&SpiffeId> = files.iter().flat_map(|f| &f.named_audiences).collect();
     let models: HashMap<&ResourceName, _> =
         files.iter().flat_map(|f| &f.resources).map(|r| (&r.resource.name, &r.resource)).collect();
@@ -233,7 +234,7 @@ fn check_twins(f: &TenantFile, problems: &mut Vec<Problem>) {
     }
 }
 
-/// A principal entry and its file.
+/// A principal entry, and the file that has it.
 struct Placement<'c> {
     file: &'c TenantFile,
     entry: &'c Placed<Principal>,
@@ -241,7 +242,7 @@ struct Placement<'c> {
 
 fn check_principals(files: &[TenantFile], found: &mut Findings) {
     let mut patterns: HashMap<&SpiffePattern, Placement<'_>> = HashMap::new();
-    // By trust domain, so that few pairs are compared.
+    // The entries are grouped by trust domain, so that few pairs are compared.
     let mut wild: HashMap<&TrustDomain, Vec<Placement<'_>>> = HashMap::new();
     let mut exact: HashMap<&TrustDomain, Vec<Placement<'_>>> = HashMap::new();
     for file in files {

@@ -5,9 +5,10 @@ use std::collections::{HashMap, HashSet};
 use super::{Audience, Resource, accepted::InForce, file};
 use crate::name::{ResourceName, SpiffeId, SpiffePattern, TenantName};
 
-/// What was in force. It decides whether an entry that no longer fits is left out, or counts as a mistake of its author.
+/// The entries that were in force. They decide whether an entry that no longer fits is left out, or is a mistake of its
+/// author.
 pub(super) enum Earlier {
-    /// At a start: each entry may have been in force in the previous run of the daemon.
+    /// The state at a start: each entry may have been in force in the previous run of the daemon.
     Unknown,
     Known(EarlierEntries),
 }
@@ -20,7 +21,7 @@ pub(super) struct EarlierEntries {
 }
 
 impl Earlier {
-    /// Reads the texts in force. They have no mistakes.
+    /// Reads the texts in force. These texts have no mistakes.
     pub(super) fn of(in_force: &InForce) -> Self {
         let mut entries = EarlierEntries::default();
         for (tenant, text) in in_force {
@@ -47,7 +48,7 @@ impl Earlier {
         self.is_or(|e| e.principals.contains(&(tenant.clone(), pattern.clone())))
     }
 
-    /// Whether its tenant had this audience, with all of these verifiers.
+    /// Whether the audience's tenant had this audience with all of its verifiers.
     pub(super) fn had_audience(&self, audience: &Audience) -> bool {
         self.is_or(|e| {
             let earlier = e.audiences.get(&audience.name);

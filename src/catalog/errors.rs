@@ -1,10 +1,10 @@
-//! All that is wrong with a catalog.
+//! The mistakes in a catalog.
 
 use std::collections::BTreeSet;
 
 use crate::written::Problem;
 
-/// All mistakes in a catalog, by file and line. Never empty. File names are relative to its directory.
+/// All mistakes in a catalog, by file and line. Never empty. File names are relative to the catalog directory.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the catalog has {} mistake(s): {}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct CatalogErrors(Vec<Problem>);

@@ -1,4 +1,4 @@
-//! One tenant's file, read whole.
+//! Reads the file of one tenant.
 
 use std::{collections::BTreeSet, fmt::Display, path::Path, str::FromStr};
 
@@ -23,7 +23,7 @@ const GATEWAY: &str = "\"spiffe://k8s.acme.example/ns/data/sa/gateway\"";
 /// The tenant that runs Leasehold.
 pub(super) const PLATFORM: &str = "platform";
 
-/// A resource, with the lines of what it refers to.
+/// A resource, with the lines of its references.
 pub(super) struct ParsedResource {
     pub(super) resource: Resource,
     pub(super) line: usize,
@@ -32,31 +32,31 @@ pub(super) struct ParsedResource {
     pub(super) model_line: usize,
 }
 
-/// An audience with its line and those of the tenants that it serves.
+/// An audience, with its line and the lines of the tenants that it serves.
 pub(super) struct ParsedAudience {
     pub(super) audience: Audience,
     pub(super) line: usize,
     pub(super) serves: Vec<Placed<TenantName>>,
 }
 
-/// The entries of one file, and its mistakes. A mistaken entry is left out, but its name is known.
+/// The entries and the mistakes of one file. An entry with a mistake is left out, but its name is known.
 pub(super) struct TenantFile {
     pub(super) file: String,
     pub(super) tenant: TenantName,
-    /// Which patterns each tenant may name. Only the platform's file has them.
+    /// The patterns that each tenant may name. Only the platform's file has them.
     pub(super) claims: Vec<(TenantName, SpiffePattern)>,
-    /// What the platform grants for a time: of the platform's file only.
+    /// The temporary exceptions. Only the platform's file has them.
     pub(super) exceptions: Exceptions,
     pub(super) principals: Vec<Placed<Principal>>,
     pub(super) audiences: Vec<ParsedAudience>,
     pub(super) resources: Vec<ParsedResource>,
-    /// Names of all entries, good or mistaken: a reference to one of them is not a second mistake.
+    /// The names of all entries, with or without mistakes. A reference to one of these names is not a second mistake.
     pub(super) named_audiences: BTreeSet<SpiffeId>,
     pub(super) named_resources: BTreeSet<ResourceName>,
     pub(super) problems: Vec<Problem>,
 }
 
-/// Reads the file of a tenant. Its name has been checked.
+/// Reads the file of a tenant. The file name was checked before.
 pub(super) fn read(file: &str, tenant: &TenantName, source: &str) -> TenantFile {
     let mut out = TenantFile {
         file: file.to_owned(),
@@ -399,7 +399,7 @@ fn need_list<T: FromStr<Err: Display>>(
     table.need_list(key, example, SPEC_LIST_MAX, notes, once())
 }
 
-/// Returns a parser that refuses a text which it has read before.
+/// Returns a parser that refuses a text that it has read before.
 fn once<T: FromStr<Err: Display>>() -> impl FnMut(&str) -> Result<T, String> {
     let mut seen = BTreeSet::new();
     move |text| {

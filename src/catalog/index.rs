@@ -11,7 +11,7 @@ use crate::{
     written::Problem,
 };
 
-/// Principals, resources and audiences, all of them checked. Cheap to clone; never changes.
+/// The checked principals, resources and audiences. A catalog never changes, and a clone is cheap.
 #[derive(Clone, Debug)]
 pub struct Catalog(Arc<CatalogIndex>);
 
@@ -19,15 +19,15 @@ pub struct Catalog(Arc<CatalogIndex>);
 pub(super) struct CatalogIndex {
     pub(super) digest: Option<Digest>,
     pub(super) warnings: Vec<String>,
-    /// Mistakes in the files on disk, which are not in force.
+    /// Mistakes in the files on disk. Such files are not in force.
     pub(super) not_taken: Vec<Problem>,
-    /// The texts of its files in force, to fall back on.
+    /// The texts of the files in force. A reload returns to them if a file has a mistake.
     pub(super) sources: BTreeMap<TenantName, Arc<str>>,
-    /// The tenants that have a file, in force or not.
+    /// The tenants that have a file, also if the file is not in force.
     pub(super) tenants: BTreeSet<TenantName>,
-    /// In the order of the files and of the lines in them. Verifiers without their own entry come last.
+    /// The principals, in the order of the files and lines. Verifiers without their own entry come last.
     pub(super) principals: Vec<Arc<Principal>>,
-    /// How many of them are verifiers without their own entry.
+    /// The number of principals that are verifiers without their own entry.
     pub(super) implied: usize,
     pub(super) by_segments: PatternNode,
     pub(super) resources: HashMap<ResourceName, Resource>,
@@ -39,9 +39,9 @@ pub(super) struct CatalogIndex {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub tenants: usize,
-    /// Entries `[[principal]]`.
+    /// The number of `[[principal]]` entries.
     pub principals: usize,
-    /// Verifiers that only an `[[audience]]` names.
+    /// The number of verifiers that only an `[[audience]]` names.
     pub verifiers: usize,
     pub datasets: usize,
     pub models: usize,
@@ -50,7 +50,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Datasets, models and checkpoint lines.
+    /// Returns the number of datasets, models and checkpoint lines.
     pub fn resources(self) -> usize {
         self.datasets + self.models + self.checkpoints
     }
@@ -62,13 +62,13 @@ impl Catalog {
         Catalog(Arc::new(index))
     }
 
-    /// The digest of the names and bytes of its files.
+    /// Returns the digest of the names and bytes of the files.
     pub fn digest(&self) -> Digest {
         self.0.digest.unwrap_or(Digest::ZERO)
     }
 
-    /// The digest of what a tenant may know of the catalog: its own file, and what other tenants share with it. No change of
-    /// anything else changes it.
+    /// Returns the digest of the part of the catalog that a tenant may see: its own file, and the resources that other
+    /// tenants share with it. Other changes do not change this digest.
     pub fn digest_seen_by(&self, tenant: &TenantName) -> Digest {
         let own = self.0.sources.get(tenant).map(ToString::to_string).unwrap_or_default();
         let shared = self.resources().filter(|r| r.tenant != *tenant && r.visible_to(tenant));
@@ -83,18 +83,19 @@ impl Catalog {
         Digest::of(format!("leasehold catalog of {tenant} v1\n{}", parts.collect::<String>()).as_bytes())
     }
 
-    /// Warnings: an empty directory, a file that is not read.
+    /// Returns warnings: an empty directory, a file that is not read.
     pub fn warnings(&self) -> &[String] {
         &self.0.warnings
     }
 
-    /// Mistakes that a start or a reload found, by file and line. A file with a mistake stays in force as it was, or is left out
-    /// if the daemon has started since. Entries that depend on what another file does not have are left out.
+    /// Returns the mistakes that a start or a reload found, by file and line. A reload keeps the previous text of a
+    /// file with a mistake. A start leaves such a file out. Entries that depend on missing entries of another file are
+    /// left out.
     pub fn not_taken(&self) -> &[Problem] {
         &self.0.not_taken
     }
 
-    /// The texts of its files by tenant, in the order of the files.
+    /// Returns the texts of the files by tenant, in the order of the files.
     pub fn texts(&self) -> impl Iterator<Item = (&TenantName, &Arc<str>)> {
         self.0.sources.iter()
     }
@@ -103,7 +104,7 @@ impl Catalog {
         &self.0.sources
     }
 
-    /// How many entries of each kind it has.
+    /// Returns the number of entries of each kind.
     pub fn counts(&self) -> Counts {
         let of = |kind| self.0.resources.keys().filter(|n| n.kind() == kind).count();
         Counts {
@@ -117,27 +118,28 @@ impl Catalog {
         }
     }
 
-    /// The tenants that have a file. Tenants whose file has a mistake are among them.
+    /// Returns the tenants that have a file, including files with mistakes.
     pub fn tenants(&self) -> impl Iterator<Item = &TenantName> {
         self.0.tenants.iter()
     }
 
-    /// Returns the entry of an identity: the first match in the one file that matches it.
+    /// Returns the entry of an identity: the first match in the only file that matches it.
     pub fn principal(&self, id: &SpiffeId) -> Option<&Arc<Principal>> {
         self.0.by_segments.find(id)
     }
 
-    /// Returns the entries that can match an identity which a pattern matches.
+    /// Returns the entries that can match an identity of a pattern.
     pub fn principals_overlapping(&self, pattern: &SpiffePattern) -> impl Iterator<Item = &Arc<Principal>> {
         self.0.principals.iter().filter(move |p| p.pattern.overlaps(pattern))
     }
 
-    /// The entries of all tenants for identities.
+    /// Returns the principals of all tenants.
     pub fn principals(&self) -> impl Iterator<Item = &Arc<Principal>> {
         self.0.principals.iter()
     }
 
-    /// Returns a line for each entry that does not name the person behind it, although many people may match it.
+    /// Returns a line for each entry that does not say which person uses an identity, although many people may match
+    /// the entry.
     pub fn nameless_people(&self) -> Vec<String> {
         let is_nameless = |p: &&Arc<Principal>| {
             p.kind == PrincipalKind::Operator && p.human_text().is_none() && p.pattern.exact().is_none()
@@ -152,32 +154,32 @@ impl Catalog {
         self.principals().filter(is_nameless).map(line).collect()
     }
 
-    /// A dataset, model or checkpoint line; datasets and models by their version.
+    /// Returns a dataset, model or checkpoint line. A name of a dataset or model must have a version.
     pub fn resource(&self, name: &ResourceName) -> Option<&Resource> {
         self.0.resources.get(name)
     }
 
-    /// Returns the resource, if the name is a dataset's.
+    /// Returns the resource if it is a dataset.
     pub fn dataset(&self, name: &ResourceName) -> Option<&Resource> {
         self.resource(name).filter(|r| r.name.kind() == ResourceKind::Dataset)
     }
 
-    /// Returns the resource, if the name is a model's.
+    /// Returns the resource if it is a model.
     pub fn model(&self, name: &ResourceName) -> Option<&Resource> {
         self.resource(name).filter(|r| r.name.kind() == ResourceKind::Model)
     }
 
-    /// Returns the resource, if the name is a checkpoint line's.
+    /// Returns the resource if it is a checkpoint line.
     pub fn checkpoint(&self, name: &ResourceName) -> Option<&Resource> {
         self.resource(name).filter(|r| r.name.kind() == ResourceKind::Checkpoint)
     }
 
-    /// The resources of all tenants, in the order of their names.
+    /// Returns the resources of all tenants, in the order of their names.
     pub fn resources(&self) -> impl Iterator<Item = &Resource> {
         self.0.resources.values()
     }
 
-    /// The resources whose bytes lie elsewhere than in an earlier catalog: at another location, or behind another audience.
+    /// Returns the resources that have another location or another audience than in an earlier catalog.
     pub fn moved_since<'c>(&'c self, before: &'c Catalog) -> impl Iterator<Item = &'c ResourceName> {
         let is_moved = |b: &Resource, r: &Resource| b.location != r.location || b.audience != r.audience;
         let moved =
@@ -185,22 +187,22 @@ impl Catalog {
         moved.map(|r| &r.name)
     }
 
-    /// The audience with this ID, which its tokens have as `aud`.
+    /// Returns the audience with this ID. Tokens have the ID as `aud`.
     pub fn audience(&self, name: &SpiffeId) -> Option<&Audience> {
         self.0.audiences.get(name)
     }
 
-    /// The audiences of all tenants, in the order of their names.
+    /// Returns the audiences of all tenants, in the order of their names.
     pub fn audiences(&self) -> impl Iterator<Item = &Audience> {
         self.0.audiences.values()
     }
 
-    /// What the platform grants for a time: tenants that are observed, rules that are waived.
+    /// Returns the temporary exceptions: observed tenants and waived rules.
     pub fn exceptions(&self) -> &Exceptions {
         &self.0.exceptions
     }
 
-    /// The audiences that an identity checks for.
+    /// Returns the audiences for which an identity checks tokens.
     pub fn audiences_of_verifier(&self, id: &SpiffeId) -> impl Iterator<Item = &Audience> {
         self.0.audiences.values().filter(move |a| a.verifiers.contains(id))
     }

@@ -1,4 +1,4 @@
-//! Reads a directory of tenant files, and makes the index of them.
+//! Reads a directory of tenant files, and makes the index of their entries.
 
 use std::{collections::BTreeSet, fs, path::Path, sync::Arc};
 
@@ -19,12 +19,12 @@ impl Catalog {
     /// Reads a directory of `TENANT.toml` files, to check them.
     ///
     /// # Errors
-    /// Every mistake in them.
+    /// Every mistake in the files.
     pub fn load(dir: &Path) -> Result<Self, CatalogErrors> {
         read(dir).map(Self::of)
     }
 
-    /// Reads the directory for a daemon that starts. A mistake of one tenant does not hold the others back:
+    /// Reads the directory for a daemon that starts. A mistake of one tenant does not affect the others:
     /// [`Catalog::not_taken`] lists what was left out.
     ///
     /// # Errors
@@ -33,8 +33,8 @@ impl Catalog {
         accepted::read_at_start(dir).map(Self::of)
     }
 
-    /// Reads the directory again and returns the catalog that replaces this one. A mistake of one tenant does not hold the
-    /// others back: [`Catalog::not_taken`] lists what was left out.
+    /// Reads the directory again and returns the catalog that replaces this one. A mistake of one tenant does not
+    /// affect the others: [`Catalog::not_taken`] lists what was left out.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Catalog {
     /// Builds the catalog of these files again.
     ///
     /// # Errors
-    /// Every mistake in them. What a reload left out of a catalog in force is a mistake here.
+    /// Every mistake in the files. An entry that a reload would leave out is a mistake here.
     pub fn of_texts(texts: impl IntoIterator<Item = (TenantName, Arc<str>)>) -> Result<Self, CatalogErrors> {
         let source = |(tenant, text)| Source { file: format!("{tenant}.toml"), tenant, text };
         let mut sources: Vec<Source> = texts.into_iter().map(source).collect();
@@ -106,7 +106,7 @@ pub(super) fn indexed(
     index
 }
 
-/// One file as it was read.
+/// The text of one file as it was read.
 pub(super) struct Source {
     pub(super) file: String,
     pub(super) tenant: TenantName,
@@ -182,7 +182,7 @@ pub(super) fn sources(
     Some(out)
 }
 
-/// Fills the index with the good entries of all files.
+/// Fills the index with the entries of all files that have no mistakes.
 fn assemble(files: Vec<TenantFile>, index: &mut CatalogIndex) {
     let mut implied = Vec::new();
     for f in &files {

@@ -1,4 +1,4 @@
-//! The check that no entry reaches the bytes of another tenant, or writes over bytes that others read.
+//! The check that no entry gives access to the bytes of another tenant, or overwrites bytes that others read.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,8 @@ impl<'c> LocatedResource<'c> {
         &self.entry.resource.audience
     }
 
-    /// The bucket and folder. The schemes s3, gs and az are left out: programs see one bucket by that name.
+    /// Returns the bucket and folder. The schemes s3, gs and az are left out, because programs see one bucket of that
+    /// name.
     fn folder(self) -> &'c str {
         let location = self.entry.resource.location.as_str();
         location.split_once("://").map_or(location, |(_, rest)| rest)
@@ -31,19 +32,20 @@ impl<'c> LocatedResource<'c> {
         self.audience() == outer.audience() && self.folder().starts_with(outer.folder())
     }
 
-    /// Whether both may have bytes in common: resources of one tenant that are all read, or all checkpoint lines.
+    /// Whether two resources may have bytes in common. They may if they have the same tenant, and either both are only
+    /// read or both are checkpoint lines.
     fn may_share_bytes(self, other: Self) -> bool {
         let is_line = |r: Self| r.entry.resource.checkpoint().is_some();
         self.file.tenant == other.file.tenant && is_line(self) == is_line(other)
     }
 }
 
-/// Finds resources of one audience whose locations lie in each other, although their bytes must be apart. An audience opens
-/// every location with its own key, so it cannot see whose bytes they are.
+/// Finds resources of one audience with a location inside the other's location, although they must not share bytes. An
+/// audience opens every location with its own key, so it cannot see which tenant owns the bytes.
 pub(super) fn check_locations(files: &[TenantFile], found: &mut Findings) {
     let audiences: BTreeMap<&SpiffeId, &Audience> =
         files.iter().flat_map(|f| &f.audiences).map(|a| (&a.audience.name, &a.audience)).collect();
-    // An entry of a tenant that its audience does not serve is a mistake already, and must not put another file at fault.
+    // An entry of a tenant that its audience does not serve is a mistake already, and must not make another file wrong.
     let is_served = |r: &LocatedResource<'_>| {
         audiences.get(r.audience()).is_some_and(|audience| audience.serves.contains(&r.file.tenant))
     };
@@ -52,14 +54,14 @@ pub(super) fn check_locations(files: &[TenantFile], found: &mut Findings) {
         .flat_map(|file| file.resources.iter().map(move |entry| LocatedResource { file, entry }))
         .filter(is_served)
         .collect();
-    // A folder comes just before everything in it.
+    // A folder comes directly before its content.
     all.sort_by_key(|r| (r.audience(), r.folder()));
     let mut around: Vec<LocatedResource<'_>> = Vec::new();
     for inner in all {
         while around.last().is_some_and(|outer| !inner.is_inside(*outer)) {
             around.pop();
         }
-        // If all pairs of neighbours may share bytes, so may all in the chain.
+        // If all adjacent pairs may share bytes, all resources in the chain may share bytes.
         if let Some(outer) = around.last().filter(|outer| !inner.may_share_bytes(**outer)) {
             note(inner, *outer, found);
         }

@@ -1,20 +1,22 @@
-//! The catalog: which callers are known, and which resources exist. One TOML file per tenant, owned by that team.
+//! The catalog: which callers are known, and which resources exist. Each tenant has one TOML file, and the team of the
+//! tenant owns it.
 //!
-//! Owns principals, datasets, models, checkpoint lines and audiences, and the strict reading of them: unknown keys,
-//! duplicates, missing fields and dangling references are errors, all reported at once, each with its file and line. No one is known
-//! by default, and if there is a platform's file, it says which identities each tenant may name. A catalog never changes: a
-//! reload makes another one. A start and a reload take the good files on disk. Decides nothing; has no clock, no lock, no await.
+//! The catalog contains principals, datasets, models, checkpoint lines and audiences. Unknown keys, duplicates, missing
+//! fields and references to nothing are errors. All errors are reported at once, with file and line. No caller is known
+//! by default. A platform file, if there is one, says which identities each tenant may name. A catalog never changes: a
+//! reload makes another one. When the daemon starts or reloads, it accepts the files without mistakes. This module
+//! decides nothing. It uses no clock and no lock, and is not async.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `index` | [`Catalog`]: its queries |
 //! | `principal` `resource` `audience` `tree` | its entries, and the search for a principal |
 //! | `load` | reading a directory |
-//! | `checks` `locations` | the checks across files; the check that tenants' locations are apart |
+//! | `checks` `locations` | the checks across files; the check that no two tenants have the same location |
 //! | `accepted` | reading the directory at a start or a reload: which files and entries are accepted |
-//! | `earlier` | the entries that were in force before |
+//! | `earlier` | the entries that were in force before a reload |
 //! | `file` `value` | one tenant's file, its values |
-//! | `errors` | [`CatalogErrors`]: all that is wrong |
+//! | `errors` | [`CatalogErrors`]: all mistakes in the files |
 
 mod accepted;
 mod audience;
@@ -41,7 +43,7 @@ pub use resource::{
     SourceTrust, Tier, ToolAccess,
 };
 
-/// Implements a closed list of words: `as_str`, `ALL`, `Display` and a `FromStr` whose error names them all.
+/// Makes an enum whose variants have fixed texts. The error of its `FromStr` lists all texts.
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident { $( $(#[$vdoc:meta])* $variant:ident = $text:literal, )* }) => {
         $(#[$doc])*
@@ -67,7 +69,7 @@ macro_rules! words {
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 match text {
                     $($text => Ok($name::$variant),)*
-                    _ => Err(concat!("it is one of:" $(, " ", $text)*)),
+                    _ => Err(concat!("it must be one of:" $(, " ", $text)*)),
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, str::FromStr};
 use crate::name::{HumanName, PrincipalKind, SpiffeId, SpiffePattern, TenantName};
 
 super::words! {
-    /// How many jobs a SPIFFE ID belongs to.
+    /// Whether a SPIFFE ID belongs to one job or to several.
     IdentityUse {
         /// The SPIFFE ID belongs to one job only.
         Job = "job",
@@ -18,19 +18,19 @@ super::words! {
 #[derive(Clone, Debug)]
 pub struct Principal {
     pub tenant: TenantName,
-    /// The pattern that it matches. No two entries of a catalog have the same one.
+    /// The pattern of the SPIFFE IDs. Each entry of a catalog has another pattern.
     pub pattern: SpiffePattern,
     pub kind: PrincipalKind,
     pub identity: IdentityUse,
     pub roles: BTreeSet<String>,
     pub groups: BTreeSet<String>,
-    /// The people that it may act for.
+    /// The people for whom the principal may act.
     pub may_act_for: Vec<HumanPattern>,
-    /// Whether the principal may do nothing, although it is known.
+    /// Whether the principal is known but may do nothing.
     pub disabled: bool,
-    /// The file and line of its entry, for example `acme.toml:12`.
+    /// The file and line of the entry, for example `acme.toml:12`.
     pub declared_at: String,
-    /// The path segment, from 1, that names the person.
+    /// The path segment that names the person, counted from 1.
     pub(super) human_segment: Option<usize>,
 }
 
@@ -52,7 +52,7 @@ impl Principal {
         }
     }
 
-    /// Whether it may act for this person.
+    /// Whether the principal may act for this person.
     pub fn may_act_for(&self, human: &HumanName) -> bool {
         self.may_act_for.iter().any(|p| match p {
             HumanPattern::Any => true,
@@ -60,24 +60,24 @@ impl Principal {
         })
     }
 
-    /// Returns the person behind an identity of this entry, if the catalog says which segment names them.
+    /// Returns the person who uses an identity of this entry, if the catalog says which path segment names the person.
     pub fn human(&self, id: &SpiffeId) -> Option<HumanName> {
         id.segments().nth(self.human_segment?.checked_sub(1)?)?.parse().ok()
     }
 
-    /// Whether this path segment, from 1, names the person behind an identity of this entry.
+    /// Whether this path segment, counted from 1, names the person in the identities of this entry.
     pub fn names_person_in(&self, segment: usize) -> bool {
         self.human_segment == Some(segment)
     }
 
-    /// Returns the text that names the person in all identities of this entry: `*` if they can be different people. `None`
-    /// if its identities are not people.
+    /// Returns the text that names the person in all identities of this entry. It is `*` if these can be different
+    /// people. `None` if the identities are not people.
     pub fn human_text(&self) -> Option<&str> {
         self.pattern.segment(self.human_segment?.checked_sub(1)?)
     }
 }
 
-/// `human:*` or `human:ada`.
+/// The people of an entry: `human:*`, or one person as in `human:ada`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HumanPattern {
     Any,
@@ -104,7 +104,7 @@ impl fmt::Display for HumanPattern {
     }
 }
 
-/// `segment:N`: the N-th path segment, from 1.
+/// `segment:N`: the N-th path segment, counted from 1.
 pub(super) struct HumanSegment(pub(super) usize);
 
 impl FromStr for HumanSegment {

@@ -8,7 +8,7 @@ use crate::{
 };
 
 super::words! {
-    /// How confidential a dataset is.
+    /// The confidentiality of a dataset.
     Classification {
         Public = "public",
         Internal = "internal",
@@ -17,7 +17,7 @@ super::words! {
     }
 }
 super::words! {
-    /// How far the source of a dataset is trusted.
+    /// The trust in the source of a dataset.
     SourceTrust {
         Curated = "curated",
         Reviewed = "reviewed",
@@ -25,7 +25,7 @@ super::words! {
     }
 }
 super::words! {
-    /// How much depends on a model.
+    /// The importance of a model.
     Tier {
         Production = "production",
         Staging = "staging",
@@ -34,7 +34,7 @@ super::words! {
     }
 }
 super::words! {
-    /// The environment that a model runs in.
+    /// The environment in which a model runs.
     Environment {
         Production = "production",
         Staging = "staging",
@@ -42,7 +42,7 @@ super::words! {
     }
 }
 super::words! {
-    /// What harm a changed model could do.
+    /// The harm that a changed model could do.
     Risk {
         Low = "low",
         Medium = "medium",
@@ -50,7 +50,7 @@ super::words! {
     }
 }
 super::words! {
-    /// What tools a model can call.
+    /// The tools that a model can call.
     ToolAccess {
         None = "none",
         Sandbox = "sandbox",
@@ -61,7 +61,8 @@ super::words! {
     /// Whether the bytes can be reached only through the resource server that the entry names as `audience`.
     Enforcement {
         Audience = "audience",
-        /// They can be reached in other ways too, such as by a user id on a shared file system. Each lease says so.
+        /// The bytes can be reached in other ways too, such as by a user id on a shared file system. Each lease says
+        /// so.
         Advisory = "advisory",
     }
 }
@@ -73,16 +74,16 @@ pub struct Resource {
     pub tenant: TenantName,
     /// The resource's folder, as a URL that ends in a slash.
     pub location: String,
-    /// The audience that serves it to holders of a credential.
+    /// The audience that serves the resource to holders of a credential.
     pub audience: SpiffeId,
     pub pin: Pin,
-    /// The owner to ask. Printed in every refusal.
+    /// The owner of the resource. Every refusal names the owner.
     pub owner: String,
     pub enforced: Enforcement,
-    /// Other tenants whose jobs may read it.
+    /// Other tenants whose jobs may read the resource.
     pub shared_with: BTreeSet<TenantName>,
     pub facts: ResourceFacts,
-    /// The file and line of its entry, for example `acme.toml:40`.
+    /// The file and line of the entry, for example `acme.toml:40`.
     pub declared: String,
 }
 
@@ -99,9 +100,9 @@ pub struct DatasetFacts {
     pub classification: Classification,
     pub data_classes: BTreeSet<String>,
     pub source_trust: SourceTrust,
-    /// What it may be used for.
+    /// The purposes for which the dataset may be used.
     pub purposes: BTreeSet<String>,
-    /// The moment from which no one may read it.
+    /// The time from which the dataset must not be read.
     pub retain_until: Option<Wall>,
 }
 
@@ -113,15 +114,15 @@ pub struct ModelFacts {
     pub tool_access: ToolAccess,
 }
 
-/// A checkpoint line. Each job and attempt that writes to it has a folder below its location.
+/// The facts of a checkpoint line. Each job and attempt writes to its own folder below the location of the line.
 #[derive(Clone, Debug)]
 pub struct CheckpointFacts {
-    /// The model that its checkpoints are tuned from.
+    /// The model from which the checkpoints are tuned.
     pub model: ResourceName,
 }
 
 impl Resource {
-    /// Whether a tenant may know that it exists.
+    /// Whether a tenant may know that the resource exists.
     pub fn visible_to(&self, tenant: &TenantName) -> bool {
         self.tenant == *tenant || self.shared_with.contains(tenant)
     }

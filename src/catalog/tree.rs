@@ -17,7 +17,7 @@ pub(super) struct PatternNode {
     end: Option<RankedEntry>,
 }
 
-/// An entry and its position in the catalog: the first one that matches wins.
+/// An entry and its position in the catalog. The first matching entry wins.
 type RankedEntry = (usize, Arc<Principal>);
 
 impl PatternNode {
@@ -45,7 +45,7 @@ impl PatternNode {
         let mut left = segments(id.as_str());
         let mut node = self.exact.get(left.next()?)?;
         if SpiffePattern::is_reserved(id) {
-            // No wildcard matches it.
+            // A wildcard does not match a trust domain.
             node = node.exact.get(left.next()?)?;
         }
         node.first(left).map(|(_, principal)| principal)

@@ -13,7 +13,7 @@ use crate::{
     written::Value,
 };
 
-/// A lower-case word: a role, group, purpose or data class. No two words look alike.
+/// A lower-case word: a role, group, purpose or data class.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LowerWord(pub(super) String);
 
@@ -31,7 +31,7 @@ impl FromStr for LowerWord {
     }
 }
 
-/// Parses a text. An error shows it, as errors of names do themselves.
+/// Parses a text. The error shows the text, like the errors of names.
 pub(super) fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|why: T::Err| {
         let why = why.to_string();
@@ -52,7 +52,7 @@ pub(super) fn line_of_text(text: &str) -> Result<String, String> {
     }
 }
 
-/// Reads a name as the tenant's own file writes it: without kind and tenant.
+/// Reads a name in the short form of the tenant's file: without kind and tenant.
 pub(super) fn local_name(
     kind: ResourceKind,
     tenant: &TenantName,
@@ -167,7 +167,7 @@ pub(super) fn pin(value: &Value) -> Result<Pin, String> {
     format!("{kind}:{pinned}").parse().map_err(|e: NameError| e.to_string())
 }
 
-/// Reads a date, which is its beginning in UTC, or a moment with its offset.
+/// Reads a date, which means its beginning in UTC, or a time with an offset.
 pub(super) fn moment(value: &Value) -> Result<Wall, String> {
     let Value::Date(at) = value else {
         return Err(format!("it is {}, not a date without quotes; write it as 2027-06-30", value.kind()));
@@ -196,6 +196,6 @@ fn wall(at: &Datetime) -> Option<Wall> {
         }
         _ => return None,
     };
-    // Whole seconds, as policies have them: a fraction is dropped, which only shortens.
+    // Policies have whole seconds. A fraction is dropped, which only makes the time earlier.
     u64::try_from(moment.unix_timestamp()).ok().map(Wall::from_seconds)
 }

@@ -443,7 +443,7 @@ colour = "red"
         insta::assert_snapshot!(problems.join("\n"), @r#"
         /c/contexts.toml:7: a context has no bundle of its server's trust domain: write bundles = { "td.example" = "bundle.pem" }
         /c/contexts.toml:8: context.a.server: `https://localhost:8443` is not an address: write `HOST:PORT`, without a scheme or a path
-        /c/contexts.toml:10: `boss` is not a kind of principal: it is one of: workload launcher scheduler operator verifier auditor
+        /c/contexts.toml:10: `boss` is not a kind of principal: it must be one of: workload launcher scheduler operator verifier auditor
         /c/contexts.toml:15: context.b.server_id: `td.example` is not a SPIFFE ID: it does not begin with `spiffe://` in lower case; write server_id = "spiffe://example.org/leasehold"
         /c/contexts.toml:17: context.b.colour is not a key: write one of server_id, server, login, issuer, bundles, identity, or remove it
         "#);

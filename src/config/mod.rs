@@ -5,7 +5,7 @@
 //! starts nothing: [`Config`] names files and addresses, which the daemon opens. Mistakes are reported as
 //! [`Problems`](crate::written::Problems).
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `settings` | [`Config`]: always valid once it exists |
 //! | `file` | reading it, section by section |

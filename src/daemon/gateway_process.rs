@@ -61,7 +61,7 @@ impl GatewayProcess {
         });
         let wait = config.identity.wait;
         wait_for_identity(&*identity, &*clock, wait, |why| {
-            tracing::warn!(why, seconds = wait.as_secs(), "no identity was issued yet: waiting for one");
+            tracing::warn!(why, seconds = wait.as_secs(), "no identity was issued yet: the gateway waits");
         })
         .await?;
         let connector = Connector::new(identity.clone(), clock.clone(), config.daemon.clone());
@@ -98,7 +98,7 @@ impl GatewayProcess {
                 Ok(newer) => catalog.store(Arc::new(newer)),
                 Err(errors) => {
                     for mistake in errors.iter() {
-                        tracing::error!(%mistake, "the catalog was not taken");
+                        tracing::error!(%mistake, "the catalog was not accepted");
                     }
                 }
             }
@@ -114,7 +114,7 @@ impl GatewayProcess {
         let stopped = match died {
             Some(ended) if !self.stop.is_cancelled() => {
                 let what = ended.unwrap_or("a task that panicked");
-                tracing::error!(what, "a part of the gateway ended by itself: stopping");
+                tracing::error!(what, "a task of the gateway ended by itself: the gateway stops");
                 Stopped::Failed
             }
             _ => Stopped::InOrder,
@@ -123,7 +123,7 @@ impl GatewayProcess {
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         let patience = limits::SHUTDOWN.saturating_add(limits::CONNECTION_GRACE);
         if tokio::time::timeout(patience, drained).await.is_err() {
-            tracing::warn!("connections were still open at the end of the drain");
+            tracing::warn!("connections were still open after the wait: they are closed now");
             self.tasks.shutdown().await;
         }
         stopped

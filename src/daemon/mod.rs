@@ -3,7 +3,7 @@
 //! Owns the order of start and stop, the listeners and the background work. The daemon is ready only when the state is
 //! rebuilt and the first record of this run is durable. If a task dies, the daemon shuts down gracefully.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `start` | [`Daemon`]: the order of start and stop, and all tasks in one list |
 //! | `failure` | [`StartError`] |

@@ -171,7 +171,7 @@ fn read(
 /// Logs what is wrong with the files on disk and not in force, and which tenants are only observed.
 pub(super) fn log_mistakes(catalog: &Catalog, now: Wall) {
     for mistake in catalog.not_taken() {
-        tracing::error!(%mistake, "not taken into the catalog");
+        tracing::error!(%mistake, "the catalog leaves this out");
     }
     for observed in catalog.exceptions().observed.iter().filter(|observed| now < observed.until) {
         tracing::warn!(

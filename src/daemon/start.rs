@@ -43,13 +43,13 @@ use crate::{
 pub enum Stopped {
     /// The daemon was asked to stop.
     InOrder,
-    /// A part of the daemon died, or the ledger could not be closed.
+    /// A task of the daemon ended by itself, or the ledger could not be closed.
     Failed,
 }
 
 /// A daemon that serves.
 pub struct Daemon {
-    /// Serves gRPC. Like the other addresses, as the system gave it: the port is never 0.
+    /// Serves gRPC. The system chose the address, so the port is never 0. This is also true of the other addresses.
     pub grpc: SocketAddr,
     /// Serves discovery and `/keys`.
     pub issuer: SocketAddr,
@@ -59,14 +59,14 @@ pub struct Daemon {
     pub gateway: Option<SocketAddr>,
     /// Serves `/login`, if people log in.
     pub login: Option<SocketAddr>,
-    /// What an operator should look at, although the daemon serves.
+    /// Problems that did not stop the start, for the operator.
     pub warnings: Vec<String>,
     /// Decides the requests of the gRPC listener.
     pub broker: Arc<Broker>,
     reloader: Reloader,
     identity: Arc<dyn IdentitySource>,
     ledger: Ledger,
-    /// The head's copy, if the configuration names one.
+    /// The copy of the ledger's head, if the configuration names a file for it.
     copy: Option<HeadCopy>,
     stop: CancellationToken,
     tasks: JoinSet<&'static str>,
@@ -84,19 +84,20 @@ impl Daemon {
         Self::start_with(config, clock, move |at| raise.not_before(at)).await
     }
 
-    /// Starts with another clock. `not_before` gets the time of the ledger's last record.
+    /// Starts with the given clock. Calls `raise_clock_to` with the time of the ledger's last record.
     ///
     /// # Errors
     ///
-    /// Why nothing is served. What was opened is closed again.
+    /// The reason for which the daemon did not start. Everything that it opened is closed.
     pub async fn start_with(
         config: &Config,
         clock: Arc<dyn Clock>,
-        not_before: impl FnOnce(Wall) + Send,
+        raise_clock_to: impl FnOnce(Wall) + Send,
     ) -> Result<Self, StartError> {
         let StartParts { rules, tls, people } = inspect_config(config, &clock).await?;
         let identity = identity::open(&config.identity, config.people.as_ref(), clock.clone())?;
-        // Listening comes before the ledger is touched: a second daemon fails here, or at the ledger's lock, and harms nothing.
+        // The daemon listens before it opens the ledger: a second daemon fails here or at the ledger's lock, and harms
+        // nothing.
         let listeners = Listeners::bind(config, tls).await?;
 
         let stop = CancellationToken::new();
@@ -108,14 +109,14 @@ impl Daemon {
         });
         let wait = config.identity.wait;
         wait_for_identity(&*identity, &*clock, wait, |why| {
-            tracing::warn!(why, seconds = wait.as_secs(), "no identity was issued yet: waiting for one");
+            tracing::warn!(why, seconds = wait.as_secs(), "no identity was issued yet: the daemon waits");
         })
         .await?;
 
-        let OpenedLedger { opened, recorded, key, copy } = open_ledger(config, &clock).await?;
-        let tickets = Tickets::new(&key.derive("tickets")?);
+        let OpenedLedger { opened, recorded, key: head_key, copy } = open_ledger(config, &clock).await?;
+        let tickets = Tickets::new(&head_key.derive("tickets")?);
         if let Some(latest) = opened.latest {
-            not_before(latest);
+            raise_clock_to(latest);
         }
         let people = people.map(|people| Arc::new(People { began: clock.now().wall, ..people }));
         let rebuilt = recorded.rebuilt(clock.now().lease);
@@ -125,25 +126,33 @@ impl Daemon {
             let (seq, in_order) = (rebuilt.seq, rebuilt.in_order);
             tracing::info!(epoch, in_order, jobs, suspended, draining, locks, %seq, "this is what the previous run left");
         }
-        let began = epoch_record(&rules, &rebuilt, &key, opened.replaces)?;
+        let began = epoch_record(&rules, &rebuilt, &head_key, opened.replaces)?;
         ledger.append(&began).await.map_err(StartError::Epoch)?;
-        key.keep(&config.server.state)?;
-        ledger.sign_with(key);
+        head_key.keep(&config.server.state)?;
+        ledger.sign_with(head_key);
 
         let fences = Arc::new(Registry::new(rebuilt.seq));
         let state = Store::new(rebuilt, fences.clone(), ledger.clone(), clock.clone());
-        let (key, settings) = (SigningKey::generate(epoch, 1)?, broker_settings(config, people));
-        let context =
-            BrokerContext::new(clock.clone(), fences, state, ledger.clone(), rules, key, epoch, settings);
+        let (signing_key, settings) = (SigningKey::generate(epoch, 1)?, broker_settings(config, people));
+        let context = BrokerContext::new(
+            clock.clone(),
+            fences,
+            state,
+            ledger.clone(),
+            rules,
+            signing_key,
+            epoch,
+            settings,
+        );
         let broker = Broker::new(context, tickets)?;
         keep_rules(&broker, &config.server.state).await?;
         let reloader = rules::reloader(config, clock.clone());
         let notices = notices::open(config, &broker).await?;
 
         let mut daemon = Daemon {
-            grpc: local(&listeners.grpc, config.server.grpc),
-            issuer: local(&listeners.issuer, config.issuer.listen.address()),
-            probe: local(&listeners.probe, config.server.probe),
+            grpc: bound_address(&listeners.grpc, config.server.grpc),
+            issuer: bound_address(&listeners.issuer, config.issuer.listen.address()),
+            probe: bound_address(&listeners.probe, config.server.probe),
             gateway: listeners.gateway.as_ref().and_then(|listener| listener.local_addr().ok()),
             login: listeners.login.as_ref().and_then(|listener| listener.local_addr().ok()),
             warnings: opened.warnings,
@@ -209,7 +218,7 @@ impl Daemon {
             buffered_bytes_per_peer_max: room.buffered_bytes_per_peer_max,
         });
         let (classify, readers, shutdown) = (edge.classify(), edge.clone(), stop.clone());
-        self.spawn("the watch over clients that do not read", async move {
+        self.spawn("the check for clients that do not read their answers", async move {
             readers.close_unread_connections(shutdown).await;
         });
         let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
@@ -242,7 +251,8 @@ impl Daemon {
         self.spawn("the probes' listener", serving);
     }
 
-    /// Serves S3 to holders of leases. The gateway asks this daemon as one on another machine would: over mutual TLS.
+    /// Serves S3 to holders of leases. The gateway calls this daemon over mutual TLS, like a gateway on another
+    /// machine.
     fn serve_gateway(
         &mut self,
         settings: &GatewaySettings,
@@ -286,7 +296,7 @@ impl Daemon {
         })
     }
 
-    /// Starts the work that no request asks for. With the listeners, this is all that runs.
+    /// Starts the background tasks. The daemon runs nothing else except its listeners.
     fn spawn_background(&mut self, config: &Config, clock: &Arc<dyn Clock>) {
         for task in Task::ALL {
             self.spawn(task.name(), task.run(self.broker.clone(), self.stop.clone()));
@@ -311,17 +321,18 @@ impl Daemon {
         });
     }
 
-    /// Returns the token that stops it.
+    /// Returns the token that stops the daemon.
     pub fn stopper(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Reads identity files, catalog and policy again. A bad one changes nothing. Blocking.
+    /// Reads identity files, catalog and policy again. If one of them has a mistake, the old one stays in force.
+    /// Blocks.
     pub fn reload(&self) {
         (self.reloader())();
     }
 
-    /// Returns a function that reads them again.
+    /// Returns a function that does the work of [`reload`](Self::reload).
     pub fn reloader(&self) -> Arc<dyn Fn() + Send + Sync> {
         let (identity, read, broker) = (self.identity.clone(), self.reloader.clone(), self.broker.clone());
         Arc::new(move || {
@@ -329,12 +340,13 @@ impl Daemon {
                 tracing::error!(error = %error, "the identity files cannot be used: the last good ones stay");
             }
             if let Err(refusal) = broker.rules.reload(|before| read(before), Actor::Daemon("reload".into())) {
-                tracing::error!(text = %with_mistakes(&refusal), "catalog or policy were not taken");
+                tracing::error!(text = %with_mistakes(&refusal), "the new catalog or policy was not accepted");
             }
         })
     }
 
-    /// Serves until it is stopped or a part of it dies, then drains, records the end and closes the ledger.
+    /// Serves until the daemon is stopped or one of its tasks ends. Then waits for open connections, records the end
+    /// and closes the ledger.
     pub async fn run(mut self) -> Stopped {
         let died = tokio::select! {
             () = self.stop.cancelled() => None,
@@ -346,19 +358,23 @@ impl Daemon {
         {
             stopped = Stopped::Failed;
             match ended {
-                Some(Ok(what)) => tracing::error!(what, "a part of the daemon ended by itself: stopping"),
-                Some(Err(e)) => tracing::error!(error = %e, "a part of the daemon failed: stopping"),
+                Some(Ok(what)) => {
+                    tracing::error!(what, "a task of the daemon ended by itself: the daemon stops")
+                }
+                Some(Err(e)) => tracing::error!(error = %e, "a task of the daemon failed: the daemon stops"),
                 None => {}
             }
         }
-        tracing::info!("stopping: no new work, streams are asked to connect again");
+        tracing::info!(
+            "stopping: new requests are refused, and clients with open streams are asked to connect again"
+        );
         self.stop.cancel();
         let drained = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(limits::SHUTDOWN.saturating_add(limits::CONNECTION_GRACE), drained)
             .await
             .is_err()
         {
-            tracing::warn!("connections were still open at the end of the drain");
+            tracing::warn!("connections were still open after the wait: they are closed now");
             self.tasks.shutdown().await;
         }
         self.ledger.defer(&Event::EpochEnded { reason: "stopped".into() });
@@ -382,9 +398,9 @@ struct Listeners {
     issuer: TcpListener,
     probe: TcpListener,
     gateway: Option<TcpListener>,
-    /// Where people log in.
+    /// The listener for the logins of people.
     login: Option<TcpListener>,
-    /// The issuer's.
+    /// TLS of the issuer's listener, if it has TLS.
     tls: Option<TlsAcceptor>,
 }
 
@@ -419,7 +435,7 @@ async fn inspect_config(config: &Config, clock: &Arc<dyn Clock>) -> Result<Start
     Ok(parts)
 }
 
-/// Begins to keep the rules that were in force.
+/// Makes the broker save each version of the rules in the state directory.
 async fn keep_rules(broker: &Arc<Broker>, state: &Path) -> Result<(), StartError> {
     let (broker, folder) = (broker.clone(), KeptRules::at(state));
     let kept = tokio::task::spawn_blocking(move || broker.rules.keep_rules_in(folder)).await;
@@ -506,6 +522,6 @@ async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, 
     TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, source })
 }
 
-fn local(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
+fn bound_address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(asked)
 }

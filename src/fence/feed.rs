@@ -1,4 +1,4 @@
-//! The feed of lowerings: each in order, to every subscriber. It never waits for a subscriber.
+//! The feed of lowerings. Every subscriber gets all lowerings in order. The feed never waits for a subscriber.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,14 +7,14 @@ use tokio::sync::broadcast;
 use super::Seq;
 use crate::name::{FenceName, TenantName};
 
-/// One lowering, as it happened.
+/// One lowering of a fence.
 #[derive(Clone, Debug)]
 pub struct Lowering {
-    /// Its place among all lowerings.
+    /// The position of this lowering among all lowerings.
     pub seq: Seq,
-    /// What was lowered.
+    /// The name of the lowered fence.
     pub name: FenceName,
-    /// Found once, by the first subscriber, for all of them.
+    /// The concern. The first subscriber computes it for all subscribers.
     concern: Arc<OnceLock<Concern>>,
 }
 
@@ -30,12 +30,13 @@ pub enum Concern {
 }
 
 impl Lowering {
-    /// Makes a lowering whose concern was not looked for yet.
+    /// Makes a lowering whose concern was not computed yet.
     pub fn new(seq: Seq, name: FenceName) -> Self {
         Lowering { seq, name, concern: Arc::default() }
     }
 
-    /// Returns what it concerns. `find` is called at most once for each lowering, for all subscribers.
+    /// Returns the leases that the lowering concerns. `find` is called at most once for each lowering, for all
+    /// subscribers.
     pub fn concern(&self, find: impl FnOnce(&FenceName) -> Concern) -> &Concern {
         self.concern.get_or_init(|| find(&self.name))
     }

@@ -1,5 +1,5 @@
-//! Mutants of the registry, each without one of its rules, so that the models show what the rule is for. Not in builds that
-//! ship.
+//! Variants of the registry that each leave out one rule, so that the models show the purpose of the rule. Not in
+//! builds that ship.
 
 use std::sync::atomic::Ordering;
 
@@ -14,13 +14,13 @@ impl Registry {
         inner.sets.clear();
     }
 
-    /// Lowers even if no one took a stand since the last lowering.
+    /// Lowers a fence even if no stand was taken since the last lowering.
     pub fn lower_in_any_case(&self, name: &FenceName, now: LeaseTime) -> Lowered {
         drop(self.stand([name.clone()]));
         self.lower(name, now)
     }
 
-    /// Takes a Seq, and stores it later: a stand that is taken between the two is missed.
+    /// Takes a Seq and stores it later. A stand that is taken in between is missed.
     pub fn lower_in_two_steps(&self, name: &FenceName) -> Lowered {
         let (seq, fence) = {
             let mut inner = self.lock();

@@ -1,4 +1,4 @@
-//! The registry owns every fence, and finds it by name.
+//! The registry has all fences, and finds them by name.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ use crate::{
     sync::{AtomicU64, Mutex, MutexGuard},
 };
 
-/// A counter that is raised after a change of policy, catalog or a prefix lock, and before the leases are swept for it.
+/// A counter that is raised after a change of policy, catalog or prefix locks, and before the sweep of the leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
@@ -30,9 +30,10 @@ pub struct Revision(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lowered {
     pub seq: Seq,
-    /// Live leases behind it.
+    /// The number of live leases behind the fence.
     pub behind: u64,
-    /// False if the name was lowered before and no stand was taken since. `seq` is then that of the earlier lowering.
+    /// False if the name was lowered before and no stand was taken since then. `seq` is then the Seq of the earlier
+    /// lowering.
     pub first: bool,
 }
 
@@ -55,16 +56,16 @@ pub(super) struct RegistryState {
     pub(super) seq: Seq,
     /// One fence for each name; the name is in the fence.
     pub(super) by_name: HashTable<Arc<Fence>>,
-    /// One set for the same fences, which are compared by their addresses.
+    /// One set for the same fences. Fences are compared by their addresses.
     pub(super) sets: HashTable<FenceSet>,
     /// The recent lowerings, oldest first, kept until no token issued before them can be valid.
     recent: VecDeque<(LeaseTime, Arc<Fence>)>,
-    /// Callers choose the names, so their hash is keyed.
+    /// The hash has a key, because callers choose the names.
     hasher: RandomState,
 }
 
 impl Registry {
-    /// Begins after a Seq: the last one in the ledger.
+    /// Makes a registry that begins after the last Seq in the ledger.
     pub fn new(start: Seq) -> Self {
         Registry {
             inner: Mutex::new(RegistryState { seq: start, ..RegistryState::default() }),
@@ -73,12 +74,12 @@ impl Registry {
         }
     }
 
-    // A panic cannot leave the state half changed: every change is complete before the guard is dropped.
+    // A panic cannot leave the state incomplete, because every change is complete before the guard is dropped.
     pub(super) fn lock(&self) -> MutexGuard<'_, RegistryState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a stand behind all of these names at one instant. Names are sorted and distinct in the set that is kept.
+    /// Takes a stand behind all of these names at one instant. The set keeps the names sorted and distinct.
     ///
     /// Take the stand before reading jobs, locks, catalog and policy. If one of them changes after it was read, the lowering
     /// that follows the change ends the stand.
@@ -92,8 +93,8 @@ impl Registry {
         stand
     }
 
-    /// Takes a stand behind the names of another one, as [`Registry::stand`] does. The other one holds their fences, so they are
-    /// not looked up.
+    /// Takes a stand behind the names of another stand, like [`Registry::stand`]. The other stand has the fences, so
+    /// they are not looked up.
     #[cfg(any(test, feature = "server"))]
     pub fn stand_again(&self, other: &Stand) -> Stand {
         let inner = self.lock();
@@ -111,8 +112,8 @@ impl Registry {
 
     /// Ends all leases behind a name with one store, regardless of their number, and one event in the feed.
     ///
-    /// A name without a fence gets one. If no stand was taken behind a name since its last lowering, that lowering's answer
-    /// is repeated.
+    /// A name without a fence gets one. If no stand was taken behind a name since its last lowering, the answer of that
+    /// lowering is repeated.
     pub fn lower(&self, name: &FenceName, now: LeaseTime) -> Lowered {
         let mut inner = self.lock();
         let fence = inner.fence(name);
@@ -126,7 +127,8 @@ impl Registry {
         fence.stood_since.store(false, Ordering::Relaxed);
         fence.lowered.store(seq.0, Ordering::Release);
         inner.recent.push_back((now, fence));
-        // Under the mutex, so that the feed's order is the order of Seq. A send without a receiver is not an error.
+        // Send under the mutex, so that the order of the feed is the order of Seq. A send without a receiver is not an
+        // error.
         let _ = self.feed.send(Lowering::new(seq, name.clone()));
         Lowered { seq, behind, first: true }
     }
@@ -136,13 +138,13 @@ impl Registry {
         self.lock().find(name).map_or(0, |f| f.behind())
     }
 
-    /// The present count of lowerings.
+    /// Returns the present count of lowerings.
     pub fn seq(&self) -> Seq {
         self.lock().seq
     }
 
-    /// The present revision. Issuing reads it before it computes the names of a request, and compares it after it inserts the
-    /// lease.
+    /// Returns the present revision. Issuing reads it before it computes the names of a request, and compares it after
+    /// it inserts the lease.
     pub fn revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Acquire))
     }
@@ -152,7 +154,7 @@ impl Registry {
         Revision(self.revision.fetch_add(1, Ordering::AcqRel).saturating_add(1))
     }
 
-    /// Returns every lowering from now on, without earlier ones.
+    /// Returns every lowering from now on, without earlier lowerings.
     pub fn listen(&self) -> broadcast::Receiver<Lowering> {
         self.feed.subscribe()
     }
@@ -171,9 +173,9 @@ impl Registry {
         Subscription { snapshot, at: inner.seq, lowerings: self.feed.subscribe() }
     }
 
-    /// Drops the fences that no one holds and whose lowering is older than any token can be. Returns their number.
+    /// Drops the fences that have no holder and whose lowering is older than any token can be. Returns their number.
     ///
-    /// `retention` is the longest token life used in this epoch and a margin.
+    /// `retention` is the longest token life in this epoch, plus a margin.
     pub fn prune(&self, now: LeaseTime, retention: Duration) -> usize {
         let mut inner = self.lock();
         while inner.recent.front().is_some_and(|(at, _)| now.since(*at) > retention) {
@@ -187,7 +189,7 @@ impl Registry {
         before.saturating_sub(inner.by_name.len())
     }
 
-    /// Names that are kept.
+    /// Returns the number of names that are kept.
     pub fn len(&self) -> usize {
         self.lock().by_name.len()
     }
@@ -271,7 +273,7 @@ mod tests {
             assert_eq!(r.lower(&name(lowered), NOW).seq, Seq(seq));
             assert_eq!(s.lowered(), Some((&name("tenant:b"), Seq(1))));
         }
-        // What was lowered before a stand is not what ended it.
+        // A lowering before a stand is not the cause of its end.
         let later = r.stand([name("tenant:a"), name("tenant:b"), name("tenant:c")]);
         assert_eq!(later.lowered(), None);
         r.lower(&name("tenant:c"), NOW);
@@ -312,7 +314,7 @@ mod tests {
         assert!(!new.is_up() && !old.is_up());
     }
 
-    // A stand behind the names of another one is as good as one that was taken by name, also after a pruning.
+    // A stand behind the names of another stand is equal to a stand that was taken by name, also after a pruning.
     #[test]
     fn a_stand_is_taken_again_behind_the_same_fences() {
         let r = Registry::new(Seq(0));

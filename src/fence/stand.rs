@@ -10,18 +10,20 @@ use crate::{
     sync::{AtomicBool, AtomicU32, AtomicU64},
 };
 
-/// A name and the Seq of its last lowering. Written only under the registry's mutex, read by any thread.
+/// A name and the Seq of its last lowering. It is written only under the registry's mutex. All threads may read it.
 ///
-/// There are about three for each member: 40 bytes with the count of holders, beside the name's text.
+/// There are about three fences for each member. A fence takes 40 bytes with the count of holders, and the text of the
+/// name.
 #[derive(Debug)]
 pub(super) struct Fence {
     pub(super) name: FenceName,
-    /// The Seq of the last lowering; 0 if there was none. Stored with Release, so that a thread that sees it by an Acquire load
-    /// also sees the change of state that came before the lowering.
+    /// The Seq of the last lowering. 0 if there was none. Stored with Release, so that a thread that sees it by an
+    /// Acquire load also sees the change of state that came before the lowering.
     pub(super) lowered: AtomicU64,
-    /// Live leases behind this fence. It cannot overflow: no machine has memory for as many.
+    /// The number of live leases behind this fence. It cannot overflow, because no machine has memory for so many
+    /// leases.
     pub(super) behind: AtomicU32,
-    /// Whether a stand was taken here since the last lowering. Used only under the registry's mutex.
+    /// Whether a stand was taken behind this fence since the last lowering. Used only under the registry's mutex.
     pub(super) stood_since: AtomicBool,
 }
 
@@ -42,12 +44,12 @@ impl Fence {
 }
 
 /// The fences of one set of names, sorted by name. Leases with the same member, half and resources share one set. The
-/// fences are stored in the set itself: each further pointer would cost a check one more wait for memory.
+/// fences are stored in the set itself, because each further pointer would make a check wait for memory once more.
 pub(super) type FenceSet = ThinArc<(), Arc<Fence>>;
 
-/// A place behind fences, taken before the decision that it is for.
+/// A place behind fences. It is taken before the decision that needs it.
 ///
-/// Not `Clone`: it goes into one Grant and from there into one lease.
+/// It is not `Clone`, because it moves into one Grant and from there into one lease.
 #[derive(Debug)]
 #[must_use = "a stand is taken in order to be checked later"]
 pub struct Stand {
@@ -60,17 +62,17 @@ impl Stand {
         &self.set.slice
     }
 
-    /// The Seq at which it was taken.
+    /// Returns the Seq at which the stand was taken.
     pub fn at(&self) -> Seq {
         self.at
     }
 
-    /// Whether no fence was lowered since. Takes about a dozen Acquire loads and no lock.
+    /// Whether no fence was lowered since the stand was taken. Takes about a dozen Acquire loads and no lock.
     pub fn is_up(&self) -> bool {
         self.fences().iter().all(|f| f.lowered.load(Ordering::Acquire) <= self.at.0)
     }
 
-    /// Returns the fence that was lowered first since, if any was.
+    /// Returns the fence that was lowered first since the stand was taken, if a fence was lowered.
     pub fn lowered(&self) -> Option<(&FenceName, Seq)> {
         self.fences()
             .iter()
@@ -80,29 +82,29 @@ impl Stand {
             .map(|(name, seq)| (name, Seq(seq)))
     }
 
-    /// Returns the last lowering of any of its fences, before it was taken or after.
+    /// Returns the last lowering of all fences of the stand, before or after it was taken.
     #[cfg(feature = "server")]
     pub(crate) fn last_lowering(&self) -> Seq {
         Seq(self.fences().iter().map(|f| f.lowered.load(Ordering::Acquire)).max().unwrap_or(0))
     }
 
-    /// Returns a number that all stands behind the same names share, as long as one of them is held.
+    /// Returns a number that is equal for all stands behind the same names, as long as one of these stands exists.
     #[cfg(feature = "server")]
     pub(crate) fn place(&self) -> usize {
         self.set.as_ptr().addr()
     }
 
-    /// Returns all names lowered since, in no order.
+    /// Returns all names that were lowered since the stand was taken, in no order.
     pub fn lowered_names(&self) -> impl Iterator<Item = &FenceName> {
         self.fences().iter().filter(|f| f.lowered.load(Ordering::Acquire) > self.at.0).map(|f| &f.name)
     }
 
-    /// The names that it stands behind.
+    /// Returns the names of the stand's fences.
     pub fn names(&self) -> impl Iterator<Item = &FenceName> {
         self.fences().iter().map(|f| &f.name)
     }
 
-    /// Whether it stands behind a name.
+    /// Whether the stand is behind a name.
     #[cfg(feature = "server")]
     pub fn is_behind(&self, name: &FenceName) -> bool {
         self.names().any(|n| n == name)
@@ -116,7 +118,7 @@ impl Stand {
         }
     }
 
-    /// Subtracts leases from the count of each fence: once for each [`Stand::enter`].
+    /// Subtracts leases from the count of each fence. Call it once for each [`Stand::enter`].
     #[cfg(any(test, feature = "server"))]
     pub(crate) fn leave(&self, leases: usize) {
         let leases = u32::try_from(leases).unwrap_or(u32::MAX);

@@ -7,7 +7,7 @@
 //! Background tasks: the accept loop of [`link`](crate::link), the watches over unfinished uploads and over usages (end with the gateway), and
 //! one task for each download, which cuts a client that stopped reading (ends with the download).
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `front` | [`Gateway`]: takes the tokens out of a request, and hands the client's own request on |
 //! | `settings` | [`GatewaySettings`]: the section `[gateway]` |

@@ -1,5 +1,5 @@
-//! The rest of a request's body that no operation reads. A client that is still sending can read its answer only if the connection
-//! stays open until it has sent everything, so the rest is received and discarded.
+//! The rest of a request's body that no operation reads. If the connection is closed while a client is sending, the
+//! client cannot read the answer. So the rest of the body is received and discarded.
 
 use std::{
     pin::Pin,
@@ -58,11 +58,11 @@ impl Body for UnreadBody {
 impl Drop for UnreadBody {
     fn drop(&mut self) {
         let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
-        let over = self.clock.sleep(GATEWAY_UNREAD_WAIT);
+        let timeout = self.clock.sleep(GATEWAY_UNREAD_WAIT);
         tokio::spawn(async move {
             tokio::select! {
                 () = discard(body) => {}
-                () = over => {}
+                () = timeout => {}
             }
         });
     }

@@ -10,7 +10,7 @@ use super::{
     upload_memory::UploadMemory,
 };
 
-/// One upload. If it is dropped before it is placed, nothing of it stays.
+/// An upload of one object or part. If it is dropped before it becomes visible, nothing of it stays.
 #[derive(Debug)]
 pub(super) enum Upload {
     Directory(DirectoryUpload),
@@ -28,7 +28,7 @@ impl Upload {
         }
     }
 
-    /// Makes it visible as an object, if the conditions hold and the access lasts.
+    /// Makes the upload visible as an object, if the conditions are met and the lease has not ended.
     pub(super) async fn place(
         self,
         conditions: &Conditions,
@@ -47,7 +47,7 @@ impl Upload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StoredPart {
     pub(super) size: u64,
-    /// Without its quotation marks.
+    /// The ETag without quotation marks.
     pub(super) e_tag: String,
 }
 
@@ -59,7 +59,7 @@ pub(super) enum Parts {
 }
 
 impl Parts {
-    /// Begins a part of this length, if it is known.
+    /// Begins a part. `length` is given if it is known.
     pub(super) async fn begin_part(
         &self,
         memory: &UploadMemory,
@@ -71,7 +71,7 @@ impl Parts {
         }
     }
 
-    /// Stores a part. It replaces an earlier one with its number.
+    /// Stores a part. It replaces an earlier part with the same number.
     pub(super) async fn store_part(&self, number: u16, upload: Upload) -> Result<StoredPart, StoreError> {
         match (self, upload) {
             (Parts::Directory(parts), Upload::Directory(upload)) => parts.store_part(number, upload).await,
@@ -80,8 +80,8 @@ impl Parts {
         }
     }
 
-    /// Joins parts into an object. Each part is given by its number and by what is stored. The object becomes visible if the
-    /// conditions hold and the access lasts.
+    /// Joins parts into an object. `wanted` has the number of each part, and what the client says was stored. The
+    /// object becomes visible if the conditions are met and the lease has not ended.
     pub(super) async fn complete(
         &self,
         wanted: &[(u16, StoredPart)],

@@ -63,7 +63,7 @@ fn oid_der(bytes: &[u8]) -> Vec<u8> {
     [&[0x06, length], bytes].concat()
 }
 
-/// The OID of the curve if the key has one, otherwise of the algorithm.
+/// Returns the OID of the curve, or of the algorithm if the key has no curve.
 fn curve_or_algorithm(written: &Written<'_>) -> String {
     const ON_A_CURVE: &str = "1.2.840.10045.2.1";
     let algorithm = written.algorithm.to_id_string();
@@ -71,7 +71,7 @@ fn curve_or_algorithm(written: &Written<'_>) -> String {
     if algorithm == ON_A_CURVE { curve.unwrap_or(algorithm) } else { algorithm }
 }
 
-/// The common name of an algorithm.
+/// Returns the common name of an algorithm.
 fn name(oid: &str) -> String {
     let known = match oid {
         "1.3.132.0.35" => "ECDSA P-521",

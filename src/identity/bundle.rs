@@ -19,13 +19,13 @@ use super::{
 };
 use crate::{clock::Wall, limits, name::TrustDomain, secret::sha256};
 
-/// Roots by trust domain. They are never merged: the roots of a domain vouch only for that domain.
+/// The roots of trust domains. Roots are never merged: the roots of a domain vouch only for that domain.
 #[derive(Clone)]
 pub struct TrustBundles {
     revision: u64,
     svid_life_max: Duration,
     by_domain: BTreeMap<TrustDomain, Arc<Roots>>,
-    /// The chains that verified against these roots. Empty again after each change.
+    /// The chains that were verified against these roots. The cache is empty again after each change.
     handshakes: HandshakeCache,
 }
 
@@ -34,22 +34,22 @@ pub struct TrustBundles {
 pub(super) struct Roots {
     /// The roots in the form that webpki accepts.
     pub(super) anchors: Vec<TrustAnchor<'static>>,
-    /// The life of each, in the same order: webpki does not check that of a root.
+    /// The validity of each root, in the same order. webpki does not check the validity of roots.
     pub(super) lives: Vec<SigningLife>,
-    /// SHA-256 of each, in the same order.
+    /// The SHA-256 of each root, in the same order.
     digests: Vec<[u8; 32]>,
-    /// How many were left out because they had expired.
+    /// The number of roots that were left out because they had expired.
     expired: usize,
     /// A line for each root that was left out because its signatures cannot be verified.
     left_out: Vec<String>,
     /// A line for each root that is used although its own signature cannot be verified.
     doubtful: Vec<String>,
-    /// The sequence number of the publisher, if it gives one.
+    /// The sequence number of the publisher, if there is one.
     sequence: Option<u64>,
 }
 
 impl TrustBundles {
-    /// Trusts no one.
+    /// Returns bundles without roots: no peer is trusted.
     pub fn empty() -> Self {
         TrustBundles {
             revision: 0,
@@ -175,22 +175,23 @@ impl TrustBundles {
         self
     }
 
-    /// A number that grows when the roots change. Connections are then verified again.
+    /// Returns a number that grows when the roots change. Connections are then verified again.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// The trust domains that have a bundle.
+    /// Returns the trust domains that have a bundle.
     pub fn domains(&self) -> impl Iterator<Item = &TrustDomain> {
         self.by_domain.keys()
     }
 
-    /// How many roots a trust domain has; `None` if it has no bundle.
+    /// Returns the number of roots of a trust domain. `None` if it has no bundle.
     pub fn root_count(&self, domain: &TrustDomain) -> Option<usize> {
         self.by_domain.get(domain).map(|roots| roots.anchors.len())
     }
 
-    /// A line for each root that cannot be used, and for each trust domain without a root: their SVIDs are refused.
+    /// Returns a line for each root that cannot be used, and for each trust domain without a root. SVIDs of such roots
+    /// and domains are refused.
     pub fn warnings(&self) -> Vec<String> {
         self.by_domain.iter().flat_map(|(domain, roots)| roots.warnings(domain)).collect()
     }
@@ -199,7 +200,7 @@ impl TrustBundles {
         self.by_domain.get(domain)
     }
 
-    /// The verified chains of handshakes whose `Peer` was not made yet.
+    /// Returns the verified chains of handshakes that have no `Peer` yet.
     pub(super) fn handshakes(&self) -> &HandshakeCache {
         &self.handshakes
     }
@@ -208,7 +209,7 @@ impl TrustBundles {
         self.svid_life_max
     }
 
-    /// Whether both trust the same roots for the same domains, and accept the same SVID life.
+    /// Whether two sets of bundles trust the same roots for the same domains, and accept the same SVID life.
     pub(super) fn trusts_as(&self, other: &TrustBundles) -> bool {
         self.svid_life_max == other.svid_life_max
             && self.by_domain.len() == other.by_domain.len()
@@ -217,8 +218,8 @@ impl TrustBundles {
             })
     }
 
-    /// Returns a copy without the expired roots; `None` if none has expired. A domain that loses its last root stays in it, so
-    /// that its SVIDs are refused for their root and not for an unknown domain.
+    /// Returns a copy without the expired roots. `None` if no root has expired. A domain without roots stays in the
+    /// copy, so that its SVIDs are refused because of their root and not because of an unknown domain.
     pub(super) fn without_expired(&self, now: Wall) -> Option<TrustBundles> {
         let expired = |roots: &Roots| roots.lives.iter().any(|life| now >= life.not_after);
         if !self.by_domain.values().any(|roots| expired(roots)) {
@@ -231,7 +232,8 @@ impl TrustBundles {
         Some(kept)
     }
 
-    /// Pairs of trust domains whose roots share a key: each can issue SVIDs of the other (section 6.2).
+    /// Returns the pairs of trust domains whose roots share a key. Each of them can issue SVIDs of the other (section
+    /// 6.2).
     pub(super) fn shared_roots(&self) -> BTreeSet<(&TrustDomain, &TrustDomain)> {
         let mut first: BTreeMap<&[u8], &TrustDomain> = BTreeMap::new();
         let mut shared = BTreeSet::new();
@@ -270,7 +272,7 @@ impl Roots {
         roots.check_count(file)
     }
 
-    /// Whether these are older than the ones in use: the sequence of a publisher never goes back (section 4.1.1).
+    /// Whether these roots are older than `shown`. The sequence of a publisher never goes back (section 4.1.1).
     pub(super) fn is_older_than(&self, shown: &Roots) -> bool {
         matches!((self.sequence, shown.sequence), (Some(new), Some(shown)) if new < shown)
     }
@@ -286,8 +288,8 @@ impl Roots {
         roots.check_count(file)
     }
 
-    /// Reads the usable roots from a concatenation of DER, with a line for each unusable certificate. Expired roots are left out
-    /// without a line: issuers leave them in for a while.
+    /// Reads the usable roots from a concatenation of DER, with a line for each unusable certificate. Expired roots are
+    /// left out without a line, because issuers keep them in the bundle for a while.
     pub(super) fn from_der(what: &str, der: &[u8], now: Wall) -> Result<(Self, Vec<String>), LoadError> {
         let (mut roots, mut left_out) = (Roots::default(), Vec::new());
         for (der, number) in load::concatenated(what, der, limits::BUNDLE_CERTIFICATES_MAX)?.iter().zip(1..) {
@@ -299,7 +301,8 @@ impl Roots {
         Ok((roots.check_count(what)?, left_out))
     }
 
-    /// Checks the number of roots. Expired ones do not count: an issuer that rotates often leaves many behind.
+    /// Checks the number of roots. Expired roots do not count, because an issuer that rotates often leaves many of
+    /// them.
     fn check_count(self, what: &str) -> Result<Self, LoadError> {
         let (found, max) = (self.anchors.len(), limits::BUNDLE_ROOTS_MAX);
         if found > max {
@@ -308,12 +311,12 @@ impl Roots {
         Ok(self)
     }
 
-    /// The error for a bundle without a usable root.
+    /// Returns the error for a bundle without a usable root.
     pub(super) fn no_root_error(&self, what: &str) -> LoadError {
         LoadFault::NoRoot { expired: self.expired, left_out: self.left_out.clone() }.in_file(what)
     }
 
-    /// Whether it has no roots, not even expired ones.
+    /// Whether there are no roots, including expired ones.
     pub(super) fn is_empty(&self) -> bool {
         self.anchors.is_empty() && self.expired == 0
     }
@@ -331,7 +334,7 @@ impl Roots {
         all
     }
 
-    /// Adds a root that is valid now, counts an expired one, and keeps a line for one whose signatures cannot be verified.
+    /// Adds a valid root, counts an expired root, or keeps a line about a root whose signatures cannot be verified.
     fn add(
         &mut self,
         file: &str,
@@ -349,7 +352,7 @@ impl Roots {
         };
         let anchor = webpki::anchor_from_trusted_cert(der).map_err(|_| broken(SvidError::Malformed))?;
         if let Err(why) = check_signature_algorithm(der) {
-            // The root is still used, but its issuer probably signs SVIDs by the same algorithm.
+            // The root is still used, but its issuer probably signs SVIDs with the same algorithm.
             self.doubtful.push(format!(
                 "root {number} of `{file}` is signed by an algorithm that is refused in SVIDs: {why}"
             ));
@@ -387,14 +390,14 @@ impl Roots {
         kept
     }
 
-    /// The life of an anchor, which webpki returns by reference.
+    /// Returns the validity of an anchor. webpki returns the anchor by reference.
     pub(super) fn life_of(&self, anchor: &TrustAnchor<'_>) -> Option<SigningLife> {
         let place = self.anchors.iter().position(|one| std::ptr::eq(one, anchor))?;
         self.lives.get(place).copied()
     }
 }
 
-/// The trust domains, each with how many roots it has.
+/// Shows the trust domains, each with its number of roots.
 impl fmt::Display for TrustBundles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, (domain, roots)) in self.by_domain.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Several sources as one.
+//! A source that combines several sources.
 
 use std::{
     collections::BTreeSet,
@@ -17,11 +17,11 @@ use super::{
 };
 use crate::name::TrustDomain;
 
-/// Gives the SVID and the state of the first source, and the roots of all sources. The roots of a trust domain come from the
-/// first source that has some. If a later source fails, only its own trust domains are affected.
+/// Gives the SVID and the state of the first source, and the roots of all sources. The roots of a trust domain come
+/// from the first source that has roots for it. If a later source fails, only its own trust domains are affected.
 pub struct CombinedSource {
     parts: Vec<Arc<dyn IdentitySource>>,
-    /// The only trust domains that are trusted, even if the sources have more. `None`: all of them.
+    /// The only trust domains that are trusted, even if the sources have more. `None` if all are trusted.
     allowed: Option<BTreeSet<TrustDomain>>,
     svid_life_max: Duration,
     published: Published,
@@ -30,7 +30,7 @@ pub struct CombinedSource {
 }
 
 impl CombinedSource {
-    /// The SVID comes from `first`.
+    /// Combines sources. The SVID comes from `first`.
     pub fn new(
         first: Arc<dyn IdentitySource>,
         others: Vec<Arc<dyn IdentitySource>>,
@@ -111,7 +111,7 @@ impl IdentitySource for CombinedSource {
 
     fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         let revision = self.published.current().revision;
-        // All are reloaded, even if one of them fails.
+        // All parts are reloaded, even if one of them fails.
         let answers: Vec<_> = self.parts.iter().map(|part| part.reload()).collect();
         self.merge();
         for answer in answers {
@@ -164,7 +164,7 @@ mod tests {
         let source = combined(&case, None);
         assert_eq!(domains(&source), ["a.example", "b.example", "c.example"]);
         assert_eq!(source.current().svid.as_ref().unwrap().spiffe_id().as_str(), "spiffe://a.example/daemon");
-        // A later source that claims our own domain is ignored.
+        // A later source cannot replace the roots of our own domain.
         let claimed = TestCa::new("a.example");
         case.foreign.replace(None, bundles(&[&claimed, &TestCa::new("a.example"), &case.cas[1]]));
         source.reload().unwrap();

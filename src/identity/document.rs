@@ -1,4 +1,4 @@
-//! The SPIFFE bundle document (SPIFFE Trust Domain and Bundle, sections 4 and 5), read for its X.509 roots.
+//! Reads the X.509 roots of a SPIFFE bundle document (SPIFFE Trust Domain and Bundle, sections 4 and 5).
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -15,16 +15,16 @@ use crate::{limits, name::TrustDomain, plain};
 /// The bundle of one trust domain, with its keys for X.509-SVIDs. The roots are not parsed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleDocument {
-    /// If empty, every SVID of the trust domain is invalid (section 4.1.3).
+    /// The certificates of the roots. If there are none, every SVID of the trust domain is invalid (section 4.1.3).
     pub(super) roots: Vec<CertificateDer<'static>>,
-    /// Grows with each change of the contents.
+    /// The sequence number. It grows with each change of the contents.
     pub sequence: Option<u64>,
-    /// How often the publisher asks to be polled.
+    /// The polling interval that the publisher wants.
     pub refresh_hint: Option<Duration>,
 }
 
 impl BundleDocument {
-    /// The certificates of its roots, in DER and in the order of the document.
+    /// Returns the certificates of the roots as DER, in the order of the document.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
     }
@@ -36,8 +36,8 @@ impl BundleDocument {
     ///
     /// # Errors
     ///
-    /// It is not JSON, repeats a member, lacks `keys`, has a certificate that cannot be read or too many, or is a map without the
-    /// trust domain.
+    /// The text is not JSON, repeats a member, lacks `keys`, has an unreadable certificate or too many certificates, or
+    /// is a map without the trust domain.
     pub fn parse(what: &str, json: &[u8], domain: &TrustDomain) -> Result<Self, LoadError> {
         let fault = |fault: LoadFault| fault.in_file(what);
         let text = std::str::from_utf8(json)
@@ -127,7 +127,8 @@ pub(super) fn is_json(bytes: &[u8]) -> bool {
     bytes.trim_ascii_start().starts_with(b"{")
 }
 
-/// JSON without repeated members. Of two, `serde_json` would keep the last, and another reader might keep the first.
+/// JSON without repeated members. If a member is repeated, `serde_json` would keep the last value, and another reader
+/// might keep the first.
 enum Json {
     Nothing,
     Whole(u64),

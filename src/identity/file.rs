@@ -1,4 +1,4 @@
-//! Our own SVID and the trust bundles from files, read again when they are rotated.
+//! A source that reads our own SVID and the trust bundles from files, again after each rotation.
 
 use std::{
     fs,
@@ -29,14 +29,14 @@ use crate::{
 /// The files of an identity.
 #[derive(Clone, Debug)]
 pub struct IdentityFiles {
-    /// The chain of our own SVID, leaf first, and its private key. `None`: this process has no SVID.
+    /// The chain of our own SVID, leaf first, and the private key. `None` if this process has no SVID.
     pub svid: Option<(PathBuf, PathBuf)>,
     /// The roots of each trust domain, as PEM or as a SPIFFE bundle document.
     pub bundles: Vec<(TrustDomain, PathBuf)>,
 }
 
-/// Shows the contents of the files. If one of them is bad, the last good contents of all stay. While [`FileSource::follow`]
-/// runs, it checks the files every [`limits::IDENTITY_POLL`].
+/// A source with the contents of the files. If a file is invalid, the last good contents of all files stay. While
+/// [`FileSource::follow`] runs, it checks the files every [`limits::IDENTITY_POLL`].
 pub struct FileSource {
     files: IdentityFiles,
     svid_life_max: Duration,
@@ -46,7 +46,7 @@ pub struct FileSource {
     last: Mutex<LastLook>,
 }
 
-/// What the last look at the files found, and what was logged about it.
+/// The result of the last check of the files, and what was logged about it.
 struct LastLook {
     fingerprints: Vec<Fingerprint>,
     is_expiry_logged: bool,
@@ -84,14 +84,14 @@ impl FileSource {
         Ok(FileSource { files, svid_life_max, clock, published, last })
     }
 
-    /// Sets how long the last good trust is used while the files are bad.
+    /// Sets the time for which the last good trust is used while the files are invalid.
     #[must_use]
     pub fn with_outage_max(mut self, outage_max: Duration) -> Self {
         self.last.get_mut().unwrap_or_else(PoisonError::into_inner).outage = Outage::new(outage_max);
         self
     }
 
-    /// Loads all files again, even if they look unchanged. If one cannot be used, the last good contents stay.
+    /// Loads all files again, even if they look unchanged. If a file cannot be used, the last good contents stay.
     ///
     /// # Errors
     ///
@@ -102,8 +102,8 @@ impl FileSource {
         self.load_again(&mut last)
     }
 
-    /// Checks the files until `shutdown`: loads what was rotated and drops expired roots. Run it as a separate task. A bad file
-    /// is logged once, and the last good trust stays.
+    /// Checks the files until `shutdown`: loads rotated files and drops expired roots. Run it as a separate task. An
+    /// invalid file is logged once, and the last good trust stays.
     pub async fn follow(self: Arc<Self>, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -117,7 +117,7 @@ impl FileSource {
         }
     }
 
-    /// Reloads the files if one has changed since the last look, and drops expired roots.
+    /// Reloads the files if one has changed since the last check, and drops expired roots.
     fn look(&self) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let fingerprints = self.files.fingerprints();
@@ -165,7 +165,7 @@ impl FileSource {
         Ok(ReloadOutcome::Changed)
     }
 
-    /// Trusts no one after the files were bad for too long: old roots are not kept permanently.
+    /// Drops all trust if the files were invalid for too long, because old roots must not stay permanently.
     fn give_up_if_overdue(&self, last: &LastLook) {
         let trust = self.published.current();
         if let Some(since) = last.outage.overdue_since(self.clock.now().boot)

@@ -1,4 +1,4 @@
-//! The chains that a handshake has just verified, until a [`Peer`](super::peer::Peer) is made of them.
+//! A cache of chains that a handshake has just verified, until a [`Peer`](super::peer::Peer) is made from them.
 
 use std::{
     collections::HashMap,
@@ -11,13 +11,13 @@ use rustls::pki_types::CertificateDer;
 use super::leaf::{Side, VerifiedLeaf};
 use crate::{clock::Wall, limits};
 
-/// The chains that verified against the bundles that own this cache. The handshake verifies a chain, and the code that makes the
-/// `Peer` removes the result, so that no chain is verified twice.
+/// The chains that were verified against the bundles of this cache. The handshake verifies a chain, and the code that
+/// makes the `Peer` removes the result, so that no chain is verified twice.
 ///
-/// An entry answers exactly as a new verification would. The key is the whole presented chain and the side that presented it.
-/// An entry counts only while each certificate of its path is valid. A copy or a change of the bundles begins with an empty
-/// cache. An entry does not show that the peer has the private key of its leaf: the code that makes a `Peer` checks that. The
-/// mutex is held for one look-up; no clock and no await here.
+/// An entry has the result of a new verification. The key is the whole presented chain and the side that presented it.
+/// An entry counts only while each certificate of its path is valid. A copy or a change of the bundles begins with an
+/// empty cache. An entry does not show that the peer has the private key of its leaf: the code that makes a `Peer`
+/// checks that. The mutex is held for one look-up. This type uses no clock and is not async.
 #[derive(Default)]
 pub(super) struct HandshakeCache(Mutex<HashMap<ChainDigest, CachedChain>>);
 
@@ -35,7 +35,8 @@ impl HandshakeCache {
         let kept = CachedChain { at, verified: verified.clone() };
         let mut all = self.lock();
         if all.len() >= limits::HANDSHAKES_MAX {
-            // Left over from handshakes that were never completed. A peer whose entry is lost is verified again.
+            // These entries are left from handshakes that were never completed. A peer without an entry is verified
+            // again.
             all.clear();
         }
         all.insert(key(chain, side), kept);
@@ -52,7 +53,7 @@ impl HandshakeCache {
     }
 }
 
-/// The copy is empty: its bundles may get other roots.
+/// The copy is empty, because its bundles may get other roots.
 impl Clone for HandshakeCache {
     fn clone(&self) -> Self {
         HandshakeCache::default()
@@ -203,7 +204,7 @@ mod tests {
         let clock = std::sync::Arc::new(crate::clock::manual::ManualClock::new(NOW));
         let config = crate::identity::server_config(source.clone(), clock, &[]);
         assert!(shaken(config, presenting(&stolen)).is_err());
-        // The entry that is left serves only a client that has both that chain and its key.
+        // The remaining entry is only useful to a client with this chain and its key.
         let left = source.current().bundles.handshakes().take(&victim.chain, CLIENT, NOW).unwrap();
         assert_eq!(left.leaf.spiffe_id.path(), "/victim");
     }

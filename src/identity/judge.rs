@@ -1,6 +1,6 @@
 //! A server that judges presented chains for tests: a whole TLS 1.3 handshake in memory, and the server's verdict.
 //!
-//! A client has finished before the server checks its certificate, so what the client saw proves nothing.
+//! A client finishes before the server checks the client's certificate, so the client's result proves nothing.
 
 use std::{
     sync::{
@@ -48,7 +48,7 @@ impl TimeProvider for SetTime {
     }
 }
 
-/// The server's verdict on a chain and the holder of a key, with these bundles and at this moment.
+/// Returns the server's verdict on a chain and the holder of a key, with these bundles and at this time.
 pub(crate) fn judged(issued: &IssuedCertificate, trust: &TrustBundles, now: Wall) -> Result<Peer, SvidError> {
     let own = Arc::new(own().1.svid());
     let source = Arc::new(StaticSource::new(Some(own), trust.clone()));
@@ -60,7 +60,7 @@ pub(crate) fn judged(issued: &IssuedCertificate, trust: &TrustBundles, now: Wall
     Peer::of_client(&tls, now, trust)
 }
 
-/// The server's side of a valid handshake, and the identity source with which the server checked the client.
+/// Returns the server's side of a valid handshake, and the identity source with which the server checked the client.
 pub(crate) fn judged_by(
     trust: &TrustBundles,
     client: Arc<ClientConfig>,
@@ -70,7 +70,7 @@ pub(crate) fn judged_by(
     (shaken(config, client).unwrap(), source)
 }
 
-/// A handshake, from the first byte to the server's last message.
+/// Runs a handshake, from the first byte to the server's last message.
 pub(crate) fn shaken(
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
@@ -101,7 +101,7 @@ pub(crate) fn shaken(
     Ok(server)
 }
 
-/// A client that presents a chain as it is and signs with its key.
+/// Returns a client that presents a chain without checks and signs with its key.
 pub(crate) fn presenting(issued: &IssuedCertificate) -> Arc<ClientConfig> {
     let trust = bundles(&[&own().0]).with_svid_life_max(AGES);
     let source = Arc::new(StaticSource::new(None, trust));
@@ -111,8 +111,8 @@ pub(crate) fn presenting(issued: &IssuedCertificate) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// The server's own authority and SVID: in a domain that no test trusts, and valid at any time, because the oracle's source
-/// uses the clock of this machine.
+/// Returns the server's own authority and SVID. No test trusts their domain. They are valid at any time, because the
+/// oracle's source uses the clock of this machine.
 pub(crate) fn own() -> &'static (TestCa, IssuedCertificate) {
     static OWN: OnceLock<(TestCa, IssuedCertificate)> = OnceLock::new();
     OWN.get_or_init(|| {

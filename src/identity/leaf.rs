@@ -20,16 +20,16 @@ use super::{
 };
 use crate::{clock::Wall, limits, name::SpiffeId, secret::sha256};
 
-/// The facts of a leaf that keeps every rule for leaves. The path checks who signed it.
+/// The facts of a leaf that satisfies all rules for leaves. The check of the path covers its signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
-    /// The only URI of its subject alternative name.
+    /// The only URI in the leaf's subject alternative name.
     pub spiffe_id: SpiffeId,
-    /// The begin of its validity, inclusive.
+    /// The start of the validity, inclusive.
     pub not_before: Wall,
-    /// The end of its validity, exclusive.
+    /// The end of the validity, exclusive.
     pub not_after: Wall,
-    /// SHA-256 of its DER: the `x5t#S256` of RFC 8705 section 3.1.
+    /// SHA-256 of the certificate's DER: the `x5t#S256` of RFC 8705 section 3.1.
     pub x5t_s256: [u8; 32],
     /// The serial number in lower-case hex.
     pub serial: String,
@@ -54,11 +54,12 @@ impl Leaf {
         Ok(Leaf { spiffe_id, not_before, not_after, x5t_s256: sha256(der), serial: serial(&cert)? })
     }
 
-    /// Checks that it is valid now. There is no leeway, because issuers already set NotBefore a little into the past.
+    /// Checks that the leaf is valid now. There is no leeway, because issuers already set NotBefore a little into the
+    /// past.
     ///
     /// # Errors
     ///
-    /// [`SvidError::NotYetValid`] before its NotBefore, [`SvidError::Expired`] from its NotAfter on.
+    /// [`SvidError::NotYetValid`] before NotBefore, [`SvidError::Expired`] from NotAfter on.
     pub fn check_time(&self, now: Wall) -> Result<(), SvidError> {
         if now < self.not_before {
             return Err(SvidError::NotYetValid { not_before: self.not_before });
@@ -69,7 +70,7 @@ impl Leaf {
         Ok(())
     }
 
-    /// Checks that its life is at most `life_max`.
+    /// Checks that the validity of the leaf is at most `life_max` long.
     ///
     /// # Errors
     ///
@@ -94,7 +95,7 @@ pub(super) enum Side {
 #[derive(Clone, Debug)]
 pub(super) struct VerifiedLeaf {
     pub(super) leaf: Leaf,
-    /// When the first certificate of the path expires: the leaf, or one above it.
+    /// The earliest expiry of all certificates in the path.
     pub(super) ends: Wall,
 }
 
@@ -119,7 +120,7 @@ pub(super) fn validity(cert: &X509Certificate<'_>) -> (Wall, Wall) {
     (wall(cert.validity().not_before.timestamp()), wall(cert.validity().not_after.timestamp()))
 }
 
-/// Finds an extension that may occur once. The caller checks that it can be read.
+/// Finds an extension. Fails if it occurs more than once. The caller checks that it was parsed.
 pub(super) fn extension<'c, 'a>(
     cert: &'c X509Certificate<'a>,
     oid: &Oid<'_>,
@@ -141,7 +142,7 @@ pub(super) fn key_usage<'c>(
     }
 }
 
-/// Returns the CA flag of the basic constraints; `None` without that extension.
+/// Returns the CA flag of the basic constraints. `None` if there is no such extension.
 pub(super) fn is_ca(cert: &X509Certificate<'_>) -> Result<Option<bool>, SvidError> {
     match extension(cert, &OID_X509_EXT_BASIC_CONSTRAINTS, "basic constraints")? {
         None => Ok(None),
@@ -189,9 +190,9 @@ fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
         let (rest, name) = Any::from_der(names).map_err(|_| SvidError::SanInvalid)?;
         // otherName, x400Address, directoryName and ediPartyName are constructed; the other kinds are primitive.
         let must_be_constructed = matches!(name.tag().0, 0 | 3..=5);
-        let written = names.len().saturating_sub(rest.len()).saturating_sub(name.data.len());
-        let is_der =
-            name.header.is_constructed() == must_be_constructed && written == header_bytes(name.data.len());
+        let header_bytes = names.len().saturating_sub(rest.len()).saturating_sub(name.data.len());
+        let is_der = name.header.is_constructed() == must_be_constructed
+            && header_bytes == header_len(name.data.len());
         if name.class() != Class::ContextSpecific || !is_der {
             return Err(SvidError::SanInvalid);
         }
@@ -205,9 +206,10 @@ fn count_uris(extension_value: &[u8]) -> Result<usize, SvidError> {
     Ok(uris)
 }
 
-/// The bytes of a DER header for a value of this length: a tag below 31 and the shortest length. The parser accepts longer ones.
-fn header_bytes(value: usize) -> usize {
-    match value {
+/// Returns the length of a DER header with a tag below 31 and the shortest form of the value's length. The parser also
+/// accepts longer forms.
+fn header_len(value_len: usize) -> usize {
+    match value_len {
         0..=0x7f => 2,
         0x80..=0xff => 3,
         0x100..=0xffff => 4,
@@ -240,7 +242,7 @@ fn spiffe_id(cert: &X509Certificate<'_>) -> Result<SpiffeId, SvidError> {
     uri.parse().map_err(SvidError::NotASpiffeId)
 }
 
-/// Checks that no extension is repeated, and that each critical one is known here or to webpki.
+/// Checks that no extension is repeated, and that each critical extension is known here or to webpki.
 fn check_extensions(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
     let known = [
         OID_X509_EXT_SUBJECT_ALT_NAME,
@@ -252,12 +254,12 @@ fn check_extensions(cert: &X509Certificate<'_>) -> Result<(), SvidError> {
     ];
     let mut seen = HashSet::new();
     for found in cert.extensions() {
-        let extension = || found.oid.to_id_string().chars().take(64).collect();
+        let oid_text = || found.oid.to_id_string().chars().take(64).collect();
         if !seen.insert(&found.oid) {
-            return Err(SvidError::ExtensionRepeated { extension: extension() });
+            return Err(SvidError::ExtensionRepeated { extension: oid_text() });
         }
         if found.critical && !known.contains(&found.oid) {
-            return Err(SvidError::ExtensionUnknown { extension: extension() });
+            return Err(SvidError::ExtensionUnknown { extension: oid_text() });
         }
     }
     Ok(())

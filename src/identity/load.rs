@@ -1,4 +1,4 @@
-//! Reading identity files, and their faults.
+//! Reads identity files, and defines their faults.
 
 use std::{error::Error, fmt, fs::OpenOptions, io, io::Read, os::unix::fs::OpenOptionsExt, path::Path};
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::svid_error::SvidError;
 use crate::{limits, name::TrustDomain, plain};
 
-/// Which file cannot be used, and why. Never contains bytes of a file.
+/// The file that cannot be used, and its fault. Never contains bytes of the file.
 #[derive(Debug)]
 pub struct LoadError {
     /// The path of the file. If the bytes came from memory, this says what they are.
@@ -35,7 +35,7 @@ impl Error for LoadError {
 /// The fault of an identity file.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadFault {
-    /// The system did not give the contents.
+    /// The operating system could not read the file.
     #[error("cannot be read: check that it exists and that this user may read it")]
     Unreadable(#[source] io::Error),
     /// There is no file at the path of a private key.
@@ -46,22 +46,22 @@ pub enum LoadFault {
     /// The text begins with U+FEFF, which some editors write and PEM parsers refuse.
     #[error("begins with a byte order mark: save it as plain ASCII or UTF-8 without one")]
     ByteOrderMark,
-    /// It is a directory, a pipe or a device.
+    /// The path is a directory, a pipe or a device.
     #[error("is not a regular file: use a file, because it is read again after each rotation")]
     NotAFile,
-    /// It is longer than [`limits::PEM_BYTES_MAX`].
+    /// The file is longer than [`limits::PEM_BYTES_MAX`].
     #[error("is larger than {} bytes", limits::PEM_BYTES_MAX)]
     TooLarge,
-    /// There is no PEM section, or one is damaged.
+    /// There is no PEM section, or a section is damaged.
     #[error("is not PEM: certificates and keys must be between BEGIN and END lines")]
     NotPem,
-    /// It is not UTF-8, is not JSON, or repeats a member.
+    /// The text is not UTF-8, is not JSON, or repeats a member.
     #[error("is not a SPIFFE bundle document, which is JSON: {why}")]
     NotJson {
         /// The fault, for people.
         why: String,
     },
-    /// It is JSON and breaks a rule of Trust Domain and Bundle section 4.
+    /// The JSON breaks a rule of Trust Domain and Bundle section 4.
     #[error("is not a SPIFFE bundle document: {why}")]
     NotABundle {
         /// The fault, for people.
@@ -76,7 +76,7 @@ pub enum LoadFault {
     /// A key of a bundle document has an `x5c` that is not one certificate.
     #[error("key {number} has a certificate that cannot be read: write base64 of its DER into `x5c`")]
     X5c {
-        /// Counted from 1.
+        /// The number, counted from 1.
         number: usize,
     },
     /// Certificates that arrived as DER cannot be separated.
@@ -85,20 +85,20 @@ pub enum LoadFault {
     /// The file of an SVID or a bundle is empty, or has only other sections.
     #[error("contains no certificate: write the SVID first, then its intermediates, as PEM")]
     NoCertificate,
-    /// It has more certificates than are read.
+    /// The file has more certificates than are read.
     #[error("contains {found} certificates, but at most {max} are read")]
     TooManyCertificates {
-        /// How many there are.
+        /// The number of certificates.
         found: usize,
-        /// How many are read at most.
+        /// The highest number of certificates.
         max: usize,
     },
-    /// A certificate breaks a rule for its place: leaf, intermediate or root.
+    /// A certificate breaks a rule for its role: leaf, intermediate or root.
     #[error("certificate {number} cannot be used: {why}")]
     Certificate {
-        /// Counted from 1.
+        /// The number, counted from 1.
         number: usize,
-        /// The rule.
+        /// The broken rule.
         why: SvidError,
     },
     /// The file has no PEM section with a private key.
@@ -117,10 +117,10 @@ pub enum LoadFault {
     /// The private key does not match the leaf.
     #[error("contains the key of another certificate: configure the key and the chain of the same SVID")]
     KeyOfAnother,
-    /// A bundle has certificates, and none is a root that is valid now.
+    /// A bundle has certificates, but none of them is a root that is valid now.
     #[error("contains no root that can be used now ({}): fetch the bundle again", no_root_reason(*.expired, .left_out))]
     NoRoot {
-        /// How many roots have expired.
+        /// The number of expired roots.
         expired: usize,
         /// A line for each root that is unusable for another reason.
         left_out: Vec<String>,
@@ -136,7 +136,7 @@ pub enum LoadFault {
     TooManyDomains,
 }
 
-/// Says why a bundle has no root.
+/// Returns the reason for which a bundle has no root.
 pub(super) fn no_root_reason(expired: usize, left_out: &[String]) -> String {
     let expired = (expired > 0).then(|| format!("{expired} have expired"));
     let all: Vec<_> = expired.into_iter().chain(left_out.iter().cloned()).collect();
@@ -153,11 +153,11 @@ impl LoadFault {
     }
 }
 
-/// Reads a small file. The bytes are wiped from memory on drop: they may be a key.
+/// Reads a small file. The bytes are wiped from memory on drop, because they may be a key.
 pub(super) fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, LoadError> {
     let file = path.display().to_string();
     let unreadable = |e: io::Error| LoadFault::Unreadable(e).in_file(&file);
-    // The buffer must not grow: growing would leave an unwiped copy behind.
+    // The buffer must not grow, because that would leave an unwiped copy in memory.
     let capacity = usize::try_from(limits::PEM_BYTES_MAX).unwrap_or(usize::MAX).saturating_add(1);
     // Without O_NONBLOCK, opening a pipe without a writer would block permanently.
     let opened = OpenOptions::new()

@@ -1,11 +1,12 @@
-//! Who a peer is: our X.509-SVIDs and those of peers, checked by the SPIFFE standards.
+//! Identities: our X.509-SVIDs and the SVIDs of peers, checked by the SPIFFE standards.
 //!
-//! Owns the leaf and path rules, the roots of each trust domain, both TLS configurations, and [`Peer`], which no other
-//! module can make. A chain is verified against the roots of its trust domain only: no shared pool, no system
-//! store, no host names, no resumed sessions. This module finds who a peer is; catalog and policy decide what the peer may do.
-//! Its only sockets are those over which identities arrive; serving and calling with them is the task of `link`.
+//! This module contains the leaf and path rules, the roots of each trust domain, both TLS configurations, and [`Peer`].
+//! No other module can make a [`Peer`]. A chain is verified against the roots of its trust domain only: no shared pool,
+//! no system store, no host names, no resumed sessions. This module finds who a peer is; catalog and policy decide what
+//! the peer may do. Its only sockets are those over which identities arrive. The module `link` serves and calls with
+//! these identities.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `svid_error` | [`SvidError`]: one variant for each rule that a peer can break |
 //! | `algorithm` | the keys and signatures that can be verified |

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{clock::Clock, limits, name::TrustDomain};
 
-/// Where our own SVID comes from.
+/// The origin of our own SVID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// Files with a chain, leaf first, and its key.
@@ -22,34 +22,34 @@ pub enum Origin {
         /// The private key as PKCS#8 PEM.
         key: PathBuf,
     },
-    /// The SPIFFE agent of this machine, which also gives bundles.
+    /// The SPIFFE agent of this machine. The agent also gives bundles.
     WorkloadApi {
-        /// Where the agent listens.
+        /// The address of the agent.
         endpoint: WorkloadEndpoint,
-        /// Which of the SVIDs to use, if it gives several.
+        /// The choice of the SVID, if the agent gives several.
         pick: Pick,
     },
 }
 
-/// Where our own SVID and the roots come from.
+/// The configured origins of our own SVID and the roots.
 #[derive(Clone, Debug)]
 pub struct IdentityOptions {
-    /// Where our own SVID comes from.
+    /// The origin of our own SVID.
     pub origin: Origin,
     /// Roots from files, for trust domains that the agent does not give.
     pub bundles: Vec<(TrustDomain, PathBuf)>,
     /// Bundle endpoints of foreign trust domains.
     pub federation: Vec<BundleEndpoint>,
-    /// The only trust domains that are trusted. `None`: all that have roots.
+    /// The only trust domains that are trusted. `None` if all domains with roots are trusted.
     pub allowed: Option<BTreeSet<TrustDomain>>,
     /// The longest accepted life of an SVID.
     pub svid_life_max: Duration,
-    /// How long the last good SVID and roots are used while their origin fails.
+    /// The time for which the last good SVID and roots are used while their origin fails.
     pub outage_max: Duration,
 }
 
 impl IdentityOptions {
-    /// Takes the bounds from `limits`.
+    /// Makes options with the bounds from `limits`.
     pub fn new(origin: Origin, bundles: Vec<(TrustDomain, PathBuf)>) -> Self {
         IdentityOptions {
             origin,

@@ -1,4 +1,4 @@
-//! What a source over the network shows while it retries.
+//! The state of a source over the network, also while it retries.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -20,8 +20,8 @@ use crate::{
     log_budget::LogBudget,
 };
 
-/// The last good answer of an origin. Roots that expire are dropped, and everything is dropped after too long an outage. The
-/// source that owns this decides what to request and what an answer means.
+/// The last good answer of an origin. Roots that expire are dropped, and everything is dropped after too long an
+/// outage. The source that owns this status decides what to request and how to read an answer.
 pub(super) struct OriginStatus {
     /// The name of the origin in log lines, such as `the SPIFFE agent`.
     origin: String,
@@ -34,7 +34,7 @@ pub(super) struct OriginStatus {
 }
 
 impl OriginStatus {
-    /// Shows `shown` until the first answer.
+    /// Makes a status that shows `shown` until the first answer.
     pub(super) fn new(
         origin: String,
         shown: TrustBundles,
@@ -61,12 +61,12 @@ impl OriginStatus {
         self.published.watch()
     }
 
-    /// Bundles that trust no one.
+    /// Returns bundles without roots.
     pub(super) fn no_bundles(&self) -> TrustBundles {
         TrustBundles::empty().with_svid_life_max(self.svid_life_max)
     }
 
-    /// Whether a line about the origin may be logged: one that repeats itself must not fill the disk.
+    /// Whether a line about the origin may be logged. Repeated lines must not fill the disk.
     pub(super) fn may_log(&self) -> bool {
         let admitted = self.log.admit();
         if let Some(left_out @ 1..) = admitted {
@@ -91,7 +91,7 @@ impl OriginStatus {
         self.outage().end();
     }
 
-    /// Begins an outage unless one is under way, and returns when it began.
+    /// Begins an outage, unless an outage is under way. Returns the time of its begin.
     pub(super) fn begin_outage(&self) -> Wall {
         let now = self.clock.now();
         self.outage().begin(now.wall, now.boot)

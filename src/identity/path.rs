@@ -54,7 +54,8 @@ pub(super) fn verify(
     Ok(VerifiedLeaf { ends: leaf.not_after.min(path_ends), leaf })
 }
 
-/// Finds a path on which every certificate keeps every rule, and returns when the first certificate above the leaf expires.
+/// Finds a path on which every certificate satisfies all rules. Returns the earliest expiry of the certificates above
+/// the leaf.
 fn build(
     leaf: &CertificateDer<'_>,
     above: &[CertificateDer<'_>],
@@ -85,7 +86,8 @@ fn build(
     }
 }
 
-/// Checks the rules about a path that webpki does not: key usage, SPIFFE IDs of signers, the life of the root.
+/// Checks the rules about a path that webpki does not check: key usage, SPIFFE IDs of signers, the validity of the
+/// root.
 fn check_signers(path: &VerifiedPath<'_>, now: Wall, roots: &Roots) -> Result<Wall, SvidError> {
     let root = roots.life_of(path.anchor()).ok_or(SvidError::Malformed)?;
     root.check_time(now)?;

@@ -1,4 +1,4 @@
-//! The witness that a peer was verified.
+//! The proof that a peer was verified.
 
 use std::{fmt, sync::Arc};
 
@@ -7,10 +7,11 @@ use rustls::{ClientConnection, ServerConnection, pki_types::CertificateDer};
 use super::{bundle::TrustBundles, leaf::Side, path, svid_error::SvidError};
 use crate::{clock::Wall, name::SpiffeId};
 
-/// The other side of a TLS connection, with a verified X.509-SVID. Only this module makes one, from a finished handshake
-/// that proved possession of the private key. Its SPIFFE ID can be relied on until [`Peer::not_after`].
+/// The other side of a TLS connection, with a verified X.509-SVID. Only this module makes one, from a finished
+/// handshake that proved possession of the private key. The SPIFFE ID is proved until [`Peer::not_after`].
 ///
-/// A clone is a pointer. It keeps the presented chain, so that it can be verified again when the bundles change.
+/// A clone is a pointer. A peer keeps the presented chain, so that the chain can be verified again when the bundles
+/// change.
 #[derive(Clone)]
 pub struct Peer(Arc<PeerFacts>);
 
@@ -27,8 +28,9 @@ struct PeerFacts {
 impl Peer {
     /// Returns the client of a connection that a server has accepted.
     ///
-    /// The chain counts as verified if the handshake verified it against these bundles. Otherwise it is verified now, whatever
-    /// TLS configuration the connection has. [`Peer::bundle_revision`] says which bundles they were.
+    /// The chain counts as verified if the handshake verified it against these bundles. Otherwise the chain is verified
+    /// now, regardless of the TLS configuration of the connection. [`Peer::bundle_revision`] is the revision of these
+    /// bundles.
     ///
     /// # Errors
     ///
@@ -69,32 +71,33 @@ impl Peer {
         })))
     }
 
-    /// The only URI of its SVID.
+    /// Returns the SPIFFE ID: the only URI in the peer's SVID.
     pub fn spiffe_id(&self) -> &SpiffeId {
         &self.0.spiffe_id
     }
 
-    /// When its identity ends, exclusive: the NotAfter of its SVID, or of a certificate above it if that is earlier.
+    /// Returns the end of the identity, exclusive. It is the earliest NotAfter of the SVID and the certificates above
+    /// it.
     pub fn not_after(&self) -> Wall {
         self.0.not_after
     }
 
-    /// SHA-256 of the SVID's DER: the `x5t#S256` of RFC 8705 section 3.1.
+    /// Returns the SHA-256 of the SVID's DER: the `x5t#S256` of RFC 8705 section 3.1.
     pub fn x5t_s256(&self) -> &[u8; 32] {
         &self.0.x5t_s256
     }
 
-    /// The SVID's serial number in lower-case hex.
+    /// Returns the serial number of the SVID in lower-case hex.
     pub fn serial(&self) -> &str {
         &self.0.serial
     }
 
-    /// The revision of the bundles that its chain was verified against.
+    /// Returns the revision of the bundles against which the chain was verified.
     pub fn bundle_revision(&self) -> u64 {
         self.0.bundle_revision
     }
 
-    /// Checks that it has not expired. Cheap enough for each use.
+    /// Checks that the peer's identity has not expired. The check is cheap enough for each use.
     ///
     /// # Errors
     ///
@@ -106,13 +109,14 @@ impl Peer {
         Ok(())
     }
 
-    /// Checks that it has not expired and that its chain verifies against these bundles, and returns until when that is true:
-    /// [`Peer::not_after`], or earlier if a certificate of the new path expires earlier. For use after a change of the bundles.
-    /// It verifies the signatures of the chain if the bundles are not those of the last verification.
+    /// Checks that the identity has not expired and that the chain verifies against these bundles. Use it after a
+    /// change of the bundles. Returns the end of the identity: [`Peer::not_after`], or earlier if a certificate of the
+    /// new path expires earlier. The signatures of the chain are verified again if the bundles have changed since the
+    /// last verification.
     ///
     /// # Errors
     ///
-    /// The SVID has expired, or the rule of the path that its chain breaks now.
+    /// The SVID has expired, or the chain breaks a rule for paths now.
     pub fn check(&self, now: Wall, bundles: &TrustBundles) -> Result<Wall, SvidError> {
         self.check_time(now)?;
         if bundles.revision() == self.0.bundle_revision {

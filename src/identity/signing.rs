@@ -1,5 +1,5 @@
-//! The rules for certificates that sign others, roots and intermediates (X509-SVID sections 3.2, 4.1 and 4.3). These are
-//! the ones that webpki does not check.
+//! The rules for certificates that sign others: roots and intermediates (X509-SVID sections 3.2, 4.1 and 4.3). Only the
+//! rules that webpki does not check are here.
 
 use x509_parser::extensions::GeneralName;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{clock::Wall, name::TrustDomain};
 
-/// When a signing certificate is valid: from `not_before`, inclusive, to `not_after`, exclusive.
+/// The validity of a signing certificate: from `not_before`, inclusive, to `not_after`, exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SigningLife {
     pub(super) not_before: Wall,
@@ -29,7 +29,8 @@ impl SigningLife {
         }
         check_key(&cert)?;
         for name in alternative_names(&cert)?.map(|san| san.names).unwrap_or_default() {
-            // A SPIFFE ID is optional here. It may be of another trust domain: only the bundle with the root counts.
+            // A SPIFFE ID is optional here. It may have another trust domain, because only the bundle with the root
+            // counts.
             if let GeneralName::URI(uri) = name
                 && let Some(domain) = uri.strip_prefix("spiffe://")
                 && domain.parse::<TrustDomain>().is_err()
@@ -52,7 +53,8 @@ impl SigningLife {
     }
 }
 
-/// Checks that the signature on a certificate can be verified. That of a root is never verified: nothing depends on it.
+/// Checks that the signature on a certificate can be verified. The signature on a root is never verified, because
+/// nothing depends on it.
 pub(super) fn check_signature_algorithm(der: &[u8]) -> Result<(), SvidError> {
     check_signature(&parse_certificate(der)?)
 }

@@ -24,18 +24,19 @@ use crate::{
 /// Our own SVID and the roots that we trust, at one moment.
 #[derive(Clone, Debug)]
 pub struct Trust {
-    /// Grows with every change of the SVID or the bundles.
+    /// A number that grows with every change of the SVID or the bundles.
     pub revision: u64,
-    /// `None` if the process only verifies, has no SVID yet, or may no longer use it. It then accepts and opens no connections.
+    /// Our own SVID. `None` if the process only verifies, has no SVID yet, or may no longer use it. Without an SVID,
+    /// the process accepts and opens no connections.
     pub svid: Option<Arc<X509Svid>>,
-    /// The revision of the bundles grows only when the roots change.
+    /// The roots that we trust. The revision of the bundles grows only when the roots change.
     pub bundles: Arc<TrustBundles>,
-    /// Whether this is current or the last good answer.
+    /// Whether this is the current answer or the last good answer.
     pub standing: SourceState,
 }
 
 impl Trust {
-    /// Checks that connections can be opened and accepted with it.
+    /// Checks that connections can be opened and accepted with this trust.
     ///
     /// # Errors
     ///
@@ -62,15 +63,16 @@ impl Trust {
 /// Whether a reload found a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReloadOutcome {
-    /// The SVID or the roots differ from those before.
+    /// The SVID or the roots have changed.
     Changed,
-    /// The origin still gives what is in use.
+    /// The origin still gives the present SVID and roots.
     Unchanged,
 }
 
-/// Gives the current [`Trust`] and reports changes. Every handshake reads it again, so that a rotation needs no restart.
+/// A source of the current [`Trust`]. It reports changes. Every handshake reads the trust again, so that a rotation
+/// needs no restart.
 pub trait IdentitySource: Send + Sync + 'static {
-    /// Returns at once.
+    /// Returns the current trust at once.
     fn current(&self) -> Arc<Trust>;
 
     /// Reports every change after this call, including those of the state.
@@ -82,7 +84,7 @@ pub trait IdentitySource: Send + Sync + 'static {
         Box::pin(shutdown.cancelled_owned())
     }
 
-    /// The number of its origins whose state is not good.
+    /// Returns the number of origins whose state is not good.
     fn failing(&self) -> usize {
         usize::from(self.current().standing != SourceState::Good)
     }
@@ -91,7 +93,7 @@ pub trait IdentitySource: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What was read cannot be used.
+    /// The result cannot be used.
     fn reload(&self) -> Result<ReloadOutcome, LoadError> {
         Ok(ReloadOutcome::Unchanged)
     }
@@ -102,12 +104,12 @@ pub trait IdentitySource: Send + Sync + 'static {
 pub struct StaticSource(Published);
 
 impl StaticSource {
-    /// Shows these as current until they are replaced. Without an SVID it only verifies.
+    /// Makes a source with this trust until it is replaced. Without an SVID, the source only verifies.
     pub fn new(svid: Option<Arc<X509Svid>>, bundles: TrustBundles) -> Self {
         StaticSource(Published::new(svid, bundles, SourceState::Good))
     }
 
-    /// Replaces both, from the next handshake on.
+    /// Replaces the SVID and the bundles. The next handshake uses them.
     pub fn replace(&self, svid: Option<Arc<X509Svid>>, bundles: TrustBundles) {
         self.0.replace(svid, bundles, SourceState::Good);
     }
@@ -127,7 +129,8 @@ impl IdentitySource for StaticSource {
 #[derive(Debug)]
 pub(super) struct Published {
     trust: watch::Sender<Arc<Trust>>,
-    /// The pairs of domains with a shared root that the log has, so that bundles that come and go do not fill it.
+    /// The pairs of domains with a shared root that were logged already. So repeated changes of bundles do not fill the
+    /// log.
     warned: Mutex<BTreeSet<String>>,
 }
 
@@ -153,7 +156,7 @@ impl Published {
         });
     }
 
-    /// Replaces the state only. Watchers are woken only if it differs.
+    /// Replaces only the state. Watchers are woken only if the state differs.
     pub(super) fn set_state(&self, standing: SourceState) {
         self.trust.send_if_modified(|trust| {
             let changes = trust.standing != standing;
@@ -182,18 +185,18 @@ fn warn_of_shared_roots(bundles: &TrustBundles, warned: &Mutex<BTreeSet<String>>
     }
 }
 
-/// Why a process has no first identity.
+/// The reasons for which a process has no first identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
     /// The wait was over before the origin gave an SVID.
     #[error("no identity was issued within {} s: {why}", waited.as_secs())]
     NotInTime {
-        /// How long it lasted.
+        /// The length of the wait.
         waited: Duration,
-        /// Why there was none at its end, for people.
+        /// The reason for which there was no SVID at the end of the wait, for people.
         why: String,
     },
-    /// The origin says that it will give none, so waiting does not help.
+    /// The origin says that it will give no SVID, so waiting does not help.
     #[error("no identity will be issued: {why}")]
     Never {
         /// The reason, for people.
@@ -208,7 +211,7 @@ pub enum NoIdentity {
 ///
 /// # Errors
 ///
-/// No SVID arrived within `wait`, or the source says that none will.
+/// No SVID arrived within `wait`, or the source says that no SVID will arrive.
 pub async fn wait_for_identity(
     source: &dyn IdentitySource,
     clock: &dyn Clock,

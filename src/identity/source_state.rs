@@ -10,28 +10,28 @@ use crate::clock::{BootTime, Wall};
 pub enum SourceState {
     /// The source shows the present answer of the origin.
     Good,
-    /// The origin has given nothing yet, but still may.
+    /// The origin has not answered yet, but may still answer.
     Awaited {
         /// The reason, for people.
         why: String,
     },
     /// The origin does not answer, or its answer is unusable. The last good answer is shown until the limit.
     Stale {
-        /// When it began.
+        /// The begin of the outage.
         since: Wall,
         /// The reason, for people.
         why: String,
     },
     /// The origin has revoked our identity, or will never issue one. Roots are shown until the limit.
     Ended {
-        /// When it began.
+        /// The begin of the outage.
         since: Wall,
         /// The reason, for people.
         why: String,
     },
     /// The source was stale or ended for longer than the limit. Nothing is shown, so no peer is trusted.
     GivenUp {
-        /// When the outage began.
+        /// The begin of the outage.
         since: Wall,
         /// The reason, for people.
         why: String,
@@ -47,7 +47,7 @@ impl SourceState {
         SourceState::Awaited { why: Self::NOT_ASKED_YET.to_owned() }
     }
 
-    /// The state's word in logs and metrics.
+    /// Returns the word for the state in logs and metrics.
     pub fn word(&self) -> &'static str {
         match self {
             SourceState::Good => "good",
@@ -58,7 +58,7 @@ impl SourceState {
         }
     }
 
-    /// The reason, if it is not good.
+    /// Returns the reason, if the state is not good.
     pub fn why(&self) -> Option<&str> {
         match self {
             SourceState::Good => None,
@@ -70,21 +70,21 @@ impl SourceState {
     }
 }
 
-/// Why an identity cannot open or accept connections.
+/// The reasons for which an identity cannot open or accept connections.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unusable {
-    /// The origin has given nothing yet: [`SourceState::Awaited`].
+    /// The origin has not answered yet: [`SourceState::Awaited`].
     #[error("there is no SVID yet: {why}")]
     Awaited {
         /// The reason, for people.
         why: String,
     },
-    /// Our SVID ran out before the origin gave a new one.
+    /// Our SVID expired before the origin gave a new one.
     #[error("our SVID expired at {not_after} and was not renewed{}", because(.why.as_deref()))]
     Expired {
         /// The NotAfter of our SVID.
         not_after: Wall,
-        /// Why the source is not good, if it is not.
+        /// The reason, if the state of the source is not good.
         why: Option<String>,
     },
     /// Our clock is behind that of the issuer.
@@ -114,7 +114,8 @@ fn because(why: Option<&str>) -> String {
     why.map_or_else(String::new, |why| format!(": {why}"))
 }
 
-/// How long an origin has failed, measured on boottime: setting the wall clock does not change it.
+/// The time for which an origin has failed. It is measured on boottime, so a change of the wall clock does not affect
+/// it.
 #[derive(Debug)]
 pub(super) struct Outage {
     began: Option<(Wall, BootTime)>,
@@ -126,7 +127,7 @@ impl Outage {
         Outage { began: None, longest }
     }
 
-    /// Begins the outage unless it is under way, and returns when it began.
+    /// Begins the outage, unless it is under way. Returns the time of its begin.
     pub(super) fn begin(&mut self, wall: Wall, boot: BootTime) -> Wall {
         self.began.get_or_insert((wall, boot)).0
     }
@@ -135,7 +136,7 @@ impl Outage {
         self.began = None;
     }
 
-    /// Returns when it began if that is longer ago than the limit.
+    /// Returns the begin of the outage, if the outage is longer than the limit.
     pub(super) fn overdue_since(&self, now: BootTime) -> Option<Wall> {
         self.began.filter(|(_, boot)| now.since(*boot) > self.longest).map(|(wall, _)| wall)
     }

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{clock::Wall, limits, name::SpiffeId};
 
-/// The SVID that this process presents. Its leaf keeps the rules for leaves, and its key is that of the leaf. Its validity
-/// is checked at each use.
+/// The SVID that this process presents. The leaf satisfies the rules for leaves, and the private key belongs to the
+/// leaf. The validity is checked at each use.
 ///
 /// The bytes of the key file are wiped from memory once ring has parsed the key. Ring keeps the parsed key private.
 pub struct X509Svid {
@@ -29,11 +29,11 @@ pub struct X509Svid {
 }
 
 impl X509Svid {
-    /// Loads the chain, leaf first, from one PEM file and its private key from another.
+    /// Loads the chain, leaf first, from a PEM file, and the private key from another PEM file.
     ///
     /// # Errors
     ///
-    /// A file cannot be read, or has what [`from_pem`](Self::from_pem) refuses.
+    /// A file cannot be read, or [`from_pem`](Self::from_pem) refuses its content.
     pub fn load(cert_file: &Path, key_file: &Path) -> Result<Self, LoadError> {
         let cert = load::read(cert_file)?;
         let (key_file, key) = load::read_key(key_file)?;
@@ -44,8 +44,8 @@ impl X509Svid {
     ///
     /// # Errors
     ///
-    /// The leaf breaks a rule for leaves, an intermediate breaks one for signers, or the key is encrypted, of an unsupported
-    /// kind, or that of another certificate.
+    /// The leaf breaks a rule for leaves, an intermediate breaks a rule for signers, or the key is encrypted, of an
+    /// unsupported kind, or belongs to another certificate.
     pub fn from_pem(cert: &[u8], key: &[u8]) -> Result<Self, LoadError> {
         Self::parse("certificate chain", cert, "private key", key)
     }
@@ -97,27 +97,27 @@ impl X509Svid {
         Ok(X509Svid { leaf, certified: Arc::new(certified) })
     }
 
-    /// The only URI of its leaf.
+    /// Returns the SPIFFE ID: the only URI in the leaf.
     pub fn spiffe_id(&self) -> &SpiffeId {
         &self.leaf.spiffe_id
     }
 
-    /// When it expires, exclusive.
+    /// Returns the end of the validity, exclusive.
     pub fn not_after(&self) -> Wall {
         self.leaf.not_after
     }
 
-    /// The facts of its leaf.
+    /// Returns the facts of the leaf.
     pub fn leaf(&self) -> &Leaf {
         &self.leaf
     }
 
-    /// Checks it as a peer would in a handshake: its validity, its life and, if its trust domain has a bundle here, its path to
-    /// a root. Without that bundle it checks the validity of the certificates above the leaf.
+    /// Checks the SVID as a peer would in a handshake: its validity, its life and, if its trust domain has a bundle
+    /// here, its path to a root. Without that bundle, the validity of the certificates above the leaf is checked.
     ///
     /// # Errors
     ///
-    /// The rule that a peer would find broken.
+    /// The rule that the SVID breaks.
     pub fn verify(&self, bundles: &TrustBundles, now: Wall) -> Result<(), SvidError> {
         if bundles.roots(&self.leaf.spiffe_id.trust_domain()).is_some() {
             path::verify(&self.certified.cert, Side::Client, now, bundles)?;
@@ -128,12 +128,12 @@ impl X509Svid {
         self.certified.cert.iter().skip(1).try_for_each(|above| SigningLife::parse(above)?.check_time(now))
     }
 
-    /// Whether it is valid now.
+    /// Whether the SVID is valid now.
     pub fn is_current(&self, now: Wall) -> bool {
         self.leaf.check_time(now).is_ok()
     }
 
-    /// Whether both present the same chain. A chain can change under the same leaf.
+    /// Whether two SVIDs have the same chain. A chain can change while the leaf stays the same.
     pub(super) fn presents_as(&self, other: &X509Svid) -> bool {
         self.certified.cert == other.certified.cert
     }
@@ -143,7 +143,7 @@ impl X509Svid {
     }
 }
 
-/// Writes the SPIFFE ID and when the SVID expires.
+/// Writes the SPIFFE ID and the expiry of the SVID.
 impl fmt::Display for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}, until {}", self.leaf.spiffe_id, self.leaf.not_after)

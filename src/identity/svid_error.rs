@@ -1,4 +1,4 @@
-//! Why the certificates of a peer do not prove an identity.
+//! The reasons for which the certificates of a peer do not prove an identity.
 
 use std::{error::Error, io};
 
@@ -16,7 +16,7 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SvidError {
     // ---------- the presentation ----------
-    /// The handshake ended without a certificate of the peer.
+    /// The peer presented no certificate in the handshake.
     #[error("no certificate was presented (X509-SVID section 5): configure the peer with an X.509-SVID")]
     NotPresented,
     /// More than [`limits::CHAIN_MAX`] certificates were presented.
@@ -25,7 +25,7 @@ pub enum SvidError {
         limits::CHAIN_MAX
     )]
     ChainTooLong {
-        /// How many were presented.
+        /// The number of presented certificates.
         found: usize,
     },
     /// A certificate is longer than [`limits::CERTIFICATE_BYTES_MAX`]. It is not parsed.
@@ -34,7 +34,7 @@ pub enum SvidError {
         limits::CERTIFICATE_BYTES_MAX
     )]
     CertificateTooLarge {
-        /// The length of its DER.
+        /// The length of the certificate's DER.
         bytes: usize,
     },
     /// The signature of the handshake does not match the key of the leaf.
@@ -48,7 +48,7 @@ pub enum SvidError {
     /// Other bytes follow the DER of a certificate.
     #[error("{bytes} bytes follow the certificate (RFC 5280 section 4.1)")]
     TrailingBytes {
-        /// How many follow.
+        /// The number of these bytes.
         bytes: usize,
     },
     /// The version of X.509 is 1 or 2, which have no extensions.
@@ -74,13 +74,13 @@ pub enum SvidError {
     /// A critical extension has no meaning here, so the certificate must not be used.
     #[error("the critical extension {extension} is not known (RFC 5280 section 4.2)")]
     ExtensionUnknown {
-        /// Its object identifier, or which certificate has it.
+        /// The object identifier of the extension, or the certificate that has it.
         extension: String,
     },
     /// The key is RSA of fewer than 2048 bits.
     #[error("an RSA key of {bits} bits is too short: use at least 2048, or P-256")]
     KeyTooShort {
-        /// The length of its modulus.
+        /// The length of the modulus.
         bits: usize,
     },
     /// The key is of an algorithm, a curve or a length that is not supported.
@@ -119,10 +119,10 @@ pub enum SvidError {
     /// There are several URIs, so it is not clear which one names the peer.
     #[error("the subject alternative name has {found} URIs (X509-SVID section 2): an SVID has exactly one")]
     UriRepeated {
-        /// How many there are, readable or not.
+        /// The number of URIs, including unreadable ones.
         found: usize,
     },
-    /// The URI is that of a trust domain. Only certificates that sign others have it.
+    /// The URI is the SPIFFE ID of a trust domain. Only certificates that sign others have such an ID.
     #[error(
         "the SPIFFE ID has no path (X509-SVID sections 3.1 and 5.2): it names a trust domain, not a workload"
     )]
@@ -138,7 +138,7 @@ pub enum SvidError {
     /// The leaf has cA true, so it could issue SVIDs.
     #[error("the leaf is a CA (X509-SVID sections 4.1 and 5.2): a signing certificate is not an identity")]
     LeafIsCa,
-    /// The leaf does not say what its key is for.
+    /// The leaf has no key usage.
     #[error("there is no key usage extension (X509-SVID section 4.3)")]
     KeyUsageAbsent,
     /// The leaf has a key usage that a verifier might ignore.
@@ -153,10 +153,10 @@ pub enum SvidError {
     /// The leaf's key may sign revocation lists.
     #[error("the key usage of the leaf has cRLSign (X509-SVID sections 4.3 and 5.2)")]
     LeafSignsCrls,
-    /// The leaf has an extended key usage, and it does not allow TLS clients.
+    /// The extended key usage of the leaf does not allow TLS clients.
     #[error("the extended key usage lacks id-kp-clientAuth (X509-SVID section 4.4)")]
     ClientAuthAbsent,
-    /// The leaf has an extended key usage, and it does not allow TLS servers.
+    /// The extended key usage of the leaf does not allow TLS servers.
     #[error("the extended key usage lacks id-kp-serverAuth (X509-SVID section 4.4)")]
     ServerAuthAbsent,
 
@@ -167,7 +167,7 @@ pub enum SvidError {
         /// The leaf's NotAfter.
         not_after: Wall,
     },
-    /// The leaf's NotBefore lies ahead. There is no leeway.
+    /// The leaf's NotBefore is in the future. There is no leeway.
     #[error("the SVID begins at {not_before} (RFC 5280 section 6.1.3): compare the clocks")]
     NotYetValid {
         /// The leaf's NotBefore.
@@ -176,7 +176,7 @@ pub enum SvidError {
     /// The leaf is valid for longer than we accept, so that a stolen SVID is useful for a short time only.
     #[error("the SVID lasts {seconds} s, at most {seconds_max} are accepted: issue shorter ones")]
     LifeTooLong {
-        /// From its NotBefore to its NotAfter.
+        /// The time from NotBefore to NotAfter.
         seconds: u64,
         /// The longest accepted life.
         seconds_max: u64,
@@ -239,13 +239,13 @@ pub enum SvidError {
         "a certificate that signed another is not valid now: it ends at {not_after} (X509-SVID section 5.1)"
     )]
     SignerExpired {
-        /// Its NotAfter.
+        /// The NotAfter of the certificate.
         not_after: Wall,
     },
-    /// The NotBefore of an intermediate or a root lies ahead.
+    /// The NotBefore of an intermediate or a root is in the future.
     #[error("a certificate that signed another is not valid before {not_before} (X509-SVID section 5.1)")]
     SignerNotYetValid {
-        /// Its NotBefore.
+        /// The NotBefore of the certificate.
         not_before: Wall,
     },
     /// A CA has more CAs below it than its basic constraints allow.
@@ -268,12 +268,12 @@ pub enum SvidError {
     },
 
     // ---------- the other side ----------
-    /// The server's SVID is valid, but it is that of another server.
+    /// The server's SVID is valid, but belongs to another server.
     #[error(
         "the server is `{found}`, but `{wanted}` is configured: correct the address or the server's SPIFFE ID"
     )]
     OtherServer {
-        /// The SPIFFE ID that the client is configured with.
+        /// The SPIFFE ID in the configuration of the client.
         wanted: SpiffeId,
         /// The SPIFFE ID of the server's SVID.
         found: SpiffeId,
@@ -281,7 +281,7 @@ pub enum SvidError {
 }
 
 impl SvidError {
-    /// The error's code in metrics, the log and the ledger.
+    /// Returns the code of the error in metrics, the log and the ledger.
     pub fn reason(&self) -> Reason {
         use SvidError as E;
         match self {
@@ -344,7 +344,7 @@ impl SvidError {
             rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(inner))) => {
                 inner.downcast_ref::<SvidError>().cloned()
             }
-            // From CertificateVerify: all other certificate errors are our own.
+            // This error is from CertificateVerify. All other certificate errors are our own.
             rustls::Error::InvalidCertificate(
                 CertificateError::BadSignature
                 | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. },
@@ -360,8 +360,8 @@ impl SvidError {
     }
 }
 
-/// Every rule about certificates becomes the alert `certificate_unknown`, so that a refusal does not show whom we trust. A
-/// signature that does not match the certificate becomes `decrypt_error` (RFC 8446 section 4.4.3).
+/// Every broken rule about certificates becomes the alert `certificate_unknown`, so that a refusal does not show which
+/// roots we trust. A signature that does not match the certificate becomes `decrypt_error` (RFC 8446 section 4.4.3).
 impl From<SvidError> for rustls::Error {
     fn from(error: SvidError) -> Self {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(std::sync::Arc::new(error))))

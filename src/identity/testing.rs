@@ -1,6 +1,6 @@
 //! A small certificate authority for tests: valid certificates, and each kind of invalid one.
 //!
-//! Uses nothing of this crate but names and [`Wall`], so that it can be moved elsewhere.
+//! It uses only names and [`Wall`] of this crate, so that it can be moved to another crate.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 /// A change that a test makes to a certificate before it is signed.
 pub(crate) type CertificateChange<'a> = &'a dyn Fn(&mut CertificateParams);
 
-/// The authority of a trust domain: a root, or an intermediate with what links it to its root.
+/// The authority of a trust domain: a root, or an intermediate with the certificates above it.
 pub(crate) struct TestCa {
     domain: TrustDomain,
     params: CertificateParams,
@@ -83,7 +83,7 @@ impl TestCa {
         IssuedCertificate { chain: std::iter::once(der).chain(self.above.clone()).collect(), key }
     }
 
-    /// A valid SVID for a public key whose private key no one has.
+    /// A valid SVID for a public key without a known private key.
     pub(crate) fn issue_for(&self, id: &str, key: &impl rcgen::PublicKeyData) -> CertificateDer<'static> {
         leaf_params(id).signed_by(key, &self.issuer()).unwrap().der().clone()
     }

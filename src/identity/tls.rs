@@ -22,8 +22,8 @@ use super::{
 };
 use crate::{clock::Clock, name::SpiffeId};
 
-/// Makes the configuration of a server: it presents the newest SVID of the source and requires one of the client. `alpn` is in
-/// order of preference.
+/// Makes the configuration of a server: it presents the newest SVID of the source and requires an SVID of the client.
+/// `alpn` is in order of preference.
 pub fn server_config(
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
@@ -91,8 +91,8 @@ pub(super) fn bundle_config_spiffe(
     bundle_config(config)
 }
 
-/// Makes the configuration for fetching a bundle over `https_web`: the server is known by its host name under web roots. The
-/// client presents no certificate.
+/// Makes the configuration for fetching a bundle over `https_web`: the server is authenticated by its host name and web
+/// roots. The client presents no certificate.
 pub(super) fn bundle_config_web(roots: RootCertStore, clock: Arc<dyn Clock>) -> Arc<ClientConfig> {
     let mut config = tls13_client().with_root_certificates(roots).with_no_client_auth();
     config.time_provider = Arc::new(RustlsClock(clock));
@@ -130,7 +130,7 @@ impl fmt::Debug for RustlsClock {
     }
 }
 
-/// Presents the SVID that the source has at the moment of the handshake.
+/// Presents the SVID that the source has at the time of the handshake.
 struct NewestSvid(Arc<dyn IdentitySource>);
 
 impl NewestSvid {

@@ -44,7 +44,8 @@ impl ChainVerifier {
     }
 }
 
-/// The methods that check that the peer has the private key of its leaf. Both verifiers have them; TLS 1.3 only.
+/// The methods that check that the peer has the private key of its leaf. Both verifiers have these methods, only for
+/// TLS 1.3.
 macro_rules! tls_1_3_signatures {
     () => {
         fn verify_tls12_signature(
@@ -71,7 +72,7 @@ macro_rules! tls_1_3_signatures {
     };
 }
 
-/// For servers: the client must present an SVID that is signed by a root in the bundle of its trust domain.
+/// The verifier for servers: the client must present an SVID with a path to a root in the bundle of its trust domain.
 pub(super) struct ClientSvidVerifier(ChainVerifier);
 
 impl ClientSvidVerifier {
@@ -81,7 +82,7 @@ impl ClientSvidVerifier {
 }
 
 impl ClientCertVerifier for ClientSvidVerifier {
-    /// Empty: hints would show every client which roots we trust.
+    /// Returns no hints, because they would show every client which roots we trust.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -103,7 +104,7 @@ impl ClientCertVerifier for ClientSvidVerifier {
     tls_1_3_signatures!();
 }
 
-/// For clients: requires of the server an SVID with the configured SPIFFE ID. Host names are ignored.
+/// The verifier for clients: the server must present an SVID with the configured SPIFFE ID. Host names are ignored.
 pub(super) struct ServerSvidVerifier {
     rules: ChainVerifier,
     wanted: SpiffeId,

@@ -1,4 +1,4 @@
-//! Servers of the web: known by their host names, under authorities that a file names.
+//! TLS to web servers, which are authenticated by host names and the certificate authorities in a file.
 
 use std::{path::Path, sync::Arc};
 
@@ -21,8 +21,8 @@ pub(crate) fn web_client(ca: Option<&Path>, clock: Arc<dyn Clock>) -> Result<Cli
     Ok(Arc::unwrap_or_clone(bundle_config_web(roots, clock)))
 }
 
-/// Reads web certificate authorities from a configured PEM file. The system store is never used, so that none of its roots can
-/// vouch for an SVID.
+/// Reads web certificate authorities from a configured PEM file. The system store is never used, so that its roots
+/// cannot vouch for an SVID.
 fn web_roots(ca: &Path) -> Result<RootCertStore, LoadError> {
     let file = ca.display().to_string();
     let mut roots = RootCertStore::empty();

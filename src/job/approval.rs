@@ -1,4 +1,4 @@
-//! The approvals of a job: the gates that hold it back, and the people who opened them.
+//! The approvals of a job: the gates that a job must pass, and the people who approved.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::{
     name::{Digest, HumanName, Outcome, SpiffeId},
 };
 
-/// A rule of policy that demands people's approval first.
+/// A rule of policy. A job may begin only after people have approved it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Gate {
     /// The id of the rule. After approval, `context.approved` contains it.
     pub id: String,
     pub explanation: String,
     pub approver_group: String,
-    /// How many people must approve.
+    /// The number of people who must approve.
     pub approvals_needed: u32,
-    /// How long an approval is good before the first attempt begins.
+    /// An approval expires after this time if no attempt has begun.
     pub approval_ttl: Duration,
 }
 
@@ -27,16 +27,16 @@ pub struct Gate {
 pub struct Approval {
     /// The id of the gate.
     pub gate: String,
-    /// The group in which the approver approved.
+    /// The group for which this person approved.
     pub group: String,
     pub by: SpiffeId,
-    /// The person, if the catalog says which one the identity is.
+    /// The human who uses the identity, if the catalog names one.
     pub human: Option<HumanName>,
     pub at: LeaseTime,
     pub reason: String,
 }
 
-/// Who approves, and why.
+/// A person who approves, and the reason.
 #[derive(Clone, Copy, Debug)]
 pub struct Approver<'a> {
     pub by: &'a SpiffeId,
@@ -44,7 +44,7 @@ pub struct Approver<'a> {
     pub reason: &'a str,
 }
 
-/// Counts the people among approvers, each given by an identity and the humans that it stands for. Approvers with the same
+/// Counts the people among approvers. Each approver has an identity and the humans who use it. Approvers with the same
 /// identity or a common human count once.
 pub fn count_people<'a>(approvers: impl Iterator<Item = (&'a SpiffeId, Vec<&'a HumanName>)>) -> usize {
     let mut counted: Vec<(&SpiffeId, Vec<&HumanName>)> = Vec::new();
@@ -67,12 +67,12 @@ impl Gate {
 }
 
 impl Job {
-    /// Whether an attempt has begun. From then on approvals hold until they are withdrawn.
+    /// Whether an attempt has begun. From then on, approvals are valid until they are withdrawn.
     pub fn has_begun(&self) -> bool {
         !self.attempts.is_empty()
     }
 
-    /// The approvals at a gate that are not too old: before the first begin each is good for `ttl`.
+    /// Returns the approvals at a gate that have not expired. They expire after `ttl` only while no attempt has begun.
     pub fn approvals_at<'a>(
         &'a self,
         gate: &'a str,
@@ -83,7 +83,7 @@ impl Job {
         self.approvals.iter().filter(move |a| a.gate == gate && (begun || now.since(a.at) < ttl))
     }
 
-    /// The gates that lack approvals. None if the job is closed.
+    /// Returns the gates that lack approvals. Empty if the job is closed.
     pub fn waiting_for(&self, now: LeaseTime) -> impl Iterator<Item = &Gate> {
         let open = !self.is_closed();
         self.gates.iter().filter(move |g| {
@@ -92,9 +92,10 @@ impl Job {
         })
     }
 
-    /// Approves the job at these gates. None if this person has approved at all of them.
+    /// Returns the change that approves the job at these gates. Returns `None` if this person has approved at each of
+    /// them already.
     ///
-    /// An identity of a human who approved at the same gate by another identity is refused.
+    /// If the same human has approved at a gate with another identity, the approval is refused.
     pub fn approve(
         &self,
         approver: Approver<'_>,
@@ -108,9 +109,9 @@ impl Job {
         let mut approvals = Vec::new();
         for id in gates {
             let gate = self.gates.iter().find(|g| g.id == *id).ok_or_else(|| Illegal::NoGate(id.clone()))?;
-            let mut standing = self.approvals_at(id, gate.approval_ttl, now);
+            let mut valid = self.approvals_at(id, gate.approval_ttl, now);
             let same_human = |a: &&Approval| a.human.is_some() && a.human.as_ref() == approver.human;
-            match standing.find(|a| a.by == *approver.by || same_human(a)) {
+            match valid.find(|a| a.by == *approver.by || same_human(a)) {
                 Some(a) if a.by == *approver.by => continue,
                 Some(a) => return Err(Illegal::SameHuman(id.clone(), a.by.clone())),
                 None => {}
@@ -133,7 +134,7 @@ impl Job {
         Ok(Some(Change::Approved { request, approvals }))
     }
 
-    /// Closes a job that has not begun, because an approver refuses it.
+    /// Returns the close of a job that has not begun and that an approver refuses.
     pub fn reject(&self, detail: &str, now: LeaseTime) -> Result<Close, Illegal> {
         match self.state {
             JobState::Closed(Outcome::Rejected) => Ok(Close::Already),
@@ -144,9 +145,10 @@ impl Job {
         }
     }
 
-    /// Withdraws the approvals of an identity, at one gate or at all. Nothing changes if it has none there.
+    /// Returns the changes that withdraw the approvals of an identity at one gate, or at all gates. Empty if there is
+    /// no such approval.
     ///
-    /// A job that has not begun waits again. One that has begun is closed if its gate has too few approvals without this one.
+    /// A job that has not begun waits again. A job that has begun is closed if a gate then has too few approvals.
     pub fn withdraw_approval(
         &self,
         by: &SpiffeId,
@@ -170,7 +172,7 @@ impl Job {
                 at: now,
                 detail: detail.to_owned(),
             };
-            let closes = self.loses_its_gate(&a.gate, by);
+            let closes = self.would_fall_short(&a.gate, by);
             changes.push(change);
             if closes {
                 break;
@@ -179,8 +181,8 @@ impl Job {
         Ok(changes)
     }
 
-    /// Whether a job that has begun would have too few approvals at a gate without this one.
-    pub(super) fn loses_its_gate(&self, gate: &str, by: &SpiffeId) -> bool {
+    /// Whether a job that has begun would have too few approvals at a gate without the approval of this identity.
+    pub(super) fn would_fall_short(&self, gate: &str, by: &SpiffeId) -> bool {
         let Some(gate) = self.gates.iter().find(|g| g.id == gate) else { return false };
         let is_given = self.approvals.iter().any(|a| a.gate == gate.id && a.by == *by);
         let others = self.approvals.iter().filter(|a| a.gate == gate.id && a.by != *by);
@@ -188,7 +190,7 @@ impl Job {
         self.has_begun() && is_given && !is_emergency && !gate.has_enough(others)
     }
 
-    /// The withdrawals of approvals that became too old before the job began.
+    /// Returns the changes that withdraw expired approvals. Empty if the job has begun.
     pub(super) fn lapsed_approvals(&self, now: LeaseTime) -> Vec<Change> {
         if self.has_begun() {
             return Vec::new();
@@ -204,7 +206,7 @@ impl Job {
         old.map(withdrawal).collect()
     }
 
-    /// Gives a new job approvals of its sweep, at the gates that it has.
+    /// Gives a new job the approvals of its parameter sweep, at the gates that the job has.
     pub fn take_over_approvals(&mut self, approvals: &[Approval]) {
         let mut taken: Vec<Approval> =
             approvals.iter().filter(|a| self.gates.iter().any(|g| g.id == a.gate)).cloned().collect();
@@ -215,7 +217,7 @@ impl Job {
         self.wait_or_be_ready(self.created);
     }
 
-    pub(super) fn approve_now(&mut self, approvals: &[Approval]) {
+    pub(super) fn apply_approvals(&mut self, approvals: &[Approval]) {
         let Some(at) = approvals.last().map(|a| a.at) else { return };
         for new in approvals {
             self.approvals.retain(|a| a.gate != new.gate || a.by != new.by);
@@ -226,8 +228,8 @@ impl Job {
         }
     }
 
-    pub(super) fn withdraw_now(&mut self, gate: &str, by: &SpiffeId, at: LeaseTime, detail: &str) {
-        let closes = self.loses_its_gate(gate, by);
+    pub(super) fn apply_withdrawal(&mut self, gate: &str, by: &SpiffeId, at: LeaseTime, detail: &str) {
+        let closes = self.would_fall_short(gate, by);
         self.approvals.retain(|a| a.gate != gate || a.by != *by);
         if closes {
             self.close_now(Outcome::Revoked, at, detail);
@@ -236,7 +238,7 @@ impl Job {
         }
     }
 
-    /// Sets the state of a job that has not begun, by its gates.
+    /// Sets the state of a job that has not begun: ready if no gate lacks approvals, else waiting.
     pub(super) fn wait_or_be_ready(&mut self, at: LeaseTime) {
         let missing: Vec<&str> = self.waiting_for(at).map(|g| g.id.as_str()).collect();
         (self.state, self.detail) = if missing.is_empty() {

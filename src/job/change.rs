@@ -11,17 +11,17 @@ use crate::{
     secret::SecretDigest,
 };
 
-/// One step of a job's life.
+/// One change of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// One person approved, at one gate or several.
+    /// One person approved the job at one or more gates.
     Approved {
         /// The digest of the request that was approved.
         request: Digest,
-        /// Never empty.
+        /// The approvals. Never empty.
         approvals: Vec<Approval>,
     },
-    /// An approval no longer counts: its giver took it back, or it became too old before the job began.
+    /// An approval no longer counts: the approver withdrew it, or it expired before the job began.
     ApprovalWithdrawn {
         gate: String,
         by: SpiffeId,
@@ -44,7 +44,7 @@ pub enum Change {
         key: String,
         at: LeaseTime,
         ticket: SecretDigest,
-        /// The identities that join without the ticket.
+        /// The identities that may join without the ticket.
         vouched: Vec<SpiffePattern>,
     },
     AttemptDraining {
@@ -65,7 +65,7 @@ pub enum Change {
         session: SecretDigest,
         at: LeaseTime,
     },
-    /// One member drains; the others go on.
+    /// One member drains. The others go on.
     MemberDraining {
         attempt: AttemptNumber,
         instance: InstanceName,
@@ -91,11 +91,11 @@ pub enum Change {
         at: LeaseTime,
         detail: String,
     },
-    /// Something was compromised that may have tainted what the job has written, or will write. A closed job is marked too.
+    /// A compromise may have tainted the present or later outputs of the job. A closed job is marked too.
     Compromised {
         because: FenceName,
     },
-    /// Gateways reported what the job did. A closed job's last use is reported after its end.
+    /// A gateway reported the job's use of resources. The last use of a job is reported after its end.
     Used {
         audience: SpiffeId,
         uses: Vec<ReportedUse>,
@@ -103,7 +103,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// When it widened access; None if it did not.
+    /// Returns the time if the change widened access.
     pub fn widened_at(&self) -> Option<LeaseTime> {
         match self {
             Change::AttemptBegan { at, .. } | Change::MemberJoined { at, .. } => Some(*at),
@@ -113,15 +113,16 @@ impl Change {
         }
     }
 
-    /// Whether it can lead to more access. If so, its record must be on disk before it takes effect.
+    /// Whether the change can lead to more access. If so, its record must be on disk before the change takes effect.
     pub fn widens(&self) -> bool {
         self.widened_at().is_some()
     }
 }
 
 impl Job {
-    /// Applies one change. A change from a transition of this job is always legal. On a replay of the ledger, one that
-    /// no longer fits changes nothing: for example a begin whose job was closed while its record was written.
+    /// Applies one change. A change from a transition of this job is always legal. On a replay of the ledger, a change
+    /// that no longer fits changes nothing. An example is the begin of an attempt whose job was closed while the record
+    /// was written.
     pub fn apply(&mut self, change: &Change) {
         if let Change::Compromised { because } = change {
             self.compromised.get_or_insert_with(|| because.clone());
@@ -134,9 +135,11 @@ impl Job {
         }
         match change {
             Change::Compromised { .. } | Change::Used { .. } => {}
-            Change::Approved { approvals, .. } => self.approve_now(approvals),
+            Change::Approved { approvals, .. } => self.apply_approvals(approvals),
             Change::GlassBroken { emergency, .. } => self.break_glass_now(emergency),
-            Change::ApprovalWithdrawn { gate, by, at, detail } => self.withdraw_now(gate, by, *at, detail),
+            Change::ApprovalWithdrawn { gate, by, at, detail } => {
+                self.apply_withdrawal(gate, by, *at, detail)
+            }
             Change::Closed { outcome, at, detail } => self.close_now(*outcome, *at, detail),
             Change::AttemptBegan { attempt, key, at, ticket, vouched } => {
                 self.begin_now(*attempt, key, *at, *ticket, vouched);
@@ -191,7 +194,7 @@ impl Job {
         }
     }
 
-    /// Notes a membership that an operator ended. Those of one identity that ended together count once.
+    /// Keeps a membership that an operator ended. Memberships of one identity that ended together count once.
     fn note_ended_membership(&mut self, attempt: AttemptNumber, instance: &InstanceName, detail: &str) {
         let member = self.attempt(attempt).filter(|a| !a.is_ended()).and_then(|a| a.members.get(instance));
         let Some(identity) = member.map(|m| m.spiffe_id.clone()) else { return };
@@ -203,14 +206,15 @@ impl Job {
         }
     }
 
-    /// The names to lower once a narrowing change is applied, or a begin is recorded. Ask before it is applied.
+    /// Returns the fences to lower when a narrowing change is applied or a begin is recorded. Call it before the change
+    /// is applied.
     pub fn fences_of(&self, change: &Change) -> Vec<FenceName> {
         if self.is_closed() {
             return Vec::new();
         }
         match change {
             Change::Closed { .. } => vec![FenceName::job(self.id)],
-            Change::ApprovalWithdrawn { gate, by, .. } if self.loses_its_gate(gate, by) => {
+            Change::ApprovalWithdrawn { gate, by, .. } if self.would_fall_short(gate, by) => {
                 vec![FenceName::job(self.id)]
             }
             Change::AttemptBegan { .. } => {
@@ -248,7 +252,7 @@ impl Job {
         vouched: &[SpiffePattern],
     ) {
         if !self.has_begun() && !self.gates.is_empty() {
-            // The job's time does not run while people decide.
+            // The time of a job begins after the approvals.
             self.ends = at.plus(self.spec.max_duration);
             if let Some(emergency) = &self.emergency {
                 self.ends = self.ends.min(emergency.until);
@@ -275,8 +279,8 @@ impl Job {
     fn end_attempt_now(&mut self, attempt: AttemptNumber, outcome: Outcome, at: LeaseTime, detail: &str) {
         let Some(a) = self.attempt_mut(attempt) else { return };
         if a.is_ended() {
-            // This happens only on a replay: a begin was recorded first, and the completion that came while its record was written
-            // closed the job before the begin took effect.
+            // This happens only on a replay. The begin was recorded first, but a completion came while the record was
+            // written and closed the job before the begin took effect.
             if a.state == AttemptState::Ended(Outcome::Superseded) && outcome == Outcome::Completed {
                 self.close_now(outcome, at, detail);
             }

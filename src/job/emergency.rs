@@ -1,4 +1,4 @@
-//! An emergency: one person opens the gates of a job without the people that they ask for, for a short time.
+//! An emergency: one person opens the gates of a job without the required approvals, for a short time.
 
 use super::{Change, Illegal, Job, JobState};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 pub struct Emergency {
     /// The identity that opened the gates.
     pub by: SpiffeId,
-    /// The person, if the catalog says which one the identity is.
+    /// The human who uses the identity, if the catalog names one.
     pub human: Option<HumanName>,
     /// The ids of the gates.
     pub gates: Vec<String>,
@@ -21,7 +21,7 @@ pub struct Emergency {
     pub until: LeaseTime,
 }
 
-/// Who opens gates in an emergency, why, and until when.
+/// A person who opens gates in an emergency, with the reason and the end.
 #[derive(Clone, Copy, Debug)]
 pub struct GlassBreaker<'a> {
     pub by: &'a SpiffeId,
@@ -36,7 +36,8 @@ impl Job {
         self.emergency.as_ref().is_some_and(|e| now < e.until && e.gates.iter().any(|g| g == gate))
     }
 
-    /// Opens all gates of the job in an emergency. None if that was done before: a job has one emergency, which nothing prolongs.
+    /// Returns the change that opens all gates of the job in an emergency. `None` if the job already had an emergency:
+    /// a job has only one, and it cannot be extended.
     pub fn break_glass(
         &self,
         breaker: GlassBreaker<'_>,

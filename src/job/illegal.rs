@@ -1,11 +1,11 @@
-//! Why a transition is not legal.
+//! The reasons for which a transition is not legal.
 
 use crate::{
     name::{AttemptNumber, InstanceName, Outcome, SpiffeId},
     reason::Reason,
 };
 
-/// Why a transition is not legal now. `Display` is what the caller reads.
+/// The reason for which a transition is not legal now. The caller reads the `Display` text.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Illegal {
     #[error("the job is closed: {0}")]

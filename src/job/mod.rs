@@ -1,8 +1,8 @@
 //! Jobs and their attempts: states and legal moves.
 //!
-//! Owns what a job is and which states it can reach. Pure: no clock, no await, no I/O. The broker decides who may do
-//! what. A transition is decided against a [`Job`] and returns the [`Change`]s that make it. The same changes in the
-//! same order always give the same job; this is how jobs are rebuilt after a restart.
+//! This module defines jobs and their states. It is pure: it uses no clock, is not async and does no I/O. The broker
+//! decides who may do what. A transition checks a [`Job`] and returns the [`Change`]s to make. The same changes in the
+//! same order always give the same job, so jobs can be rebuilt after a restart.
 //!
 //! ```text
 //! Job      AwaitingApproval → Ready ⇄ Running → Closed
@@ -10,15 +10,15 @@
 //! Member   Joined ⇄ Away → Left | Lost
 //! ```
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
-//! | `spec` | [`Spec`]: what its launcher asked for |
+//! | `spec` | [`Spec`]: the specification from the launcher |
 //! | `state` `roster` | [`Job`], [`Attempt`], [`Member`]; the members of an attempt |
-//! | `approval` | [`Gate`] and [`Approval`]: what holds a job back, and who let it pass |
+//! | `approval` | [`Gate`] and [`Approval`]: the gates of a job, and the people who approved |
 //! | `emergency` | [`Emergency`]: the gates that one person opened without approvals |
-//! | `transitions` `illegal` | which transitions are legal, and the changes that each makes; why others are not |
-//! | `uses` | [`JobUses`]: what a job did with each resource |
-//! | `change` | [`Change`], and applying one |
+//! | `transitions` `illegal` | the legal transitions with their changes; the reasons for which others are illegal |
+//! | `uses` | [`JobUses`]: the use of each resource by a job |
+//! | `change` | [`Change`]: the changes of a job, and their effects |
 
 mod approval;
 mod change;

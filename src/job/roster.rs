@@ -7,27 +7,27 @@ use crate::name::{InstanceName, Outcome, SpiffeId};
 
 /// The members of an attempt by instance, with counts that are kept up to date.
 ///
-/// A copy shares what did not change, so a change of one member costs little however many there are.
+/// A copy shares unchanged data, so a change of one member costs little, regardless of the number of members.
 #[derive(Clone, Debug, Default)]
 pub struct Roster {
     members: RedBlackTreeMapSync<InstanceName, Member>,
-    /// How many instances each identity has had.
+    /// The number of instances that each identity has had.
     identities: RedBlackTreeMapSync<SpiffeId, u32>,
     joined: usize,
     present: usize,
     completed: usize,
-    /// See [`member_bytes`].
+    /// The size of all members, by [`member_bytes`].
     bytes: usize,
 }
 
-/// About how many bytes a member takes in memory and in a snapshot.
+/// Returns the approximate size of a member in memory and in a snapshot, in bytes.
 pub fn member_bytes(instance: &InstanceName, identity: &SpiffeId) -> usize {
     const MEMBER: usize = 384;
     MEMBER + instance.as_str().len() + identity.as_str().len()
 }
 
 impl Roster {
-    /// All members, including those that have left, by instance.
+    /// Returns all members by instance, including members that have left.
     pub fn iter(&self) -> impl Iterator<Item = (&InstanceName, &Member)> {
         self.members.iter()
     }
@@ -36,7 +36,7 @@ impl Roster {
         self.members.values()
     }
 
-    /// The identities that have been members.
+    /// Returns the identities that are or were members.
     pub fn identities(&self) -> impl Iterator<Item = &SpiffeId> {
         self.identities.keys()
     }
@@ -49,17 +49,17 @@ impl Roster {
         self.members.contains_key(instance)
     }
 
-    /// Whether an identity has been a member.
+    /// Whether an identity is or was a member.
     pub fn has(&self, identity: &SpiffeId) -> bool {
         self.identities.contains_key(identity)
     }
 
-    /// How many instances an identity has had.
+    /// Returns the number of instances that an identity has had.
     pub fn instances_of(&self, identity: &SpiffeId) -> u32 {
         self.identities.get(identity).copied().unwrap_or(0)
     }
 
-    /// How many instances there are, including those that have left.
+    /// Returns the number of instances, including those that have left.
     pub fn len(&self) -> usize {
         self.members.size()
     }
@@ -68,22 +68,22 @@ impl Roster {
         self.members.is_empty()
     }
 
-    /// Returns about how many bytes all members take.
+    /// Returns the approximate size of all members in bytes.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// How many are joined.
+    /// Returns the number of joined members.
     pub fn joined(&self) -> usize {
         self.joined
     }
 
-    /// How many are joined, or may come back.
+    /// Returns the number of members that are joined or may come back.
     pub fn present(&self) -> usize {
         self.present
     }
 
-    /// How many have reported that they completed.
+    /// Returns the number of members that have reported completion.
     pub fn completed(&self) -> usize {
         self.completed
     }

@@ -1,4 +1,4 @@
-//! What a job will do, as its launcher described it: checked, with all defaults filled in.
+//! The checked specification of a job, with all defaults filled in.
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
@@ -7,22 +7,22 @@ use crate::name::{
     TenantName,
 };
 
-/// A job's specification. The edge that read it has checked every bound of `limits`.
+/// A job's specification. The server that read it has checked all bounds of `limits`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
     pub name: String,
     pub tenant: TenantName,
     pub purpose: String,
     pub why: String,
-    /// The change ticket that the job belongs to; empty if it names none.
+    /// The change ticket of the job. Empty if the job names none.
     pub ticket: String,
-    /// The model version to go back to if the tuned one is bad.
+    /// The model version to which a rollback returns if the tuned model is bad.
     pub rollback_to: Option<ResourceName>,
-    /// Why a better prompt is not enough; empty if it does not say.
+    /// The reason for which a better prompt is not enough. Empty if the job gives none.
     pub prompt_alternative: String,
     /// The container image that the launcher says the job runs. Nothing attests it.
     pub image: Option<ImageDigest>,
-    /// Set if it is one of several jobs that differ only in free parameters.
+    /// Set if the job is one of several jobs that differ only in free parameters.
     pub sweep: Option<ParamSweep>,
     pub max_duration: Duration,
     pub tune: Option<Tuning>,
@@ -40,37 +40,37 @@ pub struct Spec {
     pub drain: Option<Duration>,
 }
 
-/// How the model will be changed.
+/// The planned change of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tuning {
     pub method: Method,
     pub params_digest: Option<Digest>,
     pub free_params: Vec<String>,
-    /// Prompt versions that the tuning draws on.
+    /// Prompt versions that the tuning uses.
     pub prompts: Vec<String>,
 }
 
-/// A sweep over the free parameters of a tuning: several jobs that one approval covers.
+/// A parameter sweep: several jobs with different values of free parameters. One approval covers all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParamSweep {
-    /// How many jobs it has; at least 2.
+    /// The number of jobs in the sweep. At least 2.
     pub jobs: u32,
-    /// The values of this job, by the name of the parameter. Not a part of what is approved.
+    /// The values of this job, by the name of the parameter. Approvals do not cover the values.
     pub values: BTreeMap<String, String>,
 }
 
-/// Who may take part.
+/// The identities that may take part, and their number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Members {
-    /// Who may begin an attempt, in addition to the launcher.
+    /// The identities that may begin an attempt, in addition to the launcher.
     pub start: Vec<SpiffePattern>,
-    /// Who may join one. Never empty: the edge fills in the launcher.
+    /// The identities that may join an attempt. Never empty: the launcher is the default.
     pub join: Vec<SpiffePattern>,
-    /// How many members make the attempt whole; at least 1.
+    /// The number of members that make the attempt complete. At least 1.
     pub expect: u32,
-    /// How many may be joined at once; at least `expect`.
+    /// The highest number of members that may be joined at once. At least `expect`.
     pub max: u32,
-    /// How many attempts the job may have; at least 1.
+    /// The highest number of attempts. At least 1.
     pub attempts: u32,
     pub done_when: DoneWhen,
 }
@@ -80,7 +80,7 @@ impl Members {
         self.join.iter().any(|p| p.matches(id))
     }
 
-    /// Whether `join` names exactly this identity, not only by a pattern that others match too.
+    /// Whether `join` names exactly this identity. A pattern that matches other identities too is not enough.
     pub fn names_to_join(&self, id: &SpiffeId) -> bool {
         self.join.iter().any(|p| p.exact().is_some_and(|named| named == *id))
     }
@@ -95,14 +95,14 @@ impl Members {
     }
 }
 
-/// When the ends of members end their attempt.
+/// The rule by which the ends of members end their attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DoneWhen {
-    /// All of the expected members have completed.
+    /// The attempt ends when all expected members have completed.
     All,
-    /// One member has completed.
+    /// The attempt ends when one member has completed.
     Any,
-    /// This member has completed.
+    /// The attempt ends when this member has completed.
     Instance(InstanceName),
 }
 

@@ -22,7 +22,7 @@ pub enum JobState {
 }
 
 impl JobState {
-    /// The one word for it, as in the log.
+    /// Returns the word for the state, as in the log.
     pub fn word(self) -> &'static str {
         match self {
             JobState::AwaitingApproval => "awaiting-approval",
@@ -44,7 +44,7 @@ pub enum AttemptState {
     Ended(Outcome),
 }
 
-/// When a draining attempt or member stops reading, and then writing.
+/// The times at which a draining attempt or member stops reading and then writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drain {
     pub reading_ends: LeaseTime,
@@ -70,35 +70,36 @@ pub struct Job {
     pub acting_for: Option<HumanName>,
     pub idempotency_key: String,
     pub created: LeaseTime,
-    /// The end of all access, whatever happens. A job with gates waits until then, and its time begins with its first
-    /// attempt.
+    /// The latest end of all access. A job with gates waits for approval until then, and its own time begins with its
+    /// first attempt.
     pub ends: LeaseTime,
-    /// What it reads, as listed in the catalog when the job was created.
+    /// The resources that the job reads, with the facts of the catalog at the job's creation.
     pub inputs: Arc<[Input]>,
     pub state: JobState,
-    /// The rules that demanded approval when it was created.
+    /// The rules that required approval when the job was created.
     pub gates: Vec<Gate>,
-    /// At most [`limits::APPROVALS_PER_JOB_MAX`](crate::limits::APPROVALS_PER_JOB_MAX), in the order in which they came.
+    /// The approvals in the order in which they came. At most
+    /// [`limits::APPROVALS_PER_JOB_MAX`](crate::limits::APPROVALS_PER_JOB_MAX).
     pub approvals: Vec<Approval>,
-    /// Its place in a sweep over free parameters.
+    /// The place of the job in its parameter sweep.
     pub sweep_place: Option<SweepPlace>,
-    /// Set if one person opened its gates in an emergency.
+    /// Set if one person opened the gates in an emergency.
     pub emergency: Option<Emergency>,
-    /// In the order of their numbers; the last one is the current one.
+    /// The attempts in the order of their numbers. The last attempt is the current one.
     pub attempts: Vec<Attempt>,
     pub closed: Option<LeaseTime>,
-    /// The reason for its state, in one line.
+    /// The reason for the state of the job, in one line.
     pub detail: String,
     /// The memberships that an operator ended, oldest first: the newest [`MEMBERSHIPS_ENDED_SHOWN`](crate::limits::MEMBERSHIPS_ENDED_SHOWN) of them.
     pub ended_memberships: Vec<EndedMembership>,
-    /// What was compromised, if that may have tainted what the job has written.
+    /// The compromised subject, if the compromise may have tainted the job's outputs.
     pub compromised: Option<FenceName>,
-    /// What gateways reported that it did.
+    /// The job's use of resources, as gateways reported it.
     pub used: JobUses,
 }
 
 impl Job {
-    /// Makes a job that nothing has happened to yet. It acts for whom its specification names, and ends after its duration.
+    /// Makes a new job. It acts for the person in its specification, and ends after its duration.
     pub fn new(
         id: JobId,
         spec: Arc<Spec>,
@@ -133,12 +134,12 @@ impl Job {
     }
 }
 
-/// The place of a job in a sweep over free parameters.
+/// The place of a job in a parameter sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SweepPlace {
-    /// The digest of the request, which all jobs of the sweep share.
+    /// The digest of the request. All jobs of the sweep share it.
     pub request: Digest,
-    /// 1 for the first that was created.
+    /// The number of the job. The first job has the number 1.
     pub number: u32,
 }
 
@@ -147,7 +148,7 @@ pub struct SweepPlace {
 pub struct EndedMembership {
     pub attempt: AttemptNumber,
     pub identity: SpiffeId,
-    /// What ended them, by whom and why, in one line.
+    /// The cause of the end, who ended the memberships, and the reason, in one line.
     pub detail: String,
 }
 
@@ -156,7 +157,7 @@ pub struct EndedMembership {
 pub struct Input {
     pub resource: ResourceName,
     pub pin: Pin,
-    /// Empty if an older record does not have it.
+    /// The location. Empty if an older record does not have it.
     pub location: String,
     pub classification: Option<String>,
     pub data_classes: Vec<String>,
@@ -173,11 +174,11 @@ pub struct Attempt {
     pub ended: Option<LeaseTime>,
     pub members: Roster,
     pub ticket: SecretDigest,
-    /// Identities that the launcher or a scheduler vouched for at the begin. They join without the ticket if the job's
-    /// `join` covers them.
+    /// Identities that the launcher or a scheduler vouched for at the begin. They may join without the ticket if the
+    /// job's `join` covers them.
     pub vouched: Arc<[SpiffePattern]>,
     pub detail: String,
-    /// Since when no member is joined and none is away. It has no meaning while a member is joined or away.
+    /// The time from which no member is joined or away. It has no meaning while a member is joined or away.
     pub vacant_since: LeaseTime,
 }
 
@@ -188,9 +189,9 @@ pub struct Member {
     pub session: SecretDigest,
     pub state: MemberState,
     pub joined: LeaseTime,
-    /// Set if it drains while others may go on.
+    /// Set if the member drains. Other members may go on.
     pub drain: Option<Drain>,
-    /// The outcome that was reported for it.
+    /// The outcome that was reported for the member.
     pub outcome: Option<Outcome>,
 }
 
@@ -199,7 +200,7 @@ impl Job {
         matches!(self.state, JobState::Closed(_))
     }
 
-    /// The attempt that is not over, if there is one.
+    /// Returns the attempt that is not over, if there is one.
     pub fn current(&self) -> Option<&Attempt> {
         self.attempts.last().filter(|a| !a.is_ended())
     }
@@ -223,12 +224,13 @@ impl Attempt {
         matches!(self.state, AttemptState::Ended(_))
     }
 
-    /// Members that are joined, or may come back.
+    /// Returns the members that are joined or may come back.
     pub fn present(&self) -> impl Iterator<Item = (&InstanceName, &Member)> {
         self.members.iter().filter(|(_, m)| m.is_present())
     }
 
-    /// When this member stops reading and writing: its own drain or that of the attempt, the sooner of the two.
+    /// Returns the times at which this member stops reading and writing. The earlier of its own drain and the attempt's
+    /// drain counts.
     pub fn drain_of(&self, instance: &InstanceName) -> Option<Drain> {
         let own = self.members.get(instance).and_then(|m| m.drain);
         match (self.state, own) {
@@ -243,7 +245,7 @@ impl Attempt {
 }
 
 impl Member {
-    /// Whether it is joined, or may come back.
+    /// Whether the member is joined or may come back.
     pub fn is_present(&self) -> bool {
         matches!(self.state, MemberState::Joined | MemberState::Away { .. })
     }

@@ -8,7 +8,7 @@ use crate::{
     name::{Digest, JobId},
 };
 
-/// A specification that opens nothing: `expect` members may join, and it has `attempts` attempts.
+/// Returns a specification without resources: `expect` members may join, and `attempts` attempts may begin.
 pub(crate) fn sample_spec(expect: u32, attempts: u32) -> Spec {
     Spec {
         name: "j".into(),
@@ -39,7 +39,7 @@ pub(crate) fn sample_spec(expect: u32, attempts: u32) -> Spec {
     }
 }
 
-/// A new job with this specification.
+/// Returns a new job with this specification.
 pub(crate) fn sample_job(id: u128, spec: Spec, created: LeaseTime) -> Job {
     let launcher = "spiffe://td/launcher".parse().unwrap();
     Job::new(JobId(id), Arc::new(spec), Digest::ZERO, launcher, format!("key {id}"), created, Vec::new())

@@ -1,4 +1,4 @@
-//! The legal transitions. Each looks at a job as it is and returns the changes that make the transition, or why it is
+//! The legal transitions. Each transition checks a job and returns the changes to make, or the reason for which it is
 //! not legal.
 
 use std::time::Duration;
@@ -11,43 +11,43 @@ use crate::{
     secret::SecretDigest,
 };
 
-/// What [`Job::close`] finds.
+/// The result of [`Job::close`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Close {
     Now(Change),
     /// The job is already closed with this outcome.
     Already,
-    /// The job is closed with another outcome, which it keeps.
+    /// The job is closed with another outcome, and keeps that outcome.
     Conflict(Outcome),
 }
 
-/// What [`Job::begin`] finds.
+/// The result of [`Job::begin`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Begin {
     New(Change),
-    /// This key began this attempt, which is still open.
+    /// This key began this attempt, and the attempt is still open.
     Existing(AttemptNumber),
 }
 
-/// What [`Job::join`] finds.
+/// The result of [`Job::join`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Join {
-    /// A new member, or one that comes back.
+    /// A new member joins, or a member comes back.
     New(Change),
     /// This member is joined already.
     Same,
 }
 
-/// What a reported end changes.
+/// The effect of a reported end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     Now(Vec<Change>),
     Already,
-    /// Another outcome was reported before, and counts.
+    /// Another outcome was reported before. The earlier outcome counts.
     Conflict(Outcome),
 }
 
-/// How long a drain lasts: reads end after the shorter of the two, checkpoint writes after the grace, at most
+/// The length of a drain. Reads end after the shorter of the two spans, checkpoint writes after the grace, at most
 /// [`limits::DRAIN_GRACE_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainSpans {
@@ -56,7 +56,8 @@ pub struct DrainSpans {
 }
 
 impl Drain {
-    /// A drain that begins now. None if the present drain ends no later: a second drain never prolongs the first.
+    /// Returns a drain that begins now. `None` if the present drain does not end later, because a second drain never
+    /// extends the first.
     fn within(before: Option<Drain>, spans: DrainSpans, now: LeaseTime) -> Option<Drain> {
         let DrainSpans { reading, grace } = spans;
         let grace = grace.min(limits::DRAIN_GRACE_MAX);
@@ -78,7 +79,7 @@ impl Drain {
 }
 
 impl Job {
-    /// Ends the job, in any state.
+    /// Closes a job that is in any state.
     pub fn close(&self, outcome: Outcome, detail: &str, now: LeaseTime) -> Close {
         match self.state {
             JobState::Closed(o) if o == outcome => Close::Already,
@@ -87,7 +88,7 @@ impl Job {
         }
     }
 
-    /// Begins the next attempt, or finds the one that this key began.
+    /// Begins the next attempt, or finds the attempt that this key began.
     pub fn begin(
         &self,
         key: &str,
@@ -99,7 +100,7 @@ impl Job {
         match self.state {
             JobState::Closed(o) => return Err(Illegal::JobClosed(o)),
             JobState::AwaitingApproval => return Err(Illegal::AwaitingApproval),
-            // An approval may be too old by now, although nothing has taken it back yet.
+            // An approval may have expired, although it was not withdrawn yet.
             JobState::Ready if !self.has_begun() && self.waiting_for(now).next().is_some() => {
                 return Err(Illegal::AwaitingApproval);
             }
@@ -128,7 +129,7 @@ impl Job {
         Ok(Begin::New(Change::AttemptBegan { attempt, key, at: now, ticket, vouched }))
     }
 
-    /// The attempt with this number, if it is the current one and still open.
+    /// Returns the attempt with this number, if it is the current attempt and still open.
     pub fn running(&self, number: AttemptNumber) -> Result<&Attempt, Illegal> {
         if let JobState::Closed(o) = self.state {
             return Err(Illegal::JobClosed(o));
@@ -143,13 +144,13 @@ impl Job {
         }
     }
 
-    /// Adds a member, or lets one come back.
+    /// Adds a member, or lets a member come back.
     ///
-    /// The scheduler gives the name of an instance. If its member has been away for longer than `window`, a process that
-    /// was started in its place takes the name over: a live member that reaches the daemon is back by then. While a member
-    /// drains, no other process takes its name, because that process would get more time than the drain gives. After the
-    /// drain, or once the member has left, policy decides again about a process that the scheduler starts there. An end
-    /// does not exclude the process; a lock does.
+    /// The scheduler gives the name of an instance. If the member of this name has been away for longer than `window`,
+    /// a replacement process takes over the name. A live member that reaches the daemon is back by then. While a member
+    /// drains, no other process takes over its name, because it would get more time than the drain gives. After the
+    /// drain or the end of the member, policy decides again about a replacement process. An end does not exclude a
+    /// process, but a lock does.
     pub fn join(
         &self,
         number: AttemptNumber,
@@ -208,7 +209,7 @@ impl Job {
         Ok(change())
     }
 
-    /// Drains an attempt. A second drain never prolongs the first.
+    /// Drains an attempt. A second drain never extends the first.
     pub fn drain(
         &self,
         number: AttemptNumber,
@@ -224,7 +225,7 @@ impl Job {
         Ok(drain.map(|drain| Change::AttemptDraining { attempt: number, drain, detail: detail.to_owned() }))
     }
 
-    /// Drains one member while the others go on. If the attempt is whole and no member goes on, the attempt drains.
+    /// Drains one member while the others go on. If the attempt is complete and all members drain, the attempt drains.
     pub fn drain_member(
         &self,
         number: AttemptNumber,
@@ -248,7 +249,7 @@ impl Job {
         }];
         if !matches!(a.state, AttemptState::Draining(_)) && self.is_whole(a) {
             let others = a.present().filter(|(i, _)| *i != instance).map(|(_, m)| m.drain);
-            // The attempt lasts as long as the last of its members.
+            // The attempt lasts until its last member ends.
             let all = others.into_iter().try_fold(drain, |last, other| other.map(|d| last.later(d)));
             if let Some(drain) = all {
                 changes.push(Change::AttemptDraining { attempt: number, drain, detail });
@@ -282,7 +283,7 @@ impl Job {
         }
     }
 
-    /// Records a member's report of its end, and ends the attempt if that decides it.
+    /// Records a member's report of its end. Ends the attempt if the report decides the attempt.
     pub fn end_member(
         &self,
         number: AttemptNumber,
@@ -293,7 +294,7 @@ impl Job {
     ) -> Result<End, Illegal> {
         let a = self.attempt(number).ok_or(Illegal::NoAttempt(number))?;
         let m = a.members.get(instance).ok_or_else(|| Illegal::NotAMember(instance.clone()))?;
-        // `Unknown` may still be replaced by someone who saw the end.
+        // A later report may replace `Unknown`.
         let said = m.outcome.filter(|o| *o != Outcome::Unknown);
         if let AttemptState::Ended(o) = a.state {
             return match (o, said) {
@@ -322,10 +323,10 @@ impl Job {
         Ok(End::Now(changes))
     }
 
-    /// Whether the end of one member ends its attempt, and how.
+    /// Returns the outcome of the attempt if the end of one member ends it.
     ///
-    /// If one fails, the attempt fails. An interrupted member, such as one on a node that is removed, leaves the
-    /// others as they are, as long as some are present or still expected.
+    /// If one member fails, the attempt fails. An interrupted member, for example on a removed node, does not affect
+    /// the others while some are present or still expected.
     fn decides(
         &self,
         a: &Attempt,
@@ -353,7 +354,7 @@ impl Job {
             .then(|| (Outcome::Interrupted, format!("no member is left to complete it: {}", said())))
     }
 
-    /// Marks a member as away. None if it is not joined.
+    /// Returns the change that marks a member as away. `None` if the member is not joined.
     pub fn away(
         &self,
         number: AttemptNumber,
@@ -370,7 +371,7 @@ impl Job {
         })
     }
 
-    /// The changes that are due by the clock: members lost, the attempt lost or drained, the job at its end.
+    /// Returns the changes that are due at `now`: lost members, a lost or drained attempt, the end of the job.
     pub fn overdue(&self, rejoin: Duration, now: LeaseTime) -> Vec<Change> {
         let mut changes = Vec::new();
         if self.is_closed() {
@@ -445,8 +446,8 @@ impl Job {
         changes
     }
 
-    /// Whether all expected members have come, or no more are admitted. Once they have left, the attempt waits for no
-    /// one.
+    /// Whether all expected members have joined, or no more members are admitted. After they have left, the attempt
+    /// does not wait for other members.
     fn is_whole(&self, a: &Attempt) -> bool {
         let awaited = match &self.spec.members.done_when {
             DoneWhen::Instance(i) => !a.members.contains(i),

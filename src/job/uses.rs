@@ -1,4 +1,4 @@
-//! What a job did with each resource, as gateways reported it.
+//! The use of each resource by a job, as gateways reported it.
 
 use std::collections::BTreeMap;
 
@@ -8,18 +8,18 @@ use crate::{
     name::{LeaseId, ResourceName},
 };
 
-/// What was done with one resource.
+/// The use of one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResourceUse {
-    /// Objects, counted once for each lease.
+    /// The number of objects, counted once for each lease.
     pub objects: u64,
     pub reads: u64,
     pub read_bytes: u64,
     pub writes: u64,
     pub written_bytes: u64,
-    /// Transfers that were cut because access ended.
+    /// The number of transfers that were cut because access ended.
     pub cut: u64,
-    /// Requests for what the lease does not open.
+    /// The number of requests that the lease does not allow.
     pub refused: u64,
     pub first: Wall,
     pub last: Wall,
@@ -44,7 +44,7 @@ impl ResourceUse {
     }
 }
 
-/// What one lease did with one resource since the report before.
+/// The use of one resource by one lease since the previous report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportedUse {
     pub lease: LeaseId,
@@ -52,13 +52,12 @@ pub struct ReportedUse {
     pub done: ResourceUse,
 }
 
-/// What a job did with each of its resources.
+/// The use of each resource of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JobUses(BTreeMap<ResourceName, ResourceUse>);
 
 impl JobUses {
-    /// Adds reports. The broker lets only resources of the job through, so there are at most
-    /// [`JOB_RESOURCES_MAX`] entries.
+    /// Adds reports. The broker accepts only resources of the job, so there are at most [`JOB_RESOURCES_MAX`] entries.
     pub(super) fn add_all(&mut self, uses: &[ReportedUse]) {
         for ReportedUse { resource, done, .. } in uses {
             if let Some(known) = self.0.get_mut(resource) {
@@ -69,12 +68,12 @@ impl JobUses {
         }
     }
 
-    /// The resources and what was done with each, by name.
+    /// Returns the resources and their use, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&ResourceName, &ResourceUse)> {
         self.0.iter()
     }
 
-    /// The uses of a snapshot.
+    /// Makes the uses of a job from a snapshot.
     pub fn from_parts(uses: impl IntoIterator<Item = (ResourceName, ResourceUse)>) -> Self {
         JobUses(uses.into_iter().take(JOB_RESOURCES_MAX).collect())
     }

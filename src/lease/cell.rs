@@ -1,4 +1,4 @@
-//! Deadline, generation and end of one lease in one atomic word, so that a reader sees all three at one moment.
+//! Deadline, generation and end of one lease in one atomic word, so that a reader sees a consistent state of all three.
 
 use std::sync::atomic::Ordering;
 
@@ -7,42 +7,43 @@ use crate::{clock::LeaseTime, sync::AtomicU64};
 const ENDED: u64 = 1 << 63;
 /// One step of the generation: bits 42 to 62.
 const GENERATION: u64 = 1 << 42;
-/// The deadline in ms of the lease timeline: bits 0 to 41, until the year 2109.
+/// The bits of the deadline, in ms of the lease timeline: bits 0 to 41, until the year 2109.
 const DEADLINE: u64 = GENERATION - 1;
 const GENERATION_MAX: u64 = (ENDED >> 42) - 1;
 
-/// Why a lease is not good, or was not renewed.
+/// The reasons for which a lease is not valid, or was not renewed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LeaseRefused {
-    /// It was released or removed.
+    /// The lease was released or removed.
     #[error("the lease has ended")]
     Ended,
-    /// Its deadline has passed.
+    /// The deadline of the lease has passed.
     #[error("the lease has expired")]
     Expired,
-    /// A fence that it stands behind was lowered.
+    /// A fence of the lease was lowered.
     #[error("a name that the lease depends on was revoked")]
     Lowered,
-    /// Its generation cannot be counted further.
+    /// The generation counter of the lease is at its maximum.
     #[error("the lease was renewed as often as it can be")]
     WornOut,
-    /// The generation that the credential was prepared for exists already.
+    /// Another renewal already made the generation of this credential.
     #[error("another renewal came first")]
     Overtaken,
 }
 
-/// What happened when a deadline fired.
+/// The result when a deadline fires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fired {
-    /// The lease was due, and is ended now.
+    /// The lease was due, and has ended now.
     Expired,
-    /// The lease was renewed: check again at this time.
+    /// The lease was renewed. Check it again at this time.
     Later(LeaseTime),
     /// The lease had ended before.
     Already,
 }
 
-/// The atomic word. Every change is a compare-and-exchange: if a renewal and an expiry race, one wins.
+/// The atomic word. Every change is a compare-and-exchange. If a renewal and an expiry come at once, only one takes
+/// effect.
 #[derive(Debug)]
 pub(super) struct LeaseCell(pub(super) AtomicU64);
 
@@ -59,7 +60,7 @@ impl LeaseCell {
         u32::try_from((self.0.load(Ordering::Acquire) & !ENDED) >> 42).unwrap_or(u32::MAX)
     }
 
-    /// Checks that it is not ended and not due.
+    /// Checks that the lease has not ended and is not due.
     pub(super) fn check(&self, now: LeaseTime) -> Result<(), LeaseRefused> {
         Self::check_word(self.0.load(Ordering::Acquire), now)
     }
@@ -75,7 +76,8 @@ impl LeaseCell {
     }
 
     /// Sets a new deadline with the next generation, if the lease is live at `now` and no other renewal made that
-    /// generation first. The deadline may be earlier than before: a renewal under shorter limits shortens.
+    /// generation first. The deadline may be earlier than before, because a renewal under shorter limits shortens the
+    /// lease.
     pub(super) fn renew(&self, next: u32, now: LeaseTime, deadline: LeaseTime) -> Result<(), LeaseRefused> {
         let next = u64::from(next);
         let mut word = self.0.load(Ordering::Acquire);
@@ -95,12 +97,12 @@ impl LeaseCell {
         }
     }
 
-    /// Ends it. Returns whether this call did.
+    /// Ends the lease. Returns whether this call ended it.
     pub(super) fn end(&self) -> bool {
         self.0.fetch_or(ENDED, Ordering::AcqRel) & ENDED == 0
     }
 
-    /// Ends it only if its deadline is still due.
+    /// Ends the lease only if its deadline is still due.
     pub(super) fn fire(&self, now: LeaseTime) -> Fired {
         let mut word = self.0.load(Ordering::Acquire);
         loop {

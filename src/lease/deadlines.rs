@@ -1,4 +1,5 @@
-//! When to check which lease. An entry only gives the time of a check and ends nothing, so a renewal leaves it in place.
+//! The times at which leases must be checked. An entry is only the time of a check and does not end the lease, so a
+//! renewal does not change the entry.
 
 use std::{collections::BTreeMap, sync::PoisonError};
 
@@ -23,7 +24,7 @@ impl Deadlines {
         self.lock().entry(deadline.0 >> SLOT_BITS).or_default().push(id);
     }
 
-    /// At most `max` leases whose slot has passed.
+    /// Returns at most `max` leases whose slot has passed.
     pub(super) fn due(&self, now: LeaseTime, max: usize) -> Vec<LeaseId> {
         let mut slots = self.lock();
         let mut out = Vec::new();
@@ -42,12 +43,12 @@ impl Deadlines {
         out
     }
 
-    /// When the next slot will be over.
+    /// Returns the end of the next slot.
     pub(super) fn next(&self) -> Option<LeaseTime> {
         self.lock().first_key_value().map(|(slot, _)| LeaseTime(slot.saturating_add(1) << SLOT_BITS))
     }
 
-    /// How many leases are to be checked.
+    /// Returns the number of leases that must be checked.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.lock().values().map(Vec::len).sum()

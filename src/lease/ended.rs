@@ -1,4 +1,4 @@
-//! Leases that ended: a bounded number of them, remembered for a bounded time.
+//! A bounded list of ended leases, which are kept for a bounded time.
 
 use std::{
     collections::VecDeque,
@@ -27,12 +27,12 @@ pub struct Ended {
     pub generation: u32,
     pub stood_at: Seq,
     pub at: LeaseTime,
-    /// One line. Leases that ended for one cause share it.
+    /// The cause in one line. Leases that ended for the same cause share the text.
     pub cause: Arc<str>,
 }
 
 impl Lease {
-    /// Returns what is kept in memory about the lease after its end.
+    /// Returns the facts about the lease that stay in memory after its end.
     pub fn as_ended(&self, at: LeaseTime, cause: impl Into<Arc<str>>) -> Ended {
         Ended {
             id: self.id,
@@ -57,7 +57,7 @@ struct Remembered {
     /// The number of each lease, counted from 0 for the first that was ever added.
     by_id: HashTable<(LeaseId, usize)>,
     order: VecDeque<Ended>,
-    /// How many leases were dropped. This is also the number of the first lease in `order`.
+    /// The number of dropped leases. It is also the number of the first lease in `order`.
     forgotten: usize,
 }
 
@@ -102,7 +102,7 @@ impl Memory {
         ended.into_iter().for_each(|e| memory.add(e));
     }
 
-    /// Drops the leases whose time in memory is over.
+    /// Drops the leases that were kept for long enough.
     pub(super) fn prune(&self, now: LeaseTime) {
         let mut memory = self.lock();
         while memory.order.front().is_some_and(|e| now.since(e.at) > limits::LEASES_ENDED_KEPT) {
@@ -115,7 +115,7 @@ impl Memory {
         memory.order.get(memory.place(id)?).cloned()
     }
 
-    /// Calls `see` for each, newest first.
+    /// Calls `see` for each ended lease, newest first.
     pub(super) fn each(&self, see: impl FnMut(&Ended)) {
         self.lock().order.iter().rev().for_each(see);
     }

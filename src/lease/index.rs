@@ -14,12 +14,13 @@ use crate::{
     sync::{IS_MODEL_CHECK, Mutex, MutexGuard, RwLock},
 };
 
-/// Shards of the index by id, each with its own lock. The longest wait of a look-up is the growth of one shard.
+/// The number of shards of the index by id, each with its own lock. A look-up waits at most for the growth of one
+/// shard.
 const ID_SHARDS: usize = if IS_MODEL_CHECK { 2 } else { 256 };
-/// Shards of the index by job.
+/// The number of shards of the index by job.
 const JOB_SHARDS: usize = if IS_MODEL_CHECK { 1 } else { 64 };
 
-// An id is 128 random bits that no caller chooses: one half is the hash, the other the shard.
+// An id is 128 random bits that callers cannot choose. One half is the hash, the other half selects the shard.
 pub(super) fn hash(id: LeaseId) -> u64 {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is what is wanted")]
     let low = id.0 as u64;
@@ -34,7 +35,7 @@ fn hash_of(lease: &Arc<Lease>) -> u64 {
     hash(lease.id)
 }
 
-/// Leases by id. Eight bytes a lease, because the id is in the lease.
+/// Leases by id. A lease takes only eight bytes here, because the id is in the lease.
 #[derive(Debug)]
 pub(super) struct ById(Box<[RwLock<HashTable<Arc<Lease>>>]>);
 
@@ -65,20 +66,20 @@ impl ById {
         shard.find(hash(id), |l| l.id == id).cloned()
     }
 
-    /// Bytes that the shards have allocated.
+    /// Returns the number of bytes that the shards have allocated.
     #[cfg(test)]
     pub(super) fn bytes(&self) -> usize {
         self.0.iter().map(|s| s.read().unwrap_or_else(PoisonError::into_inner).allocation_size()).sum()
     }
 
-    /// Removes a lease if `over` returns true. If several callers remove it, one gets it.
+    /// Removes a lease if `over` returns true. If several callers remove the lease, only one gets it.
     pub(super) fn remove_if(&self, id: LeaseId, over: impl FnOnce(&Lease) -> bool) -> Option<Arc<Lease>> {
         let mut shard = self.shard(id).write().unwrap_or_else(PoisonError::into_inner);
         let found = shard.find_entry(hash(id), |l| l.id == id).ok()?;
         over(found.get()).then(|| found.remove().0)
     }
 
-    /// Calls `see` for each, shard by shard: no look-up waits for all of them.
+    /// Calls `see` for each lease, shard by shard, so that no look-up waits for all shards.
     pub(super) fn each(&self, mut see: impl FnMut(&Arc<Lease>)) {
         for shard in &self.0 {
             shard.read().unwrap_or_else(PoisonError::into_inner).iter().for_each(&mut see);
@@ -86,18 +87,18 @@ impl ById {
     }
 }
 
-/// The leases of one group: same member, half and resources.
+/// The leases of one group. They have the same member, half and resources.
 #[derive(Debug)]
 struct Group {
-    /// The facts of its first lease. Leases with equal facts share them.
+    /// The facts of the group's first lease. Leases with equal facts share them.
     facts: Arc<Facts>,
     leases: HashTable<Arc<Lease>>,
-    /// The newest lowering when dead leases were last collected.
+    /// The Seq of the newest lowering when dead leases were last collected.
     collected_at: Seq,
 }
 
 impl Group {
-    /// Whether its leases stand behind a name. They all stand behind the same ones.
+    /// Whether the leases of the group stand behind a name. All of them stand behind the same names.
     fn is_behind(&self, name: &FenceName) -> bool {
         self.leases.iter().next().is_some_and(|l| l.stand.is_behind(name))
     }
@@ -199,8 +200,8 @@ impl ByJob {
         job.groups.values().filter(|g| g.is_behind(name)).flat_map(|g| &g.leases).for_each(see);
     }
 
-    /// Calls `see` for the leases that stand behind a name, shard by shard. It checks groups, of which there are far
-    /// fewer than leases.
+    /// Calls `see` for the leases that stand behind a name, shard by shard. It checks groups, because there are far
+    /// fewer groups than leases.
     pub(super) fn each_behind(&self, name: &FenceName, mut see: impl FnMut(&Arc<Lease>)) {
         for shard in &self.0 {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -209,8 +210,8 @@ impl ByJob {
         }
     }
 
-    /// Collects the leases that a lowering ended since the last call, if their facts pass. A group with no new lowering costs
-    /// a few loads.
+    /// Collects the leases that a lowering ended since the last call, if their facts pass. A group without a new
+    /// lowering costs only a few loads.
     pub(super) fn collect_dead(&self, pass: impl Fn(&Facts) -> bool) -> Vec<Arc<Lease>> {
         let mut out = Vec::new();
         for shard in &self.0 {
@@ -231,7 +232,7 @@ impl ByJob {
         out
     }
 
-    /// The number of jobs, and of groups in all of them.
+    /// Returns the number of jobs, and the number of groups in all jobs.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
         let mut sizes = (0, 0);

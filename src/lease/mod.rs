@@ -1,17 +1,17 @@
-//! Leases: bounded rights, and the table of live ones.
+//! Leases: bounded rights, and the table of live leases.
 //!
-//! Owns each lease from its Grant to its end: deadline, generation, quota, and the list of those that ended lately. No
-//! clock, no await, no I/O. [`Lease::check`] is the one place that decides whether a lease is good: its deadline is in
-//! the future, and none of its fences was lowered since its stand was taken. Safety never depends on the clean-up that
-//! follows.
+//! This module has each lease from its Grant to its end: deadline, generation, quota, and the list of leases that ended
+//! recently. It uses no clock, is not async and does no I/O. Only [`Lease::check`] decides whether a lease is valid:
+//! its deadline is in the future, and none of its fences was lowered since its stand was taken. Safety never depends on
+//! the later clean-up.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `right` | [`Lease`], its [`Facts`] and [`Terms`] |
 //! | `cell` | deadline, generation and end in one atomic word |
 //! | `table` `index` | [`Table`]: live leases, by id, job and name |
-//! | `deadlines` `quota` | when to check which lease; how many there may be |
-//! | `ended` | [`Ended`]: the leases that ended lately |
+//! | `deadlines` `quota` | the times at which leases are checked; the highest numbers of leases |
+//! | `ended` | [`Ended`]: the leases that ended recently |
 
 mod cell;
 mod deadlines;

@@ -1,4 +1,4 @@
-//! Operations that each leave out one rule, so that the models show what the rule is for. Not in builds that ship.
+//! Operations that each leave out one rule, so that the models show the purpose of the rule. Not in builds that ship.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -6,7 +6,7 @@ use super::{EXPIRED, Lease, LeaseRefused, Table, Terms, Unborn};
 use crate::{clock::LeaseTime, name::LeaseId, policy::Grant};
 
 impl Lease {
-    /// Renews by a load and a store instead of a compare-and-exchange.
+    /// Renews with a load and a store instead of a compare-and-exchange.
     pub fn renew_by_plain_store(
         &self,
         generation: u32,
@@ -25,7 +25,7 @@ impl Table {
         self.put(grant, terms)
     }
 
-    /// Ends a lease that was due once, even if it was renewed since.
+    /// Ends a lease that was due once, even if it was renewed in the meantime.
     pub fn expire_without_looking(&self, id: LeaseId, now: LeaseTime) -> Option<Arc<Lease>> {
         self.remove(id, now, EXPIRED)
     }

@@ -1,4 +1,4 @@
-//! The quotas of leases: of a job, of a holder, of a tenant, and in all.
+//! The quotas of leases: for a job, for a holder, for a tenant, and for all together.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,13 +11,13 @@ use crate::{limits, sync::Mutex};
 /// The quota of leases that is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QuotaExceeded {
-    /// The quota of its job.
+    /// The quota of the lease's job.
     #[error("the job holds {0} leases, which is the limit for one job")]
     Job(usize),
-    /// The quota of its holder.
+    /// The quota of the lease's holder.
     #[error("the identity holds {0} leases, which is the limit for one identity")]
     Holder(usize),
-    /// The quota of its job's tenant.
+    /// The quota of the tenant of the lease's job.
     #[error("the tenant's jobs hold {0} leases, which is the limit for one tenant")]
     Tenant(usize),
     /// The quota of all leases.
@@ -25,16 +25,16 @@ pub enum QuotaExceeded {
     Daemon(usize),
 }
 
-/// The greatest numbers of leases. Past one of them, no lease is made.
+/// The highest numbers of leases. If one is reached, no further lease is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quotas {
-    /// Of one job.
+    /// For one job.
     pub job: usize,
-    /// Of one SPIFFE ID.
+    /// For one SPIFFE ID.
     pub holder: usize,
-    /// Of all of one tenant's jobs.
+    /// For all jobs of one tenant.
     pub tenant: usize,
-    /// In all.
+    /// For all leases together.
     pub daemon: usize,
 }
 
@@ -49,7 +49,7 @@ impl Default for Quotas {
     }
 }
 
-/// How many slots each name has taken. A name without slots has no entry.
+/// The number of slots that each name has taken. A name without slots has no entry.
 #[derive(Debug)]
 pub(super) struct SlotCount<K>(Mutex<HashMap<K, usize>>);
 
@@ -77,7 +77,7 @@ impl<K: Clone + Eq + Hash> SlotCount<K> {
         }
     }
 
-    /// Frees slots.
+    /// Frees slots of a name.
     pub(super) fn give_back(&self, name: &K, slots: usize) {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Entry::Occupied(mut e) = taken.entry(name.clone()) {
@@ -92,7 +92,7 @@ impl<K: Clone + Eq + Hash> SlotCount<K> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied().unwrap_or(0)
     }
 
-    /// How many names have a slot.
+    /// Returns the number of names that have a slot.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()

@@ -1,4 +1,4 @@
-//! One lease, and what it is for.
+//! A lease, and its facts and terms.
 
 use std::sync::Arc;
 
@@ -10,30 +10,30 @@ use crate::{
     policy::Grant,
 };
 
-/// What a lease is for. Leases of one member, half and audience share one.
+/// The facts of a lease. Leases of one member, half and audience share one value.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Facts {
     /// The tenant of the job.
     pub tenant: TenantName,
-    /// The job that the holder works on.
+    /// The job of the holder.
     pub job: JobId,
     /// The attempt of that job.
     pub attempt: AttemptNumber,
     /// The member of that attempt.
     pub instance: InstanceName,
-    /// The member's SPIFFE ID: the `sub` of its tokens.
+    /// The SPIFFE ID of the member: the `sub` of the tokens.
     pub holder: SpiffeId,
-    /// The half of the work that it opens.
+    /// The half of the work that the lease opens.
     pub half: Half,
-    /// The resource server: the `aud` of its tokens.
+    /// The resource server: the `aud` of the tokens.
     pub audience: SpiffeId,
-    /// The resources that it opens there, and the actions on each.
+    /// The resources that the lease opens at the audience, and the actions on each.
     pub scopes: Arc<[Scope]>,
 }
 
 impl Facts {
-    /// Shares the scopes of another lease of the job if they are equal, to save memory: members mostly ask for the
-    /// same.
+    /// Shares the scopes of another lease of the job if they are equal. This saves memory, because most members ask for
+    /// the same scopes.
     pub(super) fn share(&mut self, others: &Facts) {
         if self.scopes == others.scopes {
             self.scopes = others.scopes.clone();
@@ -44,72 +44,73 @@ impl Facts {
 /// The terms of a new lease.
 #[derive(Debug)]
 pub struct Terms {
-    /// 128 random bits.
+    /// The id of the lease: 128 random bits.
     pub id: LeaseId,
-    /// When it begins.
+    /// The begin of the lease.
     pub issued: LeaseTime,
-    /// When it ends unless it is renewed, exclusive.
+    /// The end of the lease unless it is renewed, exclusive.
     pub deadline: LeaseTime,
-    /// No renewal goes past it.
+    /// The latest end of the lease, also after renewals.
     pub latest: LeaseTime,
-    /// What it is for.
+    /// The facts of the lease.
     pub facts: Arc<Facts>,
 }
 
-/// A bounded right.
+/// A lease: a bounded right to resources.
 #[derive(Debug)]
 pub struct Lease {
-    /// 128 random bits.
+    /// The id of the lease: 128 random bits.
     pub id: LeaseId,
     pub(super) cell: LeaseCell,
     pub(super) stand: Stand,
-    /// When it began.
+    /// The begin of the lease.
     pub issued: LeaseTime,
-    /// No renewal goes past it.
+    /// The latest end of the lease, also after renewals.
     pub latest: LeaseTime,
-    /// What it is for.
+    /// The facts of the lease.
     pub facts: Arc<Facts>,
 }
 
 impl Lease {
-    /// Makes a lease that no one can find before it is in the table.
+    /// Makes a lease that is not in the table yet.
     pub(super) fn new(stand: Stand, terms: Terms) -> Self {
         let Terms { id, issued, deadline, latest, facts } = terms;
         Lease { id, cell: LeaseCell::new(deadline.min(latest)), stand, issued, latest, facts }
     }
 
-    /// Checks that it is good at `now`. No lock, no look-up: a few loads.
+    /// Checks that the lease is valid at `now`. The check takes no lock and only a few loads.
     ///
     /// # Errors
     ///
-    /// Why it is not good: it ended, expired, or a fence was lowered.
+    /// The lease ended or expired, or one of its fences was lowered.
     pub fn check(&self, now: LeaseTime) -> Result<(), LeaseRefused> {
         self.cell.check(now)?;
         if self.stand.is_up() { Ok(()) } else { Err(LeaseRefused::Lowered) }
     }
 
-    /// When it ends unless it is renewed, exclusive.
+    /// The end of the lease unless it is renewed, exclusive.
     pub fn deadline(&self) -> LeaseTime {
         self.cell.deadline()
     }
 
-    /// How often it was renewed.
+    /// Returns the number of renewals.
     pub fn generation(&self) -> u32 {
         self.cell.generation()
     }
 
-    /// The fences that end it.
+    /// Returns the stand with the fences that can end the lease.
     pub fn stand(&self) -> &Stand {
         &self.stand
     }
 
-    /// Prolongs it from `now` under a fresh decision, never past its latest end. It keeps its stand.
+    /// Extends the lease from `now` with a new decision, never past its latest end. The lease keeps its stand.
     ///
-    /// `generation` is the one that the credential was prepared for. If another renewal made it first, nothing changes.
+    /// `generation` is the generation of the prepared credential. If another renewal made this generation first,
+    /// nothing changes.
     ///
     /// # Errors
     ///
-    /// It is no longer good, cannot be renewed further, or another renewal came first.
+    /// The lease is no longer valid, cannot be renewed further, or another renewal came first.
     pub fn renew(
         &self,
         _decided: &Grant,
@@ -121,8 +122,7 @@ impl Lease {
             return Err(LeaseRefused::Lowered);
         }
         self.cell.renew(generation, now, deadline.min(self.latest))?;
-        // A fence was lowered meanwhile: the lease has ended even if its deadline has not come, and the caller must
-        // know.
+        // If a fence was lowered meanwhile, the lease has ended before its deadline, and the caller must know this.
         if self.stand.is_up() { Ok(()) } else { Err(LeaseRefused::Lowered) }
     }
 }

@@ -22,24 +22,24 @@ use crate::{
 /// The cause of the end of a lease that expired.
 pub const EXPIRED: &str = "expired";
 
-/// How many leases a sweep removes before it lets others run.
+/// The number of leases that a sweep removes before it lets other tasks run.
 const CLEARED_AT_ONCE: usize = 1_000;
 
-/// Why a lease was not made, or not kept.
+/// The reasons for which a lease was not made or not kept.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unborn {
     /// A quota is used up.
     #[error(transparent)]
     Quota(#[from] QuotaExceeded),
-    /// A fence was lowered while it was being made.
+    /// A fence was lowered while the lease was being made.
     #[error("`{0}` was revoked meanwhile")]
     Lowered(FenceName),
-    /// An id is 128 random bits, so the source of randomness is broken.
+    /// The id is in use. An id is 128 random bits, so the source of randomness is broken.
     #[error("another lease has the id {0}")]
     IdTaken(LeaseId),
 }
 
-/// An event in the life of a lease, for those who watch.
+/// An event of a lease, for listeners.
 #[derive(Clone, Debug)]
 pub enum LeaseEvent {
     Made(Arc<Lease>),
@@ -47,8 +47,8 @@ pub enum LeaseEvent {
 }
 
 /// All live leases, with indexes by id and by job and group, and counts by holder and tenant. They change in
-/// [`Table::insert`] and [`Table::remove`]. A task that removes a lease from the index by id removes it from the others
-/// too. Of the locks, `clearing` is locked before any other, and no two of the others are held at once.
+/// [`Table::insert`] and [`Table::remove`]. A task that removes a lease from the index by id also removes it from the
+/// others. `clearing` is locked before all other locks, and only one of the others is held at a time.
 #[derive(Debug)]
 pub struct Table {
     quotas: Quotas,
@@ -59,7 +59,7 @@ pub struct Table {
     count: AtomicUsize,
     deadlines: Deadlines,
     ended: Memory,
-    /// Held while leases are removed. A task that is refused a slot waits for it, because slots are just being freed.
+    /// Held while leases are removed. A task that gets no slot waits for this lock, because slots are being freed.
     clearing: Mutex<()>,
     /// Dead leases whose slots were freed before the sweep of their lowering reached them. That sweep still has to
     /// report them.
@@ -91,7 +91,7 @@ impl Table {
         }
     }
 
-    /// Refuses a lease that would exceed a quota. Ask before anything is minted; [`Table::insert`] asks again.
+    /// Refuses a lease that would exceed a quota. Call it before a token is made. [`Table::insert`] checks again.
     ///
     /// A lease that a lowering ended takes no slot, even if no sweep has reached it yet.
     ///
@@ -150,9 +150,9 @@ impl Table {
         self.clearing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes the lease of a Grant. The lease is inserted first, and its fences are checked after that: a lowering
-    /// meanwhile either finds it here or is seen by this check. A lease that is dead by then is out of every index
-    /// before the error returns.
+    /// Makes the lease of a Grant. The lease is inserted first, and its fences are checked after that. So a lowering in
+    /// between either finds the lease here or is seen by this check. A lease that has ended by then is removed from
+    /// every index before the error returns.
     ///
     /// # Errors
     ///
@@ -171,7 +171,7 @@ impl Table {
         Ok(lease)
     }
 
-    /// Puts it into every index.
+    /// Inserts the lease into every index.
     pub(super) fn put(&self, grant: Grant, terms: Terms) -> Result<Arc<Lease>, Unborn> {
         self.with_dead_out(&terms.facts, terms.issued, || self.reserve(&terms.facts))?;
         let lease = self.by_job.create(grant.into_parts().stand, terms);
@@ -184,7 +184,7 @@ impl Table {
         Ok(lease)
     }
 
-    /// Takes a slot in every quota, or in none.
+    /// Takes a slot in every quota. If one quota refuses, takes no slot.
     fn reserve(&self, facts: &Facts) -> Result<(), QuotaExceeded> {
         let q = &self.quotas;
         if self.count.fetch_add(1, Ordering::Relaxed) >= q.daemon {
@@ -209,18 +209,18 @@ impl Table {
         Ok(())
     }
 
-    /// The lease, if it was not removed. [`Lease::check`] says whether it is good.
+    /// Returns the lease, if it was not removed. [`Lease::check`] says whether the lease is valid.
     pub fn find(&self, id: LeaseId) -> Option<Arc<Lease>> {
         self.by_id.find(id)
     }
 
-    /// Ends a lease and removes it from every index; remembers it for a while. `None` if it is not there: if several
-    /// callers remove it, one does.
+    /// Ends a lease, removes it from every index, and adds it to the ended leases. Returns `None` if the lease is not
+    /// in the table. If several callers remove a lease, only one gets it.
     pub fn remove(&self, id: LeaseId, now: LeaseTime, cause: &str) -> Option<Arc<Lease>> {
         self.take_out(&self.clearing(), [id], now, cause).pop()
     }
 
-    /// Ends many leases, as [`Table::remove`]. Returns those that this call removed.
+    /// Ends many leases, like [`Table::remove`]. Returns the leases that this call removed.
     fn take_out(
         &self,
         clearing: &MutexGuard<'_, ()>,
@@ -233,10 +233,10 @@ impl Table {
         out
     }
 
-    /// Ends leases that are out of the index by id already, and removes them from the others. Those of one group go
-    /// together, under one lock of their job and with one subtraction from each of their fences.
+    /// Ends leases that were removed from the index by id, and removes them from the other indexes. Leases of one group
+    /// are removed together, under one lock of their job and with one subtraction from each fence.
     fn bury(&self, _clearing: &MutexGuard<'_, ()>, out: &mut [Arc<Lease>], now: LeaseTime, cause: &str) {
-        // End the leases themselves first: a task that still has one sees that at its next check.
+        // End the leases themselves first, so that a task that still has a lease sees the end at its next check.
         for lease in &*out {
             lease.cell.end();
         }
@@ -255,7 +255,7 @@ impl Table {
         self.ended.add(ended);
     }
 
-    /// Removes leases of one group with equal facts from every index except that by id.
+    /// Removes leases of one group with equal facts from every index except the index by id.
     fn unindex(&self, alike: &[Arc<Lease>]) {
         let Some(first) = alike.first() else { return };
         let n = alike.len();
@@ -266,8 +266,8 @@ impl Table {
         self.count.fetch_sub(n, Ordering::Relaxed);
     }
 
-    /// Checks up to `max` deadlines that have passed, and ends the leases that are still due. Returns them, and how many were
-    /// checked.
+    /// Checks up to `max` deadlines that have passed, and ends the leases that are still due. Returns these leases, and
+    /// the number of checked deadlines.
     pub fn expire(&self, now: LeaseTime, max: usize) -> (Vec<Arc<Lease>>, usize) {
         let due = self.deadlines.due(now, max);
         let looked = due.len();
@@ -289,13 +289,13 @@ impl Table {
         (gone, looked)
     }
 
-    /// When to check deadlines again.
+    /// Returns the time at which deadlines must be checked again.
     pub fn next_deadline(&self) -> Option<LeaseTime> {
         self.deadlines.next()
     }
 
-    /// Removes the leases that a lowering of this name ended, and returns them. They are dead already; this frees their
-    /// slots if that was not done before.
+    /// Removes the leases that a lowering of this name ended, and returns them. Also frees their slots, if this was not
+    /// done before.
     pub fn sweep(&self, name: &FenceName, now: LeaseTime, cause: &str) -> Vec<Arc<Lease>> {
         let mut dead = Vec::new();
         self.each(Some(name), |l| {
@@ -312,15 +312,15 @@ impl Table {
         gone
     }
 
-    /// All live leases, or those behind one name.
+    /// Returns all live leases, or the live leases behind one name.
     pub fn live(&self, behind: Option<&FenceName>) -> Vec<Arc<Lease>> {
         let mut out = Vec::new();
         self.each(behind, |l| out.push(l.clone()));
         out
     }
 
-    /// Calls `see` for all live leases, or those behind one name, in no order. Shards are locked meanwhile: `see` must
-    /// be short and must not call the table.
+    /// Calls `see` for all live leases, or for the live leases behind one name, in no order. Shards are locked
+    /// meanwhile, so `see` must be short and must not call the table.
     pub fn each(&self, behind: Option<&FenceName>, mut see: impl FnMut(&Arc<Lease>)) {
         let Some(name) = behind else { return self.by_id.each(see) };
         match name.kind() {
@@ -334,50 +334,51 @@ impl Table {
         }
     }
 
-    /// Drops the ended leases whose time in the list is over.
+    /// Drops the ended leases that were kept for long enough.
     pub fn prune(&self, now: LeaseTime) {
         self.ended.prune(now);
     }
 
-    /// Leases that ended lately, newest first.
+    /// Returns the leases that ended recently, newest first.
     pub fn ended(&self) -> Vec<Ended> {
         let mut out = Vec::new();
         self.each_ended(|e| out.push(e.clone()));
         out
     }
 
-    /// Calls `see` for the leases that ended lately, newest first. It must be short: no lease can end meanwhile.
+    /// Calls `see` for the leases that ended recently, newest first. `see` must be short, because no lease can end
+    /// meanwhile.
     pub fn each_ended(&self, see: impl FnMut(&Ended)) {
         self.ended.each(see);
     }
 
-    /// A lease that ended lately.
+    /// Returns a lease that ended recently.
     pub fn find_ended(&self, id: LeaseId) -> Option<Ended> {
         self.ended.find(id)
     }
 
-    /// The events of leases from now on. The table never waits for a listener: one that is more than
-    /// [`limits::LEASE_EVENTS_BACKLOG`] behind receives the number that it missed.
+    /// Returns the events of leases from now on. The table never waits for a listener. A listener that is more than
+    /// [`limits::LEASE_EVENTS_BACKLOG`] behind gets the number of missed events.
     pub fn watch(&self) -> broadcast::Receiver<LeaseEvent> {
         self.events.subscribe()
     }
 
-    /// How many leases of a job have a slot.
+    /// Returns the number of a job's leases that have a slot.
     pub fn of_job_count(&self, job: JobId) -> usize {
         self.by_job.count(job)
     }
 
-    /// How many leases of a SPIFFE ID have a slot.
+    /// Returns the number of a SPIFFE ID's leases that have a slot.
     pub fn of_holder_count(&self, holder: &SpiffeId) -> usize {
         self.holders.of(holder)
     }
 
-    /// How many leases of a tenant's jobs have a slot.
+    /// Returns the number of leases of a tenant's jobs that have a slot.
     pub fn of_tenant_count(&self, tenant: &TenantName) -> usize {
         self.tenants.of(tenant)
     }
 
-    /// How many leases have a slot.
+    /// Returns the number of leases that have a slot.
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }

@@ -1,6 +1,6 @@
-//! The chain: reads all segments in order, and compares each record with the previous one.
+//! The chain: reads all segments in order, and compares each record with the previous record.
 //!
-//! Used by opening and by verifying. It changes no file and keeps only one line in memory.
+//! Opening and verifying a ledger use this walk. It changes no file and keeps only one line in memory.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -12,23 +12,23 @@ use super::{
 };
 use crate::{limits, name::Digest};
 
-/// The result of a walk, and how the chain ends.
+/// The result of a walk through the chain.
 #[derive(Debug)]
 pub(super) struct Walked {
     pub(super) head: Head,
     pub(super) epoch: u64,
     pub(super) segments: u64,
     pub(super) bytes: u64,
-    /// The last segment that has a record, and its bytes up to the end of the last whole record.
+    /// The last segment that has a record, and its length up to the end of the last complete record.
     pub(super) last: Option<(String, u64)>,
     pub(super) end: SegmentEnd,
 }
 
-/// How the last segment ends.
+/// The end of the last segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum SegmentEnd {
     Whole,
-    /// A line without a newline: a write that never ended and was never confirmed.
+    /// A line without a newline: a write that was not completed and never confirmed.
     Torn {
         file: String,
         keep: u64,
@@ -40,14 +40,15 @@ pub(super) enum SegmentEnd {
     },
 }
 
-/// Where reading begins.
+/// The position at which reading begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum WalkStart {
-    /// At the first record of the chain.
+    /// The first record of the chain.
     First,
-    /// At the first segment that is still in the directory: older ones were moved away, and a snapshot has their state.
+    /// The first segment that is still in the directory. Older segments were moved away, and a snapshot has their
+    /// state.
     Here,
-    /// At the segment that begins with this record: a snapshot has the state before it.
+    /// The segment that begins with this record. A snapshot has the state before it.
     At(u64),
 }
 
@@ -179,7 +180,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Begins at the first record, with the facts that it has about the record before it, which is not read.
+    /// Begins at the first record. That record contains the facts about its predecessor, which is not read.
     fn begin_at(&mut self, record: &Line<'_>) -> Result<(), ReadError> {
         let index = record.index.saturating_sub(1).saturating_sub(record.refused);
         self.walked.head = Head { index, digest: record.prev };
@@ -195,13 +196,13 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// A last line without a newline.
+    /// Handles a last line without a newline.
     fn torn(&mut self, line: &[u8], keep: u64, is_last: bool) -> Result<(), ReadError> {
         if !is_last {
             return Err(self.fault(Fault::CutInside));
         }
-        // A crash leaves a part of a record, or blocks that were never written. It does not leave a whole record and one
-        // more byte.
+        // A crash leaves a part of a record, or blocks that were never written. It does not leave a complete record and
+        // one more byte.
         if let Some([changed, rest @ ..]) = record::after_whole_record(line)
             && (*changed != 0 || rest.is_empty())
         {

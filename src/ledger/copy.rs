@@ -1,4 +1,4 @@
-//! A copy of the last signed head, on a disk other than the ledger's.
+//! A copy of the last signed head, on another disk than the ledger.
 
 use std::{
     fs::{self, File},
@@ -18,7 +18,7 @@ pub struct HeadCopy {
     path: PathBuf,
 }
 
-/// Why the copy of the head cannot be used.
+/// The reasons for which the copy of the head cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     #[error("the copy of the ledger's head, {}, cannot be read", .path.display())]

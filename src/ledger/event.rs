@@ -1,8 +1,8 @@
-//! What the ledger records: schema version 1.
+//! The events of the ledger: schema version 1.
 //!
-//! Each variant is one `type`; its fields and those of the envelope are in one JSON object. Fields are only ever added, with
-//! a default; a change of meaning is a new `v`. Nothing here is a secret: a secret is recorded as its digest, and a token as
-//! its `jti` and the digest of its claims.
+//! Each variant is one `type`. Its fields and the fields of the envelope are in one JSON object. New fields are only
+//! added, with a default. A change of meaning needs a new `v`. Events contain no secrets: a secret is recorded as its
+//! digest, and a token as its `jti` and the digest of its claims.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -20,11 +20,11 @@ use crate::{
     reason::Reason,
 };
 
-/// One thing that happened.
+/// An event that the ledger records.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type")]
 pub enum Event {
-    /// A run of the daemon began. Everything of the previous run that was not durable is over.
+    /// A run of the daemon began. Changes of the previous run that were not durable are lost.
     #[serde(rename = "epoch.began")]
     EpochBegan(EpochBegan),
     /// A clean stop.
@@ -41,9 +41,9 @@ pub enum Event {
         catalog: Digest,
         by: Actor,
         reason: String,
-        /// How many live leases the policy ends, as counted before it was applied.
+        /// The number of live leases that the policy ends, as counted before it was applied.
         ends: u64,
-        /// Who proposed and approved it, if a gate asked for people.
+        /// The people who proposed and approved the change, if a gate required approval.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         consent: Option<ConsentRecord>,
     },
@@ -51,13 +51,14 @@ pub enum Event {
     #[serde(rename = "policy.not_applied")]
     PolicyNotApplied { policy: Digest, why: String },
 
-    /// Someone proposed a change of the rules that people must approve. A restart voids it.
+    /// A caller proposed a change of the rules that people must approve. A restart makes the proposal void.
     #[serde(rename = "change.proposed")]
     ChangeProposed {
-        /// The call that carries it out: `ApplyPolicy` or `ReloadCatalog`.
+        /// The call that carries the change out: `ApplyPolicy` or `ReloadCatalog`.
         call: String,
-        /// What was in force, and what it puts in force.
+        /// The digest of the rules in force.
         from: Digest,
+        /// The digest of the proposed rules.
         to: Digest,
         by: Actor,
         human: Option<HumanName>,
@@ -65,7 +66,7 @@ pub enum Event {
         waiting_for: Vec<GateRecord>,
         until: LeaseTime,
     },
-    /// One person approved a change that another one had proposed.
+    /// One person approved a change that another person had proposed.
     #[serde(rename = "change.approved")]
     ChangeApproved { call: String, from: Digest, to: Digest, approvals: Vec<ApprovalRecord> },
 
@@ -73,7 +74,7 @@ pub enum Event {
     JobCreated(Box<JobCreated>),
     #[serde(rename = "job.closed")]
     JobClosed { job: JobId, outcome: Outcome, at: LeaseTime, by: Actor, detail: String, ending: Ending },
-    /// One person approved a job, at one gate or several.
+    /// One person approved a job at one or more gates.
     #[serde(rename = "job.approved")]
     JobApproved {
         job: JobId,
@@ -89,10 +90,10 @@ pub enum Event {
         request_digest: Digest,
         emergency: EmergencyRecord,
     },
-    /// Someone who had no part in an emergency reviewed that emergency.
+    /// A person who was not involved in an emergency reviewed it.
     #[serde(rename = "review.done")]
     ReviewDone { job: JobId, tenant: TenantName, by: Actor, reason: String, at: LeaseTime },
-    /// An approval no longer counts: its giver took it back, or it became too old before the job began.
+    /// An approval no longer counts: the approver withdrew it, or it expired before the job began.
     #[serde(rename = "job.approval_withdrawn")]
     JobApprovalWithdrawn {
         job: JobId,
@@ -103,7 +104,7 @@ pub enum Event {
         detail: String,
         ending: Ending,
     },
-    /// Two reports of one end disagreed. The first remains in force.
+    /// Two reports of one end disagreed. The first report remains in force.
     #[serde(rename = "job.conflict")]
     JobConflict {
         job: JobId,
@@ -123,7 +124,7 @@ pub enum Event {
         by: Actor,
         /// SHA-256 of the ticket.
         ticket: Digest,
-        /// Who joins without the ticket, because the caller who began the attempt vouched for them.
+        /// The identities that may join without the ticket, because the caller who began the attempt vouched for them.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         vouched: Vec<SpiffePattern>,
         decision: DecisionRecord,
@@ -158,7 +159,7 @@ pub enum Event {
         session: Digest,
         at: LeaseTime,
     },
-    /// One member is draining; the others go on.
+    /// One member is draining. The others go on.
     #[serde(rename = "member.draining")]
     MemberDraining {
         job: JobId,
@@ -198,10 +199,10 @@ pub enum Event {
         ending: Ending,
     },
 
-    /// A credential is about to be handed out: its record comes first.
+    /// A credential will be handed out. This record is written first.
     #[serde(rename = "credential.issued")]
     CredentialIssued(Box<CredentialIssued>),
-    /// A credential whose record was written was not handed out after all.
+    /// A credential was not handed out, although its record was written.
     #[serde(rename = "credential.cancelled")]
     CredentialCancelled { lease: LeaseId, job: JobId, reason: Reason },
     #[serde(rename = "credential.renewed")]
@@ -214,18 +215,18 @@ pub enum Event {
         decision: DecisionRecord,
         credential: Credential,
     },
-    /// Leases that one cause ended. More than [`LEASES_PER_RECORD`] leases are split into several records.
+    /// Leases ended for one cause. More than [`LEASES_PER_RECORD`] leases are split into several records.
     #[serde(rename = "leases.ended")]
     LeasesEnded { cause: Cause, leases: Vec<LeaseId>, by: Option<Actor> },
 
-    /// The record at this index would have widened access, but did not take effect: a later event overtook it, or it was not known
-    /// in time whether the record is on disk. A rebuild of the state leaves it out.
+    /// The widening record at this index did not take effect: a later event overtook it, or it was not known in time
+    /// whether the record is on disk. A rebuild of the state leaves it out.
     #[serde(rename = "withdrawn")]
     Withdrawn { index: u64, job: JobId, why: String },
-    /// A fence was lowered as the consequence of something recorded elsewhere.
+    /// A fence was lowered as the consequence of another record.
     #[serde(rename = "lowered")]
     Lowered { name: FenceName, because: String, ending: Ending },
-    /// Everything behind a name was ended.
+    /// All access behind a name was ended.
     #[serde(rename = "revoked")]
     Revoked { name: FenceName, by: Actor, reason: String, ending: Ending },
     #[serde(rename = "lock.set")]
@@ -241,24 +242,24 @@ pub enum Event {
         until: Option<LeaseTime>,
         ending: Ending,
     },
-    /// A dataset was recalled, one version or all: no job reads it now.
+    /// One or all versions of a dataset were recalled. No job may read the data now.
     #[serde(rename = "dataset.recalled")]
     DatasetRecalled { name: ResourceName, by: Actor, reason: String, at: LeaseTime, ending: Ending },
     #[serde(rename = "dataset.unrecalled")]
     DatasetUnrecalled { name: ResourceName, by: Actor, reason: String },
-    /// The outputs of these jobs come from a dataset that was recalled, or were written while something was compromised. More than
-    /// [`JOBS_PER_RECORD`] jobs are split into several records.
+    /// The outputs of these jobs are quarantined, because they come from a recalled dataset or were written during a
+    /// compromise. More than [`JOBS_PER_RECORD`] jobs are split into several records.
     #[serde(rename = "outputs.quarantined")]
     OutputsQuarantined { because: FenceName, jobs: Vec<JobId> },
-    /// A gateway reported what leases of a job were used for since the report before.
+    /// A gateway reported the use of a job's leases since the previous report.
     #[serde(rename = "job.used")]
     JobUsed { job: JobId, audience: SpiffeId, by: Actor, uses: Vec<UseRecord> },
-    /// A gateway cannot say any more whose some transfers were, or stopped without its last report.
+    /// A gateway no longer knows the leases of some transfers, or stopped without its last report.
     #[serde(rename = "use.lost")]
     UseLost {
         audience: SpiffeId,
         by: Actor,
-        /// How many transfers it counted. Absent if it stopped.
+        /// The number of these transfers. Absent if the gateway stopped.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         transfers: Option<u64>,
     },
@@ -268,7 +269,7 @@ pub enum Event {
     /// A person logged in, and got a certificate.
     #[serde(rename = "person.logged_in")]
     PersonLoggedIn(Box<PersonLoggedIn>),
-    /// A login is over before its time: the person ended it.
+    /// A person ended a login before it expired.
     #[serde(rename = "person.logged_out")]
     PersonLoggedOut {
         person: SpiffeId,
@@ -279,36 +280,37 @@ pub enum Event {
         at: LeaseTime,
     },
 
-    /// Requests that were refused. The first of a kind in a minute has its own record, the rest share one with a count.
+    /// Requests that were refused. The first refusal of a kind in a minute has its own record. The others share one
+    /// record with a count.
     #[serde(rename = "denied")]
     Denied { by: String, rpc: String, reason: Reason, text: String, rules: Vec<String>, count: u64 },
 
-    /// The state after all records before this segment is in a file beside the segment.
+    /// A separate file has the state after all records before this segment.
     #[serde(rename = "snapshot")]
     Snapshot(Snapshot),
 
-    /// Endings that took effect while the disk was away, beyond what memory could keep one by one.
+    /// A summary of endings that took effect while the disk failed and that memory could not keep one by one.
     #[serde(rename = "records.coalesced")]
     Coalesced(Coalesced),
 }
 
-/// The state after all records before the segment that holds this record.
+/// A snapshot: the state after all records before the segment that has this record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// The index of the first record of that segment. It is 0 in older ledgers, where the snapshot's record is the first.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub before: u64,
-    /// The version of its text.
+    /// The version of the snapshot's text.
     pub form: u32,
-    /// SHA-256 of its text.
+    /// SHA-256 of the snapshot's text.
     pub digest: Digest,
     pub bytes: u64,
-    /// The latest time of any record before that segment.
+    /// The latest time in the records before that segment.
     pub latest: Wall,
 }
 
 impl Event {
-    /// Returns its size in bytes as it is recorded, without the envelope.
+    /// Returns the size of the recorded event in bytes, without the envelope.
     pub fn bytes(&self) -> usize {
         json_bytes(self)
     }
@@ -334,7 +336,7 @@ impl std::io::Write for ByteCounter {
 }
 
 impl Snapshot {
-    /// The first record that is not in the state. `own` is the index of the snapshot's record.
+    /// Returns the first record that is not in the state. `own` is the index of the snapshot's record.
     pub(super) fn begins(&self, own: u64) -> u64 {
         if self.before == 0 { own } else { self.before }
     }
@@ -350,13 +352,14 @@ pub struct Coalesced {
     pub records: u64,
     /// The number of records by `type`.
     pub types: BTreeMap<String, u64>,
-    /// When the last of them happened; the record's own time is that of the first.
+    /// The time of the last of these records. The record itself has the time of the first.
     pub last: Wall,
-    /// A chain of SHA-256 digests over these records. Each digest is over the one before it and the fields of a record.
+    /// A chain of SHA-256 digests over these records. Each digest covers the previous digest and the fields of a
+    /// record.
     pub digest: Digest,
 }
 
-/// What one lease was used for at one resource, since the report before.
+/// The use of one resource by one lease since the previous report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UseRecord {
     pub lease: LeaseId,
@@ -381,10 +384,10 @@ pub struct UseCounts {
     pub last: Wall,
 }
 
-/// Leases in one `leases.ended` record at most: a record stays well under its byte limit.
+/// The highest number of leases in one `leases.ended` record. So the record stays well below its byte limit.
 pub const LEASES_PER_RECORD: usize = 4_000;
 
-/// Jobs in one `outputs.quarantined` record at most.
+/// The highest number of jobs in one `outputs.quarantined` record.
 pub const JOBS_PER_RECORD: usize = 4_000;
 
 /// The login of a person.
@@ -399,7 +402,8 @@ pub struct PersonLoggedIn {
     pub groups: Vec<String>,
     /// How the person proved who they are.
     pub amr: Vec<String>,
-    /// The digest of what the login was admitted on: the provider, the client, what the provider calls the group.
+    /// The digest of the configuration that admitted the login: the provider, the client, and the provider's name for
+    /// the group.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terms: Option<Digest>,
     /// SHA-256 of the certificate that the person got.
@@ -409,7 +413,7 @@ pub struct PersonLoggedIn {
     pub until: LeaseTime,
 }
 
-/// One run of the daemon.
+/// The begin of a run of the daemon.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochBegan {
     /// Random bits that distinguish two runs with the same epoch.
@@ -417,23 +421,23 @@ pub struct EpochBegan {
     pub version: String,
     pub catalog: Digest,
     pub policy: Digest,
-    /// The count of lowerings that this run begins with.
+    /// The count of lowerings at the begin of this run.
     pub seq: u64,
-    /// The key that this run signs heads with.
+    /// The key with which this run signs heads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_key: Option<Digest>,
-    /// The last known record of a lost ledger that an operator replaced by this one.
+    /// The last known record of a lost ledger that an operator replaced by this ledger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<super::Head>,
 }
 
-/// Who did it.
+/// The originator of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Actor {
     /// A caller, by the SPIFFE ID of its SVID.
     SpiffeId(SpiffeId),
-    /// The daemon itself, for this reason: a deadline, a lost member.
+    /// The daemon itself. The text is the reason, such as a deadline or a lost member.
     Daemon(String),
 }
 
@@ -446,16 +450,16 @@ impl fmt::Display for Actor {
     }
 }
 
-/// What an ending lowered and ended.
+/// The effect of an ending.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ending {
-    /// The count of lowerings after it; 0 if nothing was lowered.
+    /// The count of lowerings after the ending. 0 if no fence was lowered.
     pub seq: u64,
-    /// Live leases that ended with it.
+    /// The number of live leases that ended.
     pub behind: u64,
 }
 
-/// A credential, and all that an auditor will ask about it.
+/// A credential, with everything that an auditor needs.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CredentialIssued {
     pub lease: LeaseId,
@@ -464,7 +468,7 @@ pub struct CredentialIssued {
     pub tenant: TenantName,
     pub instance: InstanceName,
     pub member: SpiffeId,
-    /// SHA-256 of the SVID that asked.
+    /// SHA-256 of the SVID of the caller.
     pub svid_sha256: Digest,
     pub launcher: SpiffeId,
     pub acting_for: Option<HumanName>,
@@ -486,10 +490,10 @@ pub struct CredentialIssued {
     pub method: Option<Method>,
     pub params_digest: Option<Digest>,
     pub prompt_lineage: Vec<String>,
-    /// Who let the job pass its gates.
+    /// The approvals with which the job passed its gates.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<ApprovalRecord>,
-    /// Who opened its gates in an emergency.
+    /// The emergency in which the gates of the job were opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emergency: Option<EmergencyRecord>,
     pub decision: DecisionRecord,
@@ -500,27 +504,27 @@ pub struct CredentialIssued {
     pub credential: Credential,
 }
 
-/// What identifies a token, without the token itself.
+/// The identifiers of a token, without the token itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
     pub jti: String,
     pub kid: String,
     pub claims_sha256: Digest,
-    /// Unix seconds.
+    /// The expiry of the token, in Unix seconds.
     pub expires: u64,
     pub binding: String,
 }
 
-/// Why leases ended.
+/// The cause for which leases ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// Their deadline has passed.
+    /// The deadline of the leases has passed.
     Expired,
     /// The holder released the leases.
     Released,
     /// A fence was lowered.
     Lowered { name: FenceName, seq: u64 },
-    /// A fresh decision no longer allows them.
+    /// A new decision no longer allows the leases.
     NoLongerAllowed { actions: Vec<Action> },
 }

@@ -1,10 +1,10 @@
-//! What does not fit in a ledger, with its file, line and record.
+//! The inconsistencies of a ledger, with file, line and record.
 
 use std::{fmt, io};
 
 use crate::name::Digest;
 
-/// What does not fit.
+/// An inconsistency of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     #[error("this is not a record: {0}")]
@@ -54,12 +54,12 @@ pub enum Fault {
     HeadGone { kept: u64, first: u64 },
 }
 
-/// A line of the ledger that does not fit.
+/// A line of the ledger that is not consistent.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {what}", place = TamperPlace { file, line: *line, index: *index })]
 pub struct Tamper {
     pub file: String,
-    /// From 1; 0 means the file as a whole.
+    /// The line, counted from 1. 0 means the file as a whole.
     pub line: u64,
     /// The index that the record has or should have.
     pub index: u64,
@@ -82,7 +82,7 @@ impl fmt::Display for TamperPlace<'_> {
     }
 }
 
-/// Why a ledger cannot be read.
+/// The reasons for which a ledger cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
     #[error(transparent)]

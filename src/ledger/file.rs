@@ -1,6 +1,7 @@
-//! The file layer: the operations that the ledger needs of a disk, and a directory that has them.
+//! The file layer: the operations that the ledger needs from a disk, and their implementation for a directory.
 //!
-//! All durable bytes go through here, so tests can use a disk that fills up, fails, and forgets what was not synced.
+//! All durable bytes go through this layer, so tests can use a disk that fills up, fails, and loses bytes that were not
+//! synced.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -12,28 +13,28 @@ use std::{
 use nix::fcntl::{Flock, FlockArg, posix_fallocate};
 
 const LOCK_FILE: &str = "lock";
-/// Bytes of the lock file that are worth showing.
+/// The highest number of bytes of the lock file that are shown.
 const LOCK_NOTE_BYTES_MAX: u64 = 64;
 
 /// One directory of files. Names are plain file names. A change of names is durable after [`sync_dir`](Disk::sync_dir).
 pub trait Disk: Send + Sync + 'static {
-    /// Takes the directory for this process only, until the returned lock is dropped.
+    /// Locks the directory for this process, until the returned lock is dropped.
     fn lock(&self) -> Result<DirectoryLock, LockError>;
-    /// The names of the files, in any order.
+    /// Returns the names of the files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Reads a file from an offset on.
     fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>>;
-    /// Makes a new, empty file; fails if it exists.
+    /// Makes a new, empty file. Fails if the file exists.
     fn create(&self, file: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file to write at its end.
     fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>>;
-    /// Cuts a file off. Durable when it returns.
+    /// Truncates a file. The change is durable when this returns.
     fn truncate(&self, file: &str, bytes: u64) -> io::Result<()>;
-    /// Replaces a file by another one.
+    /// Renames a file. It replaces a file with the new name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, file: &str) -> io::Result<()>;
-    /// Makes sure that a file exists and has this much disk space. Durable when it returns.
+    /// Makes sure that a file exists and has this much disk space. The change is durable when this returns.
     fn reserve(&self, file: &str, bytes: u64) -> io::Result<()>;
     /// Makes created, renamed and removed names durable.
     fn sync_dir(&self) -> io::Result<()>;
@@ -41,11 +42,12 @@ pub trait Disk: Send + Sync + 'static {
 
 /// A file that is written at its end.
 pub trait DiskFile: Send {
-    /// Writes all bytes. After an error, an unknown part of them is in the file.
+    /// Writes all bytes. After an error, the file contains an unknown part of the bytes.
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes all that was written durable. After an error it may or may not be.
+    /// Makes all written bytes durable. After an error, they may or may not be durable.
     fn sync(&mut self) -> io::Result<()>;
-    /// Fails if the file no longer has the name that it was opened by. Bytes written to it then are lost with the process.
+    /// Fails if the file no longer has the name by which it was opened. Bytes that are written to such a file are lost
+    /// with the process.
     fn in_place(&self) -> io::Result<()>;
 }
 
@@ -58,30 +60,30 @@ impl DirectoryLock {
     }
 }
 
-/// Why a directory could not be locked.
+/// The reasons for which a directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     #[error("another process has it{}: stop that one first", .by.as_ref().map(|b| format!(", {b}")).unwrap_or_default())]
     Held {
-        /// What the other process wrote about itself, as far as it is readable.
+        /// The note of the other process about itself, if it is readable.
         by: Option<String>,
     },
     #[error("its lock file cannot be made")]
     Io(#[source] io::Error),
 }
 
-/// A directory of a local file system: `flock` and `fdatasync` promise little on a network file system.
+/// A directory of a local file system. On a network file system, `flock` and `fdatasync` guarantee little.
 #[derive(Clone, Debug)]
 pub struct Dir {
     path: PathBuf,
 }
 
 impl Dir {
-    /// Opens a directory. Makes it, private to this user, if it is missing.
+    /// Opens a directory. If it is missing, makes it, private to this user.
     ///
     /// # Errors
     ///
-    /// It cannot be made, or its entry cannot be brought to disk.
+    /// The directory cannot be made, or its entry cannot be written to disk.
     pub fn create(path: impl Into<PathBuf>) -> io::Result<Self> {
         let dir = Dir { path: path.into() };
         if dir.path.is_dir() {
@@ -94,20 +96,20 @@ impl Dir {
         Ok(dir)
     }
 
-    /// Takes a directory as it is, to read it.
+    /// Makes a value for an existing directory, to read it.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Dir { path: path.into() }
     }
 
-    /// The path, as it was given.
+    /// Returns the path as it was given.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Returns what the process that has this directory wrote about itself, if one has it. Nothing is written.
+    /// Returns the note of the process that has locked this directory, if there is one. Writes nothing.
     pub fn holder(&self) -> Option<String> {
         let file = File::open(self.file(LOCK_FILE)).ok()?;
-        // A shared lock is given back at once, so that no daemon that starts meanwhile is kept out for longer than this call.
+        // A shared lock is released at once, so that it delays a starting daemon only for the time of this call.
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
             Ok(_) => None,
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => {
@@ -126,8 +128,8 @@ impl Disk for Dir {
     fn lock(&self) -> Result<DirectoryLock, LockError> {
         let path = self.file(LOCK_FILE);
         let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        // The lock is on a handle that cannot write, so that an administrator may make the file system read-only meanwhile.
-        // If it is read-only already, the file that an earlier run left is enough.
+        // The lock uses a handle that cannot write, so that an administrator can make the file system read-only
+        // meanwhile. If the file system is read-only already, the file of an earlier run is enough.
         let file = match (File::open(&path), made) {
             (Ok(file), _) => file,
             (Err(_), Err(error)) | (Err(error), Ok(_)) => return Err(LockError::Io(error)),
@@ -139,7 +141,8 @@ impl Disk for Dir {
                 LockError::Io(errno.into())
             }
         })?;
-        // A note for the next process that tries. It cannot be written to a full or read-only disk, but the lock is held.
+        // A note for the next process that tries to lock. It cannot be written to a full or read-only disk, but the
+        // lock works without it.
         let _ = fs::write(&path, format!("process {}\n", std::process::id()));
         Ok(DirectoryLock::new(lock))
     }
@@ -231,7 +234,7 @@ fn read_note(mut file: File) -> Option<String> {
     (!note.is_empty()).then_some(note)
 }
 
-/// Whether an error means that there is no room left.
+/// Whether an error means that the disk is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

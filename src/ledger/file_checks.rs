@@ -38,7 +38,7 @@ pub(super) fn begins_chain(disk: &dyn Disk, first: u64) -> io::Result<bool> {
     Ok(record::split(line).is_ok_and(|record| record.prev == Head::START.digest))
 }
 
-/// Files that exist only if the ledger has had records.
+/// Returns the files that exist only if the ledger has had records.
 pub(super) fn ledger_traces(disk: &dyn Disk) -> io::Result<Vec<String>> {
     let files = disk.list()?;
     let mut found: Vec<String> =

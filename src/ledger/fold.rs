@@ -1,5 +1,5 @@
-//! The state that is computed from the ledger's records. Snapshots of it are kept beside the segments, so that a start reads only
-//! the records after the last snapshot.
+//! The state that is computed from the ledger's records. Snapshots of this state are kept in the directory of the
+//! segments, so that a start reads only the records after the last snapshot.
 //!
 //! The writer's thread owns one [`Fold`] and gives it every durable record, in order. `snapshot` writes copies of it.
 
@@ -19,34 +19,36 @@ use crate::{limits, name::Digest};
 pub trait Fold: Send + 'static {
     /// Returns the version of the snapshot format. A snapshot of another version is ignored.
     fn format_version(&self) -> u32;
-    /// Whether events of this `type` change it.
+    /// Whether events of this `type` change the fold.
     fn takes(&self, kind: &str) -> bool;
-    /// Applies the event of the record at this index. After an error the fold is of no use.
+    /// Applies the event of the record at this index. After an error, the fold must not be used.
     fn apply(&mut self, index: u64, event: Event) -> Result<(), &'static str>;
-    /// Returns roughly how many things it holds: the cost of a snapshot.
+    /// Returns the approximate number of entries. It determines the cost of a snapshot.
     fn len(&self) -> usize;
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
-    /// Returns a copy that another thread can write while this one changes. Both share their data, so a copy is cheap.
+    /// Returns a copy that another thread can write to disk while the original changes. Both share their data, so a
+    /// copy is cheap.
     fn share(&self) -> Box<dyn Fold>;
     /// Writes a snapshot. Its bytes depend only on the records that were applied, not on whether a snapshot replaced some of them.
     fn write(&self, out: &mut dyn Write) -> io::Result<()>;
-    /// Replaces the state by a snapshot that `write` made, which is read in pieces. After an error it is unchanged.
+    /// Replaces the state by a snapshot that `write` made. The snapshot is read in pieces. After an error, the state is
+    /// unchanged.
     fn read(&mut self, text: &mut dyn BufRead) -> Result<(), String>;
 }
 
-/// Bytes that are read at once.
+/// The number of bytes that are read at once.
 const READ: usize = 256 << 10;
 
-/// Returns the digest of what a fold writes.
+/// Returns the digest of a fold's snapshot.
 pub(super) fn digest(fold: &dyn Fold) -> io::Result<Digest> {
     let mut out = Hashed::new(io::sink());
     fold.write(&mut out)?;
     Ok(out.digest())
 }
 
-/// Counts and hashes what goes through it.
+/// Counts and hashes the bytes that pass through.
 pub(super) struct Hashed<T> {
     pub(super) inner: T,
     pub(super) bytes: u64,
@@ -89,7 +91,7 @@ pub(super) fn find_snapshot_record(disk: &dyn Disk, first: u64) -> io::Result<Op
         if line.pop_if(|b| *b == b'\n').is_none() {
             return Ok(None);
         }
-        // The envelope is shorter than this. Later fields may contain the mark, and are not searched.
+        // The envelope is shorter than this. Later fields may contain the mark, so they are not searched.
         let envelope = line.get(..line.len().min(256)).unwrap_or_default();
         if envelope.windows(MARK.len()).any(|w| w == MARK)
             && let Ok(Line { index, kind: record::SNAPSHOT, fields, .. }) = record::split(&line)
@@ -107,7 +109,7 @@ pub(super) fn load_snapshot(disk: &dyn Disk, first: u64, said: &Snapshot, fold: 
         return false;
     }
     let open = || disk.read(&segment::snapshot_name(first), 0).map(|file| file.take(said.bytes));
-    // Read twice: only a text that matches the digest is used.
+    // The file is read twice, because only a text that matches the digest is used.
     let Ok(file) = open() else { return false };
     let mut hashed = Hashed::new(io::sink());
     let is_whole = io::copy(&mut io::BufReader::with_capacity(READ, file), &mut hashed).is_ok();
@@ -125,7 +127,7 @@ pub(super) fn load_snapshot(disk: &dyn Disk, first: u64, said: &Snapshot, fold: 
     }
 }
 
-/// Returns the first index of the last segment that has a good snapshot, and reads that snapshot into the fold.
+/// Returns the first index of the last segment that has a valid snapshot, and reads that snapshot into the fold.
 pub(super) fn load_last_snapshot(
     disk: &dyn Disk,
     fold: &mut dyn Fold,

@@ -1,4 +1,4 @@
-//! A disk in memory that forgets what was not synced, fills up and fails: for tests.
+//! A disk in memory for tests. It loses bytes that were not synced, fills up and fails.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use std::{
 
 use super::file::{DirectoryLock, Disk, DiskFile, LockError};
 
-/// A seeded source of numbers (splitmix64): the same seed, the same numbers.
+/// A seeded source of numbers (splitmix64). The same seed gives the same numbers.
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -58,14 +58,14 @@ struct Inode {
     reserved: usize,
 }
 
-/// What goes wrong, until it is set otherwise.
+/// The faults of the disk, until others are set.
 #[derive(Clone, Copy, Default)]
 pub struct Faults {
     pub write: Option<ErrorKind>,
     pub sync: Option<ErrorKind>,
     /// Every change fails.
     pub read_only: bool,
-    /// Bytes that fit on the disk.
+    /// The number of bytes that fit on the disk.
     pub capacity: Option<usize>,
     /// The next write panics.
     pub panic: bool,
@@ -76,7 +76,7 @@ impl Forgetful {
         self.state().faults = faults;
     }
 
-    /// Syncs and writes of files so far.
+    /// Returns the number of syncs and writes of files so far.
     pub fn counts(&self) -> (u64, u64) {
         let state = self.state();
         (state.syncs, state.writes)
@@ -100,12 +100,12 @@ impl Forgetful {
         assert!(!waited.timed_out(), "nothing was synced");
     }
 
-    /// Bytes in all files.
+    /// Returns the number of bytes in all files.
     pub fn used(&self) -> usize {
         self.state().used()
     }
 
-    /// Returns the bytes of a file, and those that would be left after a crash.
+    /// Returns the bytes of a file, and the bytes that would be left after a crash.
     pub fn file(&self, name: &str) -> Option<(Vec<u8>, Vec<u8>)> {
         let state = self.state();
         let seen = state.inodes.get(state.names.get(name)?)?.bytes.clone();
@@ -114,14 +114,14 @@ impl Forgetful {
         Some((seen, durable.unwrap_or_default()))
     }
 
-    /// What the disk would hold after the worst crash, with the segments in order.
+    /// Returns the content of the disk after the worst crash, with the segments in order.
     pub fn durable_text(&self) -> String {
         let state = self.state();
         let segments = state.durable_names.iter().filter(|(name, _)| name.starts_with("ledger-"));
         segments.map(|(_, i)| String::from_utf8(state.inodes[i].durable.clone()).unwrap()).collect()
     }
 
-    /// Puts a file there, durably.
+    /// Adds a file durably.
     pub fn put(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.state();
         let inode = state.new_inode();
@@ -130,8 +130,8 @@ impl Forgetful {
         state.durable_names.insert(name.into(), inode);
     }
 
-    /// The power fails: this disk is dead, and what is left of it is another one. Of what was not synced anything may be
-    /// left: nothing, all, a part, a part and then blocks of zeros.
+    /// Simulates a power failure: this disk stops, and the returned disk has the remaining bytes. Of the bytes that
+    /// were not synced, nothing, all, a part, or a part and then blocks of zeros may remain.
     pub fn crash(&self, dice: &mut Dice) -> Forgetful {
         let mut state = self.state();
         state.dead = true;
@@ -165,7 +165,7 @@ impl Forgetful {
         Forgetful { core: Arc::new(core) }
     }
 
-    /// The process is killed, the machine goes on: another disk as this one is seen now, synced or not.
+    /// Simulates a killed process on a running machine: returns another disk with all present bytes, synced or not.
     pub fn kill(&self) -> Forgetful {
         let state = self.state();
         let left = DiskState {
@@ -320,7 +320,7 @@ impl DiskFile for OpenFile {
         assert!(!state.faults.panic, "a planted panic");
         state.writes += 1;
         let free = state.faults.capacity.map_or(usize::MAX, |c| c.saturating_sub(state.used()));
-        // A failing write leaves a part.
+        // A failing write leaves a part of the bytes.
         let (fits, error) = match state.faults.write {
             Some(kind) => (bytes.len() / 2, Some(kind)),
             None if bytes.len() > free => (free, Some(ErrorKind::StorageFull)),

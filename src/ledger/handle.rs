@@ -1,4 +1,4 @@
-//! The handle of the ledger. `append` and `defer` never wait for the disk, so a caller may hold its own lock.
+//! The handle of the ledger. `append` and `defer` never wait for the disk, so callers may hold a lock.
 
 use std::{
     future::Future,
@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{clock::Clock, limits};
 
-/// The open ledger. Clones share it; when the last one is dropped, the thread writes what waits and ends.
+/// The open ledger. Clones share it. When the last clone is dropped, the thread writes the waiting records and ends.
 #[derive(Clone)]
 pub struct Ledger {
     inner: Arc<LedgerParts>,
@@ -44,7 +44,7 @@ struct Signing {
     last: Mutex<Option<SignedHead>>,
 }
 
-/// An appended record. Resolves to its index when it is durable.
+/// An appended record. Resolves to the index of the record when the record is durable.
 #[must_use = "await the record before you give access"]
 pub struct Appending {
     state: AppendingState,
@@ -76,7 +76,7 @@ impl Ledger {
         Ledger { inner: Arc::new(LedgerParts { shared, clock, disk, epoch, deferred_max, signing, thread }) }
     }
 
-    /// The epoch of this run of the daemon.
+    /// Returns the epoch of this run of the daemon.
     pub fn epoch(&self) -> u64 {
         self.inner.epoch
     }
@@ -85,7 +85,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// It is larger than any record, or cannot be written as JSON.
+    /// The event is larger than the largest record, or cannot be written as JSON.
     pub fn text(&self, event: &Event) -> Result<EventText, LedgerError> {
         let text = EventText::of(event).map_err(|error| {
             tracing::error!(%error, "a record cannot be written as JSON");
@@ -97,8 +97,9 @@ impl Ledger {
         }
     }
 
-    /// Queues a record that must be durable before its action is done. Fixes its index and never blocks. Refuses it if the
-    /// disk is unavailable, deferred records still wait for a disk that failed, or the queue is full.
+    /// Queues a record that must be durable before its action takes effect. Fixes the index of the record and never
+    /// blocks. Refuses the record if the disk is unavailable, if deferred records still wait for a failed disk, or if
+    /// the queue is full.
     pub fn append(&self, event: &Event) -> Appending {
         match self.text(event) {
             Ok(text) => self.append_text(text),
@@ -106,7 +107,7 @@ impl Ledger {
         }
     }
 
-    /// Queues a record as [`Ledger::append`].
+    /// Queues a record like [`Ledger::append`].
     pub fn append_text(&self, text: EventText) -> Appending {
         let refused = |e| Appending { state: AppendingState::Refused(e) };
         let mut state = self.inner.shared.lock();
@@ -125,8 +126,8 @@ impl Ledger {
         Appending { state: AppendingState::Waiting { index, answer } }
     }
 
-    /// Queues a record of something that has taken effect already. Never refused, never blocks; kept in memory until
-    /// the disk takes it.
+    /// Queues a record of an action that has taken effect already. Never refuses and never blocks. The record is in
+    /// memory until it is on disk.
     pub fn defer(&self, event: &Event) -> Deferred {
         let text = EventText::of(event);
         let mut state = self.inner.shared.lock();
@@ -201,7 +202,7 @@ impl Ledger {
         }
     }
 
-    /// The last durable record.
+    /// Returns the last durable record.
     pub fn head(&self) -> Head {
         self.inner.shared.lock().head
     }
@@ -212,7 +213,8 @@ impl Ledger {
         let _ = self.inner.signing.set(Signing { key, last: Mutex::new(None) });
     }
 
-    /// The last durable record, signed; `None` without a key, or before the first record. Signs each head only once.
+    /// Returns the last durable record with a signature. `None` if there is no key, or before the first record. Each
+    /// head is signed only once.
     pub fn signed_head(&self) -> Option<SignedHead> {
         let Signing { key, last } = self.inner.signing.get()?;
         let head = self.head();
@@ -226,12 +228,12 @@ impl Ledger {
         last.clone()
     }
 
-    /// The public half of the key that heads are signed with.
+    /// Returns the public half of the key that signs heads.
     pub fn head_public(&self) -> Option<HeadPublic> {
         self.inner.signing.get().map(|s| s.key.public())
     }
 
-    /// The health of the ledger.
+    /// Returns the health of the ledger.
     pub fn health(&self) -> Health {
         self.inner.shared.health.borrow().clone()
     }
@@ -241,13 +243,14 @@ impl Ledger {
         self.inner.shared.health.subscribe()
     }
 
-    /// Returns how many records wait for the disk, and how many of them are endings.
+    /// Returns the number of records that wait for the disk, and the number of endings among them.
     pub fn waiting(&self) -> (usize, usize) {
         let state = self.inner.shared.lock();
         (state.waiting, state.deferred)
     }
 
-    /// Streams durable records from `from` on, then new ones; 0 streams only new ones. A slow reader delays nothing.
+    /// Streams durable records from `from` on, then new records. 0 streams only new records. A slow reader delays
+    /// nothing.
     pub fn tail(&self, from: u64) -> Tail {
         let shared = &self.inner.shared;
         Tail::new(self.inner.disk.clone(), shared.durable.subscribe(), shared.stopped.subscribe(), from)
@@ -264,7 +267,7 @@ impl Ledger {
         }
     }
 
-    /// Takes no more appends, writes what waits, and ends the thread. May be called twice.
+    /// Refuses further appends, writes the waiting records, and ends the thread. May be called twice.
     pub async fn close(&self, deadline: Duration) -> Result<Head, CloseError> {
         self.inner.shared.close();
         let how = tokio::select! {
@@ -302,7 +305,7 @@ impl Drop for LedgerParts {
 }
 
 impl Appending {
-    /// The index that it has if it becomes durable; `None` if it was refused.
+    /// Returns the index that the record has if it becomes durable. `None` if the record was refused.
     pub fn index(&self) -> Option<u64> {
         match &self.state {
             AppendingState::Refused(_) => None,
@@ -324,7 +327,7 @@ impl Future for Appending {
 }
 
 impl Deferred {
-    /// Resolves to the index when the record is durable. It may be dropped: the record is written all the same.
+    /// Resolves to the index when the record is durable. If the future is dropped, the record is still written.
     pub async fn durable(self) -> Result<u64, LedgerError> {
         self.answer?.await.unwrap_or(Err(LedgerError::Closed))
     }

@@ -1,23 +1,23 @@
-//! The state of the ledger: its health, how it ended, and why a record is not durable.
+//! The state of the ledger: its health, the end of its writer, and the reasons for which a record is not durable.
 
 use std::sync::Arc;
 
 use crate::limits;
 
-/// What the ledger can do now.
+/// The records that the ledger accepts now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
-    /// Accepts everything.
+    /// The ledger accepts all records.
     Good,
-    /// The disk is full: the reserve was given up for endings, and nothing else is accepted.
+    /// The disk is full. The reserve was given up for endings, and other records are refused.
     EndingsOnly { why: Arc<str> },
-    /// Writing fails. Endings are kept in memory, and nothing else is accepted.
+    /// Writing fails. Endings are kept in memory, and other records are refused.
     Failing { why: Arc<str> },
-    /// Closed, or its thread died.
+    /// The ledger is closed, or its thread ended.
     Stopped,
 }
 
-/// How the writer thread ended.
+/// The end of the writer thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriterEnd {
     /// The writer was asked to end.
@@ -26,7 +26,7 @@ pub enum WriterEnd {
     Died,
 }
 
-/// Why a record is not, or not known to be, durable.
+/// The reasons for which a record is not durable, or not known to be durable.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LedgerError {
     #[error("the ledger cannot be written now: {why}")]
@@ -47,7 +47,7 @@ pub enum LedgerError {
     NoSuchIndex { index: u64 },
 }
 
-/// Why a close is not a clean one.
+/// The reasons for which a close is not clean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CloseError {
     #[error("{records} records could not be written before the ledger was closed")]

@@ -1,4 +1,4 @@
-//! What the ledger records of a job: its description, its gates and approvals, and the decision on it.
+//! The records about a job: its specification, its gates and approvals, and the decision.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// A job, as it was described and decided.
+/// A new job, with its specification and decision.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct JobCreated {
     pub job: JobId,
@@ -25,21 +25,21 @@ pub struct JobCreated {
     pub request_digest: Option<Digest>,
     pub at: LeaseTime,
     pub ends: LeaseTime,
-    /// What the job opens, as the catalog had it.
+    /// The inputs of the job, with the facts of the catalog.
     pub inputs: Vec<InputRecord>,
     pub outputs: Vec<ResourceName>,
     pub decision: DecisionRecord,
-    /// Gates that hold it back; empty if it is ready.
+    /// Gates that lack approval. Empty if the job is ready.
     pub waiting_for: Vec<GateRecord>,
-    /// Which job of a sweep it is; 1 for the first.
+    /// The number of the job in its parameter sweep, counted from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep_number: Option<u32>,
-    /// The approvals of its sweep that it had from its creation on.
+    /// The approvals of the sweep that the job has from its creation on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<ApprovalRecord>,
 }
 
-/// A gate that holds a job back.
+/// A gate of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GateRecord {
     pub id: String,
@@ -50,7 +50,7 @@ pub struct GateRecord {
     pub approval_ttl_ms: u64,
 }
 
-/// How long approvals are good if the record does not say it, because an older daemon wrote it: an hour.
+/// The lifetime of approvals in records of older daemons, which do not have it: an hour.
 fn approval_ttl_of_old_records() -> u64 {
     3_600_000
 }
@@ -113,7 +113,7 @@ pub struct JobSpec {
     pub acting_for: Option<HumanName>,
     pub credential_ttl_ms: Option<u64>,
     pub drain_ms: Option<u64>,
-    // Left out if empty, so that the digest of a job of an older daemon stays what it was.
+    // The change ticket. It is left out if it is empty, so that the digests of older jobs stay the same.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub ticket: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -126,7 +126,7 @@ pub struct JobSpec {
     pub sweep: Option<SweepRecord>,
 }
 
-/// A sweep over free parameters. The digest of a request leaves out the values.
+/// A parameter sweep. The digest of a request leaves out the values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SweepRecord {
     pub jobs: u32,
@@ -138,20 +138,20 @@ pub struct SweepRecord {
 pub struct InputRecord {
     pub resource: ResourceName,
     pub pin: Pin,
-    /// The URL of its folder. Absent in older records.
+    /// The URL of the resource's folder. Absent in older records.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub location: String,
-    /// Only datasets have this.
+    /// The classification. Only datasets have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub classification: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub data_classes: Vec<String>,
-    /// Only models have this.
+    /// The tier. Only models have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tier: Option<String>,
 }
 
-/// What policy decided, and which policy it was.
+/// A decision, and the policy that made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DecisionRecord {
     /// `allow` or `wait`. Denials have their own record.
@@ -160,19 +160,19 @@ pub struct DecisionRecord {
     pub rules: Vec<String>,
     pub policy: Digest,
     pub catalog: Digest,
-    /// The gates that people had opened. Absent in records of older daemons, and if there is none.
+    /// The approved gates. Absent in records of older daemons, and if there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approved: Vec<String>,
-    /// What made the job risky.
+    /// The risk of the job.
     #[serde(default, skip_serializing_if = "RiskRecord::is_none")]
     pub risk: RiskRecord,
 }
 
-/// What made a job risky when it was decided.
+/// The risk of a job at the time of the decision.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RiskRecord {
     pub score: u32,
-    /// Sorted words of a closed set.
+    /// The reasons: sorted words of a closed set.
     pub reasons: Vec<String>,
 }
 

@@ -1,43 +1,45 @@
 //! The ledger: the append-only, hash-chained, durable record of every decision and every ending.
 //!
-//! Owns the records' form, their order, the chain, the files and the thread that writes them. It never decides anything,
-//! never reads the clock of the machine, never rewrites a record, and never holds a secret.
+//! This module defines the form and order of records, the chain, the files and the thread that writes them. It never
+//! decides, never reads the clock of the machine, never rewrites a record, and never contains a secret.
 //!
-//! **Two ways in.** What widens access is [`append`](Ledger::append)ed: refused at once while the disk is away, and
-//! answered when it is durable. What narrows access is [`defer`](Ledger::defer)red: never refused, not waited for, and
-//! written first once the disk is back.
+//! **Two kinds of records.** A record that widens access is [`append`](Ledger::append)ed. It is refused at once while
+//! the disk fails, and the caller waits until it is durable. A record that narrows access is
+//! [`defer`](Ledger::defer)red. It is never refused, callers do not wait for it, and it is written first when the disk
+//! works again.
 //!
-//! **An index is fixed when a record is accepted**, and the index of a deferred record is never given to another
-//! record in this epoch. When writing fails, appended records that were accepted and not yet durable are refused.
-//! Their indexes are given again if no deferred record was accepted after them. Otherwise they stay empty, and the record
-//! after the gap says so (`"refused":n`). An index that was not reported as durable is valid in its own epoch only: after a
-//! restart it may be another record's. If the daemon dies before it can cut off a refused append, that record may still be
-//! on disk, whole: `Unavailable` means not known to be durable.
+//! **An index is fixed when a record is accepted**, and the index of a deferred record is never given to another record
+//! in this epoch. When writing fails, appended records that were accepted but are not durable yet are refused. Their
+//! indexes are used again if no deferred record was accepted after them. Otherwise the indexes stay empty, and the
+//! record after the gap says so (`"refused":n`). An index that was not reported as durable is valid only in its own
+//! epoch, because another record may get it after a restart. If the daemon stops before it can cut off a refused
+//! append, the complete record may still be on disk. So `Unavailable` means that the record is not known to be durable.
 //!
-//! **What the chain shows.** Each line ends with the hash of itself and begins with the digest of the line
-//! before it. A changed, removed, moved or inserted byte or line is found, also in the last line. Anyone who can write the
-//! files can compute another chain, or cut the tail. Only a comparison with a [`Head`] kept elsewhere shows that, so a
-//! [`SignedHead`] goes out with answers and with each tick of the fence feed.
-//! The `head` file beside the segments, written each second and at a clean stop, finds accidents, not attackers; a
-//! [`HeadCopy`] on another disk finds both.
+//! **What the chain shows.** Each line ends with its own hash and begins with the digest of the previous line. A
+//! changed, removed, moved or inserted byte or line is found, also in the last line. A person who can write the files
+//! can compute another chain, or cut the tail. Only a comparison with a [`Head`] on another machine shows that, so the
+//! daemon sends a [`SignedHead`] with answers and with each tick of the fence feed. The `head` file in the same
+//! directory is written each second and at a clean stop. It shows accidents, but not attacks. A [`HeadCopy`] on another
+//! disk shows both.
 //!
-//! **A segment begins with a snapshot** if the ledger was opened [with a fold](Ledger::open_folded): the state of all records
-//! before it, in a separate file, whose digest is a record of that segment. The next start reads the last snapshot and the
-//! records from its segment on. Verifying proves that each snapshot follows from the records before it. Older segments may be
-//! moved away; `verify` refuses what a start would refuse.
+//! **A segment begins with a snapshot** if the ledger was opened [with a fold](Ledger::open_folded). The snapshot is a
+//! separate file with the state of all records before the segment. Its digest is a record of that segment. The next
+//! start reads the last snapshot and the records from its segment on. Verifying proves that each snapshot follows from
+//! the records before it. Older segments may be moved away. `verify` refuses a ledger that a start would refuse.
 //!
-//! **A synced file must still have its name.** After each sync, and every [`limits::LEDGER_LOOK`](crate::limits::LEDGER_LOOK)
-//! without one, the writer checks that the segment's name still leads to the file that it writes. A directory that shows that
-//! it had a ledger (a head, a key, a snapshot) and has none is never treated as a first start.
+//! **A synced file must still have its name.** After each sync, and every
+//! [`limits::LEDGER_LOOK`](crate::limits::LEDGER_LOOK) without one, the writer checks that the segment's name still
+//! leads to the file that it writes. If a directory has traces of a ledger (a head, a key, a snapshot) but no segments,
+//! it is never treated as a first start.
 //!
-//! | File | Holds |
+//! | File | Contains |
 //! |---|---|
 //! | `ledger-<first index, 20 digits>.jsonl` | a segment: one record per line |
-//! | `state-<index, 20 digits>.snapshot` | what follows from all records before that one, the first of a segment |
-//! | `head` | index and digest of a record that was durable |
-//! | `head.key`, `head.pub` | the key that heads are signed with and tickets derived from, and its public half |
-//! | `reserve` | room on the disk, given back when it is full, for endings only |
-//! | `lock` | the process that has the ledger; an exclusive `flock` |
+//! | `state-<index, 20 digits>.snapshot` | the state after all records before a segment |
+//! | `head` | index and digest of a durable record |
+//! | `head.key`, `head.pub` | the private key that signs heads and from which tickets are derived, and its public half |
+//! | `reserve` | reserved disk space for endings; it is freed when the disk is full |
+//! | `lock` | the process that has the ledger, with an exclusive `flock` |
 
 mod chain;
 mod copy;

@@ -1,4 +1,4 @@
-//! Opening a ledger: lock it, read all of it, repair what a crash left, start the writer.
+//! Opens a ledger: locks and reads it, repairs the effects of a crash, and starts the writer.
 
 use std::{
     io::{self, Read},
@@ -28,34 +28,34 @@ use crate::{
     limits,
 };
 
-/// Settings of a ledger. The defaults are those of [`limits`].
+/// Settings of a ledger. The defaults are in [`limits`].
 #[derive(Clone, Debug)]
 pub struct Options {
     /// A new segment begins after this many bytes.
     pub segment_bytes: u64,
     /// A new segment begins after this many records, if segments begin with snapshots.
     pub segment_records: u64,
-    /// Bytes kept back for endings on a full disk; 0 keeps none.
+    /// The number of bytes that are reserved for endings on a full disk. 0 reserves none.
     pub reserve_bytes: u64,
-    /// The backoff after a write error; doubled up to `retry_max`.
+    /// The first backoff after a write error. It is doubled up to `retry_max`.
     pub retry_first: Duration,
     pub retry_max: Duration,
-    /// Endings kept one by one while the disk is away.
+    /// The number of endings that are kept one by one while the disk fails.
     pub deferred_max: usize,
-    /// Interval between two checks that the files still exist. The head is kept as often.
+    /// The interval between two checks that the files still exist. The head is written at the same interval.
     pub look: Duration,
-    /// The most bytes of a snapshot.
+    /// The highest number of bytes of a snapshot.
     pub snapshot_bytes_max: u64,
-    /// A durable record that was noted elsewhere: a ledger that ends before it is refused.
+    /// A durable record that is known from another place. A ledger that ends before this record is refused.
     pub kept: Option<Head>,
-    /// What a start does if the directory shows that it had a ledger, and has none.
+    /// The reaction of a start if the directory has traces of a ledger, but no ledger.
     pub lost: Lost,
 }
 
-/// What a start does if the directory shows that it had a ledger, and has none.
+/// The reaction of a start if the directory has traces of a ledger, but no ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lost {
-    /// The start fails: the locks, jobs and decisions of that ledger are not known.
+    /// The start fails, because the locks, jobs and decisions of that ledger are not known.
     #[default]
     Refuse,
     /// The start begins a new ledger, because an operator asked for it. It fails if a ledger exists.
@@ -83,19 +83,19 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Opened {
     pub ledger: Ledger,
-    /// All records, in order; empty if they were handed out one by one.
+    /// All records in order. Empty if they were handed out one by one.
     pub entries: Vec<Record>,
-    /// One more than the last epoch in the ledger. It counts once its own record is durable.
+    /// The new epoch: one more than the last epoch in the ledger. It counts when its record is durable.
     pub epoch: u64,
-    /// The latest time of any record: the present is not before it.
+    /// The latest time in the records. The present time is not before it.
     pub latest: Option<Wall>,
-    /// What was repaired or is wrong, for people.
+    /// Repairs and problems, for people.
     pub warnings: Vec<String>,
     /// The last known record of a lost ledger, if this ledger replaces it.
     pub replaces: Option<Head>,
 }
 
-/// Why a ledger cannot be opened.
+/// The reasons for which a ledger cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the ledger cannot be taken: {0}")]
@@ -119,11 +119,11 @@ pub enum OpenError {
     Io { what: &'static str, source: io::Error },
 }
 
-/// What was read on opening, one by one or folded.
+/// The records that were read on opening, one by one or folded.
 struct Past {
     begin: WalkStart,
     latest: Option<Wall>,
-    /// The fold to go on with.
+    /// The fold with which the writer continues.
     fold: Option<Box<dyn Fold>>,
     snapshot: Option<Snapshot>,
     records: u64,
@@ -158,8 +158,8 @@ impl Ledger {
         Ok(opened)
     }
 
-    /// Opens the ledger on a disk and hands out its records one by one, as they are read. If this fails, what was
-    /// handed out is void.
+    /// Opens the ledger on a disk and hands out its records one by one, as they are read. If this fails, the records
+    /// that were handed out are void.
     pub fn open_with(
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
@@ -277,7 +277,7 @@ impl Ledger {
             unsealed: None,
             fold,
             latest: latest.unwrap_or(Wall(0)),
-            // Records that took long to read now are in a snapshot the next time.
+            // If there were many records to read, the next start finds them in a snapshot.
             since_snapshot: Size { count: records, bytes: walked.bytes },
             snapshot: Size {
                 count: u64::try_from(held).unwrap_or(u64::MAX),
@@ -304,7 +304,7 @@ fn read(disk: &dyn Disk, options: &Options, begin: WalkStart, each: Each<'_>) ->
     let walked = chain::walk(disk, &heads, begin, each);
     let is_empty = match &walked {
         Ok(walked) => walked.head == Head::START,
-        // A head was kept, but there is no record.
+        // There is a head, but no record.
         Err(ReadError::Tamper(Tamper { index: 0, what: Fault::TailCut { .. }, .. })) => true,
         Err(_) => false,
     };
@@ -320,8 +320,8 @@ fn find_traces(disk: &dyn Disk) -> Result<Vec<String>, OpenError> {
     file_checks::ledger_traces(disk).map_err(|source| OpenError::Io { what: "looked for", source })
 }
 
-/// Clears what a lost ledger left, if an operator asked for it, and returns its last record as far as it is known. Keeps
-/// the key.
+/// Removes the remains of a lost ledger, if an operator asked for that. Returns the last known record of that ledger.
+/// Keeps the key.
 fn clear_lost(disk: &dyn Disk, options: &Options) -> Result<Option<Head>, OpenError> {
     if options.lost == Lost::Refuse {
         return Ok(None);
@@ -365,7 +365,7 @@ fn repair(disk: &dyn Disk, end: &SegmentEnd, warnings: &mut Vec<String>) -> io::
     }
 }
 
-/// Opens the last segment. What a killed process left may be in memory only, so it is synced first.
+/// Opens the last segment. Bytes of a killed process may only be in memory, so the file is synced first.
 fn open_last(disk: &dyn Disk, last: Option<(String, u64)>) -> io::Result<Option<OpenSegment>> {
     let segment = last.map(|(name, bytes)| {
         let mut file = disk.append(&name)?;
@@ -377,13 +377,13 @@ fn open_last(disk: &dyn Disk, last: Option<(String, u64)>) -> io::Result<Option<
     Ok(segment)
 }
 
-/// Allocates the reserve. If that fails, returns why appends are refused.
+/// Allocates the reserve. If that fails, returns the reason for which appends are refused.
 fn take_reserve(disk: &dyn Disk, bytes: u64, warnings: &mut Vec<String>) -> Option<Arc<str>> {
     let reserve = if bytes == 0 { Ok(()) } else { disk.reserve(RESERVE_FILE, bytes) };
     let error = reserve.err()?;
     warnings.push(format!("the ledger's reserve cannot be taken, nothing is appended until it is: {error}"));
     if is_full(&error) {
-        // A partial reserve would only use space that the endings need.
+        // A partial reserve would only use space that endings need.
         let _ = disk.remove(RESERVE_FILE);
     }
     Some(error.to_string().into())

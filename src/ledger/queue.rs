@@ -33,14 +33,16 @@ pub(super) struct QueueState {
     pub(super) next: u64,
     /// Accepted records, in order, that the writer has not taken.
     queue: VecDeque<Waiting>,
-    /// Records in the queue and with the writer; the endings among them; the bytes of all.
+    /// The number of records in the queue and with the writer.
     pub(super) waiting: usize,
+    /// The number of endings among these records.
     pub(super) deferred: usize,
+    /// The bytes of these records.
     pub(super) bytes: usize,
     pub(super) head: Head,
-    /// Indexes of coalesced records: they never count as durable.
+    /// Indexes of coalesced records. They never count as durable.
     pub(super) coalesced: BTreeSet<u64>,
-    /// Why appends are refused.
+    /// The reason if appends are refused.
     shut: Option<Arc<str>>,
     closing: bool,
     pub(super) stopped: Option<WriterEnd>,
@@ -67,15 +69,15 @@ pub(super) enum Admission {
     Defer,
 }
 
-/// Why the writer thread was woken.
+/// The reason for which the writer thread was woken.
 pub(super) enum WriterTurn {
     Write(Vec<Waiting>),
-    /// No record came for a while: check the files.
+    /// No record came for a while. The writer checks the files.
     Look,
     Close,
 }
 
-/// Why the writer thread retries a disk that failed.
+/// The reason for which the writer thread retries a failed disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Again {
     Time,
@@ -83,7 +85,8 @@ pub(super) enum Again {
     Close,
 }
 
-/// The greatest number of indexes of coalesced records that are remembered. Each stands for one burst above the bound.
+/// The highest number of indexes of coalesced records that are remembered. Each index stands for one burst above the
+/// bound.
 const COALESCED_MAX: usize = 1_024;
 
 impl QueueState {
@@ -185,7 +188,7 @@ impl Coalesced {
 }
 
 impl RecordQueue {
-    /// `shut` is the reason to refuse appends from the start, if there is one.
+    /// Makes a queue. `shut` is the reason if appends are refused from the start.
     pub(super) fn new(head: Head, shut: Option<Arc<str>>) -> Self {
         let health = shut.clone().map_or(Health::Good, |why| Health::Failing { why });
         RecordQueue {
@@ -209,7 +212,7 @@ impl RecordQueue {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
-        // A panic under this mutex never leaves the state half changed.
+        // A panic under this mutex never leaves the state incomplete.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -218,7 +221,7 @@ impl RecordQueue {
         self.wake.notify_one();
     }
 
-    /// Waits for records, at most for `idle`. All that wait are one batch. The last batch comes before `Close`.
+    /// Waits for records, at most for `idle`. All waiting records are one batch. The last batch comes before `Close`.
     pub(super) fn next(&self, idle: Duration) -> WriterTurn {
         let mut state = self.lock();
         loop {
@@ -236,13 +239,13 @@ impl RecordQueue {
         }
     }
 
-    /// Takes the endings that wait, if there are any.
+    /// Takes the waiting endings, if there are any.
     pub(super) fn next_endings(&self) -> Option<Vec<Waiting>> {
         let mut state = self.lock();
         (!state.queue.is_empty()).then(|| state.take())
     }
 
-    /// Notes that a batch is durable, and answers all who wait for it.
+    /// Marks a batch as durable, and answers the callers that wait for it.
     pub(super) fn written(&self, batch: Vec<Waiting>, head: Head) {
         let mut state = self.lock();
         state.head = head;
@@ -259,7 +262,7 @@ impl RecordQueue {
         }
     }
 
-    /// Notes that writing failed: shuts appends, refuses the accepted ones, and keeps the endings in order.
+    /// Handles a failed write: stops appends, refuses the accepted appends, and keeps the endings in order.
     pub(super) fn failed(&self, batch: Vec<Waiting>, health: Health) {
         let why: Arc<str> = match &health {
             Health::EndingsOnly { why } | Health::Failing { why } => why.clone(),
@@ -299,7 +302,7 @@ impl RecordQueue {
         true
     }
 
-    /// Waits until a failed disk is worth a retry. If `eager`, an ending that waits is a reason for a retry.
+    /// Waits until the next retry of a failed disk. If `eager`, a waiting ending is a reason for a retry.
     pub(super) fn again(&self, delay: Duration, eager: bool) -> Again {
         let state = self.lock();
         let idle = |s: &mut QueueState| !s.closing && (!eager || s.queue.is_empty());
@@ -314,7 +317,7 @@ impl RecordQueue {
         }
     }
 
-    /// Notes that the thread ends. Callers that wait get an error; records that wait are lost with the process.
+    /// Marks the end of the thread. Waiting callers get an error. Waiting records are lost with the process.
     pub(super) fn stop(&self, how: WriterEnd) {
         let mut state = self.lock();
         state.stopped = Some(how);

@@ -3,9 +3,10 @@
 //! ```text
 //! {"v":1,"index":7,"prev":"sha256:…","time":"2026-11-20T10:02:11.402Z","epoch":3,"type":…,…,"hash":"sha256:…"}
 //! ```
-//! The envelope has one text form, in this order, so that a record can be read and checked without building a tree of it.
-//! `prev` is SHA-256 over the bytes of the line before, without its newline; all zero for the first. `hash` is SHA-256 over
-//! the bytes of this line up to `,"hash"`. `"refused":n` follows `epoch` if the n indexes before this one were refused.
+//! The envelope has one text form, in this order, so that a record can be read and checked without a tree of its JSON.
+//! `prev` is SHA-256 over the bytes of the previous line, without its newline. It is all zero for the first record.
+//! `hash` is SHA-256 over the bytes of this line up to `,"hash"`. `"refused":n` follows `epoch` if the n indexes before
+//! this one were refused.
 
 use std::io::Write;
 
@@ -15,29 +16,30 @@ use serde::{Deserialize, Serialize};
 use super::{event::Event, fault::Fault};
 use crate::{clock::Wall, name::Digest};
 
-/// The version of the form that is written. Older ones stay readable.
+/// The version of the written form. Older versions can still be read.
 const VERSION: u64 = 1;
 
 const HASH_OPEN: &str = ",\"hash\":\"sha256:";
-/// From `,"hash"` to the end of the line.
+/// The number of bytes from `,"hash"` to the end of the line.
 const HASH_BYTES: usize = HASH_OPEN.len() + 64 + 2;
 
-/// One record, as it was read.
+/// A record that was read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Record {
     /// The record's index in the ledger, from 1.
     pub index: u64,
-    /// The digest of the line before it.
+    /// The digest of the previous line.
     pub prev: Digest,
-    /// When it was accepted. The wall clock may step: order is by `index`.
+    /// The time at which the record was accepted. The wall clock may step, so the order is by `index`.
     pub time: Wall,
     pub epoch: u64,
-    /// Indexes right before this one that have no record: their records were accepted, and refused after a write error.
+    /// The number of empty indexes directly before this record. Their records were accepted, and refused after a write
+    /// error.
     pub refused: u64,
     pub event: Event,
 }
 
-/// A position in the chain: the index of a record and the digest of its line. All zero before the first.
+/// A position in the chain: the index of a record and the digest of its line. All zero before the first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Head {
@@ -46,14 +48,14 @@ pub struct Head {
 }
 
 impl Head {
-    /// Before the first record.
+    /// The position before the first record.
     pub const START: Head = Head { index: 0, digest: Digest::ZERO };
 }
 
-/// Bytes of the text of an issued credential, which is the most frequent record.
+/// The usual size of the text of an issued credential, which is the most frequent record.
 const USUAL_BYTES: usize = 1_536;
 
-/// An event as JSON, written once: to count its bytes, and for its line.
+/// An event as JSON. It is written once, to count its bytes and to make its line.
 #[derive(Clone, Debug)]
 pub struct EventText(String);
 
@@ -64,23 +66,23 @@ impl EventText {
         String::from_utf8(text).map(EventText).map_err(serde::ser::Error::custom)
     }
 
-    /// Its size in bytes as it is recorded, without the envelope.
+    /// Returns the size of the recorded event in bytes, without the envelope.
     pub fn bytes(&self) -> usize {
         self.0.len()
     }
 
-    /// Its fields, without the braces.
+    /// Returns the fields, without the braces.
     pub(super) fn as_str(&self) -> &str {
         self.0.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default()
     }
 
-    /// The event's `type`.
+    /// Returns the `type` of the event.
     pub(super) fn kind(&self) -> &str {
         kind_of(self.as_str())
     }
 }
 
-/// The `type` that a text of fields begins with.
+/// Returns the `type` with which a text of fields begins.
 fn kind_of(fields: &str) -> &str {
     fields.strip_prefix("\"type\":\"").and_then(|t| t.split_once('"')).map_or("", |(kind, _)| kind)
 }
@@ -108,7 +110,7 @@ pub(super) fn encode(out: &mut Vec<u8>, envelope: &Envelope, event: &EventText) 
     }
     out.push(b',');
     out.extend_from_slice(event.as_str().as_bytes());
-    // The hash of the line so far, and the digest of the whole line, in one pass.
+    // One pass computes the hash of the line so far, and the digest of the whole line.
     let mut whole = Context::new(&SHA256);
     whole.update(out.get(from..).unwrap_or_default());
     let sealed = out.len();
@@ -123,21 +125,21 @@ fn finished(sha256: Context) -> Digest {
     sha256.finish().as_ref().try_into().map_or(Digest::ZERO, Digest)
 }
 
-/// A line that matches its own hash, split into parts; its event is not read yet.
+/// A line that matches its own hash, split into parts. The event is not read yet.
 pub(super) struct Line<'a> {
     pub(super) index: u64,
     pub(super) prev: Digest,
     pub(super) time: Wall,
     pub(super) epoch: u64,
     pub(super) refused: u64,
-    /// The event's `type`.
+    /// The `type` of the event.
     pub(super) kind: &'a str,
     pub(super) fields: &'a str,
     /// The line's own hash.
     pub(super) hash: Digest,
 }
 
-/// The `type` of the record that a segment begins with.
+/// The `type` of the record with which a segment begins.
 pub(super) const SNAPSHOT: &str = "snapshot";
 
 /// Reads the event from its fields.
@@ -152,15 +154,15 @@ impl Line<'_> {
     }
 }
 
-/// Reads a line whole.
+/// Reads a complete line.
 pub(super) fn decode(line: &[u8]) -> Result<(Record, &str), Fault> {
     let line = split(line)?;
     let kind = line.kind;
     Ok((line.record()?, kind))
 }
 
-/// Splits a line without its newline, and compares it with its own hash. Accepts only what [`encode`] writes; the event is
-/// left for [`event`] to read.
+/// Splits a line without its newline, and compares it with its own hash. Accepts only lines in the form of [`encode`].
+/// The event is not read: [`event`] does that.
 pub(super) fn split(line: &[u8]) -> Result<Line<'_>, Fault> {
     let line = std::str::from_utf8(line).map_err(|_| Fault::Malformed("it is not UTF-8"))?;
     let rest = line.strip_prefix("{\"v\":").ok_or(Fault::Malformed("it does not begin with `{\"v\":`"))?;
@@ -192,14 +194,14 @@ pub(super) fn split(line: &[u8]) -> Result<Line<'_>, Fault> {
     Ok(Line { index, prev, time, epoch, refused, kind: kind_of(fields), fields, hash })
 }
 
-/// The index of a line that is known to be good.
+/// Returns the index of a line that is known to be valid.
 pub(super) fn index_of(line: &[u8]) -> Option<u64> {
     let start = std::str::from_utf8(line.get(..line.len().min(64))?).ok()?;
     let (_, rest) = number(start.strip_prefix("{\"v\":")?)?;
     field(rest, ",\"index\":").map(|(index, _)| index)
 }
 
-/// The bytes that follow a whole record in a line that should hold nothing else.
+/// Returns the bytes after a complete record in a line that should contain only the record.
 pub(super) fn after_whole_record(line: &[u8]) -> Option<&[u8]> {
     let open = HASH_OPEN.as_bytes();
     let at = line.windows(open.len()).rposition(|w| w == open)?;
@@ -207,7 +209,7 @@ pub(super) fn after_whole_record(line: &[u8]) -> Option<&[u8]> {
     decode(record).is_ok().then_some(rest)
 }
 
-/// A decimal number without sign or leading zeros, and what follows it.
+/// Reads a decimal number without sign or leading zeros. Also returns the rest of the text.
 fn number(text: &str) -> Option<(u64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at_checked(end)?;

@@ -7,15 +7,15 @@ const DIGITS: usize = 20;
 
 const SNAPSHOT_PREFIX: &str = "state-";
 const SNAPSHOT_SUFFIX: &str = ".snapshot";
-/// A snapshot while it is written.
+/// The name of a snapshot while it is written.
 pub(super) const SNAPSHOT_DRAFT: &str = "snapshot.new";
 
-/// The name of the segment that begins with this index.
+/// Returns the name of the segment that begins with this index.
 pub(super) fn name(first: u64) -> String {
     format!("{PREFIX}{first:020}{SUFFIX}")
 }
 
-/// Returns the first index of a segment by its name; `None` if the file is not a segment.
+/// Returns the first index of a segment from its name. `None` if the file is not a segment.
 pub(super) fn first(name: &str) -> Option<u64> {
     number(name, PREFIX, SUFFIX)
 }
@@ -26,12 +26,12 @@ fn number(name: &str, prefix: &str, suffix: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
-/// The name of the snapshot whose record has this index.
+/// Returns the name of the snapshot whose record has this index.
 pub(super) fn snapshot_name(index: u64) -> String {
     format!("{SNAPSHOT_PREFIX}{index:020}{SNAPSHOT_SUFFIX}")
 }
 
-/// The snapshots among the files of a directory, in order.
+/// Returns the snapshots among the files of a directory, in order.
 pub(super) fn snapshots_of(files: Vec<String>) -> Vec<(u64, String)> {
     let index = |f: &str| number(f, SNAPSHOT_PREFIX, SNAPSHOT_SUFFIX);
     let mut all: Vec<_> = files.into_iter().filter_map(|f| Some((index(&f)?, f))).collect();
@@ -39,7 +39,7 @@ pub(super) fn snapshots_of(files: Vec<String>) -> Vec<(u64, String)> {
     all
 }
 
-/// The segments among the files of a directory, in order.
+/// Returns the segments among the files of a directory, in order.
 pub(super) fn of(files: Vec<String>) -> Vec<(u64, String)> {
     let mut segments: Vec<_> = files.into_iter().filter_map(|f| Some((first(&f)?, f))).collect();
     segments.sort();

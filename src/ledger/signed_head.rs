@@ -1,10 +1,10 @@
 //! Signed heads of the ledger. Verifiers and auditors keep them, to detect a truncated or rewritten ledger.
 //!
-//! The ledger's key is an Ed25519 pair, created at the first start and kept from then on: `head.key`, private to the daemon's user,
-//! and `head.pub` for auditors, beside the segments. A signed head is one line of JSON,
-//! `{"v":1,"epoch":…,"index":…,"digest":…,"time":…,"key":…,"signature":…}`; the signature is over
-//! `leasehold ledger head` and a newline, and then the line up to `,"signature"`. Anyone who has the key and the files
-//! can rewrite the ledger and sign the result. So the daemon sends heads all the time, to every follower.
+//! The ledger's key is an Ed25519 pair. The first start creates it in the directory of the segments: `head.key`,
+//! private to the daemon's user, and `head.pub` for auditors. A signed head is one line of JSON,
+//! `{"v":1,"epoch":…,"index":…,"digest":…,"time":…,"key":…,"signature":…}`. The signature covers `leasehold ledger
+//! head`, a newline, and the line up to `,"signature"`. A person who has the key and the files can rewrite the ledger
+//! and sign the result. So the daemon sends new heads to every follower all the time.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -30,13 +30,13 @@ use crate::{clock::Wall, limits, name::Digest, secret::Secret};
 
 pub(super) const KEY_FILE: &str = "head.key";
 const KEY_DRAFT: &str = "head.key.new";
-/// The public key's file, in the ledger's directory.
+/// The name of the public key's file in the ledger's directory.
 pub const HEAD_PUBLIC_FILE: &str = "head.pub";
 const CONTEXT: &str = "leasehold ledger head\n";
 /// The salt for secrets that are derived from the key.
 const DERIVED: &str = "leasehold derived from the ledger's key";
 const SIGNATURE: &str = ",\"signature\":\"";
-/// SubjectPublicKeyInfo of Ed25519 (RFC 8410) before the 32 bytes.
+/// The bytes of an Ed25519 SubjectPublicKeyInfo (RFC 8410) before the 32 bytes of the key.
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// The ledger's private key.
@@ -54,18 +54,18 @@ pub struct HeadPublic([u8; 32]);
 /// A durable record, signed with the ledger's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedHead {
-    /// The run of the daemon that signed it, counted from 1.
+    /// The run of the daemon that signed the head, counted from 1.
     pub epoch: u64,
     /// The index and the digest of the record.
     pub head: Head,
-    /// When it was signed, on the daemon's wall clock.
+    /// The time of the signature, on the daemon's wall clock.
     pub time: Wall,
     /// SHA-256 of the public key's SubjectPublicKeyInfo.
     pub key: Digest,
     line: String,
 }
 
-/// Why the ledger's key cannot be used.
+/// The reasons for which the ledger's key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum HeadKeyError {
     #[error("the ledger's key {file} cannot be {what}")]
@@ -78,7 +78,7 @@ pub enum HeadKeyError {
     Generate,
 }
 
-/// Why a signed head is not accepted.
+/// The reasons for which a signed head is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
     #[error("it is not a signed head")]
@@ -90,8 +90,8 @@ pub enum HeadError {
 }
 
 impl HeadKey {
-    /// Opens the key in the ledger's directory, or creates one. A new key is a draft until [`keep`](Self::keep) renames it. `keep`
-    /// is called after the first record: a final key without records means that the ledger was lost.
+    /// Opens the key in the ledger's directory, or creates a new key. A new key is a draft until [`keep`](Self::keep)
+    /// renames it. `keep` is called after the first record: a final key without records means that the ledger was lost.
     pub fn open(dir: &Path) -> Result<Self, HeadKeyError> {
         let failed = |what| move |source| HeadKeyError::Io { file: KEY_FILE, what, source };
         let malformed = HeadKeyError::Malformed { file: KEY_FILE, what: "an Ed25519 key in PKCS#8" };
@@ -132,8 +132,8 @@ impl HeadKey {
         }
     }
 
-    /// Derives a secret for a purpose: HKDF-SHA-256 (RFC 5869). It stays the same as long as the key does, and
-    /// does not reveal the key.
+    /// Derives a secret for a purpose with HKDF-SHA-256 (RFC 5869). The secret is the same as long as the key is the
+    /// same, and it does not reveal the key.
     pub fn derive(&self, purpose: &str) -> Result<Secret, HeadKeyError> {
         let mut bytes = zeroize::Zeroizing::new([0u8; 32]);
         let info = [purpose.as_bytes()];
@@ -166,17 +166,17 @@ impl std::fmt::Debug for HeadKey {
 }
 
 impl HeadPublic {
-    /// SHA-256 of the SubjectPublicKeyInfo.
+    /// Returns the SHA-256 of the SubjectPublicKeyInfo.
     pub fn id(&self) -> Digest {
         Digest::of(&self.spki())
     }
 
-    /// Writes what [`HeadPublic::from_pem`] reads.
+    /// Writes the PEM text that [`HeadPublic::from_pem`] reads.
     pub fn to_pem(&self) -> String {
         to_pem("PUBLIC KEY", &self.spki())
     }
 
-    /// Reads a PEM file's text: one Ed25519 public key.
+    /// Reads the PEM text of one Ed25519 public key.
     pub fn from_pem(text: &str) -> Option<Self> {
         let der = from_pem("PUBLIC KEY", text)?;
         der.strip_prefix(SPKI.as_slice())?.try_into().ok().map(HeadPublic)
@@ -210,7 +210,7 @@ impl SignedHead {
     }
 }
 
-/// Reads a line. [`HeadPublic::verify`] checks its signature.
+/// Reads a signed head from its line. [`HeadPublic::verify`] checks the signature.
 impl FromStr for SignedHead {
     type Err = HeadError;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
@@ -228,7 +228,7 @@ impl FromStr for SignedHead {
         let line = text.trim();
         let said: SignedHeadLine = serde_json::from_str(line).map_err(|_| HeadError::Malformed)?;
         let time = Wall::parse(&said.time).ok_or(HeadError::Malformed)?;
-        // Accept only the form that the daemon writes, so that the signed text is the text that was read.
+        // Accept only the form that the daemon writes, so that the signed text is the text of the line.
         if said.v != 1 || serde_json::to_string(&said).ok().as_deref() != Some(line) {
             return Err(HeadError::Malformed);
         }

@@ -1,9 +1,9 @@
-//! Snapshots: the state that a segment begins with, written by a separate thread while the writer goes on.
+//! Snapshots: a separate thread writes the state with which a segment begins, while the writer goes on.
 //!
-//! When a segment begins, the writer hands over a copy of its fold, which is the state of all records before the segment.
-//! The thread writes it in pieces and syncs each of them, so that the sync of a record never waits for the whole file. When
-//! the file is complete, its digest is appended as a record of that segment. Until then, and if the thread fails, a start
-//! reads the previous segment too.
+//! When a segment begins, the writer hands over a copy of its fold, which is the state of all records before the
+//! segment. The thread writes the state in pieces and syncs each piece, so that the sync of a record never waits for
+//! the whole file. When the file is complete, its digest is appended as a record of that segment. Until then, or if the
+//! thread fails, a start reads the previous segment too.
 
 use std::{
     io::{self, Write},
@@ -27,7 +27,7 @@ use crate::{
     limits,
 };
 
-/// Snapshot files that are kept: the last one, and the previous one in case the last is damaged.
+/// The number of snapshot files that are kept: the last, and the previous in case the last is damaged.
 const KEPT: usize = 2;
 
 /// The snapshot that is being written, if there is one.
@@ -66,7 +66,7 @@ impl Snapshots {
     }
 
     /// Whether a snapshot or its record is being written. If so, no other segment begins, because the record belongs in
-    /// this one. When the durable records have passed the record's index, it was written or refused.
+    /// the present segment. When the durable records have passed the record's index, the record was written or refused.
     pub(super) fn under_way(&mut self, durable: u64) -> bool {
         if let Some(thread) = self.thread.take_if(|t| t.is_finished()) {
             self.accepted = thread.join().unwrap_or_default();
@@ -98,7 +98,7 @@ impl Snapshots {
         }
     }
 
-    /// Notes that the record of a snapshot is durable, and removes the files of older ones.
+    /// Handles the durable record of a snapshot: removes the files of older snapshots.
     pub(super) fn recorded(&mut self, before: u64) {
         self.recorded.push(before);
         let from = self.recorded.len().saturating_sub(KEPT);
@@ -119,7 +119,7 @@ impl Snapshots {
 }
 
 impl Drop for Snapshots {
-    /// Stops writing: once the writer is gone, the directory may belong to another process.
+    /// Stops writing, because the directory may belong to another process after the end of the writer.
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
@@ -128,7 +128,8 @@ impl Drop for Snapshots {
     }
 }
 
-/// Appends the record of a snapshot. If the ledger refuses it, the snapshot is not used, and the next one replaces it.
+/// Appends the record of a snapshot. If the ledger refuses the record, the snapshot is not used, and the next snapshot
+/// replaces it.
 fn record(shared: &RecordQueue, clock: &dyn Clock, said: Snapshot) -> Option<u64> {
     let text = EventText::of(&Event::Snapshot(said)).ok()?;
     let mut state = shared.lock();

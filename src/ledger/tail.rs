@@ -1,7 +1,7 @@
-//! Reading the end of the ledger as it grows.
+//! Reads the end of the ledger as it grows.
 //!
-//! A reader pulls from the files, never past what is durable, at its own pace. Nothing is queued for it and the writer
-//! does not know it, so even a slow reader loses no record. Each line says how many durable ones come after it.
+//! A reader reads durable records from the files, at its own pace. It has no queue and the writer does not know it, so
+//! even a slow reader loses no record. Each line says how many durable records come after it.
 
 use std::{
     collections::VecDeque,
@@ -44,14 +44,14 @@ struct TailPlace {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TailLine {
     pub index: u64,
-    /// As it is on disk, without the newline.
+    /// The line on disk, without the newline.
     pub line: String,
-    /// How far behind this reader is: durable places after this one when the line was returned.
+    /// The lag of this reader: the number of durable indexes after this one when the line was returned.
     pub behind: u64,
 }
 
 impl TailLine {
-    /// Reads the line: its record and its own hash. Refuses a line that does not match its hash.
+    /// Reads the record and the hash of the line. Refuses a line that does not match its hash.
     pub fn read(&self) -> Result<(Record, Digest), TailError> {
         let unreadable = |fault| TailError::Unreadable { index: self.index, fault };
         let line = record::split(self.line.as_bytes()).map_err(unreadable)?;
@@ -60,7 +60,7 @@ impl TailLine {
     }
 }
 
-/// Why reading the tail cannot go on.
+/// The reasons for which a reader cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum TailError {
     #[error("a ledger segment cannot be read")]
@@ -90,10 +90,10 @@ impl Tail {
         Tail { disk, durable, stopped, next, place: None, ready: VecDeque::new() }
     }
 
-    /// Waits for the next line; `None` once the ledger is closed and all was read.
+    /// Waits for the next line. Returns `None` when the ledger is closed and all lines were read.
     pub async fn next(&mut self) -> Option<Result<TailLine, TailError>> {
         loop {
-            // Read before the files, so that what was written before the end is still read.
+            // This is read before the files, so that records from before the end are still read.
             let over = self.stopped.borrow().is_some();
             if let Some(line) = self.next_present().await {
                 return Some(line);
@@ -109,7 +109,7 @@ impl Tail {
         }
     }
 
-    /// Returns the next line of those that are durable now; `None` if all were read.
+    /// Returns the next line that is durable now. `None` if all were read.
     pub async fn next_present(&mut self) -> Option<Result<TailLine, TailError>> {
         if self.ready.is_empty() {
             let durable = *self.durable.borrow();
@@ -119,7 +119,7 @@ impl Tail {
             let (disk, place, next) = (self.disk.clone(), self.place.take(), self.next);
             let read = tokio::task::spawn_blocking(move || read(disk.as_ref(), place, next, durable)).await;
             match read.unwrap_or(Err(TailError::Cancelled)) {
-                // Durable records exist, so finding none means that someone removed them.
+                // Durable records exist, so if none is found, they were removed.
                 Ok((_, lines)) if lines.is_empty() => return Some(Err(TailError::Missing { index: next })),
                 Ok((place, lines)) => {
                     self.place = place;
@@ -147,7 +147,8 @@ impl Tail {
 
 type Chunk = (Option<TailPlace>, VecDeque<(u64, String)>);
 
-/// Reads a bounded number of lines from a position on. Bytes past the durable end are not read: they may be cut off.
+/// Reads a bounded number of lines from a position on. Bytes past the durable end are not read, because they may be cut
+/// off.
 fn read(disk: &dyn Disk, place: Option<TailPlace>, next: u64, durable: u64) -> Result<Chunk, TailError> {
     let segments = segment::of(disk.list().map_err(TailError::Io)?);
     let mut place = match place {

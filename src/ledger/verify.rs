@@ -1,4 +1,4 @@
-//! Verifying a ledger from its files only, as an auditor does, without changing or locking anything.
+//! Verifies a ledger only from its files, as an auditor does. Changes and locks nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,53 +15,56 @@ use super::{
 };
 use crate::clock::Wall;
 
-/// The contents of a ledger in which everything fits.
+/// The contents of a consistent ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VerifyReport {
-    /// Whole records in all segments.
+    /// The number of complete records in all segments.
     pub records: u64,
-    /// Files that hold records.
+    /// The number of files that have records.
     pub segments: u64,
     /// The size of these files.
     pub bytes: u64,
-    /// The first record's index and time; `None` in an empty ledger.
+    /// The index and time of the first record. `None` in an empty ledger.
     pub first: Option<(u64, Wall)>,
-    /// The last record's index and time.
+    /// The index and time of the last record.
     pub last: Option<(u64, Wall)>,
-    /// The last record and the digest of its line. Keep it elsewhere, to find a cut or a rewritten ledger later.
+    /// The last record and the digest of its line. Keep it on another machine, to detect a cut or rewritten ledger
+    /// later.
     pub head: Head,
-    /// Runs of the daemon that left a record.
+    /// The number of runs of the daemon that left a record.
     pub epochs: u64,
     /// The number of the last run of the daemon.
     pub epoch: u64,
-    /// Records by `type`.
+    /// The number of records by `type`.
     pub types: BTreeMap<String, u64>,
-    /// Places that stayed empty after write errors.
+    /// The number of indexes that stayed empty after write errors.
     pub refused: u64,
-    /// Bytes after the last whole record: a write under way, or one that a crash cut off. They were never confirmed.
+    /// The number of bytes after the last complete record: a write under way, or a write that a crash cut off. These
+    /// bytes were never confirmed.
     pub torn: u64,
-    /// Whether the ledger's own head file exists, to compare with.
+    /// Whether the ledger has a head file for the comparison.
     pub head_file: bool,
-    /// Snapshots beside the segments.
+    /// The number of snapshots in the directory.
     pub snapshots: u64,
-    /// Snapshots that match the records before them.
+    /// The number of snapshots that match the records before them.
     pub snapshots_followed: u64,
 }
 
-/// Reads the whole ledger. `expected` is a head that was kept elsewhere: the record must be there, as it was.
+/// Reads the whole ledger. `expected` is a head from another machine: the ledger must have this record unchanged.
 ///
-/// Without it, a cut tail is found only as far back as the head file beside the segments goes, and a chain that was computed
-/// again is not found.
+/// Without `expected`, a cut tail is detected only up to the record in the head file, and a chain that was computed
+/// again is not detected.
 ///
 /// # Errors
 ///
-/// The first place that was changed or cannot be read.
+/// The first change, or the first line that cannot be read.
 pub fn verify(disk: &dyn Disk, expected: Option<Head>) -> Result<VerifyReport, ReadError> {
     walk(disk, expected, None)
 }
 
-/// Reads the whole ledger, and compares each snapshot with the state that the records before it give. If the oldest records
-/// were moved away, the first snapshot that exists is trusted. A ledger from which a daemon could not start is an error.
+/// Reads the whole ledger, and compares each snapshot with the state after the records before it. If the oldest records
+/// were moved away, the first snapshot that exists is trusted. A ledger from which a daemon could not start is an
+/// error.
 pub fn verify_folded(
     disk: &dyn Disk,
     expected: Option<Head>,
@@ -70,7 +73,8 @@ pub fn verify_folded(
     walk(disk, expected, Some(fold))
 }
 
-/// The most states at beginnings of segments that are kept: a snapshot's record comes soon after the beginning.
+/// The highest number of states at beginnings of segments that are kept. The record of a snapshot comes soon after the
+/// beginning.
 const BEGINNINGS_MAX: usize = 64;
 
 /// The state after the records so far, to compare with the snapshots.
@@ -78,13 +82,13 @@ struct SnapshotCheck<'a> {
     fold: &'a mut dyn Fold,
     /// Whether the fold has the state after all records so far.
     known: bool,
-    /// The segment whose snapshot it was read from: there is no record before it to compare with.
+    /// The segment from whose snapshot the state was read. There are no earlier records for a comparison.
     believed: Option<u64>,
     beginnings: VecDeque<(u64, Box<dyn Fold>)>,
 }
 
 impl SnapshotCheck<'_> {
-    /// Notes that a segment begins.
+    /// Handles the beginning of a segment.
     fn begin(&mut self, disk: &dyn Disk, first: u64) {
         if !self.known
             && let Ok(Some(said)) = fold::find_snapshot_record(disk, first)
@@ -99,7 +103,7 @@ impl SnapshotCheck<'_> {
         }
     }
 
-    /// Compares a snapshot with the state that it should be. Returns whether it could.
+    /// Compares a snapshot with the expected state. Returns whether the comparison was possible.
     fn compare(&mut self, index: u64, said: &Snapshot) -> Result<bool, Fault> {
         let before = said.begins(index);
         if self.believed == Some(before) {
@@ -120,7 +124,8 @@ impl SnapshotCheck<'_> {
     }
 }
 
-/// Returns where reading begins. Records before the first segment may be elsewhere if a start does not need them.
+/// Returns the position at which reading begins. Records before the first segment may be on another machine if a start
+/// does not need them.
 fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result<WalkStart, ReadError> {
     let failed = |source| ReadError::Io { file: "the ledger directory".into(), source };
     match firsts.first() {

@@ -1,11 +1,11 @@
-//! The writer: one thread that owns the files.
+//! The writer: the only thread that changes the files.
 //!
-//! All waiting records are written with one write and one sync, while the next batch gathers. Under load many records share
-//! a sync; a single record waits only for its own. After an error the segment is cut back to what is durable and never
-//! written again, because the page cache cannot be trusted after a failed sync.
+//! All waiting records are written with one write and one sync, while the next batch collects. Under load, many records
+//! share a sync. A single record waits only for its own sync. After an error, the segment is cut back to its durable
+//! records and never written again, because the page cache cannot be trusted after a failed sync.
 //!
-//! A sync counts only if the file still has its name afterwards. A file that was removed, renamed or replaced is an error like
-//! any other: no record is reported as durable until the name leads to the same records again.
+//! A sync counts only if the file still has its name afterwards. A removed, renamed or replaced file is an error like
+//! all others. Records are not reported as durable until the name leads to the same records again.
 
 use std::{io, sync::Arc, thread};
 
@@ -33,7 +33,7 @@ const PROBE_FILE: &str = "probe";
 pub(super) struct Writer {
     pub(super) shared: Arc<RecordQueue>,
     pub(super) disk: Arc<dyn Disk>,
-    /// Dropped before the lock, because its thread writes into the directory.
+    /// The snapshots. They are dropped before the lock, because their thread writes into the directory.
     pub(super) snapshots: Snapshots,
     #[expect(dead_code, reason = "it is held until the thread ends")]
     pub(super) lock: DirectoryLock,
@@ -41,27 +41,29 @@ pub(super) struct Writer {
     pub(super) epoch: u64,
     /// The last durable record.
     pub(super) tip: Head,
-    /// The segment that is written; `None` if the next record begins one.
+    /// The segment that is written. `None` if the next record begins a segment.
     pub(super) segment: Option<OpenSegment>,
-    /// A good segment whose file is closed while the disk is away: an administrator may make it read-only meanwhile.
+    /// A valid segment whose file is closed while the disk fails, so that an administrator can make the disk read-only
+    /// meanwhile.
     pub(super) resting: Option<(String, u64)>,
     /// Whether the reserve has its space on the disk.
     pub(super) reserved: bool,
-    /// A segment with bytes past its durable end, to be cut before anything else is written.
+    /// A segment with bytes past its durable end. It must be cut before the next write.
     pub(super) unsealed: Option<(String, u64)>,
-    /// The state after the durable records; segments begin with it if there is one.
+    /// The state after the durable records. If there is one, segments begin with its snapshot.
     pub(super) fold: Option<Box<dyn Fold>>,
-    /// The latest time of any durable record.
+    /// The latest time in the durable records.
     pub(super) latest: Wall,
-    /// Durable records and bytes since the last snapshot began, and the size of that snapshot.
+    /// The number and bytes of durable records since the last snapshot began.
     pub(super) since_snapshot: Size,
+    /// The size of that snapshot.
     pub(super) snapshot: Size,
     pub(super) clock: Arc<dyn Clock>,
-    /// The head that was kept last, and when.
+    /// The head that was written last, and the time.
     pub(super) kept: (Head, BootTime),
 }
 
-/// A number of records or things, and their bytes.
+/// A number of records or entries, and their size in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Size {
     pub(super) count: u64,
@@ -72,27 +74,27 @@ pub(super) struct Size {
 pub(super) struct OpenSegment {
     pub(super) name: String,
     pub(super) file: Box<dyn DiskFile>,
-    /// Bytes that are durable.
+    /// The number of durable bytes.
     pub(super) bytes: u64,
 }
 
-/// Why the disk cannot store everything yet.
+/// The reason for which the disk cannot store all records yet.
 enum Stuck {
     /// The disk stores endings, but has no space for the reserve.
     EndingsOnly(io::Error),
-    /// The disk is full, no ending waits, and the reserve is present for the next one.
+    /// The disk is full, no ending waits, and the reserve is available for the next ending.
     Full(io::Error),
     Failing(io::Error),
 }
 
 impl Writer {
-    /// Starts the thread. If `failing`, it retries the disk before anything is appended.
+    /// Starts the thread. If `failing`, the thread retries the disk before records are appended.
     pub(super) fn start(self, failing: bool) -> io::Result<thread::JoinHandle<()>> {
         thread::Builder::new().name("ledger".into()).spawn(move || {
             let noticed = Noticed(self.shared.clone());
             let mut writer = self;
             writer.run(failing);
-            // The lock is released before anyone learns that this ended.
+            // The lock is released before the end is reported.
             drop(writer);
             drop(noticed);
         })
@@ -166,7 +168,7 @@ impl Writer {
         segment.bytes = segment.bytes.saturating_add(bytes);
         self.tip = tip;
         if let Some(state) = before {
-            // Only now is it certain that a segment begins with this record.
+            // Now it is certain that a segment begins with this record.
             self.since_snapshot = Size::default();
             self.snapshot.count = u64::try_from(state.len()).unwrap_or(u64::MAX);
             self.snapshots.begin(first, self.latest, state);
@@ -200,7 +202,7 @@ impl Writer {
         Ok((lines, tip))
     }
 
-    /// Begins the segment whose first record this is.
+    /// Begins the segment with this first record.
     fn begin_segment(&mut self, first: u64) -> io::Result<()> {
         let name = segment::name(first);
         self.unsealed = Some((name.clone(), 0));
@@ -209,7 +211,8 @@ impl Writer {
         self.disk.sync_dir()
     }
 
-    /// Whether the next segment begins with a snapshot. Large states have fewer, because a snapshot costs as much as it holds.
+    /// Whether the next segment begins with a snapshot. Large states have fewer snapshots, because the cost of a
+    /// snapshot grows with its size.
     fn is_snapshot_due(&self) -> bool {
         let Size { count, bytes } = self.since_snapshot;
         let records = self.options.segment_records.max(self.snapshot.count.saturating_mul(2));
@@ -217,7 +220,7 @@ impl Writer {
         self.fold.is_some() && (count >= records || bytes >= size)
     }
 
-    /// Gives the durable records to the fold.
+    /// Applies the durable records to the fold.
     fn fold(&mut self, batch: &[Waiting]) {
         for w in batch {
             self.latest = self.latest.max(w.time);
@@ -239,7 +242,8 @@ impl Writer {
         }
     }
 
-    /// Retries until the disk stores everything again, endings first. Returns false if the ledger was closed before that.
+    /// Retries until the disk stores all records again. Endings are written first. Returns false if the ledger was
+    /// closed before that.
     fn recover(&mut self) -> bool {
         let mut backoff = Backoff::new(self.options.retry_first, self.options.retry_max);
         let mut delay = backoff.next_wait();
@@ -271,7 +275,8 @@ impl Writer {
         }
     }
 
-    /// Closes the segment's file while the disk is away. A file that lost its name stays open: it may be the only copy.
+    /// Closes the segment's file while the disk fails. A file that lost its name stays open, because it may be the only
+    /// copy.
     fn rest(&mut self) {
         if let Some(OpenSegment { name, bytes, .. }) = self.segment.take_if(|s| s.file.in_place().is_ok())
             && self.unsealed.is_none()
@@ -280,7 +285,7 @@ impl Writer {
         }
     }
 
-    /// Checks that the last durable record is in the file of its segment's name. A copy that was put back is as good.
+    /// Checks that the last durable record is in the file with the segment's name. A restored copy is accepted.
     fn find_tip(&mut self) -> io::Result<()> {
         let displaced = match &self.segment {
             Some(s) if s.file.in_place().is_ok() => return Ok(()),
@@ -300,7 +305,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes one try: checks that durable records exist, truncates what is not durable, writes the endings, allocates the
+    /// Makes one attempt: checks that durable records exist, cuts off the rest, writes the endings, allocates the
     /// reserve again, and probes the disk.
     fn attempt(&mut self) -> Result<(), Stuck> {
         self.find_tip().map_err(Stuck::Failing)?;
@@ -352,7 +357,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Gives the reserve's space back to the disk. Returns false if there is none.
+    /// Frees the reserve on the disk. Returns false if there is no reserve.
     fn give_up_reserve(&mut self) -> bool {
         if !self.reserved || self.options.reserve_bytes == 0 {
             return false;
@@ -367,7 +372,7 @@ impl Writer {
         gone.is_ok()
     }
 
-    /// Checks that a write and a sync work, in a file apart from the ledger's own.
+    /// Checks with a separate file that a write and a sync work.
     fn probe(&self) -> io::Result<()> {
         absent_is_fine(self.disk.remove(PROBE_FILE))?;
         let mut file = self.disk.create(PROBE_FILE)?;
@@ -395,7 +400,7 @@ fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
     done.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
-/// Reports how the thread ended, even if it panicked.
+/// Reports the end of the thread, even after a panic.
 struct Noticed(Arc<RecordQueue>);
 
 impl Drop for Noticed {

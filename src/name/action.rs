@@ -25,7 +25,7 @@ macro_rules! words {
             fn from_str(text: &str) -> Result<Self, NameError> {
                 match text {
                     $($text => Ok($name::$variant),)*
-                    _ => Err(NameError::new(text, $wanted, concat!("it is one of:" $(, " ", $text)*))),
+                    _ => Err(NameError::new(text, $wanted, concat!("it must be one of:" $(, " ", $text)*))),
                 }
             }
         }

@@ -14,60 +14,60 @@ use crate::{
     written::nearest,
 };
 
-/// The caller that a question is about. The engine finds its entry in its own catalog.
+/// The caller in a question. The engine finds the caller's entry in the engine's catalog.
 #[derive(Clone, Copy, Debug)]
 pub enum Asker<'a> {
     /// An attested caller.
     Identity(&'a SpiffeId),
-    /// Any identity that this entry matches: for jobs that are being created, and for sweeps.
+    /// Any identity that this entry matches. For jobs that are being created, and for sweeps.
     Entry(&'a Principal),
 }
 
-/// Everything that a job wants at once. All of it is decided, and one denial denies all.
+/// All actions that a job requests at once. One denial denies the whole bundle.
 #[derive(Clone, Debug)]
 pub struct Bundle<'a> {
     /// The id of the job.
     pub job: &'a str,
     /// The tenant of the job.
     pub tenant: &'a TenantName,
-    /// The number of the attempt; 0 before the first.
+    /// The number of the attempt. 0 before the first attempt.
     pub attempt: u64,
-    /// How far the job is.
+    /// The phase of the job.
     pub phase: Phase,
     /// The purpose that the job names.
     pub purpose: &'a str,
-    /// What else the job says of itself.
+    /// Further facts from the job's specification.
     pub facts: RequestFacts<'a>,
-    /// What makes the job risky, by the catalog.
+    /// The risk of the job, by the catalog.
     pub risk: &'a JobRisk,
     /// The method that the job names, if it changes a model.
     pub method: Option<Method>,
-    /// The life asked for a credential.
+    /// The requested lifetime of the credential.
     pub ttl: Duration,
-    /// The time that rules compare with.
+    /// The time for rules that read the time.
     pub now: Wall,
-    /// Ids of the gates that were found satisfied for exactly this request.
+    /// Ids of the gates that have enough approvals for exactly this request.
     pub approved: &'a BTreeSet<String>,
     /// Whether the checkpoints to read or delete are those of this job.
     pub own_checkpoint: bool,
-    /// What is asked. Never empty.
+    /// The actions, each with its resource. Never empty.
     pub parts: &'a [(Action, ResourceName)],
 }
 
-/// What a job says of itself beside its purpose and method. Rules can require each of it.
+/// Facts from a job's specification, beside its purpose and method. Rules can require each of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestFacts<'a> {
-    /// Why the job is run now.
+    /// The reason for which the job runs now.
     pub why: &'a str,
-    /// The change ticket that it belongs to.
+    /// The change ticket of the job.
     pub ticket: &'a str,
-    /// The model version to go back to.
+    /// The model version to which a rollback returns.
     pub rollback_to: Option<&'a ResourceName>,
-    /// Why a better prompt is not enough.
+    /// The reason for which a better prompt is not enough.
     pub prompt_alternative: &'a str,
     /// The container image that the launcher says it runs.
     pub image: Option<&'a ImageDigest>,
-    /// The person that it is done for.
+    /// The person for whom the job acts.
     pub acting_for: Option<&'a HumanName>,
 }
 
@@ -85,7 +85,7 @@ impl<'a> RequestFacts<'a> {
         }
     }
 
-    /// Returns what a specification says.
+    /// Returns the facts of a specification.
     pub fn of(spec: &'a Spec) -> Self {
         RequestFacts {
             why: &spec.why,
@@ -101,7 +101,7 @@ impl<'a> RequestFacts<'a> {
 /// The phase of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// It is being created: no attempt has begun.
+    /// The job is being created: no attempt has begun.
     Creating,
     /// An attempt runs.
     Running,
@@ -110,7 +110,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The word in the context of a rule.
+    /// Returns the word that the context of a rule has.
     pub const fn as_str(self) -> &'static str {
         match self {
             Phase::Creating => "creating",
@@ -120,7 +120,7 @@ impl Phase {
     }
 }
 
-/// One act, as a person names it: what a job does, or a call about a tenant's things.
+/// One act, as a person names it: an action of a job, or a call about a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AskedAct {
     Part(Action, ResourceName),
@@ -129,10 +129,10 @@ pub enum AskedAct {
 }
 
 impl AskedAct {
-    /// Reads an action and what it is done on. A call without a tenant is about the tenant `own`.
+    /// Reads an action and its object. A call without a tenant is about the tenant `own`.
     ///
     /// # Errors
-    /// The name of the wrong field, `action` or `resource`, and what is wrong with it.
+    /// The name of the wrong field, `action` or `resource`, and the mistake in it.
     pub fn parse(
         action: &str,
         resource: &str,
@@ -177,7 +177,8 @@ impl fmt::Display for AskedAct {
 pub struct Call<'a> {
     pub caller: &'a SpiffeId,
     pub rpc: Rpc,
-    /// The tenant of the object of the call. `None` if it belongs to no tenant, or if the call is about all tenants at once.
+    /// The tenant that owns the object of the call. `None` if the object belongs to no tenant, or if the call is about
+    /// all tenants at once.
     pub tenant: Option<&'a TenantName>,
     pub relations: &'a [Relation],
     pub now: Wall,

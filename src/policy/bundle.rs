@@ -1,4 +1,4 @@
-//! A policy as it is handed over: the texts of its files, and of the cases beside them.
+//! A policy bundle: the texts of the files of a policy, and of its test cases.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub struct PolicyBundle {
 }
 
 impl PolicyBundle {
-    /// Reads a directory. Does not check what is in the files.
+    /// Reads a directory. Does not check the content of the files.
     ///
     /// # Errors
     /// A line for each file that cannot be read.
@@ -42,13 +42,13 @@ impl PolicyBundle {
         Ok(PolicyBundle { policies, cases, signatures })
     }
 
-    /// Returns what its signatures cover beside the policies. `None` if it is not signed.
+    /// Returns the signatures, with the digest of the test cases. `None` if the bundle is not signed.
     pub fn signed(&self) -> Option<SignedBundle> {
         let signatures = self.signatures.clone()?;
         Some(SignedBundle { cases: texts_digest(&self.cases), signatures })
     }
 
-    /// Takes files that someone sent, and sorts them by name.
+    /// Makes a bundle of files that a client sent, and sorts them by name.
     ///
     /// # Errors
     /// A line for each file name that such a directory cannot have, or that occurs twice.

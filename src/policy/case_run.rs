@@ -1,4 +1,4 @@
-//! Runs the cases of a policy over a catalog.
+//! Runs the test cases of a policy over a catalog.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -11,22 +11,22 @@ use crate::{
     written::nearest,
 };
 
-/// What the engine answered to a case.
+/// The answer of the engine to a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaseOutcome {
     pub answer: CaseAnswer,
     /// The ids of the rules that decided. If people must approve first, these are gates.
     pub rules: BTreeSet<String>,
-    /// What the refusal says, if it was refused.
+    /// The text of the refusal, if the answer is a refusal.
     pub why: String,
 }
 
-/// A case whose answer is not the one that it expects.
+/// A case with another answer than the expected one.
 #[derive(Clone, Debug)]
 pub struct FailedCase<'a> {
     pub case: &'a PolicyCase,
     pub got: CaseOutcome,
-    /// What may be wrong with the case itself.
+    /// A possible mistake in the case itself.
     pub hint: Option<String>,
 }
 
@@ -54,7 +54,7 @@ impl fmt::Display for FailedCase<'_> {
     }
 }
 
-/// What a run of all cases found.
+/// The results of a run of all cases.
 #[derive(Clone, Debug)]
 pub struct CaseReport<'a> {
     pub failed: Vec<FailedCase<'a>>,
@@ -140,12 +140,13 @@ impl Engine {
         }
     }
 
-    /// The tenant of a case's job: the tenant that the case names, or else that of the case's caller.
+    /// Returns the tenant of a case's job: the tenant that the case names, or else the tenant of the case's caller.
     fn tenant_of<'a>(&'a self, case: &'a PolicyCase) -> Option<&'a TenantName> {
         case.tenant.as_ref().or_else(|| self.catalog().principal(&case.caller).map(|p| &p.tenant))
     }
 
-    /// Names a rule of the case that the policies do not have. Without this, a mistyped id looks like a wrong decision.
+    /// Returns a hint if the case names a rule that the policies do not have. Otherwise a mistyped id would look like a
+    /// wrong decision.
     fn hint(&self, case: &PolicyCase) -> Option<String> {
         let missing = case.rules.iter().find(|id| self.rules().all(|rule| rule.id != **id))?;
         Some(match nearest(missing, self.rules().map(|rule| rule.id.as_str())) {

@@ -1,4 +1,5 @@
-//! Cases of a policy: a requester, a request, and the expected answer. Read from the `.toml` files beside the policies.
+//! Test cases of a policy: a requester, a request, and the expected answer. The `.toml` files in the policy's directory
+//! contain them.
 
 use std::{collections::BTreeSet, fmt, fs, path::Path, time::Duration};
 
@@ -15,16 +16,16 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CaseAnswer {
     Allow,
-    /// People must approve first.
+    /// Allowed after people approve.
     Wait,
     Deny,
-    /// As if the resource did not exist.
+    /// Refused as if the resource did not exist.
     Absent,
-    /// This kind of principal may never make such a call.
+    /// Refused because this kind of principal may never make such a call.
     Kind,
-    /// The catalog does not know the caller.
+    /// Refused because the catalog does not know the caller.
     Unknown,
-    /// A rule could not be evaluated, or the question is not a valid one.
+    /// Refused because a rule could not be evaluated, or because the question is not valid.
     Error,
 }
 
@@ -65,19 +66,19 @@ impl fmt::Display for CaseAnswer {
     }
 }
 
-/// One case. Everything in it is valid by itself; the catalog and the policies need not know its names.
+/// One test case. All its names are well formed. The catalog and the policies need not know them.
 #[derive(Clone, Debug)]
 pub struct PolicyCase {
-    /// Its file and line, for example `tests.toml:12`.
+    /// The file and line of the case, for example `tests.toml:12`.
     pub place: String,
-    /// What it is about, in the words of its author. May be empty.
+    /// The name that the author gave to the case. May be empty.
     pub name: String,
     pub(super) caller: SpiffeId,
     pub(super) act: AskedAct,
     pub expected: CaseAnswer,
-    /// The rules that decide. Empty if none does.
+    /// The ids of the rules that decide. Empty if no rule decides.
     pub rules: BTreeSet<String>,
-    /// The tenant of the job; `None` takes that of the caller.
+    /// The tenant of the job. `None` means the tenant of the caller.
     pub(super) tenant: Option<TenantName>,
     pub(super) purpose: String,
     pub(super) why: String,
@@ -86,7 +87,7 @@ pub struct PolicyCase {
     pub(super) prompt_alternative: String,
     pub(super) image: Option<ImageDigest>,
     pub(super) acting_for: Option<HumanName>,
-    /// What else the job opens; its risk comes from all of it.
+    /// The other resources of the job. All resources count for the risk.
     pub(super) also: Vec<ResourceName>,
     pub(super) method: Option<Method>,
     pub(super) ttl: Duration,
@@ -105,7 +106,7 @@ impl PolicyCase {
         format!("{} {}", self.caller, self.act)
     }
 
-    /// What the job of the case says of itself.
+    /// Returns the facts of the case's job.
     pub(super) fn facts(&self) -> RequestFacts<'_> {
         RequestFacts {
             why: &self.why,
@@ -118,10 +119,11 @@ impl PolicyCase {
     }
 }
 
-/// Reads the cases in the `.toml` files of a directory, in the order of their names. `now` is the time of the cases that name none.
+/// Reads the cases in the `.toml` files of a directory, in the order of their names. `now` is the time for cases that
+/// name no time.
 ///
 /// # Errors
-/// Every mistake in them.
+/// Every mistake in the cases.
 pub fn read_cases(dir: &Path, now: Wall) -> Result<Vec<PolicyCase>, Vec<Problem>> {
     read_case_texts(case_files(dir)?.iter().map(|(file, text)| (file.as_str(), text.as_str())), now)
 }
@@ -148,7 +150,7 @@ pub(super) fn case_files(dir: &Path) -> Result<Vec<(String, String)>, Vec<Proble
 /// Reads the cases in texts, each with the name of its file.
 ///
 /// # Errors
-/// Every mistake in them.
+/// Every mistake in the cases.
 pub fn read_case_texts<'t>(
     files: impl Iterator<Item = (&'t str, &'t str)>,
     now: Wall,
@@ -167,7 +169,7 @@ pub fn read_case_texts<'t>(
     if problems.is_empty() { Ok(cases) } else { Err(problems) }
 }
 
-/// What the cases of a file share.
+/// The values that the cases of a file share.
 struct CaseDefaults {
     purpose: String,
     why: String,

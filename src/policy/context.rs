@@ -64,7 +64,7 @@ const JOB_FIELDS: [&str; 20] = [
     "own_checkpoint",
 ];
 
-/// Which fields of `JobContext` are read: one bit for each of [`JOB_FIELDS`].
+/// The set of `JobContext` fields that are read: one bit for each of [`JOB_FIELDS`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct JobReads(u32);
 
@@ -88,10 +88,10 @@ impl JobReads {
 pub(super) struct ContextFields<'a>(Vec<(&'static str, ContextField<'a>)>);
 
 impl<'a> ContextFields<'a> {
-    /// `JobContext`. The name is the holder's SPIFFE ID, or the pattern of its entry.
-    /// `waived` has the ids of rules that do not hold for this resource.
+    /// Returns the fields of `JobContext`. `name` is the holder's SPIFFE ID, or the pattern of its entry. `waived` has
+    /// the ids of rules that do not apply to this resource.
     pub(super) fn of_job(name: &'a str, b: &Bundle<'a>, waived: &[&'a str]) -> Self {
-        // Rounded up, so that rounding never brings a longer time under a limit.
+        // The TTL is rounded up, so that a TTL above a limit is never rounded to the limit.
         let ttl = b.ttl.as_secs().saturating_add(u64::from(b.ttl.subsec_nanos() > 0));
         ContextFields(vec![
             ("spiffe_id", ContextField::Text(name)),
@@ -126,12 +126,12 @@ impl<'a> ContextFields<'a> {
         }
     }
 
-    /// `CallContext`, or `ChangeContext` without approvals.
+    /// Returns the fields of `CallContext`, or of `ChangeContext` without approvals.
     pub(super) fn of_call(call: &Call<'a>) -> Self {
         Self::of_change(call, &[])
     }
 
-    /// `ChangeContext` if the call changes the rules, otherwise `CallContext`.
+    /// Returns the fields of `ChangeContext` if the call changes the rules, otherwise of `CallContext`.
     pub(super) fn of_change(call: &Call<'a>, approved: &'a [String]) -> Self {
         let mut relation: Vec<&str> = call.relations.iter().map(|r| r.as_str()).collect();
         relation.sort_unstable();

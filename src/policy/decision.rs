@@ -9,7 +9,7 @@ use crate::{
     reason::Refusal,
 };
 
-/// One part of a bundle, and the rules that decided it.
+/// One action of a bundle, and the rules that decided it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     pub action: Action,
@@ -18,7 +18,7 @@ pub struct Decided {
     pub rules: Vec<String>,
     /// The verdict of policy, `deny` or `wait`, if the part was allowed only because the job's tenant is observed.
     pub observed: Option<&'static str>,
-    /// Ids of the rules that could apply to the part, and that a waiver lifted.
+    /// Ids of the rules that could apply to the part, and that a waiver suspended.
     pub waived: Vec<String>,
 }
 
@@ -39,14 +39,14 @@ pub enum Verdict {
     Allow {
         parts: Vec<Decided>,
     },
-    /// Only gates hold it back.
+    /// Only gates prevent it.
     Wait {
         gates: Vec<Gate>,
         parts: Vec<Decided>,
     },
     Deny {
         refusal: Refusal,
-        /// The ids of the rules that denied; empty if none permitted. For operators and the ledger.
+        /// The ids of the rules that denied. Empty if no rule permitted. For operators and the ledger.
         rules: Vec<String>,
     },
 }
@@ -54,12 +54,12 @@ pub enum Verdict {
 /// The verdict of policy on a call.
 #[derive(Clone, Debug)]
 pub enum CallVerdict {
-    /// With the ids of the rules that permit it.
+    /// The call is allowed. Has the ids of the rules that permit the call.
     Allow(Vec<String>),
-    /// Only gates hold it back. Only calls that change the rules have gates.
+    /// Only gates prevent the call. Only calls that change the rules have gates.
     Wait {
         gates: Vec<Gate>,
-        /// The ids of the gates and of the rules that permit it then.
+        /// The ids of the gates, and of the rules that permit the call after approval.
         rules: Vec<String>,
     },
     Deny {
@@ -69,7 +69,7 @@ pub enum CallVerdict {
     },
 }
 
-/// A verdict on a request whose fences were read first. Each decision has the stand.
+/// The decision on a request. The fences of the request were read before, and each decision has their stand.
 #[derive(Debug)]
 pub enum Decision {
     /// Allowed.
@@ -78,7 +78,7 @@ pub enum Decision {
     Waiting {
         /// The approvals that are missing.
         gates: Vec<Gate>,
-        /// What is allowed then.
+        /// The parts that are allowed after approval.
         parts: Vec<Decided>,
         /// The fences that were read first.
         stand: Stand,
@@ -87,21 +87,22 @@ pub enum Decision {
     Denied {
         /// The answer to the caller.
         refusal: Refusal,
-        /// The ids of the rules that denied; empty if none permitted.
+        /// The ids of the rules that denied. Empty if no rule permitted.
         rules: Vec<String>,
         /// The fences that were read first.
         stand: Stand,
     },
 }
 
-/// Proof that policy allowed exactly this, for the fences in `stand`. Only the engine makes one. It is turned into one lease.
+/// Proof that policy allowed exactly these parts, for the fences in `stand`. Only the engine makes a grant. Each grant
+/// becomes one lease.
 #[derive(Debug)]
 #[must_use = "a grant is made to be turned into a lease"]
 pub struct Grant {
     parts: GrantParts,
 }
 
-/// What a [`Grant`] carries.
+/// The content of a [`Grant`].
 #[derive(Debug)]
 pub struct GrantParts {
     pub holder: SpiffeId,
@@ -109,8 +110,9 @@ pub struct GrantParts {
     pub job: String,
     pub attempt: u64,
     pub granted: Vec<Decided>,
-    /// The policy and the catalog that it was decided by.
+    /// The digest of the policy that decided.
     pub policy: Digest,
+    /// The digest of the catalog that decided.
     pub catalog: Digest,
     pub stand: Stand,
     /// The revision that was read before the stand was taken.

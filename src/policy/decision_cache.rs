@@ -1,4 +1,4 @@
-//! Decisions that were made before. An engine never changes, so equal questions have equal answers. A launcher may ask one
+//! A cache of decisions. An engine never changes, so equal questions have equal answers. A launcher may ask the same
 //! question a thousand times.
 
 use std::{fmt::Write, sync::Arc};
@@ -7,7 +7,7 @@ use dashmap::DashMap;
 
 use super::outcome::Outcome;
 
-/// Everything that a decision depends on, in one text.
+/// A text with everything on which a decision depends.
 pub(super) struct DecisionKey(String);
 
 impl DecisionKey {
@@ -15,7 +15,7 @@ impl DecisionKey {
         DecisionKey(String::with_capacity(capacity))
     }
 
-    /// Adds one thing that it depends on. Its length is added too, so that two neighbours cannot be taken for one.
+    /// Adds a part of the question. The length is added too, so that two adjacent parts cannot look like one part.
     pub(super) fn add(&mut self, part: &str) {
         // Writing to a String does not fail.
         let _ = write!(self.0, "{}:{part}", part.len());
@@ -26,7 +26,7 @@ impl DecisionKey {
     }
 }
 
-/// Decisions by key. If it has no room for one more, all are dropped.
+/// Decisions by key. If the cache is full, all decisions are dropped.
 pub(super) struct DecisionCache<T> {
     kept: DashMap<String, Arc<T>>,
     room: usize,
@@ -55,7 +55,7 @@ impl<T> DecisionCache<T> {
 }
 
 impl DecisionCache<Outcome> {
-    /// Returns the answer that is known, or works it out. Errors are not kept.
+    /// Returns the cached answer, or computes it. Errors are not cached.
     pub(super) fn answer(&self, question: DecisionKey, work: impl FnOnce() -> Outcome) -> Arc<Outcome> {
         if let Some(known) = self.find(&question) {
             return known;

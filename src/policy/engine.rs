@@ -26,7 +26,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Decides by one set of policies over one catalog. Never changes; share it behind an `Arc`.
+/// Decides by one set of policies over one catalog. It never changes, so share it behind an `Arc`.
 pub struct Engine {
     rules: RuleSet,
     by_id: HashMap<String, Arc<Rule>>,
@@ -38,7 +38,7 @@ pub struct Engine {
     warnings: Vec<String>,
     authorizer: Authorizer,
     memo: DecisionCache<Outcome>,
-    /// Bundles that were allowed, with their decided parts.
+    /// The bundles that were allowed, with their decided parts.
     allowed: DecisionCache<Vec<Decided>>,
 }
 
@@ -80,22 +80,22 @@ impl Engine {
         RuleSet::load(from).map(drop)
     }
 
-    /// The digest of the schema, and of the names and texts of the policy files.
+    /// Returns the digest of the schema, and of the names and texts of the policy files.
     pub fn digest(&self) -> Digest {
         self.rules.digest
     }
 
-    /// The catalog that it decides over.
+    /// Returns the catalog of the engine.
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
-    /// The rules, in the order of their files.
+    /// Returns the rules, in the order of their files.
     pub fn rules(&self) -> impl Iterator<Item = &Rule> {
         self.rules.policies.iter().map(|(rule, _)| &**rule)
     }
 
-    /// The names and texts of the policy files, in their order.
+    /// Returns the names and texts of the policy files, in their order.
     pub fn texts(&self) -> &[PolicyText] {
         &self.rules.texts
     }
@@ -105,27 +105,27 @@ impl Engine {
         self.by_id.get(id).map(|rule| &**rule)
     }
 
-    /// Who sees the rule that refused.
+    /// Returns who may see the rule that refused.
     pub fn explain(&self) -> Explain {
         self.explain
     }
 
-    /// The rules, each with its Cedar policy.
+    /// Returns the rules, each with its Cedar policy.
     pub(super) fn policies(&self) -> impl Iterator<Item = &(Arc<Rule>, Policy)> {
         self.rules.policies.iter()
     }
 
-    /// The gate with this id.
+    /// Returns the gate with this id.
     pub fn gate(&self, id: &str) -> Option<&Gate> {
         self.by_id.get(id)?.gate.as_ref()
     }
 
-    /// The text of a rule, with its annotations.
+    /// Returns the text of a rule, with its annotations.
     pub fn rule_text(&self, id: &str) -> Option<String> {
         self.rules.policies.iter().find(|(rule, _)| rule.id == id).map(|(_, policy)| policy.to_string())
     }
 
-    /// A warning for each rule about a principal or resource that is not in the catalog.
+    /// Returns a warning for each rule about a principal or resource that is not in the catalog.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -157,7 +157,7 @@ impl Engine {
         }
     }
 
-    /// Judges a call that may change the rules, for which these gates are open.
+    /// Judges a call that may change the rules. The gates in `approved` have enough approvals.
     pub fn judge_change(&self, call: &Call<'_>, approved: &[String]) -> CallVerdict {
         let deny = |refusal| CallVerdict::Deny { refusal, rules: Vec::new() };
         let Some(principal) = self.catalog.principal(call.caller) else {
@@ -183,7 +183,7 @@ impl Engine {
         }
     }
 
-    /// Judges a bundle without granting anything: for jobs that are being created, for sweeps, for dry runs.
+    /// Judges a bundle without a grant: for jobs that are being created, for sweeps, and for dry runs.
     pub fn judge(&self, asker: Asker<'_>, bundle: &Bundle<'_>) -> Verdict {
         let (name, principal) = match asker {
             Asker::Identity(id) => (id.to_string(), self.catalog.principal(id)),
@@ -213,7 +213,8 @@ impl Engine {
         self.judge_known(&who, &resources)
     }
 
-    /// Decides a request whose fences were read first. `stand` records them, so that a later revocation is noticed.
+    /// Decides a request. `stand` has the request's fences as they were read before, so that a later revocation is
+    /// noticed.
     pub fn decide(
         &self,
         holder: &SpiffeId,
@@ -243,8 +244,8 @@ impl Engine {
         self.catalog.principals().find(|p| p.pattern == entry.pattern)
     }
 
-    /// Returns the verdict on parts that were allowed before for an equal question, or judges them. Exceptions of the catalog
-    /// depend on the time, so with them each bundle is judged.
+    /// Returns the cached verdict if the parts were allowed before for an equal question, or judges them. If the
+    /// catalog has exceptions, each bundle is judged, because exceptions depend on the time.
     fn judge_known(&self, who: &Who<'_>, parts: &[(Action, &Resource)]) -> Verdict {
         let me = self.prepared.principals.get(&who.principal.pattern);
         let Some(me) = me.filter(|_| self.catalog.exceptions().is_empty()) else {
@@ -315,7 +316,7 @@ impl Engine {
                 waived,
             });
         }
-        // A resource that another tenant shares does not belong to the observed tenant, so it is not only observed.
+        // A resource that another tenant shares does not belong to the observed tenant, so policy applies to it.
         let is_own = |on: &ResourceName| on.tenant() == *tenant;
         let can_be_observed = exceptions.observes(tenant, now)
             && decided.iter().all(|part| part.observed.is_none() || is_own(&part.resource))
@@ -341,7 +342,7 @@ impl Engine {
         }
     }
 
-    /// The waived rules that can apply to an act.
+    /// Returns the waived rules that can apply to an act.
     fn asked_waivers(&self, principal: &Principal, action: Action, waived: &[&str]) -> Vec<String> {
         let Some(slice) = self.slices.get(&(principal.kind, PolicyAct::Part(action))) else {
             return Vec::new();
@@ -414,7 +415,7 @@ impl Engine {
         match &slice.without_gates {
             _ if !guards.is_empty() => Outcome::Forbid(guards),
             Some(open) if !gates.is_empty() => match self.evaluate_policies(&request, open, entities) {
-                // Approval is asked for only if the request could pass with it.
+                // Approval is required only if the request could pass with it.
                 Ok((true, permits)) => Outcome::Wait(gates, permits),
                 Ok((false, _)) => Outcome::Nothing,
                 Err(failed) => Outcome::Error(failed),
@@ -423,7 +424,7 @@ impl Engine {
         }
     }
 
-    /// Whether the act is allowed, and the rules that decided that. `Err` if any rule could not be evaluated.
+    /// Returns whether the act is allowed, and the rules that decided it. `Err` if a rule could not be evaluated.
     fn evaluate_policies(
         &self,
         request: &Request,
@@ -443,7 +444,7 @@ impl Engine {
         Ok((response.decision() == Answer::Allow, rules))
     }
 
-    /// The rules of a slice that permit, sorted.
+    /// Returns the rules of a slice that permit, sorted.
     pub(super) fn permits(&self, slice: &Slice) -> Vec<Arc<Rule>> {
         let ids = slice.all.policies().map(Policy::id);
         let mut permits: Vec<Arc<Rule>> =
@@ -452,7 +453,7 @@ impl Engine {
         permits
     }
 
-    /// The kinds of principal that the schema knows for an act.
+    /// Returns the kinds of principal that the schema knows for an act.
     fn kinds(&self, act: PolicyAct) -> Vec<PrincipalKind> {
         PrincipalKind::ALL.iter().copied().filter(|k| self.slices.contains_key(&(*k, act))).collect()
     }
@@ -484,7 +485,7 @@ fn ids<'r>(rules: impl IntoIterator<Item = &'r Arc<Rule>>) -> Vec<String> {
     ids
 }
 
-/// Logs rules that could not be evaluated: operators must see these faults of the policy, requesters must not.
+/// Logs rules that could not be evaluated. Operators must see these faults of the policy, but requesters must not.
 fn log_errors(cause: &DenialCause, act: PolicyAct) {
     if let DenialCause::Error(failed) = cause {
         tracing::error!(

@@ -87,7 +87,7 @@ impl Types {
     }
 }
 
-/// All entities, and the ones that requests name.
+/// All entities, and the entities that requests name.
 pub(super) struct CatalogEntities {
     pub(super) entities: Entities,
     pub(super) principals: HashMap<SpiffePattern, EntityUid>,
@@ -127,10 +127,10 @@ impl CatalogEntities {
         Ok(prepared)
     }
 
-    /// Returns a tenant's entity, or the one for all tenants.
+    /// Returns the entity of a tenant, or the entity for all tenants.
     pub(super) fn tenant_uid(&self, types: &Types, tenant: Option<&TenantName>) -> EntityUid {
         let Some(name) = tenant else { return self.all_tenants.clone() };
-        // A tenant that has left the catalog still has jobs to end.
+        // A tenant that is no longer in the catalog may still have jobs that must end.
         self.tenants.get(name).cloned().unwrap_or_else(|| types.tenant_uid(name.as_str()))
     }
 }

@@ -14,9 +14,9 @@ use crate::{
     written::nearest,
 };
 
-/// Returns a warning for each rule about a principal or resource that is not in the catalog: such a rule matches no one. This is
-/// no error, because a tenant that removes an entry must not keep the policy from being loaded for the other tenants. Fails if
-/// a rule names a malformed tenant or resource.
+/// Returns a warning for each rule about a principal or resource that is not in the catalog. Such a rule has no effect,
+/// but it is not an error: a tenant that removes an entry must not prevent the load of the policy. Fails if a rule
+/// names a malformed tenant or resource.
 pub(super) fn check(
     rules: &RuleSet,
     types: &Types,

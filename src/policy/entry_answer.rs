@@ -1,5 +1,5 @@
-//! What the callers of one `[[principal]]` entry of the catalog may do. The answers give no reasons, because reasons take longer
-//! to find.
+//! Answers what the callers of one `[[principal]]` entry of the catalog may do. The answers have no reasons, because
+//! reasons take longer to find.
 
 use super::{Bundle, Call, CallVerdict, Engine, context::ContextFields, outcome::Outcome};
 use crate::{
@@ -10,15 +10,15 @@ use crate::{
 /// The answer for an entry that may act, at once or after approval.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EntryAnswer {
-    /// Ids of the gates to be approved; empty if there are none.
+    /// Ids of the gates that need approval. Empty if there are none.
     pub gates: Vec<String>,
     /// Ids of the rules that permit the act.
     pub rules: Vec<String>,
 }
 
 impl Engine {
-    /// Returns the answer for one act of a job; `None` if the entry may not do it. The act replaces the parts of the bundle, which
-    /// are not read.
+    /// Returns the answer for one act of a job. `None` if the entry may not do the act. The act replaces the parts of
+    /// the bundle.
     pub fn entry_may_do(
         &self,
         entry: &Principal,
@@ -36,10 +36,11 @@ impl Engine {
         answer(&self.part(entry, action, resource, &facts))
     }
 
-    /// Returns the answer for a call; `None` if the entry may not make it. The call names an identity that the entry matches.
+    /// Returns the answer for a call. `None` if the entry may not make the call. The call names an identity that the
+    /// entry matches.
     pub fn entry_may_call(&self, entry: &Principal, call: &Call<'_>) -> Option<EntryAnswer> {
         let found = self.catalog().principal(call.caller)?;
-        // The identity belongs to an earlier entry that matches it too.
+        // If an earlier entry matches the identity too, the identity belongs to that entry.
         if found.pattern != entry.pattern {
             return None;
         }
@@ -54,8 +55,8 @@ impl Engine {
         }
     }
 
-    /// Whether a rule distinguishes the identities that an entry matches. If so, the answer for the entry is possibly wrong for
-    /// some of them.
+    /// Whether a rule distinguishes the identities that an entry matches. If so, the answer for the entry can be wrong
+    /// for some identities.
     pub fn decides_by_identity(&self) -> bool {
         self.slices.values().any(|slice| slice.reads.of("spiffe_id"))
     }

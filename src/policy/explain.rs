@@ -1,4 +1,4 @@
-//! The words of a refusal: what was refused, by which rule, and what would change it.
+//! The texts of a refusal: what was refused, by which rule, and what would change the answer.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Who sees the rule that refused.
+/// The people who see the rule that refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Explain {
     /// The caller that is refused.
@@ -26,25 +26,25 @@ pub(super) struct Who<'a> {
     pub(super) bundle: &'a Bundle<'a>,
 }
 
-/// Why an act was denied.
+/// The cause of a denial.
 #[derive(Debug)]
 pub(super) enum DenialCause {
     Forbidden(Vec<Arc<Rule>>),
-    /// The rule would permit it for another purpose, with this role if one is named.
+    /// The rule would permit the act for another purpose, and with the role, if a role is named.
     Purpose {
         rule: Arc<Rule>,
         role: Option<String>,
     },
-    /// The rule would permit it to this role.
+    /// The rule would permit the act for this role.
     Role {
         rule: Arc<Rule>,
         role: String,
     },
-    /// The rule would permit it for the job's own checkpoints.
+    /// The rule would permit the act for the job's own checkpoints.
     OtherJobsCheckpoint {
         rule: Arc<Rule>,
     },
-    /// None of these permits it.
+    /// No rule permits the act, and none of these changes helps.
     Nothing {
         permits: Vec<Arc<Rule>>,
     },
@@ -61,7 +61,8 @@ impl DenialCause {
         }
     }
 
-    /// The ids of the rules that denied, or would have permitted. For errors, these are the texts of Cedar, which name the policy.
+    /// Returns the ids of the rules that denied or would have permitted. For errors, returns the texts of Cedar, which
+    /// name the policy.
     pub(super) fn rules(&self) -> Vec<String> {
         match self {
             DenialCause::Forbidden(rules) => rules.iter().map(|r| r.id.clone()).collect(),
@@ -75,7 +76,8 @@ impl DenialCause {
         }
     }
 
-    /// Whether an observed tenant may act all the same. It may not if a rule holds always, or could not be evaluated.
+    /// Whether an observed tenant may act despite this denial. It may not if the rule has the annotation
+    /// `@enforced("always")`, or if a rule could not be evaluated.
     pub(super) fn can_be_observed(&self) -> bool {
         match self {
             DenialCause::Forbidden(rules) => rules.iter().all(|rule| !rule.always),
@@ -111,7 +113,7 @@ pub(super) fn wrong_kind(call: &Call<'_>, principal: &Principal, kinds: &[Princi
     .fix(format!("call it as one of: {}", kinds.join(", ")))
 }
 
-/// Refuses a member, or a launcher as a member, that is not a workload.
+/// Returns the refusal for a member, or a launcher as a member, that is not a workload.
 pub(super) fn holds_nothing(who: &Who<'_>) -> Refusal {
     let text = format!("{} may not take part in a job", who.principal.kind.with_article());
     Refusal::new(Reason::KindNotAllowed, text)
@@ -124,7 +126,8 @@ pub(super) fn wrong_resource(action: Action, name: &ResourceName) -> Refusal {
     Refusal::new(Reason::FieldInvalid, text).fix(format!("name a {} for it", action.applies_to().as_str()))
 }
 
-/// Returns the refusal for a resource that does not exist or that belongs to another tenant: the two look alike.
+/// Returns the refusal for a resource that does not exist or that belongs to another tenant. The caller cannot
+/// distinguish the two.
 pub(super) fn not_found(who: &Who<'_>, name: &ResourceName) -> Refusal {
     let text = format!("there is no {name} that this job may know of");
     Refusal::new(Reason::ResourceNotFound, text)

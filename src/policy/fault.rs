@@ -7,11 +7,11 @@ use std::fmt;
 pub struct PolicyFault {
     /// The file's name within the policy directory, or the directory.
     pub file: String,
-    /// From 1; 0 if no line is to blame.
+    /// The line, counted from 1. 0 if the mistake has no line.
     pub line: usize,
-    /// The policy's id, if one is to blame.
+    /// The id of the policy, if the mistake is in one policy.
     pub policy: Option<String>,
-    /// What is wrong, and what to write instead.
+    /// The mistake, and how to correct it.
     pub what: String,
 }
 

@@ -1,4 +1,5 @@
-//! Entries of a catalog without effect: roles and groups that no rule mentions, and entries that no rule permits anything.
+//! Entries of a catalog without effect: roles and groups that no rule mentions, and entries to which no rule permits an
+//! act.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,7 +22,7 @@ use crate::{
     written::nearest,
 };
 
-/// How many questions may still be asked, and whether one of them had no answer by any rule.
+/// The number of questions that may still be asked, and whether a question had no answer by any rule.
 struct GapSearch {
     left: usize,
     has_silence: bool,
@@ -47,7 +48,7 @@ impl Engine {
         lines
     }
 
-    /// Returns a line for each waiver of a rule that does not exist, or does not ask for one.
+    /// Returns a line for each waiver without effect: its rule does not exist, or cannot be waived.
     fn idle_waivers(&self) -> Vec<String> {
         let asks = |id: &str| {
             let wanted = format!("context.waived.contains(\"{id}\")");
@@ -66,7 +67,7 @@ impl Engine {
         waivers.map(line).collect()
     }
 
-    /// Returns every text in a rule.
+    /// Returns every text that occurs in a rule.
     fn mentioned(&self) -> BTreeSet<String> {
         let mut texts = BTreeSet::new();
         for (rule, policy) in self.policies() {
@@ -78,7 +79,8 @@ impl Engine {
         texts
     }
 
-    /// Returns entries that may do nothing but ask who they are. Entries that rules cannot distinguish are judged once.
+    /// Returns the entries that may only ask for their own identity. Entries that rules cannot distinguish are judged
+    /// once.
     fn idle(&self, mentioned: &BTreeSet<String>) -> Vec<String> {
         let ids: Vec<SpiffeId> = mentioned.iter().filter_map(|text| text.parse().ok()).collect();
         let mut asked = GapSearch { left: POLICY_GAP_QUESTIONS_MAX, has_silence: false };
@@ -103,7 +105,8 @@ impl Engine {
         lines
     }
 
-    /// Whether rules permit an entry something. An entry to which they forbid everything counts too, because that is intended.
+    /// Whether rules permit an act to an entry. An entry to which rules forbid everything counts too, because that is
+    /// intended.
     fn is_of_use(&self, p: &Principal, asked: &mut GapSearch) -> bool {
         asked.has_silence = false;
         self.can_do_something(p, asked) || !asked.has_silence
@@ -113,7 +116,7 @@ impl Engine {
         if p.kind != PrincipalKind::Workload {
             return Rpc::ALL.iter().any(|rpc| self.may_call(p, *rpc, asked));
         }
-        // A workload that creates jobs needs something to put into them too.
+        // A workload that creates jobs also needs a resource that its jobs can use.
         let mut visible = self.catalog.resources().filter(|r| r.visible_to(&p.tenant)).peekable();
         visible.peek().is_none() || visible.any(|r| self.may_hold(p, r, asked))
     }
@@ -157,10 +160,10 @@ impl Engine {
         };
         let methods: Vec<Option<Method>> =
             std::iter::once(None).chain(Method::ALL.iter().copied().map(Some)).collect();
-        // To read back or delete a checkpoint is of no use to an entry that never writes one.
+        // An entry that never writes a checkpoint has no use for the right to read or delete checkpoints.
         let opens = |action: &Action| !matches!(action, Action::ReadCheckpoint | Action::DeleteCheckpoint);
         let actions = Action::ALL.iter().filter(|a| opens(a) && a.applies_to() == resource.name.kind());
-        // A rule that requires a field is no reason to call an entry idle.
+        // A rule that requires a field does not make an entry idle.
         let facts = RequestFacts::assumed(&resource.name);
         let risk = JobRisk::of(&self.catalog, &p.tenant, [&resource.name], [p]);
         let approved = BTreeSet::new();
@@ -189,7 +192,7 @@ impl Engine {
         })
     }
 
-    /// Whether an act is allowed, or waits for approval. Beyond the bound on questions, every act counts as allowed.
+    /// Whether an act is allowed or waits for approval. Beyond the bound on questions, every act counts as allowed.
     fn answers(
         &self,
         slice: &Slice,
@@ -218,7 +221,7 @@ fn relations_of(kind: PrincipalKind) -> &'static [Relation] {
     }
 }
 
-/// Returns what an entry without permissions most often lacks.
+/// Returns the field that an entry without permissions most often lacks.
 fn wanting(p: &Principal) -> &'static str {
     match p.kind {
         PrincipalKind::Operator if p.groups.is_empty() => {

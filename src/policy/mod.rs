@@ -1,26 +1,27 @@
-//! Policy: what is allowed, decided by Cedar. The only maker of a [`Grant`], and no lease exists without one.
+//! Policy: Cedar decides what is allowed. Only this module makes a [`Grant`], and each lease needs a grant.
 //!
-//! Owns the schema, the reading and strict validation of policies, the entities made of the catalog, gates, and the words of
-//! a refusal. An engine never changes: a new policy or catalog makes another one. Equal input gives equal decisions, so they
-//! can be cached: no clock, no await, no state of jobs or locks in here.
+//! This module contains the schema, the strict validation of policies, the entities that are made from the catalog,
+//! gates, and the texts of refusals. An engine never changes: a new policy or catalog makes another engine. Equal input
+//! gives equal decisions, so they can be cached. The module uses no clock, is not async, and knows no state of jobs or
+//! locks.
 //!
 //! Cedar skips a rule whose evaluation fails, so a broken `forbid` would forbid nothing. Therefore policies are validated
 //! strictly when they are read, and an error in an evaluation denies.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
-//! | `ask` `decision` | [`Bundle`] and [`Call`]: what is asked; [`Decision`] and [`Grant`]: what is answered |
+//! | `ask` `decision` | [`Bundle`] and [`Call`]: the questions; [`Decision`] and [`Grant`]: the answers |
 //! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; the outcome for one act, and a cache of outcomes |
-//! | `source` `rules` `entity_references` `fault` | policies read, validated, and what is wrong with them |
-//! | `entities` `context` `slice` | what Cedar is given: entities, context, and the rules that can matter |
-//! | `bundle` | [`PolicyBundle`]: the files of a policy and of its cases, as they are handed over |
-//! | `signature` | [`SignedBundle`], [`TrustedKeys`]: the keys that vouch for the files of a policy |
-//! | `cases` `case_run` | [`PolicyCase`]: an expected answer, as a file has it; the run of all cases |
-//! | `entry_answer` | what one entry of the catalog may do, without the reasons of a denial |
+//! | `source` `rules` `entity_references` `fault` | policies as they are read and validated; their mistakes |
+//! | `entities` `context` `slice` | the input of Cedar: entities, context, and the rules that can apply |
+//! | `bundle` | [`PolicyBundle`]: the files of a policy and of its test cases |
+//! | `signature` | [`SignedBundle`], [`TrustedKeys`]: the signatures on the files of a policy, and the keys that may sign |
+//! | `cases` `case_run` | [`PolicyCase`]: a test case with its expected answer; the run of all cases |
+//! | `entry_answer` | answers for one entry of the catalog, without the reasons of a denial |
 //! | `gaps` | entries of a catalog that have no effect under the policies |
 //! | `ungated` | models that can be tuned past their gates |
-//! | `explain` `probe` | the words of a refusal, and which one change would have permitted it |
-//! | `risk` | [`JobRisk`]: what makes a job risky, by the catalog |
+//! | `explain` `probe` | the texts of a refusal, and the single change that would have permitted the act |
+//! | `risk` | [`JobRisk`]: the risk of a job, by the catalog |
 //! | `rpc` | [`Rpc`]: each call as an action of the schema |
 
 mod ask;

@@ -1,16 +1,16 @@
-//! How deep the expressions of a policy are nested. Cedar reads them by recursion, so a deep one would use up a thread's stack, and
-//! that ends the process. The text is measured before Cedar reads it.
+//! Measures how deep the expressions of a policy are nested, before Cedar reads them. Cedar reads expressions by
+//! recursion, so a deep expression would overflow a thread's stack and end the process.
 
 use crate::limits::{POLICY_BRACKETS_MAX, POLICY_CHAIN_MAX, POLICY_OPERATORS_MAX};
 
-/// What is counted in one policy. Each of these nests one level deeper.
+/// The counts in one policy. Each counted token nests one level deeper.
 #[derive(Default)]
 struct NestingCounts {
-    /// Brackets that are open now.
+    /// The number of brackets that are open now.
     open: usize,
-    /// `||`, `&&`, `+`, `-`, `*` and `if`.
+    /// The number of `||`, `&&`, `+`, `-`, `*` and `if`.
     operators: usize,
-    /// The dots of `a.b.c`, since the last operator or comma.
+    /// The number of dots, as in `a.b.c`, since the last operator or comma.
     chain: usize,
 }
 
@@ -28,7 +28,7 @@ impl NestingCounts {
     }
 }
 
-/// Checks each policy of a text. The error has the byte offset of the place, and what is wrong.
+/// Checks each policy of a text. The error has the byte offset and the mistake.
 pub(super) fn check(text: &str) -> Result<(), (usize, String)> {
     let mut counts = NestingCounts::default();
     let mut rest = text.char_indices().peekable();
@@ -36,7 +36,7 @@ pub(super) fn check(text: &str) -> Result<(), (usize, String)> {
     while let Some((at, c)) = rest.next() {
         let next = rest.peek().map(|(_, next)| *next);
         if c.is_ascii_alphanumeric() || c == '_' {
-            // Only the first letters count: `if` is the longest word of interest.
+            // Three letters are enough to recognize the word `if`.
             if word.len() < 3 {
                 word.push(c);
             }

@@ -1,4 +1,4 @@
-//! The outcome of the rules for one act, before it is put into words.
+//! The outcome of the rules for one act, before it becomes a text.
 
 use std::sync::Arc;
 
@@ -8,10 +8,10 @@ use super::Rule;
 #[derive(Debug)]
 pub(super) enum Outcome {
     Allow(Vec<Arc<Rule>>),
-    /// Gates, and what permits it once they are open.
+    /// The gates, and the rules that permit the act after approval.
     Wait(Vec<Arc<Rule>>, Vec<Arc<Rule>>),
     Forbid(Vec<Arc<Rule>>),
-    /// Nothing permits it.
+    /// No rule permits the act.
     Nothing,
     Error(Vec<String>),
 }

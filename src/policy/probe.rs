@@ -1,4 +1,5 @@
-//! Finds why no rule permitted an act. Each site has its own policies, so it tries which single change would have helped.
+//! Finds the reason if no rule permitted an act. Each site has its own policies, so the probe tries which single change
+//! would have helped.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -20,10 +21,10 @@ use crate::{
     name::Action,
 };
 
-/// The most roles that are tried, so that a refusal stays cheap.
+/// The highest number of roles that are tried, so that a refusal stays cheap.
 const ROLES_TRIED_MAX: usize = 16;
 
-/// One act of one principal, with something changed.
+/// One act of one principal, with a change.
 struct Trial<'a> {
     name: &'a str,
     principal: &'a Principal,
@@ -60,13 +61,13 @@ impl Engine {
         DenialCause::Nothing { permits: slice.map_or_else(Vec::new, |s| self.permits(s)) }
     }
 
-    /// Returns the rule that would permit it for some purpose that the dataset allows.
+    /// Returns the rule that would permit the act for another purpose that the dataset allows.
     fn with_a_purpose(&self, bundle: &Bundle<'_>, trial: &Trial<'_>) -> Option<Arc<Rule>> {
         let mut purposes = trial.resource.dataset()?.purposes.iter();
         purposes.find_map(|purpose| self.would(&Bundle { purpose, ..bundle.clone() }, trial))
     }
 
-    /// Returns the rule that would permit it with these changes.
+    /// Returns the rule that would permit the act with these changes.
     fn would(&self, bundle: &Bundle<'_>, trial: &Trial<'_>) -> Option<Arc<Rule>> {
         let slice = self.slices.get(&(trial.principal.kind, PolicyAct::Part(trial.action)))?;
         let me = self.prepared.principals.get(&trial.principal.pattern)?;
@@ -80,7 +81,7 @@ impl Engine {
         }
     }
 
-    /// Returns the role that the shipped policies know, and those that principals of the catalog have.
+    /// Returns the role of the shipped policies, and the roles of the principals in the catalog.
     fn roles(&self) -> Vec<String> {
         let known: BTreeSet<&String> = self.catalog.principals().flat_map(|p| &p.roles).collect();
         let others = known.into_iter().filter(|r| *r != "trainer").cloned();

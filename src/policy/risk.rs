@@ -1,4 +1,4 @@
-//! What makes a job risky. Computed from the catalog, because a launcher must not say how harmless its own job is.
+//! The risk of a job. It is computed from the catalog, because a launcher must not rate its own job.
 
 use std::collections::BTreeSet;
 
@@ -10,32 +10,32 @@ use crate::{
     name::{Pin, PrincipalKind, ResourceName, TenantName},
 };
 
-/// One thing that makes a job risky.
+/// One reason for which a job is risky.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum RiskReason {
-    /// It reads data of the class `pii` or `phi`.
+    /// The job reads data of the class `pii` or `phi`.
     PersonalData,
-    /// It reads data of the class `credentials`.
+    /// The job reads data of the class `credentials`.
     CredentialsInData,
-    /// It reads data of the class `source-code`.
+    /// The job reads data of the class `source-code`.
     SourceCode,
-    /// It reads data that is classified as restricted.
+    /// The job reads data that is classified as restricted.
     RestrictedData,
-    /// It reads data from a source that is not trusted.
+    /// The job reads data from a source that is not trusted.
     UntrustedSource,
-    /// It opens something that another tenant shares with it.
+    /// The job opens a resource that another tenant shares.
     ForeignData,
-    /// It reads a version that nothing pins, so the bytes may change.
+    /// The job reads a version without a pin, so the bytes may change.
     UnpinnedInput,
-    /// It reads something that programs can also reach without Leasehold.
+    /// The job reads a resource that programs can also reach without Leasehold.
     AdvisoryInput,
-    /// It reads or tunes a production model.
+    /// The job reads or tunes a production model.
     ProductionModel,
-    /// It reads or tunes a model that can call production tools.
+    /// The job reads or tunes a model that can call production tools.
     ProductionTools,
-    /// It reads or tunes a model that the catalog lists with `risk = "high"`.
+    /// The job reads or tunes a model that the catalog lists with `risk = "high"`.
     HighRiskModel,
-    /// Its work is done by an identity that several jobs may carry.
+    /// The job's workload has an identity that several jobs may share.
     SharedIdentity,
 }
 
@@ -57,7 +57,7 @@ impl RiskReason {
         }
     }
 
-    /// How much it adds to the score: 3 for what can hurt people or production, 1 for what makes a mistake likelier.
+    /// Returns the weight in the score: 3 if people or production can be harmed, 1 if a mistake becomes more likely.
     const fn weight(self) -> u32 {
         match self {
             RiskReason::PersonalData
@@ -80,8 +80,8 @@ impl RiskReason {
 pub struct JobRisk(BTreeSet<RiskReason>);
 
 impl JobRisk {
-    /// Computes the risk of a job of `tenant` whose members have these entries and open these resources. A resource that the
-    /// catalog does not have adds nothing: a decision refuses it in any case.
+    /// Computes the risk of a job of `tenant` whose members have these entries and open these resources. A resource
+    /// that is not in the catalog adds nothing, because a decision refuses it in any case.
     pub fn of<'a>(
         catalog: &Catalog,
         tenant: &TenantName,
@@ -104,12 +104,12 @@ impl JobRisk {
         JobRisk(reasons)
     }
 
-    /// The sum of the weights of its reasons.
+    /// Returns the sum of the weights of the reasons.
     pub fn score(&self) -> u32 {
         self.0.iter().map(|reason| reason.weight()).sum()
     }
 
-    /// The words of its reasons, sorted.
+    /// Returns the words of the reasons, sorted.
     pub fn reasons(&self) -> Vec<&'static str> {
         let mut words: Vec<_> = self.0.iter().map(|reason| reason.as_str()).collect();
         words.sort_unstable();

@@ -1,4 +1,5 @@
-//! The calls of the API, each one action of the schema, and the relation of a caller to the object of its call.
+//! The calls of the API and the relations of callers to the objects of their calls. Each call is one action of the
+//! schema.
 
 use std::fmt;
 
@@ -9,7 +10,7 @@ macro_rules! closed {
         pub enum $name { $( $(#[$vdoc])* $variant, )* }
 
         impl $name {
-            /// All of them, in the order of their declaration.
+            /// All variants, in the order of their declaration.
             pub const ALL: &'static [$name] = &[ $($name::$variant,)* ];
 
             /// The text that [`parse`](Self::parse) reads.
@@ -17,7 +18,7 @@ macro_rules! closed {
                 match self { $($name::$variant => $text,)* }
             }
 
-            /// `None` if none of them has this text.
+            /// Reads a text. Returns `None` if no variant has this text.
             pub fn parse(text: &str) -> Option<Self> {
                 match text { $($text => Some($name::$variant),)* _ => None }
             }
@@ -85,7 +86,8 @@ closed! {
 }
 
 closed! {
-    /// The relation of a caller to the job, member or audience that a call names. The broker, which knows the state, gives it.
+    /// The relation of a caller to the job, member or audience that a call names. The broker determines it from the
+    /// state.
     Relation {
         /// The caller created the job.
         Launcher = "launcher",
@@ -95,7 +97,7 @@ closed! {
         Join = "join",
         /// The caller is a member of the attempt.
         Member = "member",
-        /// The call concerns only the caller: its own membership, or what it may do.
+        /// The call concerns only the caller: its own membership, or its own rights.
         Itself = "self",
         /// The caller checks tokens for the audience.
         Verifier = "verifier",
@@ -103,7 +105,7 @@ closed! {
 }
 
 impl Rpc {
-    /// Whether the call changes the rules, so that policy can have people approve it first.
+    /// Whether the call changes the rules. Only such calls can have gates.
     pub const fn is_change(self) -> bool {
         matches!(self, Rpc::ApplyPolicy | Rpc::ReloadCatalog)
     }

@@ -1,4 +1,4 @@
-//! Policies as rules: parsed, annotated, validated strictly.
+//! The rules of a policy, with their annotations. They are parsed and validated strictly.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,15 +31,15 @@ const ANNOTATIONS: [&str; 8] =
 #[derive(Clone, Debug)]
 pub struct Rule {
     pub id: String,
-    /// The explanation for a person that it refuses.
+    /// The explanation for a person whom the rule refuses.
     pub explain: Option<String>,
-    /// What to do to pass it.
+    /// The advice on how to pass the rule.
     pub fix: Option<String>,
-    /// Set if it waits for approval instead of forbidding.
+    /// Set if the rule is a gate: it waits for approval instead of forbidding.
     pub gate: Option<Gate>,
-    /// Whether it holds for observed tenants too.
+    /// Whether the rule also applies to observed tenants.
     pub always: bool,
-    /// Whether it permits.
+    /// Whether the rule is a permit.
     pub permits: bool,
     /// The rule's file and line, for example `leasehold.cedar:24`.
     pub place: String,
@@ -55,7 +55,7 @@ impl Rule {
     }
 }
 
-/// The policies of a source, all of them good.
+/// The validated policies of a source.
 pub(super) struct RuleSet {
     pub(super) schema: Schema,
     pub(super) digest: Digest,
@@ -97,7 +97,7 @@ impl RuleSet {
 }
 
 impl RuleSet {
-    /// Notes a mistake of one rule.
+    /// Makes the fault for a mistake in one rule.
     pub(super) fn fault(&self, rule: &Rule, what: impl Into<String>) -> PolicyFault {
         let (file, line) = self.places.get(&rule.id).cloned().unwrap_or_default();
         PolicyFault { file, line, policy: Some(rule.id.clone()), what: what.into() }
@@ -108,7 +108,7 @@ impl RuleSet {
 struct Reading {
     faults: Vec<PolicyFault>,
     policies: Vec<(Arc<Rule>, Policy)>,
-    /// By id: the number of the file, and the line.
+    /// For each policy id, the number of the file and the line.
     places: BTreeMap<String, (usize, usize)>,
 }
 

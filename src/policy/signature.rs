@@ -1,7 +1,7 @@
 //! Signatures on policy bundles: they say which key vouches for exactly these files.
 //!
-//! A signature covers the names and the texts of all `.cedar` files and of all cases beside them. It is in the file
-//! [`SIGNATURE_FILE`] of the same directory.
+//! A signature covers the names and texts of all `.cedar` files and of all test cases in the same directory. The file
+//! [`SIGNATURE_FILE`] in this directory contains the signatures.
 
 use std::path::{Path, PathBuf};
 
@@ -28,17 +28,18 @@ use crate::{
 /// The file with the signatures of a policy directory.
 pub const SIGNATURE_FILE: &str = "policy.sig";
 
-/// The domain of what is signed. No other signature is made of a text with it.
+/// The prefix of the signed bytes. No other kind of signature uses this prefix.
 const DOMAIN: &[u8] = b"leasehold/policy-bundle/v1\n";
 
-/// The SubjectPublicKeyInfo of a key, up to its bytes (RFC 8410, RFC 5480).
+/// The DER bytes of a SubjectPublicKeyInfo before the bytes of the key (RFC 8410).
 const ED25519_PREFIX: &[u8] = &[0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+/// The DER bytes of a SubjectPublicKeyInfo before the bytes of the key (RFC 5480).
 const P256_PREFIX: &[u8] = &[
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
-/// How a key signs.
+/// The signature algorithm of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum SignatureAlgorithm {
     Ed25519,
@@ -63,10 +64,11 @@ enum SigningPair {
     Es256(Box<EcdsaKeyPair>, SystemRandom),
 }
 
-/// What a signature covers, with the signatures themselves. It is kept with a policy, so that they can be checked again.
+/// The signatures on a policy bundle, and the digest of its test cases. A kept policy has them, so that its signatures
+/// can be checked again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedBundle {
-    /// The digest of the cases beside the policy.
+    /// The digest of the test cases in the policy's directory.
     pub cases: Digest,
     /// The text of [`SIGNATURE_FILE`].
     pub signatures: String,
@@ -77,7 +79,7 @@ pub struct SignedBundle {
 #[serde(deny_unknown_fields)]
 struct SignatureFile {
     v: u32,
-    /// The digest of the bundle, so that a file of other files is recognized as such.
+    /// The digest of the signed files. It shows whether the signatures are for these files.
     bundle: Digest,
     signatures: Vec<BundleSignature>,
 }
@@ -87,17 +89,17 @@ struct SignatureFile {
 struct BundleSignature {
     /// SHA-256 of the key's SubjectPublicKeyInfo.
     key: Digest,
-    /// Base64.
+    /// The signature in Base64.
     signature: String,
 }
 
 const VERSION: u32 = 1;
 
-/// Why a bundle does not count as signed.
+/// The reasons for which a bundle does not count as signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnsignedBundle {
     #[error(
-        "the policy is not signed, and policy.trusted_keys asks for a signature: run `leasehold policy sign --key FILE DIR`"
+        "the policy is not signed, and policy.trusted_keys requires a signature: run `leasehold policy sign --key FILE DIR`"
     )]
     Missing,
     #[error("{SIGNATURE_FILE} cannot be read: {0}")]
@@ -141,10 +143,10 @@ impl BundleKey {
     /// Reads a public key: PEM of a SubjectPublicKeyInfo, Ed25519 or P-256.
     ///
     /// # Errors
-    /// It is none.
+    /// The text is not such a public key.
     pub fn from_pem(text: &str) -> Result<Self, &'static str> {
-        const NOT: &str = "is not an Ed25519 or P-256 public key in PEM (BEGIN PUBLIC KEY)";
-        let der = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()).map_err(|_| NOT)?;
+        const NOT_A_KEY: &str = "is not an Ed25519 or P-256 public key in PEM (BEGIN PUBLIC KEY)";
+        let der = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()).map_err(|_| NOT_A_KEY)?;
         let known =
             [(SignatureAlgorithm::Ed25519, ED25519_PREFIX, 32), (SignatureAlgorithm::Es256, P256_PREFIX, 65)];
         known
@@ -153,10 +155,10 @@ impl BundleKey {
                 let bytes = der.strip_prefix(prefix).filter(|bytes| bytes.len() == length)?.to_vec();
                 Some(BundleKey { algorithm, bytes })
             })
-            .ok_or(NOT)
+            .ok_or(NOT_A_KEY)
     }
 
-    /// Returns SHA-256 of its SubjectPublicKeyInfo.
+    /// Returns the SHA-256 of the key's SubjectPublicKeyInfo.
     pub fn id(&self) -> Digest {
         let prefix = match self.algorithm {
             SignatureAlgorithm::Ed25519 => ED25519_PREFIX,
@@ -179,7 +181,7 @@ impl BundleKey {
     }
 }
 
-/// A new key that signs bundles, in the form of its files.
+/// The texts of the two files of a new key that signs bundles.
 pub struct BundleKeyPem {
     /// The private key, as PKCS#8 PEM.
     pub private: Zeroizing<String>,
@@ -188,10 +190,10 @@ pub struct BundleKeyPem {
 }
 
 impl BundleSigner {
-    /// Makes a key: Ed25519.
+    /// Makes an Ed25519 key.
     ///
     /// # Errors
-    /// The system gives no random bytes.
+    /// The operating system gives no random bytes.
     pub fn generate() -> Result<BundleKeyPem, rcgen::Error> {
         let pair = rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519)?;
         Ok(BundleKeyPem { private: Zeroizing::new(pair.serialize_pem()), public: pair.public_key_pem() })
@@ -200,21 +202,22 @@ impl BundleSigner {
     /// Reads a private key: PKCS#8 PEM, Ed25519 or P-256.
     ///
     /// # Errors
-    /// It is none.
+    /// The text is not such a private key.
     pub fn from_pem(text: &str) -> Result<Self, &'static str> {
-        const NOT: &str =
+        const NOT_A_KEY: &str =
             "is not an unencrypted Ed25519 or P-256 private key in PKCS#8 PEM (BEGIN PRIVATE KEY)";
-        let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| NOT)?;
+        let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| NOT_A_KEY)?;
         let der = der.secret_pkcs8_der();
         if let Ok(key) = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der) {
             return Ok(BundleSigner { key: SigningPair::Ed25519(key) });
         }
         let random = SystemRandom::new();
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &random).map_err(|_| NOT)?;
+        let key =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, der, &random).map_err(|_| NOT_A_KEY)?;
         Ok(BundleSigner { key: SigningPair::Es256(Box::new(key), random) })
     }
 
-    /// Returns its public key.
+    /// Returns the public key of this private key.
     pub fn public(&self) -> BundleKey {
         match &self.key {
             SigningPair::Ed25519(key) => BundleKey {
@@ -227,8 +230,8 @@ impl BundleSigner {
         }
     }
 
-    /// Signs a bundle. Returns the text of [`SIGNATURE_FILE`], with the signatures of other keys that `before` has for the same
-    /// files.
+    /// Signs a bundle and returns the text of [`SIGNATURE_FILE`]. If `before` is for the same files, its signatures of
+    /// other keys are kept.
     ///
     /// # Errors
     /// The key could not sign, or there are too many signatures.
@@ -276,7 +279,7 @@ fn read(text: &str) -> Result<SignatureFile, UnsignedBundle> {
     Ok(file)
 }
 
-/// Says what is wrong with the signatures of a directory without asking whose they are; `None` if they are of these files.
+/// Checks whether the signatures are for these files. Does not check whose keys made them. Returns `None` if they are.
 pub fn stale_signature(policies: &[PolicyText], signed: &SignedBundle) -> Option<UnsignedBundle> {
     match read(&signed.signatures) {
         Ok(file) if file.bundle == bundle_digest(policies, signed.cases) => None,
@@ -285,7 +288,7 @@ pub fn stale_signature(policies: &[PolicyText], signed: &SignedBundle) -> Option
     }
 }
 
-/// The keys of those who may sign policies. Without a key no signature is asked for.
+/// The keys of those who may sign policies. If there is no key, a signature is not required.
 #[derive(Clone, Debug, Default)]
 pub struct TrustedKeys(Vec<BundleKey>);
 
@@ -296,9 +299,10 @@ impl TrustedKeys {
     /// A file cannot be read, or has no such key.
     pub fn load(files: &[PathBuf]) -> Result<Self, String> {
         let load = |path: &PathBuf| {
-            let of_file = |why: &str| format!("policy.trusted_keys: {} {why}", plain::path(Path::new(path)));
-            let text = read_regular_text(path, PEM_BYTES_MAX).map_err(|why| of_file(&why))?;
-            BundleKey::from_pem(&text).map_err(of_file)
+            let with_path =
+                |why: &str| format!("policy.trusted_keys: {} {why}", plain::path(Path::new(path)));
+            let text = read_regular_text(path, PEM_BYTES_MAX).map_err(|why| with_path(&why))?;
+            BundleKey::from_pem(&text).map_err(with_path)
         };
         files.iter().map(load).collect::<Result<_, _>>().map(TrustedKeys)
     }
@@ -306,7 +310,7 @@ impl TrustedKeys {
     /// Checks that one of the keys signed a policy, if there are keys.
     ///
     /// # Errors
-    /// None of them did.
+    /// The policy has no valid signature of one of the keys.
     pub fn check(
         &self,
         policies: &[PolicyText],

@@ -1,4 +1,4 @@
-//! Policies by what they can apply to: one act of one kind of principal.
+//! Slices of the policies: the policies that can apply to one act of one kind of principal.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -38,14 +38,14 @@ impl PolicyAct {
 pub(super) struct Slice {
     pub(super) action: EntityUid,
     pub(super) all: PolicySet,
-    /// All policies except the gates; `None` if there is no gate.
+    /// All policies except the gates. `None` if there is no gate.
     pub(super) without_gates: Option<PolicySet>,
     pub(super) reads: Reads,
     /// The fields of `JobContext` that these policies read.
     pub(super) job_reads: JobReads,
 }
 
-/// The slices, by kind of principal and act. An act that the schema does not know for a kind has none.
+/// The slices, by kind of principal and act. An act that the schema does not know for a kind has no slice.
 pub(super) type Slices = HashMap<(PrincipalKind, PolicyAct), Slice>;
 
 /// Sorts policies by the kinds of principal and the acts that their scopes can match.
@@ -123,11 +123,11 @@ fn speaks_of_principal(policy: &Policy, kind: &EntityTypeName) -> bool {
     }
 }
 
-/// The fields of the context that the policies of a slice read: nothing else can change their answer.
+/// The fields of the context that the policies of a slice read. No other field can change their answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Reads {
     fields: BTreeSet<String>,
-    /// Set if a policy uses the context in a way that does not show which fields it reads.
+    /// Set if a policy uses the context in a way that hides which fields it reads.
     everything: bool,
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{PolicyErrors, SIGNATURE_FILE, fault::PolicyFault};
 use crate::{limits::FILE_BYTES_MAX, name::Digest, plain, written::read_regular_text};
 
-/// The schema that all policies are written in.
+/// The schema of all policies.
 pub const SCHEMA: &str = include_str!("../../config/policy/leasehold.cedarschema");
 
 const DEFAULT: &str = include_str!("../../config/policy/leasehold.cedar");
@@ -19,11 +19,11 @@ pub enum PolicySource {
     Default,
     /// A directory of `.cedar` files. The schema is built in.
     Dir(PathBuf),
-    /// The texts of the files of such a directory, in the order of their names.
+    /// The texts of `.cedar` files, in the order of their names.
     Texts(Vec<PolicyText>),
 }
 
-/// One file's name and text.
+/// The name and the text of one file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyText {
     pub file: String,
@@ -31,7 +31,7 @@ pub struct PolicyText {
 }
 
 impl PolicySource {
-    /// All files, one after another, each after a comment with its name if there are several.
+    /// Returns the texts of all files as one text. If there are several files, a comment with its name is before each.
     ///
     /// # Errors
     ///
@@ -43,10 +43,10 @@ impl PolicySource {
         Ok(texts.into_iter().map(titled).collect())
     }
 
-    /// Reads all files, in the order of their names. Does not check what is in them.
+    /// Reads all files, in the order of their names. Does not check their content.
     ///
     /// # Errors
-    /// Every file that cannot be read, or that would not be read although it may contain rules.
+    /// Every file that cannot be read, or that may contain rules but has another extension.
     pub fn read(&self) -> Result<Vec<PolicyText>, PolicyErrors> {
         match self {
             PolicySource::Default => {
@@ -58,7 +58,7 @@ impl PolicySource {
     }
 }
 
-/// Returns the digest of a policy: over the schema, and the names and texts of its files.
+/// Returns the digest of a policy. It covers the schema, and the names and texts of the files.
 pub fn policy_digest(texts: &[PolicyText]) -> Digest {
     let mut bytes = b"leasehold policy v1\n".to_vec();
     let files = texts.iter().flat_map(|t| [t.file.as_bytes(), t.text.as_bytes()]);
@@ -69,7 +69,7 @@ pub fn policy_digest(texts: &[PolicyText]) -> Digest {
     Digest::of(&bytes)
 }
 
-/// Returns the digest of the built-in schema, which every policy of this version is written in.
+/// Returns the digest of the built-in schema. All policies of this version use it.
 pub fn schema_digest() -> Digest {
     Digest::of(SCHEMA.as_bytes())
 }

@@ -1,5 +1,5 @@
-//! Models that can be tuned past their gates: by reading their weights, or by another method. A gate that only one way of tuning
-//! meets protects nothing.
+//! Models that can be tuned without their gates: by reading their weights, or by another method. A gate on only one way
+//! of tuning protects nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,8 +18,8 @@ use crate::{
 };
 
 impl Engine {
-    /// Returns a line for each model that has a gate before one way of tuning, if an entry of the catalog may tune it in another
-    /// way without that gate: by another method, or by reading it.
+    /// Returns a line for each model that has a gate on one way of tuning, if an entry of the catalog may tune the
+    /// model in another way without this gate.
     pub fn ungated(&self) -> Vec<String> {
         if self.rules().all(|rule| rule.gate.is_none()) {
             return Vec::new();
@@ -66,7 +66,8 @@ impl Engine {
         ))
     }
 
-    /// Returns the gates before one act. `None` if no more questions may be asked, or the entry is not of this catalog.
+    /// Returns the gates of one act. `None` if the bound on questions is reached, or if the entry is not in this
+    /// catalog.
     fn gates_before(
         &self,
         p: &Principal,
@@ -108,13 +109,13 @@ impl Engine {
     }
 }
 
-/// What stands before an act.
+/// The gates of an act.
 enum GatesMet {
-    /// It is allowed at once.
+    /// The act is allowed at once.
     Open,
-    /// People must open these gates.
+    /// The act needs approval at these gates.
     Held(Vec<String>),
-    /// It is denied.
+    /// The act is denied.
     Closed,
 }
 

@@ -11,8 +11,8 @@ use crate::{
 /// The position of a closed job in the order.
 pub(super) type ClosedPlace = u64;
 
-/// The closed jobs that are kept. Past a bound the tenant with the most loses its oldest, so no tenant pushes out the
-/// jobs of a tenant that has fewer. A copy shares memory with the original.
+/// The closed jobs that are kept. Past a bound, the tenant with the most jobs loses its oldest job. So a tenant cannot
+/// push out the jobs of a tenant with fewer jobs. A copy shares memory with the original.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Closed {
     next: ClosedPlace,
@@ -30,7 +30,7 @@ struct ClosedJob {
 }
 
 impl Closed {
-    /// Returns them in the order of their ends.
+    /// Returns the jobs in the order of their ends.
     pub(super) fn iter(&self) -> impl Iterator<Item = JobId> {
         self.order.values().map(|item| item.job)
     }

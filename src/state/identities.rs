@@ -1,4 +1,4 @@
-//! Which jobs each identity has been a member of.
+//! The jobs in which each identity is or was a member.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -9,25 +9,25 @@ use crate::{
     name::{JobId, SpiffeId},
 };
 
-/// One identity in one job.
+/// The use of an identity in one job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Use {
     pub job: JobId,
-    /// The beginning of the first attempt in which it was a member.
+    /// The beginning of the first attempt in which the identity was a member.
     pub first: LeaseTime,
     /// The end of the job.
     pub closed: Option<LeaseTime>,
 }
 
 impl Use {
-    /// Whether it still binds the identity to the job: while the job is open, and after its end while an SVID that was
-    /// issued before it may still be valid.
+    /// Whether this use still binds the identity to the job. It does while the job is open. After the job's end, it
+    /// does while an SVID from before the end may still be valid.
     pub(super) fn binds(&self, now: LeaseTime) -> bool {
         self.closed.is_none_or(|closed| now.since(closed) <= limits::IDENTITY_BOUND)
     }
 }
 
-/// The identities of a job's members, each with the first attempt that it was in.
+/// Returns the identities of a job's members, each with its use.
 pub(super) fn uses_of(job: &Job) -> BTreeMap<SpiffeId, Use> {
     let mut uses = BTreeMap::new();
     for a in &job.attempts {
@@ -39,35 +39,35 @@ pub(super) fn uses_of(job: &Job) -> BTreeMap<SpiffeId, Use> {
     uses
 }
 
-/// Every identity that is or was a member, with its jobs; those of jobs that closed long ago are dropped.
+/// All identities that are or were members, with their jobs. Uses in jobs that closed long ago are dropped.
 #[derive(Debug, Default)]
 pub(super) struct Identities {
     uses: HashMap<SpiffeId, Vec<Use>>,
     /// Jobs in the order of their ends.
     closed: VecDeque<(LeaseTime, JobId, Vec<SpiffeId>)>,
-    /// Identities of one job whose first joins are being recorded.
+    /// Identities that are bound to a job while their first joins are being recorded.
     claims: HashMap<SpiffeId, (JobId, u32)>,
 }
 
 impl Identities {
-    /// How many identities there are.
+    /// Returns the number of identities.
     pub(super) fn len(&self) -> usize {
         self.uses.len()
     }
 
-    /// Whether it is or was a member of a job that is not forgotten.
+    /// Whether an identity is or was a member of a job that is not forgotten.
     pub(super) fn contains(&self, id: &SpiffeId) -> bool {
         self.uses.contains_key(id)
     }
 
-    /// The other job that binds an identity: the first that used it.
+    /// Returns the other job that binds an identity: the first job that used it.
     pub(super) fn bound_elsewhere(&self, id: &SpiffeId, job: JobId, now: LeaseTime) -> Option<JobId> {
         let binding = self.uses.get(id).into_iter().flatten().filter(|u| u.binds(now));
         let first = binding.min_by_key(|u| (u.first, u.job)).map(|u| u.job);
         first.or_else(|| self.claims.get(id).map(|(job, _)| *job)).filter(|first| *first != job)
     }
 
-    /// Holds an identity for a job while a join of it is being recorded.
+    /// Reserves an identity for a job while its join is being recorded.
     pub(super) fn claim(&mut self, id: &SpiffeId, job: JobId) {
         let claim = self.claims.entry(id.clone()).or_insert((job, 0));
         claim.1 = claim.1.saturating_add(1);
@@ -82,7 +82,7 @@ impl Identities {
         }
     }
 
-    /// Records a use. Returns whether it is new.
+    /// Adds a use. Returns whether the use is new.
     pub(super) fn record_use(&mut self, id: &SpiffeId, new: Use) -> bool {
         let uses = self.uses.entry(id.clone()).or_default();
         if uses.iter().any(|u| u.job == new.job) {
@@ -95,12 +95,12 @@ impl Identities {
         true
     }
 
-    /// Open jobs that an identity is a member of.
+    /// Returns the open jobs in which an identity is a member.
     pub(super) fn open(&self, id: &SpiffeId) -> impl Iterator<Item = JobId> {
         self.uses.get(id).into_iter().flatten().filter(|u| u.closed.is_none()).map(|u| u.job)
     }
 
-    /// Open jobs other than this one that an identity is a member of.
+    /// Returns the open jobs, except `job`, in which an identity is a member.
     pub(super) fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> impl Iterator<Item = JobId> {
         self.open(id).filter(move |open| *open != job)
     }

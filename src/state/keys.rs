@@ -1,4 +1,4 @@
-//! Idempotency keys, and the job that each of them made.
+//! Idempotency keys, and the job that each key made.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use crate::{
     name::{SpiffeId, TenantName},
 };
 
-/// What is known of a key.
+/// The state of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyUse {
     /// The job's record is being written.
@@ -41,8 +41,8 @@ pub enum TooManyKeys {
     All(usize),
 }
 
-/// The remembered keys. Past a bound a new key is refused, and no old one is dropped for it: if the caller of a dropped
-/// key sent it again, one request would make two jobs.
+/// The remembered keys. Past a bound, a new key is refused. Old keys are not dropped, because a caller that sends a
+/// dropped key again would make two jobs with one request.
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyKeys {
     by_caller: HashMap<SpiffeId, HashMap<String, KeyUse>>,
@@ -50,7 +50,7 @@ pub(super) struct IdempotencyKeys {
     count: usize,
 }
 
-/// Bytes that a key takes besides its text.
+/// The memory of a key without its text, in bytes.
 const KEY_BYTES: usize = 160;
 
 impl IdempotencyKeys {
@@ -108,7 +108,7 @@ impl IdempotencyKeys {
         Ok(())
     }
 
-    /// Gives a held key back: its job was not made.
+    /// Gives a held key back, because its job was not made.
     pub(super) fn release(&mut self, caller: &SpiffeId, key: &str) {
         let Some(keys) = self.by_caller.get_mut(caller) else { return };
         let gone = keys.remove(key);
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(callers, limits::IDEMPOTENCY_KEYS_PER_TENANT_MAX);
         assert!(full.to_string().contains("the tenant t0 used"), "{full}");
         assert_eq!(keys.hold(&caller(0), "other", &tenant(1)), Ok(()));
-        // Long keys are counted in bytes: the bound comes before the number of keys does.
+        // Long keys are counted in bytes: the bound on bytes is reached before the bound on keys.
         let long = "k".repeat(limits::KEY_BYTES_MAX - 8);
         let (mut keys, mut n) = (IdempotencyKeys::default(), 0);
         while keys.hold(&caller(n / 1_000), &format!("{long}{n}"), &tenant(0)).is_ok() {

@@ -9,21 +9,23 @@ use crate::{
     name::{FenceKind, FenceName, NameError, ResourceName, SpiffeId, SpiffePattern, TenantName},
 };
 
-/// What a lock is on: a name that access depends on, all SPIFFE IDs below a path, or what an identity launches.
+/// The subject of a lock: a name on which access depends, all SPIFFE IDs below a path, or the jobs that an identity
+/// launches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LockName {
     Name(FenceName),
-    /// `identity-prefix:spiffe://td/a/`: every SPIFFE ID that begins with this text, which ends in a slash, so that
+    /// `identity-prefix:spiffe://td/a/`: every SPIFFE ID that begins with this text. The text ends in a slash, so that
     /// only whole segments count.
     Prefix(String),
-    /// `launcher:spiffe://…`: the jobs that this SPIFFE ID launches. It may still look and end what it launched.
+    /// `launcher:spiffe://…`: the jobs that this SPIFFE ID launches. The launcher may still see and end its jobs.
     Launcher(SpiffeId),
-    /// `recall:dataset:…`: a dataset that was recalled, one version or all. No `lock` sets it, and no `unlock` lifts it.
+    /// `recall:dataset:…`: one version or all versions of a recalled dataset. `lock` cannot set it, and `unlock` cannot
+    /// lift it.
     Recall(ResourceName),
 }
 
 impl LockName {
-    /// The fence that is lowered with the lock, if it has one.
+    /// Returns the fence that is lowered with the lock, if the lock has a fence.
     pub fn fence(&self) -> Option<FenceName> {
         match self {
             LockName::Name(name) => Some(name.clone()),
@@ -70,20 +72,20 @@ impl fmt::Display for LockName {
     }
 }
 
-/// A prohibition: no new access behind this name until it is lifted or expires.
+/// A lock: no new access behind this name until the lock is lifted or expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lock {
     pub name: LockName,
     pub reason: String,
     pub by: Actor,
-    /// The tenant whose operators set it and may lift it. `None`: only the operators of all tenants.
+    /// The tenant whose operators set the lock and may lift it. `None` if only operators of all tenants may lift it.
     pub of: Option<TenantName>,
     pub since: LeaseTime,
     pub until: Option<LeaseTime>,
 }
 
 impl Lock {
-    /// The tenant whose bound of locks it counts for. A recall counts for the owner of the data, who may set it.
+    /// Returns the tenant for whose bound the lock counts. A recall counts for the owner of the data, who may set it.
     fn counts_for(&self) -> Option<TenantName> {
         match &self.name {
             LockName::Recall(name) => Some(name.tenant()),
@@ -95,7 +97,7 @@ impl Lock {
         self.until.is_none_or(|u| now < u)
     }
 
-    /// Whether it shuts out a calling identity: by its name, its trust domain or a prefix.
+    /// Whether the lock shuts out an identity, by SPIFFE ID, trust domain or prefix.
     pub fn shuts_out(&self, id: &SpiffeId) -> bool {
         match &self.name {
             LockName::Name(name) => match name.kind() {
@@ -108,7 +110,7 @@ impl Lock {
         }
     }
 
-    /// How many of a pattern's identities the lock shuts out.
+    /// Returns whether the lock shuts out none, some or all identities of a pattern.
     pub fn shuts_out_of(&self, pattern: &SpiffePattern) -> Extent {
         let all_or_none = |all| if all { Extent::All } else { Extent::None };
         match &self.name {
@@ -118,7 +120,8 @@ impl Lock {
                 FenceKind::Domain(domain) => all_or_none(domain == *pattern.trust_domain()),
                 _ => Extent::None,
             },
-            // A wildcard stands for whole segments and a prefix ends at one, so their texts can be compared.
+            // A wildcard stands for whole segments and a prefix ends with a whole segment, so their texts can be
+            // compared.
             LockName::Prefix(prefix) if pattern.to_string().starts_with(prefix) => Extent::All,
             LockName::Prefix(prefix) => match format!("{prefix}**").parse::<SpiffePattern>() {
                 Ok(below) if below.overlaps(pattern) => Extent::Some,
@@ -129,7 +132,7 @@ impl Lock {
     }
 }
 
-/// How many of a pattern's identities are meant.
+/// The part of a pattern's identities that a lock shuts out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
     None,
@@ -144,14 +147,13 @@ pub struct Locks {
     last: LockSetting,
 }
 
-/// Identifies one setting of a lock. A later setting of the same name is another one.
+/// Identifies one setting of a lock. If the same name is locked again later, that is another setting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockSetting(u64);
 
 impl Locks {
-    /// Sets a lock, and returns it as it is in force. A lock that exists keeps the longer time: only lifting shortens
-    /// it. If an operator of one tenant sets a lock of the operators of all tenants again, it stays a lock of those
-    /// operators, with their reason.
+    /// Sets a lock, and returns the lock in force. If the lock exists, the later expiry counts. If an operator of one
+    /// tenant sets a lock of the platform again, it stays a lock of the platform, with the platform's reason.
     pub fn insert(&mut self, mut lock: Lock) -> &Lock {
         self.last.0 = self.last.0.saturating_add(1);
         if let Some((_, before)) = self.by_name.get(&lock.name)
@@ -166,12 +168,12 @@ impl Locks {
         &slot.into_mut().1
     }
 
-    /// Lifts a lock, whichever setting is in force.
+    /// Lifts a lock, regardless of its setting.
     pub fn remove(&mut self, name: &LockName) -> Option<Lock> {
         self.by_name.remove(name).map(|(_, lock)| lock)
     }
 
-    /// Lifts one setting of a lock; leaves a later one, which was not meant.
+    /// Lifts one setting of a lock. A later setting stays in force.
     pub fn lift(&mut self, name: &LockName, turn: LockSetting) {
         if self.by_name.get(name).is_some_and(|(t, _)| *t == turn) {
             self.by_name.remove(name);
@@ -182,12 +184,12 @@ impl Locks {
         self.set(name, now).map(|(_, lock)| lock)
     }
 
-    /// The lock, with its setting.
+    /// Returns the lock with its setting.
     pub fn set(&self, name: &LockName, now: LeaseTime) -> Option<(LockSetting, &Lock)> {
         self.by_name.get(name).filter(|(_, l)| l.stands(now)).map(|(turn, lock)| (*turn, lock))
     }
 
-    /// Whether one more lock fits: into the bound of all, and into that of the tenant whose operator sets it.
+    /// Whether the bounds allow one more lock: the bound for all tenants, and the bound for the tenant of the operator.
     pub fn has_room(&self, lock: &Lock) -> bool {
         let is_full_for = |tenant: &TenantName| {
             let theirs = self.by_name.values().filter(|(_, set)| set.counts_for().as_ref() == Some(tenant));
@@ -210,7 +212,7 @@ impl Locks {
         self.by_name.retain(|_, (_, l)| l.stands(now));
     }
 
-    /// The locks in name order, after `after`.
+    /// Returns the locks in the order of their names. Begins behind `after`.
     pub fn beyond(&self, after: Option<&LockName>) -> impl Iterator<Item = &Lock> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.by_name.range::<LockName, _>((from, Bound::Unbounded)).map(|(_, (_, lock))| lock)
@@ -220,7 +222,7 @@ impl Locks {
         self.by_name.values().map(|(_, lock)| lock)
     }
 
-    /// The lock that is in force on one of these names, if there is one.
+    /// Returns the lock in force on one of these names, if there is one.
     pub fn against<'a>(&self, names: impl Iterator<Item = &'a FenceName>, now: LeaseTime) -> Option<&Lock> {
         if self.is_empty() {
             return None;
@@ -236,7 +238,7 @@ impl Locks {
                 return Some(recall);
             }
             if let FenceKind::Identity(id) = kind {
-                // Every prefix that ends at a segment; their number is bounded by the ID's length.
+                // All prefixes that end with a segment. The length of the ID bounds their number.
                 let text = id.as_str();
                 let ends = text.match_indices('/').map(|(i, _)| i).filter(|i| *i > "spiffe://".len());
                 for end in ends {

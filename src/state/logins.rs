@@ -1,4 +1,5 @@
-//! Logins of people: each is one SVID of the people trust domain, which is worth nothing without its login.
+//! Logins of people. Each login has one SVID of the people trust domain. The daemon accepts this SVID only during the
+//! login.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,7 +10,7 @@ use crate::{
     name::{Digest, FenceKind, FenceName, HumanName, SpiffeId},
 };
 
-/// A person's login: who they are, how they proved it, and the certificate that they got.
+/// A person's login: the person, the authentication methods, and the certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Login {
     /// SHA-256 of the certificate's DER.
@@ -26,7 +27,7 @@ pub struct Login {
     pub groups: Vec<String>,
     /// How the person proved who they are.
     pub amr: Vec<String>,
-    /// What the login was admitted on. `None` in older records.
+    /// The digest of the configuration that admitted the login. `None` in older records.
     pub terms: Option<Digest>,
     pub at: LeaseTime,
     pub until: LeaseTime,
@@ -37,7 +38,7 @@ pub struct Login {
 pub struct Logins(BTreeMap<Digest, Arc<Login>>);
 
 impl Logins {
-    /// Adds a login, and removes those that are over. Ends the oldest of the same person if they have too many.
+    /// Adds a login, and removes expired logins. Ends the oldest login of a person who has too many.
     pub fn insert(&mut self, login: Login) {
         self.prune(login.at);
         let same = self.0.values().filter(|l| l.human == login.human);
@@ -49,22 +50,22 @@ impl Logins {
         self.0.insert(login.certificate, Arc::new(login));
     }
 
-    /// Whether one more login of a person ends their oldest.
+    /// Whether one more login of a person ends the person's oldest login.
     pub fn is_full_for(&self, human: &HumanName) -> bool {
         self.0.values().filter(|l| l.human == *human).count() >= limits::LOGINS_PER_PERSON_MAX
     }
 
-    /// Adds a login as a snapshot has it, whatever the time.
+    /// Adds a login from a snapshot, regardless of the time.
     pub(super) fn keep(&mut self, login: Login) {
         self.0.insert(login.certificate, Arc::new(login));
     }
 
-    /// The login of a certificate, if it is in force.
+    /// Returns the login of a certificate, if it is in force.
     pub fn find(&self, certificate: &Digest, now: LeaseTime) -> Option<&Arc<Login>> {
         self.0.get(certificate).filter(|login| now < login.until)
     }
 
-    /// The newest login of an identity that is in force.
+    /// Returns the newest login of an identity that is in force.
     pub fn of(&self, id: &SpiffeId, now: LeaseTime) -> Option<&Arc<Login>> {
         self.0.values().filter(|login| login.id == *id && now < login.until).max_by_key(|login| login.at)
     }
@@ -74,7 +75,7 @@ impl Logins {
         self.0.remove(certificate)
     }
 
-    /// Ends the logins behind a name that was revoked: of an identity, of a person, or of a trust domain. Returns how many.
+    /// Ends the logins behind a revoked name: of an identity, a person, or a trust domain. Returns their number.
     pub fn end_behind(&mut self, name: &FenceName) -> u64 {
         let kind = name.kind();
         self.end(|login| is_behind(login, &kind))
@@ -86,7 +87,7 @@ impl Logins {
         self.0.values().filter(|login| now < login.until && is_behind(login, &kind)).count()
     }
 
-    /// Ends the logins that a lock shuts out. Returns how many.
+    /// Ends the logins that a lock shuts out. Returns their number.
     pub fn end_locked(&mut self, name: &LockName) -> u64 {
         match name {
             LockName::Name(name) => self.end_behind(name),
@@ -101,7 +102,7 @@ impl Logins {
         u64::try_from(before.saturating_sub(self.0.len())).unwrap_or(u64::MAX)
     }
 
-    /// Removes the logins that are over.
+    /// Removes the expired logins.
     pub fn prune(&mut self, now: LeaseTime) {
         self.0.retain(|_, login| now < login.until);
     }

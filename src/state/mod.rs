@@ -1,24 +1,24 @@
 //! The state that outlives the process: jobs, attempts, members, locks, idempotency keys.
 //!
-//! Owns the one copy in memory and the order of its changes. It is rebuilt from the ledger before the daemon is ready.
-//! It never decides who may do what. There are exactly two ways to change it:
+//! The store has the only copy in memory, and orders its changes. The state is rebuilt from the ledger before the
+//! daemon is ready. This module never decides who may do what. There are exactly two ways to change the state:
 //!
-//! - what **widens** access is recorded first: [`Store::widen`], [`Store::create`], [`Store::unlock`] resolve when the record
-//!   is on disk, and only then does the change show;
-//! - what **narrows** it takes effect at once: [`Store::narrow`], [`Store::lock`], [`Store::revoke`] change the state, lower
-//!   the fences, hand the record over and answer, in that order and under one mutex, so that the ledger, the count of
-//!   lowerings and the state agree on what came first.
+//! - A change that **widens** access is recorded first. [`Store::widen`], [`Store::create`] and [`Store::unlock`]
+//!   resolve when the record is on disk. Only then is the change visible.
+//! - A change that **narrows** access takes effect at once. [`Store::narrow`], [`Store::lock`] and [`Store::revoke`]
+//!   change the state, lower the fences, hand over the record and answer, in this order. All steps are under one mutex,
+//!   so the ledger, the count of lowerings and the state agree on the order of changes.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
-//! | `store` `store_state` | [`Store`]: reads, and the mutex that orders all changes; what it guards |
-//! | `widening` `narrowing` | the two ways to change it |
-//! | `refused` | [`Refused`]: why a change was not made |
+//! | `store` `store_state` | [`Store`]: reads, and the mutex that orders all changes; the state behind the mutex |
+//! | `widening` `narrowing` | the two ways to change the state |
+//! | `refused` | [`Refused`]: the reasons for which a change was not made |
 //! | `recorded` `snapshot` | [`Recorded`]: the state as it follows from the records; its text in a snapshot |
-//! | `closed` `size` | closed jobs that are still kept; the size of jobs, and the quotas of open ones |
-//! | `locks` `logins` `identities` `keys` | [`Locks`]; [`Logins`] of people; which identity is bound to which job; which job a key made |
-//! | `param_sweeps` | the places of jobs in a sweep over free parameters |
-//! | `reviews` | [`DueReview`]: an emergency that someone still has to review |
+//! | `closed` `size` | closed jobs that are still kept; the size of jobs, and the quotas of open jobs |
+//! | `locks` `logins` `identities` `keys` | [`Locks`]; [`Logins`] of people; the identities that are bound to jobs; the jobs that idempotency keys made |
+//! | `param_sweeps` | the numbers of jobs in a parameter sweep |
+//! | `reviews` | [`DueReview`]: an emergency without a review |
 //! | `records` `rebuild` | a change as a record; the state that a daemon starts with |
 
 mod closed;

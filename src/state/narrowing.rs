@@ -19,9 +19,9 @@ use crate::{
 pub struct Committed<T> {
     pub value: T,
     pub ending: Ending,
-    /// Names that were lowered. The caller cleans up behind them.
+    /// The fences that were lowered. The caller cleans up behind them.
     pub lowered: Vec<FenceName>,
-    /// The last record of the change; `None` if nothing changed.
+    /// The last record of the change. `None` if nothing changed.
     pub record: Option<Deferred>,
 }
 
@@ -34,7 +34,7 @@ impl Store {
         by: &Actor,
         decide: impl FnOnce(&Job) -> Result<Vec<Change>, E>,
     ) -> Result<Committed<Arc<Job>>, Refused<E>> {
-        // Read the clock before the first change: each change is complete, with its lowering and its record.
+        // Read the clock before the first change, so that each change is complete, with its lowering and its record.
         let now = self.clock.now().lease;
         let mut inner = self.lock_inner();
         let slot = inner.jobs.get(&id).ok_or(Refused::NoJob)?;
@@ -74,7 +74,8 @@ impl Store {
         Ok(done)
     }
 
-    /// Ends all access behind a name. The thing that it names does not change, and new access behind the name is valid.
+    /// Ends all access behind a name. The state of the named subject does not change, and new access behind the name is
+    /// valid.
     pub fn revoke(&self, name: &FenceName, by: Actor, reason: &str) -> Committed<()> {
         self.lower_and_record(name, None, |name, ending| Event::Revoked {
             name,
@@ -84,7 +85,7 @@ impl Store {
         })
     }
 
-    /// Ends one login. `None` if it is over already.
+    /// Ends one login. Returns `None` if the login is over already.
     pub fn log_out(&self, certificate: &Digest, by: Actor) -> Option<Deferred> {
         let at = self.clock.now().lease;
         let mut inner = self.lock_inner();
@@ -99,7 +100,7 @@ impl Store {
         }))
     }
 
-    /// Marks what jobs have written as tainted by something that was compromised. Returns how many were not marked before.
+    /// Marks the outputs of jobs as quarantined because of a compromise. Returns the number of newly marked jobs.
     pub fn quarantine(&self, because: &FenceName, jobs: &[JobId]) -> usize {
         let change = Change::Compromised { because: because.clone() };
         let mut inner = self.lock_inner();
@@ -114,7 +115,7 @@ impl Store {
         unmarked.len()
     }
 
-    /// Notes what a gateway reported about a job. Does nothing if the job is not known.
+    /// Adds a gateway's report to a job. Does nothing if the job is unknown.
     pub fn note_use(&self, job: JobId, audience: &SpiffeId, uses: Vec<ReportedUse>, by: Actor) {
         let change = Change::Used { audience: audience.clone(), uses };
         let mut inner = self.lock_inner();
@@ -124,8 +125,8 @@ impl Store {
         }
     }
 
-    /// Revokes one lease, which the caller has ended already. `behind` is how many leases that ended, one or none,
-    /// because no stand is behind a lease's name.
+    /// Revokes one lease. The caller has already ended the lease, because no lease has a stand behind a lease's name.
+    /// `behind` is the number of ended leases, 0 or 1.
     pub fn revoke_lease(&self, id: LeaseId, behind: u64, by: Actor, reason: &str) -> Committed<()> {
         let name = FenceName::lease(id);
         self.lower_and_record(&name, Some(behind), |name, ending| Event::Revoked {
@@ -136,7 +137,7 @@ impl Store {
         })
     }
 
-    /// Lowers a fence as the consequence of something else, such as a drain or a sweep.
+    /// Lowers a fence as the consequence of another event, such as a drain or a sweep.
     pub fn lower(&self, name: &FenceName, because: &str) -> Committed<()> {
         self.lower_and_record(name, None, |name, ending| Event::Lowered {
             name,
@@ -145,7 +146,7 @@ impl Store {
         })
     }
 
-    /// Lowers the fence of one lease, which the caller has ended already. `behind` as in [`Store::revoke_lease`].
+    /// Lowers the fence of one lease. The caller has already ended the lease. `behind` as in [`Store::revoke_lease`].
     pub fn lower_lease(&self, id: LeaseId, behind: u64, because: &str) -> Committed<()> {
         let name = FenceName::lease(id);
         self.lower_and_record(&name, Some(behind), |name, ending| Event::Lowered {
@@ -172,13 +173,13 @@ impl Store {
     }
 
     /// Locks a name: ends the access behind it, and admits no new access. A prefix or a launcher has no fence: the
-    /// revision is raised, and the caller ends what is there.
+    /// revision is raised, and the caller ends the existing access.
     pub fn lock(&self, lock: Lock) -> Result<(Committed<Lock>, Option<Revision>), Refused<Infallible>> {
         self.lock_and_end(lock, None::<fn() -> u64>)
     }
 
-    /// Locks one lease. `end` ends it once the lock is certain to be set, and returns how many that ended, one or none.
-    /// It must be short and must not call the store.
+    /// Locks one lease. When the lock is certain to be set, `end` ends the lease and returns the number of ended
+    /// leases, 0 or 1. `end` must be short and must not call the store.
     pub fn lock_lease(
         &self,
         lock: Lock,

@@ -1,4 +1,4 @@
-//! Sweeps over free parameters: the places of their jobs, and the approvals that the next job of a sweep begins with.
+//! Parameter sweeps: many jobs from one request. Numbers these jobs, and copies approvals to the next one.
 
 use super::{Refused, Store, store_state::StoreState};
 use crate::{
@@ -7,7 +7,8 @@ use crate::{
 };
 
 impl StoreState {
-    /// Gives a new job the next place in its sweep, and the approvals of the sweep's open jobs. Does nothing to a job of no sweep.
+    /// Gives a new job the next number in its sweep, and the approvals of the sweep's open jobs. Does nothing if the
+    /// job is not part of a sweep.
     pub(super) fn place_in_sweep<E>(
         &mut self,
         job: &mut Job,
@@ -16,13 +17,13 @@ impl StoreState {
         let (Some(sweep), Some(request)) = (&job.spec.sweep, request) else { return Ok(()) };
         let of_sweep = |place: &SweepPlace| place.request == request;
         let kept = self.jobs.values().filter_map(|slot| slot.job.sweep_place).filter(of_sweep);
-        let pending = self.sweep_places.iter().copied().filter(of_sweep);
+        let pending = self.pending_sweep_places.iter().copied().filter(of_sweep);
         let number = kept.chain(pending).map(|place| place.number).max().unwrap_or(0).saturating_add(1);
         if number > sweep.jobs {
             return Err(Refused::SweepFull(sweep.jobs));
         }
         let place = SweepPlace { request, number };
-        self.sweep_places.insert(place);
+        self.pending_sweep_places.insert(place);
         job.sweep_place = Some(place);
         if !job.gates.is_empty() {
             let others = self.jobs.values().filter(|slot| !slot.job.is_closed());
@@ -34,16 +35,16 @@ impl StoreState {
         Ok(())
     }
 
-    /// Forgets that the job is being recorded: it is among the jobs now, or never will be.
-    pub(super) fn placed_in_sweep(&mut self, place: Option<SweepPlace>) {
+    /// Removes the pending place of a job. Its record was written, or failed.
+    pub(super) fn forget_pending_place(&mut self, place: Option<SweepPlace>) {
         if let Some(place) = place {
-            self.sweep_places.remove(&place);
+            self.pending_sweep_places.remove(&place);
         }
     }
 }
 
 impl Store {
-    /// The other open jobs of a job's sweep.
+    /// Returns the other open jobs of a job's sweep.
     pub fn open_in_sweep(&self, job: &Job) -> Vec<std::sync::Arc<Job>> {
         let Some(SweepPlace { request, .. }) = job.sweep_place else { return Vec::new() };
         let inner = self.lock_inner();

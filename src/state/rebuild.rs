@@ -14,13 +14,13 @@ use crate::{
 pub struct Rebuilt {
     /// The closed jobs in the order of their ends, then the open jobs.
     pub jobs: Vec<Job>,
-    /// Idempotency keys of closed jobs that are no longer among them.
+    /// Idempotency keys of closed jobs that were dropped.
     pub keys: Vec<(CallerKey, KeyedJob)>,
-    /// Uses of identities by closed jobs that are no longer among them.
+    /// Uses of identities by closed jobs that were dropped.
     pub identities: Vec<(SpiffeId, Use)>,
     pub locks: Locks,
     pub logins: Logins,
-    /// Emergencies that no one has reviewed.
+    /// Emergencies without a review.
     pub reviews: Reviews,
     /// Whether closed jobs were dropped.
     pub forgot: bool,
@@ -50,18 +50,18 @@ impl KeyedJob {
         ((job.launcher.clone(), job.idempotency_key.clone()), key)
     }
 
-    /// Whether it is still remembered.
+    /// Whether the key is still remembered.
     pub(super) fn is_remembered(&self, now: LeaseTime) -> bool {
         now.since(self.at) < limits::IDEMPOTENCY
     }
 }
 
-/// How many jobs, attempts and locks the previous daemon left open, for the log.
+/// The numbers of jobs, attempts and locks that the previous daemon left open, for the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OpenCounts {
-    /// Open jobs.
+    /// The number of open jobs.
     pub jobs: usize,
-    /// Attempts without a joined member.
+    /// The number of attempts without a joined member.
     pub suspended: usize,
     pub draining: usize,
     pub locks: usize,
@@ -82,7 +82,7 @@ impl Rebuilt {
     }
 }
 
-/// Marks every joined member as away: it has no access until it comes back and is decided again.
+/// Marks every joined member as away. A member has no access until it returns and is decided again.
 pub(super) fn suspend(job: &mut Job, now: LeaseTime) {
     let Some(a) = job.current() else { return };
     let attempt = a.number;
@@ -91,7 +91,7 @@ pub(super) fn suspend(job: &mut Job, now: LeaseTime) {
         let detail = "the daemon was started again".to_owned();
         job.apply(&Change::MemberAway { attempt, instance, at: now, detail });
     }
-    // Also suspend an attempt that no member had joined yet.
+    // Suspend an attempt too if no member had joined yet.
     if let Some(a) = job.attempts.last_mut().filter(|a| a.state == AttemptState::Running) {
         a.state = AttemptState::Suspended;
     }

@@ -31,9 +31,9 @@ use crate::{
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     pub(super) jobs: RedBlackTreeMapSync<JobId, RecordedJob>,
-    /// In the order in which they were closed. Jobs past the bounds are dropped.
+    /// The closed jobs, in the order of their ends. Jobs past the bounds are dropped.
     pub(super) closed: Closed,
-    /// How many closed jobs were dropped.
+    /// The number of closed jobs that were dropped.
     pub(super) forgotten: u64,
     /// Idempotency keys of dropped jobs that are still remembered, and their order in time.
     pub(super) keys: RedBlackTreeMapSync<CallerKey, KeyedJob>,
@@ -49,7 +49,7 @@ pub struct Recorded {
     pub(super) in_order: bool,
 }
 
-/// A job, and its state before the last records that widened it. Those may be withdrawn while their epoch lasts.
+/// A job, and its state before the last widening records. These records may be withdrawn during their epoch.
 #[derive(Clone, Debug)]
 pub(super) struct RecordedJob {
     pub(super) job: Arc<Job>,
@@ -69,9 +69,10 @@ pub(super) struct BeforeWidening {
     pub(super) since: VecDeque<(u64, Change)>,
 }
 
-/// How many changes are kept to be applied again after a withdrawal. If there are more, the oldest one is final.
+/// The highest number of changes that are kept to be applied again after a withdrawal. If there are more, the oldest
+/// change becomes final.
 const SINCE_MAX: usize = limits::MEMBERS_MAX as usize;
-/// How long a record that widens may still be withdrawn. The wait for the disk, [`limits::LEDGER_WAIT`], is far
+/// The time in which a widening record may be withdrawn. The wait for the disk, [`limits::LEDGER_WAIT`], is much
 /// shorter.
 const OPEN: Duration = limits::LEDGER_WAIT.saturating_mul(12);
 
@@ -150,7 +151,7 @@ impl Recorded {
                 let name: LockName = name.parse().map_err(|_| "its lock has no valid name")?;
                 Arc::make_mut(&mut self.locks).remove(&name);
             }
-            // What a recall quarantines follows from the recall, and ends with it.
+            // The quarantine of a recall's outputs follows from the recall and ends with it.
             Event::OutputsQuarantined { because, .. } if matches!(because.kind(), FenceKind::Resource(_)) => {
             }
             Event::OutputsQuarantined { because, jobs } => {
@@ -182,7 +183,7 @@ impl Recorded {
 
     fn change_job(&mut self, index: u64, id: JobId, change: Change) -> Result<(), &'static str> {
         let Some(entry) = self.jobs.get_mut(&id) else {
-            // A dropped job is closed, so nothing changes it.
+            // A dropped job is closed, so it cannot change.
             return if self.forgotten > 0 { Ok(()) } else { Err("it is about a job that does not exist") };
         };
         let is_emergency = matches!(change, Change::GlassBroken { .. });
@@ -194,7 +195,8 @@ impl Recorded {
         Ok(())
     }
 
-    /// Makes all widenings final when an epoch begins: no record of the previous daemon can be withdrawn any more.
+    /// Makes all widening changes final when an epoch begins, because records of the previous daemon can no longer be
+    /// withdrawn.
     fn end_widenings(&mut self) {
         let widened = self.jobs.iter().filter(|(_, entry)| entry.before.is_some());
         for id in widened.map(|(id, _)| *id).collect::<Vec<_>>() {
@@ -204,11 +206,11 @@ impl Recorded {
         }
     }
 
-    /// Undoes a record that widened, and applies the later changes again.
+    /// Undoes a widening record, and applies the later changes again.
     fn withdraw(&mut self, index: u64, id: JobId) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         if entry.made == index {
-            // No caller was informed of this job.
+            // No caller got an answer about this job.
             if entry.job.attempts.is_empty() && !entry.job.is_closed() {
                 self.jobs.remove_mut(&id);
             }
@@ -226,7 +228,7 @@ impl Recorded {
         self.note_size(id);
     }
 
-    /// The state that a daemon starts with at `now`: joined members are away, and expired locks are removed.
+    /// Returns the state with which a daemon starts at `now`: joined members are away, and expired locks are removed.
     pub fn rebuilt(&self, now: LeaseTime) -> Rebuilt {
         let mut locks = Locks::clone(&self.locks);
         locks.prune(now);
@@ -250,7 +252,7 @@ impl Recorded {
         }
     }
 
-    /// The closed jobs in the order of their ends, then the open jobs by id.
+    /// Returns the closed jobs in the order of their ends, then the open jobs by id.
     pub(super) fn ordered(&self) -> impl Iterator<Item = &RecordedJob> {
         let open = self.jobs.values().filter(|e| e.turn.is_none());
         self.closed.iter().filter_map(|id| self.jobs.get(&id)).chain(open)
@@ -296,7 +298,7 @@ impl Recorded {
         self.identities.insert_mut(place, of);
     }
 
-    /// Drops keys and identities that no longer count. The cost depends only on how many are dropped.
+    /// Drops keys and identities that no longer count. The cost depends only on the number of dropped entries.
     fn prune(&mut self, now: LeaseTime) {
         while let Some(((at, of), ())) = self.keys_by_time.first()
             && let (at, of) = (*at, of.clone())
@@ -305,7 +307,7 @@ impl Recorded {
             self.keys.remove_mut(&of);
             self.keys_by_time.remove_mut(&(at, of));
         }
-        // A job without an end would come first, and binds permanently.
+        // A job without an end would be sorted first, but it binds permanently.
         while let Some(((closed @ Some(_), id, job), ())) = self.identities_by_time.first()
             && let place = (id.clone(), *job)
             && let closed = *closed

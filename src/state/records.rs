@@ -16,12 +16,12 @@ use crate::{
     secret::SecretDigest,
 };
 
-/// The version of the normal form that a specification's digest is made of.
+/// The version of the normal form from which the digest of a specification is made.
 const SPEC_VERSION: u32 = 1;
 
-/// The record of a specification.
+/// Returns the record of a specification.
 pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
-    // Without `..`: a new field does not compile until it is part of the record, and so of both digests.
+    // The pattern has no `..`, so a new field does not compile until it is part of the record and so of both digests.
     let Spec {
         name,
         tenant,
@@ -79,15 +79,16 @@ pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
     }
 }
 
-/// SHA-256 over the canonical JSON (RFC 8785) of a specification's record.
+/// Returns the SHA-256 of the canonical JSON (RFC 8785) of a specification's record.
 pub fn spec_digest(spec: &Spec) -> Result<Digest, serde_json::Error> {
     serde_json_canonicalizer::to_vec(&spec_record(spec)).map(|json| Digest::of(&json))
 }
 
-/// All that a person approves: the specification, who asks and for whom, and what the catalog said of each input.
+/// The content of an approval: the specification, the launcher, the person for whom it acts, and the catalog's facts
+/// about each input.
 #[derive(Serialize)]
 struct RequestRecord<'a> {
-    /// The domain and version of this form.
+    /// The name and version of this form.
     is: &'static str,
     spec: ledger::JobSpec,
     launcher: &'a SpiffeId,
@@ -95,12 +96,12 @@ struct RequestRecord<'a> {
     inputs: Vec<ledger::InputRecord>,
 }
 
-/// The domain of the digest of a request. No other digest is made of a text with it.
+/// The name in the digest of a request. No other kind of digest uses this name.
 const REQUEST: &str = "leasehold/request/v1";
 
 fn request_record(job: &Job) -> RequestRecord<'_> {
     let mut spec = spec_record(&job.spec);
-    // An approval covers every value of a free parameter: the jobs of a sweep have one request.
+    // An approval covers all values of the free parameters, because the jobs of a parameter sweep have one request.
     spec.sweep.iter_mut().for_each(|sweep| sweep.values.clear());
     RequestRecord {
         is: REQUEST,
@@ -111,7 +112,7 @@ fn request_record(job: &Job) -> RequestRecord<'_> {
     }
 }
 
-/// SHA-256 over the canonical JSON (RFC 8785) of a job's request: what approvals are bound to.
+/// Returns the SHA-256 of the canonical JSON (RFC 8785) of a job's request. Approvals are bound to this digest.
 pub fn request_digest(job: &Job) -> Result<Digest, serde_json::Error> {
     serde_json_canonicalizer::to_vec(&request_record(job)).map(|json| Digest::of(&json))
 }
@@ -153,14 +154,14 @@ pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
 }
 
 pub fn input_record(i: &Input) -> ledger::InputRecord {
-    // Without `..`, as in `spec_record`.
+    // The pattern has no `..`, for the reason given in `spec_record`.
     let Input { resource, pin, location, classification, data_classes, tier } = i.clone();
     ledger::InputRecord { resource, pin, location, classification, data_classes, tier }
 }
 
-/// The record of a login.
+/// Returns the record of a login.
 pub(super) fn login_record(login: &Login) -> PersonLoggedIn {
-    // Without `..`, as in `spec_record`.
+    // The pattern has no `..`, for the reason given in `spec_record`.
     let Login { certificate, serial, id, human, issuer, sub, groups, amr, terms, at, until } = login.clone();
     PersonLoggedIn { certificate, serial, person: id, human, issuer, sub, groups, amr, terms, at, until }
 }
@@ -256,7 +257,7 @@ pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
     Ok(Job { ends, ..job.held_by(gates) })
 }
 
-/// The record of one change. A begin has a `decision`, a narrowing change an `ending`.
+/// Returns the record of one change. The begin of an attempt has a `decision`, a narrowing change has an `ending`.
 pub(super) fn change_record(
     job: JobId,
     change: &Change,
@@ -322,7 +323,7 @@ pub(super) fn change_record(
     }
 }
 
-/// The change in a record. None if the record is not about a change of a job.
+/// Returns the change in a record. `None` if the record is not about a change of a job.
 pub(super) fn change_of(event: Event) -> Option<(JobId, Change, Ending)> {
     let none = Ending::default();
     Some(match event {
@@ -399,7 +400,7 @@ pub(super) fn counts_of(counts: UseCounts) -> ResourceUse {
     ResourceUse { objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last }
 }
 
-/// The greatest sequence number in a record.
+/// Returns the greatest sequence number in a record.
 pub(super) fn seq_of(event: &Event) -> Seq {
     Seq(match event {
         Event::EpochBegan(e) => e.seq,

@@ -1,9 +1,9 @@
-//! Why the store refuses a change.
+//! The refusals of the store.
 
 use super::{keys::TooManyKeys, size::QuotaFull};
 use crate::{ledger::Actor, limits, name::JobId, reason::Reason};
 
-/// Why a change was not made.
+/// The reasons for which a change was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refused<E> {
     /// The transition is not legal.
@@ -29,10 +29,10 @@ pub enum Refused<E> {
     /// The caller may not lift this lock.
     #[error("you may not lift this lock: {0} set it for all tenants")]
     NotTheirs(Actor),
-    /// The sweep has all of its jobs.
+    /// The parameter sweep already has all of its jobs.
     #[error("the sweep has all of its {0} jobs")]
     SweepFull(u32),
-    /// The identity may be used by one job only, and another job has it.
+    /// Only one job may use the identity, and another job uses it already.
     #[error("only {0} may use your identity")]
     Bound(JobId),
     #[error("the limit of {} identities is reached", limits::IDENTITIES_MAX)]
@@ -61,7 +61,7 @@ pub enum Refused<E> {
 }
 
 impl<E> Refused<E> {
-    /// The reason. None if the transition has its own.
+    /// Returns the reason. `None` if the transition has its own reason.
     pub fn reason(&self) -> Option<Reason> {
         Some(match self {
             Refused::Transition(_) => return None,

@@ -1,4 +1,4 @@
-//! Reviews that are due: someone without a part in an emergency looks at it afterwards.
+//! Due reviews of emergencies. A person who was not involved in an emergency must review it afterwards.
 
 use std::{collections::BTreeMap, convert::Infallible};
 
@@ -13,7 +13,7 @@ use crate::{
     name::{HumanName, JobId, SpiffeId, TenantName},
 };
 
-/// An emergency that no one has reviewed. It outlives its job.
+/// An emergency without a review. It outlives its job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DueReview {
     pub job: JobId,
@@ -32,7 +32,7 @@ pub struct DueReview {
 }
 
 impl DueReview {
-    /// The review that the emergency of a job asks for. None if it had no emergency.
+    /// Returns the review that the emergency of a job needs. `None` if the job had no emergency.
     pub(super) fn of(job: &Job) -> Option<Self> {
         let emergency = job.emergency.clone()?;
         Some(DueReview {
@@ -51,11 +51,11 @@ impl DueReview {
     }
 }
 
-/// The reviews that are due, by job.
+/// The due reviews, by job.
 pub type Reviews = BTreeMap<JobId, DueReview>;
 
 impl Store {
-    /// Returns up to `max` reviews that are due and pass a filter, by job, after `after`.
+    /// Returns up to `max` due reviews that pass a filter, in the order of the jobs. Begins behind `after`.
     pub fn reviews(
         &self,
         after: Option<JobId>,
@@ -67,18 +67,18 @@ impl Store {
         rest.filter(|review| pass(review)).take(max).cloned().collect()
     }
 
-    /// Returns the review that is due of a job.
+    /// Returns the due review of a job.
     pub fn review(&self, job: JobId) -> Option<DueReview> {
         self.lock_inner().reviews.get(&job).cloned()
     }
 
-    /// Counts the reviews that are due of a tenant, or of all.
+    /// Counts the due reviews of a tenant, or of all tenants.
     pub fn reviews_due(&self, tenant: Option<&TenantName>) -> usize {
         let inner = self.lock_inner();
         inner.reviews.values().filter(|review| tenant.is_none_or(|of| review.tenant == *of)).count()
     }
 
-    /// Records that an emergency was reviewed. Resolves when that is on disk; then the review is no longer due.
+    /// Records that an emergency was reviewed. Resolves when the record is on disk. Then the review is no longer due.
     pub async fn finish_review(
         &self,
         job: JobId,

@@ -10,17 +10,17 @@ use crate::{
     name::{ResourceName, TenantName},
 };
 
-/// Bytes of a job besides its texts: identifiers, times, digests, and two details of the greatest length.
+/// The size of a job without its texts, in bytes: identifiers, times, digests, and two details of the greatest length.
 const JOB_BYTES: usize = 1_024 + 2 * limits::TEXT_BYTES_MAX;
-/// Bytes of an attempt besides its key and members.
+/// The size of an attempt without its key and members, in bytes.
 const ATTEMPT_BYTES: usize = 512 + limits::TEXT_BYTES_MAX;
 
-/// Bytes of what was done with one resource, besides its name.
+/// The size of a reported use of one resource without its name, in bytes.
 const USE_BYTES: usize = 256;
-/// Bytes of an approval besides its texts and the approver's SPIFFE ID.
+/// The size of an approval without its texts and the approver's SPIFFE ID, in bytes.
 const APPROVAL_BYTES: usize = 256;
 
-/// Bytes of a job that do not change after its creation, mostly its recorded specification.
+/// Returns the bytes of a job that do not change after its creation, mostly the recorded specification.
 pub(super) fn of_creation(job: &Job) -> usize {
     let inputs: Vec<_> = job.inputs.iter().map(input_record).collect();
     let texts = spec_bytes(&job.spec).saturating_add(json_bytes(&inputs));
@@ -28,7 +28,7 @@ pub(super) fn of_creation(job: &Job) -> usize {
     texts.saturating_add(names).saturating_add(JOB_BYTES)
 }
 
-/// Bytes of a job that had `creation` bytes when it was created.
+/// Returns the size of a job in bytes. The job had `creation` bytes when it was created.
 pub(super) fn of_job(creation: usize, job: &Job) -> usize {
     let attempts = job.attempts.iter().map(|a| ATTEMPT_BYTES + a.key.len() + a.members.bytes());
     let mark = job.compromised.iter().map(|because| because.as_str().len());
@@ -52,7 +52,7 @@ fn of_emergency(e: &Emergency) -> usize {
     APPROVAL_BYTES.saturating_add(texts).saturating_add(e.by.as_str().len())
 }
 
-/// Bytes that a change may add to a job.
+/// Returns the bytes that a change may add to a job.
 pub(super) fn of_change(change: &Change) -> usize {
     match change {
         Change::Approved { approvals, .. } => approvals.iter().map(of_approval).sum(),
@@ -64,7 +64,7 @@ pub(super) fn of_change(change: &Change) -> usize {
     }
 }
 
-/// A number of jobs or keys, and their bytes.
+/// A number of jobs or keys, and their size in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct JobsSize {
     pub(super) count: usize,
@@ -112,7 +112,7 @@ pub(super) struct OpenJobs {
 }
 
 impl OpenJobs {
-    /// Refuses a job that would take its tenant, or all tenants together, past a quota.
+    /// Refuses a job that would exceed a quota of its tenant or of all tenants together.
     pub(super) fn admit(&self, tenant: &TenantName, jobs: usize, bytes: usize) -> Result<(), QuotaFull> {
         let of = self.tenants.get(tenant).copied().unwrap_or_default();
         if of.count.saturating_add(jobs) > limits::JOBS_OPEN_PER_TENANT_MAX {
@@ -151,7 +151,7 @@ impl OpenJobs {
     }
 }
 
-/// Bytes of a specification in its record.
+/// Returns the size of a specification in its record, in bytes.
 pub fn spec_bytes(spec: &Spec) -> usize {
     json_bytes(&spec_record(spec))
 }

@@ -1,4 +1,4 @@
-//! The text of a snapshot: [`Recorded`] as lines of JSON, and back.
+//! The text of a snapshot: writes [`Recorded`] as lines of JSON, and reads it.
 
 use std::{
     collections::BTreeMap,
@@ -37,8 +37,8 @@ use crate::{
     secret::SecretDigest,
 };
 
-/// The version of the text. Raise it if the same records produce other bytes than before. A text of an older version is not
-/// compared and not read.
+/// The version of the text. Raise the version if the same records produce other bytes than before. A text of an older
+/// version is not compared and not read.
 const FORM: u32 = 4;
 
 /// The ledger's writer owns a `Recorded` and applies each record to it.
@@ -186,7 +186,7 @@ enum SnapshotLine {
     },
     Job {
         job: Box<JobItem>,
-        /// The index of the record that created it.
+        /// The index of the record that created the job.
         made: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         before: Option<Box<BeforeItem>>,
@@ -210,7 +210,7 @@ enum SnapshotLine {
         spec: Digest,
         at: LeaseTime,
     },
-    /// An emergency that no one has reviewed.
+    /// An emergency without a review.
     Review {
         review: Box<DueReview>,
     },

@@ -26,18 +26,18 @@ use crate::{
 /// ledger's queue, in that order. None of them calls the store.
 pub struct Store {
     pub(super) inner: Mutex<StoreState>,
-    /// Wakes the tasks that wait until a widening change of a job or key is done.
+    /// Wakes the tasks that wait for the end of a widening change of a job or key.
     pub(super) freed: Notify,
     pub(super) fences: Arc<Registry>,
     pub(super) ledger: Ledger,
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// How many jobs `list` reads each time it takes the lock.
+/// The number of jobs that `list` reads each time it takes the lock.
 const LIST_BATCH: usize = 256;
 
 impl Store {
-    /// Begins with the state that was rebuilt from the ledger.
+    /// Makes a store with the state that was rebuilt from the ledger.
     pub fn new(rebuilt: Rebuilt, fences: Arc<Registry>, ledger: Ledger, clock: Arc<dyn Clock>) -> Self {
         let mut inner = StoreState {
             locks: rebuilt.locks,
@@ -67,22 +67,23 @@ impl Store {
         Store { inner: Mutex::new(inner), freed: Notify::new(), fences, ledger, clock }
     }
 
-    // Each step below completes its change before it drops the guard, so a panic elsewhere leaves no half change.
+    // Each step completes its change before it drops the guard, so a panic elsewhere leaves no incomplete change.
     pub(super) fn lock_inner(&self) -> MutexGuard<'_, StoreState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The job as it is now.
+    /// Returns the job as it is now.
     pub fn job(&self, id: JobId) -> Option<Arc<Job>> {
         self.lock_inner().jobs.get(&id).map(|s| s.job.clone())
     }
 
-    /// The job now and at each change. A slow watcher sees only the newest.
+    /// Returns a receiver of the job. It has the present state and gets each change. A slow watcher sees only the
+    /// newest state.
     pub fn watch(&self, id: JobId) -> Option<watch::Receiver<Arc<Job>>> {
         self.lock_inner().jobs.get(&id).map(|s| s.watch.subscribe())
     }
 
-    /// Jobs that pass a filter, newest first, after the cursor `below`.
+    /// Returns jobs that pass a filter, newest first. Begins after the cursor `below`.
     pub fn list(
         &self,
         below: Option<(LeaseTime, JobId)>,
@@ -106,13 +107,13 @@ impl Store {
         found
     }
 
-    /// All jobs that are not closed.
+    /// Returns all jobs that are not closed.
     pub fn open_jobs(&self) -> Vec<Arc<Job>> {
         self.lock_inner().jobs.values().filter(|s| !s.job.is_closed()).map(|s| s.job.clone()).collect()
     }
 
-    /// Waits until no change that widens a job's access is being recorded, other than joins. A reader of the ledger may see the record
-    /// of such a change a moment before the change is in force.
+    /// Waits until no widening change of a job, except joins, is being recorded. A reader of the ledger may see the
+    /// record of such a change a moment before the change is in force.
     pub async fn settled(&self, id: JobId) {
         loop {
             let freed = self.freed.notified();
@@ -125,31 +126,31 @@ impl Store {
         }
     }
 
-    /// The other open jobs that an identity is a member of.
+    /// Returns the other open jobs in which an identity is a member.
     pub fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> Vec<JobId> {
         self.lock_inner().identities.open_elsewhere(id, job).collect()
     }
 
-    /// The other job that an identity of one job is bound to now.
+    /// Returns the other job to which an identity is bound now.
     pub fn bound_elsewhere(&self, id: &SpiffeId, job: JobId) -> Option<JobId> {
         let now = self.clock.now().lease;
         self.lock_inner().identities.bound_elsewhere(id, job, now)
     }
 
-    /// Whether a job binds an identity, or one did whose SVIDs may still be valid.
+    /// Whether an identity is or was a member of a job that is not forgotten.
     pub fn binds(&self, id: &SpiffeId) -> bool {
         self.lock_inner().identities.contains(id)
     }
 
-    /// An open job that someone else launched and in which the identity is or was a member.
+    /// Returns an open job of another launcher in which the identity is or was a member.
     pub fn open_launched_by_others(&self, id: &SpiffeId) -> Option<JobId> {
         let inner = self.lock_inner();
         let is_others = |job: &JobId| inner.jobs.get(job).is_some_and(|s| s.job.launcher != *id);
         inner.identities.open(id).find(is_others)
     }
 
-    /// The identities of a job's current attempt that are members of other open jobs too, with those jobs. At most
-    /// [`limits::IDENTITIES_SHOWN`] identities are checked.
+    /// Returns the identities of a job's current attempt that are also members of other open jobs, with those jobs. At
+    /// most [`limits::IDENTITIES_SHOWN`] identities are checked.
     pub fn identities_in_several_jobs(&self, job: &Job) -> Vec<(SpiffeId, Vec<JobId>)> {
         let Some(a) = job.current() else { return Vec::new() };
         let inner = self.lock_inner();
@@ -163,7 +164,7 @@ impl Store {
             .collect()
     }
 
-    /// The job that a caller's idempotency key made, if it is remembered.
+    /// Returns the job that a caller's idempotency key made, if the key is remembered.
     pub fn by_key(&self, launcher: &SpiffeId, key: &str) -> Option<Arc<Job>> {
         let inner = self.lock_inner();
         match inner.keys.find(launcher, key)? {
@@ -172,18 +173,18 @@ impl Store {
         }
     }
 
-    /// Whether there is any lock, in force or over. Most of the time there is none.
+    /// Whether there are locks, including expired ones. Usually there are none.
     pub fn has_locks(&self) -> bool {
         !self.lock_inner().locks.is_empty()
     }
 
-    /// The lock in force on any of these names.
+    /// Returns the lock in force on one of these names.
     pub fn lock_on<'a>(&self, names: impl Iterator<Item = &'a FenceName>) -> Option<Lock> {
         let now = self.clock.now().lease;
         self.lock_inner().locks.against(names, now).cloned()
     }
 
-    /// Returns up to `max` locks in force on these names, each once.
+    /// Returns up to `max` locks in force on these names. A lock on several names occurs once.
     pub fn locks_on<'a>(&self, names: impl Iterator<Item = &'a FenceName>, max: usize) -> Vec<Lock> {
         let now = self.clock.now().lease;
         let inner = self.lock_inner();
@@ -199,30 +200,30 @@ impl Store {
         found
     }
 
-    /// Whether closed jobs were dropped: they are only in the ledger.
+    /// Whether closed jobs were dropped. Dropped jobs are only in the ledger.
     pub fn has_forgotten(&self) -> bool {
         self.lock_inner().forgot
     }
 
-    /// The lock in force with this name.
+    /// Returns the lock in force with this name.
     pub fn lock_named(&self, name: &LockName) -> Option<Lock> {
         let now = self.clock.now().lease;
         self.lock_inner().locks.find(name, now).cloned()
     }
 
-    /// Returns up to `max` locks in force, in name order, after `after`.
+    /// Returns up to `max` locks in force, in the order of their names. Begins behind `after`.
     pub fn locks(&self, after: Option<&LockName>, max: usize) -> Vec<Lock> {
         let now = self.clock.now().lease;
         self.lock_inner().locks.beyond(after).filter(|l| l.stands(now)).take(max).cloned().collect()
     }
 
-    /// The login in force that a certificate belongs to, by the digest of the certificate.
+    /// Returns the login in force of a certificate, by the digest of the certificate.
     pub fn login(&self, certificate: &Digest) -> Option<Arc<Login>> {
         let now = self.clock.now().lease;
         self.lock_inner().logins.find(certificate, now).cloned()
     }
 
-    /// How many logins a revocation of a name would end.
+    /// Returns the number of logins that a revocation of a name would end.
     pub fn logins_behind(&self, name: &FenceName) -> usize {
         let now = self.clock.now().lease;
         self.lock_inner().logins.count_behind(name, now)
@@ -234,13 +235,13 @@ impl Store {
         self.lock_inner().logins.iter().any(|login| login.human == *human && now < login.until)
     }
 
-    /// The newest login in force of an identity.
+    /// Returns the newest login in force of an identity.
     pub fn login_of(&self, id: &SpiffeId) -> Option<Arc<Login>> {
         let now = self.clock.now().lease;
         self.lock_inner().logins.of(id, now).cloned()
     }
 
-    /// Drops old keys, expired locks, logins that are over, and identities that no job binds now.
+    /// Drops old keys, expired locks and logins, and identities that no job binds now.
     pub fn prune(&self, now: LeaseTime) {
         let mut inner = self.lock_inner();
         inner.locks.prune(now);

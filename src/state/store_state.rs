@@ -33,8 +33,9 @@ pub(super) struct Slot {
 
 /// The widening changes of one job whose records are being written. Narrowing changes never wait for them.
 ///
-/// Joins of different instances run in parallel, so thousands of joins of one job cost a few writes. Each is decided
-/// again when its record is on disk. A begin waits only for another begin, because it ends all joins before it.
+/// Joins of different instances run in parallel, so thousands of joins of one job cost a few writes. Each join is
+/// decided again when its record is on disk. A begin of an attempt waits only for another begin, because it ends all
+/// joins before it.
 #[derive(Debug, Default)]
 pub(super) struct UnderWay {
     beginning: bool,
@@ -42,7 +43,7 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    /// Marks a change as under way. False if it must wait for another change.
+    /// Marks a change as under way. Returns false if the change must wait for another change.
     pub(super) fn enter(&mut self, change: &Change) -> bool {
         match change {
             Change::MemberJoined { attempt, instance, .. } => {
@@ -70,7 +71,7 @@ impl UnderWay {
 #[derive(Debug, Default)]
 pub(super) struct StoreState {
     pub(super) jobs: HashMap<JobId, Slot>,
-    /// In the order of their creation, for lists.
+    /// The jobs in the order of their creation, for lists.
     pub(super) order: BTreeMap<(LeaseTime, JobId), ()>,
     pub(super) closed: Closed,
     pub(super) open: OpenJobs,
@@ -79,14 +80,14 @@ pub(super) struct StoreState {
     pub(super) locks: Locks,
     pub(super) logins: Logins,
     pub(super) reviews: Reviews,
-    /// Places in sweeps of jobs that are being recorded.
-    pub(super) sweep_places: HashSet<SweepPlace>,
+    /// Places in parameter sweeps, for jobs that are being recorded.
+    pub(super) pending_sweep_places: HashSet<SweepPlace>,
     /// Whether closed jobs were dropped, in this run of the daemon or before.
     pub(super) forgot: bool,
 }
 
 impl StoreState {
-    /// Adds a job. An open one is counted already.
+    /// Adds a job. An open job is counted already.
     pub(super) fn put(&mut self, job: Job, creation: usize) -> Arc<Job> {
         let job = Arc::new(job);
         self.order.insert((job.created, job.id), ());

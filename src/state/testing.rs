@@ -58,7 +58,7 @@ pub(super) fn job(id: u128, at: LeaseTime) -> Job {
 
 pub(super) const GATE: &str = "gate-a";
 
-/// A job that waits until two people have approved it.
+/// Returns a job that waits until two people have approved it.
 pub(super) fn gated(id: u128, at: LeaseTime) -> Job {
     job(id, at).held_by(vec![Gate {
         id: GATE.into(),
@@ -97,11 +97,11 @@ pub(super) fn quick(dice: &mut Dice) -> Options {
     }
 }
 
-/// The state that is rebuilt from all records.
+/// Returns the state that is rebuilt from all records.
 pub(super) fn read_all(disk: &Forgetful) -> Recorded {
     let mut all = Recorded::default();
     let each = &mut |record: crate::ledger::Record| all.take(record.index, record.event).unwrap();
-    // A copy: reading takes the disk.
+    // This reads a copy, because the ledger takes ownership of the disk.
     let opened = Ledger::open_with(Arc::new(disk.kill()), clock(), Options::default(), each).unwrap();
     drop(opened);
     all

@@ -25,12 +25,12 @@ use crate::{
 #[derive(Debug)]
 pub struct Widened {
     pub job: Arc<Job>,
-    /// False if there was nothing to change.
+    /// Whether something changed.
     pub changed: bool,
     pub lowered: Vec<FenceName>,
 }
 
-/// What [`Store::create`] did.
+/// The result of [`Store::create`].
 #[derive(Debug)]
 pub enum Created {
     New(Arc<Job>),
@@ -45,17 +45,17 @@ pub struct NewJob {
     pub decision: DecisionRecord,
 }
 
-/// How many jobs an identity may be used for, according to the catalog.
+/// The number of jobs that may use an identity, according to the catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Belongs {
-    /// To one job only.
+    /// The identity belongs to one job only.
     ToOneJob,
-    /// To all jobs that name it.
+    /// The identity belongs to all jobs that name it.
     ToAny,
 }
 
 impl Store {
-    /// Creates a job, or finds the one that its key made. Resolves when it is on disk.
+    /// Creates a job, or finds the job that its key made. Resolves when the record is on disk.
     pub async fn create(&self, new: NewJob) -> Result<Created, Refused<Infallible>> {
         let NewJob { mut job, decision } = new;
         let request = request_digest(&job).ok();
@@ -80,10 +80,10 @@ impl Store {
                         inner.open.admit(&tenant, 1, creation)?;
                         inner.place_in_sweep(&mut job, request)?;
                         if let Err(full) = inner.keys.hold(&key.0, &key.1, &tenant) {
-                            inner.placed_in_sweep(job.sweep_place);
+                            inner.forget_pending_place(job.sweep_place);
                             return Err(full.into());
                         }
-                        // Count it now: many may be recorded at once.
+                        // Count the job now, because many jobs may be recorded at once.
                         inner.open.add(&tenant, creation);
                         break self.ledger.append(&created_record(&job, decision));
                     }
@@ -94,7 +94,7 @@ impl Store {
         let written = self.wait_written(job.id, appending).await;
         let mut inner = self.lock_inner();
         self.freed.notify_waiters();
-        inner.placed_in_sweep(job.sweep_place);
+        inner.forget_pending_place(job.sweep_place);
         if let Err(why) = written {
             inner.keys.release(&key.0, &key.1);
             inner.open.remove(&tenant, creation);
@@ -116,8 +116,7 @@ impl Store {
         self.widen_for(id, by, decision, None, decide).await
     }
 
-    /// Makes a widening change for a member, as [`Store::widen`]. An identity that belongs to one job is refused by all
-    /// others.
+    /// Makes a widening change for a member, like [`Store::widen`]. Refuses an identity that belongs to another job.
     pub async fn admit<E>(
         &self,
         id: JobId,
@@ -183,7 +182,7 @@ impl Store {
         slot.under_way.leave(&change);
         self.freed.notify_waiters();
         let index = written.map_err(Refused::Ledger)?;
-        // Decide again: a narrowing change may have come while the record was written, and it counts.
+        // Decide again, because a narrowing change may have come while the record was written.
         match decide(&slot.job) {
             Ok(Some(again)) if again == change => {}
             otherwise => {
@@ -210,7 +209,7 @@ impl Store {
         let appending = {
             let mut inner = self.lock_inner();
             inner.logins.prune(login.at);
-            // A lock that was set since the broker looked.
+            // A lock that was set after the broker's check.
             let id = &login.id;
             let names = [
                 FenceName::identity(id.clone()),
@@ -224,7 +223,8 @@ impl Store {
                 return Err(Refused::TooManyLogins);
             }
             let record = Event::PersonLoggedIn(Box::new(login_record(&login)));
-            // It is in force before its record is on disk, and harmless: no one has its certificate yet.
+            // The login is in force before its record is on disk. This is harmless, because its certificate was not
+            // handed out yet.
             inner.logins.insert(login);
             self.ledger.append(&record)
         };
@@ -242,11 +242,10 @@ impl Store {
         }
     }
 
-    /// Lifts a lock. Resolves when that is on disk. Access that the lock ended does not come back.
+    /// Lifts a lock. Resolves when the record is on disk. Access that the lock ended does not come back.
     ///
     /// If the record failed or was not on disk in time, the lock stays in force, also after a restart. The record may
-    /// be on disk nevertheless, so the lock is recorded again after it. `may` decides on the lock as it is when it is
-    /// lifted.
+    /// still be on disk, so the lock is recorded again. `may` decides whether the lock in force may be lifted.
     pub async fn unlock(
         &self,
         name: &LockName,
@@ -284,7 +283,7 @@ impl Store {
         let mut inner = self.lock_inner();
         let stands = inner.locks.set(name, self.clock.now().lease).is_some_and(|(now, _)| now == turn);
         if let Err(why) = written {
-            // If the lock was set again, that is already recorded after this lifting.
+            // If the lock was set again, the new setting is already recorded after this lifting.
             if accepted && stands {
                 let record = lock_record(inner.locks.insert(lock), Ending::default());
                 self.ledger.defer(&record);
@@ -300,8 +299,8 @@ impl Store {
         }
     }
 
-    /// Waits until a widening record is on disk. If that is not known in time, the record is withdrawn: it may be on
-    /// disk nevertheless, and must not take effect after a restart.
+    /// Waits until a widening record is on disk. If this is not known in time, the record is withdrawn: it may still be
+    /// on disk, and must not take effect after a restart.
     async fn wait_written(&self, job: JobId, appending: Appending) -> Result<u64, String> {
         let place = appending.index();
         let written = in_time(limits::LEDGER_WAIT, appending).await;
@@ -312,7 +311,7 @@ impl Store {
     }
 }
 
-/// Waits until a record is on disk. The error says why that is not known.
+/// Waits until a record is on disk. The error says why this is not known.
 pub(super) async fn in_time(patience: Duration, appending: Appending) -> Result<u64, String> {
     match tokio::time::timeout(patience, appending).await {
         Ok(written) => written.map_err(|e| e.to_string()),

@@ -4,7 +4,7 @@
 //! Knows no key of any file: the configuration, the contexts, the catalog and the job file are read by the floors that own
 //! them.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `section` | `Section`: one table of a file, read key by key |
 //! | `document` | a TOML text as a tree in which each value knows its line |

@@ -84,7 +84,7 @@ async fn a_panic_of_a_part_stops_the_daemon_in_order() {
     world.time().at_reading(0, || panic!("a fault that a test makes"));
     world.time().advance(std::time::Duration::from_secs(10));
     assert_eq!(world.ends_by_itself().await, Stopped::Failed);
-    assert!(!world.time().call_off() && logged().contains("a part of the daemon failed: stopping"));
+    assert!(!world.time().call_off() && logged().contains("a task of the daemon failed: the daemon stops"));
     // The ledger was closed in order, and the next run of the daemon has the job and not the lease.
     assert_eq!(world.records().await.kinds().last(), Some(&"epoch.ended"));
     world.restart().await;

@@ -1,9 +1,11 @@
-//! A read-only facade of the Hugging Face Hub: `from_pretrained`, `load_dataset` and `snapshot_download` open what a lease opens.
+//! A read-only server with the API of the Hugging Face Hub. `from_pretrained`, `load_dataset` and `snapshot_download`
+//! load what a lease allows.
 //!
-//! A leased model or dataset is a repository `TENANT/NAME`, and its versions are the revisions. `main` is the newest version of the
-//! lease. The facade shows nothing that the lease does not open. It sends no field of Xet, so that all bytes pass through it.
+//! A leased model or dataset is a repository `TENANT/NAME`, and its versions are the revisions. `main` is the newest
+//! version that the lease has. The server shows nothing that the lease does not open. It sends no Xet fields (another
+//! download protocol of the Hub), so clients load all bytes from here.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `path` | [`Question`](path::Question): what a path asks for |
 //! | `repository` | the repositories of a lease, their revisions and files |

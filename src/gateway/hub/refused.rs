@@ -1,7 +1,8 @@
 //! Refusals that the Hub's clients show.
 //!
-//! The clients do not show most texts of a server. With these headers, each of six calls of `huggingface_hub` 2.4 showed the
-//! reason. The code `GatedRepo` ends a call. In an answer for the bytes of a file it would hide the text, so it is left out there.
+//! The Hub's clients do not show the body of most error answers. They show the text of the headers `x-error-message`
+//! and `x-hf-warning` (tested with `huggingface_hub` 2.4). If the answer has the code `GatedRepo`, the client does not
+//! try again. For the bytes of a file, this code would hide the text, so such an answer does not have it.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use s3s::{Body, S3Error, S3ErrorCode};
@@ -28,16 +29,17 @@ pub(in crate::gateway) fn hub_refusal(error: &S3Error, method: &Method, path: &s
         headers.insert(name, value.clone());
     }
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let is_bytes = *method == Method::GET && path.contains("/resolve/");
-    if let Some(code) = code_of(error.code(), status).filter(|code| *code != "GatedRepo" || !is_bytes) {
+    let asks_for_bytes = *method == Method::GET && path.contains("/resolve/");
+    if let Some(code) = hub_code(error.code(), status).filter(|code| *code != "GatedRepo" || !asks_for_bytes)
+    {
         headers.insert(CODE, HeaderValue::from_static(code));
     }
-    show(headers, status, &text);
+    set_text_headers(headers, status, &text);
     response
 }
 
-fn code_of(code: &S3ErrorCode, status: StatusCode) -> Option<&'static str> {
-    match code {
+fn hub_code(s3_code: &S3ErrorCode, status: StatusCode) -> Option<&'static str> {
+    match s3_code {
         S3ErrorCode::NoSuchKey => Some("EntryNotFound"),
         S3ErrorCode::NoSuchBucket => Some("RepoNotFound"),
         S3ErrorCode::NoSuchVersion => Some("RevisionNotFound"),
@@ -46,7 +48,7 @@ fn code_of(code: &S3ErrorCode, status: StatusCode) -> Option<&'static str> {
     }
 }
 
-fn show(headers: &mut HeaderMap, status: StatusCode, text: &str) {
+fn set_text_headers(headers: &mut HeaderMap, status: StatusCode, text: &str) {
     let ascii: String =
         text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
     if let Ok(value) = HeaderValue::from_str(&ascii) {
@@ -65,7 +67,7 @@ mod tests {
     use crate::gateway::refusal::{failed, refused};
     use crate::reason::{Reason, Refusal};
 
-    // An ended access is shown with its reason, and an absent file is no refusal of the repository.
+    // The answer shows why access ended. An absent file does not count as a refusal of the repository.
     #[test]
     fn the_hubs_clients_are_shown_the_reason() {
         let ended = refused(&Refusal::new(Reason::Revoked, "job:j-1 was revoked by ada"));

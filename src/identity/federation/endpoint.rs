@@ -1,4 +1,4 @@
-//! Where a foreign bundle is, and how its server is authenticated.
+//! The endpoint of a foreign bundle, and the authentication of its server.
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
@@ -6,27 +6,28 @@ use http::Uri;
 
 use crate::name::{SpiffeId, TrustDomain};
 
-/// A bundle endpoint. All of it is configured: a URL does not imply a trust domain (SPIFFE Federation, section 7.2).
+/// A bundle endpoint. All fields are configured, because a URL does not imply a trust domain (SPIFFE Federation,
+/// section 7.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleEndpoint {
     /// The trust domain of the bundle.
     pub trust_domain: TrustDomain,
-    /// Where the bundle is fetched.
+    /// The URL of the bundle.
     pub url: EndpointUrl,
-    /// How the server there is authenticated.
+    /// The authentication of the server.
     pub profile: EndpointProfile,
 }
 
-/// How the server of a bundle endpoint is authenticated (section 5.2).
+/// The authentication of the server of a bundle endpoint (section 5.2).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EndpointProfile {
-    /// `https_web`: by its host name, under the roots of a PEM file, such as that of the system.
+    /// `https_web`: by host name, with the roots of a PEM file, such as the file of the system.
     Web {
         /// The PEM file with the roots.
         ca: PathBuf,
     },
-    /// `https_spiffe`: by its SPIFFE ID, under the roots in `bundle`. If the endpoint serves its own trust domain, the roots that
-    /// it served last replace them.
+    /// `https_spiffe`: by SPIFFE ID, with the roots in `bundle`. If the endpoint serves its own trust domain, the roots
+    /// that it served last replace the configured roots.
     Spiffe {
         /// The SPIFFE ID of the server.
         id: SpiffeId,
@@ -47,16 +48,16 @@ pub struct EndpointUrl {
 /// The fault of the URL of a bundle endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointUrlFault {
-    /// It has no scheme, no host or port 0, or cannot be parsed.
+    /// The URL has no scheme, no host or port 0, or cannot be parsed.
     #[error("is not a URL: write https://HOST/PATH")]
     NotAUrl,
-    /// Its scheme is not `https`.
+    /// The scheme is not `https`.
     #[error("is not https: a bundle is fetched only over https")]
     NotHttps,
-    /// Its authority has an `@`.
+    /// The authority has an `@`.
     #[error("names a user: remove the part before `@`")]
     User,
-    /// It has a `#`.
+    /// The URL has a `#`.
     #[error("has a fragment: remove `#` and the part after it")]
     Fragment,
 }
@@ -98,7 +99,7 @@ impl fmt::Display for EndpointUrl {
 }
 
 impl EndpointProfile {
-    /// The profile's name in the standard.
+    /// Returns the name of the profile in the standard.
     pub fn as_str(&self) -> &'static str {
         match self {
             EndpointProfile::Web { .. } => "https_web",

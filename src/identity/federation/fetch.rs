@@ -21,7 +21,7 @@ use crate::{
     name::TrustDomain,
 };
 
-/// Why a fetch gave no document. The last good one stays.
+/// The reasons for which a fetch gave no document. The last good document stays.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FetchFault {
     #[error("it is unreachable: {0}")]
@@ -68,7 +68,7 @@ async fn request(
     let stream = TlsConnector::from(tls).connect(name, tcp).await.map_err(refused)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = async {
-        // It ends with the response, which reports its failure.
+        // The connection ends with the response, and the response reports its failure.
         let _ = connection.await;
         std::future::pending::<()>().await;
     };
@@ -100,7 +100,7 @@ async fn request(
     }
 }
 
-/// Reads the failure of a handshake: the rule of this crate that was broken, or the error of rustls.
+/// Converts the failure of a handshake: to the broken rule of this crate, or to the error of rustls.
 fn refused(error: io::Error) -> FetchFault {
     if let Some(why) = SvidError::in_io(&error) {
         return FetchFault::ServerNotTrusted(why.to_string());

@@ -34,15 +34,17 @@ use crate::{
     limits,
 };
 
-/// Shows the roots of one foreign trust domain, and no SVID. Polls while [`IdentitySource::follow`] runs.
+/// A source with the roots of one foreign trust domain, without an SVID. It polls while [`IdentitySource::follow`]
+/// runs.
 ///
-/// If a poll fails, the last good document stays until the limit. A document with a lower sequence than the one in use is
-/// ignored. If the endpoint serves its own trust domain over `https_spiffe`, the configured bundle is trusted from the start.
+/// If a poll fails, the last good document stays until the limit. A document with a lower sequence than the present
+/// document is ignored. If the endpoint serves its own trust domain over `https_spiffe`, the configured bundle is
+/// trusted from the start.
 pub struct BundleSource {
     endpoint: BundleEndpoint,
     clock: Arc<dyn Clock>,
     tls: Arc<ClientConfig>,
-    /// For `https_spiffe`: the roots that verify the server of the endpoint.
+    /// The roots that verify the server of the endpoint, for `https_spiffe`.
     server: Option<ServerRoots>,
     status: OriginStatus,
 }
@@ -52,7 +54,7 @@ struct ServerRoots {
     configured: FileSource,
     /// The roots that the TLS configuration uses.
     latest: Arc<StaticSource>,
-    /// Whether the endpoint serves its own trust domain and has done so: its last document counts.
+    /// Whether the endpoint has served its own trust domain. If so, its last document counts.
     has_served: AtomicBool,
 }
 
@@ -89,7 +91,7 @@ impl BundleSource {
         Ok(BundleSource { endpoint, clock, tls, server, status })
     }
 
-    /// The endpoint that it polls.
+    /// Returns the endpoint.
     pub fn endpoint(&self) -> &BundleEndpoint {
         &self.endpoint
     }
@@ -108,13 +110,15 @@ impl BundleSource {
                 }
                 Err(fault) => self.failed(fault.to_string()),
             }
-            // Without a document no peer of that domain is accepted, so the first one is fetched sooner.
+            // Without a document, peers of that domain are refused, so retries for the first document are more
+            // frequent.
             let wait = interval.unwrap_or_else(|| backoff.next_wait());
             self.status.wait_to_retry(wait).await;
         }
     }
 
-    /// Loads the configured bundle again. It verifies the server until the server has served its own.
+    /// Loads the configured bundle again. The configured bundle verifies the server until the server has served its own
+    /// bundle.
     fn reload_configured(&self) {
         let Some(server) = self.server.as_ref().filter(|s| !s.has_served.load(Ordering::Acquire)) else {
             return;

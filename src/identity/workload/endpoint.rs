@@ -7,7 +7,8 @@ use crate::plain;
 /// The environment variable of the standard.
 pub const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 
-/// A socket on this machine, or an address. Neither uses TLS: the agent identifies us by the connection.
+/// A socket on this machine, or an address. The connection does not use TLS, because the agent identifies us by the
+/// connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkloadEndpoint {
     /// `unix:///run/spire/agent.sock`
@@ -19,10 +20,10 @@ pub enum WorkloadEndpoint {
 /// The fault of the text of an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointFault {
-    /// It does not begin with `unix:` or `tcp://`.
+    /// The text does not begin with `unix:` or `tcp://`.
     #[error("`{0}` has no known scheme: write unix:///PATH or tcp://IP:PORT")]
     Scheme(String),
-    /// Two slashes follow `unix:`, so what comes next is a host.
+    /// Two slashes follow `unix:`, so the next part is a host.
     #[error("`{0}` names a host: write unix:///PATH, with three slashes and an absolute path")]
     Authority(String),
     /// The path of the socket is empty, relative, or that of a directory.

@@ -1,4 +1,5 @@
-//! One message of the stream: a complete state, which is read whole or discarded (SPIFFE Workload API, section 5.2).
+//! A message of the stream. It is a complete state and is accepted or discarded as a whole (SPIFFE Workload API,
+//! section 5.2).
 
 use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
@@ -17,30 +18,30 @@ use crate::{
     plain,
 };
 
-/// Which of the SVIDs that the agent gives is our own.
+/// The choice of our own SVID among the SVIDs that the agent gives.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Pick {
-    /// The first: the default of the standard.
+    /// The first SVID: the default of the standard.
     #[default]
     First,
-    /// The first with this hint.
+    /// The first SVID with this hint.
     Hint(String),
-    /// The one with this SPIFFE ID.
+    /// The SVID with this SPIFFE ID.
     Id(SpiffeId),
 }
 
 /// The state in a message.
 pub(super) struct WorkloadState {
-    /// `None` if none of the SVIDs is picked.
+    /// Our own SVID. `None` if no SVID in the message is our own.
     pub(super) svid: Option<Arc<X509Svid>>,
     pub(super) bundles: TrustBundles,
-    /// A line for each unusable part: foreign bundles only.
+    /// A line for each unusable foreign bundle.
     pub(super) left_out: Vec<String>,
     /// The SPIFFE IDs and hints in the message, for people.
     pub(super) given: Vec<String>,
 }
 
-/// Why a message is discarded. The previous state stays.
+/// The reasons for which a message is discarded. The previous state stays.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum MessageFault {
     #[error("`{field}` is empty, but mandatory")]
@@ -58,8 +59,7 @@ pub(super) enum MessageFault {
 }
 
 impl WorkloadState {
-    /// Reads a message. If a foreign bundle is unusable, its trust domain keeps only the usable roots, or none. Any other fault
-    /// discards the message.
+    /// Reads a message. A foreign bundle keeps only its usable roots, or none. All other faults discard the message.
     pub(super) fn read(
         mut message: X509svidResponse,
         pick: &Pick,
@@ -92,7 +92,7 @@ impl WorkloadState {
             left_out: Vec::new(),
             given: message.svids.iter().map(shown).collect(),
         };
-        // Our own entry first: if two entries of one domain differ, the one with our SVID counts.
+        // Our own entry comes first. If two entries of one domain differ, the entry with our SVID counts.
         let first = picked.and_then(|at| message.svids.get(at));
         for entry in first.into_iter().chain(&message.svids) {
             let domain = domain_of(entry)?;
@@ -117,8 +117,8 @@ impl WorkloadState {
         Ok(())
     }
 
-    /// Takes a foreign bundle. Without a usable root, all SVIDs of the trust domain are invalid (Trust Domain and Bundle, section
-    /// 4.1.3).
+    /// Adds a foreign bundle to the state. Without a usable root, all SVIDs of the trust domain are invalid (Trust
+    /// Domain and Bundle, section 4.1.3).
     fn foreign_bundle(&mut self, key: &str, der: &[u8], now: Wall) {
         let Some(domain) = key.strip_prefix("spiffe://").and_then(|d| d.parse::<TrustDomain>().ok()) else {
             let key = plain::value(key);

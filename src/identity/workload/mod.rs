@@ -1,12 +1,13 @@
-//! The SPIFFE Workload API as a source: our own SVID and the bundles from the agent of this machine, as they rotate.
+//! The SPIFFE Workload API as a source: the agent of this machine gives our own SVID and the bundles, and rotates them.
 //!
-//! The client is generated from the definition in the standard and supports the X.509 profile. Each message is checked by
-//! the rules of `identity`, so that its refusals have the same names. The ID of an entry must be that of its certificate.
+//! The client is generated from the definition in the standard and supports the X.509 profile. Each message is checked
+//! by the rules of `identity`, so that its refusals have the same names. The ID of an entry must be the ID in its
+//! certificate.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
-//! | `endpoint` | [`WorkloadEndpoint`]: where the agent listens |
-//! | `message` | a message: one complete state, read whole or discarded |
+//! | `endpoint` | [`WorkloadEndpoint`]: the address of the agent |
+//! | `message` | a message: a complete state, accepted or discarded as a whole |
 //! | `stream` | one stream, and how it ended |
 //! | `source` | [`WorkloadSource`]: the source, through rotations, outages and refusals |
 
@@ -24,7 +25,7 @@ pub use source::{WorkloadOptions, WorkloadSource};
 mod wire {
     include!(concat!(env!("OUT_DIR"), "/workload_client/_.rs"));
 
-    /// Shows no key.
+    /// Shows only the fields that contain no key.
     impl std::fmt::Debug for X509svid {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
             f.debug_struct("X509svid")

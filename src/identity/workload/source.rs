@@ -1,4 +1,4 @@
-//! The source for the Workload API, through rotations, outages and refusals.
+//! The source for the Workload API. It handles rotations, outages and refusals.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,21 +26,21 @@ use crate::{
     limits,
 };
 
-/// How to use the Workload API.
+/// Options for the use of the Workload API.
 #[derive(Clone, Debug)]
 pub struct WorkloadOptions {
-    /// Where the agent listens.
+    /// The address of the agent.
     pub endpoint: WorkloadEndpoint,
-    /// Which SVID to use if the agent gives several.
+    /// The choice of the SVID, if the agent gives several.
     pub pick: Pick,
     /// The longest accepted life of an SVID.
     pub svid_life_max: Duration,
-    /// How long the last good state is used while the agent fails.
+    /// The time for which the last good state is used while the agent fails.
     pub outage_max: Duration,
 }
 
 impl WorkloadOptions {
-    /// Takes the bounds from `limits`.
+    /// Makes options with the bounds from `limits`.
     pub fn new(endpoint: WorkloadEndpoint) -> Self {
         WorkloadOptions {
             endpoint,
@@ -51,12 +51,12 @@ impl WorkloadOptions {
     }
 }
 
-/// Shows the last good message of the agent. Connects while [`IdentitySource::follow`] runs.
+/// A source with the last good message of the agent. It connects while [`IdentitySource::follow`] runs.
 ///
 /// | What happens | What is shown | Then |
 /// |---|---|---|
-/// | a message | its whole state: what is absent was withdrawn | the stream stays open |
-/// | a message with an empty mandatory field, or another unusable one | the previous state | the stream stays open |
+/// | a message | its whole state; absent parts were withdrawn | the stream stays open |
+/// | a message with an empty mandatory field, or another unusable message | the previous state | the stream stays open |
 /// | the agent closes the stream without an error | the previous state | a retry at once |
 /// | the agent is unreachable | the previous state, until the limit | retries with backoff |
 /// | PermissionDenied | no SVID; roots until the limit | retries with backoff |
@@ -83,7 +83,7 @@ impl WorkloadSource {
         WorkloadSource { options, clock, status }
     }
 
-    /// Keeps a stream open, permanently.
+    /// Keeps a stream open until shutdown.
     async fn poll(&self) {
         let mut backoff = Backoff::new(limits::RETRY_FIRST, limits::RETRY_MAX);
         loop {
@@ -120,7 +120,7 @@ impl WorkloadSource {
         self.clock.now().boot.since(began) >= limits::RETRY_FIRST
     }
 
-    /// Reads one stream to its end. Returns that end, and whether the agent sent any message.
+    /// Reads one stream to its end. Returns the kind of the end, and whether the agent sent a message.
     async fn read(&self, mut messages: Streaming<X509svidResponse>) -> (StreamEnd, bool) {
         let endpoint = &self.options.endpoint;
         let first = tokio::select! {
@@ -157,8 +157,9 @@ impl WorkloadSource {
         }
     }
 
-    /// How long an open stream may be silent: until the renewal of its SVID is late. An agent that hangs, or was replaced by
-    /// another, may keep its stream open without sending. A new connection then reaches the present agent.
+    /// Returns the time for which an open stream may be silent: until the renewal of the SVID is late. An agent that
+    /// hangs or was replaced may keep its stream open without messages. A new connection then reaches the present
+    /// agent.
     fn patience(&self) -> Option<Duration> {
         let trust = self.status.current();
         let leaf = trust.svid.as_ref()?.leaf();
@@ -168,7 +169,7 @@ impl WorkloadSource {
         Some(late.since(self.clock.now().wall).max(life / 8))
     }
 
-    /// Shows the state of a message, or logs why it is discarded.
+    /// Publishes the state of a message, or logs why the message is discarded.
     fn take(&self, message: X509svidResponse) {
         let now = self.clock.now();
         match WorkloadState::read(message, &self.options.pick, self.options.svid_life_max, now.wall) {
@@ -218,7 +219,7 @@ impl WorkloadSource {
         }
     }
 
-    /// The state without an SVID: we wait for the first one, or the SVID was revoked.
+    /// Returns the state without an SVID: we wait for the first SVID, or our SVID was revoked.
     fn without_svid(&self, why: String, was_there: bool) -> SourceState {
         let since = self.status.begin_outage();
         match self.status.current().standing {
@@ -277,7 +278,7 @@ impl WorkloadSource {
     }
 }
 
-/// Says that the agent gives us no identity, and whom to ask for one.
+/// Returns the text if the agent gives us no identity. It says who can register the workload.
 fn denied(endpoint: &WorkloadEndpoint, said: &str) -> String {
     let (uid, gid, pid) = (nix::unistd::getuid(), nix::unistd::getgid(), nix::unistd::getpid());
     format!(

@@ -18,22 +18,22 @@ use super::{
 };
 use crate::{clock::Clock, limits, plain};
 
-/// The metadata of every call (SPIFFE Workload Endpoint, section 6.1).
+/// The metadata key of every call (SPIFFE Workload Endpoint, section 6.1).
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 
-/// Characters of an error of the agent that a message quotes.
+/// The highest number of characters that a message quotes from an error of the agent.
 const SAID_CHARS_MAX: usize = 200;
 
-/// How a stream ended, or why it could not be opened.
+/// The end of a stream, or the reason for which it could not be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StreamEnd {
-    /// The agent closed it without an error.
+    /// The agent closed the stream without an error.
     Closed,
     /// `PermissionDenied`: we may no longer use the SVID that we have (section 5.2.1).
     Denied { said: String },
     /// `InvalidArgument` or `Unimplemented`: a retry would not help.
     Never { why: String },
-    /// Any other failure: a retry may help.
+    /// All other failures: a retry may help.
     Away { why: String },
 }
 
@@ -97,7 +97,7 @@ impl StreamEnd {
     }
 }
 
-/// Returns the innermost cause of a transport error: the one that people can act on.
+/// Returns the innermost cause of a transport error, because people can act on it.
 fn innermost(error: &(dyn Error + 'static)) -> String {
     let mut error = error;
     while let Some(cause) = error.source() {
