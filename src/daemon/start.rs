@@ -133,17 +133,9 @@ impl Daemon {
 
         let fences = Arc::new(Registry::new(rebuilt.seq));
         let state = Store::new(rebuilt, fences.clone(), ledger.clone(), clock.clone());
-        let (signing_key, settings) = (SigningKey::generate(epoch, 1)?, broker_settings(config, people));
-        let context = BrokerContext::new(
-            clock.clone(),
-            fences,
-            state,
-            ledger.clone(),
-            rules,
-            signing_key,
-            epoch,
-            settings,
-        );
+        let (signer, settings) = (SigningKey::generate(epoch, 1)?, broker_settings(config, people));
+        let context =
+            BrokerContext::new(clock.clone(), fences, state, ledger.clone(), rules, signer, epoch, settings);
         let broker = Broker::new(context, tickets)?;
         keep_rules(&broker, &config.server.state).await?;
         let reloader = rules::reloader(config, clock.clone());
