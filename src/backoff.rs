@@ -1,4 +1,4 @@
-//! How long to wait before something is tried again.
+//! Waits between retries.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use crate::{
     secret::random_fraction,
 };
 
-/// Waits that double up to a cap. Each is drawn between a half and the whole of its step, so that a thousand clients that
-/// lose one server do not return at the same moment. Endless; reads no clock and does not sleep.
+/// An endless sequence of waits that double up to a cap. Each wait is a random part, at least a half, of its step. So a
+/// thousand clients that lose one server do not return at the same time. This type reads no clock and does not sleep.
 #[derive(Debug)]
 pub struct Backoff {
     first: Duration,
@@ -17,18 +17,18 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Begins at `first`; no wait is longer than `cap`.
+    /// Makes a sequence that begins at `first`. Waits are at most `cap` long.
     pub fn new(first: Duration, cap: Duration) -> Self {
         let first = first.min(cap);
         Backoff { first, cap, step: first }
     }
 
-    /// The wait before the next attempt.
+    /// Returns the wait before the next attempt.
     pub fn next_wait(&mut self) -> Duration {
         self.draw(random_fraction())
     }
 
-    /// Begins again at the first wait: an attempt succeeded.
+    /// Begins again at the first wait. Call it after an attempt succeeded.
     pub fn reset(&mut self) {
         self.step = self.first;
     }

@@ -1,14 +1,14 @@
-//! Time, in three kinds that never mix.
+//! Time of three kinds. The kinds are never mixed.
 //!
 //! | Type | Runs on | For |
 //! |---|---|---|
-//! | [`Wall`] | the wall clock | certificates, claims, what people read |
+//! | [`Wall`] | the wall clock | certificates, claims, times for people |
 //! | [`LeaseTime`] | boottime plus the largest lead that the wall ever had over it | deadlines of leases, jobs, locks |
-//! | [`BootTime`] | `CLOCK_BOOTTIME` only | liveness: beats, ticks |
+//! | [`BootTime`] | `CLOCK_BOOTTIME` only | liveness: heartbeats, ticks |
 //!
-//! The lease timeline never steps back and counts suspension: a wall clock that is set back lengthens no lease, one that
-//! is set forward shortens all. This is the only module that may read a clock or sleep; everything else takes a [`Now`]
-//! or a [`Clock`].
+//! The lease timeline never steps back, and it counts suspension. If the wall clock is set back, leases do not become
+//! longer. If it is set forward, all leases become shorter. Only this module may read a clock or sleep. All other
+//! modules get a [`Now`] or a [`Clock`].
 
 use std::{
     fmt,
@@ -35,7 +35,7 @@ pub struct LeaseTime(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BootTime(pub u64);
 
-/// One reading of all three.
+/// One reading of all three clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
     /// The wall clock.
@@ -46,13 +46,13 @@ pub struct Now {
     pub boot: BootTime,
 }
 
-/// The one source of time. The daemon has a [`SystemClock`], a test one that it moves by hand.
+/// The only source of time. The daemon has a [`SystemClock`], and tests have a clock that they move by hand.
 pub trait Clock: Send + Sync + 'static {
     /// Reads all three clocks at once.
     fn now(&self) -> Now;
-    /// Resolves at or after a moment of the lease timeline; at once if that has passed.
+    /// Resolves at or after a time of the lease timeline. Resolves at once if the time has passed.
     fn sleep_until(&self, deadline: LeaseTime) -> BoxFuture<'static, ()>;
-    /// Resolves after a span of the lease timeline.
+    /// Resolves after a duration on the lease timeline.
     fn sleep(&self, span: Duration) -> BoxFuture<'static, ()> {
         self.sleep_until(self.now().lease.plus(span))
     }
@@ -61,22 +61,23 @@ pub trait Clock: Send + Sync + 'static {
 /// The clocks of this machine.
 #[derive(Debug, Default)]
 pub struct SystemClock {
-    /// The largest lead of the wall over boottime that was seen, in ms.
+    /// The largest lead of the wall clock over boottime so far, in ms.
     lead: std::sync::Arc<AtomicI64>,
 }
 
-/// A lead that grew by more than this between two readings is worth an alarm.
+/// If the lead grows by more than this between two readings, an alarm is logged.
 pub const LEAD_ALARM_MS: i64 = 60_000;
 
 impl SystemClock {
-    /// Begins with the present lead of the wall over boottime.
+    /// Makes a clock with the present lead of the wall clock over boottime.
     pub fn new() -> Self {
         let clock = SystemClock::default();
         clock.now();
         clock
     }
 
-    /// Raises the lease timeline to at least a moment that is known to have passed, such as the last ledger record's.
+    /// Raises the lease timeline to at least a time that is known to have passed, such as the time of the last ledger
+    /// record.
     pub fn not_before(&self, at_least: Wall) {
         let boot = boottime_ms();
         self.lead.fetch_max(signed(at_least.0).saturating_sub(signed(boot)), Ordering::AcqRel);
@@ -90,8 +91,8 @@ impl SystemClock {
         now
     }
 
-    /// Converts a reading of the machine's two clocks. Returns also by how many ms the wall jumped ahead, if that is worth an
-    /// alarm.
+    /// Converts a reading of the machine's two clocks. Also returns how many ms the wall clock jumped ahead, if this
+    /// needs an alarm.
     fn at(lead: &AtomicI64, boot: u64, wall: u64) -> (Now, Option<i64>) {
         let seen = signed(wall).saturating_sub(signed(boot));
         let before = lead.fetch_max(seen, Ordering::AcqRel);
@@ -115,7 +116,8 @@ impl Clock for SystemClock {
                 if left.is_zero() {
                     return;
                 }
-                // The wall may be set forward and the machine may sleep, so the clocks are read again at least each second.
+                // The wall clock may be set forward and the machine may sleep, so the clocks are read again at least
+                // each second.
                 tokio::time::sleep(left.min(Duration::from_secs(1))).await;
             }
         })
@@ -127,7 +129,7 @@ fn signed(ms: u64) -> i64 {
 }
 
 fn boottime_ms() -> u64 {
-    // A machine without the clock fails closed: every deadline has passed.
+    // A machine without this clock fails closed: all deadlines have passed.
     clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(u64::MAX >> 2, |t| {
         u64::try_from(t.tv_sec())
             .unwrap_or(0)
@@ -146,12 +148,12 @@ fn wall_ms() -> u64 {
 }
 
 impl Now {
-    /// Returns the wall time of a moment of the lease timeline, as far as is known now.
+    /// Converts a time of the lease timeline to a wall time, as far as is known now.
     pub fn wall_at(&self, deadline: LeaseTime) -> Wall {
         Wall(self.wall.0.saturating_add(deadline.0).saturating_sub(self.lease.0))
     }
 
-    /// Returns the moment of the lease timeline of a wall time, as far as is known now. The past becomes now.
+    /// Converts a wall time to a time of the lease timeline, as far as is known now. A time in the past becomes now.
     pub fn lease_at(&self, wall: Wall) -> LeaseTime {
         LeaseTime(self.lease.0.saturating_add(wall.0.saturating_sub(self.wall.0)))
     }
@@ -160,12 +162,12 @@ impl Now {
 macro_rules! spans {
     ($($t:ident)*) => {$(
         impl $t {
-            /// Later by a span; stops at the end of time.
+            /// Returns the time that is later by a duration. Stops at the largest time.
             #[must_use]
             pub fn plus(self, span: Duration) -> Self {
                 $t(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
             }
-            /// Returns the span from an earlier moment to this one; zero if that is not earlier.
+            /// Returns the duration from an earlier time to this time. Returns zero if the other time is not earlier.
             pub fn since(self, earlier: Self) -> Duration {
                 Duration::from_millis(self.0.saturating_sub(earlier.0))
             }
@@ -175,24 +177,24 @@ macro_rules! spans {
 spans!(Wall LeaseTime BootTime);
 
 impl Wall {
-    /// Whole seconds since the Unix epoch, rounded down: what a JWT's NumericDate takes.
+    /// Returns the whole seconds since the Unix epoch, rounded down, as in a JWT's NumericDate.
     pub fn seconds(self) -> u64 {
         self.0 / 1_000
     }
 
-    /// From whole seconds since the Unix epoch.
+    /// Makes a time from whole seconds since the Unix epoch.
     pub fn from_seconds(seconds: u64) -> Self {
         Wall(seconds.saturating_mul(1_000))
     }
 
-    /// Reads RFC 3339.
+    /// Reads a time in the form of RFC 3339.
     pub fn parse(text: &str) -> Option<Self> {
         let t = OffsetDateTime::parse(text, &Rfc3339).ok()?;
         u64::try_from(t.unix_timestamp_nanos() / 1_000_000).ok().map(Wall)
     }
 }
 
-/// RFC 3339 in UTC with milliseconds.
+/// Writes the time in the form of RFC 3339, in UTC with milliseconds.
 impl fmt::Display for Wall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nanos = i128::from(self.0).saturating_mul(1_000_000);
@@ -216,18 +218,19 @@ pub mod manual {
 
     use super::{BootTime, Clock, LeaseTime, Now, Wall};
 
-    /// All three clocks, moved by hand. A sleeper wakes when the lease timeline reaches its moment.
+    /// A clock that a test moves by hand. A sleeper wakes when the lease timeline reaches its time.
     #[derive(Debug)]
     pub struct ManualClock(watch::Sender<Now>);
 
     impl ManualClock {
-        /// Starts at a wall time, with the lease timeline at the same number, an hour after the machine was started.
+        /// Makes a clock at a wall time. The lease timeline has the same number, and the machine was started an hour
+        /// before.
         pub fn new(wall: Wall) -> Self {
             let now = Now { wall, lease: LeaseTime(wall.0), boot: BootTime(3_600_000) };
             ManualClock(watch::Sender::new(now))
         }
 
-        /// Lets time pass on all three.
+        /// Lets time pass on all three clocks.
         pub fn advance(&self, span: Duration) {
             self.0.send_modify(|now| {
                 *now =
@@ -235,8 +238,8 @@ pub mod manual {
             });
         }
 
-        /// Sets only the wall clock. As with the system's, a step forward moves the lease timeline too, a step back does
-        /// not.
+        /// Sets only the wall clock. As with the system clock, a step forward also moves the lease timeline, and a step
+        /// back does not.
         pub fn set_wall(&self, wall: Wall) {
             self.0.send_modify(|now| {
                 now.wall = wall;

@@ -1,6 +1,6 @@
-//! What this package's own program, tests and benches use of the floors that are not part of the API.
+//! Items for this package's own program, tests and benches that are not part of the API.
 //!
-//! It may change in every version. A name that nothing outside `src/` uses does not belong here.
+//! They may change in every version. A name that is used only inside `src/` does not belong here.
 
 /// The wrapper.
 #[cfg(feature = "cli")]

@@ -1,18 +1,18 @@
-//! Every bound in one place, each with its unit and its reason. Above a bound the daemon refuses clearly; it never
+//! All bounds of the crate, each with its unit and its reason. Above a bound, the daemon refuses clearly. It never
 //! drops anything silently.
 
 use std::time::Duration;
 
 // ---------- requests ----------
 
-/// Bytes of one gRPC message that a client sends: as much as fits into a record of the ledger.
+/// Bytes of one gRPC message that a client sends: the size of the largest ledger record.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 10;
 /// Bytes of one message on a stream that a client sends: a session and a beat, or a tick.
 pub const STREAM_MESSAGE_BYTES_MAX: usize = 8 << 10;
-/// Bytes of memory for each byte of a message, once it is decoded: a text of one byte needs some ten times as much, a usual one
-/// twice.
+/// Bytes of memory for each byte of a decoded message. A text of one byte needs some ten times as much, a usual text
+/// twice as much.
 pub const DECODED_PER_BYTE: usize = 4;
-/// Bytes of a name's part: a tenant, a dataset, a version, an instance.
+/// Bytes of one part of a name: a tenant, a dataset, a version, an instance.
 pub const NAME_BYTES_MAX: usize = 128;
 /// Bytes of free text that people write: reasons, justifications.
 pub const TEXT_BYTES_MAX: usize = 512;
@@ -24,65 +24,69 @@ pub const JOB_RESOURCES_MAX: usize = 64;
 pub const SPEC_LIST_MAX: usize = 256;
 /// Members of one attempt.
 pub const MEMBERS_MAX: u32 = 10_000;
-/// Instances that one attempt may have had: those that left or were lost still count.
+/// Instances that one attempt may have had. Instances that left or were lost still count.
 pub const INSTANCES_MAX: usize = 2 * MEMBERS_MAX as usize;
 /// Attempts of one job.
 pub const ATTEMPTS_MAX: u32 = 1_000;
-/// Entries of a page if the caller asks for no number.
+/// Entries of a page, if the caller gives no number.
 pub const PAGE_DEFAULT: usize = 100;
 /// States, outcomes or resources in a filter of `ListJobs`. There are no more states and outcomes than this.
 pub const JOB_FILTER_ITEMS_MAX: usize = 16;
-/// The most entries of a page.
+/// The highest number of entries of a page.
 pub const PAGE_MAX: usize = 1_000;
-/// Bytes of a page: a longer one ends early, with a token for the next page.
+/// Bytes of a page. A longer page ends early, with a token for the next page.
 pub const PAGE_BYTES_MAX: usize = 256 << 10;
-/// Members of one job that an answer shows, those of the newest attempts first: under 4 MiB.
+/// Members of one job in an answer, newest attempts first: under 4 MiB.
 pub const MEMBERS_SHOWN_MAX: usize = INSTANCES_MAX;
-/// Memberships ended by operators that a job remembers, to say why they ended. The ledger has all of them.
+/// Memberships ended by operators that a job keeps with their reasons. The ledger has all of them.
 pub const MEMBERSHIPS_ENDED_SHOWN: usize = 8;
-/// Locks before one job that an answer shows.
+/// Locks on one job that an answer shows.
 pub const LOCKS_SHOWN: usize = 8;
 
-/// Approvals of one job: a gate asks for 100 people at most, and few ask for more than two. With their reasons under 128 KiB.
+/// Approvals of one job. A gate needs at most 100 people, and few gates need more than two. With their reasons under
+/// 128 KiB.
 pub const APPROVALS_PER_JOB_MAX: usize = 128;
 
 /// Waivers of a catalog: exceptions that people can still review one by one.
 pub const WAIVERS_MAX: usize = 256;
-/// Jobs of one sweep over free parameters: a large search, and a number that an approver can still picture.
+/// Jobs of one parameter sweep: a large search, and a number that an approver can still understand.
 pub const SWEEP_JOBS_MAX: u32 = 256;
 
-/// Emergencies of one tenant that are not reviewed. Past it no gate is opened in an emergency: the way out is to review.
+/// Emergencies of one tenant without a review. Past this bound, gates cannot be opened in an emergency until reviews
+/// are done.
 pub const REVIEWS_DUE_PER_TENANT_MAX: usize = 32;
 
 // ---------- durations ----------
 
 /// The longest duration of a job: a run of three weeks, with a week to spare.
 pub const JOB_DURATION_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How long a job with gates waits to be approved and to begin: a week, so that a long weekend is no reason to ask again.
+/// The time for which a job with gates waits for approval and its begin: a week, so that a long weekend does not void
+/// the request.
 pub const APPROVAL_WAIT_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
-/// How long a job has access after its gates were opened in an emergency, if no other time is asked for: an hour, enough to act.
+/// The time for which a job has access after its gates were opened in an emergency, if the person gives no other time:
+/// an hour, enough to act.
 pub const EMERGENCY_DEFAULT: Duration = Duration::from_secs(3600);
-/// The longest such time: a shift is long enough to find people who approve.
+/// The longest access after an emergency: a shift, long enough to find approvers.
 pub const EMERGENCY_MAX: Duration = Duration::from_secs(4 * 3600);
-/// The shortest life of a credential: a renewal needs a part of it.
+/// The shortest life of a credential. A renewal needs a part of the life.
 pub const TTL_MIN: Duration = Duration::from_secs(1);
 /// The longest life of a lease between renewals.
 pub const LEASE_TTL_MAX: Duration = Duration::from_secs(15 * 60);
-/// The life of a lease if the job asks for no other.
+/// The life of a lease, if the job sets no other.
 pub const LEASE_TTL_DEFAULT: Duration = Duration::from_secs(5 * 60);
-/// The longest life of a token whose audience checks nothing but `/keys`: until then a revocation may go unnoticed.
+/// The longest life of a token whose audience only uses `/keys`. Until its end, a revocation may have no effect.
 pub const OFFLINE_TOKEN_TTL_MAX: Duration = Duration::from_secs(5 * 60);
-/// The time between two beats of a member.
+/// The time between two heartbeats of a member.
 pub const BEAT: Duration = Duration::from_secs(5);
-/// Missed beats after which a member is away.
+/// The number of missed heartbeats after which a member is away.
 pub const LOST_AFTER: u32 = 3;
-/// How long a lost member may rejoin the same attempt.
+/// The time for which a member that is away may rejoin the same attempt.
 pub const REJOIN: Duration = Duration::from_secs(3600);
-/// How long reading goes on after a drain began.
+/// The time for which reading goes on after the begin of a drain.
 pub const DRAIN_READ: Duration = Duration::from_secs(10);
-/// The longest that checkpoint writes go on after a drain began: the notice of a spot machine.
+/// The longest time for checkpoint writes after the begin of a drain: the notice of a spot machine.
 pub const DRAIN_GRACE_MAX: Duration = Duration::from_secs(120);
-/// How long checkpoint writes go on by default after a drain began, the same as in Kubernetes.
+/// The default time for checkpoint writes after the begin of a drain, as in Kubernetes.
 pub const DRAIN_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 /// The time between two ticks of a verifier's feed.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -90,17 +94,18 @@ pub const TICK: Duration = Duration::from_secs(1);
 pub const FEED_STALE: Duration = Duration::from_secs(3);
 /// If a verifier's clock and the daemon's differ by more than this, the verifier refuses everything.
 pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(30);
-/// The first backoff of a verifier before it connects its feed again; doubled each time.
+/// The first backoff of a verifier before it connects its feed again. It is doubled each time.
 pub const FEED_RETRY_MIN: Duration = Duration::from_millis(100);
-/// The longest such backoff: under [`FEED_STALE`], so that a daemon that is back is reached within it.
+/// The longest backoff of a verifier. It is shorter than [`FEED_STALE`], so that a restarted daemon is reached before
+/// the feed is stale.
 pub const FEED_RETRY_MAX: Duration = Duration::from_secs(2);
-/// The time between two fetches of newer public keys: tokens with made-up key ids cost the daemon no more than that.
+/// The time between two fetches of newer public keys. So tokens with invented key ids cause few fetches.
 pub const KEY_REFRESH: Duration = Duration::from_secs(1);
-/// How long a verifier waits for the daemon's answer about a token.
+/// The time for which a verifier waits for the daemon's answer about a token.
 pub const INTROSPECT_WAIT: Duration = Duration::from_secs(5);
-/// How long a caller's idempotency key is remembered.
+/// The time for which a caller's idempotency key is remembered.
 pub const IDEMPOTENCY: Duration = Duration::from_secs(24 * 3600);
-/// How long a lowered fence is kept after its tokens have expired, because clocks differ and feeds reconnect.
+/// The time for which a lowered fence is kept after its tokens have expired, because clocks differ and feeds reconnect.
 pub const FENCE_RETENTION_MARGIN: Duration = Duration::from_secs(60);
 
 /// The time between two checks of a job that waits for approval, if its stream ended.
@@ -114,7 +119,7 @@ pub const JOBS_OPEN_PER_TENANT_MAX: usize = 100_000;
 pub const IDEMPOTENCY_KEYS_PER_CALLER_MAX: usize = 100_000;
 /// Idempotency keys of one tenant that are remembered: a fifth of all, two jobs a second, all day.
 pub const IDEMPOTENCY_KEYS_PER_TENANT_MAX: usize = 200_000;
-/// Bytes of those keys, with the data that is kept for each: enough for that many keys of the usual length.
+/// Bytes of one tenant's idempotency keys, with their data: enough for that many keys of the usual length.
 pub const IDEMPOTENCY_KEYS_BYTES_PER_TENANT_MAX: usize = 48 << 20;
 /// Idempotency keys that are remembered: under 300 MiB if each is 64 bytes long.
 pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
@@ -123,8 +128,8 @@ pub const IDEMPOTENCY_KEYS_MAX: usize = 1_000_000;
 pub const JOBS_OPEN_BYTES_PER_TENANT_MAX: usize = 256 << 20;
 /// Bytes of all open jobs: eight times what one tenant may have.
 pub const JOBS_OPEN_BYTES_MAX: usize = 2 << 30;
-/// Closed jobs kept in memory for `job list`; older ones are in the ledger. If there are more, the tenant with the most loses
-/// its oldest.
+/// Closed jobs that are kept in memory for `job list`. Older jobs are in the ledger. If there are more, the tenant with
+/// the most closed jobs loses its oldest.
 pub const JOBS_CLOSED_MAX: usize = 10_000;
 /// Bytes of these closed jobs: 25 KiB for each.
 pub const JOBS_CLOSED_BYTES_MAX: usize = 256 << 20;
@@ -132,24 +137,24 @@ pub const JOBS_CLOSED_BYTES_MAX: usize = 256 << 20;
 pub const LEASES_PER_JOB_MAX: usize = 100_000;
 /// Live leases of one identity, which several jobs may share.
 pub const LEASES_PER_HOLDER_MAX: usize = 250_000;
-/// Live leases of one tenant's jobs: half of all, so that no tenant keeps the others out.
+/// Live leases of one tenant's jobs: half of all, so that one tenant cannot block the others.
 pub const LEASES_PER_TENANT_MAX: usize = 1_000_000;
 /// Live leases of the daemon: under 1 GiB.
 pub const LEASES_MAX: usize = 2_000_000;
 /// Ended leases kept for `lease list`, newest first.
 pub const LEASES_ENDED_MAX: usize = 10_000;
-/// How long an ended lease is kept for `lease list`: as long as a renewal of it may still be tried.
+/// The time for which an ended lease is kept for `lease list`, because its holder may still try to renew it.
 pub const LEASES_ENDED_KEPT: Duration = Duration::from_secs(3600);
-/// Events of leases that a slow watcher may fall behind before it gets a count of what it missed.
+/// Events of leases by which a slow watcher may fall behind. After that, it gets the number of missed events.
 pub const LEASE_EVENTS_BACKLOG: usize = 4_096;
 /// Identities that are members or recently were: under 256 MiB with their jobs.
 pub const IDENTITIES_MAX: usize = 1_000_000;
-/// How long an identity that belongs to one job only still belongs to it after the job's end: until every SVID that a process
-/// of that job may have had has expired.
+/// The time after a job's end for which an identity of one job still belongs to that job: until all SVIDs of the job's
+/// processes have expired.
 pub const IDENTITY_BOUND: Duration = SVID_LIFE_MAX;
 /// When a job is shown, how many of its identities are checked for membership in other open jobs.
 pub const IDENTITIES_SHOWN: usize = 64;
-/// Break-glass identities, which can always lift locks: few enough that each is known by name.
+/// Break-glass identities, which can always lift locks: so few that people know each by name.
 pub const BREAK_GLASS_MAX: usize = 16;
 /// Reasons of revocations that are kept for the members who lose access: under 1 MiB.
 pub const REVOCATION_REASONS_MAX: usize = 256;
@@ -161,7 +166,7 @@ pub const LOCKS_MAX: usize = 100_000;
 pub const LOCKS_PER_TENANT_MAX: usize = 10_000;
 /// Fences of one snapshot message of the fence feed: about 25 KiB.
 pub const FEED_CHUNK: usize = 1_000;
-/// Lowerings that a slow verifier may fall behind before it must start over.
+/// Lowerings by which a slow verifier may fall behind before it must start over.
 pub const FEED_BACKLOG: usize = 16_384;
 /// Ticks of a feed that may be in flight: one more than the seconds after which a feed is stale.
 pub const FEED_TICKS_MAX: usize = 4;
@@ -169,58 +174,60 @@ pub const FEED_TICKS_MAX: usize = 4;
 pub const FEED_FENCES_MAX: usize = 1_000_000;
 /// Public keys of one run of the daemon: there are two while they rotate.
 pub const KEYS_MAX: usize = 64;
-/// Records that may wait for the disk. If there are more, what widens access is refused.
+/// Records that may wait for the disk. If there are more, requests that widen access are refused.
 pub const LEDGER_QUEUE_MAX: usize = 65_536;
 /// Bytes of one ledger record.
 pub const LEDGER_RECORD_BYTES_MAX: usize = 256 << 10;
 /// Bytes of the records that may wait for the disk.
 pub const LEDGER_QUEUE_BYTES_MAX: usize = 256 << 20;
-/// Endings that are kept in memory while the disk is away, each as a separate record. Further ones are coalesced.
+/// Endings that are kept in memory while the disk fails, each as a separate record. Further endings are coalesced.
 pub const LEDGER_DEFERRED_MAX: usize = 262_144;
-/// Entries that an answer about a recall, an offboarding or what is left shows. It says how many there are.
+/// Entries in an answer about a recall, an offboarding or remnants. The answer has the total number.
 pub const REACH_SHOWN_MAX: usize = 1_000;
-/// Identities that one revocation for a compromise locks. More are locked by a prefix.
+/// Identities that one revocation because of a compromise locks. For more, an operator locks a prefix.
 pub const COMPROMISED_MAX: usize = 256;
-/// Records of locks, set or lifted, that are kept in addition to them. A lock holds after a restart, so it must not be
-/// lost among other endings.
+/// Records of set and lifted locks that are kept in addition to these endings. A lock stays after a restart, so it must
+/// not be lost among other endings.
 pub const LEDGER_DEFERRED_LOCKS_MAX: usize = 131_072;
 /// Bytes that are written and synced at once.
 pub const LEDGER_BATCH_BYTES_MAX: usize = 4 << 20;
-/// Bytes of one line that is read back: a record and its envelope, with room for a larger bound of an older version.
+/// Bytes of one line that is read: a record and its envelope, with a reserve for a larger bound of an older version.
 pub const LEDGER_LINE_BYTES_MAX: usize = 16 << 20;
 /// Bytes after which a segment is closed and the next one begins: a file that people can still open.
 pub const LEDGER_SEGMENT_BYTES: u64 = 64 << 20;
-/// Records after which a segment is closed even if it is small: a start reads at most this many after the snapshot.
+/// Records after which a segment is closed even if it is small. A start reads at most this many records after the
+/// snapshot.
 pub const LEDGER_SEGMENT_RECORDS: u64 = 20_000;
-/// Bytes of a snapshot: four times what the quotas of all tenants together let the state hold, since a job is written twice
-/// while a record of it may be withdrawn. It is never reached, so what is written can be read.
+/// Bytes of a snapshot: four times the largest state that the quotas allow, because a job is written twice while one of
+/// its records may be withdrawn. A snapshot never reaches this bound, so every snapshot can be read.
 pub const LEDGER_SNAPSHOT_BYTES_MAX: u64 = 16 << 30;
-/// Bytes of a snapshot that are written and synced at once: a record's sync waits for no more than that.
+/// Bytes of a snapshot that are written and synced at once, so that the sync of a record waits for no more bytes.
 pub const LEDGER_SNAPSHOT_PIECE: usize = 1 << 20;
-/// The time between two checks that the ledger's files exist: while nothing is written, a removed file may go unnoticed for this
-/// long. The head is kept as often, so that a cut of older records is found.
+/// The time between two checks that the ledger's files exist. While nothing is written, a removed file may stay
+/// unnoticed for this time. The head is written at the same interval, so that a cut of older records is found.
 pub const LEDGER_LOOK: Duration = Duration::from_secs(1);
-/// Bytes kept back for endings on a full disk: some ten thousand records.
+/// Bytes that are reserved for endings on a full disk: some ten thousand records.
 pub const LEDGER_RESERVE_BYTES: u64 = 16 << 20;
-/// Free bytes on the ledger's disk below which nothing is issued: an operator has time to act.
+/// Free bytes on the ledger's disk below which nothing is issued, so that an operator has time to act.
 pub const FREE_SPACE_STOP: u64 = 1 << 30;
 /// The first backoff after a write error.
 pub const LEDGER_RETRY_FIRST: Duration = Duration::from_millis(100);
 /// The longest backoff after a write error.
 pub const LEDGER_RETRY_MAX: Duration = Duration::from_secs(5);
-/// Lines that a reader of the ledger's tail holds at once.
+/// Lines that a reader of the ledger's tail has in memory at once.
 pub const LEDGER_TAIL_CHUNK: usize = 256;
 /// Readers of one tenant's records at once. Each reads the whole ledger, and remembers the jobs and leases of the tenant.
 pub const READERS_PER_TENANT_MAX: usize = 4;
-/// Jobs, and live leases, that a reader of one tenant's records remembers: some 40 MiB. More than a tenant may have.
+/// Jobs, and live leases, that a reader of one tenant's records remembers: some 40 MiB. This is more than a tenant may
+/// have.
 pub const RECORDS_FOLLOWED_MAX: usize = 1_200_000;
-/// Records that a reader of one tenant's records can still name after a `withdrawn`, which is written seconds after them.
+/// Records that a reader of one tenant's records can name in a `withdrawn` record, which follows within seconds.
 pub const RECORDS_WITHDRAWN_WITHIN: usize = 4_096;
-/// Kibibytes of records a second that calls of one SPIFFE ID may have written in the long run: 10,000 members that share one ID
-/// renew two credentials each every two to three minutes.
+/// KiB of records per second that the calls of one SPIFFE ID may write in the long run: 10,000 members that share one
+/// ID renew two credentials each every two to three minutes.
 pub const RATE_PER_IDENTITY: u32 = 250;
-/// Kibibytes of records a second that calls of one tenant may have written in the long run: four such crowds. So a
-/// tenant's share of the ledger's growth is at most 88 GB a day, with the bursts.
+/// KiB of records per second that the calls of one tenant may write in the long run: four such groups. So a tenant adds
+/// at most 88 GB a day to the ledger, with the bursts.
 pub const RATE_PER_TENANT: u32 = 1_000;
 /// The burst: seconds of these rates that may be used at once after a time without calls. 10,000 members come back after a
 /// restart with a join and two credentials each.
@@ -231,59 +238,61 @@ pub const OPERATOR_CALLS: u32 = 50;
 pub const OPERATOR_CALLS_OF_TENANT: u32 = 200;
 /// Log lines a second about the revocations and locks of one operator.
 pub const OPERATOR_LINES: u32 = 5;
-/// How many seconds of these rates may be used at once.
+/// Seconds of these rates that may be used at once.
 pub const OPERATOR_BURST_SECONDS: u32 = 20;
-/// Kinds of refusal (who, which call, why) that are counted separately in one minute, each with at most two records and two
-/// lines of the log: under 5 GB a day for all callers.
+/// Kinds of refusal (caller, call and reason) that are counted separately in one minute, each with at most two records
+/// and two lines of the log: under 5 GB a day for all callers.
 pub const REFUSAL_KINDS_MAX: usize = 4_096;
-/// SPIFFE IDs whose rates are known at once. If there are more, a new one is counted with its tenant until others are
-/// quiet.
+/// SPIFFE IDs whose rates are known at once. If there are more, a new SPIFFE ID counts only for its tenant until others
+/// are idle.
 pub const RATED_IDENTITIES_MAX: usize = 100_000;
 /// Retries of one request under a changing revision before it is refused as contended.
 pub const REVISION_RETRIES: u32 = 8;
-/// Bytes of a token. nginx, Apache and gunicorn accept header lines of 8 KiB, and Tomcat accepts 8 KiB for all lines of a
-/// request: half a KiB is left for the others. 64 resources with names of 33 bytes fit.
+/// Bytes of a token. nginx, Apache and gunicorn accept header lines of 8 KiB, and Tomcat accepts 8 KiB for all lines of
+/// a request: half a KiB is left for the other headers. 64 resources with names of 33 bytes fit.
 pub const TOKEN_BYTES_MAX: usize = 7_680;
 /// Tokens whose signature the daemon, or one verifier, need not check again. Claims take up to 8 KiB: 64 MiB in all.
 pub const VERIFIED_TOKENS_MAX: usize = 8_192;
-/// Members for which the daemon keeps what follows from their job and the rules. One takes about 6 KiB: 48 MiB in all.
+/// Members for which the daemon caches facts from their job and the rules. A member takes about 6 KiB: 48 MiB in all.
 pub const PREPARED_MAX: usize = 8_192;
-/// Bytes by which an identity that joins by a pattern with wildcards may be longer than the pattern: a namespace, a name and
-/// a UID. The tokens of a job are measured with it before anyone joins.
+/// Bytes by which an identity that joins by a pattern with wildcards may be longer than the pattern: a namespace, a
+/// name and a UID. The tokens of a job are measured with this length before members join.
 pub const WILDCARD_BYTES_MAX: usize = 256;
 
 // ---------- connections ----------
 
-/// A TLS handshake, from accept to done.
+/// The longest TLS handshake, from the accept to its end.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes under way at once.
 pub const HANDSHAKES_MAX: usize = 512;
-/// Handshakes of one address (of one /64 for IPv6) under way at once. Further ones of that address wait, and other addresses go
-/// first. The rest of the places is for other addresses, so that a busy address seldom has to give one up.
+/// Handshakes of one address (of one /64 for IPv6) under way at once. Further handshakes of that address wait, and
+/// other addresses go first. The other slots are for other addresses, so that a busy address seldom has to give up a
+/// slot.
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = HANDSHAKES_MAX / 4 * 3;
-/// Connections that wait for a handshake, a socket each: enough for all that come back at once after a restart. If one
-/// more comes, the latest of the address with the most gives way.
+/// Connections that wait for a handshake, a socket each: enough for all clients that return at once after a restart. If
+/// one more comes, the latest connection of the address with the most connections is closed.
 pub const HANDSHAKES_WAITING_MAX: usize = 4_096;
 /// Connections of one address in a handshake or waiting for one. More of that address are closed.
 pub const HANDSHAKES_WAITING_PER_ADDRESS_MAX: usize = HANDSHAKES_WAITING_MAX / 4 * 3;
-/// Connections that have given way and are not closed yet, a socket each: their tasks end as soon as they run.
+/// Connections that must end and are not closed yet, a socket each. Their tasks end as soon as they run.
 pub const HANDSHAKES_ENDING_MAX: usize = 256;
-/// While all handshakes are taken: the silence after which one of them is given up for another that waits. An honest
-/// client answers within a round trip.
+/// While all slots for handshakes are taken: the silence after which a handshake is given up for a waiting connection.
+/// An honest client answers within a round trip.
 pub const HANDSHAKE_SILENCE: Duration = Duration::from_millis(500);
-/// While all handshakes are taken: the longest that one of them may take, silent or not. Thousands that come back at once
-/// after a restart are done in less.
+/// While all slots for handshakes are taken: the longest time for a handshake, silent or not. Thousands of clients that
+/// return at once after a restart need less.
 pub const HANDSHAKE_CROWDED: Duration = Duration::from_secs(2);
 /// Connections of callers that the catalog knows, open at once: twice the members of the largest attempt.
 pub const CONNECTIONS_MAX: usize = 20_000;
-/// Connections of one SPIFFE ID open at once: all members of the largest attempt may share one. While others are connected,
-/// one identity gets less: never more than is left for all others.
+/// Connections of one SPIFFE ID open at once: all members of the largest attempt may share one. While others are
+/// connected, one identity gets less: never more than is free for all others.
 pub const CONNECTIONS_PER_PEER_MAX: usize = MEMBERS_MAX as usize;
 /// Connections of callers that no catalog entry matches: enough to call `whoami` while an entry is being written.
 pub const CONNECTIONS_UNKNOWN_MAX: usize = 256;
 /// Connections of one SPIFFE ID that no catalog entry matches.
 pub const CONNECTIONS_UNKNOWN_PER_PEER_MAX: usize = 8;
-/// Connections that are kept for operators, however many others are connected: some for each person on call, and their scripts.
+/// Connections that are reserved for operators, regardless of other connections: some for each person on call, and
+/// their scripts.
 pub const CONNECTIONS_OPERATORS_MAX: usize = 256;
 /// Connections beyond an identity's share that stay for [`CONNECTION_GRACE`], to get the reason. Further ones are cut without a reason.
 pub const CONNECTIONS_REFUSED_MAX: usize = 256;
@@ -295,20 +304,20 @@ pub const STREAMS_UNKNOWN_MAX: u32 = 4;
 pub const STREAM_WINDOW_BYTES: u32 = 65_535;
 /// Bytes that a client may send on one connection before the daemon has read them: HTTP/2 allows no smaller window.
 pub const CONNECTION_WINDOW_BYTES: u32 = 65_535;
-/// Bytes of one response that HTTP/2 buffers before the client has room for them.
+/// Bytes of one response that HTTP/2 buffers before the client can receive them.
 pub const SEND_BUFFER_BYTES: usize = 16 << 10;
-/// Bytes of a request's headers: a token and what goes with it.
+/// Bytes of a request's headers: a token and the other headers.
 pub const HEADER_BYTES_MAX: u32 = 16 << 10;
-/// From the end of a connection's SVID to the cut.
+/// The time from the end of a connection's SVID to the end of the connection.
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(2);
-/// Certificates of a presented chain.
+/// Certificates in a presented chain.
 pub const CHAIN_MAX: usize = 8;
 /// Bytes of one presented certificate.
 pub const CERTIFICATE_BYTES_MAX: usize = 16 << 10;
 /// Names of every kind in one certificate's subject alternative name: one is the SPIFFE ID, the others are host names.
 pub const SAN_NAMES_MAX: usize = 64;
-/// From NotBefore to NotAfter of an SVID: a day, with an hour for issuers that set NotBefore back. SVIDs
-/// cannot be revoked, so only their end limits them.
+/// The longest time from NotBefore to NotAfter of an SVID: a day, plus an hour for issuers that set NotBefore back.
+/// SVIDs cannot be revoked, so only their end limits them.
 pub const SVID_LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
 /// Trust domains with a bundle.
 pub const TRUST_DOMAINS_MAX: usize = 1_024;
@@ -317,17 +326,18 @@ pub const BUNDLE_ROOTS_MAX: usize = 64;
 /// Certificates of one bundle, including expired ones: SPIRE keeps the root of each of its servers for a day after it has
 /// expired.
 pub const BUNDLE_CERTIFICATES_MAX: usize = 1_024;
-/// Failed handshakes that the log names in one minute; it counts the others.
+/// Failed handshakes that the log names in one minute. It counts the others.
 pub const HANDSHAKE_FAILURES_LOGGED: u32 = 60;
-/// Lines about one origin of identities, such as a SPIFFE agent, that the log has in one minute; it counts the others.
+/// Lines in the log about one origin of identities, such as a SPIFFE agent, in one minute. The log counts the others.
 pub const IDENTITY_LINES_LOGGED: u32 = 30;
 /// Pairs of trust domains with a shared root that a source warns of.
 pub const SHARED_ROOTS_WARNED_MAX: usize = 256;
-/// The time between two checks of the identity files. SPIRE rotates half a life before the end.
+/// The time between two checks of the identity files. SPIRE rotates an SVID half of its life before the end.
 pub const IDENTITY_POLL: Duration = Duration::from_secs(2);
-/// How long a start waits for a first identity: a registration entry reaches its agent within seconds, and people need a minute.
+/// The time for which a start waits for a first identity. A registration entry reaches its agent within seconds, and
+/// people need a minute.
 pub const IDENTITY_WAIT: Duration = Duration::from_secs(60);
-/// How long the last good SVID and roots are used while their source fails: as long as the longest SVID that was made before.
+/// The time for which the last good SVID and roots are used while their source fails: the longest life of an SVID.
 pub const IDENTITY_OUTAGE_MAX: Duration = SVID_LIFE_MAX;
 /// SVIDs of one workload: more than a node has tenants.
 pub const WORKLOAD_SVIDS_MAX: usize = 256;
@@ -335,40 +345,41 @@ pub const WORKLOAD_SVIDS_MAX: usize = 256;
 pub const WORKLOAD_MESSAGE_BYTES_MAX: usize = 8 << 20;
 /// Certificate authorities of the web in one file: a system has some 150.
 pub const WEB_ROOTS_MAX: usize = 1_024;
-/// The time between two fetches of a foreign bundle, if its publisher does not say: the standard's default.
+/// The time between two fetches of a foreign bundle, if its publisher gives none: the default of the standard.
 pub const BUNDLE_REFRESH: Duration = Duration::from_secs(300);
-/// The shortest such interval, even if a publisher asks for a shorter one.
+/// The shortest time between two fetches of a foreign bundle, even if its publisher asks for less.
 pub const BUNDLE_REFRESH_MIN: Duration = Duration::from_secs(5);
-/// The longest such interval: the removal of a root is known within a day.
+/// The longest time between two fetches of a foreign bundle, so that the removal of a root is known within a day.
 pub const BUNDLE_REFRESH_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Connections at once to each of the listeners for probes, discovery and keys. For one more, the one that has been idle for
-/// longest is closed: so a request is cut only if so many others arrive after it.
+/// Connections at once to each of the listeners for probes, discovery and keys. If one more comes, the connection that
+/// has been idle for longest is closed. So a request is cut only if so many other requests arrive after it.
 pub const WEB_CONNECTIONS_MAX: usize = 1_024;
 /// Bytes of a request to one of these listeners.
 pub const WEB_REQUEST_BYTES_MAX: usize = 8 << 10;
-/// How long one of those connections may be open, even if it is in use: a few polls of a monitor.
+/// The time for which one of these connections may be open, even if it is in use: a few polls of a monitor.
 pub const WEB_CONNECTION: Duration = Duration::from_secs(60);
-/// The time between two HTTP/2 pings of an open connection, and how long an answer may take: a dead peer is found after the two
-/// times together.
+/// The time between two HTTP/2 pings of an open connection, and the longest wait for an answer. A dead peer is found
+/// after both times together.
 pub const PING: Duration = Duration::from_secs(5);
-/// From a request's headers to the end of its body, and from the first byte of a message on a stream to its last.
+/// The longest time from a request's headers to the end of its body, and from the first to the last byte of a message
+/// on a stream.
 pub const BODY: Duration = Duration::from_secs(10);
-/// How long a refusal waits for the body of its request, which is discarded.
+/// The time for which a refusal waits for the body of its request. The body is discarded.
 pub const REFUSED_BODY: Duration = Duration::from_secs(1);
-/// How long an answer may wait for a client that does not read. After that the connection ends.
+/// The time for which an answer may wait for a client that does not read. After that the connection ends.
 pub const READER_STALL: Duration = Duration::from_secs(10);
 /// The time between two checks for clients that do not read.
 pub const READER_LOOK: Duration = Duration::from_secs(2);
-/// Requests in progress at once; more are refused.
+/// Requests in progress at once. More are refused.
 pub const REQUESTS_MAX: usize = 4_096;
-/// Requests of one SPIFFE ID in progress at once: half, since all members of an attempt may share one. While others have
-/// requests in progress, one identity never gets more than is left for all others.
+/// Requests of one SPIFFE ID in progress at once: half, because all members of an attempt may share one. While others
+/// have requests in progress, one identity never gets more than is free for all others.
 pub const REQUESTS_PER_PEER_MAX: usize = REQUESTS_MAX / 2;
-/// Requests of operators who end access, or give it back, in progress at once. No one else uses this share.
+/// Requests of operators who end access or lift locks, in progress at once. Other callers cannot use this share.
 pub const REQUESTS_OPERATORS_MAX: usize = 256;
-/// How long a caller waits for the refusal of a call that exceeds its share or its rate.
+/// The time for which a caller waits for the refusal of a call that exceeds its share or its rate.
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
-/// Refusals that wait at once, at about 4 KiB each with their stream. Past it a refusal is sent at once.
+/// Refusals that wait at once, at about 4 KiB each with their stream. Past this bound, a refusal is sent at once.
 pub const REFUSALS_WAITING_MAX: usize = 4_096;
 /// Refusals of one SPIFFE ID that wait at once: all streams of four connections.
 pub const REFUSALS_WAITING_PER_PEER_MAX: usize = 1_024;
@@ -376,13 +387,13 @@ pub const REFUSALS_WAITING_PER_PEER_MAX: usize = 1_024;
 pub const REQUESTS_UNKNOWN_MAX: usize = 64;
 /// Requests of one SPIFFE ID that no catalog entry matches, in progress at once.
 pub const REQUESTS_UNKNOWN_PER_PEER_MAX: usize = 8;
-/// Lists of jobs, leases or locks in work at once. One of 1,000 jobs takes some 5 ms of a core.
+/// Lists of jobs, leases or locks in progress at once. A list of 1,000 jobs takes some 5 ms of a core.
 pub const LISTS_MAX: usize = 32;
-/// Lists of one SPIFFE ID in work at once.
+/// Lists of one SPIFFE ID in progress at once.
 pub const LISTS_PER_PEER_MAX: usize = 4;
 /// Calls that wait for the disk at once. They do not count as requests in progress.
 pub const DURABLE_WAITS_MAX: usize = 1_024;
-/// Calls of one SPIFFE ID that wait for the disk at once: enough for a script that ends many things.
+/// Calls of one SPIFFE ID that wait for the disk at once: enough for a script with many endings.
 pub const DURABLE_WAITS_PER_PEER_MAX: usize = 128;
 /// Streams of members and of resource servers: one for each member of two of the largest attempts, twice while connections
 /// are replaced.
@@ -395,33 +406,33 @@ pub const WATCHES_PER_PEER_MAX: usize = 256;
 pub const BUFFERED_BYTES_MAX: usize = 256 << 20;
 /// Bytes that are buffered for one SPIFFE ID: an eighth.
 pub const BUFFERED_BYTES_PER_PEER_MAX: usize = BUFFERED_BYTES_MAX / 8;
-/// Bytes that are buffered for operators who end access, or give it back.
+/// Bytes that are buffered for operators who end access or lift locks.
 pub const BUFFERED_BYTES_OPERATORS_MAX: usize = 32 << 20;
 /// Bytes that are buffered for all callers that no catalog entry matches.
 pub const BUFFERED_BYTES_UNKNOWN_MAX: usize = 4 << 20;
-/// Bytes that are buffered for one of them: the answers of `whoami` and of reflection.
+/// Bytes that are buffered for one such caller: the answers of `whoami` and of reflection.
 pub const BUFFERED_BYTES_UNKNOWN_PER_PEER_MAX: usize = 256 << 10;
-/// Bytes that a request uses besides its headers and its message: its task and the beginning of its response.
+/// Bytes that a request uses in addition to its headers and message: its task and the beginning of its response.
 pub const REQUEST_BYTES: usize = 4 << 10;
 /// The largest value that a configuration may have for any of these bounds: one process can hold a million sockets open.
 pub const ROOM_MAX: u32 = 1_000_000;
-/// Requests in progress of members that come back to what they had before a restart: enough to fill the ledger's batches, but
-/// so few that a new job's request does not wait behind thousands of them.
+/// Requests in progress of members that return after a restart: enough to fill the ledger's batches, but so few that
+/// the request for a new job does not wait behind thousands of them.
 pub const RETURNING_MAX: usize = 64;
-/// Requests of returning members in progress and waiting: half of all, the other half is for new callers.
+/// Requests of returning members in progress and waiting: half of all. The other half is for new callers.
 pub const RETURNING_WAITING_MAX: usize = REQUESTS_MAX / 2;
-/// The longest that one of them waits: half as long as its client.
+/// The longest wait of such a request: half of the client's wait.
 pub const RETURNING_WAIT: Duration = Duration::from_secs(5);
-/// SIGTERM to exit.
+/// The time from SIGTERM to the exit of the daemon.
 pub const SHUTDOWN: Duration = Duration::from_secs(10);
-/// The longest that a call waits for an ending to be on disk. A client that wants to wait longer calls again.
+/// The longest time for which a call waits until an ending is on disk. A client that wants to wait longer calls again.
 pub const DURABLE_WAIT: Duration = Duration::from_secs(30);
-/// The longest time until an open stream is authorized again. A lock and a reload do so at once; this is for rules that
-/// read the time.
+/// The longest time until an open stream is authorized again. A lock and a reload do this at once. The interval is for
+/// rules that read the time.
 pub const REAUTHORIZE: Duration = Duration::from_secs(1);
-/// The longest that a request may wait for its record.
+/// The longest time for which a request waits for its record.
 pub const LEDGER_WAIT: Duration = Duration::from_secs(5);
-/// The longest that the command line waits for one answer: twice what a record may take.
+/// The longest time for which the command line waits for one answer: twice the longest wait for a record.
 pub const CALL: Duration = Duration::from_secs(10);
 /// The time between two polls of a command that watches a list.
 pub const WATCH: Duration = Duration::from_secs(2);
@@ -435,34 +446,35 @@ pub const PEM_BYTES_MAX: u64 = 1 << 20;
 /// Principals, audiences and resources of a catalog together: 10,000 take 0.1 s to prepare for policy, and patterns of different
 /// tenants are compared in pairs.
 pub const CATALOG_ENTRIES_MAX: usize = 20_000;
-/// Entries of one tenant, if the catalog has several: no tenant fills it by itself.
+/// Entries of one tenant, if the catalog has several tenants, so that one tenant cannot fill the catalog.
 pub const CATALOG_ENTRIES_PER_TENANT_MAX: usize = CATALOG_ENTRIES_MAX / 4 * 3;
-/// Mistakes of the catalog that one answer names; the log has all of them.
+/// Mistakes of the catalog that one answer names. The log has all of them.
 pub const CATALOG_MISTAKES_SHOWN_MAX: usize = 1_000;
 /// Mistakes of the catalog that the answer to `status` and `doctor` names: enough to begin with.
 pub const CATALOG_MISTAKES_SHOWN_BRIEFLY_MAX: usize = 20;
 /// Questions to the policies in one search for catalog entries without effect: some 0.2 s. After that, entries count as
 /// used.
 pub const POLICY_GAP_QUESTIONS_MAX: usize = 5_000;
-/// The most brackets inside each other in one policy. Cedar reads by recursion.
+/// The deepest nesting of brackets in one policy, because Cedar reads by recursion.
 pub const POLICY_BRACKETS_MAX: usize = 16;
-/// The most operators in one policy. Each nests one level deeper.
+/// The highest number of operators in one policy. Each nests one level deeper.
 pub const POLICY_OPERATORS_MAX: usize = 48;
-/// The most attributes in one chain, as in `a.b.c`.
+/// The highest number of attributes in one chain, as in `a.b.c`.
 pub const POLICY_CHAIN_MAX: usize = 32;
-/// Policies of a set. Each policy that applies to an action adds less than a microsecond to the decisions about it.
+/// Policies of a set. Each policy that applies to an action adds less than a microsecond to decisions about this
+/// action.
 pub const POLICIES_MAX: usize = 1_000;
-/// Purposes of one dataset that are tried in a list of who may read it: each is a decision for each entry.
+/// Purposes of one dataset that `who-can` tries. Each purpose is a decision for each entry.
 pub const WHO_CAN_PURPOSES_MAX: usize = 32;
 /// Catalog entries that an answer names as the approvers of one gate.
 pub const APPROVERS_SHOWN_MAX: usize = 8;
-/// Files of one policy that is applied, and of its cases.
+/// Files of one applied policy, and files of its test cases.
 pub const POLICY_FILES_MAX: usize = 256;
 
 /// Changes of the rules that wait for approval. Each keeps a policy of up to 256 KiB.
 pub const CHANGES_PROPOSED_MAX: usize = 16;
 
-/// Those of one person, so that one person does not take all of the room.
+/// Changes of one person that wait for approval, so that one person cannot take all slots.
 pub const CHANGES_PER_PERSON_MAX: usize = 4;
 
 /// The keys that may sign policies, and the signatures in one file: two people and a change of keys need four.
@@ -478,9 +490,9 @@ pub const JOBS_CHANGED_SHOWN_MAX: usize = 64;
 pub const EXPLAINED_RECORDS_MAX: u64 = 200_000;
 /// Decisions of one job that are explained, and leases whose issue is remembered while they are searched.
 pub const EXPLAINED_MAX: usize = 256;
-/// Policies, and catalogs, that the daemon keeps by digest to repeat decisions: a change a day for some months.
+/// Policies, and catalogs, that the daemon keeps to repeat decisions: a change a day for some months.
 pub const KEPT_RULES_MAX: usize = 128;
-/// Bytes on disk of all kept policies and catalogs. The oldest go first, but never what is in force.
+/// Bytes on disk of all kept policies and catalogs. The oldest are removed first, but never the rules in force.
 pub const KEPT_RULES_BYTES_MAX: u64 = 256 << 20;
 /// Bytes of one kept file: a catalog of the largest tenants' files.
 pub const KEPT_FILE_BYTES_MAX: u64 = 128 << 20;
@@ -493,53 +505,57 @@ pub const BUNDLES_KEPT_MAX: usize = 16_384;
 
 // ---------- the wrapper ----------
 
-/// From SIGTERM to SIGKILL, if the job file does not say.
+/// The time from SIGTERM to SIGKILL, if the job file does not set it.
 pub const TERM_GRACE_DEFAULT: Duration = Duration::from_secs(10);
-/// The longest that a child may take after SIGTERM: its access has already ended.
+/// The longest time for a child after SIGTERM. Its access has already ended.
 pub const TERM_GRACE_MAX: Duration = Duration::from_secs(10 * 60);
-/// From SIGKILL until the wrapper no longer waits: a process in an uninterruptible wait may never go.
+/// The time for which the wrapper waits after SIGKILL, because a process in an uninterruptible wait may never end.
 pub const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Credentials of one member: two halves of as many audiences as a job has resources.
 pub const CREDENTIALS_MAX: usize = 2 * JOB_RESOURCES_MAX;
 /// Sessions of killed agents in one directory that the next agent may continue: as many as one user runs on a machine.
 pub const SESSIONS_LEFT_MAX: usize = 64;
-/// The time between two checks that the credential files are still there: a few `stat` calls, for at most a second without access.
+/// The time between two checks that the credential files exist. A check is a few `stat` calls, and a lost file means at
+/// most a second without access.
 pub const CREDENTIAL_LOOK: Duration = Duration::from_secs(1);
-/// How long an agent goes on after SIGTERM if the job file does not say: Kubernetes kills it after 30 s, and the report of its
-/// end takes up to [`REPORT`].
+/// The time for which an agent goes on after SIGTERM, if the job file does not set it. Kubernetes kills the agent after
+/// 30 s, and the report of its end takes up to [`REPORT`].
 pub const AGENT_FINISH: Duration = Duration::from_secs(20);
 /// Bytes of the file in which another container reports how the work ended: a word or a number.
 pub const WORD_BYTES_MAX: u64 = 64;
-/// How long such a file may be empty or without its last newline, while it is being written.
+/// The time for which such a file may be empty or without its last newline, while it is being written.
 pub const END_FILE_SETTLE_TIME: Duration = Duration::from_secs(1);
-/// Bytes of a credential file that a killed wrapper left: even the index of all of them is under 4 MiB.
+/// Bytes of a credential file that a killed wrapper left. Even the index of all credential files is under 4 MiB.
 pub const CREDENTIAL_FILE_BYTES_MAX: u64 = 4 << 20;
-/// How long a run tries to begin while the daemon does not answer: long enough for a restart, short enough for a wrong
-/// address.
+/// The time for which a run tries to begin while the daemon does not answer: long enough for a restart, short enough
+/// for a wrong address.
 pub const START_PATIENCE: Duration = Duration::from_secs(10);
-/// The longest that a run which could not begin takes to close what it had created.
+/// The longest time in which a run that could not begin closes the job that it had created.
 pub const UNDO: Duration = Duration::from_secs(3);
-/// The longest that a wrapper takes to report the end of its child. After that, access ends when heartbeats are missed.
+/// The longest time in which a wrapper reports the end of its child. After that, access ends because heartbeats are
+/// missed.
 pub const REPORT: Duration = Duration::from_secs(5);
 /// The first backoff of a client between two tries of a call.
 pub const RETRY_FIRST: Duration = Duration::from_millis(100);
-/// The longest backoff between two tries of a call: a daemon that comes back is found within a beat.
+/// The longest backoff between two tries of a call: a restarted daemon is found within a heartbeat.
 pub const RETRY_MAX: Duration = BEAT;
-/// Threads that serve in a daemon: more would wait for the same locks. Other commands use one.
+/// Threads that serve in a daemon. More threads would wait for the same locks. Other commands use one thread.
 pub const WORKER_THREADS_MAX: usize = 32;
-/// Threads that a daemon needs in addition to those: the ledger's writer, and work that blocks.
+/// Threads that a daemon needs in addition: the ledger's writer, and blocking work.
 pub const SPARE_THREADS: usize = 4;
-/// How long a signal is held back to see whether it came to several of our processes, and so to the command too.
+/// The time for which a signal is held back. Meanwhile the wrapper sees whether other processes, and so the command,
+/// got the signal too.
 pub const SIGNAL_TOGETHER: Duration = Duration::from_millis(100);
 /// The longest time in which a slow sender reaches all processes of a group with one signal.
 pub const SIGNAL_LATE: Duration = Duration::from_secs(1);
-/// How long a guard goes on ending processes of a job after SIGKILL, before it reports those that it could not end.
+/// The time for which a guard tries to end the processes of a job after SIGKILL, before it reports the processes that
+/// it could not end.
 pub const GUARD_PATIENCE: Duration = Duration::from_secs(30);
-/// If less than this is left of an SVID, it was not renewed in time, and a run reports it.
+/// If an SVID has less life left, it was not renewed in time, and a run reports this.
 pub const SVID_SHORT: Duration = Duration::from_secs(60);
 /// The time between two checks whether the work that an agent watches has ended.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(100);
-/// Bytes of a ticket file: 43 characters, with room for an editor's newline.
+/// Bytes of a ticket file: 43 characters, and a newline of an editor.
 pub const TICKET_BYTES_MAX: u64 = 256;
 
 // ---------- pinned objects ----------
@@ -550,114 +566,120 @@ pub const MANIFEST_OBJECTS_MAX: usize = 500_000;
 pub const MANIFEST_BYTES_MAX: u64 = 64 << 20;
 /// Manifests that a gateway keeps in memory. Others are read again for each token.
 pub const MANIFESTS_KEPT_MAX: usize = 64;
-/// Objects of which a gateway remembers that it has compared their bytes: some 200 bytes each.
+/// Objects whose bytes a gateway has compared and that it remembers: some 200 bytes each.
 pub const PINNED_COMPARED_MAX: usize = 100_000;
-/// How often an object is compared again because it changed before it was opened.
+/// The number of times that an object is compared again because it changed before it was opened.
 pub const PINNED_TRIES: usize = 3;
 
 // ---------- reports of use ----------
 
 /// Uses in one report of a gateway: some 400 bytes each, in all less than half of a message.
 pub const USES_PER_REPORT_MAX: usize = 256;
-/// Reports of one gateway in a minute: it makes one each 10 s, and more only if thousands of leases end at once.
+/// Reports of one gateway in a minute. A gateway makes a report each 10 s, and more only if thousands of leases end at
+/// once.
 pub const USE_REPORTS_PER_MINUTE: u32 = 64;
-/// The time between two reports about one lease that goes on.
+/// The time between two reports about one live lease.
 pub const USE_REPORT: Duration = Duration::from_secs(60);
-/// Objects whose first use by a lease is remembered, in all. Past it, every use of an object counts as the first one.
+/// Objects whose first use by a lease is remembered, for all leases. Past this bound, every use of an object counts as
+/// the first use.
 pub const USE_OBJECTS_MAX: usize = 1_000_000;
 
-// ---------- the facade of the Hugging Face Hub ----------
+// ---------- the API of the Hugging Face Hub ----------
 
-/// Files of one repository that the facade lists: models have some hundreds, and a list of 10,000 is 2 MiB.
+/// Files of one repository in a list. Models have some hundreds of files, and a list of 10,000 is 2 MiB.
 pub const HUB_FILES_MAX: usize = 10_000;
 
 // ---------- the local S3 endpoint ----------
 
-/// Connections of programs to the local S3 endpoint of one run at once, each with one request; more wait in the kernel. A data
-/// loader with 32 workers has some 10 in each.
+/// Connections of programs to the local S3 endpoint of one run at once, each with one request. More connections wait in
+/// the kernel. A data loader with 32 workers has some 10 in each worker.
 pub const FORWARD_CONNECTIONS_MAX: usize = 512;
 /// Connections to one gateway that wait for their next request.
 pub const FORWARD_IDLE_MAX: usize = 64;
-/// How long such a connection waits: shorter than servers keep theirs.
+/// The time for which such a connection waits: shorter than servers keep idle connections.
 pub const FORWARD_IDLE: Duration = Duration::from_secs(10);
-/// How long a program's connection may be open without a request.
+/// The time for which a program's connection may be open without a request.
 pub const FORWARD_QUIET: Duration = Duration::from_secs(600);
-/// Bytes of the headers of one request, and of its body that are buffered.
+/// Buffered bytes of one request: of its headers, and of its body.
 pub const FORWARD_HEADER_BYTES_MAX: usize = 256 << 10;
-/// How long a request is held by default while the member is away or the gateway cannot be reached: longer than a restart of the
-/// daemon, shorter than the 60 s after which boto3 gives up a request.
+/// The default time for which a request is held while the member is away or the gateway cannot be reached: longer than
+/// a restart of the daemon, shorter than the 60 s after which boto3 gives up a request.
 pub const FORWARD_HOLD: Duration = Duration::from_secs(30);
-/// The longest that a job file may ask for.
+/// The longest time for which a job file may hold requests.
 pub const FORWARD_HOLD_MAX: Duration = Duration::from_secs(8 * 60);
-/// How long a refused request waits for newer tokens: the gateway hears of an ending some milliseconds before or after the run.
+/// The time for which a refused request waits for newer tokens. The gateway learns of an ending some milliseconds
+/// before or after the run.
 pub const FORWARD_SETTLE: Duration = Duration::from_secs(2);
-/// After a cut, how long a connection may take to notice before it is closed.
+/// The time for which a connection may take to notice a cut before it is closed.
 pub const FORWARD_CUT_GRACE: Duration = Duration::from_millis(100);
-/// Until when the container endpoint says that the local key is valid. The key does not change; Python clients that see less than
-/// 15 minutes fetch it for each request.
+/// The validity of the local key, as the container endpoint states it. The key does not change. Python clients that see
+/// less than 15 minutes fetch the key for each request.
 pub const LOCAL_KEY_SHOWN: Duration = Duration::from_secs(12 * 3600);
 
 // ---------- folders of a run: stage and sync ----------
 
-/// Objects of one resource that are copied to a folder. A set of more files is read through S3.
+/// Objects of one resource that are copied to a folder. A resource with more files is read through S3.
 pub const STAGE_OBJECTS_MAX: usize = 100_000;
 /// Requests of one copy at once: enough for a fast network, and a sixteenth of what a gateway allows one SPIFFE ID.
 pub const STAGE_REQUESTS: usize = 8;
 /// Bytes of an object that one request of a copy asks for.
 pub const STAGE_CHUNK: u64 = 32 << 20;
-/// Broken transfers in a row, without one byte between them, after which a copy fails.
+/// Broken transfers in a row, without a received byte, after which a copy fails.
 pub const STAGE_TRIES: u32 = 8;
 /// The time between two lines about a copy.
 pub const STAGE_SAY: Duration = Duration::from_secs(5);
 /// Bytes of the list of a copy's complete files: 100,000 lines of 640 bytes.
 pub const STAGE_JOURNAL_BYTES_MAX: u64 = 64 << 20;
-/// How often the removal of a copy is tried while a program writes into it.
+/// The number of attempts to remove a copy while a program writes into it.
 pub const STAGE_WIPE_TRIES: usize = 5;
 /// Files of a synced folder.
 pub const SYNC_FILES_MAX: usize = 100_000;
-/// Folders inside each other in a synced folder: less than a key of the gateway may have.
+/// Nested folders in a synced folder: fewer than a key of the gateway may have.
 pub const SYNC_DEPTH_MAX: usize = 32;
-/// The time between two looks at a synced folder.
+/// The time between two checks of a synced folder.
 pub const SYNC_LOOK: Duration = Duration::from_secs(1);
-/// How long a file must be unchanged before it counts as finished.
+/// The time for which a file must be unchanged before it counts as finished.
 pub const SYNC_SETTLE: Duration = Duration::from_secs(3);
 /// Uploads of one folder at once. Each has up to three parts in memory.
 pub const SYNC_UPLOADS: usize = 3;
 /// Bytes of one part of an upload. Files of more than 140 GiB have larger parts.
 pub const SYNC_PART: u64 = 16 << 20;
-/// Parts of one upload: less than a gateway accepts.
+/// Parts of one upload: fewer than a gateway accepts.
 pub const SYNC_PARTS_MAX: u64 = 9_000;
-/// Failed uploads of one file, after which it is left behind at the end of a run.
+/// Failed uploads of one file after which the end of a run no longer waits for it.
 pub const SYNC_TRIES: u32 = 5;
 
 // ---------- Slurm ----------
 
-/// The longest that a prolog or an epilog waits for the daemon: slurmctld, and on a node the next job, wait for the script.
+/// The longest time for which a prolog or an epilog waits for the daemon, because slurmctld and the next job on the
+/// node wait for the script.
 pub const SLURM_BUDGET: Duration = Duration::from_secs(2);
-/// Reports that a head node keeps while the daemon is away: a begin and an end of each of 5,000 runs.
+/// Reports that a head node keeps while the daemon does not answer: a begin and an end of each of 5,000 runs.
 pub const SPOOL_REPORTS_MAX: usize = 10_000;
 /// Bytes of one report or note on disk.
 pub const SPOOL_FILE_BYTES_MAX: u64 = 4 << 10;
-/// How long the beginning of a run is worth reporting: after that, the run's own members have begun it or given up.
+/// The time for which the begin of a run is reported. After that, the members of the run have begun the attempt or
+/// given up.
 pub const SPOOL_BEGIN_KEPT: Duration = Duration::from_secs(10 * 60);
-/// How long after the end of a run its beginning may still be in progress: a call, and the record that it waits for.
+/// The time after the end of a run in which its begin may still be in progress: a call, and the wait for its record.
 pub const SPOOL_BEGIN_LATEST: Duration = Duration::from_secs(20);
-/// How long the end of a run is worth reporting: no job lasts longer.
+/// The time for which the end of a run is reported: the longest duration of a job.
 pub const SPOOL_NOTE_AGE_MAX: Duration = JOB_DURATION_MAX;
 
 /// Letters by which a mistyped name may differ from the suggested one. If more differ, another name is meant.
 pub const NEAREST_EDITS_MAX: usize = 8;
-/// Steps of one search for the nearest word: 10 ms. Names of 40 bytes take 2,000 steps each. What is beyond is not compared.
+/// Steps of one search for the nearest word: 10 ms. Names of 40 bytes take 2,000 steps each. Further names are not
+/// compared.
 pub const NEAREST_STEPS_MAX: usize = 4 << 20;
-/// Names that one search for the nearest name reads, those of the asked tenant and kind first: 2 ms.
+/// Names that one search for the nearest name reads, first those of the same tenant and kind: 2 ms.
 pub const NEAREST_NAMES_MAX: usize = 4_096;
 /// Jobs that such a search reads.
 pub const NEAREST_JOBS_MAX: usize = 256;
-/// Names of variables that one message lists. It counts the others.
+/// Names of variables that one message lists. The message counts the others.
 pub const NAMES_SHOWN_MAX: usize = 20;
-/// Characters of a value that a message quotes. More does not help to find it.
+/// Characters of a value that a message quotes. More characters do not help to find the value.
 pub const SHOWN_CHARS_MAX: usize = 80;
-/// Combining marks on one letter that are shown as they are: writing in any script needs fewer.
+/// Combining marks on one letter that are shown as they are. All scripts need fewer.
 pub const MARKS_IN_A_ROW_MAX: usize = 4;
 
 // ---------- the command line ----------
@@ -669,7 +691,7 @@ pub const AUDIT_FOLLOWED_MAX: usize = 1_000_000;
 
 /// Bytes that are read, checked and sent at a time.
 pub const FILE_CHUNK: usize = 64 << 10;
-/// Transfers under way at once; more are refused.
+/// Transfers under way at once. More are refused.
 pub const FILE_TRANSFERS_MAX: usize = 512;
 /// Bytes of one uploaded file by default: the shard of a large checkpoint.
 pub const FILE_UPLOAD_BYTES_MAX: u64 = 16 << 30;
@@ -677,11 +699,11 @@ pub const FILE_UPLOAD_BYTES_MAX: u64 = 16 << 30;
 pub const FILE_PATH_DEPTH_MAX: usize = 32;
 /// Bytes of one segment: the limit of file systems.
 pub const FILE_SEGMENT_BYTES_MAX: usize = 255;
-/// Entries of a listing. A folder with more is refused, never shown in part.
+/// Entries of a listing. A folder with more entries is refused, never shown in part.
 pub const FILE_LISTING_MAX: usize = 10_000;
-/// After an access ended, how long a transfer may take to notice before its connection is cut.
+/// The time for which a transfer may take to notice the end of access before its connection is cut.
 pub const FILE_CUT_GRACE: Duration = Duration::from_millis(100);
-/// Ended transfers that a slow observer may fall behind.
+/// Ended transfers by which a slow observer may fall behind.
 pub const FILE_TRANSFERS_TOLD: usize = 1_024;
 
 // ---------- the gateway ----------
@@ -694,20 +716,20 @@ pub const GATEWAY_KEY_BYTES_MAX: usize = 1_024;
 pub const GATEWAY_KEY_DEPTH_MAX: usize = 64;
 /// Bytes of one such name: the limit of file systems.
 pub const GATEWAY_SEGMENT_BYTES_MAX: usize = 255;
-/// Entries of one folder that is listed: some 20 MiB. A folder with more is refused, never shown in part.
+/// Entries of one listed folder: some 20 MiB. A folder with more entries is refused, never shown in part.
 pub const GATEWAY_FOLDER_ENTRIES_MAX: usize = 200_000;
 /// Keys and common prefixes of one page of a listing: S3's limit.
 pub const GATEWAY_LIST_MAX: usize = 1_000;
 /// Keys of one bulk delete: S3's limit.
 pub const GATEWAY_DELETE_MAX: usize = 1_000;
-/// Reads, writes and listings of one directory that are under way on the disk at once. More wait.
+/// Reads, writes and listings in one directory that use the disk at once. More wait.
 pub const GATEWAY_DISK_WORK_MAX: usize = 64;
 /// Stores of one gateway.
 pub const GATEWAY_STORES_MAX: usize = 256;
 /// Requests in progress at once, transfers included: with two chunks each, under 512 MiB.
 pub const GATEWAY_REQUESTS_MAX: usize = 1_024;
-/// Requests of one SPIFFE ID in progress at once: an eighth, so that a few identities cannot stop the others. All members of an
-/// attempt may share one identity, and then they share this.
+/// Requests of one SPIFFE ID in progress at once: an eighth, so that a few identities cannot stop the others. If all
+/// members of an attempt share one identity, they share this bound.
 pub const GATEWAY_REQUESTS_PER_PEER_MAX: usize = GATEWAY_REQUESTS_MAX / 8;
 /// Bytes of a request's headers: two tokens, S3's 2 KiB of metadata, a signature, and a long key.
 pub const GATEWAY_HEADER_BYTES_MAX: u32 = 64 << 10;
@@ -715,16 +737,16 @@ pub const GATEWAY_HEADER_BYTES_MAX: u32 = 64 << 10;
 pub const GATEWAY_TOKENS_PER_REQUEST_MAX: usize = 2;
 /// Accepted tokens that are kept: at about 8 KiB each, 64 MiB.
 pub const GATEWAY_SESSIONS_MAX: usize = 8_192;
-/// How long a request is held while tokens cannot be checked, before the client is asked to try again: longer than the daemon's
-/// restart, shorter than the patience of clients.
+/// The time for which a request is held while tokens cannot be checked. Then the client is asked to try again. It is
+/// longer than a restart of the daemon, shorter than the timeouts of clients.
 pub const GATEWAY_HOLD: Duration = Duration::from_secs(10);
-/// After an access ended, how long a transfer may take to notice before its connection is cut.
+/// The time for which a transfer may take to notice the end of access before its connection is cut.
 pub const GATEWAY_CUT_GRACE: Duration = Duration::from_millis(50);
-/// How long the body of a request may stand still.
+/// The longest pause in the body of a request.
 pub const GATEWAY_WRITER_STALL: Duration = Duration::from_secs(30);
-/// Bytes of a body that come in a second at the least, in the long run: slower clients would keep their places for days.
+/// The lowest number of bytes of a body per second, in the long run. Slower clients would keep their slots for days.
 pub const GATEWAY_BODY_PACE: u32 = 8 << 10;
-/// How long the gateway waits for the bytes of a body in all, before only its pace counts.
+/// The total time for which the gateway waits for the bytes of a body, before its pace counts.
 pub const GATEWAY_BODY_PATIENCE: Duration = Duration::from_secs(60);
 /// Bytes of one `PutObject` or part: S3's limit.
 pub const GATEWAY_PUT_BYTES_MAX: u64 = 5 << 30;
@@ -740,20 +762,20 @@ pub const GATEWAY_PARTS_PER_JOB_MAX: usize = GATEWAY_PARTS_IN_ALL_MAX / 8;
 pub const GATEWAY_UPLOADS_MAX: usize = 4_096;
 /// Uploads in parts of one job under way at once: a few files of each rank.
 pub const GATEWAY_UPLOADS_PER_JOB_MAX: usize = 1_024;
-/// How long an upload in parts may stay unused: as long as a lost member may come back.
+/// The time for which an upload in parts may stay unused: as long as a member that is away may come back.
 pub const GATEWAY_UPLOAD_IDLE: Duration = REJOIN;
-/// Between two looks for uploads whose access ended.
+/// The time between two checks for uploads whose access ended.
 pub const GATEWAY_UPLOAD_LOOK: Duration = Duration::from_secs(2);
-/// Bytes of an upload's parts that are joined between two looks at its access.
+/// Bytes of an upload's parts that are joined between two checks of its access.
 pub const GATEWAY_JOIN_STEP: u64 = 64 << 20;
 /// Listings under way at once.
 pub const GATEWAY_LISTINGS_MAX: usize = 256;
 /// Listings of one SPIFFE ID under way at once.
 pub const GATEWAY_LISTINGS_PER_PEER_MAX: usize = 64;
-/// Listings of one directory that are on the disk at once, out of [`GATEWAY_DISK_WORK_MAX`]: reads and writes have the rest. Each
-/// holds the names of one folder, at most [`GATEWAY_FOLDER_ENTRIES_MAX`] of 255 bytes.
+/// Listings in one directory that use the disk at once, out of [`GATEWAY_DISK_WORK_MAX`]. Reads and writes have the
+/// rest. Each listing has the names of one folder in memory, at most [`GATEWAY_FOLDER_ENTRIES_MAX`] of 255 bytes.
 pub const GATEWAY_WALKS_MAX: usize = 4;
-/// Pages of an object store without any entry that one listing reads: such a page has only marks of folders.
+/// Pages of an object store without an entry that one listing reads. Such a page has only marks of folders.
 pub const GATEWAY_EMPTY_PAGES_MAX: usize = 100;
 /// Entries of folders that one listing visits: some seconds of work on the disk. A listing that needs more is refused.
 pub const GATEWAY_WALK_ENTRIES_MAX: usize = 500_000;
@@ -763,77 +785,80 @@ pub const GATEWAY_COMPLETED_KEPT: usize = 1_024;
 pub const GATEWAY_CHUNK_BYTES_MAX: usize = 2 << 20;
 /// Bytes of a refused upload that are received and discarded, so that its client reads the refusal: a usual part.
 pub const GATEWAY_UNREAD_BYTES_MAX: usize = 64 << 20;
-/// How long that may take.
+/// The time for which a refused upload is received.
 pub const GATEWAY_UNREAD_WAIT: Duration = Duration::from_secs(10);
-/// Bytes of one part that the gateway sends to an object store, if it makes the parts itself.
+/// Bytes of one part that the gateway sends to an object store, if the gateway makes the parts.
 pub const GATEWAY_BACKEND_PART_BYTES: usize = 8 << 20;
 /// Such parts of one upload that are being sent at once.
 pub const GATEWAY_BACKEND_PARTS_IN_FLIGHT: usize = 2;
-/// Bytes of one part of a client's upload to an object store: it is in memory until it was sent.
+/// Bytes of one part of a client's upload to an object store. The part is in memory until it was sent.
 pub const GATEWAY_BUCKET_PART_BYTES_MAX: usize = 64 << 20;
 /// KiB of memory for uploads to all object stores at once: 512 MiB.
 pub const GATEWAY_UPLOAD_KIB_MAX: usize = 512 << 10;
-/// KiB of that memory for the uploads of one SPIFFE ID: a half, which is four of the largest parts.
+/// KiB of that memory for the uploads of one SPIFFE ID: a half, enough for four of the largest parts.
 pub const GATEWAY_UPLOAD_KIB_PER_PEER_MAX: usize = GATEWAY_UPLOAD_KIB_MAX / 2;
-/// Bytes of one block of that memory. What is received is copied into blocks.
+/// Bytes of one block of that memory. Received bytes are copied into blocks.
 pub const GATEWAY_UPLOAD_BLOCK: usize = 256 << 10;
-/// Leases and objects whose use is added up at once: some 60 MiB. The use of more is counted in the metrics only.
+/// Leases and objects whose use is added up at once: some 60 MiB. Further use is counted only in the metrics.
 pub const GATEWAY_USAGES_MAX: usize = 65_536;
-/// Between two looks for leases that are over, whose use is logged then.
+/// The time between two checks for leases that are over. The use of such leases is logged then.
 pub const GATEWAY_USAGE_LOOK: Duration = Duration::from_secs(10);
-/// How long after its last transfer the use of a lease is logged.
+/// The time after the last transfer at which the use of a lease is logged.
 pub const GATEWAY_USAGE_IDLE: Duration = Duration::from_secs(15 * 60);
 /// Bytes of an XML body: the list of 10,000 parts with their checksums takes 3 MiB.
 pub const GATEWAY_XML_BYTES_MAX: usize = 4 << 20;
 
 // ---------- people who log in ----------
 
-/// How long a login lasts if the configuration does not say: a working day.
+/// The life of a login, if the configuration does not set it: a working day.
 pub const LOGIN_LIFE: Duration = Duration::from_secs(8 * 3600);
-/// The longest life of a login: a removal from a group of the identity provider counts by then.
+/// The longest life of a login. After that, a removal from a group of the identity provider has taken effect.
 pub const LOGIN_LIFE_MAX: Duration = Duration::from_secs(12 * 3600);
-/// The shortest life of a login: shorter ones end before a person has read a request.
+/// The shortest life of a login. Shorter logins would end before a person has read a request.
 pub const LOGIN_LIFE_MIN: Duration = Duration::from_secs(60);
 /// Logins in force: 10,000 people, or fewer who log in more often. Each takes about 1 KiB.
 pub const LOGINS_MAX: usize = 10_000;
 /// Logins of one person in force: several machines and groups. One more ends the oldest.
 pub const LOGINS_PER_PERSON_MAX: usize = 16;
-/// Logins that are checked at once. Each may wait for the identity provider; past this, a login is refused and tried again.
+/// Logins that are checked at once. Each may wait for the identity provider. Past this bound, a login is refused and
+/// tried again.
 pub const LOGINS_AT_ONCE_MAX: usize = 32;
-/// Logins whose ID token is dated ahead, and which wait for its time.
+/// Logins that wait for the time of their ID token, because the token is dated ahead.
 pub const LOGINS_AHEAD_MAX: usize = 256;
-/// Those of one person.
+/// Such logins of one person.
 pub const LOGINS_AHEAD_PER_PERSON_MAX: usize = 2;
 /// Bytes of the body of a login: an ID token and a request for a certificate.
 pub const LOGIN_BODY_BYTES_MAX: usize = 48 << 10;
-/// Bytes of an ID token. One with hundreds of groups has about 16 KiB.
+/// Bytes of an ID token. A token with hundreds of groups has about 16 KiB.
 pub const ID_TOKEN_BYTES_MAX: usize = 32 << 10;
-/// Bytes of a certificate signing request as PEM. One for a P-256 key has about 400.
+/// Bytes of a certificate signing request as PEM. A request for a P-256 key has about 400.
 pub const KEY_REQUEST_BYTES_MAX: usize = 4 << 10;
-/// How old an ID token may be when it is used: a person has typed the code by then, and a thief has little time.
+/// The highest age of an ID token when it is used. A person can type the code in this time, and a thief has little
+/// time.
 pub const ID_TOKEN_AGE_MAX: Duration = Duration::from_secs(10 * 60);
-/// How far ahead of ours the clock of the identity provider may be. A login waits until our clock has the token's time, and
-/// clients wait 30 s for a login.
+/// The lead that the clock of the identity provider may have. A login waits until our clock reaches the token's time,
+/// and clients wait 30 s for a login.
 pub const ID_TOKEN_EARLY_MAX: Duration = Duration::from_secs(20);
-/// ID tokens that are remembered, so that none is used twice: more than people send in [`ID_TOKEN_AGE_MAX`].
+/// ID tokens that are remembered, so that a token cannot be used twice: more than people send in [`ID_TOKEN_AGE_MAX`].
 pub const ID_TOKENS_REMEMBERED_MAX: usize = 16_384;
 /// ID tokens of one person that are remembered: logins of one person in [`ID_TOKEN_AGE_MAX`].
 pub const ID_TOKENS_PER_PERSON_MAX: usize = 32;
 /// Bytes of an answer of the identity provider. Key sets and discovery documents have a few KiB.
 pub const PROVIDER_ANSWER_BYTES_MAX: usize = 256 << 10;
-/// How long the keys of the identity provider are used before they are fetched again.
+/// The time for which the keys of the identity provider are used before they are fetched again.
 pub const PROVIDER_KEYS_KEPT: Duration = Duration::from_secs(3600);
-/// The least time between two fetches of the keys of the identity provider, so that bad tokens cause no flood.
+/// The shortest time between two fetches of the keys of the identity provider, so that invalid tokens do not cause many
+/// fetches.
 pub const PROVIDER_KEYS_RETRY: Duration = Duration::from_secs(10);
-/// Groups in `[people.groups]`: a path of a SPIFFE ID has one of them, and each needs an entry of the catalog.
+/// Groups in `[people.groups]`. The path of a SPIFFE ID has one group, and each group needs an entry of the catalog.
 pub const PEOPLE_GROUPS_MAX: usize = 256;
 /// Methods (`amr`) that are kept of a login. Providers send one to four.
 pub const LOGIN_METHODS_MAX: usize = 16;
 /// Bytes of one such method, or of a claim's value that is compared.
 pub const LOGIN_WORD_BYTES_MAX: usize = 256;
-/// Lines of the log in a minute about ID tokens that are not accepted: anyone can cause them.
+/// Lines of the log in a minute about ID tokens that are not accepted. All callers can cause such lines.
 pub const LOGIN_LINES_MAX: u32 = 60;
-/// How long `leasehold login` waits for a person in a browser.
+/// The time for which `leasehold login` waits for a person in a browser.
 pub const LOGIN_WAIT: Duration = Duration::from_secs(10 * 60);
 
 // ---------- notices ----------
@@ -844,7 +869,7 @@ pub const WEBHOOKS_MAX: usize = 16;
 pub const WEBHOOK_FILE_BYTES_MAX: u64 = 4 << 10;
 /// Bytes of a secret that signs notices, as Standard Webhooks has it.
 pub const WEBHOOK_SECRET_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
-/// Secrets that sign one notice: the new one and the old one while receivers change, and one to spare.
+/// Secrets that sign one notice: the new and the old secret while receivers change, and one in reserve.
 pub const WEBHOOK_SECRETS_MAX: usize = 3;
 /// Tenants that one webhook names.
 pub const WEBHOOK_TENANTS_MAX: usize = 256;
@@ -858,19 +883,20 @@ pub const NOTICE_BYTES_MAX: usize = 16 << 10;
 pub const NOTICES_MAX: usize = 1_000;
 /// Bytes of the notices that wait for one receiver.
 pub const NOTICES_BYTES_MAX: usize = 2 << 20;
-/// The part of a receiver's queue that notices of refused requests may fill, one in so many: any caller can cause them.
+/// The divisor for the part of a receiver's queue that notices of refused requests may fill, because all callers can
+/// cause them.
 pub const NOTICES_REFUSED_PART: usize = 4;
-/// The first wait after a delivery that failed.
+/// The first wait after a failed delivery.
 pub const NOTICE_RETRY_FIRST: Duration = Duration::from_millis(500);
 /// The longest wait between two attempts, also if the receiver asks for a longer one.
 pub const NOTICE_RETRY_MAX: Duration = Duration::from_secs(60);
-/// How long a notice is tried again. Later it is news of yesterday, and holds the others back.
+/// The time for which a notice is tried again. Later it is no longer useful, and it delays other notices.
 pub const NOTICE_AGE_MAX: Duration = Duration::from_secs(3_600);
-/// How long a receiver may take to answer.
+/// The time for which a receiver may take to answer.
 pub const RECEIVER_PATIENCE: Duration = Duration::from_secs(10);
-/// Between two looks whether the place of a webhook in the ledger is to be kept.
+/// The time between two checks whether the position of a webhook in the ledger must be saved.
 pub const NOTICE_PLACE_INTERVAL: Duration = Duration::from_secs(5);
-/// Between two attempts to read a record that cannot be read.
+/// The time between two attempts to read a record that cannot be read.
 pub const NOTICE_READ_AGAIN: Duration = Duration::from_secs(30);
 /// Records before the head that a start reads again for notices that were not delivered.
 pub const NOTICE_RESUME_RECORDS_MAX: u64 = 100_000;

@@ -1,4 +1,4 @@
-//! A bound on the lines of the log that someone outside can cause.
+//! A bound on the lines of the log that callers can cause.
 
 use std::{
     fmt,
@@ -10,8 +10,7 @@ use crate::clock::{BootTime, Clock};
 
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// Admits a number of lines in a minute, and counts the others: someone who can cause lines must not be able to fill
-/// the disk.
+/// Admits a number of lines in a minute, and counts the others. So a caller that can cause lines cannot fill the disk.
 pub(crate) struct LogBudget {
     clock: Arc<dyn Clock>,
     lines_max: u32,
@@ -30,7 +29,8 @@ impl LogBudget {
         LogBudget { clock, lines_max, window: Mutex::new(LogWindow { began, logged: 0, left_out: 0 }) }
     }
 
-    /// Whether a line may be logged. Returns how many lines of the minutes before were left out and not yet reported.
+    /// Returns `None` if a line may not be logged. Otherwise returns the number of lines of earlier minutes that were
+    /// left out and not yet reported.
     pub(crate) fn admit(&self) -> Option<u64> {
         let now = self.clock.now().boot;
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,7 @@
-//! Text from outside, made safe to show: on a terminal, in a log, in a table.
+//! Makes text from outside safe to show on a terminal, in a log or in a table.
 //!
-//! Names, reasons and details come from launchers, agents and files. Some characters move the cursor, turn the reading
-//! direction around or cannot be seen at all. Each of them is shown as Rust writes it: `\n`, `\u{202e}`.
+//! Names, reasons and details come from launchers, agents and files. Some characters move the cursor, reverse the
+//! reading direction or are invisible. Each of these is shown as an escape of Rust: `\n`, `\u{202e}`.
 
 use std::{borrow::Cow, path::Path};
 
@@ -10,7 +10,7 @@ use crate::{
     secret::{looks_secret, redacted, withheld},
 };
 
-/// Shows a text as one line. Marks of scripts that combine, quotes and backslashes stay as they are.
+/// Shows a text as one line. Combining marks of scripts, quotes and backslashes stay as they are.
 pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, is_plain, |c, out| match c.is_control() {
         true => out.extend(c.escape_debug()),
@@ -18,9 +18,9 @@ pub fn line(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Writes what is not plain as JSON escapes. The value of the JSON text stays the same.
+/// Writes characters that are not plain as JSON escapes. The value of the JSON text stays the same.
 pub fn json(text: &str) -> Cow<'_, str> {
-    // Line breaks between the tokens of JSON stay: inside its strings they are escaped already.
+    // Line breaks between the tokens of JSON stay. Inside strings they are escaped already.
     escape(
         text,
         |c| c == '\n' || is_plain(c),
@@ -30,10 +30,10 @@ pub fn json(text: &str) -> Cow<'_, str> {
     )
 }
 
-/// Shows an error or another message as one line, with what looks like a secret withheld.
+/// Shows an error or another message as one line. Parts that look like secrets are withheld.
 ///
-/// Every message that leaves the program goes through here, because people paste tokens and keys in place of a path, a name or
-/// a command.
+/// Every message that leaves the program passes through this function, because people paste tokens and keys instead of
+/// a path, a name or a command.
 pub fn message(text: &str) -> Cow<'_, str> {
     match redacted(text) {
         Cow::Borrowed(text) => line(text),
@@ -41,23 +41,23 @@ pub fn message(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Shows a value from outside that a message quotes: bounded, on one line, withheld if it looks like a secret.
+/// Shows a value from outside in a message. The value is bounded, on one line, and withheld if it looks like a secret.
 pub fn value(text: &str) -> String {
     bounded(text, |head| line(head).into_owned())
 }
 
-/// Shows a value whose valid form is ASCII. Escapes every other character, so that a look-alike is seen.
+/// Shows a value whose valid form is ASCII. Escapes all other characters, so that similar characters are visible.
 pub(crate) fn ascii_value(text: &str) -> String {
     bounded(text, |head| head.escape_default().to_string())
 }
 
-/// Shows a path that a message quotes: whole, on one line, withheld if it looks like a secret.
+/// Shows a path in a message. The path is complete, on one line, and withheld if it looks like a secret.
 pub fn path(path: &Path) -> String {
     let text = path.to_string_lossy();
     if looks_secret(&text) { withheld(&text) } else { line(&text).into_owned() }
 }
 
-/// A number of bytes for people, with one digit after the point.
+/// Returns a number of bytes for people, with one digit after the point.
 pub fn bytes_shown(bytes: u64) -> String {
     let unit = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, s)| bytes >> s > 0);
     match unit {
@@ -79,14 +79,14 @@ fn bounded(text: &str, show: impl Fn(&str) -> String) -> String {
     }
 }
 
-/// Writes each character that may not stay with `write`. Marks after the first few in a row are such characters: a heap of
-/// marks on one letter covers the lines above and below.
+/// Writes each character that may not stay with `write`. This includes marks after the first few in a row, because many
+/// marks on one letter cover the lines above and below.
 fn escape(text: &str, may_stay: impl Fn(char) -> bool, write: impl Fn(char, &mut String)) -> Cow<'_, str> {
     if text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
         return Cow::Borrowed(text);
     }
     let mut out = String::with_capacity(text.len() + 16);
-    // A mark at the beginning would stand on what is printed before the text.
+    // A mark at the beginning would be drawn onto the text before.
     let mut marks = MARKS_IN_A_ROW_MAX;
     for c in text.chars() {
         marks = if is_mark(c) { marks.saturating_add(1) } else { 0 };
@@ -98,9 +98,9 @@ fn escape(text: &str, may_stay: impl Fn(char) -> bool, write: impl Fn(char, &mut
     if out == text { Cow::Borrowed(text) } else { Cow::Owned(out) }
 }
 
-/// Whether a character is drawn onto the previous one.
+/// Whether a character is drawn onto the previous character.
 fn is_mark(c: char) -> bool {
-    // At the beginning of a text, std escapes these too.
+    // At the beginning of a text, std escapes these characters too.
     !c.is_ascii() && is_plain(c) && c.escape_debug().count() > 1
 }
 
@@ -114,8 +114,8 @@ pub fn is_plain(c: char) -> bool {
     !is_blank_mark(c) && printable()
 }
 
-/// Whether Unicode counts a character as a letter or a mark although it is invisible: two names may differ in it and
-/// look the same.
+/// Whether an invisible character counts as a letter or a mark in Unicode. Two names may differ only in such a
+/// character and look the same.
 const fn is_blank_mark(c: char) -> bool {
     matches!(
         c,

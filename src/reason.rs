@@ -1,5 +1,5 @@
-//! Why a request was refused: a closed list of stable codes, the same on the wire, in metrics and in the ledger. A
-//! [`Refusal`] carries one of them with a text for its reader.
+//! The reasons of refusals: a closed list of stable codes. They are the same on the wire, in metrics and in the ledger.
+//! A [`Refusal`] has a reason and a text for its reader.
 
 use std::{borrow::Cow, collections::HashMap, fmt, time::Duration};
 
@@ -11,14 +11,14 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The `domain` of every `ErrorInfo` from leasehold.
 pub const ERROR_DOMAIN: &str = "leasehold";
 
-/// What can be done about [`Reason::ApprovalRequired`].
+/// The advice for [`Reason::ApprovalRequired`].
 #[cfg(feature = "server")]
 pub(crate) const ASK_APPROVERS: &str = "people of these groups approve it: leasehold approve JOB --reason TEXT; `leasehold job show JOB` says whom it waits for";
 
-/// What kind of refusal a reason is. The exit code of a command follows from it.
+/// The class of a refusal. It determines the exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// Anything that is in no other class.
+    /// A failure that is in no other class.
     Failure,
     /// The caller may not do this.
     Denied,
@@ -34,33 +34,33 @@ pub enum Class {
     Usage,
 }
 
-/// What a running member of a job does when one of its requests is refused.
+/// The next step of a running member when one of its requests is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemberStep {
-    /// Try again later: nothing was decided, or the member's SVID may be renewed by then.
+    /// Try again later. Nothing was decided, or the member's SVID may be renewed by then.
     TryLater,
-    /// Join again: the daemon does not see the member as joined.
+    /// Join again, because the daemon does not see the member as joined.
     Rejoin,
-    /// Ask for another lease: this one is over.
+    /// Ask for another lease, because this lease is over.
     ReplaceLease,
-    /// Stop reading, or stop writing: this half of the access is over for the attempt.
+    /// Stop reading or stop writing, because this half of the access is over for the attempt.
     StopHalf,
-    /// Stop: the access is over.
+    /// Stop, because the access is over.
     Stop,
 }
 
 /// Whether the daemon decided the request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Finality {
-    /// Not decided: the same request may succeed in a moment.
+    /// The request was not decided. It may succeed a moment later.
     Undecided,
-    /// Decided. The same request is refused again.
+    /// The request was decided. It would be refused again.
     Refused,
-    /// Decided, and the ledger records the refusal as a denial.
+    /// The request was decided, and the ledger records the refusal as a denial.
     Recorded,
 }
 
-/// What follows from a reason: one row of the table below.
+/// The properties of a reason: one row of the table below.
 struct Row {
     code: &'static str,
     grpc: Code,
@@ -77,10 +77,10 @@ macro_rules! reasons {
         pub enum Reason { $( $(#[$doc])* #[serde(rename = $code)] $variant, )* }
 
         impl Reason {
-            /// All of them, in order.
+            /// All reasons, in order.
             pub const ALL: &'static [Reason] = &[ $(Reason::$variant,)* ];
 
-            /// Reads a [`code`](Self::code). `None` if this build does not know it.
+            /// Reads a [`code`](Self::code). Returns `None` if this build does not know it.
             pub fn parse(code: &str) -> Option<Self> {
                 match code { $($code => Some(Reason::$variant),)* _ => None }
             }
@@ -268,28 +268,28 @@ reasons! {
 }
 
 impl Reason {
-    /// The code, as it is in `ErrorInfo.reason`.
+    /// Returns the code, as it is in `ErrorInfo.reason`.
     pub const fn code(self) -> &'static str {
         self.row().code
     }
 
-    /// The code of a gRPC status with this reason.
+    /// Returns the code of a gRPC status with this reason.
     pub const fn grpc_code(self) -> Code {
         self.row().grpc
     }
 
-    /// The status of an HTTP response with this reason. 401 if another token or certificate may be accepted, 403 if no
-    /// token or certificate of the caller would be, 503 if that is not known now.
+    /// Returns the status of an HTTP response with this reason. It is 401 if another token or certificate may be
+    /// accepted, 403 if the caller has no chance with another one, and 503 if this is not known now.
     pub const fn http_status(self) -> StatusCode {
         self.row().http
     }
 
-    /// What kind of refusal it is.
+    /// Returns the class of the refusal.
     pub const fn class(self) -> Class {
         self.row().class
     }
 
-    /// Whether the same request may succeed in a moment: nothing was decided.
+    /// Whether the same request may succeed a moment later, because nothing was decided.
     pub fn is_passing(self) -> bool {
         self.row().finality == Finality::Undecided
     }
@@ -299,12 +299,12 @@ impl Reason {
         self.row().finality == Finality::Recorded
     }
 
-    /// What a running member of a job does about it.
+    /// Returns the next step of a running member.
     pub const fn member_step(self) -> MemberStep {
         self.row().member
     }
 
-    /// The nearest reason for a gRPC code that came without one.
+    /// Returns the nearest reason for a gRPC code without a reason.
     pub const fn of_code(code: Code) -> Self {
         match code {
             Code::Unavailable | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded => {
@@ -329,20 +329,20 @@ impl fmt::Display for Reason {
 
 /// A refusal with a text for its reader.
 ///
-/// `text` says in one lower-case line what was wrong. `facts` are short labelled lines below it: `rule` names what
-/// decided, `fix` what to do. The cause of an internal failure goes only to the log.
+/// `text` is one lower-case line about the problem. `facts` are short labelled lines below it: `rule` names the rule
+/// that decided, and `fix` says what to do. The cause of an internal failure is only in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// The stable code.
     pub reason: Reason,
-    /// One lower-case line that says what was wrong, with which value.
+    /// One lower-case line that states the problem and the value.
     pub text: Cow<'static, str>,
     /// Labelled lines, in the order in which they are shown.
     pub facts: Vec<(Cow<'static, str>, String)>,
 }
 
 impl Refusal {
-    /// Begins a refusal without labelled lines.
+    /// Makes a refusal without labelled lines.
     pub fn new(reason: Reason, text: impl Into<Cow<'static, str>>) -> Self {
         Refusal { reason, text: text.into(), facts: Vec::new() }
     }
@@ -354,18 +354,18 @@ impl Refusal {
         self
     }
 
-    /// Adds what the reader can do.
+    /// Adds advice for the reader.
     #[must_use]
     pub fn fix(self, value: impl Into<String>) -> Self {
         self.with("fix", value)
     }
 
-    /// The value of a labelled line.
+    /// Returns the value of a labelled line.
     pub fn fact(&self, label: &str) -> Option<&str> {
         self.facts.iter().find(|(l, _)| l == label).map(|(_, v)| v.as_str())
     }
 
-    /// The gRPC status of the refusal: its line as the message, its reason and facts as `ErrorInfo`.
+    /// Returns the gRPC status of the refusal: the text as the message, the reason and the facts as `ErrorInfo`.
     pub fn status(&self) -> Status {
         let mut facts: HashMap<String, String> = HashMap::new();
         for (label, value) in &self.facts {

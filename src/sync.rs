@@ -1,4 +1,4 @@
-//! Synchronization primitives of fences and leases: the standard library's, or those of a model checker.
+//! Synchronization primitives of fences and leases, from the standard library or from a model checker.
 //!
 //! loom and shuttle come as cargo features, only for `tests/loom` and `tests/model`: their primitives work only inside
 //! a model, so nothing else runs in a build with either. A verifier has no fences and no leases.
@@ -26,7 +26,7 @@ pub(crate) const IS_MODEL_CHECK: bool = cfg!(any(feature = "loom", feature = "sh
 /// `None` if the work panicked.
 pub(crate) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, result) = tokio::sync::oneshot::channel();
-    // A thread that cannot be started drops its closure. So the new thread and the caller share the work.
+    // If a thread cannot be started, its closure is dropped. So the new thread and the caller share the work.
     let theirs = std::sync::Arc::new(std::sync::Mutex::new(Some(move || {
         // The caller may have stopped waiting.
         let _ = done.send(work());

@@ -1,4 +1,4 @@
-//! The wait before the refusal of a caller that asks for more than its share: its next call comes no sooner.
+//! The wait before the refusal of a caller that exceeds its share. So the next call of this caller comes later.
 
 use std::sync::Arc;
 
@@ -9,7 +9,8 @@ use crate::{
     link::{Connection, Shares},
 };
 
-/// Makes callers wait. A wait holds no room for requests, only a place here: if there is none, the refusal is sent at once.
+/// Makes callers wait. A wait takes no slot for requests, only a slot for waits. If no such slot is free, the refusal
+/// is sent at once.
 pub(super) struct Brake(Arc<Shares>);
 
 impl Default for Brake {
@@ -19,13 +20,13 @@ impl Default for Brake {
 }
 
 impl Brake {
-    /// Waits if an answer without a body refuses its caller because of its share.
+    /// Waits if an answer without a body is a refusal because of the caller's share.
     pub(super) async fn wait(&self, headers: &HeaderMap, connection: Option<&Connection>) {
         const RESOURCE_EXHAUSTED: &[u8] = b"8";
         let is_spent = headers.get("grpc-status").is_some_and(|code| code.as_bytes() == RESOURCE_EXHAUSTED);
         let Some(connection) = connection.filter(|_| is_spent) else { return };
         let Ok(_place) = self.0.take(connection.peer.spiffe_id(), 1) else { return };
-        // In real time: this only slows a program down.
+        // This uses real time, because it only slows a program down.
         tokio::select! {
             () = tokio::time::sleep(limits::REFUSAL_WAIT) => {}
             () = connection.ended.cancelled() => {}

@@ -1,4 +1,4 @@
-//! The steps that every call goes through: caller, room, deadline, refusal.
+//! The steps of every call: caller, capacity, deadline, refusal.
 
 use std::{future::Future, sync::Arc, time::Duration};
 
@@ -19,10 +19,11 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Rereads the configured catalog and policy. Takes the present rules and returns those that replace them. Blocks.
+/// A function that reads the configured catalog and policy again. It gets the present rules and returns the new rules.
+/// It blocks.
 pub type Reloader = Arc<dyn Fn(&Rules) -> Result<Rules, Refusal> + Send + Sync>;
 
-/// The gRPC edge.
+/// The gRPC server of the daemon.
 #[derive(Clone)]
 pub struct Edge {
     pub(super) broker: Arc<Broker>,
@@ -39,20 +40,20 @@ impl Edge {
         Edge { broker, reloader, stopping, rooms, brake: Arc::default() }
     }
 
-    /// Sets the room for requests, instead of the defaults in [`limits`].
+    /// Sets the limits for requests, instead of the defaults in [`limits`].
     #[must_use]
     pub fn with_room(self, room: EdgeRoom) -> Self {
         let rooms = Rooms::new(room, self.broker.clock().clone());
         Edge { rooms, ..self }
     }
 
-    /// Classifies peers by the catalog, for the listener.
+    /// Returns the function with which the listener classifies peers by the catalog.
     pub fn classify(&self) -> Classify {
         let broker = self.broker.clone();
         Classify::new(move |peer| classified(peer, broker.access.caller(peer).ok().as_ref()))
     }
 
-    /// Until `shutdown`, closes the connections of clients that stop reading responses.
+    /// Closes the connections of clients that stop reading responses, until `shutdown`.
     pub async fn close_unread_connections(self, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -81,7 +82,7 @@ impl Edge {
         })
     }
 
-    /// The connection of a request, if its SVID is still valid.
+    /// Returns the connection of a request, if its SVID is still valid.
     pub(super) fn connection<T>(&self, request: &Request<T>) -> Result<Connection, Status> {
         self.connection_of(request.extensions())
     }
@@ -96,7 +97,7 @@ impl Edge {
         Ok(connection)
     }
 
-    /// The room that was taken for a request.
+    /// Returns the capacity that was reserved for a request.
     pub(super) fn room<T>(&self, request: &Request<T>) -> Result<Arc<RequestRoom>, Status> {
         request
             .extensions()
@@ -105,7 +106,7 @@ impl Edge {
             .ok_or_else(|| Refusal::new(Reason::Internal, "no room was taken for the request").status())
     }
 
-    /// The caller from the catalog, unless a lock denies it.
+    /// Returns the caller with its catalog entry. Refuses a locked caller.
     pub(super) fn caller(&self, rpc: Rpc, connection: &Connection) -> Result<Caller, Status> {
         self.broker.access.admit(&connection.peer, rpc).map_err(|r| self.refuse(rpc, connection, &r))
     }
@@ -144,7 +145,7 @@ impl Edge {
         refusal.status()
     }
 
-    /// Runs one use case in its own task, so that it completes even if the client disconnects.
+    /// Runs one use case in a separate task, so that it completes even if the client disconnects.
     pub(super) async fn call<Q, A, F, Fut>(
         &self,
         rpc: Rpc,
@@ -190,13 +191,13 @@ impl Edge {
     }
 }
 
-/// The call that a path names; `None` for health, reflection and unknown calls.
+/// Returns the call that a path names. `None` for health, reflection and unknown calls.
 pub(super) fn rpc_of(path: &str) -> Option<Rpc> {
     let (_, name) = path.strip_prefix("/leasehold.v1.")?.split_once('/')?;
     Rpc::parse(name)
 }
 
-/// The class that decides a caller's capacity, and the name that its share is counted under.
+/// Returns the class that decides a caller's capacity, and the name under which its share is counted.
 fn classified(peer: &Peer, caller: Option<&Caller>) -> ClassifiedPeer {
     let class = match caller.map(|caller| &caller.principal) {
         None => PeerClass::Unknown,
@@ -207,7 +208,7 @@ fn classified(peer: &Peer, caller: Option<&Caller>) -> ClassifiedPeer {
     ClassifiedPeer { class, counted_as: caller.map_or_else(|| peer.spiffe_id().clone(), Caller::counted_as) }
 }
 
-/// The client's deadline: the `grpc-timeout` header, digits and one unit.
+/// Returns the client's deadline from the `grpc-timeout` header: digits and one unit.
 fn deadline_of<T>(request: &Request<T>) -> Option<Duration> {
     let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

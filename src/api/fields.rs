@@ -1,4 +1,4 @@
-//! Reading the fields of a request. A refusal names the field.
+//! Reads the fields of a request. A refusal names the field.
 
 use std::time::Duration;
 
@@ -59,8 +59,8 @@ fn secret_refused(field: &'static str) -> Refusal {
         .fix("write it without the key or token, and revoke that: it has left your hands")
 }
 
-/// Reads a reason, which people write for others to read. It must be within its bound, without control characters and without
-/// secrets.
+/// Reads a reason that a person wrote for other people. It must be within its bound, without control characters and
+/// without secrets.
 pub(super) fn read_reason(field: &'static str, text: &str) -> Result<String, Refusal> {
     if holds_secret(text) {
         return Err(secret_refused(field));
@@ -68,7 +68,8 @@ pub(super) fn read_reason(field: &'static str, text: &str) -> Result<String, Ref
     read_text(field, text, limits::TEXT_BYTES_MAX)
 }
 
-/// Says that a free text has a key or a token in it, without showing it. Free texts are recorded, and many people read them.
+/// Returns the message for a free text that contains a key or a token. The message does not show the secret. Free texts
+/// are recorded, and many people read them.
 pub(super) fn secret_in(field: &str) -> String {
     format!("`{field}` looks like a key, a token or a password: it is recorded, so it must hold none")
 }
@@ -99,7 +100,7 @@ pub(super) fn read_required_reason(field: &'static str, value: &str) -> Result<S
     read_reason(field, value)
 }
 
-/// Reads a key that a program chose for a request.
+/// Reads an idempotency key or an attempt key, which a program chose.
 pub(super) fn read_key(field: &'static str, value: &str) -> Result<String, Refusal> {
     check_not_empty(field, value)?;
     read_text(field, value, limits::KEY_BYTES_MAX)
@@ -154,7 +155,7 @@ pub(super) fn read_job_page(token: &str) -> Result<Option<(LeaseTime, JobId)>, R
         })
 }
 
-/// The number of entries on a page: as many as asked for, within the bound.
+/// Returns the number of entries on a page: the requested number, within the bound.
 pub(super) fn page_size(asked: u32) -> usize {
     match usize::try_from(asked).unwrap_or(usize::MAX) {
         0 => limits::PAGE_DEFAULT,

@@ -1,4 +1,4 @@
-//! The HTTP edges: the issuer's discovery and keys for verifiers that speak OIDC, and the probes.
+//! The HTTP servers: the issuer's discovery and keys for verifiers that use OIDC, and the probes.
 
 use std::sync::Arc;
 
@@ -11,17 +11,18 @@ use axum::{
 
 use crate::{broker::Broker, limits, reason::Reason};
 
-/// Whether the daemon accepts requests, and if not, why.
+/// A function that says whether the daemon accepts requests, or why it does not.
 pub type Readiness = Arc<dyn Fn() -> Result<ReadyNotes, NotReady> + Send + Sync>;
 
-/// What an operator should know about a daemon that accepts requests.
+/// Notes for the operator about a daemon that accepts requests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ReadyNotes {
-    /// Mistakes in the catalog files on disk, which are not in force.
+    /// The number of mistakes in the catalog files on disk. Files with mistakes are not in force.
     pub catalog_mistakes: usize,
 }
 
-/// `ok`, then a line for each note. It contains no names, because the probes' listener answers any caller.
+/// Writes `ok`, then a line for each note. The text contains no names, because the probes' listener answers all
+/// callers.
 impl std::fmt::Display for ReadyNotes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "ok")?;
@@ -33,10 +34,10 @@ impl std::fmt::Display for ReadyNotes {
     }
 }
 
-/// Makes the text of `/metrics` with the current values.
+/// A function that makes the text of `/metrics` with the current values.
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// Why the daemon accepts no requests: a code, and a line for people.
+/// The reason for which the daemon accepts no requests: a code, and a line for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotReady {
     reason: Reason,
@@ -48,14 +49,14 @@ impl NotReady {
         NotReady { reason, why: None }
     }
 
-    /// Adds the cause. The probes' listener shows it, so it must hold no secret.
+    /// Adds the cause. The probes' listener shows the cause, so it must not contain a secret.
     #[must_use]
     pub fn because(self, why: String) -> Self {
         NotReady { why: Some(why), ..self }
     }
 }
 
-/// The code on its own line, then the cause.
+/// Writes the code on one line, then the cause.
 impl std::fmt::Display for NotReady {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "{}", self.reason)?;
@@ -63,8 +64,8 @@ impl std::fmt::Display for NotReady {
     }
 }
 
-/// `/.well-known/openid-configuration` and `/keys` (RFC 8414, RFC 7517). Clients cache them no longer than the longest
-/// life of a token that is checked offline.
+/// Returns the routes `/.well-known/openid-configuration` and `/keys` (RFC 8414, RFC 7517). Clients may cache the
+/// answers for the longest life of a token that is checked offline.
 pub fn issuer_routes(broker: Arc<Broker>) -> Router {
     let issuer = broker.settings().issuer.clone();
     let discovery = serde_json::json!({
@@ -95,7 +96,7 @@ pub fn issuer_routes(broker: Arc<Broker>) -> Router {
         )
 }
 
-/// `/livez`, `/readyz`, `/metrics`.
+/// Returns the routes `/livez`, `/readyz` and `/metrics`.
 pub fn probe_routes(ready: Readiness, metrics: MetricsText) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))

@@ -242,7 +242,7 @@ impl JobService for Jobs {
     }
 }
 
-/// Sends a job now and at each change, until it is closed or the stream must end.
+/// Sends a job now and after each change, until the job is closed or the stream must end.
 async fn watch_job(
     edge: Edge,
     connection: Connection,
@@ -277,7 +277,7 @@ async fn watch_job(
     out.end(ended);
 }
 
-/// Reads which part of an attempt a call is about: the whole attempt, or the member of this instance.
+/// Reads the subject of a call about an attempt: the whole attempt, or the member with this instance name.
 fn read_concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
     let Some(instance) = read_optional_name("instance", instance)? else { return Ok(Concerned::Attempt) };
     let bad = || {
@@ -290,7 +290,7 @@ fn read_concerned(instance: &str, secret: &[u8]) -> Result<Concerned, Refusal> {
     Ok(Concerned::Member { instance, proof })
 }
 
-/// Reads the filter of a list.
+/// Reads the filter of a list of jobs.
 fn read_job_filter(q: v1::ListJobsRequest) -> Result<JobFilter, Refusal> {
     let bad =
         |field: &'static str, what: String| Refusal::new(Reason::FieldInvalid, what).with("field", field);

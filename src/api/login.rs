@@ -1,4 +1,5 @@
-//! The HTTP edge for people who log in. Its listener asks for no client certificate: they have none yet.
+//! The HTTP server for people who log in. Its listener does not require client certificates, because the people have
+//! none yet.
 
 use std::sync::Arc;
 
@@ -21,7 +22,8 @@ use crate::{
     secret::SecretText,
 };
 
-/// `GET /login` says where people log in, `POST /login` gives an SVID for an ID token.
+/// Returns the routes of `/login`. `GET` returns the identity provider at which people log in. `POST` returns an SVID
+/// for an ID token.
 pub fn login_routes(broker: Arc<Broker>) -> Router {
     let terms = broker.logins.people().map(|people| {
         let options = people.provider.options();
@@ -33,7 +35,7 @@ pub fn login_routes(broker: Arc<Broker>) -> Router {
     });
     let log_in = move |body: Bytes| {
         let broker = broker.clone();
-        // The login completes even if the client disconnects, so that no record is left without its end.
+        // The login completes even if the client disconnects, so that each record of a login gets its end.
         async move {
             let done =
                 tokio::spawn(async move { log_in(&broker, Zeroizing::new(body.to_vec())).await }).await;
@@ -82,7 +84,7 @@ fn refused(refusal: &Refusal) -> Response {
     response
 }
 
-/// Answers with JSON that no cache keeps, or with the status of a reason.
+/// Makes an answer with JSON that caches do not keep, or with the status of a reason.
 fn json(otherwise: Reason, value: Option<&impl Serialize>) -> Response {
     match value.and_then(|value| serde_json::to_string(value).ok()) {
         Some(body) => {

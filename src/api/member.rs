@@ -27,8 +27,8 @@ use crate::{
 
 pub(super) struct MembersService(pub Edge);
 
-/// How many notices and beats wait for a slow member. If more wait, beats are left out, because the next beat says the
-/// same.
+/// The number of notices and heartbeats that wait for a slow member. If more wait, heartbeats are left out, because the
+/// next heartbeat says the same.
 const STREAM_BUFFER: usize = 16;
 
 fn session(wire: Option<v1::Session>) -> Result<MemberSession, Refusal> {
@@ -100,7 +100,7 @@ impl MemberService for MembersService {
                     "the first message must name the session",
                 )));
             }
-            // If thousands come back at once, it may still be on its way.
+            // If thousands of members return at once, the message may still be on its way.
             Err(_) => {
                 let late = "the stream's first message did not come in time: try again";
                 return Err(refuse(Refusal::new(Reason::Overloaded, late)));
@@ -190,8 +190,8 @@ impl MemberService for MembersService {
     }
 }
 
-/// The stream of one member, until it, the connection or the daemon ends. If the attachment is dropped without a
-/// goodbye, the member is lost and its leases end.
+/// The stream of one member, until the member, the connection or the daemon ends. If the attachment is dropped without
+/// a goodbye, the member is lost and its leases end.
 struct KeepAlive {
     broker: std::sync::Arc<Broker>,
     edge: Edge,
@@ -211,11 +211,11 @@ impl KeepAlive {
         loop {
             tokio::select! {
                 biased;
-                // A notice to the member says more than the end of its stream.
+                // A notice to the member says more than the end of the stream.
                 notice = self.attachment.notice() => {
                     let last = matches!(notice.kind, NoticeKind::Revoked | NoticeKind::Reconnect);
                     let message = self.notice(&notice);
-                    // Do not wait for a member that does not read: its access is over in any case.
+                    // Do not wait for a member that does not read, because its access is over in any case.
                     let told = tokio::time::timeout(limits::CONNECTION_GRACE, self.tx.send(Ok(message))).await;
                     if last || !matches!(told, Ok(Ok(()))) {
                         return;

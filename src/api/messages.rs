@@ -1,4 +1,4 @@
-//! Converts the daemon's types to the messages that go over the wire.
+//! Converts the daemon's types to protobuf messages.
 
 use super::fields::{check_count, read_name};
 use crate::{
@@ -22,12 +22,12 @@ use crate::{
     state::{DueReview, Lock, request_digest},
 };
 
-/// A moment of the lease timeline as a timestamp of the wall clock.
+/// Converts a time of the lease timeline to a timestamp of the wall clock.
 pub(super) fn at(now: Now, time: LeaseTime) -> Option<prost_types::Timestamp> {
     Some(timestamp(now.wall_at(time)))
 }
 
-/// Reads an outcome, which must be one of those that a caller may report.
+/// Reads an outcome. It must be one of the outcomes that a caller may report.
 pub(super) fn read_outcome(value: i32, among: &[Outcome]) -> Result<Outcome, Refusal> {
     v1::Outcome::try_from(value)
         .ok()
@@ -82,7 +82,8 @@ pub(super) fn scope(s: &Scope) -> v1::Scope {
     }
 }
 
-/// Reads the scopes of a request. Each resource stands there once, and a job names no more than so many.
+/// Reads the scopes of a request. A resource must not occur twice, and the number of scopes is limited to the resources
+/// of a job.
 pub(super) fn read_scopes(scopes: &[v1::Scope]) -> Result<Vec<Scope>, Refusal> {
     check_count("scopes", scopes.len(), limits::JOB_RESOURCES_MAX)?;
     let mut read: Vec<Scope> = Vec::with_capacity(scopes.len());
@@ -127,7 +128,7 @@ pub(super) fn offer(o: Offer) -> v1::Offer {
     }
 }
 
-/// The signed head of the ledger. Empty if there is none yet, and for callers who may not read the ledger.
+/// Returns the signed head of the ledger. Empty if there is no head yet, and for callers that may not read the ledger.
 pub(super) fn ledger_head(broker: &Broker, caller: &Caller) -> String {
     if !broker.records.may_see_heads(caller) {
         return String::new();
@@ -135,7 +136,7 @@ pub(super) fn ledger_head(broker: &Broker, caller: &Caller) -> String {
     broker.ledger().signed_head().map(|head| head.as_str().to_owned()).unwrap_or_default()
 }
 
-/// Returns the mistakes in the catalog files that are not in force, or the first of them and the number of the others.
+/// Returns up to `max` mistakes in the catalog files that are not in force, and the number of the others.
 pub(super) fn catalog_mistakes(catalog: &Catalog, max: usize) -> Vec<String> {
     let all = catalog.not_taken();
     let more = all.len().saturating_sub(max);
@@ -167,13 +168,13 @@ pub(super) fn member(now: Now, instance: &InstanceName, m: &Member) -> v1::Membe
     }
 }
 
-/// An attempt with all of its members.
+/// Converts an attempt with all of its members.
 pub(super) fn attempt(now: Now, a: &Attempt) -> v1::Attempt {
     let members: Vec<_> = a.members.iter().map(|(i, m)| member(now, i, m)).collect();
     v1::Attempt { members_left_out: 0, members, ..attempt_summary(now, a) }
 }
 
-/// An attempt without its members.
+/// Converts an attempt without its members.
 fn attempt_summary(now: Now, a: &Attempt) -> v1::Attempt {
     let (state, ended) = match a.state {
         AttemptState::Running => (v1::AttemptState::Running, None),
@@ -194,7 +195,7 @@ fn attempt_summary(now: Now, a: &Attempt) -> v1::Attempt {
     }
 }
 
-/// A whole job. If it has very many members, only those of its newest attempts.
+/// Converts a whole job. If the job has very many members, only the members of its newest attempts are included.
 pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
     let now = broker.clock().now();
     let mut left = limits::MEMBERS_SHOWN_MAX;
@@ -214,7 +215,7 @@ pub(super) fn job(broker: &Broker, j: &Job) -> v1::Job {
     v1::Job { attempts, spec, notes, ..job_with_gates(broker, j) }
 }
 
-/// A job with its gates, its approvals and the digest that approvals name.
+/// Converts a job with its gates, its approvals and the digest for approvals.
 pub(super) fn job_with_gates(broker: &Broker, j: &Job) -> v1::Job {
     let now = broker.clock().now();
     let gate = |g: &Gate| {
@@ -304,7 +305,7 @@ fn input(i: &Input) -> v1::JobInput {
     }
 }
 
-/// A job in a list: without its specification, members and notes.
+/// Converts a job for a list, without its specification, members and notes.
 pub(super) fn job_summary(broker: &Broker, j: &Job) -> v1::Job {
     let now = broker.clock().now();
     let (state, closed) = match j.state {
@@ -390,8 +391,8 @@ pub(super) fn lease_view(now: Now, view: &LeaseView) -> v1::Lease {
     }
 }
 
-/// A lease as the owner of data sees it. If the lease is of another tenant, it shows who reads the data, in which job, since
-/// when and until when. Other scopes, the cause of its end and the count of lowerings are not shown.
+/// Converts a lease for the owner of data. For a lease of another tenant, the message shows the holder, the job, the
+/// begin and the end. It does not show other scopes, the cause of the end and the count of lowerings.
 pub(super) fn lease_of_owner(now: Now, view: &LeaseView, owner: Option<&TenantName>) -> v1::Lease {
     let mut shown = lease_view(now, view);
     if let Some(owner) = owner

@@ -1,16 +1,16 @@
-//! The gRPC and HTTP edges: what goes over the wire, and nothing else.
+//! The gRPC and HTTP servers: only the conversion between wire formats and the broker.
 //!
-//! They read requests into the crate's own types, hand them to the broker and write the responses. They decide and
-//! store nothing. Every refusal becomes a `google.rpc.Status` with an `ErrorInfo`, whose reason is the code of the
+//! The servers read requests into the crate's own types, call the broker and write the responses. They decide and store
+//! nothing. Every refusal becomes a `google.rpc.Status` with an `ErrorInfo`, whose reason is the code of the
 //! [`Reason`](crate::reason::Reason).
 //!
 //! | File | Contains |
 //! |---|---|
 //! | `service` | all gRPC services as one, with health and reflection |
-//! | `edge` | [`Edge`]: the steps of every call: caller, room, deadline, its own task |
-//! | `room` | [`EdgeRoom`]: bounds on requests, streams and bytes, for each caller and in all |
+//! | `edge` | [`Edge`]: the steps of every call: caller, capacity, deadline, separate task |
+//! | `room` | [`EdgeRoom`]: limits on requests, streams and bytes, for each caller and for all together |
 //! | `brake` | the wait before a caller that exceeds its share is refused |
-//! | `request_body` | the body of a request, which counts against that room |
+//! | `request_body` | the body of a request, which counts against these limits |
 //! | `response` | pages, streams and bodies of responses |
 //! | `job` `member` `operator` `approval` `verifier` | the services, one file each |
 //! | `policy` | the questions about policy, which OperatorService takes |

@@ -399,7 +399,7 @@ fn log_out(broker: &Broker, caller: &Caller) -> Result<v1::LogOutResponse, Refus
     Ok(v1::LogOutResponse { ended, durable: recorded.durable })
 }
 
-/// Returns the tenants that policy refuses nothing: the caller's own, or all for those who may reload the catalog.
+/// Returns the observed tenants: only the caller's own, or all if the caller may reload the catalog.
 fn observed_tenants(broker: &Broker, caller: &Caller) -> Vec<String> {
     let rules = broker.rules.in_force();
     let now = broker.clock().now().wall;
@@ -409,7 +409,7 @@ fn observed_tenants(broker: &Broker, caller: &Caller) -> Vec<String> {
     seen.map(|o| format!("{} until {}", o.tenant, o.until)).collect()
 }
 
-/// Sends the records that a caller may see, until the last one or until the stream must end.
+/// Sends the records that a caller may see, until the last record or until the stream must end.
 async fn tail_ledger(
     edge: Edge,
     connection: Connection,

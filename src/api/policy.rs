@@ -1,4 +1,4 @@
-//! The calls of `OperatorService` about policy: their requests read, their answers written.
+//! The calls of `OperatorService` about policy: reads the requests and writes the answers.
 
 use std::sync::Arc;
 
@@ -118,7 +118,7 @@ pub(super) fn who_can(
     let WhoCanPage { entries, next, notes } =
         broker.policies.who_can(caller, &question, after.as_ref(), page_size(q.page_size))?;
     let shown = fit_page(entries.iter().map(entry));
-    // A page that would be too large ends after its last entry.
+    // If not all entries fit, the page ends after the last entry that fits.
     let next = match entries.get(..shown.len()) {
         Some(fitting) if fitting.len() < entries.len() => {
             fitting.last().map(|last| last.entry.pattern.clone())
@@ -173,7 +173,7 @@ pub(super) async fn explain_job(
     let shown = explanation.decisions.iter().zip(again).map(|(d, again)| {
         let mut shown = recorded(d, again);
         if !sees_catalog {
-            // Its digest changes with each tenant's file.
+            // The digest of the catalog changes with each tenant's file.
             shown.catalog.clear();
         }
         shown
@@ -284,7 +284,7 @@ pub(super) async fn apply(
     })
 }
 
-/// Lists the kept policies, which are read from disk.
+/// Lists the kept policies. Reads them from disk.
 pub(super) async fn list(broker: Arc<Broker>, caller: Caller) -> Result<v1::ListPoliciesResponse, Refusal> {
     let listing = broker.clone();
     let listed = tokio::task::spawn_blocking(move || listing.rules.policy_history(&caller)).await;

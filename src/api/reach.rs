@@ -1,4 +1,4 @@
-//! Messages about recalls, offboardings and what is left.
+//! Messages about recalls, offboardings and remnants.
 
 use super::{
     messages::{ending, lock},
@@ -68,7 +68,7 @@ fn shown(all: Vec<Remnant>) -> Vec<v1::Remnant> {
     fit_page(all.into_iter().take(REACH_SHOWN_MAX).map(wire))
 }
 
-/// Returns the ids of jobs that an answer has room for.
+/// Returns the ids of as many jobs as an answer may name.
 pub(super) fn shown_jobs(jobs: &[JobId]) -> Vec<String> {
     jobs.iter().take(REACH_SHOWN_MAX).map(ToString::to_string).collect()
 }

@@ -19,23 +19,24 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Bytes before each message: a flag, and the length (gRPC over HTTP/2, "Length-Prefixed-Message").
+/// The number of bytes before each message: a flag, and the length (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX_BYTES: usize = 5;
 
-/// How many messages a client sends with one call.
+/// The number of messages that a client sends with one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Messages {
     One,
-    /// Several, one shortly after the other.
+    /// Several messages in quick succession.
     Several,
-    /// Any number at any time.
+    /// Any number of messages at any time.
     Many,
 }
 
-/// The body of a request. It takes room before its bytes are read, and must arrive in time.
+/// The body of a request. It reserves capacity before its bytes are read, and must arrive in time.
 ///
-/// As soon as the length of a message is known, it takes room for the decoded message, even if the client sends only
-/// half of it. Each message, or the whole body of a call that sends one, must arrive within [`limits::BODY`].
+/// When the length of a message is known, the body reserves capacity for the decoded message, even if the client sends
+/// only half of it. Each message must arrive within [`limits::BODY`]. If the call sends one message, this applies to
+/// the whole body.
 pub(super) struct RequestBody<B> {
     body: B,
     messages: Messages,
@@ -43,24 +44,24 @@ pub(super) struct RequestBody<B> {
     clock: Arc<dyn Clock>,
     deadline: BodyDeadline,
     prefix: Vec<u8>,
-    /// Bytes of the current message that are still to come.
+    /// The number of bytes of the current message that have not arrived yet.
     left: usize,
-    /// The room that the current message uses, on a stream.
+    /// The capacity that the current message of a stream uses.
     taken: usize,
     began: bool,
 }
 
-/// Until when the bytes that are awaited must arrive.
+/// The time until which the next bytes must arrive.
 enum BodyDeadline {
-    /// There is none: the next message may come at any time.
+    /// There is no deadline: the next message may come at any time.
     None,
-    /// [`limits::BODY`] after the first time that bytes are missing. Most bodies are there at once, and need no timer.
+    /// [`limits::BODY`] after bytes are missing for the first time. Most bodies arrive at once and need no timer.
     Due,
     Runs(BoxFuture<'static, ()>),
 }
 
 impl BodyDeadline {
-    /// Waits for bytes: whether they are too late.
+    /// Returns whether the bytes are too late. Registers the timer otherwise.
     fn poll(&mut self, clock: &Arc<dyn Clock>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self {
@@ -79,7 +80,7 @@ impl<B> RequestBody<B> {
         RequestBody { body, messages, held, clock, deadline, prefix, left: 0, taken: 0, began: false }
     }
 
-    /// Follows the messages through the next bytes of the body.
+    /// Tracks the messages in the next bytes of the body.
     fn follow(&mut self, mut bytes: &[u8]) -> Result<(), Refusal> {
         while !bytes.is_empty() {
             if self.left > 0 {
@@ -143,16 +144,16 @@ impl<B> Drop for RequestBody<B> {
     }
 }
 
-/// The refusal of a message over its bound.
+/// Returns the refusal of a message that exceeds its bound.
 pub(super) fn too_large(most: usize) -> Refusal {
     Refusal::new(Reason::MessageTooLarge, format!("the message is larger than {most} bytes"))
 }
 
 /// Reads and drops the body of a request that is refused, for at most [`limits::REFUSED_BODY`].
 ///
-/// A body that arrives after its answer belongs to a stream that HTTP/2 has forgotten. The HTTP/2 library counts each of them as
-/// a fault of the client, and ends the connection after 1,024 of them, with all other calls on it. The body of a call that sends
-/// many messages has no end, so it is not awaited.
+/// A body that arrives after its answer belongs to a stream that HTTP/2 has forgotten. The HTTP/2 library counts each
+/// such body as a fault of the client. After 1,024 faults, it ends the connection with all other calls. The body of a
+/// call that sends many messages may never end, so the daemon does not wait for it.
 pub(super) async fn discard<B: Body + Unpin>(mut body: B, messages: Messages, clock: Arc<dyn Clock>) {
     if messages != Messages::One || body.is_end_stream() {
         return;

@@ -1,4 +1,4 @@
-//! Responses: pages of a list, streams, and bodies that count against the caller's room until they are sent.
+//! Responses: pages of a list, streams, and bodies. They count against the caller's buffer until they are sent.
 
 use std::{
     pin::Pin,
@@ -21,7 +21,8 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Returns as many entries as fit into a page. The first is always returned: the size of an entry is limited elsewhere.
+/// Returns as many entries as fit into a page. The first entry is always returned, because the size of entries is
+/// limited elsewhere.
 pub(super) fn fit_page<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
     let mut left = limits::PAGE_BYTES_MAX;
     let mut fitting = Vec::new();
@@ -36,13 +37,14 @@ pub(super) fn fit_page<T: Message>(entries: impl Iterator<Item = T>) -> Vec<T> {
     fitting
 }
 
-/// Sends the messages of one stream. It buffers one, which counts against the caller's room until the client takes it.
+/// Sends the messages of one stream. It buffers one message, which counts against the caller's buffer until the client
+/// takes it.
 pub(super) struct ResponseStream<T> {
     messages: mpsc::Sender<T>,
     end: oneshot::Sender<Status>,
     room: Arc<RequestRoom>,
     clock: Arc<dyn Clock>,
-    /// Bytes of the buffered message.
+    /// The number of bytes of the buffered message.
     waiting: usize,
 }
 
@@ -54,7 +56,7 @@ impl<T: Message + 'static> ResponseStream<T> {
     ) -> (Self, impl Stream<Item = Result<T, Status>> + Send) {
         let (messages, received) = mpsc::channel(1);
         let (end, why) = oneshot::channel();
-        // The end comes after all messages, however late they are read.
+        // The end comes after all messages, even if they are read late.
         let why = stream::once(why).filter_map(|why| future::ready(why.ok().map(Err)));
         let answers = ReceiverStream::new(received).map(Ok).chain(why);
         (ResponseStream { messages, end, room, clock, waiting: 0 }, answers)
@@ -77,7 +79,7 @@ impl<T: Message + 'static> ResponseStream<T> {
         Ok(())
     }
 
-    /// Sends a message. The client must have taken the last one.
+    /// Sends a message. The client must have taken the previous message.
     pub(super) fn send(&mut self, message: T) -> Result<(), Refusal> {
         let bytes = message.encoded_len();
         self.room.read(bytes)?;
@@ -86,7 +88,7 @@ impl<T: Message + 'static> ResponseStream<T> {
         sent.map_err(|_| Refusal::new(Reason::Unreachable, "the client is gone"))
     }
 
-    /// Resolves when the client is gone.
+    /// Resolves when the client has disconnected.
     pub(super) async fn gone(&self) {
         self.messages.closed().await;
     }
@@ -95,18 +97,18 @@ impl<T: Message + 'static> ResponseStream<T> {
     pub(super) fn end(mut self, ended: Result<(), Refusal>) {
         self.room.forget(std::mem::take(&mut self.waiting));
         if let Err(refusal) = ended {
-            // A client that is gone receives nothing more.
+            // A client that has disconnected receives nothing more.
             let _ = self.end.send(refusal.status());
         }
     }
 }
 
-/// A response's body in pieces of [`limits::SEND_BUFFER_BYTES`]. Each piece counts against the caller's room until HTTP/2 has
-/// sent it.
+/// The body of a response in pieces of [`limits::SEND_BUFFER_BYTES`]. Each piece counts against the caller's buffer
+/// until HTTP/2 has sent it.
 pub(super) struct ResponseBody {
     body: tonic::body::Body,
     room: Arc<RequestRoom>,
-    /// Bytes that are encoded and not handed to HTTP/2 yet.
+    /// The encoded bytes that HTTP/2 does not have yet.
     rest: Bytes,
     is_over: bool,
 }
@@ -168,7 +170,7 @@ impl Drop for ResponseBody {
     }
 }
 
-/// Bytes on their way to the client.
+/// A piece of a body that HTTP/2 has but has not sent yet.
 struct Piece {
     bytes: Bytes,
     room: Arc<RequestRoom>,

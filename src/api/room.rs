@@ -1,4 +1,4 @@
-//! Room for the requests and streams of callers, and for the bytes that are buffered for them.
+//! The limits on requests and streams of callers, and on the bytes that are buffered for them.
 
 use std::{
     sync::{
@@ -18,16 +18,17 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// How much the gRPC edge has room for. The defaults are those of [`limits`].
+/// The limits of the gRPC server. The defaults are in [`limits`].
 #[derive(Clone, Copy, Debug)]
 pub struct EdgeRoom {
-    /// Requests in work. Requests that end access are counted separately, with the same bound.
+    /// The highest number of requests in progress. Requests that end access are counted separately, with the same
+    /// bound.
     pub requests_max: usize,
-    /// Requests of one SPIFFE ID in work.
+    /// The highest number of requests of one SPIFFE ID in progress.
     pub requests_per_peer_max: usize,
-    /// Bytes that are buffered for all known callers, in and out.
+    /// The highest number of bytes that are buffered for all known callers, in and out.
     pub buffered_bytes_max: usize,
-    /// Bytes that are buffered for one known SPIFFE ID.
+    /// The highest number of bytes that are buffered for one known SPIFFE ID.
     pub buffered_bytes_per_peer_max: usize,
 }
 
@@ -42,18 +43,18 @@ impl Default for EdgeRoom {
     }
 }
 
-/// The rooms, one for each kind of call, so that no kind uses room that another needs.
+/// The shares of capacity for each kind of call, so that one kind cannot use the capacity of another kind.
 pub(super) struct Rooms {
     work: Arc<Shares>,
-    /// For the calls that end access, so that they do not wait behind calls that wait for a disk.
+    /// For calls that end access, so that they do not wait behind calls that wait for the disk.
     endings: Arc<Shares>,
     /// For operators who end access or restore it.
     operators: Arc<Shares>,
-    /// For `WaitDurable`, which waits long while the disk cannot be written.
+    /// For `WaitDurable`, because it waits for a long time while the disk fails.
     waits: Arc<Shares>,
-    /// For the streams of members and of resource servers: each has one small stream.
+    /// For the streams of members and resource servers. Each of them has one small stream.
     feeds: Arc<Shares>,
-    /// For lists, which use the daemon's time: a flood of lists must not delay an operator's revoke.
+    /// For lists, because they use processor time. A flood of lists must not delay an operator's revocation.
     lists: Arc<Shares>,
     /// For all other streams.
     watches: Arc<Shares>,
@@ -63,7 +64,7 @@ pub(super) struct Rooms {
     bytes_operators: Arc<Shares>,
     bytes_unknown: Arc<Shares>,
     clock: Arc<dyn Clock>,
-    /// All requests in work. The check for clients that do not read their answers goes through them.
+    /// All requests in progress, for the check for clients that do not read their answers.
     held: DashMap<u64, Weak<RequestRoom>>,
     next: AtomicU64,
 }
@@ -96,7 +97,7 @@ impl Rooms {
         })
     }
 
-    /// Takes room for one request before its body is read. `rpc` is `None` for health and reflection.
+    /// Reserves capacity for one request before its body is read. `rpc` is `None` for health and reflection.
     pub(super) fn take(
         self: &Arc<Self>,
         peer: &ClassifiedPeer,
@@ -171,20 +172,22 @@ impl Rooms {
     }
 }
 
-/// The room of one request, from its headers until its answer is sent. Dropping the last clone frees it.
+/// The reserved capacity of one request, from its headers until its answer is sent. The capacity is freed when the last
+/// clone is dropped.
 pub(super) struct RequestRoom {
     _place: Share,
     bytes: Share,
-    /// How many of those bytes the request itself uses.
+    /// The number of reserved bytes that the request itself uses.
     request: AtomicUsize,
-    /// Whether the answer is sent even if there is no room, because access has ended and the caller must know.
+    /// Whether the answer is sent even if the buffers are full, because access has ended and the caller must know.
     always_answers: bool,
     connection: Connection,
-    /// Bytes of the answer that were given to HTTP/2 and not sent.
+    /// The number of bytes of the answer that HTTP/2 has but has not sent.
     unsent: AtomicUsize,
-    /// Counts how often bytes were given to HTTP/2 or sent. It reads no clock, because HTTP/2 holds a lock meanwhile.
+    /// The number of times that bytes were given to HTTP/2 or sent. It is counted without a clock, because HTTP/2 holds
+    /// a lock meanwhile.
     moves: AtomicU64,
-    /// The count in `moves` when a check last found it changed. `seen_at` is the time of that check.
+    /// The value of `moves` when a check last found a change. `seen_at` is the time of that check.
     seen_moves: AtomicU64,
     seen_at: AtomicU64,
     key: u64,
@@ -192,27 +195,27 @@ pub(super) struct RequestRoom {
 }
 
 impl RequestRoom {
-    /// Takes room for a message that will be read.
+    /// Reserves capacity for a message that will be read.
     pub(super) fn read(&self, bytes: usize) -> Result<(), Refusal> {
         self.bytes.grow(bytes).map_err(|full| bytes_full(&full))
     }
 
-    /// Keeps what [`RequestRoom::read`] took until the call returns.
+    /// Keeps the capacity of [`RequestRoom::read`] until the call returns.
     pub(super) fn keep(&self, bytes: usize) {
         self.request.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Frees what [`RequestRoom::read`] took.
+    /// Frees the capacity of [`RequestRoom::read`].
     pub(super) fn forget(&self, bytes: usize) {
         self.bytes.shrink(bytes);
     }
 
-    /// Frees the room of the request itself: the call has returned.
+    /// Frees the capacity of the request itself, after the call has returned.
     pub(super) fn answered(&self) {
         self.bytes.shrink(self.request.swap(0, Ordering::Relaxed));
     }
 
-    /// Takes room for bytes of an answer that wait to be sent.
+    /// Reserves capacity for bytes of an answer that wait to be sent.
     pub(super) fn write(&self, bytes: usize) -> Result<(), Refusal> {
         match self.bytes.grow(bytes) {
             Ok(()) => {}
@@ -224,14 +227,14 @@ impl RequestRoom {
         Ok(())
     }
 
-    /// Frees the room of bytes that were sent, or never will be.
+    /// Frees the capacity of bytes that were sent or dropped.
     pub(super) fn sent(&self, bytes: usize) {
         self.moves.fetch_add(1, Ordering::Relaxed);
         self.unsent.fetch_sub(bytes, Ordering::AcqRel);
         self.bytes.shrink(bytes);
     }
 
-    /// For how long no waiting byte was sent, according to these checks.
+    /// Returns the time for which no waiting byte was sent, according to the checks.
     fn unread_for(&self, now: BootTime) -> Duration {
         let moves = self.moves.load(Ordering::Relaxed);
         let has_moved = self.seen_moves.swap(moves, Ordering::Relaxed) != moves;
@@ -250,7 +253,7 @@ impl Drop for RequestRoom {
     }
 }
 
-/// The calls that only reduce access.
+/// Whether a call only reduces access.
 pub(super) fn ends_access(rpc: Rpc) -> bool {
     matches!(
         rpc,

@@ -1,4 +1,4 @@
-//! The five services with health and reflection, as one that `link` serves.
+//! The five gRPC services with health and reflection, combined into one service for `link`.
 
 use std::task::{Context, Poll};
 
@@ -23,7 +23,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// All services. Adds the Reason to responses that tonic makes by itself.
+/// All services in one. It adds the Reason to responses that tonic makes.
 #[derive(Clone)]
 pub struct Service {
     edge: Edge,
@@ -31,7 +31,7 @@ pub struct Service {
 }
 
 impl Edge {
-    /// All services, with health and reflection, as one that `link` serves.
+    /// Combines all services, with health and reflection, into one service for `link`.
     pub fn service<H>(self, health: H) -> Result<Service, tonic_reflection::server::Error>
     where
         H: tower::Service<http::Request<tonic::body::Body>, Error = std::convert::Infallible>
@@ -47,7 +47,7 @@ impl Edge {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(proto::DESCRIPTOR)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-                // The types of a refusal's details.
+                // These are the types of a refusal's details.
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let max = limits::MESSAGE_BYTES_MAX;
@@ -105,7 +105,7 @@ where
             let answer = with_reason(answer.await?);
             held.answered();
             if answer.headers().contains_key("grpc-status") {
-                // A refusal has no body. What it waits for needs no room.
+                // A refusal has no body, so its wait needs no capacity.
                 drop(held);
                 brake.wait(answer.headers(), connection.as_ref()).await;
                 return Ok(answer);
@@ -115,8 +115,8 @@ where
     }
 }
 
-/// How many messages a client may send with a call. Besides our own calls there are health, with one, and reflection,
-/// with several.
+/// Returns the number of messages that a client may send with a call. A health call has one message, and reflection has
+/// several.
 fn messages(parts: &http::request::Parts) -> Messages {
     match rpc_of(parts.uri.path()) {
         Some(Rpc::KeepAlive | Rpc::WatchFences) => Messages::Many,

@@ -1,4 +1,4 @@
-//! Reading a job's specification: all mistakes are reported at once.
+//! Reads a job's specification. All mistakes are reported at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -97,7 +97,7 @@ impl Mistakes {
     }
 }
 
-/// Reads a specification. `tenant` and `caller` are the defaults for fields that it leaves out.
+/// Reads a specification. `tenant` and `caller` are the defaults for absent fields.
 pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &SpiffeId) -> Result<Spec, Refusal> {
     let mut m = Mistakes::default();
     let name = m.name::<InstanceName>("name", &wire.name).map(|n| n.to_string()).unwrap_or_default();

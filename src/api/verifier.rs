@@ -45,8 +45,8 @@ fn reported_use(reported: &v1::LeaseUse) -> Result<(JobId, ReportedUse), Refusal
     Ok((read_name("uses.job", &reported.job)?, ReportedUse { lease, resource, done }))
 }
 
-/// How many messages wait for a slow verifier. If more wait, the verifier must start over: the daemon never waits for
-/// it.
+/// The number of messages that wait for a slow verifier. If more wait, the verifier must start over, because the daemon
+/// never waits for it.
 const STREAM_BUFFER: usize = 256;
 
 #[tonic::async_trait]
@@ -141,7 +141,7 @@ impl VerifierService for Verifiers {
             held,
         };
         tokio::spawn(feed.run(first.tick, last));
-        // The end comes after all messages, however late they are read.
+        // The end comes after all messages, even if they are read late.
         let end = stream::once(end).filter_map(|end| future::ready(end.ok().map(Err)));
         Ok(Response::new(Box::pin(ReceiverStream::new(rx).chain(end))))
     }
@@ -165,7 +165,7 @@ struct Feed {
     edge: Edge,
     connection: Connection,
     audience: SpiffeId,
-    /// Makes the tags of this audience.
+    /// The key that makes the tags of this audience.
     fences: FenceKey,
     ticks: Streaming<v1::WatchFencesRequest>,
     tx: mpsc::Sender<Result<v1::WatchFencesResponse, Status>>,
@@ -176,13 +176,14 @@ impl Feed {
     async fn run(mut self, first_tick: u64, end: oneshot::Sender<Status>) {
         metrics::gauge!("leasehold_fence_feeds").increment(1.0);
         if let Err(why) = self.follow(first_tick).await {
-            // A client that is gone receives nothing more.
+            // A client that has disconnected receives nothing more.
             let _ = end.send(why.status());
         }
         metrics::gauge!("leasehold_fence_feeds").decrement(1.0);
     }
 
-    /// Sends the feed until the client goes (`Ok`), or until it ends for a reason that the client must know.
+    /// Sends the feed until the client disconnects (`Ok`), or until the feed ends for a reason that the client must
+    /// know.
     async fn follow(&mut self, first_tick: u64) -> Result<(), Refusal> {
         let Subscription { snapshot, at, mut lowerings } = self.broker.fences().subscribe();
         let now = self.broker.clock().now();
@@ -199,7 +200,7 @@ impl Feed {
         let bytes = std::mem::size_of_val(snapshot.as_slice());
         self.held.read(bytes)?;
         for chunk in snapshot.chunks(limits::FEED_CHUNK) {
-            // One at a time: these are the only large messages of a feed.
+            // Send these messages one at a time, because they are the only large messages of a feed.
             self.all_taken().await?;
             let fences = chunk
                 .iter()
@@ -233,8 +234,8 @@ impl Feed {
                         if let Err(e) = self.connection.check(self.broker.clock().now().wall) {
                             return Err(Refusal::new(e.reason(), e.to_string()));
                         }
-                        // An echoed tick promises that every lowering before it was sent before it. The order of the
-                        // branches does not ensure that: both can arrive between the two polls.
+                        // An echoed tick guarantees that every earlier lowering was sent before it. The order of the
+                        // branches does not ensure this, because both can arrive between the two polls.
                         for _ in 0..lowerings.len() {
                             match lowerings.try_recv() {
                                 Ok(lowering) => self.send_lowered(lowering, &mut prev).await?,
@@ -272,7 +273,7 @@ impl Feed {
         self.send(Event::Tick(v1::FeedTick { tick, time, ledger_head })).await
     }
 
-    /// Sends an event, and waits no longer than a feed may be stale: a verifier that reads slower refuses everything
+    /// Sends an event. Waits at most as long as a feed may be stale, because a slower verifier refuses everything
     /// anyway.
     async fn send(&self, event: Event) -> Result<(), Refusal> {
         let message = v1::WatchFencesResponse { event: Some(event) };

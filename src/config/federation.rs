@@ -9,7 +9,7 @@ use crate::{
     written::{Notes, Section, path},
 };
 
-/// One entry, and its line.
+/// A `[[federation]]` entry, and its line.
 pub(super) struct Federated {
     pub(super) line: usize,
     pub(super) endpoint: BundleEndpoint,
@@ -20,7 +20,8 @@ pub(super) fn read(tables: Vec<Section<'_>>, folder: &Path, notes: &mut Notes) -
     all.into_iter().collect()
 }
 
-/// URL, profile and trust domain must all be written: none can be derived from another (SPIFFE Federation, section 7.2).
+/// Reads an entry. URL, profile and trust domain are all required, because they cannot be derived from each other
+/// (SPIFFE Federation, section 7.2).
 fn entry(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Federated> {
     let line = table.line();
     let trust_domain = table.need("trust_domain", "\"partner.example\"", notes, str::parse::<TrustDomain>);

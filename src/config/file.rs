@@ -1,4 +1,4 @@
-//! The configuration file, section by section.
+//! Reads the configuration file, section by section.
 
 use std::{net::SocketAddr, ops::RangeInclusive, path::Path, time::Duration};
 
@@ -31,7 +31,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A configuration, and the defaults that it uses.
+/// A configuration that was read, and the defaults that it uses.
 #[derive(Clone, Debug)]
 pub struct Loaded<C> {
     pub config: C,
@@ -39,10 +39,10 @@ pub struct Loaded<C> {
 }
 
 impl Config {
-    /// Reads a file. Relative paths in it are relative to its folder.
+    /// Reads a file. Relative paths in the file are relative to its folder.
     ///
     /// # Errors
-    /// Every mistake in it.
+    /// Every mistake in the file.
     pub fn load(path: &Path) -> Result<Loaded<Config>, Problems> {
         Self::read(path, &read_file(path)?)
     }
@@ -56,7 +56,7 @@ impl Config {
     }
 }
 
-/// Reads every section, even if another one is wrong.
+/// Reads every section, even if another section has a mistake.
 fn read_config(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Config> {
     let server = server(root.section("server", notes), folder, notes);
     let issuer = issuer(root.section("issuer", notes), folder, notes);
@@ -131,13 +131,13 @@ fn room(table: &mut Section<'_>, notes: &mut Notes) -> Option<RoomConfig> {
     })
 }
 
-/// Reads a bound on what the daemon serves at once.
+/// Reads a bound on the concurrent work of the daemon.
 fn room_or(table: &mut Section<'_>, key: &'static str, default: usize, notes: &mut Notes) -> Option<usize> {
     let default = u32::try_from(default).unwrap_or(u32::MAX);
     table.count_or(key, 1..=ROOM_MAX, default, notes).and_then(|n| usize::try_from(n).ok())
 }
 
-/// Reads an amount of memory. The least is 4 MiB: room for four of the largest messages once they are decoded.
+/// Reads an amount of memory. The minimum is 4 MiB: four of the largest messages in decoded form.
 fn bytes_or(table: &mut Section<'_>, key: &'static str, default: usize, notes: &mut Notes) -> Option<usize> {
     const BOUNDS: RangeInclusive<u64> = 4 << 20..=1 << 40;
     let default = u64::try_from(default).unwrap_or(u64::MAX);
@@ -145,7 +145,7 @@ fn bytes_or(table: &mut Section<'_>, key: &'static str, default: usize, notes: &
     read.and_then(|bytes| usize::try_from(bytes).ok())
 }
 
-/// Refuses a share that is larger than the whole: it would bound nothing.
+/// Refuses a share that is larger than the whole, because it would have no effect.
 fn share(
     table: &Section<'_>,
     [one, whole]: [&str; 2],
@@ -288,7 +288,7 @@ pub(super) fn log(mut table: Section<'_>, notes: &mut Notes) -> Option<LogConfig
     Some(LogConfig { format: format?, level: level? })
 }
 
-/// Refuses one address for two listeners. Port 0 is a new port each time.
+/// Refuses the same address for two listeners. Port 0 means a new port each time.
 fn check_addresses(config: &Config, line: usize, notes: &mut Notes) {
     let all = config.addresses();
     for (i, (name, address)) in all.iter().enumerate() {

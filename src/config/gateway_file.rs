@@ -1,4 +1,4 @@
-//! The configuration of a gateway that runs by itself: `leasehold gateway --config FILE`.
+//! The configuration of a gateway without a daemon: `leasehold gateway --config FILE`.
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +15,10 @@ use crate::{
     written::{Notes, Problems, Section, parse_toml, path, read_document, read_file},
 };
 
-/// What a gateway needs beside the daemon's own. Paths are absolute, or relative to the working directory of the process.
+/// The configuration of a gateway process. Paths are absolute, or relative to the working directory of the process.
 #[derive(Clone, Debug)]
 pub struct GatewayConfig {
-    /// The section `[daemon]`: whose fence feed it follows.
+    /// The section `[daemon]`: the daemon whose fence feed the gateway follows.
     pub daemon: Endpoint,
     /// The sections `[identity]` and `[[federation]]`.
     pub identity: IdentityConfig,
@@ -31,22 +31,22 @@ pub struct GatewayConfig {
 }
 
 impl GatewayConfig {
-    /// Reads a file. Relative paths in it are relative to its folder.
+    /// Reads a file. Relative paths in the file are relative to its folder.
     ///
     /// # Errors
-    /// Every mistake in it.
+    /// Every mistake in the file.
     pub fn load(path: &Path) -> Result<Loaded<Self>, Problems> {
         let (text, folder) = (read_file(path)?, path.parent().unwrap_or(Path::new("")));
         let read = read_document(path, parse_toml(&text), |root, notes| read_sections(root, folder, notes));
         read.map(|(config, defaults)| Loaded { config, defaults })
     }
 
-    /// Whether a file is meant for a gateway that runs by itself, and not for a daemon: it says where its daemon is, and has no
+    /// Whether a file is for a gateway process, not for a daemon: it has a section `[daemon]` and no section
     /// `[server]`.
     pub fn is_in(path: &Path) -> bool {
         let Ok(text) = read_file(path) else { return false };
         let mut is_gateway = false;
-        // Its mistakes are reported when it is loaded.
+        // The mistakes of the file are reported when it is loaded.
         let _ = read_document(path, parse_toml(&text), |root, _| {
             is_gateway = root.has("daemon") && !root.has("server");
             Some(())
@@ -55,7 +55,7 @@ impl GatewayConfig {
     }
 }
 
-/// Reads every section, even if another one is wrong.
+/// Reads every section, even if another section has a mistake.
 fn read_sections(root: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<GatewayConfig> {
     let daemon = daemon(root.section("daemon", notes), notes);
     let federation =
@@ -78,7 +78,7 @@ fn daemon(mut table: Section<'_>, notes: &mut Notes) -> Option<Endpoint> {
     let id =
         table.need("spiffe_id", "\"spiffe://hpc.acme.example/leasehold\"", notes, str::parse::<SpiffeId>);
     let address = table.need("address", "\"leasehold.acme.example:8443\"", notes, |text| {
-        // The daemon's ID is not known here yet; only the address is checked.
+        // The daemon's ID is not known here yet, so only the address is checked.
         let any = "spiffe://example.org/daemon".parse::<SpiffeId>().map_err(|error| error.to_string())?;
         Endpoint::new(text, any).map_err(|error| error.to_string())?;
         Ok::<_, String>(text.to_owned())

@@ -51,7 +51,7 @@ pub(super) fn read(
         notes.problem(table.line_of("bundles"), what);
     }
     let bundles = bundles.unwrap_or_else(|| Some(BTreeMap::new()));
-    // Domains of an agent are not counted here, so only the size of the file bounds this list.
+    // The domains that an agent gives are not known here, so only the size of the file bounds this list.
     let listed = table.list("trust_domains", usize::MAX, notes, str::parse::<TrustDomain>);
     let domains: Option<BTreeSet<_>> =
         table.has("trust_domains").then(|| listed.into_iter().map(|domain| domain.value).collect());
@@ -87,7 +87,7 @@ fn files(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Id
 
 fn workload_api(table: &mut Section<'_>, notes: &mut Notes) -> Option<IdentityFrom> {
     let endpoint = table.text("workload_api", notes, |t| match t.strip_prefix('$') {
-        // The variable is read at the start.
+        // The variable is read when the daemon starts.
         Some(ENDPOINT_VARIABLE) => Ok(None),
         _ => t.parse::<WorkloadEndpoint>().map(Some),
     });
@@ -105,7 +105,7 @@ fn workload_api(table: &mut Section<'_>, notes: &mut Notes) -> Option<IdentityFr
     Some(IdentityFrom::WorkloadApi { endpoint: endpoint?, pick: hint.or(id).unwrap_or_default() })
 }
 
-/// Checks that each trust domain has its roots from one source.
+/// Checks that only one source gives the roots of each trust domain.
 fn check_bundles(bundles: &BTreeMap<TrustDomain, PathBuf>, federation: &[Federated], notes: &mut Notes) {
     let mut seen = BTreeSet::new();
     for Federated { line, endpoint } in federation {
@@ -126,7 +126,8 @@ fn check_bundles(bundles: &BTreeMap<TrustDomain, PathBuf>, federation: &[Federat
     }
 }
 
-/// Checks that every listed domain has roots, if all roots are from files, and that every domain with roots is listed.
+/// Checks the list of trust domains. Every domain with roots must be listed. If all roots are from files, every listed
+/// domain must have roots.
 fn check_domains(
     line: usize,
     listed: &BTreeSet<TrustDomain>,

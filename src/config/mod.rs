@@ -1,9 +1,9 @@
-//! The daemon's configuration: `leasehold.toml`, as the operator wrote it.
+//! The daemon's configuration: the file `leasehold.toml`.
 //!
-//! Owns the file's form and its strictness: unknown keys are errors, and all mistakes are reported at once, each with
-//! its line and what to write instead, and every default that was used can be named. Opens no other file, asks no clock,
-//! starts nothing: [`Config`] names files and addresses, which the daemon opens. Mistakes are reported as
-//! [`Problems`](crate::written::Problems).
+//! This module reads the file strictly. Unknown keys are errors. All mistakes are reported at once as
+//! [`Problems`](crate::written::Problems), each with its line and a correction. Every default that was used can be
+//! listed. The module opens no other file, reads no clock and starts nothing: [`Config`] names files and addresses, and
+//! the daemon opens them.
 //!
 //! | File | Contains |
 //! |---|---|

@@ -10,7 +10,7 @@ use crate::{
     written::{Notes, Section, path},
 };
 
-/// What `tenants` says for all of them.
+/// The value of `tenants` for all tenants.
 const ALL: &str = "*";
 
 pub(super) fn read(tables: Vec<Section<'_>>, folder: &Path, notes: &mut Notes) -> Option<Vec<Webhook>> {
@@ -87,7 +87,7 @@ fn entry(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Web
     })
 }
 
-/// Reads the URL, or the file that has it. A URL with a secret in it belongs into a file.
+/// Reads the URL, or the path of a file with the URL. A URL that contains a secret must be in a file.
 fn url(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<UrlFrom> {
     let written = table.text("url", notes, |text| {
         let url: WebhookUrl = text.parse().map_err(|why| format!("it {why}"))?;
@@ -112,7 +112,7 @@ fn url(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<UrlF
     }
 }
 
-/// Reads a tenant. `None` for all of them.
+/// Reads a tenant. `None` stands for all tenants.
 fn tenant(text: &str) -> Result<Option<TenantName>, String> {
     match text {
         ALL => Ok(None),

@@ -1,4 +1,4 @@
-//! Every path that a configuration names.
+//! The paths in a configuration.
 
 use std::{
     fs::{self, File},
@@ -15,25 +15,25 @@ use crate::{
     written::shown_key_path,
 };
 
-/// One path, and its use.
+/// A path in a configuration, and its use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfiguredPath {
-    /// Its key in the file, for example `identity.key`.
+    /// The key of the path in the file, for example `identity.key`.
     pub key: String,
     pub path: PathBuf,
     pub wanted: PathUse,
 }
 
-/// What a path is for.
+/// The use of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathUse {
     /// A file that is read.
     File,
-    /// A file that is read, and that others must not read.
+    /// A file that is read, and that other users must not read.
     PrivateFile,
     /// A directory that is read.
     Directory,
-    /// A directory that is written; made if it is missing.
+    /// A directory that is written. It is made if it is missing.
     State,
     /// A file that is written, in a directory that exists.
     Kept,
@@ -41,7 +41,7 @@ pub enum PathUse {
     Socket,
 }
 
-/// A mistake in a path, and what to do.
+/// A mistake in a path, and the correction.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PathFault {
     #[error("cannot be read ({why}): write the path of a file that this user may read")]
@@ -61,7 +61,7 @@ pub enum PathFault {
 }
 
 impl Config {
-    /// All paths, in the order of the file.
+    /// Returns all paths, in the order of the file.
     pub fn paths(&self) -> Vec<ConfiguredPath> {
         let mut out = vec![one("server.state", &self.server.state, PathUse::State)];
         if let Some(copy) = &self.ledger.head_copy {
@@ -101,7 +101,7 @@ impl Config {
 }
 
 impl GatewayConfig {
-    /// All paths, in the order of the file.
+    /// Returns all paths, in the order of the file.
     pub fn paths(&self) -> Vec<ConfiguredPath> {
         let mut out = identity_paths(&self.identity);
         out.push(one("gateway.catalog", &self.catalog, PathUse::Directory));
@@ -167,20 +167,21 @@ fn store_paths(gateway: &GatewaySettings) -> Vec<ConfiguredPath> {
     out
 }
 
-/// Whether a mode is too open, by PostgreSQL's rule: others may not read it, and its group only if root owns it.
+/// Whether a mode is too open, by the rule of PostgreSQL: other users may not read the file, and its group only if root
+/// owns the file.
 fn is_open(mode: u32, owner: u32) -> bool {
     let beyond = if owner == 0 { 0o037 } else { 0o077 };
     mode & beyond != 0
 }
 
-/// Checks that this user can create files in a directory. Leaves none behind.
+/// Checks that this user can create files in a directory. Leaves no file behind.
 fn writable(directory: &Path) -> Result<(), PathFault> {
     tempfile::tempfile_in(directory).map(drop).map_err(|e| PathFault::Unwritable { why: e.to_string() })
 }
 
 impl ConfiguredPath {
-    /// Returns the whole path, as it is printed. The path of a private key is not shown if there is no such file: the
-    /// key itself may have been written there.
+    /// Returns the whole path for messages. The path of a private key is not shown if there is no such file, because
+    /// the user may have written the key itself.
     pub fn shown(&self) -> String {
         match self.wanted {
             PathUse::PrivateFile if !matches!(self.path.try_exists(), Ok(true)) => shown_key_path(&self.path),
@@ -188,7 +189,7 @@ impl ConfiguredPath {
         }
     }
 
-    /// Checks that it is of the right kind, without reading it.
+    /// Checks that the path has the right kind, without reading the file.
     pub fn check(&self) -> Result<(), PathFault> {
         let unreadable = |e: std::io::Error| PathFault::Unreadable { why: e.to_string() };
         match self.wanted {

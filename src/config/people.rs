@@ -51,7 +51,7 @@ pub(super) fn read(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> 
     })
 }
 
-/// Reads the groups in the order of their lines: the first one that a person is in is theirs.
+/// Reads the groups in the order of their lines. A person gets the first group of which they are a member.
 fn groups(table: &mut Section<'_>, notes: &mut Notes) -> Option<Vec<(GroupName, String)>> {
     let Some(section) = table.section_if_there("groups", notes) else { return Some(Vec::new()) };
     let mut entries = section.named_texts(notes);
@@ -76,7 +76,7 @@ fn groups(table: &mut Section<'_>, notes: &mut Notes) -> Option<Vec<(GroupName, 
     good.then_some(out)
 }
 
-/// Checks that no one else vouches for the people trust domain.
+/// Checks that no other source vouches for the people trust domain.
 pub(super) fn check(config: &Config, line: usize, notes: &mut Notes) {
     let Some(people) = &config.people else { return };
     let (domain, identity) = (&people.trust_domain, &config.identity);

@@ -38,14 +38,14 @@ pub struct Config {
     pub log: LogConfig,
     /// The section `[gateway]`, if the daemon serves S3 too.
     pub gateway: Option<GatewaySettings>,
-    /// The section `[people]`. `None`: no one logs in.
+    /// The section `[people]`. `None` if people cannot log in.
     pub people: Option<PeopleConfig>,
     /// The sections `[[notify]]`.
     pub notify: Vec<Webhook>,
 }
 
 impl Config {
-    /// The addresses that the daemon listens on, each with its key.
+    /// Returns the addresses on which the daemon listens, each with its key.
     pub fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
         let all = [
             ("server.grpc", self.server.grpc),
@@ -58,74 +58,74 @@ impl Config {
     }
 }
 
-/// People who log in at an identity provider, and get SVIDs of this daemon's own people trust domain.
+/// The settings for people who log in at an identity provider and get SVIDs of the daemon's people trust domain.
 #[derive(Clone, Debug)]
 pub struct PeopleConfig {
     pub trust_domain: TrustDomain,
-    /// The roots of the domain, the signing one first.
+    /// The roots of the domain. The first root signs.
     pub ca_cert: PathBuf,
     /// The private key of the first root.
     pub ca_key: PathBuf,
     pub provider: ProviderOptions,
-    /// The only roots that vouch for the provider. `None`: those of this machine.
+    /// The only roots that vouch for the provider. `None` means the roots of this machine.
     pub provider_ca: Option<PathBuf>,
     pub rules: LoginRules,
-    /// Where people log in: HTTPS with the daemon's SVID.
+    /// The address for logins: HTTPS with the daemon's SVID.
     pub listen: SocketAddr,
 }
 
-/// The addresses that the daemon listens on, and the directory of its state.
+/// The addresses on which the daemon listens, and the directory of its state.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// gRPC over mutual TLS.
+    /// The address for gRPC over mutual TLS.
     pub grpc: SocketAddr,
-    /// `/livez`, `/readyz`, `/metrics`, without TLS.
+    /// The address for `/livez`, `/readyz` and `/metrics`, without TLS.
     pub probe: SocketAddr,
-    /// The ledger's directory. Made if it is missing.
+    /// The ledger's directory. It is made if it is missing.
     pub state: PathBuf,
     pub room: RoomConfig,
 }
 
-/// The bounds of the gRPC listener. One SPIFFE ID never holds more than is still free, so one takes at most half
-/// of each.
+/// The bounds of the gRPC listener. One SPIFFE ID never gets more than is still free, so it gets at most half of each
+/// bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomConfig {
-    /// Handshakes under way.
+    /// The highest number of handshakes under way.
     pub handshakes_max: usize,
-    /// Open connections of callers that the catalog knows.
+    /// The highest number of open connections of known callers.
     pub connections_max: usize,
-    /// Open connections of one such SPIFFE ID.
+    /// The highest number of open connections of one known SPIFFE ID.
     pub connections_per_peer_max: usize,
-    /// Open connections of callers that no catalog entry matches.
+    /// The highest number of open connections of unknown callers.
     pub connections_unknown_max: usize,
-    /// Open connections that only operators may take.
+    /// The number of connections that are reserved for operators.
     pub connections_operators_max: usize,
-    /// Streams of one connection.
+    /// The highest number of streams of one connection.
     pub streams_per_connection_max: u32,
-    /// Requests in work.
+    /// The highest number of requests in progress.
     pub requests_max: usize,
-    /// Requests of one SPIFFE ID in work.
+    /// The highest number of requests of one SPIFFE ID in progress.
     pub requests_per_peer_max: usize,
-    /// Bytes that are buffered of requests and answers.
+    /// The highest number of buffered bytes of requests and answers.
     pub buffered_bytes_max: usize,
-    /// Bytes that are buffered for one SPIFFE ID.
+    /// The highest number of buffered bytes for one SPIFFE ID.
     pub buffered_bytes_per_peer_max: usize,
 }
 
 /// The issuer of tokens, and the address of its discovery.
 #[derive(Clone, Debug)]
 pub struct IssuerConfig {
-    /// The `iss` of every token: an origin, with a path or without, no slash at its end.
+    /// The `iss` of every token: an origin with or without a path, without a slash at the end.
     pub url: String,
     pub listen: IssuerListen,
 }
 
-/// How discovery and `/keys` are served.
+/// The listener for discovery and `/keys`.
 #[derive(Clone, Debug)]
 pub enum IssuerListen {
-    /// Over TLS, with a server certificate that clients of the web accept.
+    /// TLS with a server certificate that web clients accept.
     Tls { address: SocketAddr, cert: PathBuf, key: PathBuf },
-    /// Plain HTTP, only on a loopback address.
+    /// Plain HTTP on a loopback address.
     Loopback(SocketAddr),
 }
 
@@ -141,94 +141,95 @@ impl IssuerListen {
 #[derive(Clone, Debug)]
 pub struct IdentityConfig {
     pub from: IdentityFrom,
-    /// The roots of each trust domain, from files. Never empty if the daemon's own SVID comes from files too: without roots,
-    /// no one could connect.
+    /// The roots of each trust domain, from files. Never empty if the daemon's own SVID comes from files too, because
+    /// clients could not connect without roots.
     pub bundles: BTreeMap<TrustDomain, PathBuf>,
     /// Bundle endpoints of foreign trust domains.
     pub federation: Vec<BundleEndpoint>,
-    /// The trust domains that are accepted, even if the agent has bundles of others. `None`: all.
+    /// The only trust domains that are accepted, even if the agent has bundles of others. `None` if all are accepted.
     pub trust_domains: Option<BTreeSet<TrustDomain>>,
-    /// The longest life of an SVID that is accepted.
+    /// The longest accepted life of an SVID.
     pub max_svid_ttl: Duration,
-    /// How long a start waits for a first SVID.
+    /// The time for which a start waits for the first SVID.
     pub wait: Duration,
-    /// How long the last good SVID and roots are used while their source fails.
+    /// The time for which the last good SVID and roots are used while their source fails.
     pub outage_max: Duration,
 }
 
 /// The source of the daemon's own SVID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentityFrom {
-    /// The chain, leaf first, and its key.
+    /// Files with the chain, leaf first, and its key.
     Files { cert: PathBuf, key: PathBuf },
-    /// The SPIFFE Workload API, with the bundles of its agent. `None`: at the socket that `SPIFFE_ENDPOINT_SOCKET` names.
+    /// The SPIFFE Workload API, with the bundles of its agent. If `endpoint` is `None`, the variable
+    /// `SPIFFE_ENDPOINT_SOCKET` names the socket.
     WorkloadApi { endpoint: Option<WorkloadEndpoint>, pick: Pick },
 }
 
-/// Where the policy comes from.
+/// The source of the policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PolicyFrom {
     /// The files in `policy.dir`.
     Files,
-    /// What `leasehold policy apply` applied last. Until then, the files in `policy.dir`.
+    /// The policy that `leasehold policy apply` applied last. Until then, the files in `policy.dir`.
     Applied,
 }
 
-/// What the daemon decides by: policies and the catalog.
+/// The policies and the catalog with which the daemon decides.
 #[derive(Clone, Debug)]
 pub struct PolicyConfig {
     pub source: PolicyFrom,
-    /// Cedar policies.
+    /// The directory of Cedar policies.
     pub dir: PathBuf,
     pub catalog: PathBuf,
-    /// Public keys, one of which must have signed the policy. Empty: no signature is asked for.
+    /// The trusted public keys. One of them must have signed the policy. If it is empty, a signature is not required.
     pub trusted_keys: Vec<PathBuf>,
-    /// Who sees the rule that refused.
+    /// The people who see the rule that refused.
     pub explain: Explain,
     /// Identities that may always lift locks, also a lock that shuts out these identities.
     pub break_glass: Vec<SpiffeId>,
 }
 
-/// How long things live.
+/// The lifetimes of credentials, members and drains.
 #[derive(Clone, Debug)]
 pub struct LeaseConfig {
-    /// The life of a credential if the job asks for no other.
+    /// The life of a credential, if the job sets no other.
     pub token_ttl: Duration,
-    /// The time between two beats of a member.
+    /// The time between two heartbeats of a member.
     pub beat: Duration,
-    /// Missed beats after which a member is away.
+    /// The number of missed heartbeats after which a member is away.
     pub lost_after: u32,
-    /// How long a member that is away may come back to the same attempt.
+    /// The time for which a member that is away may come back to the same attempt.
     pub rejoin: Duration,
-    /// After a drain began, how long reading goes on.
+    /// The time for which reading goes on after the begin of a drain.
     pub drain_read: Duration,
 }
 
-/// How the ledger is written.
+/// The settings of the ledger.
 #[derive(Clone, Debug)]
 pub struct LedgerConfig {
-    /// Bytes after which a new segment begins.
+    /// The number of bytes after which a new segment begins.
     pub segment_bytes: u64,
-    /// Free bytes on its disk below which nothing is issued.
+    /// The number of free bytes on the ledger's disk below which nothing is issued.
     pub free_space_stop_bytes: u64,
-    /// A file on another disk that holds the last signed head.
+    /// A file on another disk with a copy of the last signed head.
     pub head_copy: Option<PathBuf>,
-    /// How many records a second one SPIFFE ID may cause, on average.
+    /// The KiB of records per second that one SPIFFE ID may cause, on average.
     pub rate_per_identity: u32,
-    /// How many records a second one tenant may cause, on average.
+    /// The KiB of records per second that one tenant may cause, on average.
     pub rate_per_tenant: u32,
-    /// What a start does if the directory shows that a ledger is missing. The configuration file cannot set it.
+    /// The reaction of a start if the directory has traces of a missing ledger. The configuration file cannot set this.
     pub lost: ledger::Lost,
 }
 
 impl LedgerConfig {
-    /// What the ledger is opened with.
+    /// Returns the options with which the ledger is opened.
     pub fn options(&self) -> ledger::Options {
         ledger::Options { segment_bytes: self.segment_bytes, lost: self.lost, ..ledger::Options::default() }
     }
 }
 
-/// What is logged, on stderr.
+/// The settings of the log on stderr.
 #[derive(Clone, Copy, Debug)]
 pub struct LogConfig {
     pub format: LogFormat,

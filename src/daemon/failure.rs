@@ -1,4 +1,4 @@
-//! Why a daemon does not start.
+//! The reasons for which a daemon does not start.
 
 use std::net::SocketAddr;
 
@@ -12,7 +12,7 @@ use crate::{
     token::KeyError,
 };
 
-/// Why the daemon did not start. Nothing was served.
+/// The reason for which the daemon did not start. It served nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A file with an SVID, a key or roots is missing or has a fault.
@@ -24,7 +24,7 @@ pub enum StartError {
     /// No SVID arrived within `identity.wait`.
     #[error("the daemon has no SPIFFE identity")]
     NoIdentity(#[from] NoIdentity),
-    /// What the configuration names cannot be used.
+    /// A file or an address in the configuration cannot be used.
     #[error(transparent)]
     Faults(#[from] ConfigFaults),
     /// The ledger is in use, was changed, or cannot be read or written.
@@ -33,7 +33,7 @@ pub enum StartError {
     /// The key that signs heads is missing, damaged or cannot be written.
     #[error("heads of the ledger cannot be signed")]
     HeadKey(#[from] HeadKeyError),
-    /// The copy of the head cannot be read, or is of another ledger.
+    /// The copy of the head cannot be read, or belongs to another ledger.
     #[error(transparent)]
     HeadCopy(#[from] CopyError),
     /// The ledger refused the first record of this run.
@@ -42,17 +42,17 @@ pub enum StartError {
     /// ring made no ES256 key.
     #[error("no signing key could be made")]
     Key(#[from] KeyError),
-    /// The nonce of this run or the secrets of the broker could not be drawn.
+    /// The operating system gave no random bytes for the nonce of this run or the secrets of the broker.
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
-    /// An address of the configuration is in use, or is not one of this machine.
+    /// An address of the configuration is in use, or does not belong to this machine.
     #[error("{address} cannot be listened on for {what}")]
     Listen {
-        /// What is served there.
+        /// The service at this address.
         what: &'static str,
         /// The address of the configuration.
         address: SocketAddr,
-        /// The error of the system.
+        /// The error of the operating system.
         source: std::io::Error,
     },
     /// A store of the gateway cannot be opened, for example because a file with its key is missing.
@@ -61,7 +61,7 @@ pub enum StartError {
     /// The gRPC services could not be joined, for example because reflection refused our descriptors.
     #[error("the services could not be put together: {0}")]
     Services(String),
-    /// The authorities of a webhook's receiver cannot be used.
+    /// The certificate authorities for a webhook's receiver cannot be used.
     #[error("a webhook cannot be used: {0}")]
     Webhook(String),
     /// A thread that read files for the start panicked.
@@ -69,7 +69,7 @@ pub enum StartError {
     BrokenOff(String),
 }
 
-/// The refusal's text and each mistake, on one line of the log.
+/// Returns the refusal's text and each mistake, as one line for the log.
 pub(super) fn with_mistakes(refusal: &Refusal) -> String {
     let mistakes = refusal.facts.iter().filter(|(label, _)| label == rules::MISTAKE);
     mistakes.fold(refusal.text.to_string(), |all, (_, mistake)| format!("{all}; {mistake}"))

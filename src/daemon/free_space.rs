@@ -1,4 +1,4 @@
-//! The watch over the free space of the ledger's disk.
+//! The check of the free space on the ledger's disk.
 
 use std::{
     path::PathBuf,
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{broker::Broker, clock::Clock};
 
-/// Stops issuing, and logs it, before the disk is full.
+/// Stops and resumes issuing by the free space on the disk, and logs both.
 pub(super) async fn watch_free_space(
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,

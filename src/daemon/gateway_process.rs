@@ -1,4 +1,4 @@
-//! A gateway that runs by itself, on another machine than the daemon.
+//! A gateway process without a daemon, for example on another machine.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -25,7 +25,7 @@ use crate::{
 
 /// A gateway that serves.
 pub struct GatewayProcess {
-    /// Serves S3. As the system gave it: the port is never 0.
+    /// The address for S3. The system chose it, so the port is never 0.
     pub address: SocketAddr,
     identity: Arc<dyn IdentitySource>,
     catalog: Arc<ArcSwap<Catalog>>,
@@ -35,11 +35,11 @@ pub struct GatewayProcess {
 }
 
 impl GatewayProcess {
-    /// Starts. Requests wait until the daemon's fence feed is complete.
+    /// Starts the gateway. Requests wait until the daemon's fence feed is complete.
     ///
     /// # Errors
     ///
-    /// Why nothing is served: the identity, the catalog or a store cannot be used, or the address is taken.
+    /// The identity, the catalog or a store cannot be used, or the address is in use.
     pub async fn start(config: &GatewayConfig) -> Result<Self, StartError> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let stores = config.gateway.open_stores()?;
@@ -81,12 +81,13 @@ impl GatewayProcess {
         Ok(GatewayProcess { address, identity, catalog, catalog_files, stop, tasks })
     }
 
-    /// Returns the token that stops it.
+    /// Returns the token that stops the gateway.
     pub fn stopper(&self) -> CancellationToken {
         self.stop.clone()
     }
 
-    /// Returns a function that reads identity files and catalog again. A bad one changes nothing. The function blocks.
+    /// Returns a function that reads identity files and catalog again. If one of them has a mistake, the old one stays
+    /// in force. The function blocks.
     pub fn reloader(&self) -> Arc<dyn Fn() + Send + Sync> {
         let (identity, catalog, files) =
             (self.identity.clone(), self.catalog.clone(), self.catalog_files.clone());
@@ -105,7 +106,7 @@ impl GatewayProcess {
         })
     }
 
-    /// Serves until it is stopped or a part of it dies, then ends its connections.
+    /// Serves until the gateway is stopped or one of its tasks ends. Then ends its connections.
     pub async fn run(mut self) -> Stopped {
         let died = tokio::select! {
             () = self.stop.cancelled() => None,
@@ -134,7 +135,8 @@ fn faults(errors: &CatalogErrors) -> StartError {
     ConfigFaults(errors.iter().map(|error| format!("gateway.catalog: {error}")).collect()).into()
 }
 
-/// Makes the gateway that runs inside the daemon. It asks this daemon as one on another machine would: over mutual TLS.
+/// Makes the gateway that runs inside the daemon. It calls this daemon over mutual TLS, like a gateway on another
+/// machine.
 pub(super) fn gateway_of_daemon(
     settings: &GatewaySettings,
     identity: &Arc<dyn IdentitySource>,
@@ -154,7 +156,7 @@ pub(super) fn gateway_of_daemon(
     Ok(Gateway::new(verifier, catalog, settings.open_stores()?, clock).reporting_to(reporter))
 }
 
-/// The address at which this machine reaches a listener: a wildcard becomes the loopback address.
+/// Returns the address at which this machine reaches a listener. A wildcard becomes the loopback address.
 fn reachable(listener: SocketAddr) -> SocketAddr {
     let ip = match listener.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

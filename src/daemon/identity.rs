@@ -1,4 +1,4 @@
-//! The daemon's own identity: its source, whether it can be used, and how long it lasts.
+//! The daemon's own identity: its source, its state, and its remaining life.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,13 +14,13 @@ use crate::{
     reason::Reason,
 };
 
-/// The source that the configuration names.
+/// Opens the source that the configuration names.
 pub(super) fn open(
     config: &IdentityConfig,
     people: Option<&PeopleConfig>,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn IdentitySource>, StartError> {
-    // The roots of the people trust domain are trusted without being configured a second time.
+    // The roots of the people trust domain are trusted, so that they need not be configured twice.
     let of_people = people.map(|people| (people.trust_domain.clone(), people.ca_cert.clone()));
     let mut allowed = config.trust_domains.clone();
     if let (Some(allowed), Some((domain, _))) = (&mut allowed, &of_people) {
@@ -52,12 +52,12 @@ pub(super) fn open(
     Ok(options.open(clock)?)
 }
 
-/// Returns what `/readyz` reports of the identity: whether any client can connect.
+/// Returns the answer of `/readyz` about the identity: whether clients can connect.
 pub(super) fn ready(trust: &Trust, now: Wall) -> Result<(), NotReady> {
     trust.check(now).map_err(|why| NotReady::new(Reason::IdentityUnavailable).because(why.to_string()))
 }
 
-/// Counts and logs how long our identity lasts, until `shutdown`. Decides nothing.
+/// Measures and logs the remaining life of our identity, until `shutdown`. Decides nothing.
 pub(super) async fn watch(
     source: Arc<dyn IdentitySource>,
     clock: Arc<dyn Clock>,
@@ -115,8 +115,8 @@ impl Watched {
     }
 }
 
-/// Whether an SVID is past the moment at which its issuer renews it: half of its life, and a tenth more, since issuers
-/// spread their renewals.
+/// Whether an SVID is older than the age at which issuers renew it. This age is half of its life, plus a tenth because
+/// issuers spread renewals.
 fn missed_half_life(leaf: &Leaf, now: Wall) -> bool {
     let life = leaf.not_after.since(leaf.not_before);
     now.since(leaf.not_before) > life / 2 + life / 10
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn a_missed_half_life_alarms_once_until_the_next_svid() {
         let ca = TestCa::new("example.org");
-        // At its half-life now: an issuer may take a tenth of the life more.
+        // The SVID is at its half-life now. An issuer may take a tenth of the life more.
         let trust_now = trust(&ca, HOUR);
         let mut watched = Watched::default();
         watched.report_changes(&trust_now, NOW);

@@ -1,5 +1,5 @@
-//! The inspection of everything that a start reads, before anything is served. `leasehold config check` and the start use
-//! the same inspection, so they always agree.
+//! The inspection of everything that a start reads, before the daemon serves. `leasehold config check` and the start
+//! use the same inspection, so they always agree.
 
 use std::{
     fmt,
@@ -28,29 +28,29 @@ use crate::{
     },
 };
 
-/// The findings at one key of the configuration.
+/// The findings about one key of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
     /// The key in the file, for example `identity.key`.
     pub key: String,
-    /// The path that it means, or an address. The path of a key without a file is withheld.
+    /// The path or address that the key means. The path of a private key without a file is withheld.
     pub means: String,
-    /// What keeps a daemon from serving.
+    /// Faults that prevent the start of a daemon.
     pub faults: Vec<String>,
-    /// Mistakes of tenants: a daemon starts without what they concern.
+    /// Mistakes of tenants. A daemon starts without the entries that they concern.
     pub mistakes: Vec<String>,
-    /// What does not keep it from serving, but should be known.
+    /// Warnings that do not prevent the start.
     pub warnings: Vec<String>,
 }
 
 impl Look {
-    /// Whether nothing is wrong with it. There may be warnings.
+    /// Whether there are no faults and mistakes. There may be warnings.
     pub fn is_ok(&self) -> bool {
         self.faults.is_empty() && self.mistakes.is_empty()
     }
 }
 
-/// All findings, in the order of the file, and what a start needs of them.
+/// All findings, in the order of the file, and the parts that a start needs.
 pub struct Inspection {
     pub looks: Vec<Look>,
     rules: Option<Rules>,
@@ -60,16 +60,16 @@ pub struct Inspection {
     own_id: Option<SpiffeId>,
 }
 
-/// What a start needs of an inspection.
+/// The parts of an inspection that a start needs.
 pub(super) struct StartParts {
     pub(super) rules: Rules,
-    /// The issuer's.
+    /// TLS of the issuer's listener, if it has TLS.
     pub(super) tls: Option<TlsAcceptor>,
-    /// The people who log in, if the configuration has any.
+    /// The settings for people who log in, if the configuration has them.
     pub(super) people: Option<People>,
 }
 
-/// Everything that keeps a daemon from serving, one line for each.
+/// All faults that prevent the start of a daemon, one line for each.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct ConfigFaults(pub Vec<String>);
 
@@ -80,7 +80,7 @@ impl fmt::Display for ConfigFaults {
     }
 }
 
-/// Reads every file that a configuration names, as a start does. Blocking.
+/// Reads every file that a configuration names, as a start does. Blocks.
 pub fn inspect(config: &Config, clock: &Arc<dyn Clock>) -> Inspection {
     let looks = config.paths().iter().map(look_at_path).collect();
     let mut all = Inspection { looks, rules: None, tls: None, people: None, own_id: None };
@@ -93,7 +93,7 @@ pub fn inspect(config: &Config, clock: &Arc<dyn Clock>) -> Inspection {
     all
 }
 
-/// Reads every file that the configuration of a gateway names, as its start does. Blocking.
+/// Reads every file that the configuration of a gateway names, as its start does. Blocks.
 pub fn inspect_gateway(config: &GatewayConfig, clock: &Arc<dyn Clock>) -> Inspection {
     let looks = config.paths().iter().map(look_at_path).collect();
     let mut all = Inspection { looks, rules: None, tls: None, people: None, own_id: None };
@@ -106,7 +106,7 @@ pub fn inspect_gateway(config: &GatewayConfig, clock: &Arc<dyn Clock>) -> Inspec
         match catalog {
             Ok(_) => look.mistakes.extend(lines),
             Err(_) if look.faults.is_empty() => look.faults.extend(lines),
-            // The directory was noted as missing.
+            // The missing directory was reported before.
             Err(_) => {}
         }
         catalog
@@ -127,17 +127,17 @@ pub fn inspect_gateway(config: &GatewayConfig, clock: &Arc<dyn Clock>) -> Inspec
 }
 
 impl Inspection {
-    /// Returns each fault as `KEY: what is wrong`.
+    /// Returns each fault as `KEY: FAULT`.
     pub fn faults(&self) -> Vec<String> {
         self.lines(|look| &look.faults)
     }
 
-    /// Returns each mistake of a tenant as `KEY: what is wrong`.
+    /// Returns each mistake of a tenant as `KEY: MISTAKE`.
     pub fn mistakes(&self) -> Vec<String> {
         self.lines(|look| &look.mistakes)
     }
 
-    /// Returns each warning as `KEY: what should be known`.
+    /// Returns each warning as `KEY: WARNING`.
     pub fn warnings(&self) -> Vec<String> {
         self.lines(|look| &look.warnings)
     }
@@ -150,7 +150,7 @@ impl Inspection {
         self.looks.iter().flat_map(lines).collect()
     }
 
-    /// Returns what a start needs, or else every fault, and what else is wrong.
+    /// Returns the parts that a start needs, or all faults and mistakes.
     pub(super) fn into_parts(self) -> Result<StartParts, ConfigFaults> {
         let (faults, mistakes) = (self.faults(), self.mistakes());
         match self.rules {
@@ -159,14 +159,14 @@ impl Inspection {
         }
     }
 
-    /// Tries each address. One that is in use is a warning: the daemon may be running.
+    /// Tries each address. An address in use is only a warning, because the daemon may be running.
     pub fn look_at_ports(&mut self, config: &Config) {
         for (key, address) in config.addresses() {
             self.look_at_port(key, address, "leasehold serve");
         }
     }
 
-    /// Tries one address, which `program` will listen on.
+    /// Tries one address on which `program` will listen.
     pub fn look_at_port(&mut self, key: &str, address: SocketAddr, program: &str) {
         let mut look = Look { key: key.to_owned(), means: address.to_string(), ..Look::default() };
         match TcpListener::bind(address) {
@@ -183,7 +183,8 @@ impl Inspection {
         self.looks.push(look);
     }
 
-    /// Checks whether another process uses the state. That is only a warning: the daemon may be running.
+    /// Checks whether another process uses the state directory. This is only a warning, because the daemon may be
+    /// running.
     pub fn look_at_state(&mut self, config: &Config) {
         if let Some(holder) = Dir::at(&config.server.state).holder() {
             self.look_mut("server.state").warnings.push(format!(
@@ -202,7 +203,7 @@ impl Inspection {
         &mut self.looks[index]
     }
 
-    /// Whether a file exists. A missing one was noted with its path.
+    /// Whether a file exists. A missing file was reported with its path before.
     fn is_there(&self, key: &str, path: &Path) -> bool {
         path.is_file() && self.looks.iter().any(|look| look.key == key)
     }
@@ -329,7 +330,7 @@ impl Inspection {
             let key = |key: &str| format!("notify.\"{}\".{key}", webhook.name);
             for fault in webhook.faults() {
                 let look = self.look_mut(&key(fault.key));
-                // A file that is not there was noted with its path.
+                // A missing file was reported with its path before.
                 if look.faults.is_empty() {
                     look.faults.push(format!("`{}` {}", look.means, fault.what));
                 }
@@ -355,7 +356,7 @@ impl Inspection {
         }
     }
 
-    /// Opens the stores as a start does, unless one of their files was noted with its path.
+    /// Opens the stores as a start does, unless a fault of their files was reported before.
     fn look_at_stores(&mut self, gateway: &GatewaySettings) {
         let is_noted = self.looks.iter().any(|look| look.key.starts_with("gateway.store") && !look.is_ok());
         if let Some(fault) = gateway.open_stores().err().filter(|_| !is_noted) {
@@ -395,7 +396,7 @@ impl Inspection {
     }
 }
 
-/// Whether the catalog names the daemon's own identity because the daemon has the gateway of an audience in it.
+/// Whether the catalog names the daemon's own identity as the gateway of an audience, and the daemon has a gateway.
 fn is_own_gateway(config: &Config, catalog: &Catalog, own: &SpiffeId) -> bool {
     let audiences: Vec<_> = catalog.audiences_of_verifier(own).map(|audience| &audience.name).collect();
     config.gateway.as_ref().is_some_and(|gateway| audiences == [&gateway.audience])
@@ -409,7 +410,8 @@ fn look_at_path(path: &ConfiguredPath) -> Look {
     look
 }
 
-/// Returns a line for each entry of the catalog that cannot connect, because the daemon cannot get roots of its trust domain.
+/// Returns a line for each entry of the catalog whose identities cannot connect, because the daemon cannot get the
+/// roots of their trust domain.
 fn strangers(config: &Config, rules: &Rules) -> Vec<String> {
     let identity = &config.identity;
     let has_roots = |domain: &TrustDomain| {

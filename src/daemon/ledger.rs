@@ -1,4 +1,4 @@
-//! Opening the ledger at a start, and keeping copies of its head.
+//! Opens the ledger at a start, and writes copies of its head.
 
 use std::{path::Path, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     state::Recorded,
 };
 
-/// The ledger, the state that its records give, its key, and the copy of its head.
+/// The ledger, the state from its records, its key, and the copy of its head.
 pub(super) struct OpenedLedger {
     pub(super) opened: Opened,
     pub(super) recorded: Recorded,
@@ -22,7 +22,7 @@ pub(super) struct OpenedLedger {
 }
 
 impl OpenedLedger {
-    /// Opens the ledger, and refuses one that ends before the head that was kept elsewhere. Blocking.
+    /// Opens the ledger. Refuses a ledger that ends before the head in the copy. Blocks.
     pub(super) fn open(
         config: &LedgerConfig,
         state: &Path,
@@ -48,8 +48,8 @@ impl OpenedLedger {
     }
 }
 
-/// Keeps a copy of the head as the ledger grows. The copy only confirms the ledger, so an error is only logged, once until it
-/// works again.
+/// Writes a copy of the head as the ledger grows. The copy only confirms the ledger, so an error is only logged, once
+/// until the copy works again.
 pub(super) async fn keep_copies(
     ledger: Ledger,
     copy: HeadCopy,
@@ -73,7 +73,7 @@ pub(super) async fn keep_copies(
     }
 }
 
-/// Keeps a copy of the head now.
+/// Writes a copy of the head now.
 pub(super) async fn keep_copy(ledger: &Ledger, copy: HeadCopy) {
     keep_copy_once(ledger, copy, true).await;
 }

@@ -31,12 +31,12 @@ use crate::{
 
 /// A mistake in the issuer's certificate or key.
 pub(super) struct WebFault {
-    /// `issuer.cert` or `issuer.key`.
+    /// The key in the configuration: `issuer.cert` or `issuer.key`.
     pub(super) key: &'static str,
     pub(super) what: String,
 }
 
-/// Loads a web certificate: the clients of the issuer's listener compare host names, not SPIFFE IDs.
+/// Loads a web certificate, because the clients of the issuer's listener check host names, not SPIFFE IDs.
 pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, WebFault> {
     let bad = |key: &'static str, path: &Path, what: String| WebFault {
         key,
@@ -65,8 +65,8 @@ pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, WebFault> 
 
 /// Serves a router until `shutdown`, over TLS if an acceptor is given. HTTP/1.1 only.
 ///
-/// Accepts every connection at once. If there are too many, it closes the one that has been idle for longest, so an idle
-/// client keeps no one out. No connection stays open longer than [`WEB_CONNECTION`].
+/// Accepts every connection at once. If there are too many, closes the connection that has been idle for longest, so
+/// idle clients do not block others. A connection stays open for at most [`WEB_CONNECTION`].
 pub(super) async fn serve(
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -132,7 +132,7 @@ async fn answer(
     }
 }
 
-/// The open connections of a listener, the one that has been idle for longest first.
+/// The open connections of a listener. The connection that has been idle for longest is the first.
 #[derive(Default)]
 struct OpenConnections(Mutex<ConnectionOrder>);
 
@@ -142,7 +142,7 @@ struct ConnectionOrder {
     by_turn: BTreeMap<u64, CancellationToken>,
 }
 
-/// A connection's position in that order.
+/// The position of a connection in the order of idle time.
 struct ConnectionPlace {
     open: Arc<OpenConnections>,
     turn: AtomicU64,
@@ -151,7 +151,7 @@ struct ConnectionPlace {
 }
 
 impl ConnectionPlace {
-    /// Takes a slot. If none is free, closes the connection that has been idle for longest and takes its slot.
+    /// Takes a slot. If no slot is free, closes the connection that has been idle for longest and takes its slot.
     fn take(open: &Arc<OpenConnections>, closed: CancellationToken) -> Self {
         let mut turns = open.turns();
         if turns.by_turn.len() >= WEB_CONNECTIONS_MAX

@@ -1,4 +1,4 @@
-//! Every metric with its help. All are exported from the start, with the value 0.
+//! Every metric with its help text. All metrics are exported from the start, with the value 0.
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
@@ -9,7 +9,7 @@ use MetricKind::{Counter, CounterOf, Gauge};
 /// The kind of a metric.
 enum MetricKind {
     Counter,
-    /// With a label, and its values.
+    /// A counter with a label. The function returns the values of the label.
     CounterOf(&'static str, fn() -> Vec<&'static str>),
     Gauge,
 }

@@ -1,7 +1,8 @@
-//! The daemon: from a configuration to a process that serves, and from a signal to an orderly end.
+//! The daemon: the start from a configuration, and the orderly stop after a signal.
 //!
-//! Owns the order of start and stop, the listeners and the background work. The daemon is ready only when the state is
-//! rebuilt and the first record of this run is durable. If a task dies, the daemon shuts down gracefully.
+//! This module has the order of start and stop, the listeners and the background work. The daemon is ready only when
+//! the state is rebuilt and the first record of this run is durable. If a task ends by itself, the daemon shuts down
+//! gracefully.
 //!
 //! | File | Contains |
 //! |---|---|
@@ -15,7 +16,7 @@
 //! | `notices` | the webhooks that a configuration names |
 //! | `telemetry` | logs, and the recorder of metrics |
 //! | `metrics` | every metric, with its help |
-//! | `free_space` | the watch over the free space of the disk |
+//! | `free_space` | the check of the free space on the disk |
 //! | `open_files` | the limit on open files |
 
 mod failure;

@@ -1,4 +1,4 @@
-//! The notices of a daemon: its webhooks, beside its broker.
+//! The notices of a daemon to webhooks.
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     notify::{NoticeLookup, NoticeParts, Notices},
 };
 
-/// Answers what notices need of the present state from the broker.
+/// Looks up the present state in the broker, for the texts of notices.
 struct BrokerLookup(Arc<Broker>);
 
 impl NoticeLookup for BrokerLookup {
@@ -38,7 +38,7 @@ impl NoticeLookup for BrokerLookup {
     }
 }
 
-/// Opens the webhooks of a configuration. `None` if it has none.
+/// Opens the webhooks of a configuration. `None` if there are none.
 pub(super) async fn open(config: &Config, broker: &Arc<Broker>) -> Result<Option<Notices>, StartError> {
     if config.notify.is_empty() {
         return Ok(None);

@@ -1,30 +1,31 @@
-//! How many files this process may have open: each connection is one.
+//! The limit on open files of this process. Each connection is an open file.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{config::RoomConfig, limits};
 
-/// Files that are open in addition to connections: the ledger, identity files, the runtime's own.
+/// The number of files that are open in addition to connections: the ledger, identity files, and the files of the
+/// runtime.
 const OTHERS: usize = 256;
 
-/// The fewest connections that a limit on open files may leave without a warning.
+/// The lowest number of connections that a limit on open files may allow without a warning.
 const CONNECTIONS_FIT_MIN: u64 = 1_024;
 
-/// Who chose the bound on connections.
+/// The source of the bound on connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BoundFrom {
-    /// The default, which may be lowered to what fits.
+    /// The default. It may be lowered to the limit on open files.
     Default,
     /// The configuration file.
     File,
 }
 
-/// Raises the soft limit on open files to what a configuration needs, as far as the hard limit allows. A shell starts a
-/// process with 1,024, which handshakes of unknown callers could use up. In that case, no one else could connect, and the
-/// ledger could not begin a segment. If the hard limit is too low, a default bound on connections is lowered to what fits;
-/// a bound that the file has stays, with a warning.
+/// Raises the soft limit on open files to the need of a configuration, as far as the hard limit allows. A shell starts
+/// a process with a limit of 1,024. Handshakes of unknown callers could use up so few files. Then other callers could
+/// not connect, and the ledger could not begin a segment. If the hard limit is too low, a default bound on connections
+/// is lowered. A bound from the configuration file stays, with a warning.
 ///
-/// The bounds are those of one listener. `listeners` is the number of those that have them.
+/// The bounds apply to one listener. `listeners` is the number of listeners with these bounds.
 pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom, listeners: usize) {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
     let needed = wanted(room, listeners);
@@ -56,7 +57,7 @@ pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom, listeners: usize
     }
 }
 
-/// Returns how many connections of known callers a limit leaves room for, if that is enough.
+/// Returns the number of connections of known callers that fit into a limit, if it is large enough.
 fn fitting(room: &RoomConfig, hard: u64, listeners: usize) -> Option<usize> {
     let others = wanted(&RoomConfig { connections_max: 0, ..room.clone() }, listeners);
     let left = hard.checked_sub(others)?.checked_div(listeners as u64)?;
@@ -73,7 +74,7 @@ fn wanted(room: &RoomConfig, listeners: usize) -> u64 {
         limits::HANDSHAKES_WAITING_MAX,
         limits::HANDSHAKES_ENDING_MAX,
     ];
-    // Issuer and probes.
+    // The listeners of the issuer and the probes.
     let others = [limits::WEB_CONNECTIONS_MAX, limits::WEB_CONNECTIONS_MAX, OTHERS];
     let sum = |files: &[usize]| files.iter().fold(0, |sum: u64, n| sum.saturating_add(*n as u64));
     sum(&of_one).saturating_mul(listeners as u64).saturating_add(sum(&others))

@@ -1,4 +1,4 @@
-//! Reading the catalog and the policy that the configuration names.
+//! Reads the catalog and the policy that the configuration names.
 
 use std::sync::Arc;
 
@@ -14,17 +14,17 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// The catalog and policy, and every mistake in either.
+/// The catalog and the policy, and all mistakes in them.
 pub(super) struct ReadRules {
     pub(super) rules: Option<Rules>,
-    /// Mistakes in the files of tenants, without which the daemon starts.
+    /// Mistakes in the files of tenants. The daemon starts without these files or entries.
     pub(super) catalog_mistakes: Vec<String>,
     pub(super) catalog_faults: Vec<String>,
     pub(super) policy_faults: Vec<String>,
 }
 
-/// Reads both. If the catalog is bad, policies are still checked as far as they do not need it. A start and a reload accept the
-/// catalog files that are good. Blocking.
+/// Reads the catalog and the policy. If the catalog cannot be used, policies are still checked as far as possible. A
+/// start and a reload accept the catalog files without mistakes. Blocks.
 pub(super) fn read_all(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> ReadRules {
     let mut read = ReadRules {
         rules: None,
@@ -63,7 +63,7 @@ pub(super) fn read_all(policy: &PolicyConfig, kept: &KeptRules, before: Option<&
     read
 }
 
-/// Returns the function that reads both again for this configuration.
+/// Returns the function that reads the catalog and the policy again for this configuration.
 pub(super) fn reloader(config: &Config, clock: Arc<dyn Clock>) -> Reloader {
     let (policy, kept) = (config.policy.clone(), KeptRules::at(&config.server.state));
     let people = config.people.as_ref().map(|people| people.trust_domain.clone());
@@ -76,7 +76,7 @@ pub(super) fn reloader(config: &Config, clock: Arc<dyn Clock>) -> Reloader {
     })
 }
 
-/// Returns a line for each entry of people who log in that does not name the person. No one has access by it.
+/// Returns a line for each entry of people who log in that does not name the person. Such an entry gives no access.
 pub(super) fn nameless_people(catalog: &Catalog, people: Option<&TrustDomain>) -> Vec<String> {
     let entries = catalog.principals().filter(|entry| {
         people.is_some_and(|domain| entry.pattern.trust_domain() == domain)
@@ -91,8 +91,8 @@ pub(super) fn nameless_people(catalog: &Catalog, people: Option<&TrustDomain>) -
     entries.map(line).collect()
 }
 
-/// Returns the source of the policy, with its signatures: the files, or what was applied last. Until something is applied, the
-/// files are in force. If the configuration names keys, one of them must have signed the policy.
+/// Returns the source of the policy, with its signatures: the files, or the policy that was applied last. Until a
+/// policy is applied, the files are in force. If the configuration names keys, one of them must have signed the policy.
 fn source(
     policy: &PolicyConfig,
     kept: &KeptRules,
@@ -121,7 +121,7 @@ fn source(
     }
 }
 
-/// Reads the files once, so that what is checked is what is loaded.
+/// Reads the files once, so that the checked texts are the loaded texts.
 fn of_files(
     policy: &PolicyConfig,
     keys: &TrustedKeys,
@@ -144,7 +144,7 @@ fn checked(
     Ok((PolicySource::Texts(texts), signed))
 }
 
-/// Reads both again. Blocking.
+/// Reads the catalog and the policy again. Blocks.
 fn read(
     policy: &PolicyConfig,
     kept: &KeptRules,
@@ -168,7 +168,7 @@ fn read(
     Ok(rules)
 }
 
-/// Logs what is wrong with the files on disk and not in force, and which tenants are only observed.
+/// Logs the mistakes in the files on disk that are not in force, and the tenants that are only observed.
 pub(super) fn log_mistakes(catalog: &Catalog, now: Wall) {
     for mistake in catalog.not_taken() {
         tracing::error!(%mistake, "the catalog leaves this out");
@@ -181,5 +181,5 @@ pub(super) fn log_mistakes(catalog: &Catalog, now: Wall) {
     }
 }
 
-/// The label of each mistake.
+/// The label of each mistake in a refusal.
 pub(super) const MISTAKE: &str = "mistake";

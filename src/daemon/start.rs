@@ -413,7 +413,7 @@ impl Listeners {
     }
 }
 
-/// Reads all that the configuration names, and logs its warnings.
+/// Reads all files that the configuration names, and logs the warnings.
 async fn inspect_config(config: &Config, clock: &Arc<dyn Clock>) -> Result<StartParts, StartError> {
     let (config, inspected_at) = (config.clone(), clock.clone());
     let inspection = tokio::task::spawn_blocking(move || inspect::inspect(&config, &inspected_at))

@@ -1,4 +1,4 @@
-//! Logs on stderr, metrics in the form of Prometheus.
+//! The log on stderr, and the metrics in the format of Prometheus.
 
 use std::{
     env,
@@ -18,14 +18,16 @@ use crate::{
     secret::redacted,
 };
 
-/// The HTTP/2 library warns of each connection that breaks its rules, without saying whose it is: a client could fill the log.
+/// The HTTP/2 library warns about each connection that breaks its rules, without the name of the client. So a client
+/// could fill the log.
 const H2_ERRORS_ONLY: &str = "h2=error";
 
-/// The S3 library logs each answer that is an error, and at lower levels headers with signatures. The gateway logs what matters.
+/// The S3 library logs each answer that is an error, and at lower levels headers with signatures. The gateway writes
+/// its own log lines.
 const NO_S3_LOG: &str = "s3s=off";
 
-/// Sends the log to stderr. Once for each process; a second time changes nothing. `LEASEHOLD_LOG` overrules the level.
-/// Coloured only at a terminal, and not if `NO_COLOR` is set: files and collectors get plain text.
+/// Sends the log to stderr. Call it once for each process: a second call changes nothing. `LEASEHOLD_LOG` overrides the
+/// level. The log has colours only at a terminal, and not if `NO_COLOR` is set.
 pub fn init_logging(log: &LogConfig) {
     let filter = EnvFilter::try_from_env("LEASEHOLD_LOG").unwrap_or_else(|_| {
         let filter = EnvFilter::default().add_directive(log.level.into());
@@ -53,14 +55,15 @@ pub fn init_logging(log: &LogConfig) {
     drop(done);
 }
 
-/// Stderr for the log: each event is one line, what looks like a secret is withheld, and control characters are escaped.
+/// The writer of the log on stderr. Each event is one line, texts that look like secrets are withheld, and control
+/// characters are escaped.
 struct LogWriter {
     format: LogFormat,
     colored: bool,
 }
 
 impl LogWriter {
-    /// Returns an event as it may be written. `event` ends in a line break.
+    /// Returns the safe text of an event. `event` ends in a line break.
     fn safe(&self, event: &str) -> String {
         let mut out = match self.format {
             LogFormat::Json => plain::json(&redacted(event.trim_end_matches('\n'))).into_owned(),
@@ -70,7 +73,7 @@ impl LogWriter {
         out
     }
 
-    /// Leaves the colours of the log as they are.
+    /// Makes a text safe, but keeps the colours of the log.
     fn safe_text(&self, event: &str) -> String {
         const COLOR: &str = "\u{1b}[";
         if !self.colored {
@@ -93,7 +96,7 @@ impl LogWriter {
 }
 
 impl Write for LogWriter {
-    /// Takes one whole event, as the log hands it over.
+    /// Writes one complete event of the log.
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = self.safe(&String::from_utf8_lossy(event));
         io::stderr().lock().write_all(text.as_bytes())?;
@@ -105,7 +108,7 @@ impl Write for LogWriter {
     }
 }
 
-/// Whether to colour the log: only at a terminal, and not if `NO_COLOR` is set and not empty (no-color.org).
+/// Whether the log has colours: only at a terminal, and not if `NO_COLOR` is set and not empty (no-color.org).
 fn colored(stderr: &impl IsTerminal, no_color: Option<&OsStr>) -> bool {
     stderr.is_terminal() && no_color.is_none_or(OsStr::is_empty)
 }

@@ -11,7 +11,7 @@ macro_rules! words {
         pub enum $name { $( $(#[$vdoc])* $variant, )* }
 
         impl $name {
-            /// All of them, in the order of their declaration.
+            /// All variants, in the order of their declaration.
             pub const ALL: &'static [$name] = &[ $($name::$variant,)* ];
 
             /// The text that [`Display`](fmt::Display) writes and [`FromStr`] reads.
@@ -42,17 +42,18 @@ macro_rules! words {
 words! {
     /// An action on a resource.
     Action, "an action" {
-        /// Reading a version of a dataset.
+        /// Read a version of a dataset.
         ReadDataset = "read_dataset",
-        /// Reading a version of a model.
+        /// Read a version of a model.
         ReadModel = "read_model",
-        /// Changing a model. No one asks for it by name: the broker derives it if a job reads a model and writes a checkpoint.
+        /// Change a model. Jobs do not request it by name: the broker derives it if a job reads a model and writes a
+        /// checkpoint.
         Finetune = "finetune",
-        /// Writing into the folder that a job has in a checkpoint line.
+        /// Write into the job's folder in a checkpoint line.
         WriteCheckpoint = "write_checkpoint",
-        /// Reading and listing the folder that a job has in a checkpoint line.
+        /// Read and list the job's folder in a checkpoint line.
         ReadCheckpoint = "read_checkpoint",
-        /// Deleting from the folder that a job has in a checkpoint line.
+        /// Delete from the job's folder in a checkpoint line.
         DeleteCheckpoint = "delete_checkpoint",
     }
 }
@@ -74,11 +75,11 @@ words! {
 }
 
 words! {
-    /// The side of a job that a lease is for: what it reads, or what it writes. One lease is never for both.
+    /// The half of a job's access: reads or writes. Each lease belongs to one half.
     Half, "a half" {
         /// Datasets and base models.
         Reading = "reading",
-        /// Read, list, write and delete of the job's own checkpoints.
+        /// The job's own checkpoints: read, list, write and delete.
         Writing = "writing",
     }
 }
@@ -102,7 +103,7 @@ words! {
 }
 
 words! {
-    /// How a job, an attempt or a member ended.
+    /// The outcome of a job, an attempt or a member.
     Outcome, "an outcome" {
         /// The work was done.
         Completed = "completed",
@@ -110,19 +111,19 @@ words! {
         Failed = "failed",
         /// The work was stopped from outside and may go on in another attempt: a preemption, a requeue, a signal.
         Interrupted = "interrupted",
-        /// Its members are gone, and no one reported how the work ended: a lost node or network.
+        /// The members were lost, and the end of the work was not reported. Examples are a lost node or network.
         Lost = "lost",
-        /// Its launcher closed it before it was done.
+        /// The launcher closed the job before it was done.
         Cancelled = "cancelled",
-        /// People refused to approve it. Jobs only.
+        /// People refused to approve the job. Jobs only.
         Rejected = "rejected",
-        /// Its deadline passed before an attempt began. Jobs only.
+        /// The deadline passed before an attempt began. Jobs only.
         Expired = "expired",
-        /// An operator ended its access.
+        /// An operator ended the access.
         Revoked = "revoked",
-        /// Attempts only: a newer one began.
+        /// A newer attempt began. Attempts only.
         Superseded = "superseded",
-        /// It left cleanly, and no one saw how its work ended.
+        /// The member left cleanly, and the end of its work is not known.
         Unknown = "unknown",
     }
 }
@@ -142,8 +143,8 @@ impl PrincipalKind {
 }
 
 impl Action {
-    /// Returns the half of the work that a credential for this action belongs to. Policy decides
-    /// on `Finetune`, but there is no credential for it.
+    /// Returns the half of a credential for this action. `None` for `Finetune`: policy decides on it, but there is no
+    /// credential for it.
     pub const fn half(self) -> Option<Half> {
         match self {
             Action::ReadDataset | Action::ReadModel => Some(Half::Reading),
@@ -166,18 +167,18 @@ impl Action {
     }
 }
 
-/// One resource, and actions on it. In a request, it can only ask for less than the job was granted.
+/// A resource, and actions on it. In a request, a scope can only ask for less than the job was granted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scope {
     /// A version of a dataset or a model, or a whole checkpoint line.
     pub resource: ResourceName,
-    /// Those that apply to the kind of the resource.
+    /// The actions. They must apply to the kind of the resource.
     pub actions: BTreeSet<Action>,
 }
 
 impl Scope {
-    /// Returns all actions that one half of the work may take on a resource of this kind.
+    /// Returns the scope with all actions of one half on this resource.
     pub fn whole(resource: ResourceName) -> Self {
         let actions = match resource.kind() {
             ResourceKind::Dataset => BTreeSet::from([Action::ReadDataset]),
@@ -189,7 +190,7 @@ impl Scope {
         Scope { resource, actions }
     }
 
-    /// Returns the half of the work that the kind of the resource belongs to.
+    /// Returns the half to which the kind of the resource belongs.
     pub fn half(&self) -> Half {
         match self.resource.kind() {
             ResourceKind::Dataset | ResourceKind::Model => Half::Reading,

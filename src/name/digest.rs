@@ -1,4 +1,4 @@
-//! SHA-256 digests as they are written everywhere: `sha256:` and 64 hexadecimal digits.
+//! SHA-256 digests in their text form: `sha256:` and 64 hexadecimal digits.
 
 use std::{fmt, str::FromStr};
 
@@ -10,7 +10,7 @@ use crate::secret::sha256;
 pub struct Digest(pub [u8; 32]);
 
 impl Digest {
-    /// All zero. It stands for the digest of what does not exist.
+    /// The digest with only zeros. It stands for an absent digest.
     pub const ZERO: Digest = Digest([0; 32]);
 
     /// Hashes the bytes.
@@ -37,7 +37,7 @@ impl FromStr for Digest {
 }
 text_form!(Digest);
 
-/// Lower-case hexadecimal digits of exactly `N` bytes.
+/// Reads lower-case hexadecimal digits of exactly `N` bytes.
 pub(super) fn read_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
     if text.len() != N * 2 || !text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return None;

@@ -78,12 +78,12 @@ impl From<FenceKind> for FenceName {
 }
 
 impl FenceName {
-    /// The name in the grammar of the table above.
+    /// Returns the name in the grammar of [`FenceName`].
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// Returns the kind of what it names.
+    /// Returns the kind of the name, with its parts.
     pub fn kind(&self) -> FenceKind {
         #[expect(clippy::expect_used, reason = "made from a kind, or parsed into one")]
         parse(&self.0).expect("a fence name is always valid")
@@ -154,7 +154,7 @@ fn parse(text: &str) -> Result<FenceKind, &'static str> {
     fn attempt(text: &str) -> Option<(JobId, AttemptNumber)> {
         let (job, number) = text.split_once('/')?;
         let n = number.parse().ok().and_then(AttemptNumber::new)?;
-        // One name, one text: no leading zero, no sign.
+        // A name has only one text, so leading zeros and signs are refused.
         (n.to_string() == number).then_some((job.parse().ok()?, n))
     }
     match kind {

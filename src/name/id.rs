@@ -1,4 +1,4 @@
-//! Identifiers that the daemon makes: opaque, 128 random bits. Knowing one gives no access.
+//! Identifiers that the daemon makes: opaque, 128 random bits. The knowledge of an identifier gives no access.
 
 use std::{fmt, num::NonZeroU64, str::FromStr};
 
@@ -46,7 +46,7 @@ macro_rules! id {
             ///
             /// # Errors
             ///
-            /// The system gave no random bytes.
+            /// The operating system gave no random bytes.
             pub fn random() -> Result<Self, NoRandomness> {
                 random_u128().map($name)
             }
@@ -81,7 +81,8 @@ id! {
     LeaseId, "l-", "a lease id"
 }
 
-/// The number of an attempt, from 1. A fencing number: a greater one ends all smaller ones.
+/// The number of an attempt, counted from 1. It is a fencing number: an attempt with a greater number ends all earlier
+/// attempts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptNumber(NonZeroU64);
 
@@ -89,17 +90,17 @@ impl AttemptNumber {
     /// The number of the first attempt of each job: 1.
     pub const FIRST: AttemptNumber = AttemptNumber(NonZeroU64::MIN);
 
-    /// `None` for 0.
+    /// Makes a number. Returns `None` for 0.
     pub fn new(n: u64) -> Option<Self> {
         NonZeroU64::new(n).map(AttemptNumber)
     }
 
-    /// At least 1.
+    /// Returns the number. It is at least 1.
     pub fn value(self) -> u64 {
         self.0.get()
     }
 
-    /// The number of the attempt after this one. Stops at the largest number.
+    /// Returns the number of the next attempt. Stops at the largest number.
     #[must_use]
     pub fn next(self) -> Self {
         AttemptNumber(self.0.saturating_add(1))

@@ -10,7 +10,7 @@ use super::{Digest, NameError, text_form};
 pub struct ImageDigest(Arc<str>);
 
 impl ImageDigest {
-    /// The digest as it was given.
+    /// Returns the digest as it was given.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -5,8 +5,8 @@ use std::{fmt, str::FromStr, sync::Arc};
 use super::{NameError, text_form};
 use crate::limits::NAME_BYTES_MAX;
 
-/// Whether a text is one part of a name: it begins with a letter or digit, goes on with letters, digits, `.`, `_`, `-`,
-/// has no `..`, and is at most [`NAME_BYTES_MAX`] bytes.
+/// Checks that a text is one part of a name. It begins with a letter or digit, has only letters, digits, `.`, `_`, `-`,
+/// has no `..`, and is at most [`NAME_BYTES_MAX`] bytes long.
 pub(super) fn check_part(text: &str) -> Result<(), &'static str> {
     if text.is_empty() {
         return Err("a part of it is empty");
@@ -27,7 +27,7 @@ pub(super) fn check_part(text: &str) -> Result<(), &'static str> {
 }
 
 impl TenantName {
-    /// The tenant of those who run the daemon, as the shipped policy calls it.
+    /// Returns the tenant of the team that runs the daemon, as the shipped policy calls it.
     pub fn platform() -> Self {
         TenantName("platform".into())
     }
@@ -40,7 +40,7 @@ macro_rules! label {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The name as it was given: 1 to [`NAME_BYTES_MAX`] bytes of ASCII.
+            /// Returns the name as it was given: 1 to [`NAME_BYTES_MAX`] bytes of ASCII.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -65,7 +65,8 @@ macro_rules! label {
 }
 
 label! {
-    /// The owner of data, models and jobs: `acme`. Lower-case letters, digits and `-`, so that no two look alike.
+    /// The owner of data, models and jobs: `acme`. Lower-case letters, digits and `-`, so that different names do not
+    /// look alike.
     TenantName, "a tenant name", |text| {
         check_part(text)?;
         if text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
@@ -76,15 +77,16 @@ label! {
     }
 }
 label! {
-    /// What a scheduler calls one member of an attempt: a pod, a node, a rank group.
+    /// The scheduler's name for one member of an attempt: a pod, a node, a rank group.
     InstanceName, "an instance name", check_part
 }
 label! {
-    /// A person, for separation of duties: `ada`.
+    /// The name of a person, for separation of duties: `ada`.
     HumanName, "the name of a person", check_part
 }
 label! {
-    /// A group of people as Leasehold calls it: `ml-platform`. Lower-case letters, digits and `-`, so that no two look alike.
+    /// A group of people as Leasehold calls it: `ml-platform`. Lower-case letters, digits and `-`, so that different
+    /// names do not look alike.
     GroupName, "the name of a group", |text| {
         check_part(text)?;
         if text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {

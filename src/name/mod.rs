@@ -1,7 +1,7 @@
-//! Names and identifiers: parsed once, at the edge, and always valid after that.
+//! Names and identifiers. They are parsed once, when they enter the program, and are always valid after that.
 //!
-//! Owns the grammar of everything that can be named. No clock, no I/O, no state. Each type has one text form, which
-//! `Display` writes and `FromStr` reads.
+//! This module defines the grammar of all names. It uses no clock, does no I/O and has no state. Each type has one text
+//! form, which `Display` writes and `FromStr` reads.
 
 mod action;
 mod digest;
@@ -29,7 +29,7 @@ pub use spiffe::{SpiffeId, TrustDomain};
 
 use crate::plain;
 
-/// Why a text is not a name of the expected kind.
+/// The reason for which a text is not a name of the expected kind.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{shown}` is not {wanted}: {why}")]
 pub struct NameError {
@@ -44,7 +44,7 @@ impl NameError {
     }
 }
 
-/// Writes hexadecimal digits in lower case. At once, because records and answers have many digests.
+/// Writes hexadecimal digits in lower case with one call, because records and answers have many digests.
 fn write_hex(bytes: &[u8; 32], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
     const DIGITS: [u8; 16] = *b"0123456789abcdef";
     let digit = |value: u8| DIGITS.get(usize::from(value & 15)).copied().unwrap_or_default();
@@ -57,8 +57,8 @@ fn write_hex(bytes: &[u8; 32], f: &mut std::fmt::Formatter<'_>) -> std::fmt::Res
     f.write_str(std::str::from_utf8(&text).unwrap_or_default())
 }
 
-/// Implements the text forms of a newtype over its `Display` and `FromStr`: Debug, Serialize, Deserialize. A type that holds its
-/// text is serialized by `as_str`, without a formatter.
+/// Implements the text forms of a newtype over its `Display` and `FromStr`: Debug, Serialize, Deserialize. A type that
+/// contains its text is serialized with `as_str`, without a formatter.
 macro_rules! text_form {
     ($t:ty) => {
         text_form!($t, |this, serializer| serializer.collect_str(this));

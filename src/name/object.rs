@@ -6,8 +6,7 @@ use super::{JobId, NameError, ResourceKind, ResourceName};
 
 /// A dataset or a model, or the folder of one job in a checkpoint line.
 ///
-/// A checkpoint line without a folder cannot be read or written, so no token is issued for a whole line: several
-/// jobs share it, and each has its own folder.
+/// Several jobs share a checkpoint line, and each job has its own folder. So a token is never issued for a whole line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Object {
     resource: ResourceName,
@@ -15,7 +14,7 @@ pub struct Object {
 }
 
 impl Object {
-    /// The folder that a job has in a checkpoint line.
+    /// Returns the folder of a job in a checkpoint line.
     pub fn folder(line: ResourceName, job: JobId) -> Self {
         Object { resource: line, folder: Some(job) }
     }
@@ -26,12 +25,13 @@ impl Object {
         Object { resource, folder }
     }
 
-    /// The dataset, the model, or the checkpoint line of the folder.
+    /// Returns the dataset, the model, or the checkpoint line of the folder.
     pub fn resource(&self) -> &ResourceName {
         &self.resource
     }
 
-    /// Whether a token can be issued for it: a checkpoint line must have a folder, and nothing else may have one.
+    /// Whether a token can be issued for the object. A checkpoint line must have a folder, and other resources must not
+    /// have a folder.
     pub fn can_have_token(&self) -> bool {
         self.folder.is_some() == (self.resource.kind() == ResourceKind::Checkpoint)
     }

@@ -7,8 +7,8 @@ use super::{NameError, SpiffeId, TrustDomain, text_form};
 /// A SPIFFE ID in which `*` matches one path segment and a last `**` matches one or more.
 ///
 /// The trust domain is always written in full. `spiffe://td/tenant/a` matches only that ID, not `/tenant/ab` or
-/// `/tenant/a/b`. No wildcard matches the first segment `spire`: SPIRE keeps it for its own servers and agents, whose SVIDs
-/// are valid in the domain on every node. A pattern for them must spell it out.
+/// `/tenant/a/b`. Wildcards do not match the first segment `spire`. SPIRE reserves it for its own servers and agents,
+/// whose SVIDs are valid in the domain on every node. A pattern for them must contain this segment literally.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffePattern {
     text: Arc<str>,
@@ -23,16 +23,16 @@ enum Segment {
     Rest,
 }
 
-/// The first path segment that SPIRE keeps for itself.
+/// The first path segment that SPIRE reserves.
 const RESERVED: &str = "spire";
 
 impl SpiffePattern {
-    /// Whether no wildcard matches this ID's first segment.
+    /// Whether the first segment of this ID is reserved, so that wildcards do not match it.
     pub fn is_reserved(id: &SpiffeId) -> bool {
         id.segments().next() == Some(RESERVED)
     }
 
-    /// Whether it matches an ID, segment by segment.
+    /// Whether the pattern matches an ID, segment by segment.
     pub fn matches(&self, id: &SpiffeId) -> bool {
         let written_out = matches!(self.segments.first(), Some(Segment::Exactly(_)));
         if id.trust_domain() != self.domain || (Self::is_reserved(id) && !written_out) {
@@ -50,7 +50,7 @@ impl SpiffePattern {
         parts.next().is_none()
     }
 
-    /// The trust domain of every ID that it matches.
+    /// Returns the trust domain of every ID that the pattern matches.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.domain
     }
@@ -60,7 +60,8 @@ impl SpiffePattern {
         self.segments.iter().all(|s| matches!(s, Segment::Exactly(_))).then(|| self.text.parse().ok())?
     }
 
-    /// Returns the path segment at a position, from 0, of the IDs that it matches: its text, or `*` if it can be any.
+    /// Returns the path segment at a position, counted from 0, in the IDs that the pattern matches. It is `*` if the
+    /// segment can be any text.
     pub fn segment(&self, position: usize) -> Option<&str> {
         match self.segments.get(position) {
             Some(Segment::Exactly(text)) => Some(text),
@@ -69,7 +70,7 @@ impl SpiffePattern {
         }
     }
 
-    /// Returns a SPIFFE ID that it matches, with `any` for each wildcard, to name it in a decision.
+    /// Returns a SPIFFE ID that the pattern matches, with `any` for each wildcard, as an example in a decision.
     pub fn example(&self) -> SpiffeId {
         let path: Vec<&str> = self
             .segments
@@ -83,7 +84,7 @@ impl SpiffePattern {
         format!("spiffe://{}/{}", self.domain, path.join("/")).parse().expect("a pattern matches an ID")
     }
 
-    /// Whether every SPIFFE ID that the other matches is matched by this one too.
+    /// Whether this pattern matches every SPIFFE ID that the other pattern matches.
     pub fn covers(&self, other: &SpiffePattern) -> bool {
         fn within(wide: &[Segment], narrow: &[Segment]) -> bool {
             match (wide.split_first(), narrow.split_first()) {
@@ -105,7 +106,7 @@ impl SpiffePattern {
             && within(&self.segments, &other.segments)
     }
 
-    /// Whether some SPIFFE ID matches both.
+    /// Whether a SPIFFE ID exists that both patterns match.
     pub fn overlaps(&self, other: &SpiffePattern) -> bool {
         fn meet(a: &[Segment], b: &[Segment]) -> bool {
             match (a.split_first(), b.split_first()) {

@@ -1,23 +1,23 @@
-//! Pins: what makes a version immutable.
+//! Pins: they make versions immutable.
 
 use std::{fmt, str::FromStr};
 
 use super::{Digest, NameError, digest::read_hex, label::check_part, text_form};
 
-/// The proof that a version is what it was when it was approved. There is no default: write `none` explicitly.
+/// The proof that a version has not changed since it was approved. There is no default: write `none` explicitly.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Pin {
     /// SHA-256 of a manifest of files: `manifest:<hex>`.
     Manifest(Digest),
     /// A commit of a model hub's repository: `hf-revision:<sha1>`.
     HfRevision([u8; 20]),
-    /// `lakefs-commit:<id>`.
+    /// A commit in lakeFS: `lakefs-commit:<id>`.
     LakefsCommit(String),
-    /// `iceberg-snapshot:<id>`.
+    /// A snapshot of an Iceberg table: `iceberg-snapshot:<id>`.
     IcebergSnapshot(i64),
     /// SHA-256 of a list of object versions: `s3-versions:<hex>`.
     S3Versions(Digest),
-    /// Nothing makes it immutable: `none`.
+    /// The version may change: `none`.
     None,
 }
 

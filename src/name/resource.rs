@@ -16,7 +16,7 @@ pub enum ResourceKind {
 }
 
 impl ResourceKind {
-    /// The word before the colon of a resource name.
+    /// Returns the word before the colon of a resource name.
     pub const fn as_str(self) -> &'static str {
         match self {
             ResourceKind::Dataset => "dataset",
@@ -26,10 +26,10 @@ impl ResourceKind {
     }
 }
 
-/// `dataset:acme/tickets@v3`, `model:acme/base-7b@2026.10`, `checkpoint:acme/support-lora`.
+/// The name of a resource: `dataset:acme/tickets@v3`, `model:acme/base-7b@2026.10`, `checkpoint:acme/support-lora`.
 ///
-/// A checkpoint line has no version. A dataset or model without its version names all of its versions: that name can
-/// be revoked or locked, never read.
+/// A checkpoint line has no version. The name of a dataset or model without a version means all of its versions. Such a
+/// name can be revoked or locked, but not read.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceName {
     kind: ResourceKind,
@@ -54,28 +54,28 @@ impl ResourceName {
         }
     }
 
-    /// The kind, from the word before the colon.
+    /// Returns the kind, from the word before the colon.
     pub fn kind(&self) -> ResourceKind {
         self.kind
     }
 
-    /// The whole name: `KIND:TENANT/NAME`, and `@VERSION` if it has one.
+    /// Returns the whole name: `KIND:TENANT/NAME`, and `@VERSION` if there is a version.
     pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The owner: the part before the slash.
+    /// Returns the owner: the part before the slash.
     pub fn tenant(&self) -> TenantName {
         #[expect(clippy::expect_used, reason = "the parser has checked it")]
         self.parts().0.parse().expect("a resource name holds a tenant name")
     }
 
-    /// The name without kind, tenant and version.
+    /// Returns the name without kind, tenant and version.
     pub fn name(&self) -> &str {
         self.parts().1
     }
 
-    /// The part after `@`. `None` for a checkpoint line, and for a name of all versions.
+    /// Returns the part after `@`. `None` for a checkpoint line, and for a name of all versions.
     pub fn version(&self) -> Option<&str> {
         self.parts().2
     }

@@ -1,21 +1,21 @@
-//! SPIFFE IDs and trust domains, exactly as in SPIFFE-ID section 2. Nothing is normalised: two spellings are two IDs.
+//! SPIFFE IDs and trust domains, exactly as in SPIFFE-ID section 2. IDs are not normalised: two spellings are two IDs.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use super::{NameError, text_form};
 
-/// The most bytes of a trust domain name (SPIFFE-ID section 2.3).
+/// The highest number of bytes in a trust domain name (SPIFFE-ID section 2.3).
 const TRUST_DOMAIN_BYTES_MAX: usize = 255;
-/// The most bytes of a SPIFFE ID (SPIFFE-ID section 2.3).
+/// The highest number of bytes in a SPIFFE ID (SPIFFE-ID section 2.3).
 const SPIFFE_ID_BYTES_MAX: usize = 2048;
 const SCHEME: &str = "spiffe://";
 
-/// A trust domain name: `example.org`. Compared whole; a parent domain is another domain.
+/// A trust domain name: `example.org`. Names are compared as a whole, so a parent domain is another domain.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrustDomain(Arc<str>);
 
 impl TrustDomain {
-    /// The name without a scheme, 1 to 255 bytes.
+    /// Returns the name without a scheme, 1 to 255 bytes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -49,27 +49,27 @@ impl fmt::Display for TrustDomain {
 }
 text_form!(TrustDomain, as_str);
 
-/// The SPIFFE ID of a workload: `spiffe://example.org/ns/x/sa/y`. Always has a path.
+/// The SPIFFE ID of a workload: `spiffe://example.org/ns/x/sa/y`. It always has a path.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffeId(Arc<str>);
 
 impl SpiffeId {
-    /// The whole ID with its scheme, at most 2048 bytes.
+    /// Returns the whole ID with its scheme, at most 2048 bytes.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The part between the scheme and the path.
+    /// Returns the part between the scheme and the path.
     pub fn trust_domain(&self) -> TrustDomain {
         TrustDomain(self.split().0.into())
     }
 
-    /// The path, with its leading slash.
+    /// Returns the path, with its leading slash.
     pub fn path(&self) -> &str {
         self.split().1
     }
 
-    /// The segments of the path.
+    /// Returns the segments of the path.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
         self.path().split('/').skip(1)
     }

@@ -1,4 +1,4 @@
-//! Moments, durations and enums, converted between the wire and the crate's own types.
+//! Conversions of times, durations and enums between the wire and the crate's own types.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ same_variants! {
     Outcome: Completed Failed Interrupted Lost Cancelled Rejected Expired Revoked Superseded Unknown;
 }
 
-/// A moment on the wire, exact to the millisecond.
+/// Converts a time to a timestamp, exact to the millisecond.
 pub fn timestamp(wall: Wall) -> Timestamp {
     Timestamp {
         seconds: i64::try_from(wall.seconds()).unwrap_or(i64::MAX),
@@ -51,19 +51,19 @@ pub fn timestamp(wall: Wall) -> Timestamp {
     }
 }
 
-/// The moment of a timestamp. None if it is before 1970, or later than [`Wall`] can be.
+/// Converts a timestamp to a time. Returns `None` if it is before 1970, or later than [`Wall`] can be.
 pub fn wall(time: &Timestamp) -> Option<Wall> {
     let millis = u64::try_from(time.nanos).ok()? / 1_000_000;
     Some(Wall(u64::try_from(time.seconds).ok()?.checked_mul(1_000)?.checked_add(millis)?))
 }
 
-/// The moment of a timestamp, or the [`Wall`] that is nearest to it.
+/// Converts a timestamp to the nearest [`Wall`].
 pub fn nearest_wall(time: &Timestamp) -> Wall {
     let nearest = if time.seconds < 0 { Wall(0) } else { Wall(u64::MAX) };
     wall(&Timestamp { seconds: time.seconds, nanos: time.nanos.max(0) }).unwrap_or(nearest)
 }
 
-/// A duration on the wire. One that is too long becomes the longest.
+/// Converts a duration to its wire type. A duration that is too long becomes the longest possible one.
 pub fn duration(span: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),

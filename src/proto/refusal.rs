@@ -10,7 +10,7 @@ use crate::reason::{ERROR_DOMAIN, Reason, Refusal};
 /// A refusal that the daemon sent: the `ErrorInfo` of a status.
 #[derive(Clone, Debug)]
 pub struct DaemonRefusal {
-    /// None if this build does not know the code: the daemon is newer.
+    /// The reason. `None` if this build does not know the code, because the daemon is newer.
     pub reason: Option<Reason>,
     /// The code of the reason as it was received.
     pub code: String,
@@ -19,7 +19,7 @@ pub struct DaemonRefusal {
 }
 
 impl DaemonRefusal {
-    /// Reads a status. None if it is not from the daemon, but from a proxy or from tonic.
+    /// Reads a status. Returns `None` if it is from a proxy or from tonic, not from the daemon.
     pub fn of(status: &Status) -> Option<Self> {
         let info = status.get_error_details().error_info().filter(|i| i.domain == ERROR_DOMAIN).cloned()?;
         Some(DaemonRefusal {
@@ -30,15 +30,15 @@ impl DaemonRefusal {
         })
     }
 
-    /// Makes it a [`Refusal`], with a reason that this build knows.
+    /// Converts it to a [`Refusal`], with a reason that this build knows.
     pub fn into_refusal(self, reason: Reason) -> Refusal {
         let refusal = Refusal::new(reason, self.text);
         self.facts.into_iter().fold(refusal, |refusal, (label, value)| refusal.with(label, value))
     }
 }
 
-/// The refusal for a status that is not from the daemon: no answer, a broken connection, an unknown request. None if
-/// its code does not show which of these it is.
+/// Returns the refusal for a status that is not from the daemon: no answer, a broken connection, an unknown request.
+/// `None` if the code does not show which case it is.
 pub fn transport_refusal(status: &Status, address: &str) -> Option<Refusal> {
     Some(match status.code() {
         Code::DeadlineExceeded => {

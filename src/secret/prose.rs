@@ -1,11 +1,12 @@
-//! Secrets in texts that people write for others to read: a reason, a justification, a ticket.
+//! Finds secrets in texts that people write for others: a reason, a justification, a ticket.
 //!
-//! Such a text is recorded for years, so this check is stricter than that of messages: it also finds a value that only its name
-//! makes a secret, and long random digits. A text that merely names a secret, a digest or a commit is no secret.
+//! Such a text is recorded for years, so this check is stricter than the check of messages. It also finds a value that
+//! only its name makes a secret, and long random digits. A text that only mentions a secret, a digest or a commit does
+//! not contain a secret.
 
 use super::redaction::{is_encoded, looks_secret};
 
-/// How the names of values that are secrets end, in lower case and without what is between their words.
+/// The endings of names whose values are secrets, in lower case and without separators between words.
 const NAME_ENDS: &[&str] = &[
     "accesskey",
     "accountkey",
@@ -26,17 +27,17 @@ const NAME_ENDS: &[&str] = &[
     "token",
 ];
 
-/// The last words of other names of values that are secrets. As a part of a word they mean something else.
+/// The last words of other names whose values are secrets. As a part of a word, they mean something else.
 const NAME_WORDS: &[&str] = &["pass", "pw"];
 
-/// What stands before `key` if its value is a secret.
+/// The words before `key` that make its value a secret.
 const KEY_KINDS: &[&str] =
     &["access", "account", "api", "encryption", "master", "private", "secret", "signing"];
 
-/// What stands between a name and its value, the longest first.
+/// The separators between a name and its value, longest first.
 const SEPARATORS: &[&str] = &[":=", "=>", "==", "="];
 
-/// The words before hex digits that say what they are: a digest, a commit, an id.
+/// The words before hex digits that say that they are a digest, a commit or an id.
 const HEX_LABELS: &[&str] = &[
     "blake3", "checksum", "commit", "digest", "etag", "hash", "id", "manifest", "md5", "ref", "rev",
     "revision", "sha", "sha1", "sha224", "sha256", "sha384", "sha512", "tree", "uid", "uuid", "versions",
@@ -46,7 +47,8 @@ const HEX_LABELS: &[&str] = &[
 const COMMIT_WORDS: &[&str] =
     &["commit", "commits", "git", "head", "merge", "rev", "revision", "revisions", "sha"];
 
-/// How tokens of well-known systems begin, and how many characters follow at least. They have a digit, and `_` and `-` count.
+/// The prefixes of tokens of well-known systems, and the lowest number of characters after the prefix. The characters
+/// include a digit, and `_` and `-` count.
 const TOKENS: &[(&str, usize)] = &[
     ("AGE-SECRET-KEY-", 8),
     ("AKIA", 12),
@@ -80,7 +82,7 @@ const TOKENS: &[(&str, usize)] = &[
     ("ya29.", 8),
 ];
 
-/// How tokens begin that can be confused with names. Each has the number of letters and digits that must follow.
+/// The prefixes of tokens that can be confused with names. Each has the number of letters and digits that must follow.
 const SHORT_TOKENS: &[(&str, usize)] = &[
     ("dapi", 24),
     ("gsk_", 16),
@@ -92,14 +94,14 @@ const SHORT_TOKENS: &[(&str, usize)] = &[
     ("sk-", 16),
 ];
 
-/// Shorter runs of letters and digits are names and ids.
+/// The lowest length of a random run. Shorter runs of letters and digits are names and ids.
 const RUN: usize = 32;
-/// The hex digits of a commit, and the characters of an AWS secret key.
+/// The number of hex digits of a commit, and of characters of an AWS secret key.
 const COMMIT: usize = 40;
-/// Shorter values are numbers and words.
+/// The lowest length of a secret value. Shorter values are numbers and words.
 const VALUE: usize = 6;
 
-/// Whether a text that people write has a secret in it.
+/// Whether a text that people write contains a secret.
 pub(crate) fn holds_secret(text: &str) -> bool {
     looks_secret(text)
         || has_token(text, TOKENS, |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
@@ -113,7 +115,7 @@ fn is_in_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.')
 }
 
-/// Returns the runs of such characters, each with its place.
+/// Returns the runs of characters for which `is_in` is true, each with its position.
 fn runs(text: &str, is_in: impl Fn(char) -> bool + Copy) -> impl Iterator<Item = (usize, &str)> {
     let mut next = 0;
     text.split_inclusive(move |c| !is_in(c)).filter_map(move |part| {
@@ -137,8 +139,8 @@ fn has_token(text: &str, tokens: &[(&str, usize)], counts: impl Fn(char) -> bool
     })
 }
 
-/// Whether a run of letters and digits is random: hex digits that nothing before them explains, or letters and digits that change
-/// all the time.
+/// Whether a run of letters and digits is random: hex digits without a label before them, or letters and digits that
+/// change all the time.
 fn is_random(text: &str, at: usize, run: &str) -> bool {
     let has = |is: fn(&char) -> bool| run.chars().any(|c| is(&c));
     if run.len() < RUN || !has(char::is_ascii_digit) || !has(char::is_ascii_alphabetic) {
@@ -179,7 +181,7 @@ fn is_followed_by_secret(text: &str, at: usize, word: &str) -> bool {
     let rest = text.get(at + word.len()..).unwrap_or_default();
     let Some((value, is_assigned)) = value_after(rest, word.starts_with('-')) else { return false };
     let is_number = value.chars().all(|c| c.is_ascii_digit() || ".:-_".contains(c));
-    // A number of tokens, the date of a token.
+    // This is a number of tokens, or the date of a token.
     let is_count = is_number && name.to_ascii_lowercase().ends_with("token");
     value.chars().count() >= VALUE
         && !is_reference(value)
@@ -200,7 +202,8 @@ fn is_kind_of_key(before: &str) -> bool {
     KEY_KINDS.contains(&word.to_ascii_lowercase().as_str())
 }
 
-/// Returns the value that follows a name, and whether the text assigns it, as opposed to a sentence about it.
+/// Returns the value after a name, and whether the text assigns the value. A sentence about the name is not an
+/// assignment.
 fn value_after(rest: &str, is_flag: bool) -> Option<(&str, bool)> {
     let unquoted = rest.trim_start_matches(['"', '\'', '\\', '`', ']']);
     let is_quoted = unquoted.len() < rest.len();
@@ -226,7 +229,8 @@ fn value_after(rest: &str, is_flag: bool) -> Option<(&str, bool)> {
     Some((value?.trim_end_matches(['.', ':']), is_assigned))
 }
 
-/// Whether a value only says where a secret is, or that it was left out: a variable, a placeholder, a path, a URL, a ticket.
+/// Whether a value only refers to a secret or stands for an omitted one: a variable, a placeholder, a path, a URL, a
+/// ticket.
 fn is_reference(value: &str) -> bool {
     let is_ticket = || {
         value.split_once('-').is_some_and(|(project, number)| {
@@ -241,7 +245,7 @@ fn is_reference(value: &str) -> bool {
         || is_ticket()
 }
 
-/// Whether a value is no word of a sentence: it has letters and digits, or a character that words do not have.
+/// Whether a value is not a word of a sentence: it has letters and digits, or a character that words do not have.
 fn is_unlike_prose(value: &str) -> bool {
     let has = |is: fn(&char) -> bool| value.chars().any(|c| is(&c));
     has(char::is_ascii_digit) && has(char::is_ascii_alphabetic)

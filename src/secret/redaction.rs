@@ -1,8 +1,8 @@
-//! Secrets in texts: what looks like one, and the text without it.
+//! Finds texts that look like secrets, and removes them from texts.
 
 use std::{borrow::Cow, ops::Range};
 
-/// How the tokens of well-known systems begin, and how many letters and digits follow at least.
+/// The prefixes of tokens of well-known systems, and the lowest number of letters and digits after the prefix.
 const TOKEN_BEGINNINGS: &[(&str, usize)] = &[
     ("AGE-SECRET-KEY-1", 20),
     ("AIza", 30),
@@ -35,7 +35,7 @@ const TOKEN_BEGINNINGS: &[(&str, usize)] = &[
 const SIGNATURES: &[&str] =
     &["x-amz-security-token", "x-amz-signature", "x-goog-signature", "x-oss-signature", "q-signature"];
 
-/// The parameters that sign a URL if their value is long or one of `SIGNED_WITH` is in the same URL.
+/// The parameters that sign a URL if their value is long, or if the same URL has a parameter of `SIGNED_WITH`.
 const SHORT_SIGNATURES: &[&str] = &["sig", "signature"];
 
 /// The other parameters of a signed URL, in lower case.
@@ -55,8 +55,8 @@ const SIGNED_WITH: &[&str] = &[
 /// The settings of a connection string that are keys, in lower case.
 const KEY_SETTINGS: &[&str] = &["accountkey", "sharedaccesskey", "sharedaccesssignature"];
 
-/// The settings of a connection string that are passwords. They count if a `;` ends them or one of `STORE_SETTINGS` is in
-/// the same text.
+/// The settings of a connection string that are passwords. They count if a `;` ends them, or if the same text has a
+/// setting of `STORE_SETTINGS`.
 const PASSWORD_SETTINGS: &[&str] = &["password", "pwd"];
 
 /// The last words of other settings of a connection string, such as `User Id`.
@@ -68,14 +68,14 @@ const STORE_SETTINGS: &[&str] = &[
 /// The schemes of an `Authorization` header whose credential can be used again.
 const SCHEMES: &[&str] = &["basic ", "bearer "];
 
-/// What stands between the words of a message.
+/// Whether a character separates the words of a message.
 fn is_between(c: char) -> bool {
     c.is_whitespace() || "`'\"()<>[]{},;\\".contains(c)
 }
 
-/// Whether a text has a signed URL, or the query of one. Everyone who has it can use it.
+/// Whether a text has a signed URL, or the query of a signed URL. A person who has such a URL can use it.
 fn has_signed_url(text: &str) -> bool {
-    /// A signature has at least 128 bits.
+    /// The lowest number of characters of a signature, which has at least 128 bits.
     const LONG: usize = 16;
     text.split(is_between).filter(|word| word.contains(['?', '&'])).any(|word| {
         let parameters: Vec<_> = word
@@ -92,7 +92,8 @@ fn has_signed_url(text: &str) -> bool {
     })
 }
 
-/// The places of secrets that only the words before them reveal: in a connection string, in an `Authorization` header.
+/// Returns the positions of secrets that only the words before them reveal, as in a connection string or an
+/// `Authorization` header.
 fn named_secrets(text: &str) -> Vec<Range<usize>> {
     let lower = text.to_ascii_lowercase();
     let mut found = Vec::new();
@@ -103,7 +104,7 @@ fn named_secrets(text: &str) -> Vec<Range<usize>> {
     for (at, value) in settings(&lower, PASSWORD_SETTINGS) {
         let end = setting_end(text, value);
         let is_ended = text.get(end..).is_some_and(|rest| rest.starts_with(';'));
-        // The directory of a shell is in `PWD` too.
+        // `PWD` is also the variable with the directory of a shell.
         let is_path = lower.get(at..).is_some_and(|name| name.starts_with("pwd=/"));
         if (has_store || is_ended) && !is_path {
             found.push(at..end);
@@ -124,7 +125,7 @@ fn named_secrets(text: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Finds the settings with these names in a text in lower case. Returns the places of the name and of the value.
+/// Finds the settings with these names in a text in lower case. Returns the positions of the names and the values.
 fn settings(lower: &str, names: &[&str]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     for name in names {
@@ -152,11 +153,12 @@ fn settings(lower: &str, names: &[&str]) -> Vec<(usize, usize)> {
     found
 }
 
-/// Where the value of a setting ends: at its closing quote or brace, or else at a `;`, a blank or the quote of the message.
+/// Returns the end of a setting's value: at its closing quote or brace, or else at a `;`, a blank or the quote of the
+/// message.
 fn setting_end(text: &str, start: usize) -> usize {
     let value = text.get(start..).unwrap_or_default();
     let before = |at: usize| value.get(..at).unwrap_or_default();
-    // In the JSON of a log, a backslash stands before a quote of the value, and none before a quote that ends the field.
+    // In the JSON of a log, a quote of the value has a backslash before it. A quote that ends the field has none.
     let is_escaped = |at: usize| (at - before(at).trim_end_matches('\\').len()) % 2 == 1;
     let quote = if value.starts_with('"') { Some(1) } else { value.starts_with("\\\"").then_some(2) };
     if let Some(open) = quote {
@@ -181,7 +183,7 @@ fn setting_end(text: &str, start: usize) -> usize {
 
 /// Finds the credential after `Basic` or `Bearer`, which begins at `at`.
 fn bearer_token(text: &str, lower: &str, at: usize) -> Option<Range<usize>> {
-    /// Shorter words are prose.
+    /// The lowest length of a credential. Shorter words are prose.
     const LEAST: usize = 7;
     let rest = lower.get(at..)?;
     let scheme = SCHEMES.iter().find(|scheme| rest.starts_with(**scheme))?;
@@ -215,10 +217,10 @@ pub(crate) fn has_secret_form(text: &str) -> bool {
         || TOKEN_BEGINNINGS.iter().any(is_token)
 }
 
-/// Whether a text looks like a secret: it has the form of one, or a long run of letters and digits like an encoded key.
-/// Error messages do not quote such a text, because people paste keys instead of paths and names.
+/// Whether a text looks like a secret: it has the form of a secret, or a long run of letters and digits like an encoded
+/// key. Error messages do not quote such a text, because people paste keys instead of paths and names.
 pub(crate) fn looks_secret(text: &str) -> bool {
-    /// Shorter runs are names, ULIDs and UUIDs.
+    /// The lowest length of an encoded run. Shorter runs are names, ULIDs and UUIDs.
     const RUN: usize = 32;
     /// A run with slashes may be a path.
     const RUN_WITH_SLASHES: usize = 40;
@@ -230,8 +232,8 @@ pub(crate) fn looks_secret(text: &str) -> bool {
             .any(|run| run.len() >= RUN_WITH_SLASHES && !run.starts_with('/') && is_encoded(run, 3))
 }
 
-/// Whether a run of letters and digits is encoded bytes: these change between the kinds of characters all the time, and names
-/// do not. One change in `one_in` characters is enough.
+/// Whether a run of letters and digits is encoded bytes. Encoded bytes change between the kinds of characters all the
+/// time, and names do not. One change in `one_in` characters is enough.
 pub(super) fn is_encoded(run: &str, one_in: usize) -> bool {
     let kind = |c: u8| match c {
         b'A'..=b'Z' => Some(0),
@@ -252,7 +254,7 @@ pub(super) fn is_encoded(run: &str, one_in: usize) -> bool {
         && changes.count() * one_in >= run.len()
 }
 
-/// Returns what an error shows instead of a text that looks like a secret.
+/// Returns the replacement in an error for a text that looks like a secret.
 pub(crate) fn withheld(text: &str) -> String {
     format!("({} characters, not shown: they look like a key or a token)", text.chars().count())
 }
@@ -278,7 +280,7 @@ pub(crate) fn redacted(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Where a PEM block ends whose beginning was read. A block without an end goes to the next quote.
+/// Returns the end of a PEM block whose beginning was read. A block without an end goes to the next quote.
 fn pem_end(block: &str) -> usize {
     const END: &str = "-----END";
     const DASHES: &str = "-----";
@@ -286,7 +288,7 @@ fn pem_end(block: &str) -> usize {
         let label = at + END.len();
         Some(label + block.get(label..)?.find(DASHES)? + DASHES.len())
     });
-    // In JSON, a backslash stands before a quote. It stays with the quote.
+    // In JSON, a quote has a backslash before it. The backslash stays with the quote.
     let quote = || {
         let before = block.get(..block.find(['`', '\'', '"'])?)?;
         Some(before.trim_end_matches('\\').len())
@@ -299,7 +301,7 @@ fn redact_named(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut done = 0;
     for range in named_secrets(text) {
-        // Two of them may overlap: the second is then withheld with the first, or from its end on.
+        // Two secrets may overlap. The second is then withheld together with the first, or from the end of the first.
         let start = range.start.max(done);
         if let Some(secret) = text.get(start..range.end)
             && !secret.is_empty()

@@ -1,4 +1,4 @@
-//! A file as one tree in which every value knows its line. Does not know what the keys mean.
+//! A file as one tree in which every value has its line. This module does not know the meaning of keys.
 
 use toml::{
     Spanned,
@@ -12,7 +12,7 @@ use crate::plain;
 /// A tree, or every mistake of the syntax with its line.
 pub(crate) type Parsed = Result<Node, Vec<(usize, String)>>;
 
-/// A value and the line that it begins on, counted from 1.
+/// A value, and the line on which it begins, counted from 1.
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) line: usize,
@@ -27,7 +27,7 @@ pub(crate) enum Value {
     Date(Datetime),
     List(Vec<Node>),
     Table(Vec<Field>),
-    /// A value of a kind that none of our files uses. The text names the kind, for messages.
+    /// A value of a kind that our files do not use. The text names the kind, for messages.
     Other(&'static str),
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Field {
 }
 
 impl Value {
-    /// Returns what it is, in words.
+    /// Returns the kind of the value, in words.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Value::Text(_) => "a text",
@@ -67,13 +67,13 @@ impl Value {
         }
     }
 
-    /// Returns the error of a value that is not of the kind that its key wants.
+    /// Returns the error for a value of another kind than its key requires.
     pub(crate) fn instead_of(&self, wanted: &str) -> String {
         format!("this is {}: write {wanted}", self.kind())
     }
 }
 
-/// Reads TOML. A message about the syntax quotes no value: it may be a secret that was pasted without quotes.
+/// Reads TOML. A message about the syntax quotes no value, because it may be a secret that was pasted without quotes.
 pub(crate) fn parse_toml(text: &str) -> Parsed {
     let lines = Lines::of(text);
     let (root, errors) = DeTable::parse_recoverable(text);

@@ -1,14 +1,14 @@
-//! Files that people write, and how every one of them is read: strictly, with all mistakes reported at once, each with its
-//! line and what to write instead. A text that looks like a secret is never quoted.
+//! The strict reading of files that people write. All mistakes are reported at once, each with its line and a
+//! correction. A text that looks like a secret is never quoted.
 //!
-//! Knows no key of any file: the configuration, the contexts, the catalog and the job file are read by the floors that own
-//! them.
+//! This module does not know the keys of files. Other modules read the configuration, the contexts, the catalog and the
+//! job file.
 //!
 //! | File | Contains |
 //! |---|---|
 //! | `section` | `Section`: one table of a file, read key by key |
-//! | `document` | a TOML text as a tree in which each value knows its line |
-//! | `problem` | [`Problems`]: all that is wrong with a file |
+//! | `document` | a TOML text as a tree in which each value has its line |
+//! | `problem` | [`Problems`]: the mistakes in a file |
 //! | `text` | the text of a file |
 //! | `units` | durations and sizes, as people write them |
 

@@ -1,4 +1,4 @@
-//! What is wrong with a file.
+//! The mistakes in a file.
 
 use std::{
     fmt,
@@ -7,17 +7,17 @@ use std::{
 
 use crate::plain;
 
-/// One mistake in a file. `Display` is `FILE:LINE: what, and what to write instead`.
+/// A mistake in a file. `Display` is `FILE:LINE: MISTAKE AND CORRECTION`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 #[error("{}{}: {what}", plain::path(file), if *.line == 0 { String::new() } else { format!(":{line}") })]
 pub struct Problem {
     pub file: PathBuf,
-    /// From 1; 0 if no line is to blame, so that `Display` names none.
+    /// The line, counted from 1. 0 if the mistake has no line, and `Display` then shows none.
     pub line: usize,
     pub what: String,
 }
 
-/// All mistakes in a file, in the order of its lines. Never empty. `Display` has a line for each.
+/// All mistakes in a file, in the order of its lines. Never empty. `Display` has a line for each mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(Vec<Problem>);
 
@@ -27,7 +27,7 @@ impl Problems {
         Problems(problems)
     }
 
-    /// The file as a whole is to blame.
+    /// Makes the problem of a whole file.
     pub(crate) fn whole(file: &Path, what: String) -> Self {
         Problems(vec![Problem { file: file.to_owned(), line: 0, what }])
     }

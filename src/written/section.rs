@@ -1,4 +1,4 @@
-//! One table of a file, read key by key. Whatever is wrong is noted with its line, and reading goes on.
+//! One table of a file, read key by key. Each mistake is noted with its line, and reading goes on.
 
 use std::{
     fmt::Display,
@@ -16,7 +16,7 @@ use crate::{
     secret::{looks_secret, withheld},
 };
 
-/// A key that the file leaves out, and the default that is used, as it would be written.
+/// A key that the file leaves out, and the text of the default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefaultUsed {
     /// The key in the file, for example `lease.beat`.
@@ -31,14 +31,14 @@ pub(crate) struct Notes {
     defaults: Vec<DefaultUsed>,
 }
 
-/// One table of a file, and the keys that its reader asked for.
+/// One table of a file, and the keys that were read so far.
 pub(crate) struct Section<'t> {
-    /// Precedes a key in a message: empty, `server.`, or ``dataset `tickets@v3`: ``.
+    /// The text before a key in a message: empty, `server.`, or ``dataset `tickets@v3`: ``.
     prefix: String,
     line: usize,
     fields: Vec<&'t Field>,
     asked: Vec<&'static str>,
-    /// It is not a table but some other value. That is noted once, so missing keys are not noted as well.
+    /// Whether the value is not a table. This is noted once, so missing keys are not noted as well.
     is_not_a_table: bool,
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Placed<T> {
     pub(crate) line: usize,
 }
 
-/// Reads a path as it is written: relative to the folder of its file.
+/// Reads a path. A relative path is relative to the folder of its file.
 pub(crate) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
     if looks_secret(text) || text.contains('\n') {
         return Err(format!("{}: write the path of a file that has it", withheld(text)));
@@ -63,7 +63,7 @@ pub(crate) fn path(text: &str, folder: &Path) -> Result<PathBuf, String> {
 /// Hands the outermost table of a file to `read`, and returns the result and the defaults that were used.
 ///
 /// # Errors
-/// Every mistake, of the syntax and those that `read` noted.
+/// Every mistake in the syntax, and every mistake that `read` noted.
 pub(crate) fn read_document<T>(
     file: &Path,
     parsed: Parsed,
@@ -72,7 +72,7 @@ pub(crate) fn read_document<T>(
     let mut notes = Notes::new(file);
     let made = notes.read(parsed, read).flatten();
     if made.is_none() && notes.problems.is_empty() {
-        // A reader returns nothing only after it noted why.
+        // A reader returns nothing only after it noted a mistake.
         notes.problem(1, "cannot be used");
     }
     match made {
@@ -86,7 +86,8 @@ impl Notes {
         Notes { file: file.to_owned(), problems: Vec::new(), defaults: Vec::new() }
     }
 
-    /// Hands the outermost table to `read`, unless the syntax is broken: anything found then would be guesswork.
+    /// Hands the outermost table to `read`. If the syntax is broken, does not call `read`, because further mistakes
+    /// would be guesses.
     pub(crate) fn read<T>(
         &mut self,
         parsed: Parsed,
@@ -112,7 +113,7 @@ impl Notes {
         self.problems
     }
 
-    /// Takes out what was noted while `read` ran, so that it does not spoil the rest of the file.
+    /// Takes out the mistakes that were noted while `read` ran, so that they do not affect the rest of the file.
     pub(crate) fn apart<T>(&mut self, read: impl FnOnce(&mut Notes) -> T) -> (T, Option<Problems>) {
         let before = std::mem::take(&mut self.problems);
         let made = read(self);
@@ -139,7 +140,7 @@ impl<'t> Section<'t> {
         Section { prefix, line, fields, asked: Vec::new(), is_not_a_table }
     }
 
-    /// The line that it begins on.
+    /// Returns the line on which the table begins.
     pub(crate) fn line(&self) -> usize {
         self.line
     }
@@ -162,7 +163,7 @@ impl<'t> Section<'t> {
         self.fields.iter().any(|field| field.key == key)
     }
 
-    /// The line of a key, or of the table if the key is not there.
+    /// Returns the line of a key, or of the table if the key is absent.
     pub(crate) fn line_of(&self, key: &str) -> usize {
         self.fields.iter().find(|field| field.key == key).map_or(self.line, |field| field.line)
     }
@@ -181,14 +182,14 @@ impl<'t> Section<'t> {
         notes.problem(line, format!("{}{key}: {why}", self.prefix));
     }
 
-    /// Notes that a key is missing, with what to write.
+    /// Notes that a key is missing, with an example.
     pub(crate) fn missing(&self, key: &str, example: &str, notes: &mut Notes) {
         if !self.is_not_a_table {
             notes.problem(self.line, format!("{}{key} is missing: write {key} = {example}", self.prefix));
         }
     }
 
-    /// Whether a required key is present. Notes it if it is not.
+    /// Whether a required key is present. Notes a missing key.
     fn requires(&mut self, key: &'static str, example: &str, notes: &mut Notes) -> bool {
         let is_there = self.has(key);
         if !is_there {
@@ -206,7 +207,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Notes every key that is not known, with the most similar one that is.
+    /// Notes every unknown key, with the most similar known key.
     pub(crate) fn finish(&self, notes: &mut Notes) {
         for field in self.fields.iter().filter(|field| !self.asked.contains(&field.key.as_str())) {
             let known = self.asked.join(", ");
@@ -221,7 +222,7 @@ impl<'t> Section<'t> {
 
     // ---------- values ----------
 
-    /// Reads a value that may be there.
+    /// Reads an optional value.
     pub(crate) fn value<T, E: Display>(
         &mut self,
         key: &'static str,
@@ -232,7 +233,7 @@ impl<'t> Section<'t> {
         read(&field.node.value).map_err(|why| self.wrong_at(field.line, key, why, notes)).ok()
     }
 
-    /// Reads a value that must be there.
+    /// Reads a required value.
     pub(crate) fn need_value<T, E: Display>(
         &mut self,
         key: &'static str,
@@ -246,7 +247,7 @@ impl<'t> Section<'t> {
         self.value(key, notes, |value| read(value).map_err(|why| with_example(&why, key, example)))
     }
 
-    /// Reads a text that may be there.
+    /// Reads an optional text.
     pub(crate) fn text<T, E: Display>(
         &mut self,
         key: &'static str,
@@ -256,7 +257,7 @@ impl<'t> Section<'t> {
         self.value(key, notes, |value| parse(value.text()?).map_err(|e| e.to_string()))
     }
 
-    /// Reads a text that must be there.
+    /// Reads a required text.
     pub(crate) fn need<T, E: Display>(
         &mut self,
         key: &'static str,
@@ -283,7 +284,7 @@ impl<'t> Section<'t> {
         parse(default).map_err(|e| self.wrong(key, format!("its default: {e}"), notes)).ok()
     }
 
-    /// Reads a whole number within bounds that may be there.
+    /// Reads an optional whole number within bounds.
     pub(crate) fn count(
         &mut self,
         key: &'static str,
@@ -315,7 +316,7 @@ impl<'t> Section<'t> {
         Some(default)
     }
 
-    /// Reads a list of texts; an absent one is empty. Items that `parse` refuses are noted and left out.
+    /// Reads an optional list of texts. Items that `parse` refuses are noted and left out.
     pub(crate) fn list<T, E: Display>(
         &mut self,
         key: &'static str,
@@ -335,7 +336,7 @@ impl<'t> Section<'t> {
         out
     }
 
-    /// Reads a list of texts that must be there, empty or not.
+    /// Reads a required list of texts. It may be empty.
     pub(crate) fn need_list<T, E: Display>(
         &mut self,
         key: &'static str,
@@ -377,7 +378,8 @@ impl<'t> Section<'t> {
 
     // ---------- tables below ----------
 
-    /// Returns a table below this one. An absent table reads as an empty one, so each required key in it is noted as missing.
+    /// Returns a table inside this table. An absent table reads as an empty table, so each required key is noted as
+    /// missing.
     pub(crate) fn section(&mut self, key: &'static str, notes: &mut Notes) -> Section<'t> {
         self.section_if_there(key, notes).unwrap_or_else(|| Section {
             prefix: format!("{}{key}.", self.prefix),
@@ -388,7 +390,7 @@ impl<'t> Section<'t> {
         })
     }
 
-    /// Returns a table below this one, if it exists.
+    /// Returns a table inside this table, if it exists.
     pub(crate) fn section_if_there(&mut self, key: &'static str, notes: &mut Notes) -> Option<Section<'t>> {
         let field = self.take(key)?;
         Some(self.subsection(field, notes))

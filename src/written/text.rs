@@ -16,17 +16,19 @@ use crate::{
     secret::looks_secret,
 };
 
-/// Reads a file of [`FILE_BYTES_MAX`] at most.
+/// Reads a file of at most [`FILE_BYTES_MAX`] bytes.
 pub(crate) fn read_file(path: &Path) -> Result<String, Problems> {
     read_text(path, FILE_BYTES_MAX).map_err(|what| Problems::whole(path, what))
 }
 
-/// Reads a text file of at most `bytes_max`. An error follows the file's name: `cannot be read: …`.
+/// Reads a text file of at most `bytes_max` bytes. The error is a text that follows the file's name: `cannot be read:
+/// …`.
 pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<String, String> {
     text_of(File::open(path), bytes_max)
 }
 
-/// Reads a text file that someone else may replace: only a regular file, because a named pipe would block the reader.
+/// Reads a text file that other users may replace. It must be a regular file, because a named pipe would block the
+/// reader.
 pub(crate) fn read_regular_text(path: &Path, bytes_max: u64) -> Result<String, String> {
     let file = File::options().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
     if let Ok(file) = &file
@@ -48,7 +50,7 @@ fn text_of(file: io::Result<File>, bytes_max: u64) -> Result<String, String> {
         return Err("is UTF-16 text: save it as UTF-8".to_owned());
     }
     let text = String::from_utf8(bytes).map_err(|_| "is not UTF-8 text: save it as UTF-8".to_owned())?;
-    // A byte order mark has no meaning in UTF-8, and every parser refuses it.
+    // A byte order mark has no meaning in UTF-8, and parsers refuse it.
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
@@ -60,14 +62,14 @@ impl Lines {
         Lines(text.match_indices('\n').map(|(i, _)| i + 1).collect())
     }
 
-    /// The line, from 1, of a byte offset.
+    /// Returns the line of a byte offset, counted from 1.
     pub(crate) fn at(&self, offset: usize) -> usize {
         1 + self.0.partition_point(|start| *start <= offset)
     }
 }
 
-/// Returns the path of a private key, if there is such a file or if it can only be a path. Otherwise the key itself may have
-/// been pasted in its place.
+/// Returns the path of a private key, if such a file exists or if the text can only be a path. Otherwise the user may
+/// have pasted the key itself.
 pub(crate) fn shown_key_path(path: &Path) -> String {
     match path.try_exists() {
         Ok(true) => plain::path(path),
@@ -76,8 +78,8 @@ pub(crate) fn shown_key_path(path: &Path) -> String {
     }
 }
 
-/// Whether a path has the ending of a key's file, and nothing that looks like a key. No form of a key has a dot: base64 and
-/// hexadecimal digits have none, and PEM has blanks.
+/// Whether a path has the extension of a key file and does not look like a key. The text of a key has no dot before an
+/// extension: base64 and hexadecimal digits have no dots, and PEM has blanks.
 fn is_named_as_file(path: &Path) -> bool {
     const ENDINGS: [&str; 4] = ["key", "pem", "der", "p8"];
     let is_plain = |text: &str| {
@@ -92,11 +94,11 @@ pub(crate) fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Returns the known word that differs from a mistyped one in the fewest letters, if those are few.
+/// Returns the known word that differs from a mistyped word in the fewest letters, if these are few.
 pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let most = (word.chars().count() / 4).clamp(2, NEAREST_EDITS_MAX);
     let near = known.into_iter().filter(|name| name.len().abs_diff(word.len()) <= most);
-    // To compare two words takes as many steps as the product of their lengths.
+    // The comparison of two words takes as many steps as the product of their lengths.
     let steps = word.len().saturating_mul(word.len().saturating_add(most)).max(1);
     let counted = near.take(NEAREST_STEPS_MAX / steps).map(|name| (strsim::osa_distance(word, name), name));
     counted.filter(|(edits, _)| *edits <= most).min().map(|(_, name)| name)

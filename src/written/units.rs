@@ -1,10 +1,10 @@
-//! Spans of time and sizes, as people write them: `5m`, `256MiB`.
+//! Durations and sizes in the form that people write: `5m`, `256MiB`.
 
 use std::{ops::RangeInclusive, time::Duration};
 
 use crate::plain;
 
-/// Reads a span of time within bounds.
+/// Reads a duration within bounds.
 pub(crate) fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
     let (least, most) = (span_text(*bounds.start()), span_text(*bounds.end()));
     match humantime::parse_duration(text) {
@@ -17,7 +17,7 @@ pub(crate) fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Durat
     }
 }
 
-/// A span as it would be written: `5m`, `1h`.
+/// Returns the text of a duration: `5m`, `1h`.
 pub(crate) fn span_text(span: Duration) -> String {
     humantime::format_duration(span).to_string().replace(' ', "")
 }
@@ -39,7 +39,7 @@ pub(crate) fn size(text: &str, bounds: RangeInclusive<u64>) -> Result<u64, Strin
     }
 }
 
-/// A size as it would be written: `256MiB`.
+/// Returns the text of a size: `256MiB`.
 pub(crate) fn size_text(bytes: u64) -> String {
     let unit = UNITS.iter().rev().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit));
     match unit {
