@@ -15,7 +15,7 @@ pub struct MessageSink(Arc<dyn Fn(&str) + Send + Sync>);
 
 /// Prints data on stdout, if no child uses it.
 pub(super) fn print_stdout(text: &str) {
-    // A reader that closed stdout wants no more.
+    // If the reader closed stdout, the text is not needed.
     let _ = io::stdout().lock().write_all(text.as_bytes());
 }
 
@@ -23,7 +23,8 @@ impl MessageSink {
     /// Prints on stderr, which the child shares.
     pub fn stderr() -> Self {
         MessageSink::new(|line| {
-            // One write for each line, so that it does not mix with the child's output. It may fail if stderr is closed.
+            // One write for each line, so that the line does not mix with the child's output. The write may fail if stderr is
+            // closed.
             let _ = io::stderr().lock().write_all(format!("leasehold: {line}\n").as_bytes());
         })
     }
@@ -33,8 +34,8 @@ impl MessageSink {
         MessageSink(Arc::new(send))
     }
 
-    /// Sends one line. What looks like a secret is withheld, and control characters are escaped, so that text from other
-    /// programs cannot control the terminal.
+    /// Sends one line. Withholds texts that look like secrets. Escapes control characters, so that text from other programs
+    /// cannot control the terminal.
     pub(super) fn send(&self, line: &str) {
         (self.0)(&plain::message(line));
     }

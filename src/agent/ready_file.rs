@@ -1,4 +1,4 @@
-//! The ready file: it exists while all credentials are in their files, in a form that a shell reads.
+//! The ready file: it exists while all credentials are in their files. A shell can read it.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -21,7 +21,7 @@ pub(super) struct ReadySignal {
 }
 
 enum ReadyPlace {
-    /// In the credential directory, which keeps it as one of its files.
+    /// The file is in the credential directory, which keeps it as one of its files.
     Inside(String),
     Outside(#[expect(dead_code, reason = "kept for its drop, which removes the file")] ReadyFile),
 }
@@ -31,13 +31,13 @@ impl ReadySignal {
         ReadySignal { path, text, dir, written: None }
     }
 
-    /// Removes the file of a sidecar that was killed, so that no one mistakes it for the file of this process. Leaves
-    /// any other file.
+    /// Removes the file of a sidecar that was killed, so that no program mistakes it for the file of this process. Leaves any
+    /// other file.
     pub(super) fn remove_stale(path: &Path) {
         ReadyFile::remove_stale(path);
     }
 
-    /// Writes the file if all credentials are complete, otherwise removes it.
+    /// Writes the file if all credentials are complete. Otherwise removes the file.
     pub(super) fn set(&mut self, is_complete: bool) -> Result<(), String> {
         let Some(path) = self.path.clone().filter(|_| is_complete) else {
             self.remove();
@@ -60,14 +60,14 @@ impl ReadySignal {
     }
 }
 
-/// The first bytes of each ready file.
+/// The first bytes of every ready file.
 const READY_BEGINS: &str = "export LEASEHOLD_JOB=";
 
 /// A ready file outside the credential directory. Dropping it removes the file, unless another file has replaced it.
 #[derive(Debug)]
 struct ReadyFile {
     path: PathBuf,
-    /// Kept open, so that no other file gets its inode number.
+    /// The file, which is kept open so that no other file gets its inode number.
     file: File,
 }
 
@@ -79,7 +79,7 @@ impl ReadyFile {
         let mut text = String::new();
         let read = File::open(path).and_then(|f| f.take(READY_BEGINS.len() as u64).read_to_string(&mut text));
         if read.is_ok() && text == READY_BEGINS {
-            // If this fails, the file is replaced later.
+            // If the removal fails, the file is replaced later.
             let _ = fs::remove_file(path);
         }
     }
@@ -109,7 +109,7 @@ impl Drop for ReadyFile {
     }
 }
 
-/// `export NAME='value'`, one to a line, for `. FILE` in a shell. No value is a secret.
+/// Makes lines of the form `export NAME='value'`, for `. FILE` in a shell. No value is a secret.
 pub(super) fn export_lines(variables: &[(OsString, OsString)]) -> String {
     let text = |t: &OsStr| String::from_utf8_lossy(t.as_bytes()).replace('\'', r"'\''");
     variables.iter().map(|(name, value)| format!("export {}='{}'\n", text(name), text(value))).collect()

@@ -25,7 +25,7 @@ use super::{
         exit::{ChildExit, ChildStatus, FinishRequest, outcome_name},
         front::{FrontHandle, FrontPipes},
         processes::Survivors,
-        rlimits::{is_own_cpu_limit, limit_behind_signal},
+        rlimits::{limit_behind_signal, raise_own_cpu_limit},
         signals::{SignalArrival, SignalNumber, SignalReceiver, Signals},
     },
     spec::{OnRevoke, RunSettings},
@@ -41,7 +41,7 @@ use crate::{
 /// The command to run, and the access for it.
 #[derive(Debug)]
 pub struct RunOptions {
-    /// At a terminal: the pipes to the process that the shell started, which is in front of this one.
+    /// The pipes to the process that the shell started, if this process is behind it at a terminal.
     pub front: Option<FrontPipes>,
     /// The job and the attempt to join, and the name of the member.
     pub joining: JoinOptions,
@@ -59,9 +59,9 @@ pub struct RunOptions {
 ///
 /// # Errors
 ///
-/// The command could not be started. If a job or attempt was created for it, that is ended.
+/// Fails if the command could not be started. A job or attempt that was created for it is ended.
 pub async fn run(options: RunOptions, context: RunContext) -> Result<u8, RunError> {
-    // This comes first, so that no signal is lost. From here on, a signal is passed on, or it undoes the start.
+    // This comes first, so that no signal is lost. From here on, a signal is passed on, or undoes the start.
     let (front, handle) = options.front.map(FrontPipes::open).transpose().map_err(RunError::Signals)?.unzip();
     let signals = Signals::listen_behind(front).map_err(RunError::Signals)?;
     let ran = run_behind(options, context, signals, handle.clone()).await;
@@ -160,7 +160,7 @@ struct RunningCommand {
     end_signals: u32,
 }
 
-/// The end of every process below the wrapper, while it is under way.
+/// The future that ends every process below the wrapper.
 type Termination = BoxFuture<'static, Survivors>;
 
 impl RunningCommand {
@@ -219,7 +219,7 @@ impl RunningCommand {
         let left = self.upload_the_rest(&mut member, access_has_ended).await;
         self.forwarder = None;
         if left.is_some() && exit.status == ChildStatus::Exited(0) {
-            // The command did its work, but its results are not where they belong.
+            // The command did its work, but its results were not uploaded.
             exit.status = ChildStatus::Exited(125);
         }
         self.finish(&mut member, &exit, left).await;
@@ -246,7 +246,8 @@ impl RunningCommand {
         self.messages.send(&format!("{}: {detail}; {}", outcome_name(outcome), member.access_after(&report)));
     }
 
-    /// Ends what the command left behind, and uploads what it wrote to synced folders. Returns what is not uploaded.
+    /// Ends the processes that the command left behind, and uploads the files that it wrote to synced folders. Returns a text
+    /// about the files that are not uploaded.
     ///
     /// The end of access and a second signal end this at once.
     async fn upload_the_rest(&mut self, member: &mut MemberHandle, access_has_ended: bool) -> Option<String> {
@@ -316,11 +317,11 @@ impl RunningCommand {
     fn on_signal(&mut self, arrival: SignalArrival) {
         let signal = arrival.signal;
         if signal == Signal::SIGXFSZ {
-            // From the kernel, about a write of the wrapper. The failed write is reported separately.
+            // The kernel sent the signal about a write of the wrapper. The failed write is reported separately.
             self.messages.send("a file of the wrapper would be larger than RLIMIT_FSIZE (ulimit -f) allows");
         } else if signal == Signal::SIGXCPU
             && arrival.receiver == SignalReceiver::Wrapper
-            && is_own_cpu_limit()
+            && raise_own_cpu_limit()
         {
             self.messages.send(
                 "the wrapper has used the processor time that RLIMIT_CPU (ulimit -t) allows; it goes on up to the hard limit",
@@ -333,17 +334,17 @@ impl RunningCommand {
         }
     }
 
-    /// Writes to the files that the command is to finish, before the command gets the signal.
+    /// Writes into the files that the command must finish, before the command gets the signal.
     fn write_drain_note(&mut self, signal: SignalNumber) {
         if self.finish_request.mark_asked() {
             let writing_ends = Some(self.clock.now().wall.plus(self.drain));
             let reason = format!("{signal} from outside");
-            // If this fails it is written later. The command gets the signal in any case.
+            // If this fails, the note is written later. The command gets the signal in any case.
             let _ = self.dir.note_drain(DrainNote { reason, reading_ends: None, writing_ends });
         }
     }
 
-    /// The daemon asks the command to finish, because an operator drains the job. The files say until when.
+    /// Asks the command to finish, because an operator drains the job. The files say until when.
     fn on_drain_from_outside(&mut self) {
         if !self.finish_request.mark_asked() {
             return;
@@ -359,7 +360,8 @@ impl RunningCommand {
         }
     }
 
-    /// A signal to the whole group ends the command and reaches the wrapper at the same time.
+    /// Reads the signals that arrived at the end. A signal to the whole group ends the command and reaches the wrapper at the
+    /// same time.
     async fn read_signals_of_the_end(&mut self) {
         for _ in 0..2 {
             tokio::task::yield_now().await;
@@ -369,7 +371,7 @@ impl RunningCommand {
         }
     }
 
-    /// Passes on signals that were sent to the wrapper only. The command has the others already.
+    /// Passes on signals that only the wrapper got. The command already has the other signals.
     fn pass_on(&mut self, member: &MemberHandle) {
         for (signal, to) in self.arrivals.take_decided(self.clock.now().lease) {
             let has_it = match to {
@@ -403,8 +405,8 @@ impl RunningCommand {
 
     // ---------- ends ----------
 
-    /// The process in front was killed. Acts as if the wrapper was killed: reports nothing, and lets the guard end the
-    /// command.
+    /// Leaves, because the process in front was killed. Acts as if the wrapper was killed: reports nothing, and lets the guard
+    /// end the command.
     fn leave(&self) -> u8 {
         self.dir.wipe();
         self.messages.send("the process that the shell started was killed: the credential files are wiped, the command is ended");
@@ -424,7 +426,7 @@ impl RunningCommand {
                     biased;
                     survivors = &mut end => return survivors,
                     arrival = self.signals.next_arrival() => {
-                        // The signal that ended the command may still reach the other processes.
+                        // The signal that ended the command may still reach the remaining processes.
                         let is_new = self.arrivals.add(arrival, clock.now().lease);
                         if is_new && (asks_to_finish(arrival.signal) || arrival == FRONT_IS_GONE) {
                             break arrival.signal;
@@ -444,7 +446,7 @@ impl RunningCommand {
         self.child.end_descendants(Duration::ZERO, &*clock).await
     }
 
-    /// Returns the end as the caller sees it, and says so if it differs from the command's.
+    /// Returns the end that the caller sees, and prints a message if it differs from the command's end.
     fn cut_off(&self, exit: ChildExit) -> ChildExit {
         let before = exit.status;
         let seen = exit.after_access_end();
@@ -457,8 +459,8 @@ impl RunningCommand {
         seen
     }
 
-    /// Whether the end of access cuts the command off, so that its exit code 0 does not mean that the work is done. After a drain it had
-    /// time to save, and with `ignore` it goes on as its user wants.
+    /// Whether the end of access cuts the command off, so that its exit code 0 does not mean that the work is done. After a
+    /// drain the command had time to save. With `ignore` it goes on, as its user wants.
     fn cuts_off(&self, end: &AccessEnd) -> bool {
         end.reason != Reason::AttemptDraining && self.settings.on_revoke != OnRevoke::Ignore
     }
@@ -485,11 +487,10 @@ impl RunningCommand {
 
 const FRONT_IS_GONE: SignalArrival =
     SignalArrival { signal: SignalNumber(Signal::SIGKILL as i32), receiver: SignalReceiver::Front };
-/// For how long the remaining processes may take to end before a message is printed.
+/// How long the remaining processes may take to end before a message is printed.
 const QUIET_END: Duration = Duration::from_secs(1);
 
-/// Waits until the present SVID is about to end, which means that it was not renewed in time. Returns its end, unless that is
-/// `warned`.
+/// Waits until the present SVID is about to end, because it was not renewed in time. Returns its end, unless that is `warned`.
 async fn svid_end_near(identity: &dyn IdentitySource, clock: &dyn Clock, warned: Option<Wall>) -> Wall {
     let mut trust = identity.watch();
     loop {
@@ -499,7 +500,7 @@ async fn svid_end_near(identity: &dyn IdentitySource, clock: &dyn Clock, warned:
         });
         let wait = match late.filter(|(end, _)| Some(*end) != warned) {
             Some((end, short)) => match end.since(clock.now().wall).checked_sub(short) {
-                // Checked again within a minute, because the wall clock may be set.
+                // Check again within a minute, because the wall clock may be set.
                 Some(wait) if !wait.is_zero() => wait.min(Duration::from_secs(60)),
                 _ => return end,
             },

@@ -1,4 +1,4 @@
-//! The sidecar: a member for a process that it did not start.
+//! The sidecar: a member that gives access to processes that it did not start.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -40,13 +40,13 @@ use crate::{
 #[derive(Debug)]
 pub struct SidecarOptions {
     pub joining: JoinOptions,
-    /// The directory of the credential files, in which their names do not change. `None` uses a private one in memory.
+    /// The directory of the credential files, in which the file names do not change. `None` uses a private directory in memory.
     pub dir: Option<PathBuf>,
     /// Who may read the credential files.
     pub readers: Readers,
-    /// A file that exists while all credentials do, in a form that a shell reads.
+    /// A file that exists while all credentials exist. A shell can read it.
     pub ready_file: Option<PathBuf>,
-    /// What ends the sidecar, besides signals.
+    /// The conditions that end the sidecar, besides signals.
     pub until: StopConditions,
 }
 
@@ -59,10 +59,11 @@ pub enum SidecarEnd {
     AccessEnded,
 }
 
-/// Keeps access for processes that it did not start. Ends when it is asked to, when the watched work ends, or when access ends.
+/// Keeps access for processes that this process did not start. Ends on a signal, at the end of the watched work, or when access
+/// ends.
 ///
-/// Prints the content of the ready file on stdout. If no file says how the work ended, the recorded outcome is unknown, and
-/// someone who saw the end may still report it.
+/// Prints the content of the ready file on stdout. If no file says how the work ended, the recorded outcome is unknown. Someone
+/// who saw the end may still report the outcome.
 pub async fn run_sidecar(options: SidecarOptions, context: RunContext) -> Result<SidecarEnd, RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signals)?;
     let work = WorkWatch::start(&options.until).map_err(RunError::Watch)?;
@@ -106,7 +107,7 @@ pub async fn run_sidecar(options: SidecarOptions, context: RunContext) -> Result
 struct Sidecar {
     signals: Signals,
     work: WorkWatch,
-    /// From the first signal that asks to finish until the end of access.
+    /// How long a drain lasts, from the first signal that asks to finish until the end of access.
     drain: Duration,
     finish_request: FinishRequest,
     settings: RunSettings,
@@ -146,7 +147,7 @@ impl Sidecar {
                         self.on_drain_from_outside();
                     }
                 }
-                // Usually the daemon ends access before. This is for a daemon that is down.
+                // Usually the daemon ends access before. This line is for the case that the daemon is down.
                 () = self.clock.sleep_until(ends_at) => {
                     break WorkEnd { what: "its drain is over", reported: None };
                 }
@@ -186,7 +187,7 @@ impl Sidecar {
         self.messages.send(&format!("{}{outcome}; {}", end.what, member.access_after(&report)));
     }
 
-    /// Lets the work finish for as long as the drain lasts. Returns the latest end.
+    /// Lets the work finish until the drain ends. Returns the latest end.
     fn begin_to_finish(&mut self, signal: SignalNumber, member: &MemberHandle) -> LeaseTime {
         self.finish_request = FinishRequest::Asked;
         let now = self.clock.now();
@@ -198,7 +199,7 @@ impl Sidecar {
         now.lease.plus(self.drain.saturating_add(REPORT))
     }
 
-    /// An operator drains the job: asks the watched process to finish, if there is one.
+    /// Asks the watched process to finish, if there is one, because an operator drains the job.
     fn on_drain_from_outside(&mut self) {
         if !self.finish_request.mark_asked() {
             return;
@@ -215,7 +216,7 @@ impl Sidecar {
         }
     }
 
-    /// Closes the job if this process created it: no other process would.
+    /// Closes the job if this process created it, because no other process would close it.
     async fn close_own_job(&self, end: &WorkEnd, said: Option<&(v1::Outcome, String)>, report: &FinalReport) {
         let is_closed = matches!(report, FinalReport::NotNeeded);
         let Some(job) = self.state.own_job().filter(|_| !is_closed) else { return };
@@ -228,7 +229,7 @@ impl Sidecar {
         }
     }
 
-    /// Acts on the end of access from outside. The files are wiped already.
+    /// Acts on the end of access from outside. The files have already been wiped.
     async fn on_access_end(mut self, end: &AccessEnd) -> SidecarEnd {
         let (watched, on_revoke, grace) = (self.work.process, self.settings.on_revoke, self.settings.grace);
         let then = match (watched, on_revoke) {
@@ -253,13 +254,13 @@ impl Sidecar {
     }
 }
 
-/// Sends a signal to a process that may be stopped: it acts only after SIGCONT.
+/// Sends a signal to a process, and then SIGCONT, because a stopped process acts only after SIGCONT.
 fn send_and_continue(process: Process, signal: Signal) {
     send(process, signal);
     send(process, Signal::SIGCONT);
 }
 
-/// Whether this reason is an expected one for the end of access after a request to finish.
+/// Whether the end of access for this reason is expected after a request to finish.
 fn may_end_a_drain(reason: Reason) -> bool {
     use Reason::{AttemptDraining, AttemptEnded, AttemptStale, JobClosed, NotJoined};
     matches!(reason, AttemptDraining | AttemptEnded | AttemptStale | JobClosed | NotJoined)

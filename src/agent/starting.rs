@@ -1,4 +1,4 @@
-//! The time between the first access and the start of the command: folders are filled, which may take long.
+//! The time between the first access and the start of the command. The wrapper fills folders in this time, which may take long.
 
 use super::{
     access::{
@@ -25,7 +25,8 @@ pub(super) struct Starting<'a> {
 }
 
 impl Starting<'_> {
-    /// Fills the folders that the job file names. The member keeps its access meanwhile; its end ends the copies too.
+    /// Fills the folders that the job file names. The member keeps its access meanwhile. If the access ends, the copies end
+    /// too.
     pub(super) async fn fill_folders(
         &mut self,
         settings: &RunSettings,
@@ -57,7 +58,7 @@ impl Starting<'_> {
         }
     }
 
-    /// Ends what was created.
+    /// Ends the job and attempt that were created.
     pub(super) async fn undo(&mut self, state: &JoinState, error: &RunError) {
         let RunContext { clock, messages, .. } = self.context;
         undo_start(state, error, messages, (self.signals, &mut self.arrivals), &**clock).await;

@@ -139,7 +139,7 @@ async fn a_folder_of_others_is_not_used() {
     assert_eq!(wrapper.exit().await, Some(125));
     let said = wrapper.stderr();
     assert!(
-        said.contains("cannot be used: it has files of others: name a folder that does not exist"),
+        said.contains("cannot be used: it contains other files: name a folder that does not exist"),
         "{said}"
     );
     assert_eq!((wrapper.stdout().as_str(), world.read("base/theirs").as_str()), ("", "1"));

@@ -606,5 +606,5 @@ async fn a_command_inherits_no_credential_of_a_data_store() {
     let both = ["run", "--spec", spec, "--keep-env", "A", "--scrub", "A", "--", "true"];
     let mut wrapper = world.leasehold(WORKER, &[], &both);
     assert_eq!(wrapper.exit().await, Some(125));
-    assert!(wrapper.stderr().contains("A is named by --keep-env and by --scrub"), "{}", wrapper.stderr());
+    assert!(wrapper.stderr().contains("--keep-env and --scrub both name A"), "{}", wrapper.stderr());
 }

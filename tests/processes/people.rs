@@ -186,7 +186,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     Nothing was started, no access was given.
     -- exit 125
 
-    leasehold: error: HERE/mine cannot hold credentials: there are other files in it (`thesis.tex`); name an empty one
+    leasehold: error: HERE/mine cannot hold credentials: there are other files in it (`thesis.tex`); name an empty directory
     Nothing was started, no access was given.
     -- exit 1
 

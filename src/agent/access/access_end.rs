@@ -16,7 +16,7 @@ pub(crate) struct AccessEnd {
 }
 
 impl AccessEnd {
-    /// The end by a final refusal. The attempt may go on without this member.
+    /// The end of access after a final refusal. The attempt may go on without this member.
     pub(crate) fn of_refusal(refusal: Refusal) -> Self {
         let fix = refusal.fact("fix").map(|fix| format!("; {fix}")).unwrap_or_default();
         let attempt = AttemptStatus::from_reason(refusal.reason);

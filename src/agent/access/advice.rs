@@ -1,15 +1,15 @@
-//! What a refusal means for its reader: whether it was their fault, and what to do. Written for people who do not know how
+//! Explains refusals: whose fault they were, and what to do. The texts are for people who do not know how
 //! Leasehold works.
 
 use crate::reason::{Reason, Refusal};
 
-/// What a refusal means, and what to do about it.
+/// The explanation of a refusal: its meaning, and what to do about it.
 struct Advice {
     means: &'static str,
     fix: &'static str,
 }
 
-/// Reasons for which the fix names options of our commands, which the daemon does not know.
+/// Reasons whose fix names options of our commands. The daemon does not know these options.
 const FIXED_BY_OPTIONS: [Reason; 3] =
     [Reason::TicketRequired, Reason::AttemptDraining, Reason::InstanceTaken];
 
@@ -23,7 +23,7 @@ pub fn explain_refusal(refusal: Refusal) -> Refusal {
     if refusal.fact("fix").is_some() { refusal } else { refusal.fix(fix) }
 }
 
-/// The meaning for a message while the work runs.
+/// Returns the meaning of a reason, for a message while the work runs.
 pub(crate) fn meaning_for_people(reason: Reason) -> Option<&'static str> {
     // The run's own drain needs no explanation.
     advice(reason).filter(|_| reason != Reason::AttemptDraining).map(|a| a.means)
@@ -34,7 +34,7 @@ fn advice(reason: Reason) -> Option<Advice> {
     Some(Advice { means, fix })
 }
 
-/// About jobs, attempts and members.
+/// Advice for reasons that are about jobs, attempts and members.
 fn advice_about_work(reason: Reason) -> Option<(&'static str, &'static str)> {
     use Reason as R;
     Some(match reason {
@@ -101,7 +101,7 @@ fn advice_about_work(reason: Reason) -> Option<(&'static str, &'static str)> {
     })
 }
 
-/// About the daemon, the identity and what operators did.
+/// Advice for reasons that are about the daemon, the identity and the acts of operators.
 fn advice_about_access(reason: Reason) -> Option<(&'static str, &'static str)> {
     use Reason as R;
     Some(match reason {

@@ -1,4 +1,4 @@
-//! Calls to the daemon. Each has a deadline, and a [`Refusal`] if there is no answer.
+//! Calls to the daemon. Each call has a deadline, and ends with a [`Refusal`] if no answer comes.
 
 use std::{
     sync::{
@@ -29,7 +29,7 @@ pub(crate) struct Calls {
     connector: Connector,
     channel: Channel,
     clock: Arc<dyn Clock>,
-    /// Gets a message at the first retry.
+    /// Where to send a message at the first retry.
     retry_notice: Option<Arc<RetryNotice>>,
 }
 
@@ -39,18 +39,18 @@ struct RetryNotice {
 }
 
 impl Calls {
-    /// Connects at the first call.
+    /// Makes the calls. The connection is opened at the first call.
     pub(crate) fn new(connector: Connector, clock: Arc<dyn Clock>) -> Self {
         Calls { channel: connector.channel(), connector, clock, retry_notice: None }
     }
 
-    /// Sends a message at the first retry.
+    /// Adds the sink for the message at the first retry.
     pub(crate) fn with_retry_notice(self, messages: MessageSink) -> Self {
         let notice = RetryNotice { messages, is_sent: AtomicBool::new(false) };
         Calls { retry_notice: Some(Arc::new(notice)), ..self }
     }
 
-    /// Uses the same connection and sends no messages.
+    /// Uses the present connection, and sends no messages.
     pub(crate) fn quiet(&self) -> Self {
         Calls { retry_notice: None, ..self.clone() }
     }
@@ -132,9 +132,9 @@ pub(crate) fn timed<M>(span: Duration, message: M) -> Request<M> {
     request
 }
 
-/// Reads the error of the daemon, or of the connection to it.
+/// Reads the error of the daemon, or of the connection to the daemon.
 fn read_refusal(status: &Status, address: &str) -> Refusal {
-    // Without a connection the daemon got no request.
+    // If there is no connection, the daemon got no request.
     if let Some(error) = explain(status) {
         return error.refusal();
     }
@@ -149,7 +149,7 @@ fn read_refusal(status: &Status, address: &str) -> Refusal {
     transport_refusal(status, address).unwrap_or_else(unknown)
 }
 
-/// Refuses an answer that lacks a part or has an unknown one.
+/// Makes the refusal of an answer that lacks a part or has an unknown part.
 pub(crate) fn not_understood() -> Refusal {
     Refusal::new(Reason::NotSupported, "the daemon's answer is not understood")
         .fix("update leasehold, or use the one that came with the daemon")

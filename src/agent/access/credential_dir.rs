@@ -22,7 +22,7 @@ use crate::{
     secret::{NoRandomness, SecretText},
 };
 
-/// The file with the session of a sidecar, by which the sidecar comes back after it was killed. Only its user may read
+/// The file with the session of a sidecar. A sidecar that was killed and restarted comes back by it. Only its user may read
 /// this file, even if others may read the credentials.
 const SESSION: &str = ".leasehold-session";
 const OWN_NAMES: [&str; 3] = [INDEX, DRAIN, SESSION];
@@ -35,7 +35,7 @@ const OWN_NAMES: [&str; 3] = [INDEX, DRAIN, SESSION];
 ///
 /// This type also keeps the content of the files, so that [`mend`](Self::mend) can write again what another program removed.
 ///
-/// While the value exists, the directory is locked (`flock`). So the next wrapper knows that it is in use.
+/// While the value exists, the directory is locked (`flock`), so that the next wrapper knows that it is in use.
 #[derive(Debug)]
 pub struct CredentialDir {
     path: PathBuf,
@@ -48,9 +48,10 @@ pub struct CredentialDir {
 struct DirState {
     is_wiped: bool,
     folder: LockedFolder,
-    /// Lists the files that the wrapper wrote, if the user named the directory: other programs may put their files there.
+    /// Lists the files that the wrapper wrote. Exists only if the user named the directory, because other programs may put
+    /// their files into such a directory.
     manifest: Option<Manifest>,
-    /// The content of each file, also of those that could not be written yet.
+    /// The content of each file, including files that could not be written yet.
     files: BTreeMap<String, FileContent>,
     index: Option<CredentialIndex>,
     drain: Option<DrainNote>,
@@ -71,11 +72,11 @@ struct FileContent {
 /// The result of a check of the files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MendResult {
-    /// There was nothing to do, or nothing new to report.
+    /// No file was missing, or there is nothing new to report.
     Nothing,
-    /// The files were written again. Says why.
+    /// The files were written again. The text says why.
     Again(String),
-    /// Some files cannot be written. Says why, once for each cause.
+    /// Some files cannot be written. The text says why, once for each cause.
     Failing(String),
 }
 
@@ -127,7 +128,7 @@ impl CredentialDir {
             match LockedFolder::create(&base, readers)? {
                 Ok(folder) => {
                     let on_disk = (!is_in_memory(&base)).then(|| {
-                        // The name of the folder in it is random, so it would be withheld.
+                        // The folder in `base` has a random name, so the log would withhold it.
                         format!(
                             "credentials are on disk, in a folder of {}: name a directory on tmpfs with --dir",
                             plain::path(&base)
@@ -157,14 +158,14 @@ impl CredentialDir {
         let left = Manifest::load(folder.path());
         for entry in fs::read_dir(folder.path()).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            if !left.proves(&name) {
+            if !left.is_written_by_wrapper(&name) {
                 let name = plain::ascii_value(&name.to_string_lossy());
-                let why = format!("there are other files in it (`{name}`); name an empty one");
+                let why = format!("there are other files in it (`{name}`); name an empty directory");
                 return Err(CredentialError::Unfit { path: path.to_owned(), why });
             }
         }
         let session =
-            left.names(SESSION).then(|| Manifest::read_own_text(&folder.path().join(SESSION))).flatten();
+            left.lists(SESSION).then(|| Manifest::read_own_text(&folder.path().join(SESSION))).flatten();
         left.proven_files().iter().for_each(|file| erase(file));
         let on_disk = (!is_in_memory(folder.path()))
             .then(|| "it is on disk; a directory on tmpfs would be better".into());
@@ -200,12 +201,12 @@ impl CredentialDir {
         &self.path
     }
 
-    /// Who may use what the files lead to.
+    /// Who may use the local endpoint and the keys that the files contain.
     pub(crate) fn callers(&self) -> Callers {
         if self.readers.are_several() { Callers::WhoHasTheKey } else { Callers::SameUser }
     }
 
-    /// A message if the files are not in memory, or if others could replace the directory.
+    /// A warning if the files are not in memory, or if other users could replace the directory.
     pub fn warning(&self) -> Option<&str> {
         self.warning.as_deref()
     }
@@ -296,7 +297,7 @@ impl CredentialDir {
         self.state().env.clone()
     }
 
-    /// Writes again what is missing: a folder or file that another program removed, or a file that could not be written before.
+    /// Writes missing files and folders again. Another program may have removed them, or an earlier write may have failed.
     pub fn mend(&self) -> MendResult {
         let mut state = self.state();
         if state.is_wiped {
@@ -309,7 +310,7 @@ impl CredentialDir {
         let missing: Vec<String> =
             state.files.iter().filter(|(_, c)| !c.is_written).map(|(name, _)| name.clone()).collect();
         if missing.is_empty() && had_folder {
-            // A renewal may have written the last of them.
+            // A renewal may have written the last of the missing files.
             return state.trouble.take().map_or(MendResult::Nothing, MendResult::Again);
         }
         match self.write_missing(&mut state, had_folder, &missing) {
@@ -374,7 +375,7 @@ impl CredentialDir {
             return Err(CredentialError::Wiped);
         }
         if let Some(manifest) = &state.manifest
-            && !manifest.names(name)
+            && !manifest.lists(name)
             && fs::symlink_metadata(&path).is_ok()
         {
             let source = io::Error::new(io::ErrorKind::AlreadyExists, "it belongs to someone else");
@@ -410,7 +411,7 @@ impl CredentialDir {
         Ok(())
     }
 
-    /// Ignores poisoning: the wipe must happen even if another thread panicked.
+    /// Locks the state and ignores poisoning: the wipe must happen even if another thread panicked.
     fn state(&self) -> std::sync::MutexGuard<'_, DirState> {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -432,7 +433,7 @@ fn is_file_name(name: &str) -> bool {
 /// Removes the directory of a wrapper that was killed.
 pub(crate) fn erase_dir(folder: &Path) {
     erase_files(folder);
-    // It may be removed already, by the wrapper.
+    // The wrapper may have removed the folder already.
     let _ = fs::remove_dir(folder);
 }
 

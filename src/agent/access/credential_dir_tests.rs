@@ -249,7 +249,7 @@ fn only_directories_of_dead_wrappers_are_removed() {
         fs::write(path.join("reading"), "5ecret").unwrap();
         path
     };
-    // The process with this id started at another time: the id was reused.
+    // The process with this id has another start time, so the id was reused.
     let reused = stale("leasehold-1-1-aaaa");
     let gone = stale("leasehold-2147483000-5-bbbb");
     let locked = stale("leasehold-2147483001-5-cccc");
@@ -320,7 +320,7 @@ fn a_place_that_cannot_be_used_is_an_error_that_names_it() {
     );
 }
 
-/// Leaves the directory as a killed wrapper does: nothing is wiped, and the lock is released.
+/// Leaves the directory as a killed wrapper does: no file is wiped, and the lock is released.
 fn killed(dir: CredentialDir) {
     std::mem::ManuallyDrop::new(dir).state().folder.unlock();
 }
@@ -333,7 +333,7 @@ fn a_named_directory_of_a_killed_wrapper_is_reused() {
     dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
     dir.put("reading-files.acme", &secret("jkl.mno.pqr")).unwrap();
     dir.write_index(&index(vec![entry("reading-files.acme", Half::Reading)])).unwrap();
-    // The ready file of a sidecar.
+    // This file stands for the ready file of a sidecar.
     let ready = chosen.join("ready");
     dir.put_open(&ready, "export X='y'\n").unwrap();
     let draft = Manifest::load(&chosen).draft().to_owned();
@@ -357,7 +357,7 @@ fn files_of_others_are_left_whatever_their_names_are() {
         assert!(refused.to_string().contains("there are other files in it"), "{name}: {refused}");
         assert_eq!(fs::read_to_string(chosen.join(name)).unwrap(), "mine");
     }
-    // A file that replaced one of the wrapper's files after the wrapper was killed is left too.
+    // A file that replaced a file of the killed wrapper is also left.
     let chosen = base.path().join("creds");
     let dir = named(&chosen).unwrap();
     dir.put("reading-files.acme", &secret("abc.def.ghi")).unwrap();
@@ -390,12 +390,12 @@ fn a_fifo_does_not_block() {
         drop(made(&folder).unwrap());
         sender.send(refused).unwrap();
     });
-    // To open it would block: no writer or reader comes.
+    // Opening this file would block, because no writer or reader comes.
     assert_eq!(receiver.recv_timeout(std::time::Duration::from_secs(60)), Ok(true));
     assert!(chosen.join("reading-files.acme").exists() && !stale.exists());
 }
 
-/// Creates a folder of another user.
+/// Creates a folder that belongs to another user.
 fn of_another_user(path: &Path) {
     fs::create_dir(path).unwrap();
     chown(path, Some(Uid::from_raw(12_345)), None).unwrap();
@@ -403,7 +403,7 @@ fn of_another_user(path: &Path) {
 
 #[test]
 fn a_directory_of_another_user_is_refused() {
-    // Only root can change the owner. For another user, any folder of root will do.
+    // Only root can change the owner. Any other user can take a folder of root.
     if !geteuid().is_root() {
         let refused = named(Path::new("/")).unwrap_err().to_string();
         assert!(refused.contains("belongs to user 0"), "{refused}");
@@ -414,7 +414,7 @@ fn a_directory_of_another_user_is_refused() {
     of_another_user(&theirs);
     let refused = named(&theirs).unwrap_err().to_string();
     assert!(refused.contains("belongs to user 12345"), "{refused}");
-    // Its owner could replace a folder inside it.
+    // The owner of the parent folder could replace a folder inside it.
     for refused in [named(&theirs.join("below")).unwrap_err(), made(&theirs).unwrap_err()] {
         assert!(refused.to_string().contains("could put another folder in its place"), "{refused}");
     }
@@ -429,7 +429,7 @@ fn a_directory_that_others_may_write_to_is_refused() {
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
     let refused = named(&open).unwrap_err().to_string();
     assert!(refused.contains("mode 0777") && refused.contains("give it mode 0700"), "{refused}");
-    // The volume of a pod is like that: a folder inside it is accepted, with a warning.
+    // The volume of a pod has this mode. A folder inside it is accepted, with a warning.
     let dir = named(&open.join("creds")).unwrap();
     assert!(dir.warning().unwrap().contains("others may rename"), "{:?}", dir.warning());
     assert_eq!(mode(dir.path()), 0o700);
@@ -542,7 +542,7 @@ fn the_session_of_a_killed_sidecar_is_found() {
     assert_eq!((left, next.take_sessions().len()), (vec!["mine".to_owned()], 0));
     drop(next);
     assert!(named(&chosen).unwrap().take_sessions().is_empty(), "an end in order leaves none");
-    // Also in a private directory.
+    // This also holds in a private directory.
     let stale = base.path().join("leasehold-2147483000-5-bbbb");
     fs::create_dir(&stale).unwrap();
     fs::write(stale.join(SESSION), "theirs").unwrap();

@@ -1,4 +1,4 @@
-//! The credentials of one member: what each opens, the files it is in, and when it is requested again.
+//! The credentials of one member: what each credential opens, its files, and when to request it again.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     secret::{SecretText, random_fraction},
 };
 
-/// Two times of the daemon that differ by less than this are equal: tokens count in whole seconds.
+/// Two times of the daemon that differ by less than this are equal, because tokens count in whole seconds.
 const SAME: Duration = Duration::from_secs(1);
 
 /// All credentials of a member, and the directory of their files.
@@ -29,14 +29,14 @@ pub(crate) struct CredentialSet {
     credentials: Vec<HeldCredential>,
     dir: Arc<CredentialDir>,
     messages: MessageSink,
-    /// Live leases that are no longer used: they are released next.
+    /// Live leases that are no longer used, and are released next.
     unused_leases: Vec<LeaseId>,
     /// Counts the changes of tokens and offers.
     changes: u64,
 }
 
 impl CredentialSet {
-    /// Takes one credential for each offer. All of them are due now.
+    /// Makes one credential for each offer. All credentials are due now.
     pub(crate) fn from_offers(
         offers: Vec<v1::Offer>,
         now: LeaseTime,
@@ -59,7 +59,7 @@ impl CredentialSet {
         self.credentials.get_mut(at)
     }
 
-    /// What each credential opens, for example `reads dataset:acme/tickets@v3`.
+    /// Describes the resources that each credential opens, for example `reads dataset:acme/tickets@v3`.
     pub(crate) fn opens(&self) -> Vec<String> {
         self.credentials.iter().map(HeldCredential::opens).collect()
     }
@@ -110,19 +110,19 @@ impl CredentialSet {
         self.credentials.iter().filter_map(|c| c.schedule.expires()).max()
     }
 
-    /// Makes every wanted credential due now.
+    /// Makes every wanted credential due at once.
     pub(crate) fn request_now(&mut self, now: LeaseTime) {
         let wanted = self.credentials.iter_mut().filter(|c| c.schedule.is_wanted());
         wanted.for_each(|c| c.schedule.request_now(now));
     }
 
-    /// Forgets all leases, which have ended, and makes every wanted credential due now.
+    /// Forgets all leases, because they have ended, and makes every wanted credential due now.
     pub(crate) fn replace_leases(&mut self, now: LeaseTime) {
         self.credentials.iter_mut().for_each(|c| c.lease = None);
         self.request_now(now);
     }
 
-    /// Notes a lease to release: its response came after the lease was replaced.
+    /// Notes a lease that is to be released, because its response came after the lease was replaced.
     pub(crate) fn add_unused_lease(&mut self, lease: LeaseId) {
         let is_used = self.credentials.iter().any(|c| c.lease == Some(lease));
         if self.unused_leases.len() < CREDENTIALS_MAX && !is_used {
@@ -139,7 +139,7 @@ impl CredentialSet {
         self.credentials.iter().filter(|c| c.schedule.is_wanted()).all(HeldCredential::has_token)
     }
 
-    /// Takes over the present offers, and writes the index if they changed.
+    /// Replaces the offers, and writes the index if they changed.
     pub(crate) fn update_offers(&mut self, offers: Vec<v1::Offer>, session: &AttemptSession, now: LeaseTime) {
         self.changes = self.changes.saturating_add(1);
         let before: Vec<_> = self.credentials.iter().map(|c| c.lease).collect();
@@ -156,8 +156,8 @@ impl CredentialSet {
         }
     }
 
-    /// Compares the offers with the credentials: the catalog may have changed while the connection was down. Returns whether
-    /// anything changed. Credentials keep their positions, because responses that are under way name them.
+    /// Compares the new offers with the credentials, because the catalog may have changed while the connection was down.
+    /// Returns whether anything changed. Credentials keep their positions, because pending responses name the positions.
     fn replace_offers(&mut self, offers: Vec<v1::Offer>, now: LeaseTime) -> Result<bool, Refusal> {
         let mut fresh = HeldCredential::from_offers(offers, now)?;
         let mut changed = false;
@@ -225,7 +225,8 @@ impl CredentialSet {
         }
     }
 
-    /// Writes again what another program removed or what did not fit on the disk. Prints each cause once.
+    /// Writes missing files again: files that another program removed, and files that did not fit on the disk. Prints each
+    /// cause once.
     pub(crate) fn mend(&self) {
         let place = self.dir.path().display();
         match self.dir.mend() {
@@ -239,9 +240,9 @@ impl CredentialSet {
         }
     }
 
-    /// Writes to the files the time until which the program may finish.
+    /// Writes a note to the files with the time until which the program may finish.
     pub(crate) fn note_drain(&self, note: DrainNote) {
-        // `mend` writes it later if it cannot be written now.
+        // `mend` writes the note later if it cannot be written now.
         let _ = self.dir.note_drain(note);
     }
 
@@ -283,27 +284,27 @@ impl CredentialSet {
 /// One credential of a member, with or without a token.
 #[derive(Debug)]
 pub(crate) struct HeldCredential {
-    /// The name of its token file. Beside it is the header file for `curl -H @FILE`.
+    /// The name of the token file. The header file for `curl -H @FILE` is beside it.
     name: String,
     pub(crate) half: Half,
     audience: String,
     pub(crate) lease: Option<LeaseId>,
     pub(crate) schedule: Schedule,
-    /// What shortened the lifetime in the last response.
+    /// The limits that shortened the lifetime of the token in the last response.
     shortened_by: Vec<String>,
     scopes: Vec<Scope>,
     locations: HashMap<String, String>,
     /// The S3 gateway of the audience.
     gateway: Option<Endpoint>,
     token: Option<SecretText>,
-    /// On the daemon's clock. `None` if there is no token.
+    /// When the token expires, on the daemon's clock. `None` if there is no token.
     token_expires: Option<Wall>,
-    /// The daemon no longer offers it.
+    /// Whether the daemon has withdrawn the offer.
     withdrawn: bool,
 }
 
 impl HeldCredential {
-    /// Takes one credential for each offer, with a different file name each.
+    /// Makes one credential for each offer, with a different file name for each.
     fn from_offers(offers: Vec<v1::Offer>, now: LeaseTime) -> Result<Vec<Self>, Refusal> {
         let mut all: Vec<HeldCredential> = Vec::with_capacity(offers.len());
         for offer in offers {
@@ -337,8 +338,8 @@ impl HeldCredential {
         }
     }
 
-    /// Writes the token to its files. `wall` is the daemon's time. If a file cannot be written, it is written later, and the
-    /// grant counts as received.
+    /// Writes the token to its files. `wall` is the daemon's time. If a file cannot be written now, it is written later, and
+    /// the grant counts as received.
     fn put(
         &mut self,
         dir: &CredentialDir,
@@ -443,7 +444,8 @@ fn header_name(name: &str) -> String {
     format!("{name}.header")
 }
 
-/// A name that no other credential has, for example `reading-gateway`: the half, and the last segment of the audience's path.
+/// Makes a name that no other credential has, for example `reading-gateway`: the half, and the last segment of the audience's
+/// path.
 fn file_name(half: Half, audience: &str, others: &[HeldCredential]) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '-' };
     let last: String = audience.rsplit('/').next().unwrap_or_default().chars().take(64).map(plain).collect();

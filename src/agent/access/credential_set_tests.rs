@@ -44,13 +44,13 @@ fn scene_of(offers: Vec<v1::Offer>) -> CredentialScene {
     CredentialScene { base, dir, all, session }
 }
 
-/// One credential that reads, and one that writes.
+/// Makes a scene with one reading and one writing credential.
 fn scene() -> CredentialScene {
     let writing = offer(v1::Half::Writing, HERE, "checkpoint:acme/c");
     scene_of(vec![offer(v1::Half::Reading, HERE, TICKETS), writing])
 }
 
-/// A grant by a daemon whose clock is ahead of this host's by `lead_ms`.
+/// Makes a grant by a daemon whose clock is ahead of this host's clock by `lead_ms`.
 fn granted(lease: u128, life_seconds: u64, latest_seconds: Option<u64>, lead_ms: i64) -> Granted {
     let daemon = Wall(NOW.wall.0.saturating_add_signed(lead_ms));
     let after = |seconds| daemon.plus(Duration::from_secs(seconds));

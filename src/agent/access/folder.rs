@@ -35,7 +35,7 @@ impl Readers {
     /// Parses a mode in the form that `chmod` accepts. Without a mode, a named group may read.
     ///
     /// # Errors
-    /// The mode is not 0600 or 0640, so other users may read.
+    /// Fails if the mode is not 0600 or 0640, so that other users may read.
     pub fn new(group: Option<Gid>, mode: Option<&str>) -> Result<Self, String> {
         let group_may_read = match mode.map(|m| (m, u32::from_str_radix(m, 8))) {
             None => group.is_some(),
@@ -51,7 +51,7 @@ impl Readers {
         Ok(Readers { group, group_may_read })
     }
 
-    /// Whether other users may read the files.
+    /// Whether users other than the owner may read the files.
     pub(crate) fn are_several(self) -> bool {
         self.group_may_read
     }
@@ -83,12 +83,12 @@ pub(crate) struct LockedFolder {
     path: PathBuf,
     readers: Readers,
     lock: File,
-    /// Whether the folder existed before. If so, it is not removed.
+    /// Whether the folder existed before. If it did, it is not removed at the end.
     pub(crate) is_kept: bool,
 }
 
 impl LockedFolder {
-    /// Creates a folder in `base` with a random name. It is locked before it gets its final name.
+    /// Creates a folder in `base` with a random name. The folder is locked before it gets its final name.
     pub(crate) fn create(base: &Path, readers: Readers) -> Result<io::Result<Self>, NoRandomness> {
         let random = Secret::random()?.to_text();
         let pid = getpid();
@@ -100,7 +100,7 @@ impl LockedFolder {
             Ok(LockedFolder { path, readers, lock, is_kept: false })
         });
         if created.is_err() {
-            // It is empty, or was not created.
+            // The folder is empty, or was not created.
             let _ = fs::remove_dir(&early);
         }
         Ok(created)
@@ -109,7 +109,7 @@ impl LockedFolder {
     /// Opens the folder that the user named, or creates it.
     ///
     /// # Errors
-    /// It belongs to another user, others may write to it, or another process has locked it.
+    /// Fails if the folder belongs to another user, if others may write to it, or if another process has locked it.
     pub(crate) fn open(path: &Path, readers: Readers) -> Result<Self, CredentialError> {
         let unfit = |why: &str| CredentialError::Unfit { path: path.to_owned(), why: why.to_owned() };
         let failed = |source| CredentialError::NoDirectory { tried: path.to_owned(), source };
@@ -164,10 +164,10 @@ impl LockedFolder {
         is_same(&self.lock, &self.path)
     }
 
-    /// Creates it again after it was removed.
+    /// Creates the folder again after it was removed.
     ///
     /// # Errors
-    /// Another user has created something with the same name, or the folder above is gone too.
+    /// Fails if another user has created something with this name, or the parent folder was removed too.
     pub(crate) fn recreate(&mut self) -> io::Result<()> {
         self.lock = match create_locked(&self.path, self.readers) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -185,12 +185,12 @@ impl LockedFolder {
         Ok(())
     }
 
-    /// Removes it if this process created it and it is empty.
+    /// Removes the folder if this process created it and it is empty.
     pub(crate) fn remove(&self) {
         if !self.is_kept
             && self.is_there()
             && let Err(e) = fs::remove_dir(&self.path)
-            // The guard may have removed it, or it contains files of other programs.
+            // The guard may have removed the folder, or it contains files of other programs.
             && !matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty)
         {
             tracing::warn!(path = %self.path.display(), error = %e, "the directory for credentials could not be removed");
@@ -203,7 +203,7 @@ impl LockedFolder {
     }
 }
 
-/// Whether a path leads to the open file, and not by a link.
+/// Whether a path leads to the open file directly, not through a link.
 pub(crate) fn is_same(open: &File, path: &Path) -> bool {
     let there = fs::symlink_metadata(path);
     there.is_ok_and(|t| open.metadata().is_ok_and(|o| (o.dev(), o.ino()) == (t.dev(), t.ino())))
@@ -222,11 +222,11 @@ fn open_folder(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
-/// Checks each folder above a path, as `sshd` does with StrictModes: its owner could replace our folder. Returns a warning if
-/// others could.
+/// Checks each parent folder of a path, as `sshd` does with StrictModes, because its owner could replace our folder. Returns a
+/// warning if others could replace our folder.
 ///
 /// # Errors
-/// One of them belongs to a user other than root and this one.
+/// Fails if a parent folder belongs to a user other than root and this user.
 pub(crate) fn check_ancestors(path: &Path) -> Result<Option<String>, CredentialError> {
     let mut warning = None;
     for folder in path.ancestors() {
@@ -250,8 +250,8 @@ pub(crate) fn check_ancestors(path: &Path) -> Result<Option<String>, CredentialE
     Ok(warning)
 }
 
-/// Where to create the folder if the user names no directory: in memory first. `/dev/shm` comes before the directories of the user,
-/// because logind removes those at logout, and then the folder could not be created again.
+/// The places for a folder if the user names no directory: in memory first. `/dev/shm` comes before the directories of the
+/// user. logind removes those at logout, and then the folder could not be created again.
 pub(crate) fn default_places(runtime: Option<PathBuf>) -> Vec<PathBuf> {
     let uid = geteuid();
     let owned = |p: &PathBuf| is_in_memory(p) && fs::metadata(p).is_ok_and(|m| Uid::from_raw(m.uid()) == uid);
@@ -265,8 +265,8 @@ pub(crate) fn is_in_memory(path: &Path) -> bool {
     statfs(path).is_ok_and(|s| s.filesystem_type() == TMPFS_MAGIC)
 }
 
-/// Removes the folders of dead wrappers: the process is gone and the folder is not locked. Calls `before_removal` for each. The
-/// check of the process is for file systems without locks.
+/// Removes the folders of dead wrappers: the process does not exist and the folder is not locked. Calls `before_removal` for
+/// each folder. The check of the process is for file systems without locks.
 pub(crate) fn remove_stale(base: &Path, mut before_removal: impl FnMut(&Path)) {
     let Ok(entries) = fs::read_dir(base) else { return };
     for entry in entries.flatten() {
@@ -286,7 +286,7 @@ pub(crate) fn remove_stale(base: &Path, mut before_removal: impl FnMut(&Path)) {
     }
 }
 
-/// The process and its start time in the name of a folder.
+/// Reads the process and its start time from the name of a folder.
 fn process_in_name(name: &OsStr) -> Option<(Pid, u64)> {
     let mut parts = name.to_str()?.strip_prefix(PREFIX)?.splitn(3, '-');
     let (pid, start, _random) = (parts.next()?, parts.next()?, parts.next()?);

@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub(crate) const INDEX: &str = "credentials.json";
-/// Appears when the program is asked to finish.
+/// The file that appears when the program is asked to finish.
 pub(crate) const DRAIN: &str = "drain.json";
 
 /// The content of `credentials.json`.
@@ -21,7 +21,7 @@ pub struct CredentialIndex {
     pub credentials: Vec<IndexEntry>,
 }
 
-/// One credential: its file name, and what it opens.
+/// One credential: its file name and the resources that it opens.
 #[derive(Clone, Debug)]
 pub struct IndexEntry {
     pub name: String,
@@ -37,12 +37,12 @@ pub struct IndexEntry {
 #[derive(Clone, Debug)]
 pub struct IndexResource {
     pub scope: Scope,
-    /// Where the audience serves it.
+    /// The location at which the audience serves the resource.
     pub location: Option<String>,
 }
 
 impl CredentialIndex {
-    /// The text of the file for credentials in this folder.
+    /// Makes the text of `credentials.json` for credentials in this folder.
     pub(crate) fn text(&self, folder: &Path, drain: Option<&DrainNote>) -> String {
         let entry = |entry: &IndexEntry| {
             let resources: Vec<_> = entry
@@ -67,7 +67,7 @@ impl CredentialIndex {
         text.to_string()
     }
 
-    /// The variables for the child: see [`CredentialDir::env`](super::credential_dir::CredentialDir::env).
+    /// Makes the variables for the child: see [`CredentialDir::env`](super::credential_dir::CredentialDir::env).
     pub(crate) fn variables(&self, folder: &Path) -> Vec<(OsString, OsString)> {
         let mut env: Vec<(OsString, OsString)> = vec![
             ("LEASEHOLD_JOB".into(), self.job.to_string().into()),
@@ -91,13 +91,13 @@ impl CredentialIndex {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DrainNote {
     pub reason: String,
-    /// Not known before the daemon answers.
+    /// When reading ends. `None` before the daemon answers.
     pub reading_ends: Option<Wall>,
     pub writing_ends: Option<Wall>,
 }
 
 impl DrainNote {
-    /// The text of the drain file.
+    /// Makes the text of the drain file.
     pub(crate) fn text(&self) -> String {
         self.to_json().to_string()
     }

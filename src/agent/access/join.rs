@@ -19,7 +19,7 @@ use crate::{
     secret::{NoRandomness, Secret, SecretText, random_u128},
 };
 
-/// What this process has created so far. If the start fails, [`undo`](Self::undo) ends all of it.
+/// The job, attempt and member that this process has created so far. If the start fails, [`undo`](Self::undo) ends all of it.
 pub(crate) struct JoinState {
     calls: Calls,
     job: Option<JobId>,
@@ -70,7 +70,7 @@ impl JoinState {
         self.job
     }
 
-    /// Whether this process may have a job or an attempt to end.
+    /// Whether this process knows of a job, which it may have to end.
     pub(crate) fn has_job(&self) -> bool {
         self.job.is_some()
     }
@@ -132,7 +132,8 @@ impl JoinState {
 
 /// Creates the job and begins the attempt if the options require it, then joins. Records each step in `state`, for undo.
 ///
-/// With `session_dir`, a sidecar that was killed and restarted is the same member again. The directory has the saved session.
+/// With `session_dir`, a sidecar that was killed and restarted becomes the same member again, by the session that is saved in
+/// this directory.
 pub(crate) async fn join_job(
     options: &JoinOptions,
     state: &mut JoinState,
@@ -144,7 +145,7 @@ pub(crate) async fn join_job(
     if let Some(dir) = session_dir
         && let Some(saved) = SavedSession::find(&dir.take_sessions(), options)
     {
-        dir.keep_session(SavedSession::text(&saved.session, saved.is_own_job, options))?;
+        dir.keep_session(SavedSession::to_file_text(&saved.session, saved.is_own_job, options))?;
         match rejoin(saved, state, context).await? {
             Rejoined::SameMember(member) => return Ok(*member),
             Rejoined::JobOnly(job) => left_open = Some(job),
@@ -194,14 +195,14 @@ pub(crate) async fn join_job(
         ticket: options.ticket.clone().or(ticket).unwrap_or_else(|| SecretText::new(String::new())),
     };
     if let Some(dir) = session_dir {
-        dir.keep_session(SavedSession::text(&session, state.is_own_job, options))?;
+        dir.keep_session(SavedSession::to_file_text(&session, state.is_own_job, options))?;
     }
     let connected = join_attempt(&session, state, context).await?;
     Ok((session, connected))
 }
 
-/// Returns the job once people have decided, if it waits for them and the options say to wait. Otherwise it stays open for its
-/// approvers, and the refusal names them.
+/// Returns the job once people have decided about it, if it waits for them and the options say to wait. Otherwise returns a
+/// refusal that names the approvers, and the job stays open for them.
 async fn wait_at_gates(
     job: v1::Job,
     id: JobId,
@@ -250,7 +251,7 @@ enum Rejoined {
     SameMember(Box<(AttemptSession, Connected)>),
     /// The membership has ended. The job that the killed sidecar created is still open, and no other process will end it.
     JobOnly(Box<v1::Job>),
-    /// Nothing is left to continue.
+    /// Nothing is left to continue: the process starts as a new member.
     StartNew,
 }
 
@@ -322,8 +323,8 @@ async fn get_job(calls: &Calls, id: JobId) -> Result<v1::Job, Refusal> {
     calls.retry(START_PATIENCE, ask).await?.job.ok_or_else(not_understood)
 }
 
-/// Begins an attempt, or finds the one that the key began. The daemon refuses it if this process could not join it, so that a
-/// missing ticket uses up no attempt.
+/// Begins an attempt, or finds the one that the key began. The daemon refuses this if the process could not join the attempt,
+/// so that a missing ticket uses up no attempt.
 async fn begin_attempt(
     calls: &Calls,
     id: JobId,
@@ -337,7 +338,7 @@ async fn begin_attempt(
     calls.retry(START_PATIENCE, ask).await
 }
 
-/// The refusal if the job waits for approval. It names the approvers.
+/// Makes the refusal for a job that waits for approval. It names the approvers.
 fn approval_refusal(job: &v1::Job) -> Option<Refusal> {
     if job.state() != v1::JobState::AwaitingApproval {
         return None;
@@ -350,11 +351,12 @@ fn approval_refusal(job: &v1::Job) -> Option<Refusal> {
     Some(refusal.fix(format!("someone of these groups runs: leasehold approve {} --reason TEXT", job.id)))
 }
 
-/// Waits until people have decided about a job, at most this long. Returns the job as it is then.
+/// Waits until people have decided about a job, for at most `wait`. Returns the job as it is at the end of the wait.
 async fn wait_for_approval(calls: &Calls, id: JobId, wait: Duration) -> Result<v1::Job, Refusal> {
     let decided = async {
         loop {
-            // The answer of the stream may be lost with the daemon or the SVID: then ask, and follow again.
+            // The stream may break when the daemon stops or the SVID is renewed. So fetch the job first, and then follow it
+            // again.
             let job = get_job(calls, id).await?;
             if job.state() != v1::JobState::AwaitingApproval {
                 return Ok(job);
@@ -381,7 +383,7 @@ fn random_key() -> Result<String, NoRandomness> {
     Ok(format!("run-{:032x}", random_u128()?))
 }
 
-/// The host's name and the process id.
+/// The default name of a member: the host's name and the process id.
 fn default_instance() -> InstanceName {
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     instance_name(host.trim(), std::process::id())

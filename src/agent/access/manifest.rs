@@ -1,4 +1,4 @@
-//! The manifest: which files in a directory the wrapper wrote, if the user named the directory.
+//! The manifest lists the files that the wrapper wrote into a directory. It is used only for a directory that the user named.
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +17,12 @@ use crate::{
     secret::{NoRandomness, random_u128},
 };
 
-/// The digests of the files that this wrapper writes, in a file of the same directory. It is written before them. So the next
-/// wrapper can tell the files of a killed one from others by their content, not by their names.
+/// The digests of the files that a wrapper writes into a directory. The manifest is a file in this directory, and is written
+/// before the other files. So the next wrapper recognizes the files of a wrapper that was killed by their content, not by their
+/// names.
 ///
-/// The first line names the draft: each file is written under this random name before it gets its own. The other lines contain a
-/// digest and a name each. A file that is being replaced has two lines. The manifest contains no secret.
+/// The first line contains a random name, the draft name. Each file is written under this name first, and then renamed. Each
+/// other line contains a digest and a file name. A file that is being replaced has two lines. The manifest contains no secret.
 #[derive(Debug)]
 pub(crate) struct Manifest {
     folder: PathBuf,
@@ -33,12 +34,13 @@ impl Manifest {
     /// The manifest's file name.
     const NAME: &str = ".leasehold";
 
-    /// For a directory without files that the wrapper wrote.
+    /// Makes the manifest for a directory into which no wrapper has written a file.
     pub(crate) fn new(folder: PathBuf) -> Result<Self, NoRandomness> {
         Ok(Manifest { folder, draft: draft_name()?, files: BTreeMap::new() })
     }
 
-    /// Reads the manifest of an earlier wrapper. Proves nothing if there is none, or if that file is something else.
+    /// Reads the manifest of an earlier wrapper. Returns an empty manifest if the directory has none, or if the file is not a
+    /// manifest.
     pub(crate) fn load(folder: &Path) -> Self {
         let nothing = || Manifest { folder: folder.to_owned(), draft: String::new(), files: BTreeMap::new() };
         let mut manifest = nothing();
@@ -62,13 +64,13 @@ impl Manifest {
         read_own_file(path).and_then(|bytes| String::from_utf8(bytes).ok())
     }
 
-    /// The draft name for the next file.
+    /// The name under which each file is written first.
     pub(crate) fn draft(&self) -> &str {
         &self.draft
     }
 
-    /// Whether it lists a file of this name.
-    pub(crate) fn names(&self, name: &str) -> bool {
+    /// Whether the manifest lists a file of this name.
+    pub(crate) fn lists(&self, name: &str) -> bool {
         self.files.contains_key(name)
     }
 
@@ -76,30 +78,31 @@ impl Manifest {
     pub(crate) fn record(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let digests = self.files.entry(name.to_owned()).or_default();
         digests.push(Digest::of(bytes));
-        // Keeps the digests of the present content and of the next.
+        // Keeps the digests of the present content and of the next content.
         let old = digests.len().saturating_sub(2);
         digests.drain(..old);
         let lines =
             self.files.iter().flat_map(|(name, all)| all.iter().map(move |d| format!("{d} {name}\n")));
         let text: String = [format!("{DRAFT}{}\n", self.draft)].into_iter().chain(lines).collect();
-        let (own, draft) = (self.folder.join(Self::NAME), self.folder.join(&self.draft));
-        // The first manifest names the draft, so it is written directly.
-        let next = if self.is_there() { &draft } else { &own };
+        let (manifest_path, draft) = (self.folder.join(Self::NAME), self.folder.join(&self.draft));
+        // If no manifest exists yet, no other process knows the draft name. So the first manifest is written under its final
+        // name.
+        let next = if self.is_written() { &draft } else { &manifest_path };
         let write = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next)?;
             file.write_all(text.as_bytes())?;
-            if *next == own { Ok(()) } else { fs::rename(next, &own) }
+            if *next == manifest_path { Ok(()) } else { fs::rename(next, &manifest_path) }
         };
         write().inspect_err(|_| drop(fs::remove_file(next)))
     }
 
-    /// Whether the manifest file exists and names this draft.
-    fn is_there(&self) -> bool {
+    /// Whether the manifest file exists and contains this draft name.
+    fn is_written(&self) -> bool {
         !self.draft.is_empty() && Self::load(&self.folder).draft == self.draft
     }
 
     /// Whether a wrapper of this user wrote the file of this name.
-    pub(crate) fn proves(&self, name: &OsStr) -> bool {
+    pub(crate) fn is_written_by_wrapper(&self, name: &OsStr) -> bool {
         let Some(name) = name.to_str() else { return false };
         let path = self.folder.join(name);
         if name == self.draft || name == Self::NAME {
@@ -112,7 +115,7 @@ impl Manifest {
     /// The files that a wrapper wrote. The manifest comes last, so that an interrupted removal can be continued.
     pub(crate) fn proven_files(&self) -> Vec<PathBuf> {
         let names = fs::read_dir(&self.folder).into_iter().flatten().flatten().map(|e| e.file_name());
-        let mut proven: Vec<_> = names.filter(|n| self.proves(n)).collect();
+        let mut proven: Vec<_> = names.filter(|n| self.is_written_by_wrapper(n)).collect();
         proven.sort_by_key(|n| n.as_os_str() == Self::NAME);
         proven.into_iter().map(|n| self.folder.join(n)).collect()
     }
@@ -123,7 +126,7 @@ pub(crate) fn draft_name() -> Result<String, NoRandomness> {
     Ok(format!("{}-{:032x}.new", Manifest::NAME, random_u128()?))
 }
 
-/// Precedes the name of the draft.
+/// The text before the draft name in the first line.
 const DRAFT: &str = "draft ";
 
 fn is_draft(name: &str) -> bool {
@@ -131,7 +134,8 @@ fn is_draft(name: &str) -> bool {
     random.is_some_and(|r| r.len() == 32 && r.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// Does not follow links, and opens nothing: to open a FIFO or a device may block or have effects.
+/// Whether the path is a regular file of this user. Does not follow links, and does not open the file: opening a FIFO or a
+/// device can block or have effects.
 fn is_own_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.uid() == geteuid().as_raw())
 }
@@ -147,7 +151,7 @@ fn read_own_file(path: &Path) -> Option<Vec<u8>> {
     (bytes.len() as u64 <= CREDENTIAL_FILE_BYTES_MAX).then_some(bytes)
 }
 
-/// Opens a file if it is a regular one. Never blocks, even if another kind of file replaces it meanwhile.
+/// Opens a file if it is a regular file. Never blocks, even if another kind of file replaces it meanwhile.
 pub(crate) fn open_regular(options: &OpenOptions, path: &Path) -> io::Result<File> {
     let refused = || io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file");
     if !fs::symlink_metadata(path)?.is_file() {
@@ -166,7 +170,7 @@ mod tests {
     fn a_file_is_proven_by_its_content_not_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        assert!(!Manifest::load(folder.path()).proves(OsStr::new(Manifest::NAME)));
+        assert!(!Manifest::load(folder.path()).is_written_by_wrapper(OsStr::new(Manifest::NAME)));
         let mut manifest = Manifest::new(folder.path().to_owned()).unwrap();
         for text in ["first", "second", "third"] {
             manifest.record("reading-a", text.as_bytes()).unwrap();
@@ -176,21 +180,21 @@ mod tests {
         {
             fs::write(path("reading-a"), text).unwrap();
             let left = Manifest::load(folder.path());
-            assert_eq!(left.proves(OsStr::new("reading-a")), is_ours, "{text}");
-            assert!(left.proves(OsStr::new(Manifest::NAME)));
+            assert_eq!(left.is_written_by_wrapper(OsStr::new("reading-a")), is_ours, "{text}");
+            assert!(left.is_written_by_wrapper(OsStr::new(Manifest::NAME)));
         }
         fs::write(path("reading-b"), "third").unwrap();
         fs::write(path(manifest.draft()), "half a tok").unwrap();
         let others = draft_name().unwrap();
         fs::write(path(&others), "mine").unwrap();
         let left = Manifest::load(folder.path());
-        assert!(!left.proves(OsStr::new("reading-b")), "it names no such file");
-        assert!(!left.proves(OsStr::new(&others)), "it names another draft");
+        assert!(!left.is_written_by_wrapper(OsStr::new("reading-b")), "it names no such file");
+        assert!(!left.is_written_by_wrapper(OsStr::new(&others)), "it names another draft");
         assert_eq!(left.proven_files().len(), 2, "the draft and the manifest");
         assert_eq!(left.proven_files().last(), Some(&path(Manifest::NAME)));
         // A file with the name of the manifest that is not a manifest.
         fs::write(path(Manifest::NAME), "a note of mine\n").unwrap();
-        assert!(!Manifest::load(folder.path()).proves(OsStr::new(Manifest::NAME)));
+        assert!(!Manifest::load(folder.path()).is_written_by_wrapper(OsStr::new(Manifest::NAME)));
     }
 
     #[test]

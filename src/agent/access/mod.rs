@@ -1,4 +1,4 @@
-//! The access of one member: how it is obtained, kept and taken away. The credential files never outlive their lease.
+//! The access of one member: how it is obtained, kept and ended. The credential files never outlive their lease.
 //!
 //! | What | Files |
 //! |---|---|

@@ -34,9 +34,9 @@ use crate::{
 /// The job and attempt to join, and the name of the member.
 #[derive(Debug)]
 pub struct JoinOptions {
-    /// Which job, and whether it and its attempt exist already.
+    /// The job, and whether the job and its attempt exist already.
     pub what: JoinTarget,
-    /// The scheduler's key for this run: the same key is the same attempt. `None` uses a random key.
+    /// The scheduler's key for this run. The same key always means the same attempt. `None` uses a random key.
     pub attempt_key: Option<String>,
     /// Whether to end another attempt that is still draining.
     pub supersede: bool,
@@ -46,20 +46,20 @@ pub struct JoinOptions {
     pub instance: Option<InstanceName>,
     /// `None` uses the ticket from `BeginAttempt`.
     pub ticket: Option<SecretText>,
-    /// What the `[run]` section of the job file says.
+    /// The settings in the `[run]` section of the job file.
     pub settings: RunSettings,
     /// The SVID files for the programs that use the access.
     pub svid: Option<SvidPaths>,
 }
 
-/// What exists already when the process starts.
+/// The job and attempt that exist when the process starts.
 #[derive(Debug)]
 pub enum JoinTarget {
-    /// Nothing: create the job, and begin its first attempt.
+    /// Nothing exists: create the job, and begin its first attempt.
     New(v1::JobSpec),
-    /// The job: begin an attempt, or find the one with the same key.
+    /// The job exists: begin an attempt, or find the attempt with the same key.
     Job(JobId),
-    /// The job and a running attempt.
+    /// The job and a running attempt exist.
     Attempt(JobId),
 }
 
@@ -71,15 +71,15 @@ pub struct SvidPaths {
     pub bundle: PathBuf,
 }
 
-/// The connections of a run or sidecar to the world around it.
+/// The parts of the process that a run or a sidecar uses.
 pub struct RunContext {
     /// Connects to the daemon.
     pub connector: Connector,
-    /// The connector's source: a new SVID leads to a new connection.
+    /// The SVID source of the connector. A new SVID leads to a new connection.
     pub identity: Arc<dyn IdentitySource>,
-    /// Renewals, beats and graces are timed by it.
+    /// The clock that times renewals, beats and graces.
     pub clock: Arc<dyn Clock>,
-    /// Where messages for people go.
+    /// The sink for messages to people.
     pub messages: MessageSink,
 }
 
@@ -109,7 +109,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// 126 and 127 if the command cannot be run, 128 + n after signal n, otherwise 125.
+    /// The exit status: 126 or 127 if the command cannot be run, 128 + n after signal n, otherwise 125.
     pub fn exit_code(&self) -> u8 {
         match self {
             RunError::Spawn(e) => e.exit_code(),
@@ -143,9 +143,9 @@ impl From<ObtainError> for RunError {
 /// What happens to the work if the wrapper or the sidecar is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnKill {
-    /// The guard ends the command, so the next start begins from nothing.
+    /// The guard ends the command. The next start has nothing to continue.
     EndCommand,
-    /// The work goes on, and the next sidecar comes back as the same member.
+    /// The work goes on, and the next sidecar becomes the same member again.
     Rejoin,
 }
 
@@ -160,7 +160,7 @@ pub(crate) struct ObtainedAccess {
 }
 
 impl ObtainedAccess {
-    /// Joins, requests the credentials, and writes their files. Undoes this if it fails, or if a signal asks to end.
+    /// Joins, requests the credentials, and writes their files. Undoes all of this if a step fails, or if a signal asks to end.
     pub(crate) async fn obtain(
         options: &JoinOptions,
         dir: CredentialDir,
@@ -202,13 +202,14 @@ impl ObtainedAccess {
         }
     }
 
-    /// Undoes everything: the work could not be started.
+    /// Ends everything that was created, because the work could not be started.
     pub(crate) async fn undo(self, why: &str, messages: &MessageSink) {
         self.dir.wipe();
         self.state.undo(why, messages).await;
     }
 
-    /// The environment variables for the programs that use the access, without those of the S3 endpoint that the user keeps.
+    /// The environment variables for the programs that use the access. Leaves out the variables of the S3 endpoint that the
+    /// user keeps.
     pub(crate) fn env(&self, svid: Option<&SvidPaths>, keep: &[String]) -> Vec<(OsString, OsString)> {
         let mut set = self.dir.env();
         if let Some(svid) = svid {
@@ -224,7 +225,7 @@ impl ObtainedAccess {
         set
     }
 
-    /// The variables that would lead programs away from the local S3 endpoint.
+    /// The variables to remove, because they would lead programs away from the local S3 endpoint.
     pub(crate) fn cleared(&self) -> &'static [&'static str] {
         if self.leading.is_some() { CLEARED } else { &[] }
     }
@@ -259,7 +260,7 @@ async fn obtain_member(
     Ok(member)
 }
 
-/// Ends what was created, because nothing could be started. A signal leaves at once.
+/// Ends what was created, because the work could not be started. A second signal ends the process at once.
 pub(crate) async fn undo_start(
     state: &JoinState,
     error: &RunError,
@@ -299,7 +300,8 @@ async fn start_forwarder(
     Ok(Some((forwarder, leading)))
 }
 
-/// Waits for a signal that asks to end. Ignores the others, because there is no command yet to pass them on to.
+/// Waits for a signal that asks to end. Ignores other signals, because there is no command yet to which they could be passed
+/// on.
 pub(crate) async fn next_end_signal(
     signals: &mut Signals,
     arrivals: &mut Arrivals,

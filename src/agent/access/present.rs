@@ -1,11 +1,11 @@
-//! What a member may use at S3 gateways now: what the forwarder needs of it.
+//! The access of a member to S3 gateways, in the form that the forwarder needs.
 
 use std::sync::Arc;
 
 use super::access_end::AccessEnd;
 use crate::{link::Endpoint, name::ResourceName, secret::SecretText};
 
-/// The present access of a member. Each change of a token makes another value.
+/// The present access of a member. Each change of a token makes a new value.
 #[derive(Clone, Debug)]
 pub(crate) enum PresentAccess {
     /// The member has joined.
@@ -20,7 +20,7 @@ pub(crate) enum PresentAccess {
 #[derive(Clone, Debug)]
 pub(crate) struct GatewayAccess {
     pub(crate) endpoint: Endpoint,
-    /// One for each half of the access that has a token.
+    /// The tokens: one for each half of the access that has a token.
     pub(crate) tokens: Vec<SecretText>,
     /// The folders of the resources, such as `s3://bucket/prefix/`.
     pub(crate) locations: Vec<String>,
@@ -32,7 +32,7 @@ impl GatewayAccess {
         GatewayAccess { endpoint, tokens: Vec::new(), locations: Vec::new(), resources: Vec::new() }
     }
 
-    /// Whether it serves this bucket and key, by the locations and the stable names of its resources.
+    /// Whether the gateway serves this bucket and key, by the locations and the stable names of its resources.
     pub(crate) fn serves(&self, bucket: &str, key: &str) -> bool {
         let (kind, rest) = key.split_once('/').unwrap_or((key, ""));
         let has_name = |resource: &ResourceName| {

@@ -1,16 +1,16 @@
-//! When a credential is requested again. Reads no clock and never waits.
+//! The schedule of a credential: when to request it again. This code reads no clock and never waits.
 
 use std::time::Duration;
 
 use crate::{backoff::Backoff, clock::LeaseTime, limits::RETRY_MAX};
 
-/// The pace of one credential: when to request it and when it expires. At most one request is in flight.
+/// The schedule of one credential: when to request it and when it expires. At most one request is in flight.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     due: Option<LeaseTime>,
     expires: Option<LeaseTime>,
     in_flight: bool,
-    /// The response to the request in flight no longer counts.
+    /// Whether the response to the request in flight no longer counts.
     superseded: bool,
     backoff: Backoff,
 }
@@ -19,9 +19,9 @@ pub(crate) struct Schedule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum More {
     Yes,
-    /// Not now: our SVID ends before the lease does.
+    /// Not now, because our SVID ends before the lease does.
     NotYet,
-    /// The lease is at its latest end.
+    /// Never, because the lease has reached its latest end.
     Never,
 }
 
@@ -37,12 +37,12 @@ impl Schedule {
         }
     }
 
-    /// When to send the next request. `None` while one is in flight, or if none is needed.
+    /// When to send the next request. `None` while a request is in flight, or if no request is needed.
     pub(crate) fn due(&self) -> Option<LeaseTime> {
         self.due.filter(|_| !self.in_flight)
     }
 
-    /// Whether there is a token, or one is to be requested.
+    /// Whether there is a token, or a token is to be requested.
     pub(crate) fn is_wanted(&self) -> bool {
         self.due.is_some() || self.expires.is_some()
     }
@@ -58,7 +58,7 @@ impl Schedule {
         self.superseded = false;
     }
 
-    /// Notes that the response is here. Returns whether it still counts.
+    /// Notes that the response has arrived. Returns whether it still counts.
     pub(crate) fn mark_answered(&mut self) -> bool {
         self.in_flight = false;
         !self.superseded
@@ -88,7 +88,7 @@ impl Schedule {
         self.superseded = self.in_flight;
     }
 
-    /// Notes that the token is gone and not wanted again.
+    /// Notes that the token is removed and that no other token is wanted.
     pub(crate) fn stop(&mut self) {
         self.due = None;
         self.expires = None;

@@ -12,7 +12,7 @@ use crate::{
     secret::{Secret, SecretText},
 };
 
-/// The session of a sidecar that was killed.
+/// The saved session of a sidecar that was killed.
 #[derive(Debug)]
 pub(crate) struct SavedSession {
     pub(crate) session: AttemptSession,
@@ -21,10 +21,14 @@ pub(crate) struct SavedSession {
 }
 
 impl SavedSession {
-    /// Returns the text of the file. It contains the session secret and the ticket.
-    pub(crate) fn text(session: &AttemptSession, is_own_job: bool, options: &JoinOptions) -> SecretText {
+    /// Returns the text of the file in which a session is saved. The text contains the session secret and the ticket.
+    pub(crate) fn to_file_text(
+        session: &AttemptSession,
+        is_own_job: bool,
+        options: &JoinOptions,
+    ) -> SecretText {
         let text = json!({
-            "for": purpose(options),
+            "for": options_digest(options),
             "job": session.job,
             "attempt": session.attempt,
             "instance": session.instance.to_string(),
@@ -37,7 +41,7 @@ impl SavedSession {
 
     /// Finds the session of a sidecar that was started with the same options.
     pub(crate) fn find(saved_texts: &[SecretText], options: &JoinOptions) -> Option<Self> {
-        let wanted = purpose(options);
+        let wanted = options_digest(options);
         saved_texts.iter().find_map(|text| {
             let file: serde_json::Value = serde_json::from_str(text.expose()).ok()?;
             let word = |key: &str| file.get(key).and_then(|v| v.as_str());
@@ -54,9 +58,9 @@ impl SavedSession {
     }
 }
 
-/// A digest of the options that say for what a sidecar was started. Two sidecars with the same purpose and directory
-/// never run at the same time.
-fn purpose(options: &JoinOptions) -> String {
+/// A digest of the options with which a sidecar was started. Two sidecars with the same digest and directory never run at the
+/// same time.
+fn options_digest(options: &JoinOptions) -> String {
     let what = match &options.what {
         JoinTarget::Job(id) => format!("job {id}"),
         JoinTarget::Attempt(id) => format!("attempt of {id}"),
@@ -104,7 +108,8 @@ mod tests {
             secret: Secret::random().unwrap(),
             ticket: SecretText::new("t".into()),
         };
-        let left = [SecretText::new("no json".into()), SavedSession::text(&session, true, &spec("lora"))];
+        let left =
+            [SecretText::new("no json".into()), SavedSession::to_file_text(&session, true, &spec("lora"))];
         let found = SavedSession::find(&left, &spec("lora")).unwrap();
         assert!(
             found.is_own_job

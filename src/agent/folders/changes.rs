@@ -1,4 +1,4 @@
-//! Which files of a folder are finished, and which of them are uploaded.
+//! The state of the files in a synced folder: which files are finished, and which of them are uploaded.
 
 use std::{
     collections::HashMap,
@@ -16,11 +16,11 @@ use crate::{
     plain::{self, bytes_shown},
 };
 
-/// What shows that a file was changed, without reading it.
+/// The size and times of a file. They show a change without reading the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileStamp {
     pub(super) size: u64,
-    /// Seconds since 1970, and nanoseconds.
+    /// When the file was modified: seconds since 1970, and nanoseconds.
     pub(super) modified: (i64, i64),
     inode: u64,
 }
@@ -35,15 +35,15 @@ impl FileStamp {
     }
 }
 
-/// A file of the folder, by the part of its path below the folder.
+/// A file in the folder, by its path relative to the folder.
 pub(super) type FoundFile = (String, FileStamp);
 
 /// Whether the command still runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SyncPhase {
-    /// It may still write: only files that rest are finished.
+    /// The command may still write: only files that have not changed for some time are finished.
     Running,
-    /// It has ended: every file is finished.
+    /// The command has ended: every file is finished.
     Finishing,
 }
 
@@ -58,7 +58,7 @@ pub(super) struct FolderChanges {
 #[derive(Debug)]
 struct FileState {
     stamp: FileStamp,
-    /// Since when it was not changed.
+    /// Since when the file has not changed.
     since: LeaseTime,
     upload: FileUpload,
 }
@@ -73,7 +73,7 @@ enum FileUpload {
         tries: u32,
     },
     Done,
-    /// The gateway refuses it. It is tried again if the file changes.
+    /// The gateway refuses the file. The upload is tried again if the file changes.
     Refused,
 }
 
@@ -84,7 +84,7 @@ impl FileUpload {
 }
 
 impl FolderChanges {
-    /// Takes what a look at the folder has found. A file that was removed is forgotten.
+    /// Takes the files that were found in the folder. Forgets files that were removed.
     pub(super) fn look(&mut self, found: Vec<FoundFile>, now: LeaseTime) {
         let mut before = std::mem::take(&mut self.files);
         for (name, stamp) in found {
@@ -96,7 +96,7 @@ impl FolderChanges {
         }
     }
 
-    /// The finished files that are not uploaded, the oldest first. They count as under way then.
+    /// Returns the finished files that are not uploaded, the oldest first, and marks them as under way.
     pub(super) fn take_finished(&mut self, phase: SyncPhase, now: LeaseTime, most: usize) -> Vec<FoundFile> {
         let is_due = |state: &FileState| match &state.upload {
             FileUpload::Wanted { tries, after } => {
@@ -119,7 +119,7 @@ impl FolderChanges {
         due
     }
 
-    /// Whether an upload may still be tried at the end.
+    /// Whether any upload may still be tried at the end.
     pub(super) fn has_wanted(&self) -> bool {
         let is_wanted = |state: &FileState| {
             matches!(&state.upload, FileUpload::Wanted { tries, .. } if *tries < SYNC_TRIES)
@@ -128,17 +128,17 @@ impl FolderChanges {
         self.files.values().any(is_wanted)
     }
 
-    /// The content with this stamp is uploaded. If the file was changed meanwhile, the next look finds that.
+    /// Notes that the content with this stamp is uploaded. If the file was changed meanwhile, the next look finds the change.
     pub(super) fn mark_uploaded(&mut self, name: &str, stamp: FileStamp) {
         self.set(name, stamp, FileUpload::Done);
     }
 
-    /// The gateway refuses this content, so it is not tried again.
+    /// Notes that the gateway refuses this content, so that it is not tried again.
     pub(super) fn mark_refused(&mut self, name: &str, stamp: FileStamp) {
         self.set(name, stamp, FileUpload::Refused);
     }
 
-    /// An upload failed, and is tried again later.
+    /// Notes that an upload failed and is to be tried again later.
     pub(super) fn mark_failed(&mut self, name: &str, stamp: FileStamp, now: LeaseTime) {
         let earlier = match self.files.get(name).map(|state| &state.upload) {
             Some(FileUpload::UnderWay { tries }) => *tries,
@@ -155,7 +155,7 @@ impl FolderChanges {
         }
     }
 
-    /// What is not uploaded, in words. `None` if everything is.
+    /// Describes the files that are not uploaded, for people. `None` if all files are uploaded.
     pub(super) fn left(&self) -> Option<String> {
         if let Some(trouble) = &self.trouble {
             return Some(trouble.clone());
@@ -169,7 +169,7 @@ impl FolderChanges {
     }
 }
 
-/// Lists the regular files below a folder. Follows no link, and leaves out our own files. Blocks.
+/// Lists the regular files below a folder. Does not follow links, and leaves out leasehold's files. Blocks.
 pub(super) fn files_below(root: &Path) -> Result<Vec<FoundFile>, FolderError> {
     let failed = |error| FolderError::disk(root, error);
     let too_many = || FolderError::TooManyFiles(root.to_owned());
@@ -205,7 +205,8 @@ pub(super) fn files_below(root: &Path) -> Result<Vec<FoundFile>, FolderError> {
     Ok(found)
 }
 
-/// The name of an object for a file. A name that is no UTF-8 has no file later, so its upload fails and is reported.
+/// Makes the name of the object for a file. If the file's name is not UTF-8, the changed name finds no file later, so the
+/// upload fails and is reported.
 fn name_below(root: &Path, path: &Path) -> String {
     let below: PathBuf = path.strip_prefix(root).unwrap_or(path).to_owned();
     below.to_string_lossy().into_owned()
@@ -223,7 +224,7 @@ mod tests {
         files.into_iter().map(|(name, _)| name).collect()
     }
 
-    // A file is finished when it was not changed for some time, or when the command has ended; each content is uploaded once.
+    // A file is finished when it has not changed for some time, or when the command has ended. Each content is uploaded once.
     #[test]
     fn a_file_that_rests_is_finished() {
         let (mut changes, start) = (FolderChanges::default(), LeaseTime(1_000_000));
@@ -247,7 +248,7 @@ mod tests {
         );
     }
 
-    // A refused file is left behind, a failed one is tried again a few times at the end.
+    // A refused file is not tried again. A failed file is tried again a few times at the end.
     #[test]
     fn a_failed_upload_is_tried_again() {
         let (mut changes, mut now) = (FolderChanges::default(), LeaseTime(1_000_000));

@@ -1,4 +1,4 @@
-//! Copies objects into a folder: several requests at once, each on from the byte at which the one before broke.
+//! Copies objects into a folder, with several requests at once. After a broken transfer, a copy goes on from the last byte.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -28,7 +28,7 @@ use crate::{
     limits::{STAGE_CHUNK, STAGE_REQUESTS, STAGE_TRIES},
 };
 
-/// The end of the name of a file that is not complete.
+/// The end of the name of a file that is not complete yet.
 pub(super) const PART: &str = ".leasehold-part";
 
 /// A copy of some objects into a folder.
@@ -43,12 +43,12 @@ pub(super) struct CopyIn<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CopiedObject {
     pub(super) object: RemoteObject,
-    /// Its SHA-256, in hexadecimal digits.
+    /// The SHA-256 of the content, in hexadecimal digits.
     pub(super) sha256: String,
 }
 
 impl CopyIn<'_> {
-    /// Fails if the disk has no room for this many bytes.
+    /// Fails if the disk has too little space for this many bytes.
     pub(super) fn check_room(&self, needed: u64) -> Result<(), FolderError> {
         let stat = nix::sys::statvfs::statvfs(self.folder)
             .map_err(|error| FolderError::disk(self.folder, error.into()))?;
@@ -60,7 +60,7 @@ impl CopyIn<'_> {
         Ok(())
     }
 
-    /// Copies these objects. Each file gets its name when it is complete; then `done` is called.
+    /// Copies these objects. Each file gets its final name when it is complete. Then `done` is called.
     pub(super) async fn copy(
         &self,
         wanted: Vec<RemoteObject>,
@@ -102,7 +102,7 @@ impl CopyIn<'_> {
         Ok(CopiedObject { object, sha256 })
     }
 
-    /// Copies a range of an object. Goes on after a broken transfer, as long as each try brings some bytes.
+    /// Copies a range of an object. Goes on after a broken transfer if each try brings some bytes.
     async fn copy_chunk(
         &self,
         object: &RemoteObject,
@@ -132,7 +132,7 @@ impl CopyIn<'_> {
         file.flush().await.map_err(failed)
     }
 
-    /// Writes what the store sends to the file, and takes it off what is left.
+    /// Writes the bytes that arrive to the file, and shortens the range that is left.
     async fn read_on(
         &self,
         object: &RemoteObject,
@@ -170,7 +170,7 @@ fn broken(why: &'static str) -> object_store::Error {
     object_store::Error::Generic { store: "S3", source: why.into() }
 }
 
-/// The ranges that are requested one by one.
+/// Splits an object into the ranges that are requested one by one.
 fn chunks_of(size: u64) -> impl Iterator<Item = Range<u64>> {
     (0..size.div_ceil(STAGE_CHUNK)).map(move |n| {
         let start = n.saturating_mul(STAGE_CHUNK);
@@ -178,14 +178,14 @@ fn chunks_of(size: u64) -> impl Iterator<Item = Range<u64>> {
     })
 }
 
-/// The name of a file until it is complete.
+/// Returns the name of a file until it is complete.
 pub(super) fn part_of(target: &Path) -> PathBuf {
     let mut name = target.as_os_str().to_owned();
     name.push(PART);
     name.into()
 }
 
-/// Makes a file of this size that only its owner can read, and the folders above it. Follows no link.
+/// Makes a file of this size that only its owner can read, and its parent folders. Does not follow links.
 fn make_file(root: &Path, path: &Path, size: u64) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         make_folders(root, parent)?;
@@ -197,7 +197,7 @@ fn make_file(root: &Path, path: &Path, size: u64) -> io::Result<()> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?.set_len(size)
 }
 
-/// Makes the folders between a root, which exists, and one below it. A link or a file in their place is an error.
+/// Makes the folders from an existing root down to this folder. Fails if a link or a file has the name of one of them.
 fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
     let mut path = root.to_owned();
     for part in folder.strip_prefix(root).unwrap_or(Path::new("")).components() {
@@ -214,7 +214,7 @@ fn make_folders(root: &Path, folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The SHA-256 of a file, in hexadecimal digits.
+/// Returns the SHA-256 of a file, in hexadecimal digits.
 pub(super) fn sha256_of(path: &Path) -> io::Result<String> {
     let (mut file, mut digest) = (fs::File::open(path)?, Context::new(&SHA256));
     let mut buffer = vec![0; 1 << 20];
@@ -227,7 +227,7 @@ pub(super) fn sha256_of(path: &Path) -> io::Result<String> {
     }
 }
 
-/// Runs work that blocks on another thread.
+/// Runs blocking work on another thread.
 pub(super) async fn in_background<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -243,7 +243,7 @@ mod tests {
     use super::*;
     use crate::{agent::folders::testing::BreakingStore, clock::SystemClock};
 
-    /// A resource with these objects. Each transfer of more than 1 MiB breaks before its end.
+    /// Makes a resource with these objects. Each transfer of more than 1 MiB breaks before its end.
     async fn objects(content: &[(&str, Vec<u8>)]) -> ResourceObjects {
         let store = BreakingStore::default();
         for (name, bytes) in content {
@@ -252,8 +252,8 @@ mod tests {
         ResourceObjects::of_test(Arc::new(store), "m")
     }
 
-    // Files of several chunks and empty files arrive whole, although each transfer breaks, and each has its name only when it is
-    // complete.
+    // Files of several chunks and empty files arrive whole, although each transfer breaks. Each file has its name only when it
+    // is complete.
     #[tokio::test]
     async fn objects_are_copied_whole() {
         let large: Vec<u8> = (0..2 * STAGE_CHUNK + 7).map(|n| u8::try_from(n % 251).unwrap()).collect();
@@ -283,7 +283,7 @@ mod tests {
         assert!(matches!(copy.check_room(u64::MAX), Err(FolderError::NoRoom { .. })));
     }
 
-    // An object that changes after it was listed is not mixed with its old bytes.
+    // If an object changes after it was listed, its new bytes are not mixed with its old bytes.
     #[tokio::test]
     async fn an_object_that_changes_is_not_copied() {
         let objects = objects(&[("x", vec![1; 10])]).await;
@@ -297,7 +297,7 @@ mod tests {
         assert!(!folder.path().join("x").exists());
     }
 
-    // A link in the folder does not lead a copy out of it.
+    // A link in the folder does not lead a copy out of the folder.
     #[tokio::test]
     async fn a_copy_follows_no_link() {
         let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -1,4 +1,4 @@
-//! What goes wrong with a folder of this machine.
+//! Errors of copying resources to and from a local folder (`stage` and `sync`).
 
 use std::{
     io,
@@ -14,22 +14,22 @@ use crate::{
 /// Why a resource could not be copied to or from a folder.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// No S3 gateway serves the resource, so there is no way to its objects.
+    /// No S3 gateway serves the resource, so its objects cannot be copied.
     #[error(
-        "{0} has no S3 gateway, so it has no objects to copy: remove `stage` or `sync`, or give its audience an s3_endpoint"
+        "no S3 gateway serves {0}, so it cannot be copied: remove `stage` or `sync`, or add an s3_endpoint to its audience"
     )]
     NoGateway(ResourceName),
-    /// A sidecar starts no command, so it cannot fill a folder before the start.
+    /// A sidecar does not start the command, so it cannot fill a folder before the command starts.
     #[error(
-        "{0} has `stage` or `sync` in the job file, which only `leasehold run` serves: use that, or remove it"
+        "{0} has `stage` or `sync` in the job file. Only `leasehold run` supports them: use `leasehold run`, or remove them"
     )]
     NoCommand(ResourceName),
-    /// The folder is not for us: it has files of others, or another run uses it.
+    /// The folder cannot be used: it contains other files, or another run uses it.
     #[error("{} cannot be used: {why}", plain::path(path))]
     Unfit { path: PathBuf, why: String },
-    /// The disk has no room for the copy.
+    /// The disk has too little space for the copy.
     #[error(
-        "{} has no room for {resource}: {} are needed, {} are free; make room, or name a folder on another disk",
+        "{} has too little space for {resource}: {} are needed, {} are free; free some space, or name a folder on another disk",
         plain::path(path),
         bytes_shown(*needed),
         bytes_shown(*free)
@@ -38,7 +38,7 @@ pub enum FolderError {
     /// The operating system refused something.
     #[error("{} cannot be used: {source}", plain::path(path))]
     Disk { path: PathBuf, source: io::Error },
-    /// The gateway refused an object, or could not be reached for long.
+    /// The gateway refused an object, or could not be reached for a long time.
     #[error("{resource}: `{}`: {why}", plain::value(object))]
     Object { resource: ResourceName, object: String, why: String },
     #[error(
@@ -46,7 +46,7 @@ pub enum FolderError {
     )]
     TooManyObjects(ResourceName),
     #[error(
-        "{} has more than {SYNC_FILES_MAX} files, or more than {SYNC_DEPTH_MAX} folders inside each other: write fewer, larger files",
+        "{} has more than {SYNC_FILES_MAX} files, or more than {SYNC_DEPTH_MAX} levels of folders: write fewer, larger files in fewer levels",
         plain::path(_0)
     )]
     TooManyFiles(PathBuf),

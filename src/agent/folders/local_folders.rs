@@ -17,7 +17,7 @@ use crate::{
     plain,
 };
 
-/// The folders of one run. Dropping it ends all uploads and removes all copies.
+/// The folders of one run. Dropping the value ends all uploads and removes all copies.
 pub(in crate::agent) struct LocalFolders {
     staged: Vec<StagedFolder>,
     synced: Vec<SyncedFolder>,
@@ -25,10 +25,10 @@ pub(in crate::agent) struct LocalFolders {
     messages: MessageSink,
 }
 
-/// What a run needs to fill its folders.
+/// The parts of a run that are needed to fill its folders.
 #[derive(Clone, Copy)]
 pub(in crate::agent) struct FolderContext<'a> {
-    /// The local endpoint, if the job uses an S3 gateway.
+    /// The local S3 endpoint, if the job uses an S3 gateway.
     pub(in crate::agent) forwarder: Option<&'a Forwarder>,
     pub(in crate::agent) job: JobId,
     pub(in crate::agent) clock: &'a Arc<dyn Clock>,
@@ -50,20 +50,20 @@ impl FolderContext<'_> {
 }
 
 impl LocalFolders {
-    /// No folder at all.
+    /// Makes the value for a run without folders.
     pub(in crate::agent) fn none(messages: &MessageSink) -> Self {
         let messages = messages.clone();
         LocalFolders { staged: Vec::new(), synced: Vec::new(), removing: Vec::new(), messages }
     }
 
-    /// Fills the folders. The command can start then.
+    /// Fills the folders. After that, the command can start.
     pub(in crate::agent) async fn prepare(
         settings: &RunSettings,
         context: FolderContext<'_>,
     ) -> Result<Self, FolderError> {
         let FolderContext { clock, messages, .. } = context;
         let mut folders = Self::none(messages);
-        // A folder that cannot be used is found before anything is copied.
+        // All folders are taken first, so that a folder that cannot be used is found before anything is copied.
         let mut sources = Vec::new();
         for folder in &settings.stage {
             let objects = context.objects(folder)?;
@@ -81,22 +81,22 @@ impl LocalFolders {
         Ok(folders)
     }
 
-    /// The folders that the guard removes if this process is killed.
+    /// Returns the folders that the guard removes if this process is killed.
     pub(in crate::agent) fn copies(&self) -> Vec<PathBuf> {
         self.staged.iter().map(|staged| staged.path().to_owned()).collect()
     }
 
-    /// Whether files are uploaded.
+    /// Whether the files of any folder are uploaded.
     pub(in crate::agent) fn are_synced(&self) -> bool {
         !self.synced.is_empty()
     }
 
-    /// Uploads what is left in the synced folders. The command has ended.
+    /// Uploads the remaining files of the synced folders, after the command has ended.
     pub(in crate::agent) async fn upload_the_rest(&mut self) {
         join_all(self.synced.iter_mut().map(SyncedFolder::finish)).await;
     }
 
-    /// Ends all uploads, and says what was uploaded. Returns what was not.
+    /// Ends all uploads, and prints what was uploaded. Returns a text about the files that were not uploaded.
     pub(in crate::agent) async fn end_uploads(&mut self) -> Option<String> {
         let mut all_left = Vec::new();
         for synced in std::mem::take(&mut self.synced) {
@@ -107,7 +107,7 @@ impl LocalFolders {
         (!all_left.is_empty()).then(|| all_left.join("; "))
     }
 
-    /// Access has ended: ends all uploads, and begins to remove the copies.
+    /// Ends all uploads, and begins to remove the copies, because access has ended.
     pub(in crate::agent) fn on_access_end(&mut self) {
         self.synced.iter().for_each(SyncedFolder::stop);
         self.begin_to_remove_copies();
@@ -126,7 +126,7 @@ impl LocalFolders {
         }
     }
 
-    /// Removes the copies, and waits until they are gone.
+    /// Removes the copies, and waits until they are removed.
     pub(in crate::agent) async fn remove_copies(&mut self) {
         self.begin_to_remove_copies();
         for removing in std::mem::take(&mut self.removing) {

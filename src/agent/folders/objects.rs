@@ -23,16 +23,17 @@ pub(super) struct ResourceObjects {
 /// One object of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RemoteObject {
-    /// The part of its key after the resource.
+    /// The part of the object's key after the resource.
     pub(super) name: String,
     pub(super) size: u64,
     pub(super) e_tag: Option<String>,
-    /// When it was changed, in milliseconds since 1970.
+    /// When the object was changed, in milliseconds since 1970.
     pub(super) modified_ms: i64,
 }
 
 impl ResourceObjects {
-    /// The objects of a resource under its stable name. Of a checkpoint line, a job sees its own folder.
+    /// Returns the objects of a resource under its stable name. For a checkpoint line, these are the objects in the job's
+    /// folder.
     pub(super) fn new(store: AmazonS3, resource: &ResourceName, job: JobId) -> Self {
         let (kind, name) = resource.as_str().split_once(':').unwrap_or_default();
         let folder = match resource.kind() {
@@ -43,18 +44,18 @@ impl ResourceObjects {
     }
 
     fn below(store: Arc<dyn ObjectStore>, resource: &ResourceName, folder: &str) -> Self {
-        // A name has no part that a key cannot have.
+        // Every part of a resource name is also valid in a key.
         let prefix = Path::parse(folder).unwrap_or_default();
         ResourceObjects { resource: resource.clone(), store, prefix }
     }
 
-    /// The objects of a store that a test has made.
+    /// Returns the objects in the store of a test.
     #[cfg(test)]
     pub(super) fn of_test(store: Arc<dyn ObjectStore>, folder: &str) -> Self {
         Self::below(store, &"model:acme/base@1".parse().unwrap(), folder)
     }
 
-    /// The key of an object, or why it cannot be one.
+    /// Returns the key of an object, or the reason why the name cannot be a key.
     pub(super) fn key(&self, name: &str) -> Result<Path, String> {
         let refused = || "its name cannot be the key of an object".to_owned();
         if is_own_name(name) {
@@ -70,7 +71,7 @@ impl ResourceObjects {
         FolderError::Object { resource: self.resource.clone(), object: object.to_owned(), why: why.into() }
     }
 
-    /// All objects, sorted by name. Marks of folders are left out.
+    /// Lists all objects, sorted by name. Leaves out folder marks.
     pub(super) async fn list(&self) -> Result<Vec<RemoteObject>, FolderError> {
         let mut found: Vec<RemoteObject> = Vec::new();
         let mut listed = self.store.list(Some(&self.prefix));
@@ -93,7 +94,7 @@ impl ResourceObjects {
         Ok(without_folder_marks(found))
     }
 
-    /// Streams a part of an object. Fails if the object is not the one that was listed.
+    /// Streams a part of an object. Fails if the object was replaced after it was listed.
     pub(super) async fn read(
         &self,
         object: &RemoteObject,
@@ -106,11 +107,11 @@ impl ResourceObjects {
     }
 }
 
-/// Leaves out empty objects that are the folder of others. Stores that are made of directories list them.
+/// Leaves out empty objects that stand for a folder with other objects. Stores that are made of directories list them.
 fn without_folder_marks(found: Vec<RemoteObject>) -> Vec<RemoteObject> {
     let is_mark = |object: &RemoteObject| {
         let below = format!("{}/", object.name);
-        // What begins with the name and a slash is the first from there on.
+        // The position of the first name that could begin with this name and a slash.
         let at = found.partition_point(|other| other.name < below);
         object.size == 0 && found.get(at).is_some_and(|next| next.name.starts_with(&below))
     };
@@ -118,17 +119,17 @@ fn without_folder_marks(found: Vec<RemoteObject>) -> Vec<RemoteObject> {
     found.into_iter().zip(kept).filter_map(|(object, keep)| keep.then_some(object)).collect()
 }
 
-/// Whether the wrapper has its own file under this name.
+/// Whether the wrapper uses this name for a file of leasehold.
 pub(super) fn is_own_name(name: &str) -> bool {
     name == JOURNAL || name.ends_with(PART)
 }
 
-/// Whether a request may succeed later.
+/// Whether the error may pass, so that a request may succeed later.
 pub(super) fn is_passing(error: &Error) -> bool {
     matches!(error, Error::Generic { .. } | Error::JoinError { .. })
 }
 
-/// One line for people: the cause that the gateway names, without the words of the client library.
+/// One line for people: the cause that the gateway names, without the text of the client library.
 pub(super) fn shown(error: &Error) -> String {
     if matches!(error, Error::Precondition { .. }) {
         return "it was changed while it was copied: start again".to_owned();
@@ -142,7 +143,7 @@ pub(super) fn shown(error: &Error) -> String {
     message_of(&text).unwrap_or(&text).to_owned()
 }
 
-/// The `Message` of an S3 error.
+/// Finds the `Message` of an S3 error.
 fn message_of(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("<Message>")?;
     rest.split_once("</Message>").map(|(message, _)| message)
@@ -154,7 +155,7 @@ mod tests {
 
     use super::*;
 
-    // A copy begins with the names below the resource, and marks of folders are no files.
+    // The names are those below the resource. Folder marks are not files.
     #[tokio::test]
     async fn the_objects_of_a_resource_are_listed_by_name() {
         let store = Arc::new(InMemory::new());

@@ -1,4 +1,4 @@
-//! How far a copy is, in lines for people.
+//! Shows people how far a copy has come.
 
 use std::{
     future::Future,
@@ -24,7 +24,7 @@ impl CopyProgress {
         self.copied.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Runs a copy. Prints a line each few seconds, which begins with `what`.
+    /// Runs a copy. Every few seconds, prints a line that begins with `what`.
     pub(super) async fn report<T>(
         &self,
         what: &str,
@@ -53,7 +53,7 @@ impl CopyProgress {
     }
 }
 
-/// A number of files for people.
+/// Shows a number of files to people.
 pub(super) fn files_shown(files: u64) -> String {
     match files {
         1 => "1 file".to_owned(),

@@ -1,7 +1,8 @@
 //! A folder with the copy of a resource. It is made before the command starts, and removed at the end.
 //!
-//! A file in it names the resource, is locked while the run lives, and lists what is complete. So a folder that was left behind by a
-//! machine that stopped is found again: what is complete and unchanged is not copied twice, and the rest is removed.
+//! The journal is a file in the folder. It names the resource, is locked while the run lives, and lists the complete files. So
+//! another run finds a folder that was left behind when a machine stopped. It keeps the files that are complete and unchanged,
+//! and removes the others.
 
 use std::{
     collections::HashMap,
@@ -31,21 +32,21 @@ use crate::{
     plain::{self, bytes_shown},
 };
 
-/// The name of the file that marks a folder as ours.
+/// The name of the journal, which marks a folder as ours.
 pub(super) const JOURNAL: &str = ".leasehold-stage";
 
 /// A folder with the copy of a resource. It is removed when the value is dropped.
 #[derive(Debug)]
 pub(super) struct StagedFolder {
     path: PathBuf,
-    /// Locked, so that no other run uses the folder.
+    /// The locked journal. No other run can use the folder.
     journal: Flock<File>,
-    /// What a run before has copied, by name.
+    /// The objects that an earlier run has copied, by name.
     left: HashMap<String, CopiedObject>,
 }
 
 impl StagedFolder {
-    /// Takes a folder that does not exist, is empty, or was left by another run.
+    /// Takes a folder that does not exist, is empty, or was left behind by another run.
     pub(super) fn claim(path: &Path, objects: &ResourceObjects) -> Result<Self, FolderError> {
         let path = std::path::absolute(path).map_err(|error| FolderError::disk(path, error))?;
         let unfit = |why: &str| FolderError::Unfit { path: path.clone(), why: why.to_owned() };
@@ -54,7 +55,7 @@ impl StagedFolder {
         let is_new = fs::read_dir(&path).map_err(failed)?.next().is_none();
         let name = path.join(JOURNAL);
         if !is_new && fs::symlink_metadata(&name).is_err() {
-            return Err(unfit("it has files of others: name a folder that does not exist"));
+            return Err(unfit("it contains other files: name a folder that does not exist"));
         }
         let file = open_journal(&name, is_new).map_err(failed)?;
         let journal = Flock::lock(file, FlockArg::LockExclusiveNonblock)
@@ -75,7 +76,7 @@ impl StagedFolder {
         &self.path
     }
 
-    /// Copies all objects into the folder, except those that are there already.
+    /// Copies all objects into the folder, except the objects that are already there.
     pub(super) async fn fill(
         &mut self,
         objects: &ResourceObjects,
@@ -109,7 +110,7 @@ impl StagedFolder {
         Ok(())
     }
 
-    /// Removes every file that is not a complete copy of a listed object. Returns the objects that are missing then.
+    /// Removes every file that is not a complete copy of a listed object. Returns the missing objects.
     async fn keep_what_fits(&mut self, listed: Vec<RemoteObject>) -> Result<Vec<RemoteObject>, FolderError> {
         let left = std::mem::take(&mut self.left);
         if left.is_empty() {
@@ -149,7 +150,7 @@ impl StagedFolder {
         (&*self.journal).write_all(format!("{line}\n").as_bytes())
     }
 
-    /// Removes the folder and everything in it. The command may still write into it, so this tries a few times.
+    /// Removes the folder and its content. The command may still write into it, so this tries a few times.
     pub(super) fn wipe(&self) -> io::Result<()> {
         remove_folder(&self.path)
     }
@@ -163,7 +164,7 @@ impl Drop for StagedFolder {
     }
 }
 
-/// Removes the copy that a killed wrapper left. Leaves a folder that another run has taken since, or that is not ours.
+/// Removes the copy that a killed wrapper left behind. Keeps the folder if another run uses it now, or if it is not ours.
 pub(in crate::agent) fn remove_left_copy(path: &Path) -> io::Result<()> {
     let journal = match open_journal(&path.join(JOURNAL), false) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -175,7 +176,7 @@ pub(in crate::agent) fn remove_left_copy(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a folder. Follows no link in it.
+/// Removes a folder. Does not follow links in it.
 fn remove_folder(path: &Path) -> io::Result<()> {
     let mut last = Ok(());
     for _ in 0..STAGE_WIPE_TRIES {
@@ -191,7 +192,7 @@ fn remove_folder(path: &Path) -> io::Result<()> {
     last
 }
 
-/// Removes what can be removed of a folder. A command may have made a folder read-only.
+/// Removes as much of a folder as possible. A command may have made a folder read-only.
 fn remove_each(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
     let mut result = Ok(());
@@ -204,7 +205,7 @@ fn remove_each(folder: &Path) -> io::Result<()> {
     result.and_then(|()| fs::remove_dir(folder))
 }
 
-/// Makes the folder, which only its owner can enter. If it exists, it must be one, and ours.
+/// Makes a folder that only its owner can enter. If the path exists, it must be a folder, and belong only to this user.
 pub(super) fn make_own_folder(path: &Path) -> Result<(), FolderError> {
     let failed = |error| FolderError::disk(path, error);
     let unfit = |why: &str| FolderError::Unfit { path: path.to_owned(), why: why.to_owned() };
@@ -234,7 +235,8 @@ fn open_journal(name: &Path, is_new: bool) -> io::Result<File> {
     options.open(name)
 }
 
-/// Reads what is complete. `None` if the journal is of another resource, or cannot be read: then nothing is kept.
+/// Reads the complete objects from the journal. `None` if the journal is about another resource or cannot be read: then no file
+/// is kept.
 fn read_journal(journal: &File, head: &Value) -> Option<HashMap<String, CopiedObject>> {
     let mut lines = BufReader::new(journal.take(STAGE_JOURNAL_BYTES_MAX)).lines();
     let first: Value = serde_json::from_str(&lines.next()?.ok()?).ok()?;
@@ -249,13 +251,13 @@ fn read_journal(journal: &File, head: &Value) -> Option<HashMap<String, CopiedOb
         let object = RemoteObject { name: text("name")?, size, e_tag: text("e_tag"), modified_ms };
         Some((object.name.clone(), CopiedObject { object, sha256: text("sha256")? }))
     };
-    // The last line may be torn.
+    // The last line may be incomplete.
     Some(lines.map_while(|line| copied(line.ok()?)).collect())
 }
 
 fn is_whole(path: &Path, copied: &CopiedObject) -> bool {
     let is_file = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == copied.object.size);
-    // Without a tag, the object may be another one of the same size.
+    // If there is no tag, the object may be another object of the same size.
     is_file && copied.object.e_tag.is_some() && sha256_of(path).is_ok_and(|sha256| sha256 == copied.sha256)
 }
 
@@ -297,7 +299,7 @@ mod tests {
         ResourceObjects::of_test(Arc::new(store), "m")
     }
 
-    /// Fills a folder, and returns what was said.
+    /// Fills a folder, and returns the messages.
     async fn fill(staged: &mut StagedFolder, objects: &ResourceObjects) -> String {
         let said = Arc::new(Mutex::new(String::new()));
         let lines = said.clone();
@@ -311,7 +313,7 @@ mod tests {
         fs::read_to_string(folder.join(name)).unwrap()
     }
 
-    // The copy is whole, no one else enters it, and it goes with the run.
+    // The copy is complete, no other user can enter it, and it is removed with the run.
     #[tokio::test]
     async fn a_copy_goes_with_its_run() {
         let (base, objects) = (tempfile::tempdir().unwrap(), objects().await);
@@ -331,14 +333,14 @@ mod tests {
         remove_left_copy(&path).unwrap();
     }
 
-    // What a stopped machine left is used again if it is whole, and the rest is replaced.
+    // Complete files that a stopped machine left behind are used again. The rest is replaced.
     #[tokio::test]
     async fn a_copy_that_was_left_is_used_again() {
         let (base, objects) = (tempfile::tempdir().unwrap(), objects().await);
         let (path, left) = (base.path().join("copy"), base.path().join("left"));
         let mut staged = StagedFolder::claim(&path, &objects).unwrap();
         fill(&mut staged, &objects).await;
-        // Another folder with the content of the first: that one is locked.
+        // A second folder with the same content, because the first folder is locked.
         fs::create_dir_all(left.join("deep")).unwrap();
         for name in [JOURNAL, "a", "deep/b"] {
             fs::copy(path.join(name), left.join(name)).unwrap();
@@ -352,7 +354,7 @@ mod tests {
         assert!(!left.join("deep/part.leasehold-part").exists());
     }
 
-    // A command can take the right to write from its folders. The copy goes all the same.
+    // A command can remove the write permission of its folders. The copy is removed all the same.
     #[test]
     fn a_folder_without_the_right_to_write_is_removed() {
         let base = tempfile::tempdir().unwrap();
@@ -367,7 +369,7 @@ mod tests {
         assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
     }
 
-    // A folder that another resource, another user or a link has is not filled.
+    // A folder is not filled if it belongs to another resource or user, or is a link.
     #[tokio::test]
     async fn a_folder_of_others_is_refused() {
         let (base, objects) = (tempfile::tempdir().unwrap(), objects().await);
@@ -376,7 +378,7 @@ mod tests {
         fs::write(at("theirs/x"), "1").unwrap();
         std::os::unix::fs::symlink(at("theirs"), at("link")).unwrap();
         for (name, why) in
-            [("theirs", "it has files of others"), ("link", "is a link"), ("theirs/x", "not a folder")]
+            [("theirs", "it contains other files"), ("link", "is a link"), ("theirs/x", "not a folder")]
         {
             let refused = StagedFolder::claim(&at(name), &objects).unwrap_err();
             assert!(refused.to_string().contains(why), "{name}: {refused}");

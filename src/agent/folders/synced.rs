@@ -1,4 +1,4 @@
-//! A folder whose files are uploaded: each as soon as it is finished, and the rest after the command has ended.
+//! A folder whose files are uploaded: each file when it is finished, and the rest after the command has ended.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,7 +33,7 @@ pub(super) struct SyncedFolder {
     task: AbortOnDropHandle<()>,
 }
 
-/// What the task and its owner share.
+/// The state that the task and its owner share.
 struct Syncing {
     path: PathBuf,
     objects: ResourceObjects,
@@ -43,17 +43,18 @@ struct Syncing {
     totals: Mutex<Totals>,
 }
 
-/// What was uploaded so far.
+/// Counts the files and bytes that were uploaded so far.
 #[derive(Debug, Default)]
 struct Totals {
     files: u64,
     bytes: u64,
-    /// The last failure, which is not repeated.
+    /// The last failure. It is not printed twice.
     failure: String,
 }
 
 impl SyncedFolder {
-    /// Makes the folder. Copies what the job's earlier attempts have uploaded, unless the folder has a file of that name.
+    /// Makes the folder. Copies the files that earlier attempts of the job have uploaded, unless the folder has a file of the
+    /// same name.
     pub(super) async fn start(
         path: &Path,
         objects: ResourceObjects,
@@ -61,7 +62,7 @@ impl SyncedFolder {
         messages: MessageSink,
     ) -> Result<Self, FolderError> {
         let path = std::path::absolute(path).map_err(|error| FolderError::disk(path, error))?;
-        // What others put there would be uploaded with the access of the job.
+        // Files that other users put there would be uploaded with the access of the job.
         make_own_folder(&path)?;
         let (changes, totals) = Default::default();
         let syncing = Arc::new(Syncing { path, objects, clock, messages, changes, totals });
@@ -71,25 +72,25 @@ impl SyncedFolder {
         Ok(SyncedFolder { syncing, ended, task: AbortOnDropHandle::new(task) })
     }
 
-    /// Uploads the rest. Ends when everything is uploaded, or cannot be.
+    /// Uploads the remaining files. Ends when every file is uploaded or cannot be uploaded.
     pub(super) async fn finish(&mut self) {
         self.ended.cancel();
         let _ = (&mut self.task).await;
     }
 
-    /// Ends all uploads. Those that are not complete never become visible.
+    /// Ends all uploads. An incomplete upload never becomes visible.
     pub(super) fn stop(&self) {
         self.task.abort();
     }
 
-    /// What is not uploaded, in words, after a last look at the folder. `None` if everything is.
+    /// Describes the files that are not uploaded, after a last look at the folder. `None` if all files are uploaded.
     pub(super) async fn left(&self) -> Option<String> {
         self.syncing.look().await;
         let left = self.syncing.changes().left()?;
         Some(format!("{left} of {} are not uploaded", plain::path(&self.syncing.path)))
     }
 
-    /// What was uploaded, in words.
+    /// Describes what was uploaded, for people.
     pub(super) fn summary(&self) -> String {
         let Syncing { path, objects, .. } = &*self.syncing;
         let totals = self.syncing.totals();
@@ -102,7 +103,7 @@ impl Syncing {
     async fn copy_earlier_files(&self) -> Result<(), FolderError> {
         let listed = self.objects.list().await?;
         let here: HashMap<String, FileStamp> = self.files().await?.into_iter().collect();
-        // As other programs that synchronize folders decide it: a copy of this size that is not older.
+        // A file of this size that is not older counts as copied, as in other programs that synchronize folders.
         let is_copied = |object: &&RemoteObject| {
             here.get(&object.name)
                 .is_some_and(|stamp| stamp.size == object.size && stamp.modified_ms() <= object.modified_ms)
@@ -132,7 +133,7 @@ impl Syncing {
         Ok(())
     }
 
-    /// Uploads finished files until the command has ended and nothing is left to try.
+    /// Uploads finished files until the command has ended and no file is left to try.
     async fn upload_changes(self: Arc<Self>, ended: CancellationToken) {
         let mut uploads: FuturesUnordered<BoxFuture<'_, (FoundFile, Uploaded)>> = FuturesUnordered::new();
         let (mut next_look, mut last_look_is_over) = (self.now(), false);
@@ -172,7 +173,7 @@ impl Syncing {
                 totals.bytes = totals.bytes.saturating_add(stamp.size);
                 return;
             }
-            // The next look finds its new content.
+            // The next look finds the new content of the file.
             Uploaded::Changed => return self.changes().mark_failed(name, *stamp, self.now()),
             Uploaded::Failed(why) => {
                 self.changes().mark_failed(name, *stamp, self.now());
@@ -189,7 +190,7 @@ impl Syncing {
         }
     }
 
-    /// Looks at the folder. If that fails, says so once.
+    /// Looks for changes in the folder. If that fails, prints the failure once.
     async fn look(&self) {
         let found = self.files().await;
         let mut changes = self.changes();
@@ -288,7 +289,7 @@ mod tests {
         assert!(synced.summary().starts_with("uploaded 3 files, 13 bytes"), "{}", synced.summary());
     }
 
-    // The next attempt finds what earlier ones have uploaded, and keeps what is newer on its own disk.
+    // The next attempt finds the files that earlier attempts have uploaded, and keeps newer files on its disk.
     #[tokio::test]
     async fn earlier_files_are_copied_back() {
         let scene = Scene::new();
@@ -305,7 +306,7 @@ mod tests {
         assert!(synced.summary().starts_with("uploaded 1 file, 5 bytes"), "{}", synced.summary());
     }
 
-    // Uploads that are ended leave their files behind, and say so.
+    // If uploads are ended, their files stay behind and are named.
     #[tokio::test]
     async fn what_is_left_behind_is_named() {
         let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! A store for tests whose transfers break.
+//! An object store for tests. Its downloads fail after 1 MiB.
 
 use std::{fmt, ops::Range};
 
@@ -10,10 +10,10 @@ use object_store::{
     path::Path,
 };
 
-/// Bytes after which a transfer breaks.
+/// The number of bytes after which a download breaks.
 const BREAKS_AFTER: u64 = 1 << 20;
 
-/// A store in memory. A transfer of more than 1 MiB breaks after 1 MiB.
+/// A store in memory. A download of more than 1 MiB breaks after 1 MiB. Uploads do not break.
 #[derive(Debug, Default)]
 pub(super) struct BreakingStore(InMemory);
 

@@ -1,4 +1,4 @@
-//! One upload of a file: whole, or not at all.
+//! The upload of one file, which becomes visible only as a whole.
 
 use std::{
     fs::{File, OpenOptions},
@@ -18,15 +18,15 @@ use super::{
 };
 use crate::limits::{SYNC_PART, SYNC_PARTS_MAX};
 
-/// What became of an upload.
+/// The result of an upload.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Uploaded {
     Whole,
-    /// The file was changed or removed meanwhile. Nothing of it is visible.
+    /// The file was changed or removed meanwhile. No part of it is visible.
     Changed,
-    /// It may work later.
+    /// The upload failed, and may work later.
     Failed(String),
-    /// It cannot work.
+    /// The upload was refused, and cannot work later.
     Refused(String),
 }
 
@@ -88,7 +88,7 @@ async fn send(store: &Arc<dyn ObjectStore>, key: &Key, path: &Path, stamp: FileS
     match send_parts(&mut parts, &file, stamp, part).await {
         Ok(()) => parts.finish().await.map(drop).map_err(Stop::from),
         Err(stop) => {
-            // If this fails too, the gateway removes the parts when they were not used for some time.
+            // If this fails too, the gateway removes the parts after some time without use.
             let _ = parts.abort().await;
             Err(stop)
         }
@@ -111,11 +111,11 @@ async fn send_parts(
         sent = sent.saturating_add(piece.len() as u64);
         parts.put(piece.into());
     }
-    // The last look before the object becomes visible.
+    // Check the file once more before the object becomes visible.
     if sent == stamp.size { check_unchanged(file, stamp) } else { Err(Stop::Changed) }
 }
 
-/// Opens a file that is no link. Does not wait for the writer of a pipe.
+/// Opens a file, unless it is a link. Does not wait for the writer of a pipe.
 fn open(path: &Path) -> io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
@@ -147,7 +147,7 @@ mod tests {
         (name.to_owned(), FileStamp::of(&fs::metadata(folder.join(name)).unwrap()))
     }
 
-    // Files of all sizes arrive whole, also those that go in parts.
+    // Files of all sizes arrive whole, also files that are sent in parts.
     #[tokio::test]
     async fn a_file_is_uploaded_whole() {
         let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    // A file that changed since it was found is not uploaded: it is found again.
+    // A file that changed after it was found is not uploaded. The next look finds it again.
     #[tokio::test]
     async fn a_changed_file_is_not_uploaded() {
         let (folder, store) = (tempfile::tempdir().unwrap(), Arc::new(InMemory::new()));

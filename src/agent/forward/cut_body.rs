@@ -1,4 +1,4 @@
-//! A body that is cut when access ends: its reader gets an error, never a clean end.
+//! A body that is cut when access ends. Its reader then gets an error, so that a cut never looks like the end.
 
 use std::{
     io,
@@ -13,11 +13,11 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::upstream::BusyConnection;
 
-/// A body on its way through the forwarder.
+/// The body of a request or an answer while the forwarder passes it on.
 pub(super) struct CutBody {
     body: Incoming,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// The connection that the body comes from. It is used again after the last byte.
+    /// The connection from which the body comes. It is used again after the last byte.
     connection: Option<BusyConnection>,
 }
 
@@ -27,7 +27,7 @@ impl CutBody {
         CutBody { body, cut: Box::pin(cut.cancelled_owned()), connection: None }
     }
 
-    /// Keeps the connection of the body, and gives it back after the last byte.
+    /// Keeps the connection of the body, and returns it to the pool after the last byte.
     pub(super) fn of_connection(mut self, connection: BusyConnection) -> Self {
         if self.body.is_end_stream() {
             connection.give_back();

@@ -1,4 +1,4 @@
-//! The port on 127.0.0.1: accepts connections of this user, within bounds, until access or the run ends.
+//! The port on 127.0.0.1. It accepts connections of this user, up to a limit, until access or the run ends.
 
 use std::{
     convert::Infallible,
@@ -41,13 +41,13 @@ use crate::{
 /// Who may connect to the local endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::agent) enum Callers {
-    /// Processes of the user that this process runs as.
+    /// Only processes of the user that this process runs as.
     SameUser,
-    /// Any user of this machine who can read the key: the credential files are shared with a group.
+    /// Any user of this machine who can read the key, because the credential files are shared with a group.
     WhoHasTheKey,
 }
 
-/// The running local endpoint. Dropping it cuts all requests and closes the port.
+/// The running local endpoint. Dropping the value cuts all requests and closes the port.
 pub(in crate::agent) struct Forwarder {
     address: SocketAddr,
     key: LocalKey,
@@ -56,7 +56,7 @@ pub(in crate::agent) struct Forwarder {
 }
 
 impl Forwarder {
-    /// Starts it for a member with this access and session secret. Returns `None` if the member uses no gateway.
+    /// Starts the endpoint for a member with this access and session secret. Returns `None` if the member uses no gateway.
     ///
     /// Holds a request for at most `hold_max` while there is no access.
     pub(in crate::agent) async fn start(
@@ -96,7 +96,7 @@ impl Forwarder {
         &self.key
     }
 
-    /// The present access of the member.
+    /// Returns the present access of the member.
     pub(super) fn present(&self) -> &watch::Receiver<PresentAccess> {
         &self.relay.present
     }
@@ -129,7 +129,7 @@ async fn accept(
         AbortOnDropHandle::new(tokio::spawn(async move { presenting.present_newer_tokens().await }));
     let mut has_warned = false;
     loop {
-        // Connections beyond the bound wait in the kernel.
+        // Further connections wait in the kernel.
         let Ok(place) = room.clone().acquire_owned().await else { return };
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -154,14 +154,14 @@ async fn accept(
     }
 }
 
-/// Whether a connection is of a user who may use the access. A user who cannot be found may not.
+/// Whether the user of a connection may use the access. If the user cannot be found, the answer is no.
 async fn may_connect(peer: SocketAddr, own: SocketAddr, callers: Callers) -> bool {
     if !is_local(peer) {
         return false;
     }
     match callers {
         Callers::WhoHasTheKey => true,
-        // On a machine with many connections the tables are long, so a thread for blocking work reads them.
+        // On a machine with many connections the tables are long, so a blocking thread reads them.
         Callers::SameUser => match spawn_blocking(move || user_of(peer, own)).await {
             Ok(Ok(user)) => user == Some(geteuid().as_raw()),
             Ok(Err(error)) => {
@@ -173,14 +173,14 @@ async fn may_connect(peer: SocketAddr, own: SocketAddr, callers: Callers) -> boo
     }
 }
 
-/// Waits for the end of access, and then cuts all requests that are under way.
+/// Waits for the end of access, and then cuts all pending requests.
 async fn cut_at_the_end(relay: Arc<Relay>) {
     let mut present = relay.present.clone();
     let _ = present.wait_for(|now| matches!(now, PresentAccess::Ended(_))).await;
     relay.cut.cancel();
 }
 
-/// Serves one connection. After a cut, the program gets a moment to notice before the connection is closed.
+/// Serves one connection. After a cut, the connection stays open for a moment, so that the program can notice the cut.
 async fn serve(tcp: TcpStream, relay: Arc<Relay>) {
     let _ = tcp.set_nodelay(true);
     let cut_before = relay.cut.is_cancelled();
@@ -192,7 +192,7 @@ async fn serve(tcp: TcpStream, relay: Arc<Relay>) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(FORWARD_QUIET).max_buf_size(FORWARD_HEADER_BYTES_MAX);
     let mut connection = pin!(http.serve_connection(TokioIo::new(tcp), service));
-    // A connection that is opened after the end of access only gets the reason.
+    // A connection that is opened after the end of access gets only the reason.
     tokio::select! {
         _ = connection.as_mut() => return,
         () = wait_for_cut(&cut), if !cut_before => {}

@@ -38,7 +38,7 @@ type SeenRequest = (String, Vec<String>, u16);
 
 const GATEWAY: &str = "spiffe://a.example/gateway";
 
-/// A forwarder between a client of the test and a server of the test over mutual TLS.
+/// A forwarder between a client and a server of the test. Its connection to the server uses mutual TLS.
 struct Scene {
     clock: Arc<ManualClock>,
     present: watch::Sender<PresentAccess>,
@@ -48,9 +48,9 @@ struct Scene {
     endpoint: Endpoint,
     /// The requests that the server got.
     seen: Arc<Mutex<Vec<SeenRequest>>>,
-    /// Bodies of uploads, piece by piece. `None` if the body broke.
+    /// The bodies of uploads, piece by piece. `None` if a body broke.
     uploads: mpsc::UnboundedReceiver<Option<Bytes>>,
-    /// The tokens that the server refuses, with a Reason.
+    /// The tokens that the server refuses, each with a Reason.
     refused: Arc<Mutex<HashMap<String, Reason>>>,
     stop: CancellationToken,
 }
@@ -63,13 +63,13 @@ fn none() -> TestBody {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-/// A first piece, and no end.
+/// A body with a first piece and no end.
 fn endless() -> TestBody {
     let first = stream::once(async { Ok(Frame::data(Bytes::from_static(b"first"))) });
     StreamBody::new(first.chain(stream::pending())).boxed_unsync()
 }
 
-/// More bytes than all buffers on the way hold, and no end.
+/// A body with more bytes than all buffers between the two ends, and no end.
 fn flood() -> TestBody {
     let piece = Bytes::from(vec![7; 256 << 10]);
     StreamBody::new(stream::repeat_with(move || Ok(Frame::data(piece.clone())))).boxed_unsync()
@@ -161,7 +161,7 @@ fn open(endpoint: &Endpoint, token: &str) -> PresentAccess {
     PresentAccess::Open(Arc::new(vec![gateway]))
 }
 
-/// `/bucket/endless` and `/bucket/flood` never end. Uploads go to the channel.
+/// Answers a request. `/bucket/endless` and `/bucket/flood` never end. Uploads go to the channel.
 async fn answer(
     request: Request<Incoming>,
     seen: Arc<Mutex<Vec<SeenRequest>>>,
@@ -241,7 +241,7 @@ async fn newer_tokens_are_presented_for_what_is_under_way() {
     }
 }
 
-// Requests are held while the member is away. After the longest hold, programs are asked to try again.
+// Requests are held while the member is away. After the longest hold, programs get an answer that lets them try again.
 #[tokio::test]
 async fn requests_are_held_while_the_member_is_away() {
     let scene = Scene::start().await;
@@ -263,7 +263,7 @@ async fn requests_are_held_while_the_member_is_away() {
     assert!(text(response).await.contains("<Code>ServiceUnavailable</Code>"));
 }
 
-// The end of access cuts a download in the middle, never with a clean end, and the next request gets the reason.
+// The end of access cuts a download in the middle. The download never looks complete, and the next request gets the reason.
 #[tokio::test]
 async fn the_end_of_access_cuts_a_download() {
     let scene = Scene::start().await;
@@ -282,7 +282,7 @@ async fn the_end_of_access_cuts_a_download() {
     assert!(shown.contains("ExpiredToken") && shown.contains("revoked by ada: wrong data"), "{shown}");
 }
 
-// The end of access cuts an upload in the middle: the gateway sees a broken body.
+// The end of access cuts an upload in the middle. The gateway sees a broken body.
 #[tokio::test]
 async fn the_end_of_access_cuts_an_upload() {
     let mut scene = Scene::start().await;
@@ -297,7 +297,7 @@ async fn the_end_of_access_cuts_an_upload() {
     }
 }
 
-// A program that does not read is cut too.
+// A download is also cut if its program does not read.
 #[tokio::test]
 async fn a_stalled_reader_is_cut() {
     let scene = Scene::start().await;
@@ -319,7 +319,8 @@ async fn a_stalled_reader_is_cut() {
     assert!(end.unwrap().is_err());
 }
 
-// If another token may lift a refusal, the request waits for it. The refusal is passed on if no other token comes.
+// If a request with another token may succeed, the refused request waits for the token. The refusal is passed on if no other
+// token comes.
 #[tokio::test]
 async fn a_refused_token_is_replaced_if_there_is_another() {
     let scene = Scene::start().await;
@@ -342,7 +343,7 @@ async fn a_refused_token_is_replaced_if_there_is_another() {
     assert_eq!(response.status(), StatusCode::FORBIDDEN, "no token opens it, so nothing waits");
 }
 
-// An agent that was killed and comes back as the same member is at the same port, with the same key.
+// An agent that was killed and comes back as the same member uses the same port and the same key.
 #[tokio::test]
 async fn the_same_member_is_at_the_same_port() {
     let mut scene = Scene::start().await;

@@ -1,4 +1,4 @@
-//! The key that programs on this machine sign their requests with.
+//! The key with which programs on this machine sign their requests.
 
 use percent::decoded;
 use ring::hmac;
@@ -6,24 +6,24 @@ use subtle::ConstantTimeEq;
 
 use crate::secret::{Secret, SecretText};
 
-/// The local access key of one attempt, and the tokens that stand for it in other dialects.
+/// The local access key of one attempt, and the tokens that replace it in other protocols.
 ///
-/// All of them are computed from the session's secret. So an agent that was killed and comes back as the same member has the same
-/// key, and nothing has to be stored for it.
+/// All of them are computed from the session's secret. So an agent that was killed and comes back as the same member has the
+/// same key, and the key is not stored.
 #[derive(Clone, Debug)]
 pub(super) struct LocalKey {
-    /// What AWS calls the access key id. It is no secret.
+    /// The access key id, as AWS calls it. It is not a secret.
     pub(super) id: String,
-    /// What AWS calls the secret access key.
+    /// The secret access key, as AWS calls it.
     pub(super) secret: SecretText,
-    /// The bearer token of the Hub's clients, and of clients that fetch the key.
+    /// The bearer token for clients of the Hub, and for clients that fetch the key.
     pub(super) bearer: SecretText,
-    /// The port of the attempt's endpoint, unless another program uses it. An agent that was killed and comes back listens at the
-    /// same port, so its programs find it again.
+    /// The port of the attempt's endpoint, unless another program uses that port. An agent that was killed and comes back
+    /// listens on the same port, so that its programs find it again.
     pub(super) port: u16,
 }
 
-/// The first port of local endpoints, and their number. Operating systems choose ports for connections above these.
+/// The first port of local endpoints, and the number of ports. Operating systems choose higher ports for outgoing connections.
 const PORTS: (u16, u16) = (20_000, 10_000);
 
 impl LocalKey {
@@ -46,14 +46,14 @@ impl LocalKey {
         }
     }
 
-    /// Whether a value of the header `Authorization` has the bearer token, with or without the word `Bearer`.
+    /// Whether the value of an `Authorization` header is the bearer token, with or without the word `Bearer`.
     pub(super) fn is_bearer(&self, value: &str) -> bool {
         let given = value.strip_prefix("Bearer ").unwrap_or(value);
         bool::from(given.as_bytes().ct_eq(self.bearer.expose().as_bytes()))
     }
 }
 
-/// The access key id that a request says it is signed with: in its header, or in its query if it is presigned.
+/// Reads the access key id with which a request is signed: from its header, or from its query if it is presigned.
 pub(super) fn signing_key_id(authorization: Option<&str>, query: &str) -> Option<String> {
     if let Some(value) = authorization {
         let fields = value.strip_prefix("AWS4-HMAC-SHA256").unwrap_or_default();
@@ -65,7 +65,7 @@ pub(super) fn signing_key_id(authorization: Option<&str>, query: &str) -> Option
 }
 
 mod percent {
-    /// Decodes percent escapes. A malformed escape stays as it is, so the text fits no key.
+    /// Decodes percent escapes. A malformed escape stays as it is, so that the text matches no key.
     pub(super) fn decoded(text: &str) -> String {
         let mut parts = text.split('%');
         let mut bytes = parts.next().unwrap_or_default().as_bytes().to_vec();
@@ -108,7 +108,7 @@ mod tests {
         assert!(!key.is_bearer("Bearer x") && !key.is_bearer(""));
     }
 
-    // The key of a signed and of a presigned request is found, and other forms have none.
+    // The key of a signed request and of a presigned request is found. Other forms have no key.
     #[test]
     fn a_request_names_the_key_that_signed_it() {
         let header = "AWS4-HMAC-SHA256 Credential=LH01/20261130/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=00";

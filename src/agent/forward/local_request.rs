@@ -1,4 +1,4 @@
-//! What one request of a program asks for, and which parts of it are passed on.
+//! A request that the job's program sends to the wrapper's local server, and the copy of it for an S3 gateway.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, header, request::Parts};
 
@@ -23,7 +23,7 @@ const RENEW_PATH: &str = "/.leasehold/renew";
 const TOKEN: HeaderName = HeaderName::from_static("x-leasehold-token");
 const SECRET_KEY: HeaderName = HeaderName::from_static("x-leasehold-secret-key");
 
-/// Headers that are about one connection. `Expect` is answered here.
+/// Headers that are about one connection. `Expect` is in the list, because this server answers it itself.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -36,7 +36,7 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::EXPECT,
 ];
 
-/// The protocol of a request and of its answer: that of S3, or that of the Hugging Face Hub.
+/// The protocol of a request and of its answer: S3, or the Hub of Hugging Face.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     S3,
@@ -45,8 +45,8 @@ pub(super) enum Dialect {
 
 impl Dialect {
     pub(super) fn of(path: &str) -> Self {
-        let below = path.strip_prefix(HUB_PATH);
-        if below.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+        let rest = path.strip_prefix(HUB_PATH);
+        if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
             Dialect::Hub
         } else {
             Dialect::S3
@@ -54,7 +54,7 @@ impl Dialect {
     }
 }
 
-/// A request that may be passed on: it came with the local key.
+/// A request that came with the local key or token, and may be passed on.
 #[derive(Debug)]
 pub(super) struct LocalRequest {
     pub(super) dialect: Dialect,
@@ -64,10 +64,11 @@ pub(super) struct LocalRequest {
 }
 
 impl LocalRequest {
-    /// Accepts a request that was signed with the local key, or that has the local token.
+    /// Accepts a request whose signature names the local key, or that has the local token. The gateway checks the signature,
+    /// not this function.
     pub(super) fn new(parts: Parts, key: &LocalKey) -> Result<Self, NotServed> {
         let Parts { method, uri, mut headers, .. } = parts;
-        // Only a request to a proxy has this form, and this server is no proxy.
+        // Refuse an absolute URI: only requests to a proxy have one.
         if uri.authority().is_some() || !uri.path().starts_with('/') {
             return Err(NotServed::NoSuchPath);
         }
@@ -89,20 +90,20 @@ impl LocalRequest {
             }
         }
         remove_hop_by_hop(&mut headers);
-        let ours: Vec<_> =
+        let reserved: Vec<_> =
             headers.keys().filter(|name| name.as_str().starts_with("x-leasehold-")).cloned().collect();
-        for name in ours {
+        for name in reserved {
             headers.remove(name);
         }
         Ok(LocalRequest { dialect, method, uri, headers })
     }
 
-    /// The gateway that serves what the request asks for. If no gateway has the bucket, a request that reads goes to the first
-    /// gateway, which names the bucket in its refusal. A request that changes such a bucket is refused here, so that its body goes
-    /// to no gateway.
+    /// Chooses the gateway that serves the bucket of the request. If no gateway serves it, a request that only reads goes to
+    /// the first gateway, which names the bucket in its refusal. Other requests for such a bucket are refused here, so that
+    /// their body is not sent to a gateway.
     pub(super) fn choose<'a>(&self, gateways: &'a [GatewayAccess]) -> Result<&'a GatewayAccess, NotServed> {
-        let nothing = || NotServed::Away("this job opens nothing at an S3 gateway now".to_owned());
-        let first = gateways.first().ok_or_else(nothing)?;
+        let no_gateway = || NotServed::TryLater("this job has no access at an S3 gateway now".to_owned());
+        let first = gateways.first().ok_or_else(no_gateway)?;
         if self.dialect == Dialect::Hub {
             return Ok(first);
         }
@@ -138,7 +139,7 @@ impl LocalRequest {
         request
     }
 
-    /// The request that presents newer tokens to a gateway, because a transfer may last longer than its token.
+    /// Makes the request that presents newer tokens to a gateway, because a transfer may last longer than its token.
     pub(super) fn renewal<B>(gateway: &GatewayAccess, key: &LocalKey, body: B) -> Request<B> {
         let mut headers = HeaderMap::new();
         if let Ok(host) = HeaderValue::from_str(gateway.endpoint.address()) {
@@ -149,13 +150,13 @@ impl LocalRequest {
         LocalRequest { dialect: Dialect::S3, method, uri, headers }.to_gateway(gateway, key, body)
     }
 
-    /// The request for a log, without its query, which may have a signature.
+    /// The text of the request for the log. The query is left out, because it may contain a signature.
     pub(super) fn shown(&self) -> String {
         format!("{} {}", self.method, plain::value(self.uri.path()))
     }
 }
 
-/// Removes the headers that are about one connection, and those that `Connection` names.
+/// Removes the headers that are about one connection, and the headers that `Connection` names.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -206,7 +207,8 @@ mod tests {
         )
     }
 
-    // A request reaches the gateway as the program signed it, with the tokens and without what a program could add.
+    // A request reaches the gateway as the program signed it. The tokens are added, and headers that only we may set are
+    // removed.
     #[test]
     fn a_request_is_passed_on_as_it_was_signed() {
         let (key, auth) = (key(), signed(&key().id));
@@ -237,7 +239,7 @@ mod tests {
         assert!(!shown.contains("reading") && !shown.contains(key.secret.expose()), "{shown}");
     }
 
-    // If leasehold did not give a key, its refusal names the key, in a header and in a presigned URL.
+    // A refusal names the key if leasehold did not give it to the program, for a key in a header and in a presigned URL.
     #[test]
     fn another_key_is_refused_by_name() {
         let auth = signed("AKIAIOSFODNN7EXAMPLE");
@@ -260,7 +262,7 @@ mod tests {
         }
     }
 
-    // If no gateway serves a bucket, the body of a change to it goes to no gateway.
+    // If no gateway serves a bucket, the body of a request that changes the bucket is not sent to a gateway.
     #[test]
     fn a_change_of_an_unknown_bucket_is_refused() {
         let gateways = [gateway("one:1", "s3://first/x/")];
@@ -303,6 +305,6 @@ mod tests {
             local.choose(&gateways).unwrap().endpoint.address().to_owned()
         };
         assert_eq!([chosen("/second/y/k"), chosen("/first"), chosen("/")], ["two:1", "one:1", "one:1"]);
-        assert!(matches!(local("/b").choose(&[]), Err(NotServed::Away(_))));
+        assert!(matches!(local("/b").choose(&[]), Err(NotServed::TryLater(_))));
     }
 }

@@ -1,4 +1,4 @@
-//! The wrapper's own client of the local endpoint, for the folders that it fills and empties.
+//! The wrapper's client of the local endpoint. The wrapper uses it to fill folders and to upload their files.
 
 use object_store::{
     ClientOptions, RetryConfig,
@@ -22,7 +22,7 @@ impl Forwarder {
         }
     }
 
-    /// A client that reads and writes under the stable names. It uses the same key as all programs of this run.
+    /// Makes a client that reads and writes under the stable names. It uses the key that all programs of this run use.
     pub(in crate::agent) fn client(&self) -> Result<AmazonS3, String> {
         let key = self.key();
         // The forwarder waits for the daemon and the gateway itself.
@@ -41,13 +41,14 @@ impl Forwarder {
     }
 }
 
-/// Makes an HTTP client that never uses a proxy, whatever the environment says: the key must not leave this machine.
+/// Makes an HTTP client that never uses a proxy, even if the environment names one, because the key must not leave this
+/// machine.
 #[derive(Debug)]
 struct LocalConnector;
 
 impl HttpConnector for LocalConnector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        // The HTTP client takes the provider of the process, also for plain HTTP.
+        // The HTTP client takes the crypto provider of the process, also for plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .no_proxy()

@@ -1,20 +1,21 @@
-//! Which user a connection on this machine comes from.
+//! Finds the user that a connection on this machine comes from.
 
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-/// Returns the user of the process that opened a connection to us, as the kernel's tables of sockets say.
+/// Returns the user of the process that opened a connection to us, from the kernel's tables of sockets.
 ///
-/// `peer` is the address of the connection's other end, `own` is ours. `None` if the tables do not have the connection, or if
-/// the program has closed it already: the kernel then shows user 0 in place of the program's user.
+/// `peer` is the address of the other end of the connection, and `own` is the address of our end. Returns `None` if the tables
+/// do not contain the connection, or if the program has already closed it. For a closed connection, the kernel shows user 0 instead
+/// of the program's user.
 pub(super) fn user_of(peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u32>> {
     let (SocketAddr::V4(peer), SocketAddr::V4(own)) = (peer, own) else { return Ok(None) };
     for (table, mapped) in [("/proc/self/net/tcp", false), ("/proc/self/net/tcp6", true)] {
         let text = match fs::read_to_string(table) {
             Ok(text) => text,
-            // A machine without IPv6 has only the first.
+            // A machine without IPv6 has only the first table.
             Err(e) if e.kind() == io::ErrorKind::NotFound && mapped => continue,
             Err(e) => return Err(e),
         };
@@ -27,18 +28,18 @@ pub(super) fn user_of(peer: SocketAddr, own: SocketAddr) -> io::Result<Option<u3
     Ok(None)
 }
 
-/// Whether an address is on this machine.
+/// Whether an address belongs to this machine.
 pub(super) fn is_local(address: SocketAddr) -> bool {
     matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback())
 }
 
-/// An address as the tables write it: each 32-bit word of the address in the byte order of this processor.
+/// Writes an address as the tables do: each 32-bit word of the address in the byte order of this processor.
 fn shown(ip: Ipv4Addr, port: u16, mapped: bool) -> String {
     let word = u32::from_ne_bytes(ip.octets());
     let mark = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
     match mapped {
         false => format!("{word:08X}:{port:04X}"),
-        // A program that uses an IPv6 socket has the address in its mapped form.
+        // If a program uses an IPv6 socket, the table has the mapped form of the address.
         true => format!("{:08X}{:08X}{mark:08X}{word:08X}:{port:04X}", 0, 0),
     }
 }
@@ -46,7 +47,7 @@ fn shown(ip: Ipv4Addr, port: u16, mapped: bool) -> String {
 /// The state of a socket that both ends have open.
 const ESTABLISHED: &str = "01";
 
-/// The user of the open socket with these two ends.
+/// Finds the user of the open socket with these two ends.
 fn find(table: &str, local: &str, remote: &str) -> Option<u32> {
     table.lines().skip(1).find_map(|line| {
         let mut words = line.split_ascii_whitespace().skip(1);
@@ -89,7 +90,7 @@ mod tests {
         drop(client);
     }
 
-    // If its program has closed a connection, it has no user. The kernel shows user 0 for it, and our user may be 0.
+    // A connection that its program has closed has no user. The kernel shows user 0 for it, and our user may be 0.
     #[test]
     fn a_closed_connection_has_no_user() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -103,7 +104,7 @@ mod tests {
         assert_eq!(find(closed, "0100007F:C350", "0100007F:1F90"), None);
     }
 
-    // The line of another connection is not taken for this one.
+    // The line of another connection does not match.
     #[test]
     fn both_ends_must_be_the_same() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\

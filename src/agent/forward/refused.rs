@@ -1,4 +1,4 @@
-//! Refusals in the words of S3 and of the Hugging Face Hub, so that unmodified programs show them and know whether to try again.
+//! Refusals in the form that S3 and the Hugging Face Hub use. So unmodified programs show them, and know whether to try again.
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
@@ -7,7 +7,7 @@ use http_body_util::Full;
 use super::{local_request::Dialect, relay::AnswerBody};
 use crate::{agent::access::access_end::AccessEnd, plain, reason::Reason};
 
-/// The header with the code of the Reason.
+/// The header that contains the code of the `Reason`.
 pub(super) const REASON_HEADER: HeaderName = HeaderName::from_static("leasehold-reason");
 
 /// Why the forwarder answers a request itself.
@@ -16,16 +16,16 @@ pub(super) enum NotServed {
     /// Access has ended, and does not come back. Programs must not try again.
     Ended(AccessEnd),
     /// The member is away, or the gateway cannot be reached. Programs may try again.
-    Away(String),
+    TryLater(String),
     /// The request is signed with a key that leasehold did not give to this program.
     OtherKey(String),
     /// The request has no signature.
     NotSigned,
-    /// The request changes a bucket that no gateway of this job serves.
+    /// The request writes to a bucket that no gateway of this job serves.
     OtherBucket(String),
-    /// The request comes without the token of the Hub's clients.
+    /// The request does not have the token for clients of the Hub.
     NoToken,
-    /// The path has no meaning here.
+    /// The forwarder has nothing at this path.
     NoSuchPath,
 }
 
@@ -36,7 +36,7 @@ impl NotServed {
             | NotServed::OtherKey(_)
             | NotServed::NotSigned
             | NotServed::OtherBucket(_) => StatusCode::FORBIDDEN,
-            NotServed::Away(_) => StatusCode::SERVICE_UNAVAILABLE,
+            NotServed::TryLater(_) => StatusCode::SERVICE_UNAVAILABLE,
             NotServed::NoToken => StatusCode::UNAUTHORIZED,
             NotServed::NoSuchPath => StatusCode::NOT_FOUND,
         }
@@ -46,7 +46,7 @@ impl NotServed {
     fn s3_code(&self) -> &'static str {
         match self {
             NotServed::Ended(_) => "ExpiredToken",
-            NotServed::Away(_) => "ServiceUnavailable",
+            NotServed::TryLater(_) => "ServiceUnavailable",
             NotServed::OtherKey(_) => "InvalidAccessKeyId",
             NotServed::NotSigned | NotServed::OtherBucket(_) | NotServed::NoToken => "AccessDenied",
             NotServed::NoSuchPath => "NoSuchKey",
@@ -56,7 +56,7 @@ impl NotServed {
     fn reason(&self) -> Option<Reason> {
         match self {
             NotServed::Ended(end) => Some(end.reason),
-            NotServed::Away(_) => Some(Reason::Unreachable),
+            NotServed::TryLater(_) => Some(Reason::Unreachable),
             NotServed::OtherKey(_)
             | NotServed::NotSigned
             | NotServed::OtherBucket(_)
@@ -65,18 +65,18 @@ impl NotServed {
         }
     }
 
-    /// One line for the person who reads the program's error.
+    /// Returns one line for the person who reads the program's error.
     fn text(&self) -> String {
         match self {
             NotServed::Ended(end) => format!("access has ended ({}): {}", end.reason, end.message),
-            NotServed::Away(why) => format!("leasehold cannot reach what it needs now, try again: {why}"),
+            NotServed::TryLater(why) => format!("leasehold cannot reach what it needs now, try again: {why}"),
             NotServed::OtherKey(id) => format!(
                 "the request is signed with the key {}, which leasehold did not give to this program: remove that key from the script or its settings",
                 plain::ascii_value(id)
             ),
             NotServed::NotSigned => "the request is not signed: let the program use the key that leasehold gave it, and remove settings for anonymous access, such as `--no-sign-request`".to_owned(),
             NotServed::OtherBucket(bucket) => format!(
-                "this job opens nothing in the bucket `{}`: name the resource in the job file",
+                "this job has no access to the bucket `{}`: name the resource in the job file",
                 plain::value(bucket)
             ),
             NotServed::NoToken => "the request has no token of this job: remove `token=` from the script, and leave HF_TOKEN unset".to_owned(),
@@ -99,7 +99,7 @@ impl NotServed {
         if let Some(reason) = self.reason() {
             headers.insert(REASON_HEADER, HeaderValue::from_static(reason.code()));
         }
-        if let NotServed::Away(_) = self {
+        if let NotServed::TryLater(_) = self {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if dialect == Dialect::Hub {
@@ -117,8 +117,9 @@ impl NotServed {
         )
     }
 
-    /// Adds the headers in which the Hub's clients look for the reason. In our trials, each call showed it by one of them.
-    /// `GatedRepo` ends a call. It is left out if the call fetches the bytes of a file. Clients always show the warning.
+    /// Adds the headers in which the Hub's clients look for the reason. Every call that we tried showed one of these headers.
+    /// After `GatedRepo` a client does not try again. This code is left out if the call fetches the bytes of a file. Clients
+    /// always show the warning.
     fn name_to_hub_clients(&self, text: &str, method: &Method, path: &str, headers: &mut http::HeaderMap) {
         let ascii: String =
             text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
@@ -162,7 +163,7 @@ mod tests {
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
-    // A refusal after the end of access has the whole reason, and a status that SDKs do not try again.
+    // A refusal after the end of access contains the whole reason. SDKs do not try again after its status.
     #[tokio::test]
     async fn an_ended_access_says_why_in_the_words_of_s3() {
         let response = ended().response(Dialect::S3, &Method::GET, "/b/k");
@@ -175,16 +176,16 @@ mod tests {
         assert_eq!(text(ended().response(Dialect::S3, &Method::HEAD, "/b/k")).await, "");
     }
 
-    // A program that may try again is asked to do so.
+    // A program that may try again gets a header that says so.
     #[test]
     fn a_member_that_is_away_may_be_asked_again() {
         let response =
-            NotServed::Away("the daemon is away".into()).response(Dialect::S3, &Method::GET, "/b/k");
+            NotServed::TryLater("the daemon is away".into()).response(Dialect::S3, &Method::GET, "/b/k");
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
     }
 
-    // Clients of the Hub see the reason. A refusal to send the bytes of a file has no code.
+    // Clients of the Hub see the reason. If they fetch the bytes of a file, the refusal has no code.
     #[test]
     fn clients_of_the_hub_get_the_reason_in_headers() {
         let path = "/_hub/acme/base/resolve/main/model.safetensors";

@@ -1,4 +1,4 @@
-//! The way of one request: wait until the member has access, send, and pass the answer on.
+//! Handles one request: waits until the member has access, sends the request, and passes the answer on.
 
 use std::{
     collections::HashMap,
@@ -42,7 +42,7 @@ pub(super) struct Relay {
     pub(super) clock: Arc<dyn Clock>,
     /// How long a request is held while there is no access or no connection.
     hold_max: Duration,
-    /// Cancelled when access ends, or with the forwarder.
+    /// Cancelled when access ends or the forwarder stops.
     pub(super) cut: CancellationToken,
     upstreams: Mutex<HashMap<String, (Endpoint, Arc<Upstream>)>>,
 }
@@ -79,7 +79,7 @@ impl Body for AnswerBody {
     }
 }
 
-/// The present gateways, as one value of the member's access.
+/// The present gateways, from one value of the member's access.
 type Gateways = Arc<Vec<GatewayAccess>>;
 
 impl Relay {
@@ -109,8 +109,8 @@ impl Relay {
         answered.unwrap_or_else(|refused| refused.response(dialect, &method, &path))
     }
 
-    /// The local key, in the form of the container credentials of AWS. It does not expire before the attempt: access itself is
-    /// checked at each request.
+    /// Answers with the local key, in the form of the container credentials of AWS. The key does not expire before the attempt,
+    /// because access is checked at each request.
     fn show_key(&self, parts: &Parts) -> Response<AnswerBody> {
         let authorization = parts.headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok());
         if parts.method != Method::GET || !authorization.is_some_and(|value| self.key.is_bearer(value)) {
@@ -156,17 +156,17 @@ impl Relay {
                     }
                 }
                 Ok(response) => return Ok(response),
-                // To read again changes nothing. Any other request may have taken effect already, so the program must decide.
+                // A second read changes nothing. Any other request may have taken effect already, so the program must decide.
                 Err(why) if is_empty && local.only_reads() && self.clock.now().lease < deadline => {
                     tracing::debug!(%why, request = local.shown(), "a request is sent again");
                     self.clock.sleep(backoff.next_wait()).await;
                 }
-                Err(why) => return Err(NotServed::Away(why)),
+                Err(why) => return Err(NotServed::TryLater(why)),
             }
         }
     }
 
-    /// Sends a request. While there is no connection, tries again until the deadline.
+    /// Sends a request. If there is no connection, tries again until the deadline.
     async fn send(
         &self,
         gateway: &GatewayAccess,
@@ -196,8 +196,8 @@ impl Relay {
         }
     }
 
-    /// Presents each newer token to the gateways that are in use, because a transfer may last longer than its token. Runs until
-    /// access ends.
+    /// Presents each newer token to the gateways in use, because a transfer may last longer than its token. Runs until access
+    /// ends.
     pub(super) async fn present_newer_tokens(&self) {
         let mut present = self.present.clone();
         while present.changed().await.is_ok() {
@@ -206,7 +206,7 @@ impl Relay {
                 let known = self.upstreams().get(gateway.endpoint.address()).map(|(_, u)| u.clone());
                 let Some(upstream) = known else { continue };
                 let request = LocalRequest::renewal(gateway, &self.key, Either::Right(Empty::new()));
-                // If it fails, the transfer is cut when its token expires, and the program goes on with a new request.
+                // If this fails, the transfer is cut when its token expires, and the program goes on with a new request.
                 tokio::select! {
                     sent = upstream.send(request) => if let Ok((response, connection)) = sent {
                         let _ = CutBody::new(response.into_body(), self.cut.clone()).of_connection(connection);
@@ -227,7 +227,7 @@ impl Relay {
                     return Ok(gateways);
                 }
                 PresentAccess::Ended(end) => return Err(NotServed::Ended(end)),
-                // New tokens are on their way.
+                // New tokens will come.
                 PresentAccess::Open(_) | PresentAccess::Away => {}
             }
             tokio::select! {
@@ -236,13 +236,13 @@ impl Relay {
                 },
                 () = self.cut.cancelled() => return Err(self.why_cut()),
                 () = self.clock.sleep_until(deadline) => {
-                    return Err(NotServed::Away("this run has lost its connection to the daemon, and tries to come back".to_owned()));
+                    return Err(NotServed::TryLater("this run has lost its connection to the daemon, and tries to come back".to_owned()));
                 }
             }
         }
     }
 
-    /// Waits a moment for other tokens than these, because the gateway may know before us that these have ended.
+    /// Waits a moment for other tokens, because the gateway may learn before us that these tokens have ended.
     async fn has_changed(&self, before: &Gateways) -> bool {
         let mut present = self.present.clone();
         let is_other =
@@ -253,12 +253,13 @@ impl Relay {
         }
     }
 
-    /// The answer to a request that cannot be repeated here, because its body was sent already. The program may try again.
+    /// Makes the answer to a request that cannot be repeated here, because its body was already sent. The program may try
+    /// again.
     fn why_replaced(&self) -> NotServed {
         match &*self.present.borrow() {
             PresentAccess::Ended(end) => NotServed::Ended(end.clone()),
             PresentAccess::Open(_) | PresentAccess::Away => {
-                NotServed::Away("the access was replaced meanwhile".to_owned())
+                NotServed::TryLater("the access was replaced meanwhile".to_owned())
             }
         }
     }
@@ -266,11 +267,12 @@ impl Relay {
     fn why_cut(&self) -> NotServed {
         match &*self.present.borrow() {
             PresentAccess::Ended(end) => NotServed::Ended(end.clone()),
-            PresentAccess::Open(_) | PresentAccess::Away => NotServed::Away("the run ends".to_owned()),
+            PresentAccess::Open(_) | PresentAccess::Away => NotServed::TryLater("the run ends".to_owned()),
         }
     }
 
-    /// The connections to a gateway. There are as many gateways as audiences in the job's offers, which are bounded.
+    /// Returns the connections to a gateway. A job's offers name a limited number of audiences, so the number of gateways is
+    /// limited too.
     fn upstream(&self, endpoint: &Endpoint) -> Arc<Upstream> {
         let mut all = self.upstreams();
         if let Some((known, upstream)) = all.get(endpoint.address())
@@ -289,7 +291,7 @@ impl Relay {
     }
 }
 
-/// Whether another token may open what this answer refuses.
+/// Whether a request with another token may succeed after this answer.
 fn is_replaceable(response: &Response<AnswerBody>) -> bool {
     let reason = response.headers().get(REASON_HEADER).and_then(|v| v.to_str().ok()).and_then(Reason::parse);
     !response.status().is_success()

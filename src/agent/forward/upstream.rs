@@ -1,4 +1,4 @@
-//! The connections to one gateway. A connection is used for one request at a time, and again after it.
+//! The connections to one gateway. A connection carries one request at a time, and is used again for later requests.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,14 +18,14 @@ use crate::{
     link::{Alpn, ConnectError, Connector, explain},
 };
 
-/// The body of a request to a gateway: that of the program, or none.
+/// The body of a request to a gateway: the body of the program's request, or no body.
 pub(super) type UpstreamBody = Either<CutBody, Empty<Bytes>>;
 
-/// Opens and keeps connections to one gateway, each with the SVID that was newest when it was opened.
+/// Opens and keeps connections to one gateway. Each connection uses the SVID that was newest when it was opened.
 pub(super) struct Upstream {
     connector: Connector,
     clock: Arc<dyn Clock>,
-    /// The one that was used last is at the end.
+    /// The open connections without a request. The connection that was used last is at the end.
     idle: Mutex<Vec<IdleConnection>>,
 }
 
@@ -35,7 +35,7 @@ struct IdleConnection {
     since: LeaseTime,
 }
 
-/// A connection with a request under way. If it is dropped, the connection is closed.
+/// A connection with a request in flight. Dropping the value closes the connection.
 pub(super) struct BusyConnection {
     sender: SendRequest<UpstreamBody>,
     svid: Option<[u8; 32]>,
@@ -44,9 +44,9 @@ pub(super) struct BusyConnection {
 
 /// Why a request got no answer.
 pub(super) enum SendError {
-    /// There is no connection, so the gateway got nothing. The request can be sent again.
+    /// There is no connection, so the gateway did not get the request. It can be sent again.
     NotConnected(ConnectError, Request<UpstreamBody>),
-    /// The connection broke while the request was under way.
+    /// The connection broke during the request.
     Broken(String),
 }
 
@@ -64,7 +64,7 @@ impl Upstream {
             match connection.sender.try_send_request(request).await {
                 Ok(response) => return Ok((response, connection)),
                 Err(mut error) => match error.take_message() {
-                    // The gateway had closed it: nothing was sent.
+                    // The gateway had closed the connection, so nothing was sent.
                     Some(unsent) => request = unsent,
                     None => return Err(SendError::Broken(broken(error.into_error()))),
                 },
@@ -79,7 +79,7 @@ impl Upstream {
             Err(mut error) => {
                 let unsent = error.take_message();
                 let error = error.into_error();
-                // A gateway that refuses our SVID sends the refusal in place of its first bytes.
+                // A gateway that refuses our SVID sends the refusal as its first bytes.
                 match (explain(&error), unsent) {
                     (Some(connect), Some(unsent)) => Err(SendError::NotConnected(connect, unsent)),
                     _ => Err(SendError::Broken(broken(error))),
@@ -98,13 +98,13 @@ impl Upstream {
             })
         })?;
         tokio::spawn(async move {
-            // If the connection fails, the request or the body on it fails too and reports that.
+            // If the connection fails, the request or the body on it fails too and reports the failure.
             let _ = connection.await;
         });
         Ok(BusyConnection { sender, svid, upstream: self.clone() })
     }
 
-    /// Takes the open connection that was used last, and closes those that are too old.
+    /// Takes the open connection that was used last, and closes the connections that are too old.
     fn take_idle(self: &Arc<Self>) -> Option<BusyConnection> {
         let (now, svid) = (self.clock.now().lease, self.connector.own_svid_digest());
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -116,7 +116,7 @@ impl Upstream {
 }
 
 impl BusyConnection {
-    /// Keeps the connection for the next request, within a bound.
+    /// Keeps the connection for the next request, unless enough connections are kept.
     pub(super) fn give_back(self) {
         let BusyConnection { sender, svid, upstream } = self;
         let since = upstream.clock.now().lease;
@@ -127,7 +127,7 @@ impl BusyConnection {
     }
 }
 
-/// The error with its causes, on one line.
+/// Makes one line from the error and its causes.
 fn broken(error: hyper::Error) -> String {
     match std::error::Error::source(&error) {
         Some(cause) => format!("{error}: {cause}"),

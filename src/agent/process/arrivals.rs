@@ -1,4 +1,4 @@
-//! Arrivals of signals, and whether a signal was sent to the wrapper only or to the command too.
+//! Arrivals of signals: whether a signal was sent only to the wrapper, or to the command too.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use crate::{
     limits::{SIGNAL_LATE, SIGNAL_TOGETHER},
 };
 
-/// Collects signals for a moment, to decide which processes each of them was sent to.
+/// Collects signals for a moment, to decide to which processes each signal was sent.
 ///
-/// systemd, Slurm and Ctrl-C send a signal to every process of a unit, a step or a group. Then the command has it already,
-/// and would get it twice if the wrapper passed it on. So the wrapper holds a signal back for [`SIGNAL_TOGETHER`]. If it
-/// came to two of our processes in that time, it came to the command too. A signal from `pkill -f leasehold` looks like
-/// this too, so it is not passed on.
+/// systemd, Slurm and Ctrl-C send a signal to every process of a unit, a step or a group. The command has then got the signal,
+/// and would get it twice if the wrapper passed it on. So the wrapper waits for [`SIGNAL_TOGETHER`]. If two of our processes
+/// get the signal in that time, the command got it too, and the wrapper does not pass it on. This also happens after `pkill -f
+/// leasehold`.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals(Vec<SentSignal>);
 
@@ -21,22 +21,22 @@ pub(crate) struct Arrivals(Vec<SentSignal>);
 struct SentSignal {
     signal: SignalNumber,
     at: LeaseTime,
-    /// When the signal came to each of our processes.
+    /// When each of our processes got the signal.
     to: BTreeMap<SignalReceiver, LeaseTime>,
     is_decided: bool,
 }
 
-/// Which processes a signal was sent to.
+/// The processes to which a signal was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SentTo {
-    /// To the wrapper only: the wrapper passes it on to the command.
+    /// Only the wrapper got the signal, and passes it on to the command.
     Wrapper,
-    /// To the wrapper's process group or cgroup: the command has it already.
+    /// The wrapper's process group or cgroup got the signal, so the command has got it.
     All,
 }
 
 impl Arrivals {
-    /// Notes an arrival. Returns whether it is the first of a signal that came to the wrapper or to the process in front.
+    /// Notes an arrival. Returns whether it is the first arrival of a signal at the wrapper or at the process in front.
     pub(crate) fn add(&mut self, arrival: SignalArrival, now: LeaseTime) -> bool {
         self.0.retain(|sent| now.since(sent.at) < 2 * SIGNAL_LATE);
         let is_same = |sent: &&mut SentSignal| {
@@ -50,7 +50,7 @@ impl Arrivals {
         }
         let again = |sent: &SentSignal| sent.signal == arrival.signal && now.since(sent.at) < SIGNAL_TOGETHER;
         if self.0.iter().any(again) {
-            // Two of one kind at the same time count as one, as with any process.
+            // Two signals of one kind at the same time count as one, as with any process.
             return false;
         }
         let mut to = self.take_late(arrival.signal, now);
@@ -60,7 +60,7 @@ impl Arrivals {
         is_first && arrival.receiver != SignalReceiver::Guard
     }
 
-    /// Takes recent arrivals away from an earlier signal: they looked late, but belong to the signal that begins now.
+    /// Takes recent arrivals from an earlier signal, because they belong to the signal that begins now.
     fn take_late(&mut self, signal: SignalNumber, now: LeaseTime) -> BTreeMap<SignalReceiver, LeaseTime> {
         let mut taken = BTreeMap::new();
         for sent in self.0.iter_mut().filter(|sent| sent.signal == signal && sent.is_decided) {
@@ -72,13 +72,13 @@ impl Arrivals {
         taken
     }
 
-    /// When the next signal is decided.
+    /// When the next decision about a signal is due.
     pub(crate) fn due(&self) -> LeaseTime {
         let open = self.0.iter().filter(|sent| !sent.is_decided);
         open.map(|sent| sent.at.plus(SIGNAL_TOGETHER)).min().unwrap_or(LeaseTime(u64::MAX))
     }
 
-    /// Takes the signals that are decided by now. Leaves out those that came to the guard only.
+    /// Takes the signals that are decided by now. Leaves out signals that only the guard got.
     pub(crate) fn take_decided(&mut self, now: LeaseTime) -> Vec<(SignalNumber, SentTo)> {
         let mut decided = Vec::new();
         for sent in self.0.iter_mut().filter(|s| !s.is_decided && now.since(s.at) >= SIGNAL_TOGETHER) {
@@ -133,12 +133,11 @@ mod tests {
             assert!(arrivals.add(by(SignalReceiver::Wrapper), at(round)));
             assert_eq!(arrivals.take_decided(at(round + 100)), [(signal, SentTo::Wrapper)]);
         }
-        // A second signal, sent to all soon after, reaches the guard first.
+        // A second signal, which is sent to all processes soon after, reaches the guard first.
         assert!(!arrivals.add(by(SignalReceiver::Guard), at(750)));
         assert!(arrivals.add(by(SignalReceiver::Wrapper), at(751)));
         assert_eq!(arrivals.take_decided(at(851)), [(signal, SentTo::All)]);
-        // Either a slow sender reached the guard late, or only the guard got the signal. In both cases the command gets
-        // nothing.
+        // Either a slow sender reached the guard late, or only the guard got the signal. In both cases nothing is passed on.
         assert!(!arrivals.add(by(SignalReceiver::Guard), at(1_400)));
         assert!(!arrivals.add(by(SignalReceiver::Guard), at(5_000)));
         assert_eq!(arrivals.take_decided(at(6_000)), []);

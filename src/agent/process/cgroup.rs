@@ -1,4 +1,4 @@
-//! A cgroup for the processes of the job, if cgroups are delegated to us: one write ends all of them, however fast they fork.
+//! A cgroup for the processes of the job, if we may create cgroups. One write ends all its processes, however fast they fork.
 //!
 //! Supports only cgroup v2. Finds its mount in `/proc/self/mountinfo`, because it is not always `/sys/fs/cgroup`. If there is
 //! no mount, or we may not write to it, the processes are ended one by one.
@@ -14,7 +14,7 @@ use nix::unistd::getpid;
 
 use crate::secret::random_u128;
 
-/// A cgroup inside the wrapper's, only for the processes of the job.
+/// A cgroup inside the wrapper's cgroup. It contains only the processes of the job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct JobCgroup {
     /// The cgroup of the wrapper.
@@ -35,7 +35,7 @@ impl JobCgroup {
             return None;
         }
         let cgroup = JobCgroup { own, path };
-        // Moving a process into it may still fail. In that case, the processes are ended one by one.
+        // Moving a process into the cgroup may still fail. In that case, the processes are ended one by one.
         let can_kill = cgroup.path.join("cgroup.kill").exists();
         if !can_kill {
             cgroup.remove();
@@ -43,7 +43,7 @@ impl JobCgroup {
         can_kill.then_some(cgroup)
     }
 
-    /// Makes it from the two [`paths`](Self::paths) that another process passed on.
+    /// Makes the value from the two [`paths`](Self::paths) that another process passed on.
     pub(crate) fn new(own: PathBuf, path: PathBuf) -> Self {
         JobCgroup { own, path }
     }
@@ -52,7 +52,7 @@ impl JobCgroup {
         [&self.own, &self.path]
     }
 
-    /// Runs `start` while this process is inside, so that the new child is inside too.
+    /// Runs `start` while this process is in the cgroup, so that the new child is in it too.
     pub(crate) fn start_inside<T>(&self, start: impl FnOnce() -> T) -> T {
         let is_inside = self.move_self(&self.path);
         let started = start();
@@ -66,7 +66,7 @@ impl JobCgroup {
         fs::write(to.join("cgroup.procs"), "0").is_ok()
     }
 
-    /// Kills all processes inside.
+    /// Kills all processes in the cgroup.
     pub(crate) fn kill(&self) {
         match fs::write(self.path.join("cgroup.kill"), "1") {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -76,8 +76,8 @@ impl JobCgroup {
         }
     }
 
-    /// Removes the cgroup and the cgroups that the command created in it, if no process is left. Does nothing if it is already
-    /// removed.
+    /// Removes the cgroup and the cgroups that the command created in it, if they contain no process. Does nothing if the
+    /// cgroup is already removed.
     pub(crate) fn remove(&self) {
         for _ in 0..REMOVAL_TRIES {
             if remove_tree(&self.path, DEPTH_MAX).is_ok() || !self.path.exists() {
@@ -90,14 +90,14 @@ impl JobCgroup {
     }
 }
 
-/// Prefix of the job cgroup's name, before the wrapper's process id.
+/// The part of the job cgroup's name before the wrapper's process id.
 const PREFIX: &str = "leasehold-";
-/// How often a removal is tried, every 5 ms.
+/// How often a removal is tried. The pause between two tries is 5 ms.
 const REMOVAL_TRIES: u32 = 100;
-/// How deep a command may nest cgroups.
+/// How many levels of nested cgroups are removed.
 const DEPTH_MAX: u32 = 8;
 
-/// Removes a cgroup and those inside it. The kernel refuses this for a cgroup that has processes or other cgroups.
+/// Removes a cgroup and the cgroups inside it. The kernel refuses this if one of them contains processes.
 fn remove_tree(folder: &Path, depth: u32) -> io::Result<()> {
     if depth > 0 {
         for entry in fs::read_dir(folder)?.flatten() {
@@ -120,11 +120,11 @@ fn remove_stale(own: &Path) {
     }
 }
 
-/// The path of this process's cgroup: the mount of the unified hierarchy, joined with our path in it.
+/// Returns the path of this process's cgroup: the mount of the unified hierarchy, joined with our path in it.
 fn own_cgroup(mountinfo: &str, cgroup: &str) -> Option<PathBuf> {
     let own = cgroup.lines().find_map(|l| l.strip_prefix("0::"))?;
     mountinfo.lines().find_map(|line| {
-        // proc_pid_mountinfo(5): six fields and more, a dash, the type.
+        // proc_pid_mountinfo(5): six fields or more, a dash, the type.
         let (before, after) = line.split_once(" - ")?;
         (after.split(' ').next()? == "cgroup2").then_some(())?;
         let mut fields = before.split(' ').skip(3);

@@ -57,17 +57,17 @@ pub struct ChildSpec {
     pub grace: Duration,
     /// The directory that the guard wipes if it ends the job.
     pub files: Option<PathBuf>,
-    /// The folders with copies of resources that the guard removes then.
+    /// The folders with copies of resources. The guard removes them if it ends the job.
     pub copies: Vec<PathBuf>,
     /// The process in front of the wrapper, whose group the command joins.
     pub(crate) front: Option<FrontHandle>,
-    /// The program of the guard: this binary with `__guard`. A test uses another.
+    /// The program of the guard: this binary with `__guard`. Tests use another program.
     pub(crate) guard: (PathBuf, Vec<OsString>),
 }
 
 impl ChildSpec {
     pub fn new(argv: Vec<OsString>, env: ChildEnvironment) -> Self {
-        // This finds the wrapper's binary even if its file was replaced in the meantime.
+        // This path finds the wrapper's binary even if its file was replaced in the meantime.
         let guard = (PathBuf::from("/proc/self/exe"), vec![SUBCOMMAND.into()]);
         ChildSpec {
             argv,
@@ -81,7 +81,7 @@ impl ChildSpec {
     }
 }
 
-/// Why nothing was started.
+/// Why the command was not started.
 #[derive(Debug, thiserror::Error)]
 pub enum SpawnError {
     #[error(transparent)]
@@ -91,7 +91,7 @@ pub enum SpawnError {
 }
 
 impl SpawnError {
-    /// 127 or 126 for a [`CommandError`], 125 if the wrapper failed.
+    /// The exit status: 127 or 126 for a [`CommandError`], 125 if the wrapper failed.
     pub fn exit_code(&self) -> u8 {
         match self {
             SpawnError::Command(e) => e.exit_code(),
@@ -100,18 +100,20 @@ impl SpawnError {
     }
 }
 
-/// The command of this wrapper, as a child of its guard. It has its own process group, or is in the shell's at a terminal.
+/// The command of this wrapper, as a child of its guard. It has its own process group. At a terminal it is in the process group
+/// of the shell's job.
 ///
 /// All descendants of the wrapper belong to the job: orphans are adopted, reaped, and ended with the job. So a process has at
-/// most one `Child`, and starts no other process meanwhile. If the `Child` is dropped, or the wrapper ends in any way, the guard
-/// ends the remaining descendants by SIGTERM, and by SIGKILL after the grace.
+/// most one `Child`, and starts no other process meanwhile. If the `Child` is dropped, or the wrapper ends in any way, the
+/// guard ends the remaining descendants by SIGTERM, and by SIGKILL after the grace.
 #[derive(Debug)]
 pub struct Child {
     handle: ChildHandle,
     guard: process::Child,
-    /// The pipe closes with the guard.
+    /// The events of the guard. The pipe closes when the guard ends.
     events: Option<Lines<BufReader<pipe::Receiver>>>,
-    /// If it closes, the wrapper is gone. A byte before that means that the wrapper has ended all descendants.
+    /// If this pipe closes, the guard knows that the wrapper has ended. A byte before that means that the wrapper has ended all
+    /// descendants.
     lifeline: Option<PipeWriter>,
     deaths: tokio::signal::unix::Signal,
     has_terminal: bool,
@@ -123,7 +125,7 @@ pub struct Child {
 #[derive(Debug)]
 pub(crate) enum ChildEvent {
     Ended(ChildExit),
-    /// A signal came to the guard.
+    /// The guard received a signal.
     Signal(SignalNumber),
 }
 
@@ -131,7 +133,7 @@ pub(crate) enum ChildEvent {
 #[derive(Clone, Debug)]
 pub struct ChildHandle {
     pid: Pid,
-    /// Whether it leads its own process group.
+    /// Whether the command leads its own process group.
     is_leader: bool,
     descendants: Descendants,
     state: Arc<Mutex<ChildState>>,
@@ -139,7 +141,7 @@ pub struct ChildHandle {
 
 #[derive(Debug, Default)]
 struct ChildState {
-    /// After the end, another process may get the same id.
+    /// Whether the command has ended. After that, another process may get its process id.
     has_ended: bool,
     asked: Option<Signal>,
 }
@@ -174,7 +176,7 @@ impl Child {
             Some(GuardEvent::Started(pid)) => pid,
             Some(GuardEvent::NotStarted(errno)) => {
                 let error = Errno::from_raw(errno).into();
-                // If a limit was reached, that is not the fault of the command.
+                // A limit that was reached is not the fault of the command.
                 return Err(match limit_of(&error) {
                     Some(_) => SpawnError::Start(error),
                     None => command::start_error(&program, &error).into(),
@@ -200,7 +202,7 @@ impl Child {
         self.handle.clone()
     }
 
-    /// Waits for the end of the command. Cancel safe. After the end it returns the same status again.
+    /// Waits for the end of the command. Cancel safe. Later calls return the same status.
     #[cfg(test)]
     pub async fn wait(&mut self) -> io::Result<ChildExit> {
         loop {
@@ -210,7 +212,7 @@ impl Child {
         }
     }
 
-    /// Waits for the next event. Cancel safe. After the end it returns the end again.
+    /// Waits for the next event. Cancel safe. After the end of the command, each call returns the end.
     pub(crate) async fn next_event(&mut self) -> io::Result<ChildEvent> {
         loop {
             if let Some(status) = self.status {
@@ -238,15 +240,16 @@ impl Child {
         }
     }
 
-    /// Ends what the command left behind by SIGTERM, and by SIGKILL after the grace. Then ends the guard, which waits for the last
-    /// descendant. Call it after the end of the command and after the report: the end of access does not wait for this.
+    /// Ends the processes that the command left behind, by SIGTERM, and by SIGKILL after the grace. Then ends the guard, which
+    /// waits for the last descendant. Call it after the end of the command and after the report, because the end of access does
+    /// not wait for this.
     pub async fn end_descendants(&mut self, grace: Duration, clock: &dyn Clock) -> Survivors {
         let handle = self.handle();
         let end = handle.descendants.end(Some((Signal::SIGTERM, grace)), KILL_WAIT, clock);
         tokio::pin!(end);
         let guard = self.guard_pid();
         let mut left = loop {
-            // A dead process is reaped before its parent counts as gone.
+            // First reap dead processes, because their parent counts as alive until then.
             reap_orphans(Some(guard));
             tokio::select! {
                 left = &mut end => break left,
@@ -255,7 +258,7 @@ impl Child {
         };
         reap_orphans(Some(guard));
         if let Some(mut lifeline) = self.lifeline.take() {
-            // A guard that is gone needs no message.
+            // If the guard has ended, it needs no message.
             let _ = lifeline.write_all(b".");
         }
         let patience = clock.sleep(GUARD_PATIENCE.saturating_add(KILL_WAIT));
@@ -286,7 +289,7 @@ impl Child {
         self.status = Some(status);
     }
 
-    /// The guard was killed: the wrapper adopts its children, and so the command.
+    /// Goes on without the guard, which was killed. The wrapper adopts the guard's children, and so the command.
     fn on_guard_lost(&mut self) -> io::Result<()> {
         tracing::warn!(
             "the guard of the command was killed: if the wrapper is killed too, what it started may go on"
@@ -307,7 +310,7 @@ impl Child {
             Ok(_) | Err(_) => match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, code)) => ChildStatus::Exited(code),
                 Ok(WaitStatus::Signaled(_, signal, _)) => ChildStatus::Signalled(signal as i32),
-                // By a signal without a name.
+                // The signal has no name.
                 _ => ChildStatus::Signalled(0),
             },
         };
@@ -316,8 +319,8 @@ impl Child {
         Ok(())
     }
 
-    /// Stops the process in front too, so that the shell sees a stopped job. Without a shell nothing could continue a command
-    /// that the terminal stopped, so the wrapper continues it.
+    /// Stops the process in front too, so that the shell sees a stopped job. If there is no shell, nothing else could continue
+    /// a command that the terminal stopped, so the wrapper continues it.
     fn follow_stop(&self, signal: i32) {
         let is_from_terminal = Signal::try_from(signal)
             .is_ok_and(|s| [Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU].contains(&s));
@@ -331,7 +334,7 @@ impl Child {
     }
 }
 
-/// Starts the guard, which starts the command. Returns it with our ends of the two pipes.
+/// Starts the guard, which starts the command. Returns the guard, and our ends of the two pipes.
 fn start_guard(
     spec: &ChildSpec,
     program: &std::path::Path,
@@ -354,7 +357,7 @@ fn start_guard(
         argv: spec.argv.clone(),
     };
     let mut command = Command::new(&spec.guard.0);
-    // In its own group: if someone ends the whole group of the wrapper, the guard is left to end the job.
+    // The guard gets its own group: if someone ends the whole group of the wrapper, the guard is left to end the job.
     command.arg0("leasehold").args(&spec.guard.1).args(orders.to_args()).process_group(0);
     for name in &spec.env.removed {
         command.env_remove(name);
@@ -364,7 +367,7 @@ fn start_guard(
     Ok((guard, events, lifeline))
 }
 
-/// Lets the next child inherit a descriptor. Returns its number, which is the same in the child.
+/// Lets the next child inherit a descriptor. Returns the number of the descriptor, which is the same in the child.
 pub(crate) fn make_inheritable(end: &(impl AsFd + AsRawFd)) -> io::Result<i32> {
     fcntl(end, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(end.as_raw_fd())
@@ -380,7 +383,7 @@ fn read_first_event(events: &mut PipeReader) -> io::Result<Option<GuardEvent>> {
 }
 
 impl ChildHandle {
-    /// The process id of the child.
+    /// Returns the process id of the child.
     pub fn pid(&self) -> Pid {
         self.pid
     }
@@ -394,14 +397,14 @@ impl ChildHandle {
         self.wake(signal);
     }
 
-    /// Notes a signal that asks to end. The wrapper passes it on, or the child has it already.
+    /// Notes a signal that asks the child to end. The wrapper passes it on, or the child has got it already.
     pub(crate) fn note_request(&self, signal: SignalNumber) {
         if let Some(signal) = signal.named().filter(|s| asks_to_end(*s)) {
             self.set_asked(signal);
         }
     }
 
-    /// Continues a child that may be stopped and was asked to end: otherwise it could not act on that.
+    /// Continues a child that was asked to end and may be stopped, because a stopped child cannot react.
     pub(crate) fn wake(&self, signal: SignalNumber) {
         if signal.named().is_some_and(asks_to_end) {
             self.send(Signal::SIGCONT.into());
@@ -415,10 +418,11 @@ impl ChildHandle {
         self.send(Signal::SIGCONT.into());
     }
 
-    /// Ends all descendants of the wrapper as the settings say for a revocation: by SIGTERM, and SIGKILL after the grace; by
+    /// Ends all descendants of the wrapper as the settings say for a revocation: by SIGTERM, and by SIGKILL after the grace; by
     /// SIGKILL at once; or not at all.
     ///
-    /// [`Child::next_event`] must run at the same time, because it reaps the processes. The access has ended before this begins.
+    /// [`Child::next_event`] must run at the same time, because it reaps the processes. The access has ended before this
+    /// begins.
     pub async fn terminate(&self, how: OnRevoke, grace: Duration, clock: &dyn Clock) -> Survivors {
         let first = match how {
             OnRevoke::Term => Some((Signal::SIGTERM, grace)),
@@ -434,7 +438,7 @@ impl ChildHandle {
     }
 
     fn send(&self, signal: SignalNumber) {
-        // Locked while sending, so that a signal never goes to an id that was reused.
+        // The lock is held while the signal is sent, so that the signal never goes to a process id that was reused.
         let state = self.state();
         if state.has_ended {
             return;

@@ -1,4 +1,5 @@
-//! Tests with real processes. Each runs in a separate process, because a wrapper treats all its descendants as the job's.
+//! Tests with real processes. Each test runs in a separate process, because a wrapper treats all its descendants as processes
+//! of the job.
 
 use std::{
     fs::{self, File},
@@ -23,20 +24,20 @@ use crate::{
 const ALONE: &str = "LEASEHOLD_TEST_ALONE";
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The full name of a test in this module, for the test runner.
+/// Returns the full name of a test in this module, for the test runner.
 fn full(test: &str) -> String {
     let (_krate, path) = module_path!().split_once("::").unwrap();
     format!("{path}::{test}")
 }
 
-/// A command that runs one test of this program.
+/// Returns a command that runs one test of this program.
 fn again(test: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([full(test).as_str(), "--exact", "--nocapture"]).env(ALONE, test);
     command
 }
 
-/// Runs a body in a separate process, on a runtime, with a timeout.
+/// Runs the body of a test in a separate process, on a runtime, with a timeout.
 fn run_alone<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     if std::env::var_os(ALONE).is_some_and(|t| t == test) {
         let runtime =
@@ -46,9 +47,9 @@ fn run_alone<F: Future<Output = ()>>(test: &str, body: impl FnOnce() -> F) {
     passes(again(test));
 }
 
-/// Runs such a process, and shows its output if it failed.
+/// Runs a test in a separate process, and shows its output if it failed.
 fn passes(mut again: Command) {
-    // A file, not a pipe: a process that a test leaves behind must not block the reader.
+    // The output goes to a file, not to a pipe, because a process that a test leaves behind must not block the reader.
     let mut said = tempfile::tempfile().unwrap();
     let status = again
         .stdout(said.try_clone().unwrap())
@@ -85,7 +86,7 @@ fn sh(script: &str) -> Child {
     Child::spawn(&spec(&["sh", "-c", script])).unwrap()
 }
 
-/// Waits for a file with a full line in it.
+/// Waits for a file that contains a full line.
 async fn line_in(path: &Path) -> String {
     loop {
         match fs::read_to_string(path) {
@@ -286,7 +287,7 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
         let folder = tempfile::tempdir().unwrap();
         let (begun, go) = (folder.path().join("begun"), folder.path().join("go"));
         fs::create_dir(&begun).unwrap();
-        // Some end by a signal that has no name.
+        // Some commands end by a signal that has no name.
         let mut child = sh(&format!(
             "for i in 1 2 3 4 5 6 7 8; do (setsid sh -c '> {0}/a'$i'; exit 1' &); (setsid sh -c '> {0}/b'$i'; kill -40 $$' &); done; until [ -e {1} ]; do sleep 0.01; done; exit 4",
             begun.display(),
@@ -302,7 +303,7 @@ fn orphans_are_reaped_and_the_childs_status_is_not_stolen() {
                 .count()
         };
         let look = async {
-            // All of them have run, and none is left.
+            // All commands have run, and none is left.
             while fs::read_dir(&begun).unwrap().count() < 16 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
@@ -382,7 +383,8 @@ fn the_child_gets_only_its_arguments_and_environment() {
     });
 }
 
-/// A script that starts a tree: a child, a grandchild in its own session that ignores SIGTERM, and an orphan. Each writes its id.
+/// Returns a script that starts a tree of processes: a child, a grandchild in another session that ignores SIGTERM, and an
+/// orphan. Each process writes its id.
 fn tree(folder: &Path) -> String {
     let deaf = "trap '' TERM; echo $$ > F/NAME.new; mv F/NAME.new F/NAME; while :; do sleep 0.05; done";
     let named = |name: &str| deaf.replace("NAME", name).replace('F', folder.to_str().unwrap());
@@ -478,7 +480,7 @@ fn a_job_cgroup_is_killed_by_one_write_and_removed() {
     });
 }
 
-/// Whether any process has this word among its arguments.
+/// Whether any process has this word in its arguments.
 fn any_called(word: &str) -> bool {
     let all = fs::read_dir("/proc").unwrap().flatten();
     all.filter_map(|e| fs::read(e.path().join("cmdline")).ok())
@@ -550,7 +552,7 @@ fn a_child_in_the_foreground_has_the_terminal() {
         let ended = child.wait().await.unwrap();
         assert_eq!((ended.status, ended.outcome()), (ChildStatus::Signalled(2), Outcome::Interrupted));
 
-        // After Ctrl-Z without a shell that could continue the wrapper, the child goes on.
+        // If there is no shell that could continue the wrapper, the child goes on after Ctrl-Z.
         let mut child = started("read line; exit 6");
         line_in(&ready).await;
         keys.write_all(b"\x1a").unwrap();
@@ -561,7 +563,7 @@ fn a_child_in_the_foreground_has_the_terminal() {
         let (ended, ()) = tokio::join!(child.wait(), again);
         assert_eq!(ended.unwrap().status, ChildStatus::Exited(6));
         assert!(terminal::is_foreground());
-        // To close it would hang up the session and end this process.
+        // Closing the terminal would hang up the session and end this process.
         std::mem::forget(keys);
     });
 }

@@ -21,7 +21,7 @@ pub enum CommandError {
 }
 
 impl CommandError {
-    /// 127 if there is no such command, 126 if it cannot be executed.
+    /// The exit status: 127 if there is no such command, 126 if it cannot be executed.
     pub fn exit_code(&self) -> u8 {
         match self {
             CommandError::NotFound { .. } => 127,
@@ -30,7 +30,7 @@ impl CommandError {
     }
 }
 
-/// Finds a command as a shell does: a name with a slash is a path, any other is searched on the PATH.
+/// Finds a command as a shell does: a name with a slash is a path, and any other name is searched on the PATH.
 pub fn resolve(command: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, CommandError> {
     let shown = || plain::value(&command.to_string_lossy());
     let refuse = |why: &str| CommandError::NotExecutable { command: shown(), why: why.to_owned() };
@@ -57,7 +57,7 @@ pub fn resolve(command: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Command
     Err(refused.map_or_else(|| CommandError::NotFound { command: shown() }, refuse))
 }
 
-/// Checks that a path can be executed. `Err(None)` if it does not exist.
+/// Checks that a path can be executed. Returns `Err(None)` if it does not exist.
 fn check_executable(path: &Path) -> Result<(), Option<&'static str>> {
     match fs::metadata(path) {
         Ok(m) if m.is_dir() => Err(Some("it is a directory")),
@@ -70,7 +70,7 @@ fn check_executable(path: &Path) -> Result<(), Option<&'static str>> {
     }
 }
 
-/// The reason why a command that was found could not be started.
+/// Explains why a command that was found could not be started.
 pub(crate) fn start_error(program: &Path, error: &io::Error) -> CommandError {
     let command = plain::value(&program.to_string_lossy());
     match error.kind() {

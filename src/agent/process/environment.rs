@@ -8,7 +8,7 @@ use std::{
 use super::standing::{Inheritance, inheritance};
 use crate::{limits::NAMES_SHOWN_MAX, plain};
 
-/// The variables that the wrapper sets or reads for one job. If they are inherited, they belong to another job or only to the
+/// The variables that the wrapper sets or reads for one job. An inherited value belongs to another job, or is only for the
 /// wrapper.
 const WRAPPER_VARIABLES: &[&str] = &[
     "LEASEHOLD_ATTEMPT",
@@ -23,33 +23,33 @@ const WRAPPER_VARIABLES: &[&str] = &[
     "LEASEHOLD_TOKEN_FILE_WRITING",
 ];
 
-/// How the names of all variables with token files begin.
+/// The beginning of the names of all variables that name token files.
 const TOKEN_FILES: &str = "LEASEHOLD_TOKEN_FILE";
 
 /// The variables about which the user has decided.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct EnvChoice<'a> {
-    /// `keep_env`: inherited, with any content.
+    /// The variables of `keep_env`. The child inherits them with any content.
     pub keep: &'a [String],
-    /// `scrub`: removed, with any content.
+    /// The variables of `scrub`. They are removed with any content.
     pub scrub: &'a [String],
 }
 
-/// How the child's environment differs from the wrapper's.
+/// The differences between the child's environment and the wrapper's environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ChildEnvironment {
-    /// Set for the child. No value is a secret.
+    /// The variables that are set for the child. No value is a secret.
     pub set: Vec<(OsString, OsString)>,
-    /// Removed from the child's environment.
+    /// The variables that are removed from the child's environment.
     pub removed: BTreeSet<OsString>,
-    /// The standing credentials among the removed.
+    /// The removed variables that contain standing credentials.
     credentials: BTreeSet<String>,
-    /// Standing credentials that the child inherits and about which the user has not decided.
+    /// Variables with standing credentials that the child inherits, and about which the user has not decided.
     standing: BTreeSet<String>,
 }
 
 impl ChildEnvironment {
-    /// Decides about each inherited variable. Those that the wrapper sets are always removed.
+    /// Decides about each inherited variable. The variables that belong to the wrapper are always removed.
     pub fn new(
         inherited: impl IntoIterator<Item = (OsString, OsString)>,
         choice: EnvChoice<'_>,
@@ -80,12 +80,12 @@ impl ChildEnvironment {
         env
     }
 
-    /// Starts from the environment of this process.
+    /// Decides about the environment of this process.
     pub fn of_this_process(choice: EnvChoice<'_>, set: Vec<(OsString, OsString)>) -> Self {
         Self::new(std::env::vars_os(), choice, set)
     }
 
-    /// Removes variables that are no credentials, but would lead programs away from what the wrapper sets.
+    /// Removes variables that are no credentials, but would divert programs from what the wrapper sets.
     #[must_use]
     pub fn without(mut self, names: &[&str], choice: EnvChoice<'_>) -> Self {
         let is_kept = |name: &str| choice.keep.iter().any(|kept| kept == name);
@@ -93,7 +93,7 @@ impl ChildEnvironment {
         self
     }
 
-    /// Messages with the names of the standing credentials: those that were removed, and those that the command keeps.
+    /// Makes messages with the names of the standing credentials: those that were removed, and those that the command keeps.
     pub fn notices(&self) -> impl Iterator<Item = String> {
         let removed = (!self.credentials.is_empty()).then(|| {
             format!(

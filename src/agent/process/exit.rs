@@ -35,7 +35,7 @@ impl From<std::process::ExitStatus> for ChildStatus {
     }
 }
 
-/// The name of an outcome in messages.
+/// Returns the name of an outcome for messages.
 pub(crate) fn outcome_name(outcome: v1::Outcome) -> &'static str {
     match outcome {
         v1::Outcome::Completed => "completed",
@@ -66,8 +66,8 @@ pub struct ChildExit {
     pub asked: Option<Signal>,
 }
 
-/// The exit code of `run` if its access was ended from outside and the command then exits with 0. Other commands use it for access
-/// that has ended, too.
+/// The exit code of `run` if its access was ended from outside and the command then exits with 0. Other commands also use it
+/// when access has ended.
 pub(crate) const ACCESS_ENDED: i32 = 4;
 
 /// Signals that ask a process to end.
@@ -83,8 +83,8 @@ impl ChildExit {
         self.status.exit_code()
     }
 
-    /// The end as the caller of the wrapper sees it, if access ended from outside before the command did. A command that was
-    /// ended and reports success has not done its work, so a scheduler must not take its 0 for complete.
+    /// Returns the end that the caller of the wrapper sees, if access was ended from outside before the command ended. A
+    /// command that was cut off has not done its work even if it exits with 0, so a scheduler must not take its 0 for success.
     pub(crate) fn after_access_end(self) -> Self {
         match self.status {
             ChildStatus::Exited(0) => ChildExit { status: ChildStatus::Exited(ACCESS_ENDED), ..self },
@@ -92,7 +92,7 @@ impl ChildExit {
         }
     }
 
-    /// The outcome for the attempt, if the work was not asked to finish.
+    /// Returns the outcome for the attempt, if the work was not asked to finish.
     ///
     /// | The child | Outcome |
     /// |---|---|
@@ -112,8 +112,8 @@ impl ChildExit {
         if interrupted { v1::Outcome::Interrupted } else { v1::Outcome::Failed }
     }
 
-    /// The outcome, given whether the platform or a drain asked the work to finish. If so, the attempt is interrupted, even if
-    /// the child exits with 0: many trainers save their work then, and the next attempt goes on with it.
+    /// Returns the outcome for the attempt. If the platform or a drain asked the work to finish, the attempt is interrupted,
+    /// even if the child exits with 0. Many trainers save their work in this case, and the next attempt continues it.
     pub(crate) fn outcome_after(&self, request: FinishRequest) -> v1::Outcome {
         match request {
             FinishRequest::Asked => v1::Outcome::Interrupted,

@@ -7,11 +7,11 @@
 //!
 //! A shell gets its terminal back from a job when the process that it started stops or ends (Ctrl-Z, `fg`, `bg`). A wrapper that
 //! stopped would lose its access, and a wrapper that did not stop would keep the terminal. So there are two processes: the front
-//! stops and ends as the command does, and the wrapper goes on. The command is in the process group that the shell made,
-//! as it would be without a wrapper. So it can read the terminal, and the terminal's signals reach it together with the rest of its
+//! stops and ends as the command does, and the wrapper goes on. The command is in the process group that the shell made, as
+//! without a wrapper. So the command can read the terminal, and the terminal's signals reach it together with the rest of its
 //! pipeline.
 //!
-//! The front has no secret. It reports the signals that come to it. If it is killed, the wrapper ends.
+//! The front has no secret. It reports the signals that it receives. If the front is killed, the wrapper ends.
 
 use std::{
     ffi::OsString,
@@ -60,16 +60,17 @@ pub fn run_in_front(args: &[OsString]) -> Option<u8> {
     if !terminal::exists() || getsid(None) == Ok(getpid()) {
         return None;
     }
-    // If it cannot be started, this process becomes the wrapper, and reports the same fault when it starts the command.
+    // If the wrapper cannot be started, this process becomes the wrapper, and reports the same fault when it starts the
+    // command.
     FrontProcess::start(args).ok().map(FrontProcess::run)
 }
 
 struct FrontProcess {
     wrapper: process::Child,
     signals: SignalFd,
-    /// Takes the number of each signal that comes to the front.
+    /// The pipe for the number of each signal that the front receives.
     to_wrapper: PipeWriter,
-    /// Gives the number of the signal that ended the command, if a signal ended it.
+    /// The pipe for the number of the signal that ended the command, if a signal ended it.
     end_signal: PipeReader,
 }
 
@@ -82,7 +83,7 @@ impl FrontProcess {
         command.arg(make_inheritable(&signals_in)?.to_string());
         command.arg(make_inheritable(&end_out)?.to_string());
         let wrapper = command.args(args.iter().skip(1)).spawn()?;
-        // After the start, because a child inherits the mask.
+        // This comes after the start, because a child inherits the mask.
         let taken = signals::signals_of_front();
         taken.thread_block()?;
         let signals = SignalFd::with_flags(&taken, SfdFlags::SFD_CLOEXEC)?;
@@ -100,13 +101,13 @@ impl FrontProcess {
                 && let Ok(number @ 1..) = u8::try_from(signal.ssi_signo)
                 && i32::from(number) != Signal::SIGCHLD as i32
             {
-                // If the wrapper is gone, the next `try_wait` shows it.
+                // If the wrapper has ended, the next `try_wait` shows it.
                 let _ = self.to_wrapper.write_all(&[number]);
             }
         }
     }
 
-    /// Ends as the command ended, so that a loop in a shell stops when its command was interrupted.
+    /// Ends in the same way as the command, so that a loop in a shell stops when its command was interrupted.
     fn end_as(mut self, wrapper: ExitStatus) -> u8 {
         let mut signal = [0u8];
         let is_signalled = matches!(self.end_signal.read(&mut signal), Ok(1));
@@ -147,12 +148,12 @@ impl FrontPipes {
     }
 }
 
-/// The signals that come to the front.
+/// The signals that the front receives.
 #[derive(Debug)]
 pub(crate) struct FrontSignals(pipe::Receiver);
 
 impl FrontSignals {
-    /// Polls for the next signal. `None` if the front is gone.
+    /// Polls for the next signal. `None` if the front has ended.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<SignalNumber>> {
         let mut byte = [0u8];
         let mut buffer = ReadBuf::new(&mut byte);
@@ -195,18 +196,18 @@ impl FrontHandle {
         {
             let _ = (&*self.end_signal).write_all(&[signal]);
         }
-        // It may be stopped.
+        // The front may be stopped.
         self.resume();
     }
 
     fn send(&self, signal: Signal) -> bool {
-        // If the front is gone, this process has another parent, and the id may belong to another process.
+        // If the front has ended, this process has another parent, and the id may belong to another process.
         getppid() == self.front && kill(self.front, signal).is_ok()
     }
 }
 
-/// Whether an ancestor in the same session is in another process group. Such an ancestor is a shell, which can continue
-/// a stopped job.
+/// Whether an ancestor in this session is in another process group. Such an ancestor is a shell, which can continue a stopped
+/// job.
 fn is_watched(front: Pid) -> bool {
     let (session, group) = (getsid(None), getpgrp());
     let mut next = front;

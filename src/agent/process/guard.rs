@@ -5,14 +5,14 @@
 //!       └── lifeline ──▶ │ ── events ──▶ the wrapper
 //! ```
 //!
-//! It starts the command, adopts and reaps orphans, and reports to the wrapper what happens to the command. When the lifeline
-//! closes, the wrapper is gone: the guard wipes the credential files, ends the job until it has no child left, and removes the
-//! copies of resources. It has no secret and no connection to the daemon, and only SIGKILL ends it. It also reports the signals that come to it: a signal that
-//! came to the wrapper too was sent to all processes, and so to the command. If the guard is killed, the wrapper adopts its
-//! children.
+//! The guard starts the command, adopts and reaps orphans, and reports to the wrapper what happens to the command. When the
+//! lifeline closes, the wrapper has ended. Then the guard wipes the credential files, ends the job until no child is left, and
+//! removes the copies of resources. The guard has no secret and no connection to the daemon, and only SIGKILL ends it. It also
+//! reports the signals that it receives: if the wrapper receives the signal too, it was sent to all processes, and so to the
+//! command. If the guard is killed, the wrapper adopts its children.
 //!
-//! It does not help if both are killed at the same time. If the kernel kills a whole cgroup, that ends the job's processes too.
-//! In any case the daemon ends the access by itself.
+//! The guard does not help if both are killed at the same time. If the kernel kills a whole cgroup, that ends the job's
+//! processes too. In any case the daemon ends the access by itself.
 
 use std::{
     ffi::OsString,
@@ -61,23 +61,23 @@ use crate::{
 /// The name of the hidden subcommand.
 pub(crate) const SUBCOMMAND: &str = "__guard";
 
-/// The arguments of the guard. None is secret.
+/// The arguments of the guard. They contain no secret.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct GuardArgs {
-    /// The parent, which must still be there.
+    /// The parent of the guard, which must still exist.
     pub(crate) wrapper: Pid,
-    /// The end of a pipe that closes with the wrapper.
+    /// The end of a pipe that closes when the wrapper ends.
     pub(crate) lifeline: i32,
-    /// The end of a pipe for the events.
+    /// The end of the pipe for events.
     pub(crate) events: i32,
     pub(crate) takes_terminal: bool,
     /// The process group that the command joins; 0 for a new one.
     pub(crate) group: Pid,
-    /// The time from SIGTERM to SIGKILL, after the wrapper is gone.
+    /// The time from SIGTERM to SIGKILL, if the wrapper has ended.
     pub(crate) grace: Duration,
-    /// The directory to wipe when the wrapper is gone.
+    /// The directory to wipe if the wrapper has ended.
     pub(crate) files: Option<PathBuf>,
-    /// The folders with copies of resources, to remove after the job if the wrapper is gone.
+    /// The folders with copies of resources, to remove after the job if the wrapper has ended.
     pub(crate) copies: Vec<PathBuf>,
     pub(crate) cgroup: Option<JobCgroup>,
     /// The path of the command.
@@ -146,7 +146,7 @@ impl GuardArgs {
     }
 }
 
-/// An event of the command. Each is one line on the pipe.
+/// An event of the command. Each event is one line on the pipe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum GuardEvent {
     /// The command runs. This or `NotStarted` is the first event.
@@ -190,8 +190,9 @@ impl GuardEvent {
     }
 }
 
-/// Guards a command, as the hidden subcommand. `args` follow `__guard`. `main` calls it before it parses its arguments and before
-/// it starts a thread. It exits when the wrapper is done or gone and no process of the job is left.
+/// Guards a command, as the hidden subcommand. `args` are the arguments after `__guard`. `main` calls this function before it
+/// parses its arguments and before it starts a thread. The process exits when the wrapper has finished or ended and no process
+/// of the job is left.
 pub fn guard(args: impl IntoIterator<Item = OsString>) -> ! {
     let Some(args) = GuardArgs::from_args(args) else {
         MessageSink::stderr().send("`__guard` is only for the wrapper: use `leasehold run -- CMD`");
@@ -224,18 +225,18 @@ struct CommandGuard {
     events: File,
     command: process::Child,
     has_ended: bool,
-    /// Received and only reported: no signal for the job or the wrapper ends the guard.
+    /// The signals, which are received and only reported. No signal for the job or the wrapper ends the guard.
     signals: Signals,
 }
 
 impl CommandGuard {
-    /// Starts the command. Returns `None` if that fails, after it has reported the failure.
+    /// Starts the command. Returns `None` if that fails, after the failure was reported.
     fn start(args: GuardArgs) -> io::Result<Option<Self>> {
         let signals = Signals::listen_as_guard()?;
         let deaths = signal(SignalKind::child())?;
         let lifeline = take_over(args.lifeline, OpenOptions::new().read(true))?;
         let mut events = take_over(args.events, OpenOptions::new().write(true))?;
-        // If the wrapper died before the lifeline was opened here, the guard would never see it close.
+        // If the wrapper ended before the lifeline was opened here, the guard would never see it close.
         if getppid() != args.wrapper {
             return Err(io::Error::other("the wrapper is gone"));
         }
@@ -276,14 +277,14 @@ impl CommandGuard {
         };
         if guard.args.takes_terminal {
             terminal::give_foreground(guard.pid());
-            // The command may have used the terminal before it was in the foreground, and was stopped for that.
+            // The command may have used the terminal before it was in the foreground, and may be stopped for that reason.
             let _ = killpg(guard.pid(), Signal::SIGCONT);
         }
         guard.send(GuardEvent::Started(guard.pid()));
         Ok(Some(guard))
     }
 
-    /// The wrapper is gone, so it cannot remove them.
+    /// Removes the copies of resources, because the wrapper has ended and cannot remove them.
     fn remove_copies(&self) {
         for copy in &self.args.copies {
             if let Err(error) = remove_left_copy(copy) {
@@ -299,14 +300,15 @@ impl CommandGuard {
         Pid::from_raw(self.command.id().cast_signed())
     }
 
-    /// Runs until the wrapper is done or gone and no process of the job is left.
+    /// Runs until the wrapper has finished or ended and no process of the job is left.
     async fn run(mut self) -> io::Result<()> {
         // The command may have died before SIGCHLD was listened for.
         self.poll_children();
         let mut byte = [0u8];
         let is_done = loop {
             tokio::select! {
-                // A byte means that the wrapper has ended all descendants. A close without it means that the wrapper is gone.
+                // A byte means that the wrapper has ended all descendants. If the pipe closes without a byte, the wrapper has
+                // ended.
                 read = self.lifeline.read(&mut byte) => break matches!(read, Ok(1)),
                 _ = self.deaths.recv() => self.poll_children(),
                 signal = self.signals.next() => self.send(GuardEvent::Signal(signal.0)),
@@ -343,7 +345,7 @@ impl CommandGuard {
         if let Some(status) = self.poll_command() {
             self.has_ended = true;
             self.send(GuardEvent::Ended(status.into_raw()));
-            // Orphans that waited behind it.
+            // Reap the orphans whose status came after this one.
             reap_orphans(None);
         }
     }
@@ -358,7 +360,7 @@ impl CommandGuard {
     }
 
     fn send(&self, event: GuardEvent) {
-        // This fails if the wrapper is gone, which the lifeline shows.
+        // This fails if the wrapper has ended, which the lifeline shows.
         let _ = (&self.events).write_all(event.to_line().as_bytes());
     }
 }

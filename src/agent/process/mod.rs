@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the command: how it is found, started, followed and ended | `command` `environment` `standing` `child` `exit` `rlimits` |
 //! | the small process that ends everything if the wrapper is killed | `guard` |
-//! | its descendants, and how all of them are ended | `processes` `cgroup` |
+//! | the descendants of the command, and how all of them are ended | `processes` `cgroup` |
 //! | signals, and the process in front of the wrapper at a terminal | `signals` `arrivals` `front` `terminal` |
 //! | work that another program started | `work_watch` |
 

@@ -22,17 +22,17 @@ use crate::{agent::messages::MessageSink, clock::Clock, sync::run_blocking};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Process {
     pub(crate) pid: Pid,
-    /// In clock ticks since boot.
+    /// When the process was started, in clock ticks since boot.
     pub(crate) start: u64,
 }
 
 impl Process {
-    /// The process that has this id now.
+    /// Returns the process that has this id now.
     pub(crate) fn of(pid: Pid) -> Option<Self> {
         start_of(pid).map(|start| Process { pid, start })
     }
 
-    /// Whether it still runs. A zombie does not.
+    /// Whether the process still runs. A zombie does not run.
     pub(crate) fn runs(self) -> bool {
         stat_of(self.pid).is_some_and(|stat| stat.start == self.start && !stat.is_dead)
     }
@@ -46,7 +46,7 @@ pub struct Survivors {
 }
 
 impl Survivors {
-    /// Prints which processes are left, if any.
+    /// Prints the processes that are left, if there are any.
     pub(crate) fn report(&self, messages: &MessageSink) {
         if !self.pids.is_empty() {
             let pids: Vec<String> = self.pids.iter().map(ToString::to_string).collect();
@@ -56,12 +56,12 @@ impl Survivors {
     }
 }
 
-/// When a process was started, in clock ticks since boot. `None` if there is no such process.
+/// Returns when a process was started, in clock ticks since boot. `None` if there is no such process.
 pub(crate) fn start_of(pid: Pid) -> Option<u64> {
     Some(stat_of(pid)?.start)
 }
 
-/// The present parent of a process.
+/// Returns the present parent of a process.
 pub(crate) fn parent_of(pid: Pid) -> Option<Pid> {
     Some(stat_of(pid)?.parent)
 }
@@ -91,27 +91,27 @@ fn read_stat(text: &str) -> Option<Stat> {
     Some(Stat { parent: Pid::from_raw(parent), start, is_dead })
 }
 
-/// The descendants of this process, without those that existed before.
+/// The descendants of this process, without the processes that existed before.
 ///
-/// The wrapper and its guard adopt orphans, because they are subreapers or the first process. So every process that the command
-/// started is found here, in any session: torchrun starts each worker in its own session.
+/// The wrapper and its guard adopt orphans, because they are subreapers or the first process of a container. So every process
+/// that the command started is found here, in any session. For example, torchrun starts each worker in its own session.
 #[derive(Clone, Debug)]
 pub(crate) struct Descendants {
     /// Children that existed before (`helper & exec leasehold run …`). They and their descendants are left out.
     before: BTreeSet<Process>,
-    /// The guard is not part of the job, but all its descendants are.
+    /// The guard. It does not belong to the job, but all its descendants do.
     guard: Option<Pid>,
     cgroup: Option<JobCgroup>,
 }
 
 impl Descendants {
-    /// Leaves out the present descendants.
+    /// Makes a value that leaves out the present descendants.
     pub(crate) fn from_now(cgroup: Option<JobCgroup>) -> Self {
         let before = living(&BTreeSet::new(), None).into_iter().collect();
         Descendants { before, guard: None, cgroup }
     }
 
-    /// Leaves out none: for the guard, which starts without children.
+    /// Makes a value with all descendants. The guard uses it, because it starts without children.
     pub(crate) fn all(cgroup: Option<JobCgroup>) -> Self {
         Descendants { before: BTreeSet::new(), guard: None, cgroup }
     }
@@ -133,8 +133,8 @@ impl Descendants {
         living(&self.before, self.guard)
     }
 
-    /// Ends all of them, also those that are started meanwhile. Sends the `first` signal to each once, and SIGKILL after the
-    /// grace. Waits for `patience` more until they are gone.
+    /// Ends all descendants, also those that are started meanwhile. Sends the `first` signal to each process once, and SIGKILL
+    /// after the grace. Then waits for at most `patience` until they have ended.
     pub(crate) async fn end(
         &self,
         first: Option<(Signal, Duration)>,
@@ -177,8 +177,8 @@ impl Descendants {
         }
     }
 
-    /// Kills orphans for a moment, as they come. A process that forks and exits faster than `/proc` can be read becomes a child of
-    /// this process each time, and the list of children is read in microseconds.
+    /// Kills orphans as they arrive, for a moment. A process that forks and exits faster than `/proc` can be read becomes a
+    /// child of this process each time. The list of children can be read in microseconds.
     fn kill_orphans(&self) {
         for _ in 0..ORPHAN_ROUNDS {
             if self.guard.is_none() {
@@ -201,7 +201,7 @@ impl Descendants {
         Some(child) == self.guard || self.before.iter().any(|before| before.pid == child)
     }
 
-    /// Finds the descendants that are alive. `None` only if it is proven that there are none.
+    /// Finds the descendants that are alive. Returns `None` only if it is proven that there are none.
     ///
     /// Reading `/proc` takes milliseconds on a busy host, so it is done on another thread.
     async fn scan(&self) -> Option<Vec<Process>> {
@@ -214,9 +214,9 @@ impl Descendants {
         run_blocking(scan).await.unwrap_or_else(|| Some(Vec::new()))
     }
 
-    /// Whether it is certain that none is left. An empty scan is not enough: it may miss a process that forks and exits all the
-    /// time. But an orphan becomes a child of the subreaper at the moment its parent dies. So while a descendant lives, the
-    /// subreaper has a child, and its list of children is the proof.
+    /// Whether it is certain that no descendant is left. An empty scan is not enough: it may miss a process that forks and
+    /// exits all the time. But an orphan becomes a child of the subreaper when its parent dies. So while a descendant lives,
+    /// the subreaper has a child, and its list of children is the proof.
     fn is_proven_empty(&self) -> bool {
         if self.guard.is_none() && self.before.is_empty() {
             return has_no_child();
@@ -233,10 +233,10 @@ impl Descendants {
     }
 }
 
-/// How often the list of children is read in one call. Each takes some microseconds.
+/// How often the list of children is read in one call. Each read takes some microseconds.
 const ORPHAN_ROUNDS: u32 = 500;
 
-/// The children of a process, with zombies. `None` if the kernel has no such list (`CONFIG_PROC_CHILDREN`).
+/// Returns the children of a process, including zombies. `None` if the kernel has no such list (`CONFIG_PROC_CHILDREN`).
 fn children_of(pid: Pid) -> Option<Vec<Pid>> {
     let mut all = Vec::new();
     for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
@@ -252,7 +252,7 @@ fn children_of(pid: Pid) -> Option<Vec<Pid>> {
     Some(all)
 }
 
-/// Reaps the dead children, and returns whether there are no others.
+/// Reaps the dead children, and returns whether no living child is left.
 fn has_no_child() -> bool {
     reap_orphans(None);
     let any = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
@@ -293,8 +293,8 @@ pub(crate) fn send(process: Process, signal: Signal) {
     }
 }
 
-/// Reaps the dead children of this process, which were adopted, but not `own`. This process must start no other children,
-/// because they would be reaped here.
+/// Reaps the dead children that this process has adopted, but not `own`. This process must start no other children, because
+/// they would be reaped here too.
 pub(crate) fn reap_orphans(own: Option<Pid>) {
     loop {
         match waitid(Id::All, WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT) {
@@ -304,7 +304,7 @@ pub(crate) fn reap_orphans(own: Option<Pid>) {
                 let _ = waitpid(status.pid(), Some(WaitPidFlag::WNOHANG));
             }
             Err(Errno::EINTR) => {}
-            // A signal that nix has no name for: the status has no pid, so the zombies are looked up one by one.
+            // The signal has no name in nix, and the status has no process id, so the zombies are looked up one by one.
             Err(Errno::EINVAL) => return reap_one_by_one(own),
             Err(_) => return,
         }

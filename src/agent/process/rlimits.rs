@@ -1,4 +1,4 @@
-//! Resource limits: names the limit behind an error or a signal, so that no limit ends anything silently.
+//! Resource limits: finds the limit that caused an error or a signal, so that a message can name it.
 
 use std::{io, time::Duration};
 
@@ -11,7 +11,7 @@ use nix::{
     },
 };
 
-/// The limit behind a system error, with the name that a shell uses.
+/// Returns the limit that caused a system error, under the name that a shell uses.
 pub fn limit_of(error: &io::Error) -> Option<&'static str> {
     Some(match Errno::from_raw(error.raw_os_error()?) {
         Errno::EAGAIN => {
@@ -27,38 +27,39 @@ pub fn limit_of(error: &io::Error) -> Option<&'static str> {
     })
 }
 
-/// The limit behind a signal that ended a command. The command has the limits of the wrapper, unless it changed them.
+/// Returns the limit that caused the signal that ended a command. The command has the limits of the wrapper, unless it changed
+/// them.
 pub(crate) fn limit_behind_signal(signal: i32) -> Option<String> {
-    let at = |resource| getrlimit(resource).ok().filter(|(soft, _)| *soft != RLIM_INFINITY);
+    let limits_of = |resource| getrlimit(resource).ok().filter(|(soft, _)| *soft != RLIM_INFINITY);
     match Signal::try_from(signal).ok()? {
-        Signal::SIGXCPU => Some(match at(Resource::RLIMIT_CPU) {
+        Signal::SIGXCPU => Some(match limits_of(Resource::RLIMIT_CPU) {
             Some((soft, _)) => format!("its limit of processor time is {soft} s, RLIMIT_CPU (ulimit -t)"),
-            None => "the signal of a limit of processor time (ulimit -t), or of a scheduler".to_owned(),
+            None => "a limit of processor time (ulimit -t) or a scheduler sends this signal".to_owned(),
         }),
-        Signal::SIGXFSZ => Some(match at(Resource::RLIMIT_FSIZE) {
+        Signal::SIGXFSZ => Some(match limits_of(Resource::RLIMIT_FSIZE) {
             Some((soft, _)) => {
                 format!("its limit for the size of a file is {soft} bytes, RLIMIT_FSIZE (ulimit -f)")
             }
-            None => "the signal of a limit for the size of a file (ulimit -f)".to_owned(),
+            None => "a limit for the size of a file (ulimit -f) sends this signal".to_owned(),
         }),
         Signal::SIGKILL => {
-            let (_, hard) = at(Resource::RLIMIT_CPU).filter(|(_, hard)| *hard != RLIM_INFINITY)?;
+            let (_, hard) = limits_of(Resource::RLIMIT_CPU).filter(|(_, hard)| *hard != RLIM_INFINITY)?;
             Some(format!(
-                "the kernel does that after {hard} s of processor time too, RLIMIT_CPU (ulimit -H -t)"
+                "the kernel also sends this signal after {hard} s of processor time: RLIMIT_CPU (ulimit -H -t)"
             ))
         }
         _ => None,
     }
 }
 
-/// Whether a SIGXCPU is about the processor time of the wrapper itself. If so, raises the soft limit to the hard limit, so that
-/// the wrapper can keep the access. The command keeps its own limit.
-pub(crate) fn is_own_cpu_limit() -> bool {
+/// Raises the wrapper's soft limit of processor time to the hard limit, if the wrapper itself has used up the soft limit. So
+/// the wrapper can go on renewing its leases. The command keeps its limit. Returns whether the wrapper has used it up.
+pub(crate) fn raise_own_cpu_limit() -> bool {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_CPU) else { return false };
     let Ok(used) = getrusage(UsageWho::RUSAGE_SELF) else { return false };
     let used = used.user_time() + used.system_time();
     let used = Duration::from_micros(used.num_microseconds().try_into().unwrap_or(0));
-    // The kernel counts ticks, which may be a little ahead of the sum.
+    // The kernel counts ticks, so its count may be a little higher than this sum.
     let is_own = soft != RLIM_INFINITY && used.as_secs_f64() + 0.1 >= soft as f64;
     if is_own && let Err(error) = setrlimit(Resource::RLIMIT_CPU, hard, hard) {
         tracing::warn!(%error, "the limit of processor time could not be raised");
@@ -89,6 +90,6 @@ mod tests {
     fn a_signal_names_no_limit_that_is_not_set() {
         assert_eq!(limit_behind_signal(Signal::SIGTERM as i32), None);
         assert!(limit_behind_signal(Signal::SIGXCPU as i32).unwrap().contains("ulimit -t"));
-        assert!(!is_own_cpu_limit());
+        assert!(!raise_own_cpu_limit());
     }
 }

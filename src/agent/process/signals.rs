@@ -1,4 +1,4 @@
-//! The signals that come to the wrapper: which ones it handles, and which ones it passes on to its command.
+//! The signals that the wrapper receives: which signals it handles, and which signals it passes on to its command.
 //!
 //! | Signal | What happens to it |
 //! |---|---|
@@ -41,13 +41,13 @@ impl SignalNumber {
         Signal::try_from(self.0).ok()
     }
 
-    /// Sends it to one process.
+    /// Sends the signal to one process.
     pub(crate) fn send_to(self, pid: Pid) -> Result<(), Errno> {
         let (pid, signal) = self.to_rustix(pid)?;
         kill_process(pid, signal).map_err(|e| Errno::from_raw(e.raw_os_error()))
     }
 
-    /// Sends it to a process group.
+    /// Sends the signal to a process group.
     pub(crate) fn send_to_group(self, group: Pid) -> Result<(), Errno> {
         let (group, signal) = self.to_rustix(group)?;
         kill_process_group(group, signal).map_err(|e| Errno::from_raw(e.raw_os_error()))
@@ -83,18 +83,18 @@ impl fmt::Display for SignalNumber {
     }
 }
 
-/// Faults. A handler would return to the same fault again and again.
+/// Signals for faults. A handler would return to the same fault again and again.
 const FAULTS: [Signal; 6] =
     [Signal::SIGSEGV, Signal::SIGBUS, Signal::SIGILL, Signal::SIGFPE, Signal::SIGTRAP, Signal::SIGSYS];
 
-/// Sent by the terminal to a background process that reads from it or writes to it.
+/// Signals from the terminal to a background process that reads from it or writes to it.
 const TERMINAL_SIGNALS: [Signal; 2] = [Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// Never handled, in addition to [`FAULTS`] and [`TERMINAL_SIGNALS`].
+/// Signals that are never handled, in addition to [`FAULTS`] and [`TERMINAL_SIGNALS`].
 const NOT_HANDLED: [Signal; 5] =
     [Signal::SIGKILL, Signal::SIGSTOP, Signal::SIGCHLD, Signal::SIGPIPE, Signal::SIGURG];
 
-/// All signals that the wrapper handles, in order.
+/// Returns all signals that the wrapper handles, in order.
 fn handled_signals() -> impl Iterator<Item = SignalNumber> {
     let never = FAULTS.into_iter().chain(TERMINAL_SIGNALS).chain(NOT_HANDLED);
     let never: BTreeSet<i32> = never.map(|s| s as i32).collect();
@@ -108,7 +108,7 @@ fn handled_signals() -> impl Iterator<Item = SignalNumber> {
 /// Which of our processes received a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SignalReceiver {
-    /// The process that a shell started, if the wrapper is behind it.
+    /// The process that a shell started, if it is in front of the wrapper.
     Front,
     Wrapper,
     Guard,
@@ -121,7 +121,7 @@ pub(crate) struct SignalArrival {
     pub(crate) receiver: SignalReceiver,
 }
 
-/// Receives the signals that come to the wrapper. While it exists, none of them ends the wrapper.
+/// Receives the signals of the wrapper. While the value exists, these signals do not end the wrapper.
 #[derive(Debug)]
 pub struct Signals {
     own: Vec<(SignalNumber, Stream)>,
@@ -129,12 +129,12 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Begins to listen. Call it before the child is started, so that no signal is lost, and on a thread of the tokio runtime.
+    /// Begins to listen. Call it on a thread of the tokio runtime, before the child is started, so that no signal is lost.
     pub fn listen() -> io::Result<Self> {
         Signals::listen_behind(None)
     }
 
-    /// Also listens for signals that come to the process in front of this one.
+    /// Also listens for signals that the process in front of this process receives.
     pub(crate) fn listen_behind(front: Option<FrontSignals>) -> io::Result<Self> {
         block(&TERMINAL_SIGNALS);
         let ignored = ignored_signals();
@@ -145,20 +145,20 @@ impl Signals {
         Ok(Signals { own, front })
     }
 
-    /// Blocks the faults too: someone may send them, and they must not end a guard.
+    /// Also blocks the signals for faults: someone may send them, and they must not end a guard.
     pub(crate) fn listen_as_guard() -> io::Result<Self> {
         block(&FAULTS);
         Signals::listen()
     }
 
-    /// Waits for the next signal. Cancel safe. The same signal sent several times before it is read is reported once, as usual on
-    /// Unix.
+    /// Waits for the next signal. Cancel safe. If the same signal is sent several times before it is read, it is reported once,
+    /// as usual on Unix.
     pub async fn next(&mut self) -> SignalNumber {
         self.next_arrival().await.signal
     }
 
-    /// Waits for the next signal, and the process that received it. SIGKILL with [`SignalReceiver::Front`] means that the process
-    /// in front has ended.
+    /// Waits for the next signal, and returns it with the process that received it. SIGKILL with [`SignalReceiver::Front`]
+    /// means that the process in front has ended.
     pub(crate) async fn next_arrival(&mut self) -> SignalArrival {
         poll_fn(|cx| self.poll(cx)).await
     }
@@ -182,7 +182,7 @@ impl Signals {
     }
 }
 
-/// The signals that a front process handles: all except faults and those that were ignored when it started.
+/// Returns the signals that a front process handles: all except faults and signals that were ignored when it started.
 pub(crate) fn signals_of_front() -> SigSet {
     let ignored = ignored_signals();
     let mut set = SigSet::all();
@@ -193,7 +193,7 @@ pub(crate) fn signals_of_front() -> SigSet {
     set
 }
 
-/// Runs `start` while the signals that a wrapper or guard blocks are unblocked. A child inherits the mask.
+/// Runs `start` with the blocked signals of a wrapper or guard unblocked, because a child inherits the mask.
 pub(crate) fn with_unblocked<T>(start: impl FnOnce() -> T) -> T {
     let set: SigSet = FAULTS.into_iter().chain(TERMINAL_SIGNALS).collect();
     let before = set.thread_swap_mask(SigmaskHow::SIG_UNBLOCK);
@@ -211,7 +211,7 @@ fn block(signals: &[Signal]) {
     }
 }
 
-/// The signals that this process ignores: bit n − 1 is for signal n.
+/// Returns the signals that this process ignores: bit n − 1 is for signal n.
 fn ignored_signals() -> u64 {
     fs::read_to_string("/proc/self/status").map_or(0, |status| read_ignored(&status))
 }
@@ -220,7 +220,7 @@ fn is_in(mask: u64, signal: SignalNumber) -> bool {
     u32::try_from(signal.0 - 1).is_ok_and(|bit| mask.checked_shr(bit).is_some_and(|m| m & 1 == 1))
 }
 
-/// Reads the mask from the text of `proc_pid_status(5)`.
+/// Reads the mask of ignored signals from the text of `proc_pid_status(5)`.
 fn read_ignored(status: &str) -> u64 {
     status
         .lines()

@@ -1,4 +1,4 @@
-//! Standing credentials: which inherited variables have one, and whether the command gets it.
+//! Standing credentials: which inherited variables contain them, and whether the command gets them.
 //!
 //! | Variable | The command |
 //! |---|---|
@@ -12,10 +12,10 @@
 
 use crate::secret::{has_secret_form, looks_secret};
 
-/// What becomes of an inherited variable.
+/// The decision about an inherited variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Inheritance {
-    /// It is not a credential.
+    /// The variable is not a credential.
     Plain,
     /// A standing credential that the command gets.
     Named,
@@ -23,10 +23,10 @@ pub(super) enum Inheritance {
     Removed,
 }
 
-/// Variables with a standing credential for a store of data or models, or with its path. With one of them a script can bypass
-/// the broker, often without knowing.
+/// Variables with a standing credential for a store of data or models, or with its path. With such a credential, a script can
+/// bypass the broker, often unintentionally.
 ///
-/// Regions, endpoints and account names stay, because they open nothing.
+/// Regions, endpoints and account names stay, because they give no access.
 const REMOVED: &[&str] = &[
     "AWS_ACCESS_KEY_ID",
     "AWS_BEARER_TOKEN_BEDROCK",
@@ -161,7 +161,7 @@ const KEPT_IF_SECRET: &[&str] = &[
     "UV_INDEX_URL",
 ];
 
-/// How the names of other credentials end. A name that is only this word counts too.
+/// The ends of the names of other credentials. A name that consists only of such a word counts too.
 const REMOVED_ENDS: &[&str] = &[
     "_ACCESSKEY",
     "_ACCESS_KEY",
@@ -188,19 +188,19 @@ const REMOVED_ENDS: &[&str] = &[
     "_TOKEN",
 ];
 
-/// Values that switch something on or off, as in `DB_AUTH=true`. None is a credential.
+/// Values that switch something on or off, as in `DB_AUTH=true`. They are not credentials.
 const SWITCHES: &[&str] = &["0", "1", "FALSE", "NO", "NONE", "OFF", "ON", "TRUE", "YES"];
 
-/// A part of the names of other credentials.
+/// A word in the names of other credentials.
 const REMOVED_PART: &str = "SECRET";
 
-/// How the names of connection strings for Azure begin.
+/// The beginning of the names of connection strings for Azure.
 const REMOVED_BEGINNING: &str = "AZURE_CONN";
 
-/// The directory of the shell, whose name ends like that of a password.
+/// The variable with the shell's directory. Its name ends like the name of a password.
 const SHELL_DIRECTORY: &str = "PWD";
 
-/// The settings of this program that its user sets. None is a credential.
+/// The settings of this program that its user sets. They are not credentials.
 const SETTINGS: &[&str] = &[
     "LEASEHOLD_CONFIG",
     "LEASEHOLD_CONTEXT",
@@ -236,7 +236,7 @@ pub(super) fn inheritance(name: &str, value: &str) -> Inheritance {
     if looks_secret(value) && !is_state { Inheritance::Named } else { Inheritance::Plain }
 }
 
-/// Whether a variable such as `PAD_TOKEN` has a word of a tokenizer, `<pad>` or `[CLS]`, or a number.
+/// Whether a variable such as `PAD_TOKEN` contains a word of a tokenizer (`<pad>`, `[CLS]`) or a number.
 fn is_word_of_a_model(name: &str, value: &str) -> bool {
     name.ends_with("_TOKEN") && (value.len() < 8 || value.starts_with(['<', '[']))
 }

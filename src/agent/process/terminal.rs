@@ -1,4 +1,5 @@
-//! The terminal of this session. It is opened as `/dev/tty`, because stdin may be a pipe and commands read passwords there.
+//! The terminal of this session. It is opened as `/dev/tty`, because stdin may be a pipe. Commands also read passwords from
+//! `/dev/tty`.
 
 use std::fs::File;
 
@@ -10,7 +11,7 @@ use nix::{
 
 fn terminal() -> Option<File> {
     use std::os::unix::fs::OpenOptionsExt;
-    // Only to write: it is never read here.
+    // Opened only for writing, because it is never read here.
     File::options().write(true).custom_flags(OFlag::O_NOCTTY.bits()).open("/dev/tty").ok()
 }
 
@@ -35,7 +36,7 @@ pub(crate) fn give_foreground(group: Pid) {
     let mut ttou = SigSet::empty();
     ttou.add(Signal::SIGTTOU);
     let Ok(before) = ttou.thread_swap_mask(SigmaskHow::SIG_BLOCK) else { return };
-    // If this fails, the terminal may stop the command when it reads, which the user sees.
+    // If this fails, the terminal may stop the command when it reads. The user sees that.
     let _ = tcsetpgrp(&terminal, group);
     let _ = before.thread_set_mask();
 }

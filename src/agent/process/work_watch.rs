@@ -1,4 +1,4 @@
-//! Work that another program started: a sidecar detects its end from a process id, a file or a lock.
+//! Work that another program started: a sidecar detects the end of the work by a process id, a file or a lock.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -20,26 +20,26 @@ use crate::{
     proto::v1,
 };
 
-/// Conditions that end a sidecar, besides signals. The first one that occurs ends it.
+/// Conditions that end a sidecar, besides signals. The first condition that occurs ends it.
 #[derive(Clone, Debug, Default)]
 pub struct StopConditions {
-    /// The end of this process.
+    /// The process whose end is the condition.
     pub process: Option<Pid>,
-    /// The creation of this file. Its content may report how the work ended.
+    /// The file whose creation is the condition. Its content may report how the work ended.
     pub file: Option<PathBuf>,
-    /// The release of the lock (`flock`) on this file, after another process had it.
+    /// The file whose lock (`flock`) is watched. The condition is that another process releases the lock.
     pub lock: Option<PathBuf>,
 }
 
-/// How the work ended, as far as the sidecar could detect it.
+/// How the work ended, if the sidecar could detect that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct WorkEnd {
-    /// What the sidecar detected, for messages.
+    /// The event that the sidecar detected, for messages.
     pub(crate) what: &'static str,
     pub(crate) reported: Option<ReportedEnd>,
 }
 
-/// The content of the file that says how the work ended.
+/// The report in the file about the end of the work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ReportedEnd {
     /// `completed`, `failed` or `interrupted`.
@@ -51,7 +51,8 @@ pub(crate) enum ReportedEnd {
 }
 
 impl ReportedEnd {
-    /// The outcome to report, and a line that explains it. An exit code is treated like that of a command of `leasehold run`.
+    /// Returns the outcome to report, and a line that explains it. An exit code is treated like the exit code of a command of
+    /// `leasehold run`.
     pub(crate) fn outcome(&self, request: FinishRequest) -> Option<(v1::Outcome, String)> {
         match self {
             ReportedEnd::Outcome(outcome) => {
@@ -86,7 +87,7 @@ pub(crate) struct WorkWatch {
     pub(crate) process: Option<Process>,
     file: Option<PathBuf>,
     lock: Option<PathBuf>,
-    /// Another process had the lock at an earlier check.
+    /// Whether another process had the lock at an earlier check.
     was_locked: bool,
     /// When the file was first seen.
     file_since: Option<LeaseTime>,
@@ -96,7 +97,7 @@ impl WorkWatch {
     /// Begins to watch.
     ///
     /// # Errors
-    /// The process does not exist, or the file exists already.
+    /// Fails if the process does not exist, or the file exists already.
     pub(crate) fn start(until: &StopConditions) -> Result<Self, String> {
         let process = match until.process {
             None => None,
@@ -114,7 +115,7 @@ impl WorkWatch {
         Ok(WorkWatch { process, file, lock, was_locked: false, file_since: None })
     }
 
-    /// Waits for the end of the work. Never returns if there is nothing to watch. Cancel safe.
+    /// Waits for the end of the work. Does not return if there is nothing to watch. Cancel safe.
     pub(crate) async fn ended(&mut self, clock: &dyn Clock) -> WorkEnd {
         if self.process.is_none() && self.file.is_none() && self.lock.is_none() {
             return std::future::pending().await;
@@ -144,7 +145,7 @@ impl WorkWatch {
         (is_complete || now.since(since) >= END_FILE_SETTLE_TIME).then(|| ReportedEnd::parse(&text))
     }
 
-    /// Whether another process had the lock and has released it. Takes the lock for a moment to check.
+    /// Whether another process had the lock and has released it. To check this, takes the lock for a moment.
     fn is_released(&mut self) -> bool {
         let Some(path) = &self.lock else { return false };
         let Ok(file) = open_regular(OpenOptions::new().read(true), path) else { return false };

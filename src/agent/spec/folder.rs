@@ -1,4 +1,4 @@
-//! `stage` and `sync`: the folders of this machine that belong to a resource. The daemon does not get them.
+//! `stage` and `sync`: the local folders that belong to a resource. The daemon does not get them.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,15 +8,15 @@ use crate::{
     written::{Notes, Section},
 };
 
-/// A resource, and the folder of this machine that its objects are copied to or from.
+/// A resource, and the local folder to or from which its objects are copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalFolder {
     pub resource: ResourceName,
-    /// As it was written: absolute, or as seen from the folder in which the command runs.
+    /// The path as it is written: absolute, or relative to the folder in which the command runs.
     pub path: PathBuf,
 }
 
-/// Takes the path of a folder that the wrapper may fill, empty and remove.
+/// Parses the path of a folder that the wrapper may fill, empty and remove.
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     let shown = || plain::value(text);
     if text.trim().is_empty() || text.chars().any(char::is_control) {
@@ -32,7 +32,7 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(path.to_owned())
 }
 
-/// Refuses a folder that is used for two resources, or that lies inside another one.
+/// Refuses a folder that is used for two resources, or that is inside another folder of the list.
 pub(super) fn check_apart(
     table: &Section<'_>,
     key: &str,
@@ -44,7 +44,8 @@ pub(super) fn check_apart(
         |other: &&LocalFolder| folder.path.starts_with(&other.path) || other.path.starts_with(&folder.path);
     if let Some(other) = known.iter().find(overlaps) {
         let (own, taken) = (plain::path(&folder.path), plain::path(&other.path));
-        let why = format!("`{own}` overlaps `{taken}`, the folder of {}: write another", other.resource);
+        let why =
+            format!("`{own}` overlaps `{taken}`, the folder of {}: write another folder", other.resource);
         table.wrong(key, why, notes);
     }
 }

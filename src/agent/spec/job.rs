@@ -1,4 +1,4 @@
-//! Reads the job from its specification file, as the message that is sent to the daemon.
+//! Reads the job from its specification file, and makes the message for the daemon.
 
 use std::{collections::HashMap, fs::File, io::Read, path::Path, time::Duration};
 
@@ -90,7 +90,7 @@ fn wire(duration: Duration) -> Option<prost_types::Duration> {
 }
 
 fn job_name(text: &str) -> Result<String, String> {
-    // The names of jobs and members have the same grammar.
+    // The names of jobs and members have the same syntax.
     text.parse::<InstanceName>().map(|n| n.to_string()).map_err(|_| {
         format!(
             "`{}` is not a job name: write letters, digits, `.`, `_`, `-`, a letter or digit first, at most {NAME_BYTES_MAX} bytes",
@@ -153,7 +153,9 @@ fn digest_of(path: &Path) -> Result<Digest, String> {
     let file =
         File::open(path).map_err(|e| format!("cannot be read in the folder of the specification: {e}"))?;
     if !file.metadata().is_ok_and(|m| m.is_file()) {
-        return Err("is not a file: write the path of one, as seen from the specification".to_owned());
+        return Err(
+            "is not a file: write the path of a file, relative to the folder of the specification".to_owned()
+        );
     }
     file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
     if bytes.len() as u64 > FILE_BYTES_MAX {

@@ -7,8 +7,8 @@ use crate::{
     written::{Field, Node, Parsed, Value, one_line},
 };
 
-/// Parses JSON. `serde_json` checks the syntax and limits the depth. After that, [`Scan`] reads the valid text again for the line of
-/// each value, and finds duplicate keys.
+/// Parses JSON. `serde_json` checks the syntax and limits the depth. Then [`Scan`] reads the valid text again, to find the line
+/// of each value and duplicate keys.
 pub(super) fn parse_json(text: &str) -> Parsed {
     let mistake = |line, what: &str| vec![(line, format!("it is not JSON: {what}"))];
     serde_json::from_str::<serde_json::Value>(text).map_err(|e| {
@@ -45,7 +45,7 @@ impl<'a> Scan<'a> {
         Some(taken)
     }
 
-    /// Takes one byte if it is the next.
+    /// Takes the next byte if it is `byte`, and returns whether it was. `None` at the end of the text.
     fn eat(&mut self, byte: u8) -> Option<bool> {
         let is = self.peek()? == byte;
         if is {
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::written::parse_toml;
 
-    /// The tree without its lines.
+    /// Returns the tree without line numbers.
     fn plain(node: &Node) -> serde_json::Value {
         match &node.value {
             Value::Text(t) => t.as_str().into(),

@@ -1,7 +1,8 @@
 //! The job specification file, which describes what a run needs.
 //!
-//! This module owns the form of the file (TOML or JSON) and its strictness. Unknown keys are errors. All mistakes are reported at
-//! once, each with its line and what to write instead. Only the daemon can check the names of resources, so this module does not.
+//! This module owns the form of the file (TOML or JSON) and its strict rules. Unknown keys are errors. All mistakes are
+//! reported at once, each with its line and what to write instead. This module does not check whether a resource exists,
+//! because only the daemon can do that.
 
 mod folder;
 mod job;
@@ -23,15 +24,15 @@ use crate::{
 /// A valid specification: the job for the daemon, and the settings for the wrapper.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RunSpec {
-    /// What the daemon is asked to create.
+    /// The job that the daemon is asked to create.
     pub job: v1::JobSpec,
-    /// The `[run]` section and the folders of this machine. The daemon does not get them.
+    /// The `[run]` section and the local folders. The daemon does not get them.
     pub run: RunSettings,
 }
 
 impl RunSpec {
-    /// Reads a file: JSON if its name ends in `.json` or its text begins with `{`, otherwise TOML. Also reads the parameters file
-    /// that it names, for its digest.
+    /// Reads a file: JSON if its name ends in `.json` or its text begins with `{`, otherwise TOML. Also reads the parameters
+    /// file that the specification names, to compute its digest.
     ///
     /// # Errors
     ///

@@ -20,19 +20,19 @@ pub struct RunSettings {
     pub on_revoke: OnRevoke,
     /// The time from SIGTERM to SIGKILL.
     pub grace: Duration,
-    /// The time for checkpoint writes after the first SIGTERM. `None` uses the daemon's.
+    /// The time for checkpoint writes after the first SIGTERM. `None` uses the daemon's setting.
     pub drain: Option<Duration>,
     /// The signal that asks the child to finish when a drain begins. `None` is SIGTERM.
     pub drain_signal: Option<Signal>,
-    /// For how long to retry after the connection was lost.
+    /// How long to retry after the connection was lost.
     pub rejoin: Duration,
-    /// For how long the local S3 endpoint holds a request while the daemon or the gateway is away.
+    /// How long the local S3 endpoint holds a request while the daemon or the gateway cannot be reached.
     pub hold_max: Duration,
     /// The variables with standing credentials that the child inherits.
     pub keep_env: Vec<String>,
     /// The variables that the child does not inherit, besides those that the wrapper removes.
     pub scrub: Vec<String>,
-    /// The folders that resources are copied to before the command starts.
+    /// The folders into which resources are copied before the command starts.
     pub stage: Vec<LocalFolder>,
     /// The folders whose files are uploaded while the command runs.
     pub sync: Vec<LocalFolder>,
@@ -56,7 +56,7 @@ impl Default for RunSettings {
 }
 
 impl RunSettings {
-    /// Takes the names of the command line, which overrule those of the job file.
+    /// Applies the names of the command line, which take precedence over the names of the job file.
     #[must_use]
     pub fn with_variables(mut self, keep: &[String], scrub: &[String]) -> Self {
         self.keep_env.retain(|name| !scrub.contains(name));
@@ -75,14 +75,14 @@ impl RunSettings {
     }
 }
 
-/// What happens to the child after its access was revoked. The access has ended in each case.
+/// What happens to the child after its access was revoked. In each case the access has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRevoke {
-    /// SIGTERM, and SIGKILL after the grace.
+    /// The child gets SIGTERM, and SIGKILL after the grace.
     Term,
-    /// SIGKILL at once.
+    /// The child gets SIGKILL at once.
     Kill,
-    /// Nothing, for example for a notebook.
+    /// The child goes on, for example a notebook.
     Ignore,
 }
 
@@ -114,7 +114,7 @@ impl FromStr for OnRevoke {
     }
 }
 
-/// A signal that a program can catch, by its name with or without `SIG`.
+/// Parses the name of a signal that a program can catch, with or without `SIG`.
 fn drain_signal(text: &str) -> Result<Signal, String> {
     use Signal::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
     let all = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2];

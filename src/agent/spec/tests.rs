@@ -53,7 +53,7 @@ keep_env  = ["AWS_PROFILE"]
 scrub     = ["WANDB_API_KEY"]
 "#;
 
-/// The mistakes in a TOML text, as `LINE: what`.
+/// Returns the mistakes in a TOML text, as `LINE: what`.
 fn wrong(text: &str) -> Vec<String> {
     match RunSpec::read(Path::new("job.toml"), text, false) {
         Ok(_) => Vec::new(),
@@ -61,7 +61,7 @@ fn wrong(text: &str) -> Vec<String> {
     }
 }
 
-/// The mistakes in a minimal specification of three lines with more text from line 4.
+/// Returns the mistakes in a specification that has a minimal text of three lines, and more text from line 4 on.
 fn with(more: &str) -> Vec<String> {
     wrong(&format!(
         "name = \"a\"\npurpose = \"p\"\nmax_duration = \"1h\"\n{more}\n[[write]]\nresource = \"checkpoint:acme/a\"\n"
@@ -113,7 +113,7 @@ fn local_folder(resource: &str, path: &str) -> LocalFolder {
     LocalFolder { resource: resource.parse().unwrap(), path: path.into() }
 }
 
-// Folders belong to the table of their direction, and none lies inside another.
+// Each folder is in the table of its direction, and no folder is inside another.
 #[test]
 fn folders_are_apart_and_in_their_tables() {
     let read = |keys: &str| with(&format!("[[read]]\nresource = \"dataset:acme/x@1\"\n{keys}"));

@@ -1,4 +1,4 @@
-//! What a member does about the daemon's answers to its requests.
+//! The reactions of a member to the daemon's answers.
 
 use super::{live::LiveMember, requests::MemberAnswer};
 use crate::{
@@ -64,7 +64,7 @@ impl LiveMember {
         match self.credentials.put(at, granted, now, self.lead_ms) {
             // Access has ended in the meantime.
             Err(CredentialError::Wiped) => {}
-            // Files that could not be written are kept. A renewal that has room again may write them too.
+            // Files that could not be written are kept in memory. If the disk has space again, a renewal may write them too.
             Ok(()) | Err(CredentialError::Write { .. }) => {
                 self.credentials.refresh_index(&self.session);
                 self.credentials.mend();

@@ -30,7 +30,7 @@ pub(super) struct Disconnection {
 }
 
 impl MemberConnection {
-    /// Waits for the next message. Never returns while the connection is down.
+    /// Waits for the next message. Does not return while the connection is down.
     pub(super) async fn next_message(&mut self) -> Result<Option<v1::KeepAliveResponse>, tonic::Status> {
         match self {
             MemberConnection::Up(stream) => stream.message().await,
@@ -38,7 +38,7 @@ impl MemberConnection {
         }
     }
 
-    /// Notes that a message came.
+    /// Notes that a message has arrived.
     pub(super) fn mark_alive(&mut self, now: LeaseTime) {
         if let MemberConnection::Up(stream) = self {
             stream.mark_alive(now);
@@ -47,7 +47,7 @@ impl MemberConnection {
 }
 
 impl LiveMember {
-    /// Notes that the stream is gone. The daemon counts this member as away and ends its leases.
+    /// Notes that the stream is lost. The daemon counts this member as away and ends its leases.
     pub(super) fn lose_connection(&mut self, now: LeaseTime) {
         if matches!(self.connection, MemberConnection::Down(_)) {
             return;
@@ -96,7 +96,7 @@ impl LiveMember {
         let now = self.context.clock.now().lease;
         self.is_connecting = false;
         let MemberConnection::Down(outage) = &mut self.connection else {
-            // The old stream is still open and will carry any refusal. Try the replacement again later.
+            // The old stream is still open, and a refusal would arrive on it. Try the replacement again later.
             self.replace_at = Some(now.plus(RETRY_MAX));
             return None;
         };

@@ -21,22 +21,22 @@ pub(crate) enum MemberCommand {
     Drain { grace: Option<Duration>, reason: String },
     /// The work has ended.
     Finish { outcome: v1::Outcome, detail: String },
-    /// The work has ended in a way that no one saw: access ends, and someone else may report the outcome.
+    /// The work has ended, and this process did not see how. Access ends, and someone else may report the outcome.
     Leave,
 }
 
 /// The state of a member.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MemberStatus {
-    /// Set once access has ended. The files were wiped before.
+    /// Why access has ended, if it has ended. The files were wiped before.
     pub(crate) end: Option<AccessEnd>,
-    /// The daemon has asked the work to finish, and the files say until when.
+    /// The daemon has asked the work to finish. The files say until when.
     pub(crate) is_draining: bool,
     /// All wanted credentials are in their files.
     pub(crate) is_complete: bool,
 }
 
-/// What became of the report to the daemon about the end of the work.
+/// The result of the report about the end of the work.
 #[derive(Debug)]
 pub(crate) enum FinalReport {
     Delivered,
@@ -45,11 +45,11 @@ pub(crate) enum FinalReport {
     Failed(Refusal),
 }
 
-/// A member that runs while [`serving`](Self::serving) is polled.
+/// A running member. It acts only while [`serving`](Self::serving) is polled.
 pub(crate) struct MemberHandle {
     commands: mpsc::Sender<MemberCommand>,
     pub(crate) status: watch::Receiver<MemberStatus>,
-    /// Ends only after a command to finish or leave.
+    /// Resolves only after a command to finish or leave.
     pub(crate) serving: LocalBoxFuture<'static, FinalReport>,
     window: Duration,
 }
@@ -62,7 +62,7 @@ impl MemberHandle {
         MemberHandle { commands, status, serving: member.serve(orders, publish).boxed_local(), window }
     }
 
-    /// Asks the daemon for the time to finish the work.
+    /// Asks the daemon for time to finish the work.
     pub(crate) fn drain(&self, grace: Duration, reason: String) {
         let _ = self.commands.try_send(MemberCommand::Drain { grace: Some(grace), reason });
     }
@@ -78,7 +78,7 @@ impl MemberHandle {
         }
     }
 
-    /// What happened to the access, in words for the last message.
+    /// Says what happened to the access, for the last message.
     pub(crate) fn access_after(&self, report: &FinalReport) -> String {
         match report {
             FinalReport::Delivered => "all access has ended".to_owned(),

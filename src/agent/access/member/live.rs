@@ -1,4 +1,4 @@
-//! The running member: sends beats, renews its credentials, reconnects, and ends when it is ordered to.
+//! The running member: it sends beats, renews its credentials, reconnects, and ends on a command.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use crate::{
     secret::Secret,
 };
 
-/// What a member needs from the process around it.
+/// The parts of the process that a member uses.
 pub(crate) struct MemberContext {
     pub(crate) dir: Arc<CredentialDir>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -40,8 +40,8 @@ pub(crate) struct MemberContext {
     pub(crate) rejoin_window: Duration,
 }
 
-/// One member with its credentials. It acts only while [`serve`](Self::serve) is polled. If it is dropped without a report, the
-/// daemon counts it as away and ends its leases.
+/// One member with its credentials. It acts only while [`serve`](Self::serve) is polled. If the value is dropped without a
+/// report, the daemon counts the member as away and ends its leases.
 pub(crate) struct LiveMember {
     pub(super) context: MemberContext,
     pub(super) session: AttemptSession,
@@ -56,16 +56,16 @@ pub(crate) struct LiveMember {
     pub(super) credentials: CredentialSet,
     /// When a drain ends reading, on the lease clock.
     pub(super) reading_ends: Option<LeaseTime>,
-    /// When a drain ends writing, on the daemon's wall clock. `None` without a drain.
+    /// When a drain ends writing, on the daemon's wall clock. `None` if there is no drain.
     pub(super) writing_ends: Option<Wall>,
-    /// Set once access has ended.
+    /// The status of the attempt, if access has ended.
     pub(super) ended: Option<AttemptStatus>,
     /// When to check the files next.
     check_files_at: LeaseTime,
     /// The digest of the certificate of the present connection, or of the next one.
     pub(super) svid_digest: Option<[u8; 32]>,
     window: Duration,
-    /// For the forwarder, with the number of the change that it shows.
+    /// The access that the forwarder may use, with the number of the last change that it contains.
     present: watch::Sender<PresentAccess>,
     shown_change: u64,
 }
@@ -85,7 +85,7 @@ pub(crate) enum ObtainError {
 }
 
 impl LiveMember {
-    /// Takes over a first connection. There is no token yet.
+    /// Makes a member from its first connection. The member has no token yet.
     pub(crate) fn new(
         session: AttemptSession,
         connected: Connected,
@@ -131,27 +131,27 @@ impl LiveMember {
         Ok(self.credentials.write_index(&self.session)?)
     }
 
-    /// What the forwarder may use. It changes while the member is served.
+    /// Returns the access that the forwarder may use. It changes while the member is served.
     pub(crate) fn present(&self) -> watch::Receiver<PresentAccess> {
         self.present.subscribe()
     }
 
-    /// The keys that this process gives to the programs beside it. They stay the same for the whole attempt.
+    /// The session secret, from which this process makes the keys for the programs. It stays the same for the whole attempt.
     pub(crate) fn session_secret(&self) -> &Secret {
         &self.session.secret
     }
 
-    /// What each credential opens.
+    /// Describes the resources that each credential opens.
     pub(crate) fn opens(&self) -> Vec<String> {
         self.credentials.opens()
     }
 
-    /// How long a member may send no beat before the daemon ends its access.
+    /// How long a member may be silent before the daemon ends its access.
     pub(super) fn window(&self) -> Duration {
         self.window
     }
 
-    /// Runs until it is ordered to finish or leave, and reports that to the daemon. Publishes its status in the meantime.
+    /// Runs until a command to finish or leave comes, and reports that to the daemon. Publishes its status in the meantime.
     pub(super) async fn serve(
         mut self,
         mut commands: mpsc::Receiver<MemberCommand>,
@@ -171,7 +171,7 @@ impl LiveMember {
                         pending.push(requests::drain(self.calls.clone(), &self.session, grace, reason));
                         None
                     }
-                    // The handle was dropped, so nothing waits for the report.
+                    // The handle was dropped, so no caller waits for the report.
                     None => return FinalReport::NotNeeded,
                 },
                 message = self.connection.next_message() => self.on_message(message),
@@ -194,7 +194,7 @@ impl LiveMember {
         }
     }
 
-    /// Shows the forwarder what it may use, if that changed.
+    /// Publishes the access that the forwarder may use, if it changed.
     fn show_access(&mut self, end: Option<&AccessEnd>) {
         let changes = self.credentials.changes();
         let has_ended = matches!(*self.present.borrow(), PresentAccess::Ended(_));
@@ -259,7 +259,7 @@ impl LiveMember {
             MemberConnection::Up(stream) => {
                 (Some(stream.next_beat()), self.replace_at, self.credentials.next_due())
             }
-            // Credentials are requested after the connection is up again.
+            // The credentials are requested when the connection is up again.
             MemberConnection::Down(outage) => (None, outage.retry_at, None),
         };
         let check = Some(self.check_files_at).filter(|_| self.ended.is_none());

@@ -1,4 +1,4 @@
-//! What a member does about a message on its stream.
+//! The reactions of a member to messages on its stream.
 
 use super::live::LiveMember;
 use crate::{
@@ -12,16 +12,16 @@ use crate::{
     reason::Reason,
 };
 
-/// What a notice asks for.
+/// The effect of a notice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum NoticeEffect {
     /// Access has ended and does not come back in this attempt.
     AccessEnds,
-    /// Reading ends first, then writing, on the daemon's clock.
+    /// Reading ends first, then writing. Both times are on the daemon's clock.
     Drain { reading_ends: Option<Wall>, writing_ends: Option<Wall> },
-    /// Join again over another connection.
+    /// The member must join again over another connection.
     Reconnect,
-    /// Request all credentials again.
+    /// The member must request all credentials again.
     Reissue,
     /// An ordinary beat, or a notice that only a newer version knows.
     Nothing,
@@ -42,7 +42,7 @@ fn effect_of(notice: &v1::Notice) -> NoticeEffect {
 }
 
 impl LiveMember {
-    /// Acts on a message, or on the end of the stream. Returns the end of access if the message says so.
+    /// Acts on a message, or on the end of the stream. Returns the end of access if the message reports it.
     pub(super) fn on_message(
         &mut self,
         message: Result<Option<v1::KeepAliveResponse>, tonic::Status>,
@@ -93,7 +93,7 @@ impl LiveMember {
         };
         let by_time = matches!(reason, Reason::NotJoined | Reason::AttemptEnded | Reason::JobClosed);
         let daemon_now = time.as_ref().map(nearest_wall);
-        // The daemon ends drains at its ticks, so the end may be a tick early.
+        // The daemon ends drains at its ticks, so a drain may end one tick early.
         let is_due = |ends: &Wall| by_time && daemon_now.is_none_or(|n| n.plus(TICK) >= *ends);
         match self.writing_ends.filter(is_due) {
             Some(ends) => AccessEnd {

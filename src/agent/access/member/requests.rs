@@ -1,4 +1,4 @@
-//! The requests of a member to the daemon, as futures that run while the member does other things.
+//! The requests of a member to the daemon. Each is a future that runs while the member does other things.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,7 +54,7 @@ pub(super) fn renew(calls: Calls, at: usize, lease: LeaseId, session: v1::Sessio
     .boxed_local()
 }
 
-/// Releases a lease that is not used. Tries once: if that fails, the lease ends at its deadline.
+/// Releases a lease that is not used. Tries once: if the call fails, the lease ends at its deadline.
 pub(super) fn release(calls: Calls, lease: LeaseId, session: v1::Session) -> PendingAnswer {
     let request = v1::ReleaseLeaseRequest { session: Some(session), lease: lease.to_string() };
     async move {
@@ -71,7 +71,7 @@ pub(super) fn join(calls: Calls, session: AttemptSession, clock: Arc<dyn Clock>)
     async move { MemberAnswer::Connected(connect(calls, &session, || clock.now()).await) }.boxed_local()
 }
 
-/// Drains this member only. Retries for as long as the drain could last.
+/// Drains only this member. Retries for as long as the drain could last.
 pub(super) fn drain(
     calls: Calls,
     session: &AttemptSession,
