@@ -1,4 +1,4 @@
-//! `leasehold agent`.
+//! Implements `leasehold agent`.
 
 use std::{
     io::{self, Write},
@@ -45,9 +45,9 @@ pub struct AgentArgs {
 
 #[derive(Debug, Subcommand)]
 enum Attach {
-    /// Joins the attempt that runs already, as one more member.
+    /// Joins an attempt that already runs, as another member.
     #[command(after_help = "\
-If several jobs share your identity, it needs the ticket that `leasehold job begin --ticket-to`
+If several jobs share your identity, attach needs the ticket that `leasehold job begin --ticket-to`
 wrote. If you know the attempt key, use `leasehold agent --job ID --attempt-key K` instead, which
 gets the ticket itself.
 
@@ -59,26 +59,27 @@ Examples:
     Attach(AttachArgs),
     /// Prints the local S3 key, for `credential_process` of an AWS profile.
     #[command(after_help = "\
-It is for programs that run beside an agent and do not get its variables. Write into ~/.aws/config:
+Use it for programs that run beside an agent and do not get its variables. In ~/.aws/config, write:
 
   [profile leasehold]
   credential_process = leasehold agent credential-process --dir /run/leasehold/creds
   endpoint_url = http://127.0.0.1:PORT                  LEASEHOLD_S3_ENDPOINT in the ready file
 
-The key stays the same for the whole attempt. It opens nothing from another machine, and nothing
+The key stays the same for the whole attempt. It gives no access from another machine, and none
 after the end of access.")]
     CredentialProcess(CredentialProcessArgs),
 }
 
 #[derive(Debug, Args)]
 struct CredentialProcessArgs {
-    /// The folder of the agent's credential files [default: that of LEASEHOLD_CREDENTIALS]
+    /// The folder of the agent's credential files [default: from LEASEHOLD_CREDENTIALS]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
 impl CredentialProcessArgs {
-    /// The answer has no expiry, so programs ask only once. That is right, because the key does not change.
+    /// Prints the key. The answer has no expiry, so programs ask for it only once. That is right, because the key does not
+    /// change.
     fn run(self) -> Result<Exit, Failure> {
         let index = || std::env::var_os("LEASEHOLD_CREDENTIALS").map(PathBuf::from);
         let folder = self.dir.or_else(|| index()?.parent().map(Path::to_owned)).ok_or_else(|| {
@@ -90,7 +91,7 @@ impl CredentialProcessArgs {
                 .fix("its access may have ended, or its job uses no S3 gateway")
         })?;
         let text = serde_json::json!({ "Version": 1, "AccessKeyId": id, "SecretAccessKey": secret.expose() });
-        // To print the secret is the purpose of this command.
+        // The purpose of this command is to print the secret.
         writeln!(io::stdout().lock(), "{text}")
             .map_err(|error| Failure::new(Exit::Failure, format!("stdout cannot be written: {error}")))?;
         Ok(Exit::Ok)
@@ -108,7 +109,7 @@ struct AttachArgs {
     sidecar: SidecarArgs,
 }
 
-/// Where the credential files are, and what ends the agent.
+/// The options for the credential files, and for the end of the agent.
 #[derive(Debug, Args)]
 struct SidecarArgs {
     /// Where to put the credential files [default: in memory]
@@ -117,7 +118,7 @@ struct SidecarArgs {
     /// Let this group read the credential files
     #[arg(long, value_name = "GROUP", value_parser = group)]
     group: Option<Gid>,
-    /// The mode of these files [default: 0600; 0640 with --group]
+    /// The mode of the credential files [default: 0600; 0640 with --group]
     #[arg(long, value_name = "MODE")]
     mode: Option<String>,
     /// Write this file, in shell syntax, when all credentials exist
@@ -140,8 +141,10 @@ fn group(text: &str) -> Result<Gid, String> {
     }
     match Group::from_name(text) {
         Ok(Some(group)) => Ok(group.gid),
-        Ok(None) => Err("this machine has no such group: write its number".to_owned()),
-        Err(error) => Err(format!("the groups of this machine cannot be read ({error}): write its number")),
+        Ok(None) => Err("this machine has no group of this name: write the number of a group".to_owned()),
+        Err(error) => {
+            Err(format!("the groups of this machine cannot be read ({error}): write the number of the group"))
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A job's request as its approver reads it, and what differs between two requests.
+//! A job's request as its approver sees it, and the differences between two requests.
 
 use super::{
     output::{Page, TableCell, fields},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::proto::v1;
 
-/// The facts of a request, each with its name. Everything that an approval covers is here.
+/// Lists the facts of a request, each with its name. An approval covers all of them.
 fn request_rows(job: &v1::Job) -> Vec<(&'static str, Vec<String>)> {
     let spec = job.spec.clone().unwrap_or_default();
     let tune = spec.tune.clone().unwrap_or_default();
@@ -50,7 +50,7 @@ fn request_rows(job: &v1::Job) -> Vec<(&'static str, Vec<String>)> {
     ]
 }
 
-/// One input with what makes it sensitive.
+/// Describes one input, with the facts that make it sensitive.
 fn input_text(input: &v1::JobInput) -> String {
     let mut facts: Vec<String> = Vec::new();
     facts.extend(Some(input.classification.clone()).filter(|c| !c.is_empty()));
@@ -64,7 +64,7 @@ fn input_text(input: &v1::JobInput) -> String {
     format!("{}  ({}){location}", input.resource, facts.join(", "))
 }
 
-/// Renders the whole request, with its gates and how many approvals each has.
+/// Renders the whole request, with its gates and the number of approvals of each gate.
 pub(super) fn request_page(job: &v1::Job) -> Page {
     let rows = request_rows(job).into_iter().map(|(name, values)| (name, TableCell::list(values)));
     let head = [
@@ -79,7 +79,7 @@ pub(super) fn request_page(job: &v1::Job) -> Page {
     if job.gates.is_empty() { page } else { page.below(&render::all_gates_table(&job.gates)) }
 }
 
-/// Lists the facts that are only in the new request, and those that are only in the earlier one.
+/// Lists the facts that are only in the new request, and the facts that are only in the earlier request.
 pub(super) fn differences(before: &v1::Job, now: &v1::Job) -> Vec<String> {
     let mut lines = Vec::new();
     for ((name, old), (_, new)) in request_rows(before).into_iter().zip(request_rows(now)) {

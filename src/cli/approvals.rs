@@ -1,4 +1,4 @@
-//! `leasehold approvals`.
+//! Implements `leasehold approvals`.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -89,7 +89,7 @@ fn waiting_table(waiting: &[v1::WaitingJob], now: Wall) -> Page {
     )
 }
 
-/// The person who approved, or the identity if the catalog does not say who it is.
+/// Returns the person who approved, or the identity if the catalog does not say who it is.
 fn approver(approval: &v1::Approval) -> String {
     approval.human.strip_prefix("human:").unwrap_or(&approval.by).to_owned()
 }

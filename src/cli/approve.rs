@@ -1,4 +1,4 @@
-//! `leasehold approve`, `reject` and `unapprove`.
+//! Implements `leasehold approve`, `reject` and `unapprove`.
 
 use std::io::{self, BufRead, IsTerminal};
 
@@ -17,14 +17,14 @@ use super::{
 };
 use crate::{name::PrincipalKind, proto::v1};
 
-/// How many earlier jobs of the same name are searched for one that was approved.
+/// How many earlier jobs of the same name are searched for an approved job.
 const EARLIER_JOBS_MAX: usize = 5;
 
 /// Approves a job that waits at a gate of the policy. Shows the whole request first, and asks.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 An approval is bound to what was shown: if the job asks for anything else, the daemon refuses the
-approval. You cannot approve a job that you launched or take part in, or one that is done for you.
+approval. You cannot approve a job that you launched, that you take part in, or that acts for you.
 
 Examples:
   leasehold approvals --needs-me
@@ -34,7 +34,7 @@ pub struct ApproveArgs {
     /// The id of the job, or its beginning, as `approvals` shows it
     #[arg(value_name = "JOB")]
     job: JobRef,
-    /// Approve only at this gate [default: all that your groups may approve]
+    /// Approve only at this gate [default: all gates that your groups may approve]
     #[arg(long = "gate", value_name = "GATE")]
     gates: Vec<String>,
     /// Why, for the requester and for auditors
@@ -76,15 +76,15 @@ impl ApproveArgs {
         let word = if answer.changed { "approved" } else { "was approved by you before" };
         print_line(&format!("{} {word}: {}", job.id, answer.gates.join(", ")))?;
         match (job.waiting_for.is_empty(), job.attempts.is_empty()) {
-            (true, true) => note("No gate holds it back: its launcher can begin it."),
-            (true, false) => note("No gate holds it back. It has begun already."),
+            (true, true) => note("No gate holds the job back. Its launcher can begin it."),
+            (true, false) => note("No gate holds the job back. It has already begun."),
             (false, _) => note_page(&render::gate_table(&job.waiting_for)),
         }
         Ok(Exit::Ok)
     }
 }
 
-/// Shows what differs from the last job of this name that was approved and ran.
+/// Shows the differences from the last job of this name that was approved and has begun.
 async fn show_differences(client: &Client, job: &v1::Job) -> Result<(), Failure> {
     let Some(before) = last_approved(client, job).await else {
         note("No earlier job of this name was approved, so there is nothing to compare with.");
@@ -92,14 +92,14 @@ async fn show_differences(client: &Client, job: &v1::Job) -> Result<(), Failure>
     };
     let differing = differences(&before, job);
     if differing.is_empty() {
-        print_line(&format!("It asks for the same as {}, which was approved before.", before.id))
+        print_line(&format!("This job asks for the same as {}, which was approved before.", before.id))
     } else {
-        print_line(&format!("Different from {}, which was approved before:", before.id))?;
+        print_line(&format!("This job differs from {}, which was approved before:", before.id))?;
         differing.iter().try_for_each(|line| print_line(&format!("  {line}")))
     }
 }
 
-/// Finds the newest other job of this name that was approved and has begun. Returns none if the caller may not list jobs.
+/// Finds the newest other job of this name that was approved and has begun. Returns `None` if the caller may not list jobs.
 async fn last_approved(client: &Client, job: &v1::Job) -> Option<v1::Job> {
     let request = v1::ListJobsRequest { tenant: job.tenant.clone(), page_size: 1_000, ..Default::default() };
     let listed =
@@ -116,10 +116,10 @@ async fn last_approved(client: &Client, job: &v1::Job) -> Option<v1::Job> {
     None
 }
 
-/// Asks the person at the terminal.
+/// Asks the person at the terminal to confirm.
 async fn confirm(session: &Session, job: &v1::Job) -> Result<bool, Failure> {
     if session.for_programs() || !io::stdin().is_terminal() {
-        return Err(Failure::usage("this must be confirmed, and there is no terminal to ask at")
+        return Err(Failure::usage("this must be confirmed, but there is no terminal")
             .fix("look at the job (leasehold job show), then add --yes"));
     }
     note(&format!("Type y to approve {}:", job.id));
@@ -132,7 +132,7 @@ async fn confirm(session: &Session, job: &v1::Job) -> Result<bool, Failure> {
 /// Refuses a job that waits at a gate of the policy: it is closed and gets no access.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-You cannot reject a job that has begun: withdraw your approval (`unapprove`), or have it revoked.
+You cannot reject a job that has begun. Withdraw your approval (`unapprove`), or revoke the job.
 
 Examples:
   leasehold reject j-0abc --reason \"tickets before 2025 are not cleared for this\"")]
@@ -166,7 +166,7 @@ impl RejectArgs {
     }
 }
 
-/// Takes your approval of a job back. Access that needs it ends at once.
+/// Withdraws your approval of a job. Access that needs the approval ends at once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A job that has not begun waits for approval again. A job that has begun is closed as revoked, unless

@@ -1,4 +1,4 @@
-//! The command line: what can be written, and what runs for it.
+//! The command line: its arguments, and the code that runs for each command.
 
 use std::{
     ffi::OsString,
@@ -79,14 +79,14 @@ pub struct Cli {
         help_heading = "Everywhere"
     )]
     identity_wait: Option<Duration>,
-    /// The process in front of this one, if a wrapper runs at a terminal.
+    /// The process in front of this process, if a wrapper runs at a terminal.
     #[arg(skip)]
     behind: Option<agent::FrontPipes>,
     #[command(subcommand)]
     command: CliCommand,
 }
 
-/// The help of the whole program: the commands by what people want to do.
+/// The help of the whole program. It groups the commands by what people want to do.
 const HELP: &str = "\
 {about}
 
@@ -99,33 +99,33 @@ Launch jobs:
   run                      Runs a command with the access of a job
   agent                    Keeps credentials for a process that already runs, such as a notebook
   job, lease               Create, list and end jobs; look at who has access to what
-  can-i, who-can           Ask policy who may do what. Change nothing
+  can-i, who-can           Ask policy who may do what, without changing anything
   token                    Shows what a credential says, and whether it is valid now
   slurm                    For the prologs and epilogs of slurm.conf
 Operate:
-  status, whoami           Show how the daemon is, and who you are to it
-  revoke                   Ends all access behind a name, at once
-  lock, unlock             Keep new access out as well, until you unlock (also: freeze, unfreeze)
-  verify-clean             Checks that nothing is left behind a name
+  status, whoami           Show the state of the daemon, and your identity there
+  revoke                   Ends all access that depends on a name, at once
+  lock, unlock             Also refuse new access, until you unlock (also: freeze, unfreeze)
+  verify-clean             Checks that no access depends on a name
   dataset                  Recalls a dataset from all present and future jobs
-  identity, tenant         Offboard an identity or a team for good
+  identity, tenant         Offboard an identity or a team permanently
 Approve:
   approvals                Lists the jobs that wait for people
   approve, reject          Decide on a job that waits
-  unapprove                Takes your approval back
-  break-glass, reviews     Open gates in an emergency; review that afterwards
+  unapprove                Withdraws your approval
+  break-glass, reviews     Open the gates of a job in an emergency; review emergencies
 Audit:
   audit                    Reads and checks the record of every decision (the ledger)
-  waivers                  Lists the rules that do not hold for a time
+  waivers                  Lists the rules that are waived for a time
   controls                 Lists the controls of a governed pipeline, and tries them
 Set up:
   doctor                   Finds what is wrong between you and the daemon, and says how to fix it
-  context, login, logout   Which daemon you use, and who you are there
+  context, login, logout   Choose the daemon, and your identity there
   init, svid, people       Write a first set of files; issue trial certificates; make a CA for people
   serve, gateway           Run the daemon; run an S3 gateway on another machine
   config, catalog, policy  Check, show and reload what the daemon reads
   bench, version           Measure this machine; show the version
-  completions, help        Completions for your shell; the help of a command
+  completions, help        Print completions for your shell; show the help of a command
 
 Everywhere:
 {options}{after-help}";
@@ -192,11 +192,12 @@ enum CliCommand {
 impl Cli {
     /// Reads the command line of this process.
     ///
-    /// If a wrapper started this process to guard its command, it becomes that guard. Call it first, before any thread starts.
+    /// If a wrapper started this process to guard its command, the process becomes the guard. Call this function first, before
+    /// any thread starts.
     ///
     /// # Errors
     ///
-    /// The exit code if there is nothing to run: help was printed, or the command line is wrong.
+    /// Returns the exit code if there is nothing to run: help was printed, or the command line is wrong.
     pub fn from_env() -> Result<Cli, Exit> {
         let mut args: Vec<OsString> = std::env::args_os().collect();
         let behind = agent::FrontPipes::take(&mut args);
@@ -234,7 +235,7 @@ impl Cli {
         self.command.run(&session).await
     }
 
-    /// Runs the command. Prints why if it fails.
+    /// Runs the command. If the command fails, prints the reason.
     pub fn run(self) -> Exit {
         let mut session = Session::new(self.output, self.context, self.role);
         session.workload_api = self.workload_api;
@@ -251,7 +252,7 @@ impl Cli {
             Err(failure) => return self.command.fail_before_run(failure, &session),
         };
         let done = runtime.block_on(self.command.run(&session));
-        // A thread that reads stdin or a disk may never return. The process ends without it.
+        // A thread that reads stdin or a disk may never return. The process ends without waiting for it.
         runtime.shutdown_background();
         match done {
             Ok(exit) => exit,
@@ -267,7 +268,7 @@ fn wants_json(args: &[OsString]) -> bool {
         || words.windows(2).any(|two| matches!(two, ["-o" | "--output", "json"]))
 }
 
-/// Suggests what the user may have meant, in cases that clap does not know.
+/// Suggests a correction in cases that clap does not know.
 fn tip(error: &clap::Error, args: &[OsString]) -> Option<&'static str> {
     let words: Vec<_> = args.iter().skip(1).filter_map(|a| a.to_str()).collect();
     let wraps = words.iter().find(|w| ["run", "agent"].contains(w)).copied();
@@ -288,15 +289,15 @@ fn tip(error: &clap::Error, args: &[OsString]) -> Option<&'static str> {
     }
 }
 
-/// Replaces each value that a clap error quotes and must not show as it is.
+/// Replaces each value that a clap error quotes, if the value is not safe to print.
 ///
-/// This happens before the error becomes text: the text of clap leaves escape sequences out and keeps line breaks, so a search
+/// This happens before the error becomes text. The text of clap leaves escape sequences out and keeps line breaks, so a search
 /// for the value would not find it.
 fn with_safe_values(mut error: clap::Error) -> clap::Error {
     let changed: Vec<_> =
         error.context().filter_map(|(kind, value)| safe_value(value).map(|safe| (kind, safe))).collect();
     if !changed.is_empty() {
-        // Tips quote the value too, in text with colours.
+        // The tips quote the value too, in text with colours.
         error.remove(ContextKind::Suggested);
     }
     for (kind, safe) in changed {
@@ -305,7 +306,7 @@ fn with_safe_values(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// Returns what a clap error shows instead of a value. None if the value is safe.
+/// Returns what a clap error shows instead of a value. `None` if the value is safe.
 fn safe_value(value: &ContextValue) -> Option<ContextValue> {
     let safe = |text: &String| match looks_secret(text) {
         true => withheld(text),
@@ -319,12 +320,12 @@ fn safe_value(value: &ContextValue) -> Option<ContextValue> {
     (shown != *value).then_some(shown)
 }
 
-/// Prints a clap error. If it quotes a secret, or a character that moves the cursor, the text is printed without colours and
-/// with that part replaced. The value may also come from an environment variable.
+/// Prints a clap error. If the error quotes a secret, or a character that moves the cursor, the text is printed without colours
+/// and that part is replaced. The value may also come from an environment variable.
 fn print_error(error: &clap::Error, args: &[OsString]) {
     let text = error.to_string();
     let safe = without_secrets(&text, args);
-    // If it cannot be printed, there is no other place to report it.
+    // If the text cannot be printed, there is no other place to report it.
     if safe == text {
         let _ = error.print();
     } else {
@@ -332,7 +333,7 @@ fn print_error(error: &clap::Error, args: &[OsString]) {
     }
 }
 
-/// Replaces what an error text quotes and must not show as it is: secrets, and line breaks of an argument.
+/// Replaces the parts of an error text that are not safe to print: secrets, and line breaks of an argument.
 fn without_secrets(text: &str, args: &[OsString]) -> String {
     let args = args.iter().map(|arg| arg.to_string_lossy());
     let values = args.flat_map(|arg| match arg.split_once('=') {
@@ -356,7 +357,7 @@ fn without_secrets(text: &str, args: &[OsString]) -> String {
     redacted(&text).split('\n').map(plain::line).collect::<Vec<_>>().join("\n")
 }
 
-/// Turns the many lines of a clap error into one failure.
+/// Makes one failure from the lines of a clap error.
 fn usage_failure(error: &clap::Error, args: &[OsString]) -> Failure {
     let text = without_secrets(&error.to_string(), args);
     let first = text.lines().next().unwrap_or_default();
@@ -391,7 +392,7 @@ impl CliCommand {
         }
     }
 
-    /// Prints a failure that came before the command began. Returns the exit code that the command has for it.
+    /// Prints a failure that happened before the command began. Returns the exit code of the command for it.
     fn fail_before_run(&self, failure: Failure, session: &Session) -> Exit {
         match self {
             CliCommand::Run(_) => print_failure(&failure.before_the_command(), session),

@@ -36,7 +36,7 @@ fn every_subcommand_has_help_and_examples() {
     assert_eq!(seen, 43);
 }
 
-/// Returns what `--help` of a command prints on a terminal of 100 columns.
+/// Returns the output of `--help` of a command on a terminal of 100 columns.
 fn help_of(path: &[&str]) -> String {
     let line = ["leasehold"].iter().chain(path).chain(&["--help"]);
     Cli::command().term_width(100).try_get_matches_from(line).unwrap_err().to_string()
@@ -76,7 +76,7 @@ fn the_help_of_the_program_names_each_command_once() {
 
 #[test]
 fn no_line_of_a_help_is_longer_than_the_widest_help() {
-    // `max_term_width` of the program: a longer line is broken on every terminal.
+    // The program sets `max_term_width`, so a longer line is broken on every terminal.
     const WIDEST: usize = 110;
     let mut wide = Vec::new();
     let command = Cli::command();

@@ -1,4 +1,4 @@
-//! `leasehold audit`.
+//! Implements `leasehold audit`.
 
 use std::{
     fs::File,
@@ -58,7 +58,7 @@ Examples:
         /// Compare with this head: INDEX:sha256:…, or a file that has one
         #[arg(long, value_name = "FILE|INDEX:DIGEST")]
         head: Option<String>,
-        /// The public key that signed the head, as PEM [default: the one in DIR]
+        /// The public key that signed the head, as PEM [default: the key in DIR]
         #[arg(long, value_name = "FILE", requires = "head")]
         key: Option<PathBuf>,
     },
@@ -68,15 +68,15 @@ Examples:
   leasehold audit head >> heads.jsonl               regularly
   leasehold audit head --key > ledger.pub           once")]
     Head {
-        /// Print the public key that signs the heads instead
+        /// Print the public key that signs the heads, and no head
         #[arg(long)]
         key: bool,
     },
     /// Prints the records of the ledger as they are written, one a row.
     #[command(after_help = "\
-Operators and auditors of the platform see all records. Those of one tenant see only the records
-that concern their tenant, without an index. `-o wide` shows more of each record, `-o json` all of
-it. After a restart of the daemon it goes on with the next record.
+Operators and auditors of the platform see all records. Those of a tenant see only the records
+that concern their tenant, without an index. `-o wide` shows more of each record, and `-o json`
+shows all of it. After a restart of the daemon, the command goes on with the next record.
 
 Examples:
   leasehold audit tail --since 2h --no-follow --type revoked,lock.set,denied
@@ -95,14 +95,14 @@ impl AuditArgs {
     }
 }
 
-/// A head as the daemon or the command line writes it. Other keys are ignored.
+/// A head in JSON, as the daemon or the command line writes it. Other keys are ignored.
 #[derive(Deserialize)]
 struct HeadFile {
     index: u64,
     digest: Digest,
 }
 
-/// A head that was kept, and its signature if it is signed.
+/// A head that a person kept, with its signature if it is signed.
 #[derive(Debug, PartialEq)]
 struct KeptHead {
     head: Head,
@@ -172,7 +172,7 @@ async fn print_head(key: bool, session: &Session) -> Result<Exit, Failure> {
         .fix("ask as an operator or auditor of the platform: see `leasehold whoami`"));
     }
     match key {
-        // The key has several lines of PEM.
+        // The PEM text of the key has several lines.
         true => print(&Page::lines(answer.ledger_key.lines()))?,
         false => print_line(&answer.ledger_head)?,
     }
@@ -193,7 +193,8 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
     let report = ledger::verify_folded(&Dir::at(dir), expected, &mut Recorded::default())
         .map_err(|e| ledger_failure(&e, dir))?;
     if report.records == 0 {
-        // A daemon writes its first record before it is ready, so this is not a ledger, or its files are gone.
+        // A daemon writes its first record before it is ready. So this directory is no ledger, or the files of the ledger were
+        // removed.
         return Err(Failure::new(
             Exit::VerificationFailed,
             format!("`{}` has no record of a ledger", plain::path(dir)),
@@ -237,7 +238,7 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
     Ok(Exit::Ok)
 }
 
-/// Returns what an auditor should know although the ledger is good.
+/// Returns remarks for an auditor about a ledger without errors.
 fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     if report.torn > 0 {

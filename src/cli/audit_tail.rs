@@ -1,4 +1,4 @@
-//! `leasehold audit tail`.
+//! Implements `leasehold audit tail`.
 
 use std::collections::BTreeSet;
 
@@ -25,13 +25,13 @@ use crate::{
     written::nearest,
 };
 
-/// Which records, and whether to wait for more.
+/// The options that select records, and whether to wait for more records.
 #[derive(Debug, Args)]
 pub(super) struct TailArgs {
     /// Begin with this record [default: the next one that is written]. If you see only one tenant's records, write 1
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     from: u64,
-    /// Begin at this time: a span before now (2h), or a time (2026-11-29T08:00:00Z)
+    /// Begin at this time (2026-11-29T08:00:00Z), or this long ago (2h)
     #[arg(long, value_name = "WHEN", value_parser = parse::since)]
     since: Option<parse::Since>,
     /// Stop at the first record after this time
@@ -54,7 +54,7 @@ pub(super) struct TailArgs {
 
 const READERS: [PrincipalKind; 2] = [PrincipalKind::Auditor, PrincipalKind::Operator];
 
-/// What to do after a stream has ended.
+/// What to do after the end of a stream.
 enum After {
     More,
     Done,
@@ -67,16 +67,16 @@ struct RecordTail<'a> {
     about: Option<About>,
     /// How many records were shown.
     shown: u64,
-    /// How many records were about the name, whether their type is shown or not.
+    /// How many records were about the name, including types that are not shown.
     matched: u64,
     since: Option<Wall>,
     until: Option<Wall>,
     no_follow: bool,
-    /// The next record to ask for; 0 until it is known.
+    /// The next record to request, or 0 while it is not known.
     next: u64,
-    /// The hash of the last record that was read, if that record had no index. The next stream continues after it.
+    /// The hash of the last record that was read, if that record had no index. The next stream begins after this record.
     after: String,
-    /// Whether the note was printed that these are only one tenant's records.
+    /// Whether the note was printed that only the records of one tenant are shown.
     has_noted: bool,
     retries: Retries,
 }
@@ -135,9 +135,9 @@ impl RecordTail<'_> {
             self.next = self.first(&client).await?;
         }
         let mut stream = self.open(&client).await?;
-        // The daemon accepted the stream, so a restart before the first record is retried too.
+        // The daemon has accepted the stream, so a restart before the first record leads to a retry too.
         self.retries.answered();
-        // A reader who sees no index begins with record 1 again. `since` leaves out the records before that time.
+        // A reader who sees no index begins with record 1 again. `since` leaves out the earlier records.
         self.next = self.next.max(1);
         while let Some(answer) = next(&client, &mut stream).await? {
             self.retries.answered();
@@ -160,7 +160,7 @@ impl RecordTail<'_> {
         open(client, from_index, self.no_follow, self.after.clone()).await
     }
 
-    /// Says once that only the records of one tenant are shown.
+    /// Notes once that only the records of one tenant are shown.
     fn note_part(&mut self, tenant: &str) {
         if !tenant.is_empty() && !self.has_noted {
             self.has_noted = true;
@@ -171,7 +171,7 @@ impl RecordTail<'_> {
         }
     }
 
-    /// Returns the record to begin with if the command line names none: the first since a time, or the next to be written (0
+    /// Returns the first record to show if the command line names none: the first record since a time, or the next record (0
     /// for a reader who sees no index).
     async fn first(&mut self, client: &Client) -> Result<u64, Failure> {
         let answer = client.who_am_i().await?;
@@ -182,7 +182,7 @@ impl RecordTail<'_> {
         let head = answer.ledger_head.parse::<SignedHead>().map_or(0, |signed| signed.head.index);
         let after = if head == 0 { 0 } else { head.saturating_add(1) };
         let Some(since) = self.since else { return Ok(after) };
-        // Records are in the order of their time, unless the daemon's clock was set back.
+        // Records are in the order of their times, unless the daemon's clock was set back.
         let (mut low, mut high) = (1, after.max(1));
         while low < high {
             let middle = low + (high - low) / 2;
@@ -191,7 +191,7 @@ impl RecordTail<'_> {
                 Ok(record) => record
                     .and_then(|r| record::time(&serde_json::from_str(&r.record).ok()?))
                     .is_some_and(|at| at < since),
-                // The segment of this record was moved away, as operators do with old segments.
+                // The segment of this record was moved away. Operators do this with old segments.
                 Err(failure) if failure.reason == Some(Reason::FellBehind) => true,
                 Err(failure) => return Err(failure),
             };
@@ -229,7 +229,7 @@ impl RecordTail<'_> {
         })
     }
 
-    /// If no record was shown, says why. Otherwise a mistyped name would look like a name that has no records.
+    /// Explains why no record was shown. Without this, a mistyped name would look like a name without records.
     fn nothing_shown(&self, about: Option<&str>) -> Option<String> {
         if self.shown > 0 {
             return None;
@@ -247,7 +247,7 @@ impl RecordTail<'_> {
     }
 }
 
-/// Returns a warning if the daemon knows nothing of this name. It can find that out only for resources and jobs.
+/// Returns a warning if the daemon does not know this name. The daemon can check only resources and jobs.
 async fn unknown(client: &Client, name: &str) -> Result<Option<String>, Failure> {
     match name.parse::<FenceName>().map(|name| name.kind()) {
         Ok(FenceKind::Resource(wanted)) => {
@@ -260,14 +260,16 @@ async fn unknown(client: &Client, name: &str) -> Result<Option<String>, Failure>
                 names.iter().flat_map(|r| [r.to_string(), r.unversioned().to_string()]).collect();
             let near = nearest(name, all.iter().map(String::as_str));
             let near = near.map(|near| format!(" The nearest name is {near}.")).unwrap_or_default();
-            Ok(Some(format!("The catalog has no {name}, so only older records can be about it.{near}")))
+            Ok(Some(format!(
+                "The catalog has no {name}, so only older records can be about this name.{near}"
+            )))
         }
         Ok(FenceKind::Job(job)) => {
             let request = v1::GetJobRequest { job: job.to_string() };
             match client.ask(CallKind::Reads, request, async |r| client.jobs().get_job(r).await).await {
-                Err(failure) if failure.reason == Some(Reason::JobNotFound) => {
-                    Ok(Some(format!("The daemon knows no job {job}, so only older records can be about it.")))
-                }
+                Err(failure) if failure.reason == Some(Reason::JobNotFound) => Ok(Some(format!(
+                    "The daemon knows no job {job}, so only older records can be about this job."
+                ))),
                 Ok(_) | Err(_) => Ok(None),
             }
         }

@@ -1,4 +1,4 @@
-//! `leasehold bench`.
+//! Implements `leasehold bench`.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,10 +17,10 @@ use super::{
 };
 use crate::dev::bench::{self, BenchFinding, BenchPlan, Delay, Figure, Machine, Measured, Workload};
 
-/// Measures what a daemon does on this machine, beside what the machine could do at best.
+/// Measures how many requests a daemon handles on this machine, compared with the machine's limit.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It starts a daemon with new identities in a temporary folder, with its ledger on that disk, and a
+The command starts a daemon with new identities in a temporary folder, with its ledger there, and a
 second server without a broker that answers the same messages: the limit. Both are measured in
 turns, so a busy machine slows both. Clients and servers share the processors of this machine.
 Use a release build, and stop other work: the ratio is steady, the rates are not.
@@ -39,7 +39,7 @@ pub struct BenchArgs {
     /// Connections that the requests share
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub connections: u16,
-    /// How long each figure is measured. Its limit is measured for as long
+    /// How long to measure each figure. The limit of each is measured equally long
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=20))]
     pub seconds: u16,
     /// Begin this many requests a second [default: begin a request when another has ended]
@@ -48,13 +48,13 @@ pub struct BenchArgs {
     /// Measure for twenty seconds in all, with one number of requests in flight
     #[arg(long)]
     pub quick: bool,
-    /// The folder for the daemon and its ledger, on the disk to measure [default: a temporary one]
+    /// The folder for the daemon and its ledger, on the disk to measure [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Write the figures into this page, between the two lines that mark their place
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
-    /// Fail if a ratio is below half of what this page states
+    /// Fail if a ratio is below half of the ratio on this page
     #[arg(long, value_name = "FILE")]
     pub floor: Option<PathBuf>,
     /// Serve as the limit

@@ -1,4 +1,4 @@
-//! `leasehold can-i` and `leasehold who-can`.
+//! Implements `leasehold can-i` and `leasehold who-can`.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ const ASKERS: [PrincipalKind; 6] = [
 #[derive(Debug, Args)]
 #[command(after_help = "\
 ACTION is what a job does (read_dataset, read_model, finetune, write_checkpoint, read_checkpoint,
-delete_checkpoint), or a call of the API, such as CreateJob or Revoke. It exits with 0 if you may,
+delete_checkpoint), or a call of the API, such as CreateJob or Revoke. Exits with 0 if you may,
 with 2 if not, and with 3 if people must approve first.
 
 Examples:
@@ -42,7 +42,7 @@ pub struct CanIArgs {
     /// What a job does, or a call of the API
     #[arg(value_name = "ACTION")]
     action: String,
-    /// The dataset, model or checkpoint line; for a call a tenant [default: your tenant]
+    /// The dataset, model or checkpoint line. For a call: the tenant [default: your tenant]
     #[arg(value_name = "RESOURCE", default_value = "", hide_default_value = true)]
     resource: String,
     /// Ask for another identity of a tenant that you oversee
@@ -54,16 +54,16 @@ pub struct CanIArgs {
     /// The method: full, lora, adapter, prompt-tuning or preference
     #[arg(long, value_name = "METHOD", default_value = "", hide_default_value = true)]
     method: String,
-    /// The tenant of the job [default: that of the identity]
+    /// The tenant of the job [default: the tenant of the identity]
     #[arg(long, value_name = "TENANT", default_value = "", hide_default_value = true)]
     tenant: String,
-    /// The life of a credential [default: the daemon's]
+    /// The lifetime of a credential [default: the daemon's setting]
     #[arg(long, value_name = "SPAN", value_parser = parse::span)]
     ttl: Option<Duration>,
     /// The relation of the identity to the job of a call: launcher, start, join, member, self or verifier
     #[arg(long, value_name = "WORD")]
     relation: Vec<String>,
-    /// Ask for this job: its purpose, method and approvals count
+    /// Ask about this job, with its purpose, method and approvals
     #[arg(long, value_name = "ID", conflicts_with_all = ["purpose", "method", "tenant"])]
     job: Option<JobRef>,
 }
@@ -118,7 +118,7 @@ fn evaluation_page(asked: &str, answer: &v1::EvaluatePolicyResponse) -> Page {
     });
     let ask = answer.gates.iter().map(|gate| {
         let who = match gate.approvers.is_empty() {
-            true => "no entry that you may see is in it".to_owned(),
+            true => "no entry that you may see is in this group".to_owned(),
             false => gate.approvers.join(", "),
         };
         format!("{}: {} of group {} ({who})", gate.id, gate.approvals_needed, gate.approver_group)
@@ -173,7 +173,7 @@ pub struct WhoCanArgs {
     /// What a job does, or a call of the API
     #[arg(value_name = "ACTION")]
     action: String,
-    /// The dataset, model or checkpoint line; for a call a tenant [default: your tenant]
+    /// The dataset, model or checkpoint line. For a call: the tenant [default: your tenant]
     #[arg(value_name = "RESOURCE", default_value = "", hide_default_value = true)]
     resource: String,
     /// Only for this purpose
@@ -191,7 +191,7 @@ impl WhoCanArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let client = session.client(&[PrincipalKind::Operator, PrincipalKind::Auditor])?;
         let mut notes = Vec::new();
-        // The size of the daemon's catalog bounds the pages.
+        // The size of the daemon's catalog limits the number of pages.
         let (entries, _) = fetch_pages(usize::MAX, async |page_size, page_token| {
             let request = v1::WhoCanRequest {
                 action: self.action.clone(),

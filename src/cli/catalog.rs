@@ -1,4 +1,4 @@
-//! `leasehold catalog`.
+//! Implements `leasehold catalog`.
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ use crate::{
     proto::v1,
 };
 
-/// Shows, checks and reloads the catalog: who may ask, and the data that jobs may name.
+/// Shows, checks and reloads the catalog: the known callers, and the data that jobs may name.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -62,7 +62,7 @@ folder `manifests` serves only these files, and only with these bytes.
 Examples:
   leasehold catalog pin /srv/acme-prod-data/tickets/v3 --to /etc/leasehold/manifests")]
     Pin {
-        /// The folder that the location of the resource is
+        /// The folder that is the location of the resource
         #[arg(value_name = "DIR")]
         folder: PathBuf,
         /// Where to write the manifest
@@ -84,7 +84,7 @@ Examples:
     /// Makes the daemon read its catalog again.
     #[command(after_help = "\
 The daemon keeps the old version of a file that has a mistake. It takes all other files, and ends
-access that they no longer allow. If a gate of the policy asks for people, it exits with 3, and others
+access that they no longer allow. If a gate needs approval, the command exits with 3, and others
 approve the change by the same command.
 
 Examples:
@@ -116,7 +116,7 @@ fn pin(folder: &Path, to: &Path, session: &Session) -> Result<Exit, Failure> {
     let (objects, bytes) = manifest.totals();
     if objects == 0 {
         return Err(failed(format!("`{}` has no files", plain::path(folder)))
-            .fix("name the folder that the location of the resource is"));
+            .fix("name the folder that is the location of the resource"));
     }
     let digest = manifest.digest();
     let path = to.join(manifest_file_name(&digest));
@@ -147,7 +147,7 @@ const READERS: [PrincipalKind; 6] = [
     PrincipalKind::Verifier,
 ];
 
-/// Fetches all pages. The size of the daemon's catalog bounds them.
+/// Fetches all pages. The size of the daemon's catalog limits their number.
 async fn fetch(name: String, session: &Session) -> Result<Vec<v1::Resource>, Failure> {
     fetch_from(&session.client(&READERS)?, name).await
 }

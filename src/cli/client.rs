@@ -27,8 +27,8 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// The deadline that we send to the daemon is this much later than our own. At our own deadline we reset the call, which
-/// ends it in the daemon as well. The deadline that we send is for a daemon that does not see the reset.
+/// How much later than our deadline the deadline is that we send to the daemon. At our deadline we reset the call, which also
+/// ends it in the daemon. The deadline that we send is for a daemon that does not see the reset.
 const SENT_DEADLINE_LATER: Duration = Duration::from_secs(60);
 
 /// A connection to the daemon of a context.
@@ -38,11 +38,11 @@ pub struct Client {
     clock: Arc<dyn Clock>,
     /// How long to wait for a first SVID.
     identity_wait: Duration,
-    /// The file of our certificate, if it comes from one.
+    /// The file of our certificate, if the certificate comes from a file.
     certificate: Option<PathBuf>,
 }
 
-/// Whether a call changes anything. If its answer is lost, a change may have happened.
+/// Whether a call changes anything. If the answer to a call that changes something is lost, the change may have happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallKind {
     Reads,
@@ -50,7 +50,7 @@ pub(super) enum CallKind {
 }
 
 impl CallKind {
-    /// A dry run changes nothing.
+    /// Returns the kind of a call that may be a dry run. A dry run changes nothing.
     pub(super) fn of_dry_run(dry_run: bool) -> Self {
         if dry_run { CallKind::Reads } else { CallKind::Changes }
     }
@@ -66,7 +66,7 @@ impl Client {
         Client { daemon: RotatingChannel::new(connector), source, clock, identity_wait, certificate: None }
     }
 
-    /// Sets the file that our certificate comes from, so that an error can say how to issue it again.
+    /// Sets the file of our certificate, so that an error can say how to issue it again.
     pub(super) fn with_certificate(self, file: PathBuf) -> Self {
         Client { certificate: Some(file), ..self }
     }
@@ -92,7 +92,7 @@ impl Client {
         self.source.current().svid.as_ref().map(|svid| svid.spiffe_id().clone())
     }
 
-    /// Makes one call, with the deadline [`CALL`].
+    /// Makes one call with the deadline [`CALL`].
     pub(super) async fn ask<M, T>(
         &self,
         kind: CallKind,
@@ -111,7 +111,7 @@ impl Client {
     ) -> Result<T, Failure> {
         wait_for_identity(&*self.source, &*self.clock, self.identity_wait).await?;
         let mut request = Request::new(message);
-        // Our own deadline comes first, so that this command reports it.
+        // Our deadline comes before the deadline that we send, so that this command reports it.
         request.set_timeout(deadline.saturating_add(SENT_DEADLINE_LATER));
         let answer = tokio::select! {
             answer = call(request) => answer,
@@ -120,12 +120,12 @@ impl Client {
         answer.map(Response::into_inner).map_err(|status| self.failure(&status, kind))
     }
 
-    /// Asks the daemon who we are, and about itself.
+    /// Asks the daemon for our identity, and for information about the daemon.
     pub(super) async fn who_am_i(&self) -> Result<v1::WhoAmIResponse, Failure> {
         self.ask(CallKind::Reads, v1::WhoAmIRequest {}, async |r| self.operator().who_am_i(r).await).await
     }
 
-    /// Opens a stream. Only the opening has a deadline.
+    /// Opens a stream. The deadline is only for the opening.
     pub(super) async fn follow<M, T>(
         &self,
         message: M,
@@ -156,7 +156,7 @@ impl Client {
     }
 }
 
-/// Waits for a first SVID, and prints a note that it waits. SVIDs in files exist from the start.
+/// Waits for a first SVID, and prints a note about the wait. SVIDs in files exist from the start.
 pub(super) async fn wait_for_identity(
     source: &dyn IdentitySource,
     clock: &dyn Clock,
@@ -172,12 +172,12 @@ pub(super) async fn wait_for_identity(
     identity::wait_for_identity(source, clock, wait, say).await.map(drop).map_err(failed)
 }
 
-/// The largest answer that is read. A job may have many attempts with thousands of members each.
+/// The largest answer that is read. A job may have many attempts, each with thousands of members.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// Turns an error of the daemon, or of the connection to it, into a failure.
+/// Makes a failure from an error of the daemon, or of the connection to the daemon.
 pub(super) fn status_failure(status: &Status, kind: CallKind, address: &str) -> Failure {
-    // Without a connection the daemon was not asked.
+    // If there was no connection, the daemon got no request.
     if let Some(error) = explain(status) {
         return error.refusal().into();
     }
@@ -206,7 +206,7 @@ fn may_have_happened(code: Code, reason: Option<Reason>) -> bool {
     }
 }
 
-/// An error that has no explanation from the daemon.
+/// Makes a failure from an error that the daemon does not explain.
 fn unknown(status: &Status) -> Failure {
     Failure::new(Exit::of(Reason::of_code(status.code())), format!("the daemon answered {}", status.code()))
         .with("said", status.message())
@@ -214,7 +214,8 @@ fn unknown(status: &Status) -> Failure {
 
 /// Fetches pages until there are `limit` items or no page is left. Returns the items, and whether there are more.
 ///
-/// `fetch` takes the size and the token of a page. It returns the items and the token of the next page, empty if it was the last.
+/// `fetch` takes the size and the token of a page. It returns the items and the token of the next page. The token is empty
+/// after the last page.
 pub(super) async fn fetch_pages<T>(
     limit: usize,
     mut fetch: impl AsyncFnMut(u32, String) -> Result<(Vec<T>, String), Failure>,
@@ -246,21 +247,21 @@ impl Retries {
         Retries { has_answered: false, waits: Backoff::default(), last_note: String::new() }
     }
 
-    /// Notes an answer of the daemon. After the next lost connection, the first wait is the shortest again.
+    /// Notes an answer of the daemon. After the next lost connection, the wait is short again.
     pub(super) fn answered(&mut self) {
         self.has_answered = true;
         self.waits.reset();
         self.last_note.clear();
     }
 
-    /// Waits after a stream or a call has ended, if a retry may help. A first call that fails is not retried.
+    /// Waits after the end of a stream or a call, if a retry may help. A first call that fails is not retried.
     pub(super) async fn wait(
         &mut self,
         ended: Result<(), Failure>,
         session: &Session,
     ) -> Result<(), Failure> {
         if let Err(failure) = ended {
-            // A failure has no reason if our own files cannot be used. They may be in the middle of a replacement.
+            // A failure without a reason means that our files cannot be used. They may just be in the middle of a replacement.
             let may_pass = failure.is_passing() || matches!(failure.reason, None | Some(Reason::SvidExpired));
             if !self.has_answered || !may_pass || failure.exit == Exit::Ok {
                 return Err(failure);

@@ -1,4 +1,4 @@
-//! `leasehold completions`.
+//! Implements `leasehold completions`.
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;

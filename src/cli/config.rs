@@ -1,4 +1,4 @@
-//! `leasehold config`.
+//! Implements `leasehold config`.
 
 use std::path::{Path, PathBuf};
 
@@ -32,15 +32,15 @@ pub struct ConfigArgs {
 enum ConfigCommand {
     /// Reads every file that the daemon reads at its start, and lists all mistakes.
     #[command(after_help = "\
-It checks the daemon's certificate as clients do, reads bundles, catalog and policies, tries to
-write the state and to listen on the addresses, and lists every default in use. Run it as the
-daemon's user; the daemon may be running. The file of `leasehold gateway` is checked in the same way.
+The command checks the daemon's certificate as clients do, and reads bundles, catalog and policies.
+It tries to write the state and to listen on the addresses, and lists every default in use. Run it
+as the daemon's user. The daemon may be running. It also checks the file of `leasehold gateway`.
 
 Examples:
   leasehold config check /etc/leasehold/leasehold.toml
   leasehold config check leasehold.toml -o json | jq .defaults")]
     Check {
-        /// The configuration file of a daemon, or of a gateway that runs by itself
+        /// The configuration file of `leasehold serve` or `leasehold gateway`
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
@@ -68,7 +68,7 @@ fn check(file: &Path, session: &Session) -> Result<Exit, Failure> {
     report(file, "leasehold serve", (&inspection, &defaults), &config.identity, session)
 }
 
-/// Prints what was found. Fails if `program` would not start, or would start without a part of the catalog.
+/// Prints the findings. Fails if `program` would not start, or would start without a part of the catalog.
 fn report(
     file: &Path,
     program: &str,

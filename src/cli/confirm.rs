@@ -1,4 +1,4 @@
-//! Questions before something large ends: the user types its name.
+//! Questions before something large ends: the user must type its name.
 
 use std::{
     future::Future,
@@ -8,7 +8,7 @@ use std::{
 use super::{Failure, output::note};
 use crate::proto::v1;
 
-/// An ending of this many leases, or of this many jobs, is large.
+/// How many leases make an ending large. The next limit is the same for jobs.
 const LARGE_LEASES: u64 = 100;
 const LARGE_JOBS: u64 = 10;
 
@@ -25,18 +25,17 @@ impl Confirmed {
     }
 }
 
-/// The last line of a dry run.
+/// The last line of every dry run.
 pub(super) const NOTHING_CHANGED: &str = "Dry run: nothing was changed.";
 
-/// Asks the user to type `name`, which may be a number, after a message about what will end. Without a terminal, only `--yes`
-/// confirms.
+/// Asks the user to type `name`, which may be a number, after a message about what will end. If there is no terminal, only
+/// `--yes` confirms.
 pub(super) fn confirm(name: &str, ends: &str, confirmed: Confirmed) -> Result<(), Failure> {
     if confirmed == Confirmed::ByOption {
         return Ok(());
     }
     if !io::stdin().is_terminal() {
-        let failure =
-            Failure::usage(format!("this must be confirmed, and there is no terminal to ask at: {ends}"));
+        let failure = Failure::usage(format!("this must be confirmed, but there is no terminal: {ends}"));
         return Err(failure.fix("add --yes, or look first with --dry-run"));
     }
     note(&format!("{ends}. Type {name} to go on:"));
@@ -45,8 +44,7 @@ pub(super) fn confirm(name: &str, ends: &str, confirmed: Confirmed) -> Result<()
     check_typed(name, read.map(|_| typed.trim()).unwrap_or_default())
 }
 
-/// Whether an ending is so large that a person at a terminal is asked first. A script is not asked, because it has
-/// decided already.
+/// Whether an ending is so large that a person at a terminal is asked first. A script is not asked, because it cannot answer.
 fn is_large(ending: Option<&v1::Ending>, jobs: u64) -> bool {
     ending.is_some_and(|e| e.behind >= LARGE_LEASES) || jobs >= LARGE_JOBS
 }
@@ -67,7 +65,7 @@ pub(super) async fn confirm_if_large(
     }
 }
 
-/// Says what will end, for the question before it.
+/// Describes what will end, for the question.
 pub(super) fn would_end(ending: Option<&v1::Ending>, jobs: u64) -> String {
     let leases = ending.map_or(0, |e| e.behind);
     format!("{leases} lease(s) end and {jobs} job(s) are closed")

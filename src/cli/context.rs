@@ -1,4 +1,4 @@
-//! `leasehold context`.
+//! Implements `leasehold context`.
 
 use std::path::{Path, PathBuf};
 
@@ -21,7 +21,7 @@ use crate::{
     written::shown_key_path,
 };
 
-/// Lists, adds and chooses contexts: the daemons you use, and who you are there.
+/// Lists, adds and chooses contexts: the daemons that you use, and your identities there.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Contexts are in the file $LEASEHOLD_CONTEXTS, or else in ~/.config/leasehold/contexts.toml.
@@ -109,7 +109,7 @@ struct AddArgs {
     /// The address at which people log in to the daemon: then `leasehold login` gets your identity
     #[arg(long, value_name = "HOST:PORT")]
     login: Option<String>,
-    /// Make it the current context
+    /// Make this the current context
     #[arg(long = "use")]
     is_current: bool,
 }
@@ -237,7 +237,7 @@ impl ContextArgs {
     }
 }
 
-/// Says that there is no context, and how to get one.
+/// Explains that there is no context, and how to get a context.
 fn no_context(file: &Path) -> String {
     let what = match file.exists() {
         true => format!("`{}` has no context.", plain::path(file)),
@@ -246,7 +246,7 @@ fn no_context(file: &Path) -> String {
     format!("{what} `leasehold dev` writes one, and `leasehold context add` describes another daemon.")
 }
 
-/// Returns a line for each file of a context that cannot be used now. Such a file may be written later.
+/// Returns a line for each file of a context that cannot be used now. Another program may write the file later.
 fn missing_files(context: &Context) -> Vec<String> {
     let one = |what: String, path: &Path, wanted| ConfiguredPath { key: what, path: path.to_owned(), wanted };
     let mut files: Vec<ConfiguredPath> = Vec::new();

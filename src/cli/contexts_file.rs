@@ -1,4 +1,4 @@
-//! The contexts file: the known daemons, and our identities at each.
+//! The contexts file: the daemons that the user knows, and the user's identities at each daemon.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use crate::{
     written::{Notes, Problems, Section, parse_toml, path, read_document, read_file},
 };
 
-/// The contexts file: `current = "dev"` and a `[context.NAME]` for each daemon.
+/// The content of the contexts file: `current = "dev"` and a `[context.NAME]` for each daemon.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contexts {
     /// The context that is used if no other is named.
@@ -31,22 +31,22 @@ pub struct Contexts {
 #[derive(Clone, Debug, PartialEq)]
 pub struct BrokenContext {
     pub problems: Problems,
-    /// The context's text, so that writing the file keeps it.
+    /// The context's text, which is kept when the file is written again.
     table: toml::Table,
 }
 
-/// One daemon, and our identities there.
+/// One daemon, and our identities for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Context {
-    /// `HOST:PORT` of its gRPC listener.
+    /// `HOST:PORT` of the daemon's gRPC listener.
     pub server: String,
-    /// The identity that it must show.
+    /// The identity that the daemon must show.
     pub server_id: SpiffeId,
-    /// The bundle files of its trust domain and of others.
+    /// The bundle files of the daemon's trust domain and of other trust domains.
     pub bundles: BTreeMap<TrustDomain, PathBuf>,
-    /// The `iss` of its tokens, if known.
+    /// The `iss` of the daemon's tokens, if known.
     pub issuer: Option<String>,
-    /// `HOST:PORT` of its listener for logins, if people log in there.
+    /// `HOST:PORT` of the daemon's listener for logins, if people log in to it.
     pub login: Option<String>,
     /// Our SVIDs by role.
     pub identities: BTreeMap<PrincipalKind, SvidFrom>,
@@ -56,7 +56,8 @@ pub struct Context {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SvidFrom {
     Files(SvidFiles),
-    /// From the SPIFFE Workload API, with the bundles of its agent. `None` is the socket that `SPIFFE_ENDPOINT_SOCKET` names.
+    /// The SPIFFE Workload API, which also provides bundles. If the endpoint is `None`, the variable `SPIFFE_ENDPOINT_SOCKET`
+    /// names the socket.
     WorkloadApi {
         endpoint: Option<WorkloadEndpoint>,
         pick: Pick,
@@ -66,19 +67,19 @@ pub enum SvidFrom {
 /// The files of one SVID.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SvidFiles {
-    /// The chain, leaf first.
+    /// The certificate chain in PEM, with the leaf first.
     pub cert: PathBuf,
-    /// The private key of the leaf: PKCS#8 PEM.
+    /// The private key of the leaf, as PKCS#8 in PEM.
     pub key: PathBuf,
 }
 
-/// The contexts file has no path: `LEASEHOLD_CONTEXTS`, `XDG_CONFIG_HOME` and `HOME` are all unset.
+/// The path of the contexts file is unknown: `LEASEHOLD_CONTEXTS`, `XDG_CONFIG_HOME` and `HOME` are all unset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the path of the contexts file is not known: set LEASEHOLD_CONTEXTS to a file, or set HOME")]
 pub struct NoPlace;
 
 impl Contexts {
-    /// Makes one context, which is the current one.
+    /// Makes contexts with one context, which is the current context.
     pub fn with(name: &str, context: Context) -> Self {
         let contexts = BTreeMap::from([(name.to_owned(), context)]);
         Contexts { current: Some(name.to_owned()), contexts, broken: BTreeMap::new() }
@@ -88,7 +89,7 @@ impl Contexts {
     ///
     /// # Errors
     ///
-    /// The environment names no directory.
+    /// Fails if the environment names no directory.
     pub fn default_path() -> Result<PathBuf, NoPlace> {
         let var = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         var("LEASEHOLD_CONTEXTS")
@@ -99,11 +100,12 @@ impl Contexts {
             .ok_or(NoPlace)
     }
 
-    /// Reads a file. A file that does not exist has no contexts. Relative paths in it are relative to its directory.
+    /// Reads a file. If the file does not exist, there are no contexts. Relative paths in the file are relative to its
+    /// directory.
     ///
     /// # Errors
     ///
-    /// The file cannot be read, or has mistakes outside of its contexts.
+    /// Fails if the file cannot be read, or has mistakes outside of its contexts.
     pub fn load(path: &Path) -> Result<Self, Problems> {
         if !path.exists() {
             return Ok(Contexts::default());
@@ -119,11 +121,11 @@ impl Contexts {
         Ok(contexts)
     }
 
-    /// Writes the file whole or not at all, for this user only: mode 0600. A new directory has mode 0700.
+    /// Writes the whole file, or leaves the old file. Only this user can read it (mode 0600). A new directory has mode 0700.
     ///
     /// # Errors
     ///
-    /// The directory or the file cannot be written. The old file stays.
+    /// Fails if the directory or the file cannot be written. The old file stays.
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
@@ -230,7 +232,7 @@ fn context(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<C
             }
         }
     }
-    // A SPIFFE agent has the bundle of its trust domain. For files, the context must name it.
+    // A SPIFFE agent provides the bundle of its trust domain. For SVIDs in files, the context must name the bundle.
     let has_agent = identities.values().any(|from| matches!(from, SvidFrom::WorkloadApi { .. }));
     if let Some(domain) = server_id.as_ref().map(SpiffeId::trust_domain).filter(|d| !bundles.contains_key(d))
         && !has_agent
@@ -244,7 +246,7 @@ fn context(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<C
     Some(Context { server: server?, server_id: server_id?, bundles, issuer, login, identities })
 }
 
-/// Reads where an SVID comes from: two files, or an agent.
+/// Reads the source of an SVID: two files, or a SPIFFE agent.
 fn svid(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<SvidFrom> {
     let line = table.line_of("workload_api");
     let (has_files, has_agent) = (table.has("cert") || table.has("key"), table.has("workload_api"));
@@ -285,14 +287,14 @@ fn svid(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Svi
     Some(SvidFrom::Files(SvidFiles { cert: cert?, key: key? }))
 }
 
-/// Writes the text of the file.
+/// Writes the text of the contexts file.
 impl fmt::Display for Contexts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let quoted = |text: &str| toml::Value::from(text).to_string();
         let path = |path: &Path| quoted(&path.to_string_lossy());
         writeln!(
             f,
-            "# The daemons that `leasehold` uses, and who you are there. See `leasehold context --help`."
+            "# The daemons that `leasehold` uses, and your identities there. See `leasehold context --help`."
         )?;
         if let Some(current) = &self.current {
             writeln!(f, "current = {}", quoted(current))?;
@@ -339,7 +341,7 @@ impl fmt::Display for Contexts {
     }
 }
 
-/// Shows a URI, or the name of the variable that has one.
+/// Shows a URI, or the name of the variable that contains the URI.
 pub(super) fn shown_endpoint(endpoint: Option<&WorkloadEndpoint>) -> String {
     endpoint.map_or_else(|| format!("${ENDPOINT_VARIABLE}"), WorkloadEndpoint::to_string)
 }

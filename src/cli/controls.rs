@@ -1,4 +1,4 @@
-//! `leasehold controls`.
+//! Implements `leasehold controls`.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,16 +16,16 @@ use crate::dev::{
 
 /// All controls together take some seconds. If they take longer than this, the run has failed.
 const LONGEST: Duration = Duration::from_secs(300);
-/// The person who asks whether the daemon is ready: an entry of `who`.
+/// The person who asks whether the daemon is ready. This is an entry of `who`.
 const ASKER: &str = "oncall";
 
 /// Lists the controls of a governed tuning pipeline, and tries them against a daemon.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A control is a rule that people ask about, such as: the launcher of a job cannot approve it. Each
-has tests, and commands with the exit codes that they must have. With --run, this starts a daemon
-over the shipped catalogs and policy in a temporary folder, and takes the steps as the people and
-workloads that they name. It exits with 1 if a step did not go as it must. It needs no network, no
+has tests, and commands with the exit codes that they must have. --run starts a daemon
+with the shipped catalogs and policy in a temporary folder, and takes the steps as the people and
+workloads that the steps name. It exits with 1 if a step has another result. It needs no network, no
 root and no other program.
 
 Examples:
@@ -118,7 +118,7 @@ async fn try_all(list: &ControlList, keep: bool, session: &Session) -> Result<Ex
     report(list, &all, session)
 }
 
-/// Prints a control that was tried. If stdout was closed, the exit code still says what was found.
+/// Prints a control that was tried. If stdout was closed, the exit code still shows the result.
 fn print_tried(tried: &Tried) {
     let mark = if tried.failed.is_some() { "FAIL" } else { "ok  " };
     let Tried { number, name, ms, steps, standing, .. } = tried;

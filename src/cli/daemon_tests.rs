@@ -1,4 +1,4 @@
-//! Commands of an operator and a launcher against a real daemon.
+//! Tests of operator and launcher commands against a real daemon.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use crate::{
     reason::Reason,
 };
 
-/// A deployment whose daemon runs, and a context for it.
+/// A deployment with a running daemon, and a context for it.
 pub(super) struct Home {
     pub(super) folder: tempfile::TempDir,
     pub(super) deployment: DevDeployment,
@@ -32,8 +32,8 @@ pub(super) struct Home {
     _ports: FreePorts,
 }
 
-/// The system clock with timers that are twelve times as long. When many tests share two processors, a healthy daemon may
-/// need that long to answer.
+/// The system clock with timers that are twelve times as long. When many tests share two processors, a healthy daemon may need
+/// that long to answer.
 pub(super) struct Patient(SystemClock);
 
 impl Patient {
@@ -111,7 +111,7 @@ impl Home {
         id.parse::<JobId>().unwrap().to_string()
     }
 
-    /// Stops the daemon, and keeps everything else.
+    /// Stops the daemon, and keeps its files.
     pub(super) async fn halt(&mut self) {
         self.stop.cancel();
         assert_eq!((&mut self.running).await.unwrap(), Stopped::InOrder);

@@ -1,4 +1,4 @@
-//! `leasehold dataset`.
+//! Implements `leasehold dataset`.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::{
     proto::v1,
 };
 
-/// Recalls datasets: takes them back from all present and future jobs.
+/// Recalls datasets, so that no present or future job can read them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -30,23 +30,23 @@ pub struct DatasetArgs {
 
 #[derive(Debug, Subcommand)]
 enum DatasetCommand {
-    /// Ends all access to a dataset for good, and closes the jobs that read it.
+    /// Ends all access to a dataset permanently, and closes the jobs that read it.
     #[command(after_help = "\
-Every lease on the dataset ends, every job that reads it is closed as revoked, and no job can read it
-until the platform takes the recall back. What those jobs have written is quarantined: `job show`
-says so. The answer lists who may have copies, which no command takes back.
+Every lease on the dataset ends, every job that reads it is closed as revoked, and no job can read
+it until the platform cancels the recall. The checkpoints of those jobs are quarantined, as `job
+show` says. The answer lists who may have copies. No command can take copies back.
 
 Examples:
   leasehold dataset recall acme/tickets@v3 --reason \"consent withdrawn, DP-88\" --dry-run
   leasehold dataset recall acme/tickets --reason \"consent withdrawn, DP-88\"      all versions
   leasehold verify-clean dataset:acme/tickets")]
     Recall(RecallArgs),
-    /// Takes a recall back. Only operators of the platform may. What the recall ended stays ended.
+    /// Cancels a recall. Only operators of the platform may do this. Access that the recall ended stays ended.
     #[command(after_help = "\
 Examples:
   leasehold dataset unrecall acme/tickets@v3 --reason \"recalled by mistake\"")]
     Unrecall {
-        /// The dataset, as it was recalled
+        /// The name of the dataset, as in the recall
         #[arg(value_name = "NAME", value_parser = parse::dataset)]
         name: ResourceName,
         /// Why, for auditors
@@ -154,7 +154,7 @@ async fn unrecall(name: &ResourceName, reason: String, session: &Session) -> Res
             .print_value(&json!({ "lifted": answer.lifted.as_ref().map(|l| render::lock_value(l, now)) }))?;
     } else {
         print_line(&format!("{name} is no longer recalled"))?;
-        note("The jobs that it closed stay closed. New jobs are decided by policy again.");
+        note("The jobs that the recall closed stay closed. Policy decides about new jobs again.");
     }
     Ok(Exit::Ok)
 }

@@ -1,4 +1,4 @@
-//! `leasehold demo`.
+//! Implements `leasehold demo`.
 
 use std::time::Duration;
 
@@ -48,14 +48,14 @@ impl DemoArgs {
             .tempdir()
             .map_err(|e| failed("a temporary folder could not be created", &e))?;
         folder.disable_cleanup(self.keep);
-        // The ports are held until the end, because the daemon is killed and comes back on the same ports.
+        // The ports are held until the end, because the daemon is killed and restarted on the same ports.
         let (stage, _ports) = set_up_stage(folder.path(), session)?;
 
         let for_programs = session.for_programs();
         let mut count = 0usize;
         let mut report = |claim: &Claim| {
             count = count.saturating_add(1);
-            // If stdout was closed, the exit code still says what was found.
+            // If stdout was closed, the exit code still shows the result.
             let _ = if for_programs {
                 session.print_value(&json!({
                     "claim": claim.claim, "observed": claim.observed, "ms": (claim.ms * 10.0).round() / 10.0,

@@ -1,4 +1,4 @@
-//! `leasehold dev`.
+//! Implements `leasehold dev`.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
@@ -27,10 +27,10 @@ use crate::{
 #[command(
     args_conflicts_with_subcommands = true,
     after_help = "\
-It writes what is missing into one folder: identities, catalog, policies, sample data, a job file.
-It makes `dev` the current context, so all other commands use this daemon, and prints commands to
-try. Stop it with Ctrl-C. Jobs and locks are kept for the next start. Do not use it in production:
-the private keys are in the folder.
+The command writes missing files into one folder: identities, catalog, policies, sample data, a job.
+It makes `dev` the current context, so that all other commands use this daemon, and prints commands
+to try. Stop it with Ctrl-C. The next start keeps jobs and locks. Do not use it in production: the
+private keys are in the folder.
 
 Examples:
   leasehold dev
@@ -38,7 +38,7 @@ Examples:
   leasehold dev --dir /tmp/try --port 18443     a second daemon beside the first"
 )]
 pub struct DevArgs {
-    /// The folder [default: ~/.local/share/leasehold/dev]
+    /// The folder for the files of this daemon [default: ~/.local/share/leasehold/dev]
     #[arg(long, value_name = "DIR", value_parser = parse::new_path)]
     pub dir: Option<PathBuf>,
     /// Serve this folder as the dataset, read only [default: sample data]
@@ -51,7 +51,7 @@ pub struct DevArgs {
     pub command: Option<DevCommand>,
 }
 
-/// What a job's program does with its credentials at the file server of `leasehold dev`.
+/// Commands to try inside a job. They use the job's credentials at the file server of `leasehold dev`.
 #[derive(Debug, Subcommand)]
 pub enum DevCommand {
     /// Inside a job: prints a file of a dataset or model, or the list of a folder.
@@ -80,11 +80,11 @@ impl DevArgs {
         match self.command {
             Some(DevCommand::Fetch { what }) => fetch(session, &what).await,
             Some(DevCommand::Store { what }) => store(session, &what).await,
-            None => self.serve(session).await,
+            None => self.run_deployment(session).await,
         }
     }
 
-    async fn serve(self, session: &Session) -> Result<Exit, Failure> {
+    async fn run_deployment(self, session: &Session) -> Result<Exit, Failure> {
         let mut stops = Stops::listen()?;
         init_logging(&LogConfig {
             format: LogFormat::Text,
@@ -95,7 +95,7 @@ impl DevArgs {
             Some(dir) => dir,
             None => default_dir()?,
         };
-        // The ports are held for as long as this runs.
+        // The free ports stay reserved until the command ends.
         let free = match self.port {
             0 => Some(free_ports().map_err(|e| failed("no free ports were found on localhost", &e))?),
             _ => None,
@@ -122,19 +122,19 @@ impl DevArgs {
         running.verifier.ready().await;
         running.s3_verifier.ready().await;
         if session.for_programs() {
-            session.print_item(&places(&deployment, &file))?;
+            session.print_item(&addresses(&deployment, &file))?;
         } else {
             print(&welcome(&deployment, &file, before.as_deref()))?;
         }
-        // The file server is a client of the daemon: it stops first, so that it does not report a lost daemon.
+        // The file server is a client of the daemon. It stops first, so that it does not report a lost daemon.
         let clock = session.clock.clone();
-        let first = async move {
+        let stop_file_server = async move {
             tokio::select! {
                 () = running.stop() => {}
                 () = clock.sleep(SHUTDOWN) => {}
             }
         };
-        let stopped = serve(daemon, stops, first).await;
+        let stopped = serve(daemon, stops, stop_file_server).await;
         Ok(match stopped {
             Stopped::InOrder => Exit::Ok,
             Stopped::Failed => Exit::Failure,
@@ -142,7 +142,7 @@ impl DevArgs {
     }
 }
 
-/// The ports of `dev` come from its command line, so the fix names --port, not the configuration.
+/// Makes the failure of a start. If a port is taken, the fix names --port, because `dev` has no configuration file.
 fn not_started_here(error: &StartError) -> Failure {
     let mut failure = not_started(error);
     if let StartError::Listen { .. } = error {
@@ -153,8 +153,11 @@ fn not_started_here(error: &StartError) -> Failure {
 
 /// Makes the context `dev` of a deployment.
 pub(super) fn contexts_of(deployment: &DevDeployment) -> Result<Contexts, Failure> {
-    let id = deployment.id(Role::Daemon).map_err(|e| failed("the identities cannot be named", &e))?;
-    let domain = deployment.domain().map_err(|e| failed("the identities cannot be named", &e))?;
+    let id = deployment
+        .id(Role::Daemon)
+        .map_err(|e| failed("the SPIFFE IDs of this deployment are not valid", &e))?;
+    let domain =
+        deployment.domain().map_err(|e| failed("the SPIFFE IDs of this deployment are not valid", &e))?;
     let svid = |role: Role| SvidFiles { cert: deployment.cert(role), key: deployment.key(role) }.into();
     let context = Context {
         server: format!("localhost:{}", deployment.ports.grpc),
@@ -173,7 +176,7 @@ pub(super) fn contexts_of(deployment: &DevDeployment) -> Result<Contexts, Failur
 }
 
 /// Returns all addresses and paths, for programs.
-fn places(deployment: &DevDeployment, contexts: &std::path::Path) -> Value {
+fn addresses(deployment: &DevDeployment, contexts: &std::path::Path) -> Value {
     let Ports { grpc, issuer, probe, files, s3 } = deployment.ports;
     json!({
         "daemon": format!("localhost:{grpc}"), "trust_domain": TRUST_DOMAIN,
@@ -184,7 +187,7 @@ fn places(deployment: &DevDeployment, contexts: &std::path::Path) -> Value {
     })
 }
 
-/// Returns what a user needs to know and can try. `before` is the context that was the current one.
+/// Returns the text that is shown at the start. `before` is the context that was current before, if it was another context.
 fn welcome(deployment: &DevDeployment, contexts: &std::path::Path, before: Option<&str>) -> Page {
     let back = before.map(|name| format!("; to go back: leasehold context use {name}")).unwrap_or_default();
     let root = deployment.root().display();
@@ -201,16 +204,16 @@ fn welcome(deployment: &DevDeployment, contexts: &std::path::Path, before: Optio
   folder       {root}
   context      dev, in {contexts}. It is the current one now{back}
 
-Try, in another terminal:
+Try in another terminal:
 
   leasehold whoami
   leasehold run --spec {root}/job.toml -- sh -c 'leasehold dev fetch dataset:dev/data@v1/; sleep 300'
 
-or, if you have the aws CLI or boto3, which need no change:
+Or, if you have the aws CLI or boto3 (they need no change):
 
   leasehold run --spec {root}/s3-job.toml -- aws s3 ls s3://dev/data/
 
-and while that runs, in a third:
+While the command runs, try in a third terminal:
 
   leasehold lease list
   leasehold revoke job:$(leasehold job list --open --ids) --reason \"to see it end\"
@@ -242,11 +245,11 @@ fn ports_from(grpc: u16) -> Result<Ports, Failure> {
     Ok(Ports { grpc, issuer: next(1)?, probe: next(2)?, files: next(3)?, s3: next(4)? })
 }
 
-/// How to reach one resource, as the wrapper's list of credentials says.
+/// How to reach one resource, from the wrapper's list of credentials.
 struct FileAccess {
     token_file: PathBuf,
     audience: String,
-    /// `HOST:PORT` and the path of the resource there.
+    /// `HOST:PORT` of the server that has the resource.
     authority: String,
     path: String,
 }
@@ -304,8 +307,8 @@ async fn fetch(session: &Session, what: &str) -> Result<Exit, Failure> {
     let download = client
         .get(&format!("{}{}", access.path, encode_path(&path)), &token)
         .await
-        .map_err(|e| refused(&e))?;
-    download.write_to(&mut tokio::io::stdout()).await.map_err(|e| refused(&e))?;
+        .map_err(|e| file_server_failure(&e))?;
+    download.write_to(&mut tokio::io::stdout()).await.map_err(|e| file_server_failure(&e))?;
     Ok(Exit::Ok)
 }
 
@@ -325,7 +328,7 @@ async fn store(session: &Session, what: &str) -> Result<Exit, Failure> {
     client
         .put(&format!("{}{}", access.path, encode_path(&path)), &token, bytes.into())
         .await
-        .map_err(|e| refused(&e))?;
+        .map_err(|e| file_server_failure(&e))?;
     note(&format!("stored {count} bytes as {what}"));
     Ok(Exit::Ok)
 }
@@ -340,14 +343,14 @@ async fn file_client(session: &Session, access: &FileAccess) -> Result<FileClien
     Ok(FileClient::new(Connector::new(source, session.clock.clone(), endpoint)))
 }
 
-fn refused(error: &crate::dev::ClientError) -> Failure {
+fn file_server_failure(error: &crate::dev::ClientError) -> Failure {
     match error {
         crate::dev::ClientError::Refused(refusal) => refusal.clone().into(),
-        e => failed("the file server", &chain(e)),
+        e => failed("the request to the file server failed", &chain(e)),
     }
 }
 
-/// Makes a failure of a step that sets something up on this machine.
+/// Makes a failure from a text and the error that caused it.
 pub(super) fn failed(what: &str, e: &dyn std::fmt::Display) -> Failure {
     Failure::new(Exit::Failure, format!("{what}: {e}"))
 }

@@ -1,4 +1,4 @@
-//! `leasehold doctor`.
+//! Implements `leasehold doctor`.
 
 use std::{path::Path, time::Duration};
 
@@ -144,19 +144,19 @@ async fn run_checks(session: &Session, report: &mut DoctorReport) {
     }
 }
 
-/// What was found out about the daemon, so that it is reported once and not for each identity.
+/// The facts that are already known about the daemon. They are reported once, not for each identity.
 #[derive(Default)]
 struct AskedDaemon {
     /// The identity that asks, if there are several.
     role: &'static str,
-    /// What to do if the daemon there is not the one that the user means.
+    /// The advice for a user who means another daemon than the one at the address.
     context: String,
     has_answered: bool,
     problems: Vec<String>,
 }
 
 impl AskedDaemon {
-    /// Adds the identity to the name of a check, if there are several.
+    /// Adds the identity to the name of a check, if several identities are checked.
     fn of(&self, what: &str) -> String {
         format!("{what} {}", self.role).trim_end().to_owned()
     }
@@ -176,7 +176,7 @@ async fn check_role(
     let (connector, source) = match (session.connector(&chosen), &chosen.svid) {
         (Ok(found), _) => found,
         (Err(failure), SvidFrom::WorkloadApi { .. }) => return report.add_failure("SPIFFE agent", failure),
-        // A file that cannot be used was reported before. It cannot be used to ask the daemon.
+        // A file that cannot be used was already reported, and cannot be used for a connection.
         (Err(_), SvidFrom::Files(_)) => return,
     };
     if let SvidFrom::WorkloadApi { pick, .. } = &chosen.svid
@@ -191,7 +191,8 @@ async fn check_role(
     check_daemon(&client, session, asked, report).await;
 }
 
-/// Checks what the SPIFFE agent gives us. Waits only for a short time, because the user wants to know the present state.
+/// Checks the SVID and bundles that the SPIFFE agent gives us. Waits only for a short time, because the user wants to know the
+/// present state.
 async fn check_agent(
     source: &dyn IdentitySource,
     pick: &Pick,
@@ -224,7 +225,7 @@ async fn check_agent(
     }
 }
 
-/// Checks the bundles. Returns those that can be read.
+/// Checks the bundles. Returns the bundles that can be read.
 fn check_bundles(context: &Context, now: Wall, report: &mut DoctorReport) -> TrustBundles {
     let mut roots = TrustBundles::empty();
     for (domain, path) in &context.bundles {
@@ -268,7 +269,7 @@ fn check_svids(
         let mut readable = true;
         for path in [file(&files.cert, PathUse::File), file(&files.key, PathUse::PrivateFile)] {
             if let Err(fault) = path.check() {
-                // A check of its content would add a second row for this file.
+                // A check of the file's content would add a second row for this file.
                 readable = false;
                 let fix = match &fault {
                     PathFault::OpenToOthers { .. } => format!("chmod 600 {}", path.shown()),
@@ -308,7 +309,7 @@ fn check_svids(
     }
 }
 
-/// Returns which context is in use, and how to use another one.
+/// Returns the name of the present context, and how to use another context.
 fn context_advice(name: &str, file: &Path) -> String {
     format!(
         "this is the context {name} of {}; if you mean another daemon: leasehold context use NAME",
@@ -316,7 +317,7 @@ fn context_advice(name: &str, file: &Path) -> String {
     )
 }
 
-/// Says on which side of its validity an SVID is that cannot be used now.
+/// Explains why an SVID cannot be used now: its validity has not begun, or has ended.
 fn outside_validity(svid: &X509Svid, now: Wall) -> String {
     let (from, until) = (svid.leaf().not_before, svid.not_after());
     let which = match now < from {
@@ -339,10 +340,9 @@ async fn check_connection(connector: &Connector, asked: &mut AskedDaemon, report
                 Some(cause) => format!("{error}: {cause}"),
                 None => error.to_string(),
             };
-            // If several identities have the same problem, such as an address at which nothing listens, it is reported
-            // once.
+            // If several identities have the same problem, such as an address without a server, it is reported once.
             if !asked.problems.contains(&why) {
-                // Another server listens there: often the context of another daemon is in use.
+                // Another server listens at the address. Often the context is that of another daemon.
                 let fix = match error {
                     ConnectError::ServerNotTrusted { .. } | ConnectError::Protocol { .. } => {
                         format!("{}; {}", error.fix(), asked.context)
@@ -443,7 +443,7 @@ mod tests {
     use super::*;
     use crate::identity::testing::{NOW, TestCa};
 
-    // A certificate that begins later has not expired.
+    // An SVID that is not valid yet has not expired.
     #[test]
     fn the_two_sides_of_a_validity_have_different_words() {
         let svid = TestCa::new("td.example").svid("/op").svid();

@@ -9,7 +9,7 @@ use crate::reason::{Class, Reason};
 pub enum Exit {
     /// The command did what it was asked.
     Ok,
-    /// Any failure that has no other code.
+    /// A failure that has no other exit code.
     Failure,
     /// The caller may not do this.
     Denied,
@@ -17,7 +17,7 @@ pub enum Exit {
     AwaitingApproval,
     /// The job, attempt or lease is over, or a newer attempt has begun.
     Ended,
-    /// The change is in force but not on disk yet, or the request was refused because it may not be safe.
+    /// The change is in force but not on disk yet. Or the request was refused, because its record might not be on disk.
     NotDurable,
     /// `verify-clean` found something.
     NotClean,
@@ -25,7 +25,7 @@ pub enum Exit {
     VerificationFailed,
     /// The command line or a file that it names is wrong.
     Usage,
-    /// The code of `run`: that of its command, or 125 to 127 for its own failures.
+    /// The exit code of `run`: the exit code of its command, or 125 to 127 for failures of `run`.
     Child(u8),
 }
 

@@ -1,4 +1,4 @@
-//! Why a command failed, in the words that its user reads.
+//! The failure of a command, in words for its user.
 
 use std::{borrow::Cow, fmt::Write as _, path::Path};
 
@@ -12,7 +12,7 @@ use crate::{
     written::Problems,
 };
 
-/// The end of a command that failed. Shown on stderr:
+/// The failure of a command. It is shown on stderr:
 ///
 /// ```text
 /// leasehold: denied: this job may not read dataset:acme/tickets@v3
@@ -24,10 +24,10 @@ use crate::{
 /// ```
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The reason that the daemon gave. None if the command failed without an answer of the daemon.
+    /// The reason that the daemon gave. `None` if the daemon gave no answer.
     pub reason: Option<Reason>,
     pub text: Cow<'static, str>,
-    /// Lines with labels, in order. An empty label is a line of a list.
+    /// Lines with labels, in order. An empty label marks a line of a list.
     pub facts: Vec<(Cow<'static, str>, String)>,
     pub exit: Exit,
     pub effect: Effect,
@@ -39,7 +39,7 @@ pub enum Effect {
     Nothing,
     /// The answer was lost, so the change may have happened.
     Unknown,
-    /// Words that the command has set.
+    /// A text that the command has set.
     Said(Cow<'static, str>),
 }
 
@@ -55,9 +55,9 @@ impl Effect {
     }
 }
 
-/// The labels that come first, in this order. The others follow as they came, and `fix` is last.
+/// The labels that come first, in this order. Other labels follow in the order in which they were added. `fix` is last.
 const FIRST: [&str; 5] = ["", CODE, "you", "asked", "rule"];
-/// The label of the reason, by which documents and runbooks name a refusal.
+/// The label of the code by which documents and runbooks name a refusal.
 pub(super) const CODE: &str = "code";
 
 impl Failure {
@@ -82,27 +82,27 @@ impl Failure {
         self.with("fix", value)
     }
 
-    /// Replaces the advice with a more specific one.
+    /// Replaces the fix with a more specific text.
     #[must_use]
     pub fn fix_instead(mut self, value: impl Into<String>) -> Self {
         self.facts.retain(|(label, _)| label != "fix");
         self.fix(value)
     }
 
-    /// Sets other words for what was changed.
+    /// Replaces the line that says what was changed.
     #[must_use]
     pub fn saying(mut self, effect: impl Into<Cow<'static, str>>) -> Self {
         self.effect = Effect::Said(effect.into());
         self
     }
 
-    /// Makes it the failure of a `run` whose command never began: exit code 125, like `env` and `docker`.
+    /// Changes the failure into a `run` whose command never began. The exit code is 125, as with `env` and `docker`.
     #[must_use]
     pub fn before_the_command(self) -> Self {
         Failure { exit: Exit::Child(125), ..self }.saying("Nothing was started, no access was given.")
     }
 
-    /// Whether a retry may succeed: nothing was decided.
+    /// Whether a retry may succeed, because nothing was decided.
     pub(super) fn is_passing(&self) -> bool {
         self.reason.is_some_and(Reason::is_passing)
     }
@@ -122,7 +122,7 @@ impl Failure {
         }
     }
 
-    /// Returns the facts in the order in which they are shown, without the reason.
+    /// Returns the facts in the order in which they are shown, without the code of the reason.
     fn ordered(&self) -> Vec<(&str, &str)> {
         let place = |label: &str| match label {
             "fix" => FIRST.len() + 1,
@@ -133,10 +133,10 @@ impl Failure {
         facts
     }
 
-    /// Returns the text for people, without a newline at its end. What looks like a secret is withheld, and control characters
-    /// are escaped.
+    /// Returns the text for people, without a newline at its end. Withholds texts that look like secrets, and escapes control
+    /// characters.
     pub fn render(&self) -> String {
-        // `run` exits with 125 for every refusal, so look at the reason first.
+        // `run` exits with 125 after every refusal, so the reason comes first.
         let kind = match self.reason.map_or(self.exit, Exit::of) {
             Exit::Denied | Exit::AwaitingApproval => "denied",
             _ => "error",
@@ -163,7 +163,7 @@ impl Failure {
         Page::verbatim(format!("{}\n", self.render()))
     }
 
-    /// Returns the value for programs. What looks like a secret is withheld.
+    /// Returns the value for programs. Withholds texts that look like secrets.
     pub fn to_json(&self) -> Value {
         let mut facts = Map::new();
         let mut lines = Vec::new();
@@ -219,7 +219,7 @@ impl From<Problems> for Failure {
     }
 }
 
-/// Returns `job.toml has 2 mistakes`.
+/// Returns a text such as `job.toml has 2 mistakes`.
 pub(super) fn mistakes(what: &str, count: usize) -> String {
     match count {
         1 => format!("{what} has a mistake"),

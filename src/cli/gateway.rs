@@ -1,4 +1,4 @@
-//! `leasehold gateway`.
+//! Implements `leasehold gateway`.
 
 use std::path::PathBuf;
 
@@ -13,7 +13,7 @@ use crate::{
     daemon::{GatewayProcess, Stopped, init_logging},
 };
 
-/// Runs an S3 gateway on another machine than the daemon: it serves what leases open.
+/// Runs an S3 gateway on a machine without the daemon. It serves the objects that leases allow.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 See docs/gateway.md for the sections [daemon], [identity], [gateway] and [log]. SIGTERM stops it.
@@ -27,7 +27,7 @@ pub struct GatewayArgs {
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
     #[command(flatten)]
-    everywhere: ServerOptions,
+    server_options: ServerOptions,
 }
 
 impl GatewayArgs {
@@ -38,7 +38,7 @@ impl GatewayArgs {
         init_logging(&config.log);
         let gateway = tokio::select! {
             gateway = GatewayProcess::start(&config) => gateway.map_err(|error| {
-                not_started(&error).fix_instead("correct what the lines above name, and start again".to_owned()).saying("The gateway did not start.")
+                not_started(&error).fix_instead("correct the mistakes that are listed above, and start again".to_owned()).saying("The gateway did not start.")
             })?,
             () = stops.stop() => return Ok(Exit::Ok),
         };

@@ -1,4 +1,4 @@
-//! Ids of jobs and leases as people type them: whole, or a beginning that no other id shares.
+//! Ids of jobs and leases as people type them: the whole id, or a beginning that no other id has.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -9,9 +9,9 @@ use crate::{
     proto::v1,
 };
 
-/// The least number of characters that is shown of an id, `j-` included.
+/// The smallest number of characters of an id that is shown, including `j-`.
 const SHOWN_MIN: usize = 10;
-/// The least number of characters that must be typed, `j-` included.
+/// The smallest number of characters that the user must type, including `j-`.
 const TYPED_MIN: usize = 6;
 /// The length of a whole id.
 const WHOLE: usize = 28;
@@ -59,8 +59,8 @@ pub(super) fn is_beginning(text: &str, kind: &str) -> bool {
 }
 
 impl JobRef {
-    /// Returns the whole id. If only the beginning was typed, asks as the identity that `leasehold job list` would use: a workload
-    /// may not list jobs that it did not launch.
+    /// Returns the whole id. If only the beginning was typed, asks the daemon with the identity that `leasehold job list` would
+    /// use, because a workload may not list jobs that it did not launch.
     pub(super) async fn find(&self, session: &Session) -> Result<JobId, Failure> {
         match self.0.parse() {
             Ok(id) => Ok(id),
@@ -119,11 +119,11 @@ fn only<T: FromStr>(beginning: &str, what: &str, found: Vec<String>) -> Result<T
         .fix(format!("look for it in `leasehold {what} list`, or write the whole id"))),
         several => Err(Failure::usage(format!("{beginning} is the beginning of more than one {what} id"))
             .with("such as", several.join(", "))
-            .fix("write more of it")),
+            .fix("write more characters of the id")),
     }
 }
 
-/// Shortens each id of a list as far as it stays unique in the list.
+/// Shortens each id of a list, if the result is unique in the list.
 pub(super) fn shortened<'a>(ids: impl Iterator<Item = &'a str>) -> BTreeMap<&'a str, &'a str> {
     let mut sorted: Vec<&str> = ids.collect();
     sorted.sort_unstable();
@@ -171,7 +171,7 @@ mod tests {
         let two = vec![JobId(1).to_string(), JobId(2).to_string()];
         let failure = only::<JobId>("j-0000", "job", two).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
-        assert!(failure.render().contains("write more of it"), "{}", failure.render());
+        assert!(failure.render().contains("write more characters of the id"), "{}", failure.render());
         assert_eq!(only::<JobId>("j-0000", "job", Vec::new()).unwrap_err().exit, Exit::Failure);
         assert_eq!(only::<JobId>("j-0000", "job", vec![JobId(1).to_string()]).unwrap(), JobId(1));
     }

@@ -1,4 +1,4 @@
-//! `leasehold init`.
+//! Implements `leasehold init`.
 
 use std::{fs, path::PathBuf};
 
@@ -28,7 +28,7 @@ Examples:
   leasehold init ./leasehold
   leasehold init /etc/leasehold --trust-domain acme.example --tenant acme")]
 pub struct InitArgs {
-    /// An empty directory, or a new one
+    /// An empty or new directory
     #[arg(value_name = "DIR", value_parser = parse::new_path)]
     dir: PathBuf,
     /// The trust domain: the part of each identity after spiffe://
@@ -47,7 +47,7 @@ impl InitArgs {
         let shown = plain::path(&self.dir);
         if fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_some()) {
             return Err(Failure::new(Exit::Failure, format!("`{shown}` is not empty"))
-                .fix("name an empty directory, or a new one"));
+                .fix("name an empty or new directory"));
         }
         if self.tenant.as_str() == "platform" {
             return Err(Failure::usage("the name `platform` is reserved for the operators")

@@ -1,4 +1,4 @@
-//! `leasehold job`.
+//! Implements `leasehold job`.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -58,14 +58,14 @@ Examples:
   leasehold job check job.toml
   leasehold job check job.toml -o json | jq .decisions")]
     Check {
-        /// The job file: TOML, or the same as JSON
+        /// The job file, in TOML or JSON
         #[arg(value_name = "SPEC")]
         spec: PathBuf,
-        /// For a job with a sweep: the value of a free parameter, in place of the one in the file
+        /// For a job with a sweep: the value of a free parameter, instead of the value in the file
         #[arg(long, value_name = "NAME=VALUE", value_parser = parse::assignment)]
         set: Vec<(String, String)>,
     },
-    /// Lists jobs, newest first.
+    /// Lists jobs, the newest first.
     #[command(after_help = "\
 Examples:
   leasehold job list --state running,failed --dataset acme/tickets --since 24h
@@ -87,8 +87,8 @@ Examples:
     },
     /// Begins an attempt of a job, for members that run elsewhere.
     #[command(after_help = "\
-An attempt is one run of a job; after a requeue the next attempt begins. The ticket is a secret: with
-it a process can join if several jobs share its identity.
+An attempt is one run of a job. After a requeue, the next attempt begins. The ticket is a secret: a
+process can join with it if several jobs share the identity.
 
 Examples:
   leasehold job begin j-… --attempt-key \"$RUN\" --ticket-to ticket
@@ -131,7 +131,7 @@ Examples:
         /// The number of the attempt [default: the last one]
         #[arg(long, value_name = "N")]
         attempt: Option<u64>,
-        /// The time for checkpoint writes, at most 2m [default: that of the job]
+        /// The time for checkpoint writes, at most 2m [default: from the job]
         #[arg(long, value_name = "SPAN", value_parser = parse::span)]
         grace: Option<Duration>,
         /// Why, for people who read the record later
@@ -140,7 +140,7 @@ Examples:
     },
 }
 
-/// The outcomes that a person can close a job with.
+/// The outcomes with which a person can close a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Closing {
     Completed,
@@ -156,7 +156,8 @@ pub(super) const READERS: [PrincipalKind; 5] = [
     PrincipalKind::Workload,
     PrincipalKind::Auditor,
 ];
-/// An operator ends any job of its tenant. The others end only jobs that they launched or that name them.
+/// The roles that can close a job. An operator can close any job of its tenant. The others can close only jobs that they
+/// launched or that name them.
 const ENDERS: [PrincipalKind; 4] =
     [PrincipalKind::Operator, PrincipalKind::Launcher, PrincipalKind::Workload, PrincipalKind::Scheduler];
 
@@ -196,7 +197,7 @@ pub(super) async fn get(client: &Client, job: JobId) -> Result<v1::Job, Failure>
     answer.job.ok_or_else(incomplete)
 }
 
-/// Calls `seen` with each state of a job, until it returns true or the job is closed.
+/// Calls `seen` with each state of a job, until `seen` returns true or the job is closed.
 pub(super) async fn follow(
     client: &Client,
     job: &str,
@@ -223,7 +224,7 @@ async fn watch(job: &JobRef, session: &Session) -> Result<Exit, Failure> {
             let id = job.resolve(&client).await?.to_string();
             let followed = follow(&client, &id, |seen| {
                 retries.answered();
-                // After a restart the daemon sends the state again.
+                // After a restart, the daemon sends the present state again.
                 if seen != last {
                     show_change(&seen, session)?;
                     last = seen;
@@ -332,7 +333,7 @@ async fn drain(
     Ok(Exit::Ok)
 }
 
-/// Makes a failure for an answer that lacks what every answer has.
+/// Makes a failure for an answer that lacks a part that every answer has.
 pub(super) fn incomplete() -> Failure {
     Failure::new(Exit::Failure, "the answer of the daemon is incomplete")
         .fix("use the leasehold that came with the daemon; `leasehold whoami` shows its version")

@@ -1,4 +1,4 @@
-//! `leasehold job begin`.
+//! Implements `leasehold job begin`.
 
 use std::{fs::OpenOptions, io::Write, os::unix::fs::OpenOptionsExt, path::PathBuf};
 
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{name::PrincipalKind, proto::v1};
 
-/// The roles that begin attempts for others. A workload begins its own with `leasehold run`.
+/// The roles that begin attempts for other processes. A workload uses `leasehold run` to begin its attempt.
 const STARTERS: [PrincipalKind; 2] = [PrincipalKind::Launcher, PrincipalKind::Scheduler];
 
-/// Which attempt begins, and who may join it.
+/// The options that say which attempt begins, and who may join it.
 #[derive(Debug, Args)]
 pub(super) struct BeginArgs {
     /// The id of the job, or its beginning, as `job list` shows it

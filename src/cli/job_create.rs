@@ -1,4 +1,4 @@
-//! `leasehold job create` and `leasehold job check`.
+//! Implements `leasehold job create` and `leasehold job check`.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,10 +21,10 @@ use crate::{agent::RunSpec, name::PrincipalKind, plain, proto::v1, secret::rando
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
-    /// The job file: TOML, or the same as JSON
+    /// The job file, in TOML or JSON
     #[arg(long, value_name = "FILE")]
     spec: PathBuf,
-    /// For a job with a sweep: the value of a free parameter, in place of the one in the file
+    /// For a job with a sweep: the value of a free parameter, instead of the value in the file
     #[arg(long, value_name = "NAME=VALUE", value_parser = parse::assignment)]
     set: Vec<(String, String)>,
     /// A later call with this key and the same file gets the same job, for one day [default: a new key]
@@ -36,13 +36,13 @@ pub(super) struct CreateArgs {
     /// With --wait: stop waiting after this time, and exit with 3. The job goes on waiting
     #[arg(long, value_name = "SPAN", value_parser = parse::span, requires = "wait")]
     timeout: Option<Duration>,
-    /// Create nothing; like `job check`
+    /// Only check the job, like `job check`
     #[arg(long, conflicts_with_all = ["wait", "break_glass"])]
     dry_run: bool,
-    /// In an emergency: open the gates that hold the job back, without approvals. It raises an alarm, and its review is due
+    /// In an emergency: open the gates of the job without approvals. This raises an alarm, and needs a review
     #[arg(long, requires = "reason", conflicts_with = "wait")]
     break_glass: bool,
-    /// With --break-glass: why it cannot wait for approval
+    /// With --break-glass: why the job cannot wait for approval
     #[arg(long, value_name = "TEXT", value_parser = parse::reason, requires = "break_glass")]
     reason: Option<String>,
     /// With --break-glass: how long the job may have access, at most 4h [default: 1h]
@@ -75,7 +75,8 @@ fn read_spec_with(path: &Path, set: &[(String, String)]) -> Result<RunSpec, Fail
     Ok(spec)
 }
 
-/// The roles that create this job, best first. If it names no members, its launcher does the work and is a workload.
+/// Returns the roles that can create this job, best first. If the job names no members, its launcher does the work and is a
+/// workload.
 fn creators(spec: &v1::JobSpec) -> [PrincipalKind; 2] {
     match &spec.members {
         Some(members) if !members.join.is_empty() => [PrincipalKind::Launcher, PrincipalKind::Workload],
@@ -172,12 +173,12 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
     }
 }
 
-/// Warns of what would keep a run of this job from its access.
+/// Warns about everything that would keep a run of this job from getting access.
 fn warn_of(job: &v1::Job) {
     job.notes.iter().for_each(|line| note(&format!("leasehold: warning: {line}")));
 }
 
-/// Puts values of free parameters in place of those in the file.
+/// Replaces values of free parameters in the job.
 fn set_values(spec: &mut v1::JobSpec, set: &[(String, String)]) -> Result<(), Failure> {
     let Some(sweep) = &mut spec.sweep else {
         return match set.first() {
@@ -194,17 +195,17 @@ fn set_values(spec: &mut v1::JobSpec, set: &[(String, String)]) -> Result<(), Fa
     Ok(())
 }
 
-/// Returns the note about a job that waits for people.
+/// Returns the note about a job that waits for approval.
 fn waits_for_approval(id: &str) -> String {
     format!(
         "Job {id} waits for approval and has no access until then. To approve it: leasehold approve {id} --reason TEXT"
     )
 }
 
-/// Waits until people have decided, also over restarts of the daemon and rotations of our SVID.
+/// Waits until people have decided about the job, also if the daemon restarts or our SVID is renewed.
 async fn wait_for_approval(id: &str, session: &Session) -> Result<v1::Job, Failure> {
     let mut retries = Retries::new();
-    // The daemon has just created it.
+    // The daemon has answered: it has just created the job.
     retries.answered();
     loop {
         let mut decided = None;
@@ -246,10 +247,10 @@ pub(super) async fn check(path: &Path, set: &[(String, String)], session: &Sessi
         warn_of(&job);
     }
     if job.state() == v1::JobState::AwaitingApproval {
-        note("These people must approve it first. Nothing was created.");
+        note("These people must approve the job first. No job was created.");
         return Ok(Exit::AwaitingApproval);
     }
-    note("It would be allowed. Nothing was created.");
+    note("The job would be allowed. No job was created.");
     Ok(Exit::Ok)
 }
 

@@ -1,4 +1,4 @@
-//! Jobs as a launcher creates them, against a real daemon.
+//! Tests of creating jobs against a real daemon, with the commands of a launcher.
 
 use std::{fs, path::PathBuf, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     reason::Reason,
 };
 
-/// A job file that reads data for which people must approve the job.
+/// A job file for a job on sensitive data, which people must approve.
 fn gated(home: &Home) -> PathBuf {
     let text =
         fs::read_to_string(home.spec()).unwrap().replace("dataset:dev/data@v1", "dataset:dev/people@v1");
@@ -22,7 +22,7 @@ fn gated(home: &Home) -> PathBuf {
     path
 }
 
-/// The jobs in the ledger.
+/// Returns the jobs in the ledger.
 fn jobs(home: &Home) -> Vec<String> {
     let text = ledger_text(&home.deployment.path("state"));
     let mut ids: Vec<_> = text
@@ -35,17 +35,17 @@ fn jobs(home: &Home) -> Vec<String> {
     ids
 }
 
-/// Starts `job create --wait` beside the test, which goes on meanwhile.
+/// Starts `job create --wait` in the background, and lets the test go on.
 fn create_and_wait(home: &Home, spec: &std::path::Path) -> tokio::task::JoinHandle<Result<Exit, Failure>> {
     let words = ["leasehold", "job", "create", "--spec", spec.to_str().unwrap(), "--wait"];
     let cli = Cli::try_parse_from(words).unwrap();
     let session = Session::of_test(Arc::clone(&home.clock), home.folder.path().join("contexts.toml"), None);
-    // The command has its own thread, like a process.
+    // The command has a separate thread, as a process would.
     let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || runtime.block_on(cli.run_in(session)))
 }
 
-/// Waits until the job is on disk, and the daemon shows it: its record comes first.
+/// Waits until the job is on disk and the daemon shows it. The record comes first.
 async fn recorded(home: &Home) -> String {
     loop {
         if let [id] = &jobs(home)[..]
@@ -184,7 +184,7 @@ async fn a_sweep_is_checked_and_created_with_other_values() {
     let values = "[sweep]\njobs = 2\nvalues = [\"learning_rate=1e-4\"]\n";
     fs::write(&sweep, format!("{}\n{values}", text.replace(tune, &format!("{tune}{free}")))).unwrap();
     let sweep = sweep.to_str().unwrap();
-    // The file has no seed, so `--set` gives it, also without creating anything.
+    // The file has no seed, so `--set` gives the seed. This also works if nothing is created.
     for (dry, set, is_good) in [
         (vec!["job", "check", sweep], vec![], false),
         (vec!["job", "check", sweep], vec!["--set", "seed=7"], true),
@@ -212,7 +212,7 @@ async fn a_sweep_is_checked_and_created_with_other_values() {
     }
     let full = ["job", "create", "--spec", sweep, "--set", "seed=9"];
     assert_eq!(home.run(&full).await.unwrap_err().reason, Some(Reason::QuotaExceeded));
-    // A value for a file without a sweep is refused, whatever the command.
+    // A value for a file without a sweep is refused by every command.
     let spec = home.spec();
     let spec = spec.to_str().unwrap();
     for words in [

@@ -1,4 +1,4 @@
-//! `leasehold job list`.
+//! Implements `leasehold job list`.
 
 use clap::Args;
 
@@ -16,7 +16,7 @@ use crate::{
     proto::v1,
 };
 
-/// Which jobs to list.
+/// The options that select the jobs to list.
 #[derive(Debug, Args)]
 pub(super) struct JobListArgs {
     /// Only jobs that are not closed
@@ -25,7 +25,7 @@ pub(super) struct JobListArgs {
     /// Only these states: awaiting-approval, ready, running, closed, or an outcome such as failed or revoked
     #[arg(long, value_name = "STATE", value_parser = parse::job_state, value_delimiter = ',')]
     state: Vec<parse::StateFilter>,
-    /// Only jobs of this team
+    /// Only jobs of this tenant
     #[arg(long, value_name = "NAME")]
     tenant: Option<TenantName>,
     /// Only jobs that this identity created
@@ -37,7 +37,7 @@ pub(super) struct JobListArgs {
     /// Only jobs that read this model: TENANT/NAME or TENANT/NAME@VERSION
     #[arg(long, value_name = "NAME", value_parser = parse::model)]
     model: Option<ResourceName>,
-    /// Only jobs created since: a span (2h), or a time (2026-11-29T08:00:00Z)
+    /// Only jobs created after this time (2026-11-29T08:00:00Z), or in this last period (2h)
     #[arg(long, value_name = "WHEN", value_parser = parse::since)]
     since: Option<parse::Since>,
     /// At most this many [default: 100; all with --ids]
@@ -73,7 +73,7 @@ impl JobListArgs {
             print(&render::job_table(&jobs, now, session.table_size()))?;
             if jobs.is_empty() {
                 note(match self.has_filter() {
-                    true => "No job that you may see matches.",
+                    true => "No job matches, among those that you may see.",
                     false => "There is no job that you may see.",
                 });
             }
@@ -112,7 +112,7 @@ impl JobListArgs {
         request
     }
 
-    /// Fetches the jobs, and whether there are more than the limit.
+    /// Fetches the jobs. Also returns whether there are more jobs than the limit.
     async fn fetch(&self, client: &Client, session: &Session) -> Result<(Vec<v1::Job>, bool), Failure> {
         let limit = self.limit.unwrap_or(if self.ids { usize::MAX } else { PAGE_DEFAULT });
         let request = self.request(session);

@@ -1,4 +1,4 @@
-//! `leasehold lease`.
+//! Implements `leasehold lease`.
 
 use clap::{Args, Subcommand};
 

@@ -1,4 +1,4 @@
-//! `leasehold lock` and `leasehold unlock`.
+//! Implements `leasehold lock` and `leasehold unlock`.
 
 use std::time::Duration;
 
@@ -121,7 +121,7 @@ async fn lock(mut request: v1::LockRequest, args: &EndingArgs, session: &Session
     recorded.map(|()| Exit::Ok)
 }
 
-/// Says until when new access is refused, and how to allow it earlier.
+/// Explains until when new access is refused, and how to allow it earlier.
 fn refused_until(name: &str, lock: Option<&v1::Lock>, now: Wall) -> String {
     let unlock = format!("leasehold unlock {name} --reason …");
     match timestamp::both(lock.and_then(|l| l.until.as_ref()), now) {

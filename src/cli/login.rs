@@ -1,4 +1,4 @@
-//! `leasehold login` and `leasehold logout`.
+//! Implements `leasehold login` and `leasehold logout`.
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ opened for you. With --device the browser may be on another machine.
 If you are in several groups, the certificate is for one of them: the first that the daemon
 knows, or the one that --group names. Your role follows from the daemon's catalog.
 
-The context needs `login = \"HOST:PORT\"`, the daemon's listener for logins. Or give that with --at.
+The context needs `login = \"HOST:PORT\"`, the daemon's listener for logins. Or give it with --at.
 
 Examples:
   leasehold login
@@ -48,13 +48,13 @@ pub struct LoginArgs {
     /// Sign in with a browser on another machine: shows an address and a code
     #[arg(long)]
     device: bool,
-    /// The group as whose member you log in [default: your first group]
+    /// Log in as a member of this group [default: your first group]
     #[arg(long, value_name = "GROUP")]
     group: Option<GroupName>,
     /// The daemon's listener for logins [default: `login` of the context]
     #[arg(long, value_name = "HOST:PORT")]
     at: Option<String>,
-    /// The CA certificates that your identity provider's server must have, as PEM [default: those of this machine]
+    /// The CA certificates that your identity provider's server must have, as PEM [default: the machine's]
     #[arg(long, value_name = "FILE")]
     issuer_ca: Option<PathBuf>,
 }
@@ -143,7 +143,7 @@ async fn by_browser(
 ) -> Result<SecretText, FlowFault> {
     let flow = BrowserFlow::begin(http, terms, nonce).await?;
     note("Open this address in a browser on this machine, and sign in:");
-    // A note would withhold the address, because its challenge looks like a secret.
+    // A note would withhold the address, because a part of it looks like a secret.
     note_page(&Page::line(&format!("  {}", flow.url())));
     flow.finish(http, &*session.clock, LOGIN_WAIT).await
 }
@@ -163,7 +163,7 @@ async fn by_device(
     flow.finish(http, session.clock.clone(), LOGIN_WAIT).await
 }
 
-/// Writes the identity of a login into its context. It reads the file again, because another command may have changed it.
+/// Writes the identity of a login into its context. Reads the file again first, because another command may have changed it.
 fn keep(
     session: &Session,
     name: &str,
@@ -276,20 +276,22 @@ impl LogoutArgs {
             })?;
             change(session, &name, |context| drop(context.identities.remove(&role)))?;
             match ended {
-                Ok(()) => note(&format!("You are logged out as {role}. Your key is gone from this machine.")),
+                Ok(()) => {
+                    note(&format!("You are logged out as {role}. Your key was removed from this machine."))
+                }
                 Err(failure) => failed = Some(failure),
             }
         }
         match failed {
             None => Ok(Exit::Ok),
             Some(failure) => Err(failure.saying(
-                "Your key is gone from this machine, but the daemon was not asked to end the login: there it ends when its certificate expires.",
+                "Your key was removed from this machine, but the daemon was not asked to end the login. The login ends when its certificate expires.",
             )),
         }
     }
 }
 
-/// Ends the login of a role at the daemon. If the login is over already, that is no failure.
+/// Ends the login of a role at the daemon. If the login has already ended, this is not a failure.
 async fn end(session: &Session, role: PrincipalKind) -> Result<(), Failure> {
     let ended = async {
         let client = session.client(&[role])?;

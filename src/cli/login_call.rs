@@ -1,4 +1,4 @@
-//! The calls of a login to the daemon: over TLS with the daemon's SVID, before we have one.
+//! The calls of a login to the daemon. They use TLS with the daemon's SVID only, because we have no SVID yet.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ pub(super) struct LoginClient {
 }
 
 impl LoginClient {
-    /// Makes a client that trusts the roots of a context, and only the daemon's identity. It opens no connection.
+    /// Makes a client that trusts the roots of a context, and only the daemon's identity. Opens no connection.
     pub(super) fn new(
         session: &Session,
         name: &str,
@@ -54,7 +54,7 @@ impl LoginClient {
         Ok(LoginClient { address: endpoint.address().to_owned(), tls, clock })
     }
 
-    /// Asks where people log in.
+    /// Asks the daemon how people log in.
     pub(super) async fn terms(&self) -> Result<LoginTerms, Failure> {
         self.call(Method::GET, Bytes::new()).await
     }
@@ -67,7 +67,7 @@ impl LoginClient {
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, body: Bytes) -> Result<T, Failure> {
-        // The daemon may first have to ask the identity provider.
+        // The daemon may have to call the identity provider first.
         tokio::select! {
             answer = self.request(method, body) => answer,
             () = self.clock.sleep(CALL.saturating_mul(3)) => Err(self.unreachable("it did not answer in time")),
@@ -84,7 +84,7 @@ impl LoginClient {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
         let connection = async {
-            // The connection ends with the response. If it fails, the response reports that.
+            // The connection ends with the response. If the connection fails, the response reports it.
             let _ = connection.await;
             std::future::pending::<()>().await;
         };
@@ -104,7 +104,7 @@ impl LoginClient {
             let body = body.map_err(|e| unreachable(&e))?.to_bytes();
             if status.is_success() {
                 return serde_json::from_slice(&body)
-                    .map_err(|_| self.unreachable("its answer is not one of leasehold"));
+                    .map_err(|_| self.unreachable("its answer is not from leasehold"));
             }
             match serde_json::from_slice::<LoginProblem>(&body) {
                 Ok(problem) => Err(Failure::from(problem.refusal())),

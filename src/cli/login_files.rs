@@ -1,4 +1,4 @@
-//! The files of a login: a key and an SVID for each context and role, readable by their user only.
+//! The files of a login: a key and an SVID for each context and role. Only their user can read them.
 
 use std::{
     fs,
@@ -29,13 +29,13 @@ impl LoginFolder {
             })
     }
 
-    /// The files of a login, which may not exist.
+    /// Returns the paths of the files of a login. The files may not exist.
     pub(super) fn files(&self, context: &str, role: PrincipalKind) -> SvidFiles {
         let file = |ending: &str| self.0.join(context).join(format!("{role}.{ending}"));
         SvidFiles { cert: file("pem"), key: file("key") }
     }
 
-    /// Writes the key and the SVID of a login. Each is there whole or not at all, with mode 0600.
+    /// Writes the key and the SVID of a login, with mode 0600. Each file is complete or does not exist.
     pub(super) fn write(&self, files: &SvidFiles, cert: &str, key: &str) -> Result<(), Failure> {
         let write = |path: &Path, text: &str| -> io::Result<()> {
             let folder = path.parent().unwrap_or(&self.0);
@@ -52,13 +52,13 @@ impl LoginFolder {
         for (path, text) in [(&files.key, key), (&files.cert, cert)] {
             write(path, text).map_err(|e| {
                 Failure::new(Exit::Failure, format!("`{}` cannot be written: {e}", plain::path(path)))
-                    .fix("make the folder writable for you, or set XDG_DATA_HOME to another one")
+                    .fix("make the folder writable for you, or set XDG_DATA_HOME to another folder")
             })?;
         }
         Ok(())
     }
 
-    /// The roles of a context whose identity is a login of this folder.
+    /// Returns the roles of a context whose identity is a login in this folder.
     pub(super) fn roles(&self, name: &str, context: &Context) -> Vec<PrincipalKind> {
         let is_ours = |role: &PrincipalKind, from: &SvidFrom| matches!(from, SvidFrom::Files(files) if *files == self.files(name, *role));
         context.identities.iter().filter(|(role, from)| is_ours(role, from)).map(|(role, _)| *role).collect()

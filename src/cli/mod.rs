@@ -1,15 +1,16 @@
 //! The command line: one file for each subcommand.
 //!
-//! Owns the arguments, how answers and errors read, and the exit codes. Data goes to stdout, the rest to stderr. Decides
-//! nothing: it reads files with the module that owns them, and asks the daemon of the chosen context for the rest.
+//! This module owns the arguments, the form of answers and errors, and the exit codes. Data goes to stdout, and everything else
+//! to stderr. The module decides nothing: it reads files with the module that owns them, and asks the daemon of the chosen
+//! context.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `args` | [`Cli`]: the command line |
 //! | `session` | [`Session`]: the output format, context, identity and clock of one command |
-//! | `contexts_file` | [`Contexts`]: the known daemons, and who we are at each |
+//! | `contexts_file` | [`Contexts`]: the daemons that the user knows, and the user's identity at each |
 //! | `client` | [`Client`]: calls with deadlines, and their retries |
-//! | `failure`, `exit` | [`Failure`], [`Exit`]: how errors read, and the exit code of each |
+//! | `failure`, `exit` | [`Failure`], [`Exit`]: the text of errors, and the exit code of each |
 //! | `output`, `table`, `render`, `timestamp` | what is printed: pages, lists that fit the terminal, answers, times |
 //! | `parse`, `ids` | values of arguments; ids and their beginnings |
 //! | `record` | a record of the ledger as one row, and whether it is about a name |
@@ -19,8 +20,8 @@
 //! | `wait_durable` | waiting until the record of an ending is on disk |
 //! | `approval_request` | a job's request as its approver reads it |
 //! | `login_call` `login_files` | the calls of a login to the daemon; its files |
-//! | `runtime` | the threads that a command runs on |
-//! | all others | a subcommand each |
+//! | `runtime` | the threads on which a command runs |
+//! | all others | one subcommand in each |
 
 #![allow(clippy::doc_markdown, reason = "clap prints doc comments as help, without Markdown")]
 

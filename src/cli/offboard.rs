@@ -1,4 +1,4 @@
-//! `leasehold identity` and `leasehold tenant`: offboarding.
+//! Implements the offboarding commands of `leasehold identity` and `leasehold tenant`.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use crate::{
     proto::v1,
 };
 
-/// Offboards identities: takes all access from them for good.
+/// Offboards identities: ends all their access permanently.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -29,16 +29,16 @@ pub struct IdentityArgs {
 
 #[derive(Debug, Subcommand)]
 enum IdentityCommand {
-    /// Locks an identity, closes the jobs that it launched, and lists what stays of it.
+    /// Locks an identity, closes the jobs that it launched, and lists what you must remove yourself.
     #[command(after_help = "\
-The lock stays until `leasehold unlock`. What the list shows is for people: a command cannot remove an
-entry of the catalog, or an SVID that SPIRE has issued.
+The lock stays until `leasehold unlock`. People must work through the list: a command cannot remove
+an entry of the catalog, or an SVID that SPIRE has issued.
 
 Examples:
   leasehold identity offboard spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"team dissolved\" --dry-run
   leasehold verify-clean identity:spiffe://k8s.acme.example/ns/ml/sa/tuner")]
     Offboard {
-        /// Its SPIFFE ID
+        /// The SPIFFE ID of the identity
         #[arg(value_name = "ID")]
         id: SpiffeId,
         #[command(flatten)]
@@ -46,7 +46,7 @@ Examples:
     },
 }
 
-/// Offboards tenants: takes all access from them for good.
+/// Offboards tenants: ends all their access permanently.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -58,7 +58,7 @@ pub struct TenantArgs {
 
 #[derive(Debug, Subcommand)]
 enum TenantCommand {
-    /// Locks a tenant, closes its jobs, and lists what stays of it. For operators of the platform.
+    /// Locks a tenant, closes its jobs, and lists what you must remove. For operators of the platform.
     #[command(after_help = "\
 Examples:
   leasehold tenant offboard globex --reason \"contract ended\" --dry-run
@@ -143,7 +143,7 @@ async fn offboard(name: &FenceName, args: OffboardArgs, session: &Session) -> Re
         if args.large.dry_run {
             note(NOTHING_CHANGED);
         } else {
-            note(&format!("To check that nothing of it is live: leasehold verify-clean {name}"));
+            note(&format!("To check that no access is left: leasehold verify-clean {name}"));
         }
     }
     recorded.map(|()| Exit::Ok)

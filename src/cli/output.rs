@@ -1,4 +1,4 @@
-//! What a command prints: data on stdout, everything else on stderr.
+//! The output of a command: data on stdout, everything else on stderr.
 
 use std::{
     borrow::Cow,
@@ -12,14 +12,14 @@ use serde_json::Value;
 use super::{Exit, Failure};
 use crate::plain;
 
-/// The form of what is printed.
+/// The format of the output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// For people. Fits the terminal.
     Table,
     /// For people, with all columns and whole ids.
     Wide,
-    /// For programs: one JSON value, or one a line if there are several.
+    /// For programs: one JSON value, or one value on each line if there are several.
     Json,
     /// For programs: one YAML document, or several documents.
     Yaml,
@@ -37,22 +37,22 @@ impl Page {
         Page(format!("{}\n", plain::line(text)))
     }
 
-    /// Makes one line of a message, with what looks like a secret withheld.
+    /// Makes one line of a message. Withholds parts that look like secrets.
     pub(super) fn message(text: &str) -> Self {
         Page(format!("{}\n", plain::message(text)))
     }
 
-    /// Makes one line of each message.
+    /// Makes one line from each message.
     pub(super) fn messages<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
         texts.into_iter().fold(Page::default(), |page, text| page.then(&Page::message(text.as_ref())))
     }
 
-    /// Makes a line of each text.
+    /// Makes one line from each text.
     pub(super) fn lines<S: AsRef<str>>(texts: impl IntoIterator<Item = S>) -> Self {
         texts.into_iter().fold(Page::default(), |page, text| page.then(&Page::line(text.as_ref())))
     }
 
-    /// Takes text that this program has made or escaped itself.
+    /// Makes a page from text that this program has made or escaped.
     pub(super) fn verbatim(text: impl Into<String>) -> Self {
         Page(text.into())
     }
@@ -104,7 +104,7 @@ impl From<&str> for TableCell {
     }
 }
 
-/// Renders rows under their headings, without borders, so that a cell can be copied.
+/// Renders rows below their headings, without borders, so that people can copy a cell.
 pub(super) fn columns<C: Into<TableCell>>(headings: &[&str], rows: impl IntoIterator<Item = Vec<C>>) -> Page {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -115,7 +115,7 @@ pub(super) fn columns<C: Into<TableCell>>(headings: &[&str], rows: impl IntoIter
     render_table(table)
 }
 
-/// Renders names and values, one pair a line. Leaves empty values out.
+/// Renders names and values, one pair on each line. Leaves out empty values.
 pub(super) fn fields<C: Into<TableCell>>(rows: impl IntoIterator<Item = (&'static str, C)>) -> Page {
     let mut table = Table::new();
     table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
@@ -169,14 +169,14 @@ pub(super) fn yaml(value: &Value) -> Page {
     }
 }
 
-/// Writes one line to stderr. What looks like a secret is withheld.
+/// Writes one line to stderr. Withholds parts that look like secrets.
 pub(super) fn note(text: &str) {
     note_page(&Page::message(text));
 }
 
 /// Writes several lines to stderr.
 pub(super) fn note_page(page: &Page) {
-    // One write, so that no other process writes in the middle. If stderr is closed, there is no place to report it.
+    // One write, so that no other process can write in the middle. If stderr is closed, the failure cannot be reported.
     let _ = io::stderr().lock().write_all(page.0.as_bytes());
 }
 

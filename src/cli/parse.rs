@@ -21,7 +21,7 @@ use crate::{
     secret::looks_secret,
 };
 
-/// Parses what can be revoked: a name with its kind, or only the id of a job, lease or workload.
+/// Parses a name that can be revoked: a name with its kind, or only the id of a job, a lease or a workload.
 pub(super) fn ending_name(text: &str) -> Result<String, String> {
     let name = match () {
         () if text.parse::<JobRef>().is_ok() => format!("job:{text}"),
@@ -32,7 +32,7 @@ pub(super) fn ending_name(text: &str) -> Result<String, String> {
     let is_short =
         |kind: &str, letter: &str| name.strip_prefix(kind).is_some_and(|id| ids::is_beginning(id, letter));
     if is_short("job:", "j-") || is_short("lease:", "l-") {
-        // Completed later, by asking the daemon.
+        // The beginning of an id is completed later by the daemon.
         return Ok(name);
     }
     let parsed: FenceName = name.parse().map_err(|e: crate::name::NameError| e.to_string())?;
@@ -42,7 +42,7 @@ pub(super) fn ending_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses what can be locked: what can be revoked, all SPIFFE IDs below a path, or what an identity launches.
+/// Parses a name that can be locked: a name that can be revoked, all SPIFFE IDs below a path, or a launcher for its jobs.
 pub(super) fn lock_name(text: &str) -> Result<String, String> {
     if let Some(id) = text.strip_prefix("launcher:") {
         return id.parse::<SpiffeId>().map(|_| text.to_owned()).map_err(|e| e.to_string());
@@ -58,7 +58,7 @@ pub(super) fn lock_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses a SPIFFE ID, or a pattern of several.
+/// Parses a SPIFFE ID, or a pattern for several SPIFFE IDs.
 pub(super) fn pattern(text: &str) -> Result<String, String> {
     text.parse::<SpiffePattern>().map(|p| p.to_string()).map_err(|e| e.to_string())
 }
@@ -122,7 +122,7 @@ fn of_kind(kind: ResourceKind, prefix: &str, text: &str) -> Result<ResourceName,
     }
 }
 
-/// A time, or a span before now.
+/// A time, or a period before now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Since {
     Moment(Wall),
@@ -191,7 +191,7 @@ pub(super) fn assignment(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// Parses the path of something that a command may create: a pasted token would become a name in the file system.
+/// Parses a path that a command may create. Refuses text that looks like a key or a token, because it would become a file name.
 pub(super) fn new_path(text: &str) -> Result<PathBuf, String> {
     match looks_secret(text) {
         true => Err("it looks like a key or a token: write a path".to_owned()),
@@ -209,7 +209,7 @@ pub(super) fn record_type(text: &str) -> Result<String, String> {
         Err(e) if e.to_string().starts_with("unknown variant") => {
             Err(plain::message(&e.to_string()).into_owned())
         }
-        // The type is known; only the other fields of a record are missing here.
+        // The type is known. Only the other fields of a record are missing here.
         _ => Ok(text.to_owned()),
     }
 }

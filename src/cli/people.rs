@@ -1,4 +1,4 @@
-//! `leasehold people`.
+//! Implements `leasehold people`.
 
 use std::{
     fs::{self, OpenOptions},
@@ -39,10 +39,10 @@ Examples:
 
 #[derive(Debug, Args)]
 struct InitCaArgs {
-    /// The directory for the two files. Made if it is missing
+    /// The directory for the two files. It is created if it does not exist
     #[arg(value_name = "DIR", value_parser = parse::new_path)]
     dir: PathBuf,
-    /// A trust domain that nothing else uses: the part of each person's identity after spiffe://
+    /// An unused trust domain: the part of each person's identity after spiffe://
     #[arg(long, value_name = "NAME")]
     trust_domain: TrustDomain,
     /// How long the CA is valid
@@ -50,7 +50,7 @@ struct InitCaArgs {
     life: Duration,
 }
 
-/// The longest life of the CA: ten years.
+/// The longest lifetime of the CA: ten years.
 const LIFE_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3_600);
 
 impl PeopleArgs {

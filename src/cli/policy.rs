@@ -1,4 +1,4 @@
-//! `leasehold policy`.
+//! Implements `leasehold policy`.
 
 use std::path::{Path, PathBuf};
 
@@ -43,7 +43,7 @@ Examples:
         /// A directory of .cedar files [default: the built-in policies]
         #[arg(value_name = "DIR")]
         dir: Option<PathBuf>,
-        /// Also check that the names in them are in this catalog
+        /// Also check that the names in the policies are in this catalog
         #[arg(long, value_name = "DIR")]
         catalog: Option<PathBuf>,
     },
@@ -61,23 +61,23 @@ Examples:
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
-    /// Runs the cases of a policy directory: who asks for what, and the answer you expect. Needs no daemon.
+    /// Runs the cases of a policy directory: requests, and the answers that you expect. Needs no daemon.
     Test(PolicyTestArgs),
-    /// Explains the decisions of a job or a lease, and decides them again: the same answer, or what differs.
+    /// Explains the decisions about a job or a lease, decides again, and shows differences.
     Explain(PolicyExplainArgs),
-    /// Compares a policy directory with the policy in force, and counts what it would end.
+    /// Compares a policy directory with the policy in force, and counts the leases that it would end.
     Diff(PolicyDiffArgs),
-    /// Puts a policy directory in force, if the daemon takes its policy this way.
+    /// Puts a policy directory in force, if policy.source of the daemon is "applied".
     Apply(PolicyApplyArgs),
-    /// Approves a policy that someone else proposed, and puts it in force if enough people have.
+    /// Approves a proposed policy, and puts it in force if enough people have approved it.
     Approve(PolicyApproveArgs),
-    /// Brings an earlier policy back, if the daemon takes its policy this way.
+    /// Puts an earlier policy in force again, if policy.source of the daemon is "applied".
     Rollback(PolicyRollbackArgs),
     /// Signs the files of a policy directory. Needs no daemon.
     Sign(PolicySignArgs),
     /// Makes a key that signs policies. Needs no daemon.
     Keygen(PolicyKeygenArgs),
-    /// Lists the policies that were in force, which one is, and which ones wait for approval.
+    /// Lists the earlier policies, the policy in force, and the policies that wait for approval.
     #[command(after_help = "\
 Examples:
   leasehold policy history
@@ -144,7 +144,7 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
     let stale = stale.map(|fault| fault.to_string());
     let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
     let engine = load(&source, &shown, known.as_ref().unwrap_or(&Catalog::empty()))?;
-    // Without a catalog every name in a rule is unknown, so these warnings would mean nothing.
+    // If there is no catalog, every name in a rule is unknown, so these warnings would mean nothing.
     let mut warnings: Vec<String> = match known {
         Some(_) => engine.warnings().iter().cloned().chain(engine.gaps()).collect(),
         None => Vec::new(),

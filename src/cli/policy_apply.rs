@@ -1,4 +1,4 @@
-//! `leasehold policy diff`, `apply`, `rollback` and `history`.
+//! Implements `leasehold policy diff`, `apply`, `rollback` and `history`.
 
 use std::path::{Path, PathBuf};
 
@@ -21,12 +21,12 @@ use crate::{
     proto::v1,
 };
 
-/// The word that asks for the policy before the last change.
+/// The word that means the policy before the last change.
 const PREVIOUS: &str = "previous";
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It exits with 0 if the rules are the same, and with 1 if they differ.
+Exits with 0 if the rules are the same, and with 1 if they differ.
 
 Examples:
   leasehold policy diff my/policy
@@ -40,9 +40,9 @@ pub(super) struct PolicyDiffArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The daemon must have policy.source = \"applied\" in its configuration. It checks the policy, runs its
-cases and refuses it if one fails. Then it keeps and records it, puts it in force, and ends access
-that it no longer allows. Before that, the command shows what changes and asks if leases end. If a
-gate of the policy asks for people, the command proposes the change, prints who may approve it, and
+cases and refuses it if one fails. Then it keeps and records the policy, puts it in force, and ends
+access that the policy no longer allows. Before that, the command shows the changes, and asks if
+leases end. If a gate needs approval, the command proposes the change, prints who may approve it, and
 exits with 3.
 
 Examples:
@@ -72,8 +72,9 @@ pub(super) struct PolicyRollbackArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It shows the change and asks before it approves. If enough people have approved, the policy comes
-into force at once. The person who proposed it cannot approve it. `policy history` lists what waits.
+The command shows the change and asks before it approves. If enough people have approved, the
+policy comes into force at once. You cannot approve your own proposal. `policy history` lists the
+proposals.
 
 Examples:
   leasehold policy approve sha256:… --dry-run --reason \"a look\"
@@ -135,7 +136,7 @@ impl PolicyApproveArgs {
     }
 }
 
-/// Whether the caller wants a change, or approves one that someone else wants.
+/// Whether the caller makes a change, or approves the change of someone else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChangePart {
     Proposer,
@@ -143,7 +144,7 @@ enum ChangePart {
 }
 
 impl ChangeArgs {
-    /// Shows what changes, asks if leases end, and has the daemon do it.
+    /// Shows the change, asks if leases end, and lets the daemon make the change.
     async fn carry_out(
         self,
         request: v1::ApplyPolicyRequest,
@@ -159,7 +160,7 @@ impl ChangeArgs {
                 Exit::Failure,
                 "no one has proposed this policy, or the proposal is void",
             )
-            .fix("leasehold policy history lists what waits for approval"));
+            .fix("leasehold policy history lists the policies that wait for approval"));
         }
         if self.dry_run {
             show(&would, session)?;
@@ -207,7 +208,7 @@ async fn send(client: &Client, request: v1::ApplyPolicyRequest) -> Result<v1::Ap
     client.ask(kind, request, async |r| client.operator().apply_policy(r).await).await
 }
 
-/// Reads a policy directory. The daemon checks what is in the files.
+/// Reads a policy directory. The daemon checks the content of the files.
 fn of_directory(dir: &Path) -> Result<v1::ApplyPolicyRequest, Failure> {
     let bundle = PolicyBundle::read(dir).map_err(|lines| {
         let what = mistakes(&format!("the policy directory {}", dir.display()), lines.len());
@@ -289,7 +290,7 @@ pub(super) fn pending_page(waits: &v1::PendingChange) -> Page {
     gates.below(&about)
 }
 
-/// A change that waits, for programs.
+/// Returns a change that waits, for programs.
 pub(super) fn pending_value(waits: &v1::PendingChange) -> Value {
     let gates = waits.gates.iter().map(|gate| {
         json!({
@@ -320,7 +321,7 @@ fn value(answer: &v1::ApplyPolicyResponse) -> Value {
     })
 }
 
-/// `leasehold policy history`.
+/// Runs `leasehold policy history`.
 pub(super) async fn history(session: &Session) -> Result<Exit, Failure> {
     let client = session.client(&[PrincipalKind::Operator, PrincipalKind::Auditor])?;
     let request = v1::ListPoliciesRequest {};

@@ -1,4 +1,4 @@
-//! `leasehold policy explain`.
+//! Implements `leasehold policy explain`.
 
 use std::str::FromStr;
 
@@ -16,7 +16,7 @@ use crate::{clock::Wall, name::PrincipalKind, proto::v1};
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It exits with 0 if each decision would be the same again, and with 1 if one differs or cannot be
+Exits with 0 if each decision would be the same again, and with 1 if one differs or cannot be
 made again.
 
 Examples:
@@ -27,12 +27,12 @@ pub(super) struct PolicyExplainArgs {
     /// The id of a job or of a lease, or its beginning
     #[arg(value_name = "JOB|LEASE")]
     about: ExplainedRef,
-    /// Decide by the policy and the catalog that were in force then, at that moment
+    /// Decide again with the policy, the catalog and the time of the first decision
     #[arg(long)]
     replay: bool,
 }
 
-/// A job or a lease, as people type its id.
+/// A job or a lease, by the id that people type.
 #[derive(Clone, Debug)]
 enum ExplainedRef {
     Job(JobRef),
@@ -90,7 +90,7 @@ impl PolicyExplainArgs {
     }
 }
 
-/// The result of a second decision, in words.
+/// Describes the result of a second decision.
 fn again(d: &v1::RecordedDecision) -> String {
     match d.again() {
         v1::DecidedAgain::Same => format!("the same: {}", d.result_again),

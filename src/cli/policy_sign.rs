@@ -1,4 +1,4 @@
-//! `leasehold policy sign` and `keygen`.
+//! Implements `leasehold policy sign` and `keygen`.
 
 use std::{
     fs::{self, OpenOptions},
@@ -25,7 +25,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It writes the file policy.sig into the directory. The signature covers the names and the texts of
+Writes the file policy.sig into the directory. The signature covers the names and the texts of
 all .cedar files and of the cases beside them, so sign again after each change. Signatures of other
 keys for the same files stay. The daemon asks for a signature if its configuration names
 policy.trusted_keys.
@@ -44,7 +44,7 @@ pub(super) struct PolicySignArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-It writes NAME.key (mode 0600) and NAME.pub, and overwrites nothing. Keep NAME.key away from the
+Writes NAME.key (mode 0600) and NAME.pub, and overwrites nothing. Keep NAME.key away from the
 daemon's host. The daemon's configuration names NAME.pub in policy.trusted_keys.
 
 Examples:
@@ -106,7 +106,7 @@ impl PolicyKeygenArgs {
         } else {
             print_line(&private)?;
             print_line(&public)?;
-            note("Name the second one in policy.trusted_keys of the daemon's configuration.");
+            note("Name the public key in policy.trusted_keys of the daemon's configuration.");
         }
         Ok(Exit::Ok)
     }

@@ -1,4 +1,4 @@
-//! `leasehold policy test`.
+//! Implements `leasehold policy test`.
 
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ pub(super) struct PolicyTestArgs {
     /// The directory of .cedar files and cases [default: policy.dir of --config]
     #[arg(value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// The catalog to decide over [default: policy.catalog of --config]
+    /// The catalog for the decisions [default: policy.catalog of --config]
     #[arg(long, value_name = "DIR")]
     catalog: Option<PathBuf>,
     /// The daemon's configuration file, which names both
@@ -79,7 +79,7 @@ impl PolicyTestArgs {
         }
         let Some(file) = &self.config else {
             let lacks = if dir.is_none() { "the policies" } else { "the catalog" };
-            return Err(Failure::usage(format!("nothing says which directory holds {lacks}")).fix(
+            return Err(Failure::usage(format!("the directory of {lacks} is not given")).fix(
                 "name both: leasehold policy test DIR --catalog DIR; or --config FILE, which has both",
             ));
         };
@@ -98,11 +98,11 @@ pub(super) fn cases_of(dir: &Path, session: &Session) -> Result<Vec<PolicyCase>,
 }
 
 fn warnings(report: &CaseReport<'_>) -> Vec<String> {
-    let untried = |rule: &String| format!("no case is decided by the rule `{rule}`: write one");
+    let untried = |rule: &String| format!("no case is decided by the rule `{rule}`: write a case");
     report.untried.iter().map(untried).collect()
 }
 
-/// `deny by guard-ttl`.
+/// Returns a text such as `deny by guard-ttl`.
 fn answer(answer: impl ToString, rules: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let rules: Vec<_> = rules.into_iter().map(|rule| rule.as_ref().to_owned()).collect();
     match rules.is_empty() {

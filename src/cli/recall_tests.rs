@@ -1,4 +1,4 @@
-//! Recalls, offboardings and the check that nothing is left, as an operator types them.
+//! Tests of recalls, of offboarding, and of `verify-clean`, with the commands of an operator.
 
 use super::{Exit, daemon_tests::Home};
 use crate::{dev::Role, reason::Reason};

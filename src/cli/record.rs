@@ -1,4 +1,4 @@
-//! A record of the ledger as one row, and whether it is about a name.
+//! Shows a record of the ledger as one row, and finds out whether a record is about a name.
 
 use std::collections::BTreeSet;
 
@@ -25,20 +25,20 @@ const LEFT_OUT: [&str; 14] = [
     "spec_digest",
 ];
 
-/// Fields with a time in milliseconds since 1970.
+/// Fields that contain a time in milliseconds since 1970.
 const MOMENTS: [&str; 7] =
     ["ends", "until", "issued", "expires", "expires_at_latest", "reading_ends", "writing_ends"];
 
-/// More fields with such a time. They repeat the time of the row, or are in records that people seldom read.
+/// More fields that contain such a time. They repeat the time of the row, or are in records that people seldom read.
 const MORE_MOMENTS: [&str; 3] = ["at", "last", "latest"];
 
-/// The fields that a row begins with, in this order. The others follow in the order of the record.
+/// The fields at the beginning of a row, in this order. The others follow in the order of the record.
 const FIRST: [&str; 8] = ["job", "attempt", "lease", "name", "instance", "member", "half", "scopes"];
 
 /// The fields of a job's specification that a row shows. The JSON has all of them.
 const OF_SPEC: [&str; 6] = ["name", "tenant", "purpose", "why", "read", "write"];
 
-/// Fields that a short row leaves out as well.
+/// More fields that a short row leaves out.
 const IN_WIDE_ROWS: [&str; 8] =
     ["tenant", "audience", "policy", "catalog", "leases", "generation", "stood_at", "purpose"];
 
@@ -47,7 +47,7 @@ pub(super) fn row(index: u64, record: &Value) -> String {
     written(index, text(record, "time"), record, &said(record, &[]))
 }
 
-/// Returns a shorter row: the time to the second, and without fields that few people look for.
+/// Returns a shorter row. Its time has no fractions of a second, and fields that few people look for are left out.
 pub(super) fn short_row(index: u64, record: &Value) -> String {
     let time = text(record, "time");
     let seconds = time.split_once('.').map_or(time, |(seconds, _)| seconds);
@@ -55,7 +55,7 @@ pub(super) fn short_row(index: u64, record: &Value) -> String {
     written(index, seconds, record, &said(record, &left_out))
 }
 
-/// Returns a record with each time in RFC 3339. The ledger has milliseconds since 1970, and seconds for what a token says.
+/// Returns a record with each time in RFC 3339. The ledger has milliseconds since 1970, and seconds for the times in a token.
 pub(super) fn with_times(record: &Value) -> Value {
     match record {
         Value::Array(items) => items.iter().map(with_times).collect(),
@@ -73,8 +73,8 @@ pub(super) fn with_times(record: &Value) -> Value {
     }
 }
 
-/// Whether a record is of a type. The end of a job or attempt that was revoked counts as `revoked` too, because no other record
-/// reports that revocation.
+/// Whether a record is of a type. The end of a revoked job or attempt also counts as `revoked`, because no other record reports
+/// that revocation.
 pub(super) fn is_of_type(record: &Value, wanted: &str) -> bool {
     let kind = text(record, "type");
     kind == wanted
@@ -94,12 +94,12 @@ fn text<'r>(record: &'r Value, key: &str) -> &'r str {
 }
 
 fn written(index: u64, time: &str, record: &Value, said: &[String]) -> String {
-    // A record of one tenant's part of the ledger has no index.
+    // A record in one tenant's part of the ledger has no index.
     let index = if index == 0 { "-".to_owned() } else { index.to_string() };
     format!("{index:>8}  {time}  {:<18}  {}", text(record, "type"), said.join(" "))
 }
 
-/// Returns each `key=value` of an event, the most important first.
+/// Returns each `key=value` of an event, with the most important first.
 fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
     let mut said = Vec::new();
     let fields = record.as_object().into_iter().flatten();
@@ -114,7 +114,7 @@ fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
                 let kept = kept.filter_map(|key| Some((*key, spec.get(*key)?)));
                 kept.for_each(|(key, value)| push_field(key, value, &mut said));
             }
-            // Leave out the rules that allowed it. A denial has its own record.
+            // Leave out the rules that allowed the request. A denial has a different record.
             ("decision", Value::Object(decision)) => {
                 push_field(key, decision.get("result").unwrap_or(&Value::Null), &mut said);
             }
@@ -133,7 +133,7 @@ fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
     said
 }
 
-/// Adds one `key=value`, with quotes if the value has blanks. Adds nothing for an empty value.
+/// Adds one `key=value`, with quotes if the value contains blanks. Adds nothing for an empty value.
 fn push_field(key: &str, value: &Value, said: &mut Vec<String>) {
     let shown = match value {
         Value::Null => return,
@@ -154,7 +154,7 @@ fn push_field(key: &str, value: &Value, said: &mut Vec<String>) {
     }
 }
 
-/// Returns `daemon: its deadline came` for an object with one text.
+/// Returns a text such as `daemon: its deadline came` for an object with one text.
 fn scalar(fields: &Map<String, Value>) -> Option<String> {
     let (key, value) = fields.iter().next()?;
     Some(format!("{key}: {}", plain(value.as_str().map(|_| value)?)))
@@ -164,7 +164,7 @@ fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => short(text),
         Value::Object(fields) => match (fields.get("resource"), fields.get("actions")) {
-            // A scope. Its actions follow from the half.
+            // The value is a scope. Its actions follow from the half.
             (Some(Value::String(resource)), Some(_)) => resource.clone(),
             _ => value.to_string(),
         },
@@ -183,16 +183,16 @@ fn short(text: &str) -> String {
 
 /// Selects the records about one name, and about the jobs and leases that depend on it.
 pub(super) struct About {
-    /// The forms in which records write the name: whole, and an id without its kind.
+    /// The forms in which records contain the name: the whole name, and an id without its kind.
     words: Vec<String>,
-    /// A tenant or human has its own field in records.
+    /// The field for a tenant or a person, and the name in it.
     field: Option<(&'static str, String)>,
-    /// The jobs and live leases that depend on it, at most [`AUDIT_FOLLOWED_MAX`].
+    /// The jobs and live leases that depend on the name, at most [`AUDIT_FOLLOWED_MAX`].
     followed: BTreeSet<String>,
 }
 
 impl About {
-    /// Takes a name as `revoke` does.
+    /// Takes a name in the form that `revoke` accepts.
     pub(super) fn new(name: &str) -> Self {
         let mut words = vec![name.to_owned()];
         let mut field = None;
@@ -206,7 +206,7 @@ impl About {
         About { words, field, followed: BTreeSet::new() }
     }
 
-    /// Whether a record is about the name. Call it for each record in order: a job is followed from its creation on.
+    /// Whether a record is about the name. Call it for each record in order, because a job is followed from its creation on.
     pub(super) fn matches(&mut self, record: &Value) -> Result<bool, Failure> {
         if !self.mentions(None, record) {
             return Ok(false);
@@ -249,7 +249,7 @@ impl About {
     }
 }
 
-/// Whether a text is a name, is below it, or has it among other words.
+/// Whether a text is the name, is below it, or contains it as a word.
 fn contains_name(text: &str, name: &str) -> bool {
     let is_part = |c: char| c.is_ascii_alphanumeric() || "-_.@/".contains(c);
     text.match_indices(name).any(|(at, _)| {

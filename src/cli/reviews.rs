@@ -1,4 +1,4 @@
-//! `leasehold break-glass` and `leasehold reviews`.
+//! Implements `leasehold break-glass` and `leasehold reviews`.
 
 use std::time::Duration;
 
@@ -20,11 +20,11 @@ use crate::{
     proto::{convert::duration, v1},
 };
 
-/// Opens the gates of a job in an emergency, without approvals. It is recorded and must be reviewed.
+/// Opens the gates of a job in an emergency, without approvals. The emergency must be reviewed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The job runs only for a short time: one hour, or what --lasting says, at most 4h. The daemon raises
-an alarm, and someone who had no part in it must review it afterwards (leasehold reviews due).
+an alarm, and someone else must review the emergency afterwards (leasehold reviews due).
 
 Examples:
   leasehold break-glass j-0abc --reason \"INC-7: the filter lets abuse through\"
@@ -34,7 +34,7 @@ pub struct BreakGlassArgs {
     /// The id of the job, or its beginning, as `job list` shows it
     #[arg(value_name = "JOB")]
     job: JobRef,
-    /// Why it cannot wait for approval
+    /// Why the job cannot wait for approval
     #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
     reason: String,
     /// How long the job may have access, at most 4h [default: 1h]
@@ -57,7 +57,7 @@ impl BreakGlassArgs {
     }
 }
 
-/// Opens the gates of a job as it was seen.
+/// Opens the gates of a job, if the job is unchanged since it was fetched.
 pub(super) async fn break_glass(
     client: &Client,
     job: &v1::Job,
@@ -75,7 +75,7 @@ pub(super) async fn break_glass(
     answer.job.ok_or_else(incomplete)
 }
 
-/// Says until when the job has access, and that its review is due.
+/// Prints until when the job has access, and that its review is due.
 pub(super) fn say_what_follows(job: &v1::Job, session: &Session) {
     let until = job.emergency.as_ref().and_then(|e| e.until.as_ref());
     note(&format!(

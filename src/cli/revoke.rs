@@ -1,4 +1,4 @@
-//! `leasehold revoke`.
+//! Implements `leasehold revoke`.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -20,11 +20,11 @@ use crate::{
 /// Ends all access that depends on a name, at once.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-When the command returns, the daemon has ended all access behind the name. Servers learn it by how
-they check: those that follow the fence feed refuse its tokens and cut transfers in milliseconds;
-those that ask the daemon refuse at their next question; those that only read /keys accept a token
-until it expires, 5 minutes at most. A revoked job is closed. Jobs that still run may ask for new
-access: `leasehold lock` refuses that as well. Exit 5: the record is not on disk after 5 seconds.
+When the command returns, the daemon has ended all access that depends on the name. Servers learn
+this at different times. Servers with the fence feed refuse the tokens and cut transfers within
+milliseconds. Servers that ask the daemon refuse at their next question. Servers that only read
+/keys accept a token until it expires, 5 minutes at most. A revoked job is closed. Other jobs may
+ask for new access: `leasehold lock` also refuses that. Exit 5: no record on disk after 5 seconds.
 
 Examples:
   leasehold revoke j-… --reason \"wrong dataset, CHG-1412\"
@@ -57,13 +57,13 @@ pub(super) struct EndingArgs {
     /// Count what would end, and change nothing
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Do not ask, not even before something large
+    /// Do not ask, even if many leases or jobs end
     #[arg(long)]
     pub(super) yes: bool,
     /// Do not wait until the record is on disk
     #[arg(long, conflicts_with = "dry_run")]
     pub(super) no_wait: bool,
-    /// Allow a name that nothing has yet. Without this, an unknown name is refused as a typing mistake
+    /// Allow a name that does not exist yet. Without this, an unknown name is refused as a mistake
     #[arg(long)]
     pub(super) ahead: bool,
 }
@@ -95,7 +95,7 @@ impl RevokeArgs {
                     failed = failed.and(recorded.map(|()| Exit::Ok));
                 }
                 Err(failure) if is_one => return Err(failure),
-                // Go on with the other names: the user wants each of them revoked.
+                // Go on with the other names, because the user wants to revoke each of them.
                 Err(failure) => {
                     let failure = failure.with("asked", name).saying("The other names were revoked.");
                     failed = failed.and(Err(failure));
@@ -111,7 +111,7 @@ impl RevokeArgs {
         failed
     }
 
-    /// Revokes one name. Returns what was done as a value, and whether it is on disk.
+    /// Revokes one name. Returns the result as a value, and whether it is on disk.
     async fn revoke(
         &self,
         client: &Client,
@@ -135,7 +135,7 @@ impl RevokeArgs {
         let mut answer = None;
         let warning = new_access_warning(name);
         if warning.is_some() || self.cause.is_some() {
-            // Count first: if the daemon refuses the revocation, this warning would be wrong.
+            // Count first, because this warning would be wrong if the daemon refuses the revocation.
             let counted = ask(true).await?;
             warning.iter().for_each(|advice| note(advice));
             if self.cause.is_some() && !self.ending.dry_run {
@@ -182,7 +182,7 @@ impl RevokeArgs {
 }
 
 impl RevokeArgs {
-    /// Says what a revocation for a compromise locks, and asks.
+    /// Shows what a revocation for a compromise locks, and asks for confirmation.
     fn confirm_locks(&self, name: &str, counted: &v1::RevokeResponse) -> Result<(), Failure> {
         let locks: Vec<&str> = counted.locks.iter().map(|l| l.name.as_str()).collect();
         let ends = would_end(counted.ending.as_ref(), counted.jobs_closed_total);
@@ -191,7 +191,7 @@ impl RevokeArgs {
     }
 }
 
-/// Warns if jobs that still run will ask for new access to this name.
+/// Returns a warning if jobs that still run will ask for new access to this name.
 fn new_access_warning(name: &str) -> Option<String> {
     let kind = name.parse::<FenceName>().ok()?.kind();
     let asks_again = matches!(
@@ -209,12 +209,12 @@ fn new_access_warning(name: &str) -> Option<String> {
     })
 }
 
-/// Warns that nothing was ended. Without this, a mistyped name would look like success.
+/// Returns a note that no lease was ended. Without this, a mistyped name would look like success.
 pub(super) fn no_lease(name: &str) -> String {
     format!("No lease depended on {name}. If you expected one, compare the name with `leasehold lease list`.")
 }
 
-/// Returns what was ended, or would be.
+/// Returns the rows about what was ended, or would be ended.
 pub(super) fn ending_rows(
     name: &str,
     dry_run: bool,

@@ -1,4 +1,4 @@
-//! `leasehold run`, and what it shares with `leasehold agent`.
+//! Implements `leasehold run`, and the parts that `leasehold agent` shares with it.
 
 use std::{
     error::Error,
@@ -36,7 +36,8 @@ The command gets LEASEHOLD_JOB, _ATTEMPT and these. Variables with other credent
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
   LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
-On revocation the files go, the command gets a signal, and code 0 becomes 4. Own failures: 125-127.
+On revocation the files are removed, and the command gets a signal. If the command then exits with
+0, `run` exits with 4. 125 to 127 mean that `run` failed.
 
 Examples:
   leasehold run --spec job.toml -- python train.py
@@ -45,7 +46,7 @@ Examples:
 pub struct RunArgs {
     #[command(flatten)]
     pub join: JoinArgs,
-    /// Join the attempt that runs already (see `job begin --member`)
+    /// Join an attempt that already runs (see `job begin --member`)
     #[arg(long, requires = "job", conflicts_with = "supersede")]
     pub running: bool,
     /// Where to put the credential files [default: in memory]
@@ -54,7 +55,7 @@ pub struct RunArgs {
     /// Wait until people have decided on the job, at most 7 days
     #[arg(long)]
     pub wait_approval: bool,
-    /// Pass this variable on, although it has a credential. Repeatable
+    /// Pass this variable on, although it contains a credential. Repeatable
     #[arg(long, value_name = "NAME", value_parser = agent::variable_name)]
     pub keep_env: Vec<String>,
     /// Do not pass this variable on. Repeatable
@@ -65,10 +66,10 @@ pub struct RunArgs {
     pub command: Vec<OsString>,
 }
 
-/// Which job and attempt to join.
+/// The options that say which job and attempt to join.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// The job file (TOML, JSON). With --job, only its settings of the run
+    /// The job file (TOML, JSON). With --job, only its [run] settings are used
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
     /// Join this job instead of creating one
@@ -84,16 +85,16 @@ pub struct JoinArgs {
     pub member: MemberArgs,
 }
 
-/// Which attempt of a job to join.
+/// The attempt of a job to join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhichAttempt {
-    /// Begin an attempt, or find the one with this key.
+    /// A new attempt, or the attempt with this key.
     OfKey,
-    /// The attempt that runs already.
+    /// The attempt that already runs.
     Running,
 }
 
-/// The member that joins.
+/// The options of the member that joins.
 #[derive(Debug, Args)]
 pub struct MemberArgs {
     /// The name of this member [default: host name and process id]
@@ -161,7 +162,7 @@ impl MemberArgs {
     }
 }
 
-/// Reads a ticket. It is a secret, so it is never shown.
+/// Reads a ticket. The ticket is a secret, so it is never shown.
 fn read_ticket(path: &Path) -> Result<SecretText, Failure> {
     let mut text = String::new();
     let read = File::open(path).and_then(|f| f.take(TICKET_BYTES_MAX).read_to_string(&mut text));
@@ -192,7 +193,7 @@ impl RunConnection {
         let (connector, source) = session.connector(&chosen)?;
         wait_for_identity(&*source, &*session.clock, session.identity_wait()).await?;
         let bundle = chosen.context.bundles.get(&chosen.context.server_id.trust_domain());
-        // With a SPIFFE agent the child gets its own SVID, from the socket that its environment names.
+        // If the SVID comes from a SPIFFE agent, the child gets a different SVID from the socket that its environment names.
         let svid = match (&chosen.svid, bundle) {
             (SvidFrom::Files(files), Some(bundle)) => Some(SvidPaths {
                 cert: absolute(&files.cert),
@@ -219,7 +220,7 @@ impl RunArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let connection = RunConnection::of(session).await.map_err(Failure::before_the_command)?;
         if let Some(name) = self.keep_env.iter().find(|name| self.scrub.contains(name)) {
-            return Err(Failure::usage(format!("{name} is named by --keep-env and by --scrub"))
+            return Err(Failure::usage(format!("--keep-env and --scrub both name {name}"))
                 .fix("remove one of the two")
                 .before_the_command());
         }
@@ -246,7 +247,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Explains an error of the wrapper. The exit code is that of commands other than `run`.
+/// Explains an error of the wrapper. The exit code is the code for commands other than `run`.
 pub(super) fn failure(error: RunError, svid: Option<&SvidPaths>, source: &dyn IdentitySource) -> Failure {
     match error {
         RunError::Refused(refusal) => {

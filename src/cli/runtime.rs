@@ -1,4 +1,4 @@
-//! The threads that a command runs on.
+//! The threads on which a command runs.
 
 use std::{
     io,
@@ -28,7 +28,7 @@ pub(super) enum Needs {
     Workers,
 }
 
-/// Builds the runtime of a command, or says which limit of the machine prevents it.
+/// Builds the runtime of a command. If a limit of the machine prevents that, the failure names the limit.
 ///
 /// Tokio panics if a worker thread cannot start. So this function first tries how many threads can start.
 pub(super) fn build(needs: Needs) -> Result<Runtime, Failure> {
@@ -48,10 +48,10 @@ pub(super) fn build(needs: Needs) -> Result<Runtime, Failure> {
     Ok(runtime)
 }
 
-/// Keeps the signals of two limits from ending this process silently. A write beyond the limit then fails with an error.
+/// Keeps the signals of two limits from ending this process silently. A write beyond the file limit then fails with an error.
 fn survive_limits(runtime: &Runtime, needs: Needs) {
     let _inside = runtime.enter();
-    // The handler stays after this value is dropped.
+    // The handler stays installed after this value is dropped.
     let _ = signal(SignalKind::from_raw(Signal::SIGXFSZ as i32));
     if needs == Needs::Workers
         && let Ok(mut used_up) = signal(SignalKind::from_raw(Signal::SIGXCPU as i32))
@@ -70,7 +70,7 @@ fn cannot_start(error: &io::Error) -> Failure {
     Failure::new(Exit::Failure, format!("this process cannot start: {error}")).saying("Nothing was done.")
 }
 
-/// Adds the limit of the platform to a failure, if a system error in it comes from one.
+/// Adds the limit of the platform to a failure, if a system error in it comes from a limit.
 pub(super) fn name_limit(failure: Failure) -> Failure {
     let facts = failure.facts.iter().map(|(_, value)| value.as_str());
     let texts = std::iter::once(failure.text.as_ref()).chain(facts);
@@ -82,8 +82,8 @@ pub(super) fn name_limit(failure: Failure) -> Failure {
     }
 }
 
-/// Returns how many of the wanted workers can start, with [`SPARE_THREADS`] left for the ledger and for blocking work, and
-/// the error if not all of them can.
+/// Returns how many of the wanted workers can start, and the error if not all can. Leaves [`SPARE_THREADS`] for the ledger and
+/// for blocking work.
 fn try_workers(wanted: usize) -> (usize, Option<io::Error>) {
     let gate = Mutex::new(());
     let mut refused = None;
@@ -106,7 +106,7 @@ fn try_workers(wanted: usize) -> (usize, Option<io::Error>) {
         started
     });
     if refused.is_some() {
-        // The kernel counts a thread for a moment after it was joined.
+        // The kernel still counts a thread for a moment after it was joined.
         thread::sleep(Duration::from_millis(20));
     }
     (started.saturating_sub(SPARE_THREADS).min(wanted), refused)

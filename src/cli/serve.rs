@@ -1,4 +1,4 @@
-//! `leasehold serve`.
+//! Implements `leasehold serve`.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -29,23 +29,23 @@ pub struct ServeArgs {
     /// The configuration file. Paths in it are relative to its directory
     #[arg(long, value_name = "FILE", env = "LEASEHOLD_CONFIG")]
     pub config: PathBuf,
-    /// Begin a new ledger if the old one is lost for good. All locks and jobs are lost with it. Use it once, by hand
+    /// Begin a new ledger if the old one is permanently lost. All locks and jobs are lost with it. Use this once, by hand
     #[arg(long)]
     pub new_ledger: bool,
     #[command(flatten)]
     everywhere: ServerOptions,
 }
 
-/// The options of the whole program, as a command that serves words them. Their values are read from the session.
+/// The options of the whole program, in words for a command that serves. Their values are read from the session.
 #[derive(Debug, Args)]
 pub(super) struct ServerOptions {
-    /// The SPIFFE agent that gives this server its identity, in place of the one in the file: unix:///PATH
+    /// The SPIFFE agent that gives this server its identity, instead of the agent in the file: unix:///PATH
     #[arg(long, value_name = "URI")]
     workload_api: Option<WorkloadEndpoint>,
-    /// How long a start waits for the first identity, in place of identity.wait in the file
+    /// How long a start waits for the first identity, instead of identity.wait in the file
     #[arg(long, env = "LEASEHOLD_IDENTITY_WAIT", hide_env = true, value_name = "SPAN", value_parser = humantime::parse_duration)]
     identity_wait: Option<Duration>,
-    // These choose how a client asks a daemon.
+    // These options are only for commands that call a daemon.
     #[arg(long, hide = true, env = "LEASEHOLD_CONTEXT", hide_env = true)]
     context: Option<String>,
     #[arg(id = "role", long = "as", hide = true, value_parser = parse::role())]
@@ -54,7 +54,7 @@ pub(super) struct ServerOptions {
 
 impl ServeArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        // Listen from the first moment, so that a signal during the start also stops the daemon.
+        // The signals are received from the beginning, so that a signal during the start also stops the daemon.
         let mut stops = Stops::listen()?;
         let mut loaded = Config::load(&self.config)?;
         apply_options(&mut loaded.config.identity, session);
@@ -91,7 +91,7 @@ impl ServeArgs {
     }
 }
 
-/// Returns the command that issues the daemon's certificate again, if it has expired and `leasehold init` made it.
+/// Returns the command that issues the daemon's certificate again, if it has expired and was made by `leasehold init`.
 pub(super) fn mint_of(identity: &IdentityConfig, session: &Session) -> Option<String> {
     let IdentityFrom::Files { cert, key } = &identity.from else { return None };
     let svid = X509Svid::load(cert, key).ok()?;
@@ -99,7 +99,7 @@ pub(super) fn mint_of(identity: &IdentityConfig, session: &Session) -> Option<St
     has_ended.then(|| mint_command(cert, svid.spiffe_id()))?
 }
 
-/// Options of the command line take precedence over the file.
+/// Applies the options of the command line, which take precedence over the file.
 pub(super) fn apply_options(identity: &mut IdentityConfig, session: &Session) {
     identity.wait = session.identity_wait.unwrap_or(identity.wait);
     if let Some(endpoint) = session.workload_api.clone() {
@@ -111,7 +111,7 @@ pub(super) fn apply_options(identity: &mut IdentityConfig, session: &Session) {
     }
 }
 
-/// Serves until a signal stops it. Before the daemon stops, `first` stops everything that depends on it.
+/// Serves until a signal stops the daemon. Before the daemon stops, `first` stops everything that depends on it.
 pub(super) async fn serve(
     daemon: Daemon,
     stops: Stops,
@@ -129,7 +129,7 @@ pub(super) async fn serve(
     stopped
 }
 
-/// The signals that a daemon reacts to.
+/// The signals to which a daemon reacts.
 pub(super) struct Stops {
     term: tokio::signal::unix::Signal,
     int: tokio::signal::unix::Signal,
@@ -189,7 +189,7 @@ pub(super) fn not_started(error: &StartError) -> Failure {
     let mut cause = std::error::Error::source(error);
     while let Some(e) = cause {
         let said = e.to_string();
-        // Some messages contain their cause already.
+        // Some messages already contain their cause.
         if !text.ends_with(&said) {
             text.push_str(": ");
             text.push_str(&said);

@@ -1,4 +1,4 @@
-//! What each command gets: the output format, the context, the identity and the clock.
+//! The session of one command: its output format, context, identity and clock.
 
 use std::{
     path::{Path, PathBuf},
@@ -36,11 +36,11 @@ pub struct Session {
     pub identity_wait: Option<Duration>,
     /// The SPIFFE agent that is used instead of the identity of the context.
     pub workload_api: Option<WorkloadEndpoint>,
-    /// The process in front of this one, if a wrapper at a terminal has one.
+    /// The process in front of this process, if a wrapper runs at a terminal.
     pub behind: Option<FrontPipes>,
 }
 
-/// The chosen context, and the identity to use there.
+/// The chosen context, and the identity to use with its daemon.
 pub struct Chosen {
     pub name: String,
     pub context: Context,
@@ -62,7 +62,7 @@ impl Session {
         }
     }
 
-    /// Makes a session with its own clock and contexts file.
+    /// Makes a session with the given clock and contexts file.
     #[cfg(test)]
     pub(super) fn of_test(
         clock: Arc<dyn Clock>,
@@ -86,7 +86,7 @@ impl Session {
         matches!(self.output, Format::Json | Format::Yaml)
     }
 
-    /// Prints the one value of a command.
+    /// Prints the only value of a command.
     pub(super) fn print_value(&self, value: &Value) -> Result<(), Failure> {
         output::print(&match self.output {
             Format::Yaml => output::yaml(value),
@@ -113,7 +113,7 @@ impl Session {
         self.contexts_file.as_deref().map_err(|e| Failure::new(Exit::Failure, e.to_string()))
     }
 
-    /// Returns the context that `--context` names, or else the current one.
+    /// Returns the context that `--context` names, or else the current context.
     pub fn context(&self) -> Result<(String, Context), Failure> {
         let path = self.contexts_file()?;
         let mut contexts = Contexts::load(path)?;
@@ -149,7 +149,7 @@ impl Session {
         }
     }
 
-    /// Chooses the context and its identity: that of `--as`, or else the first that this command prefers.
+    /// Chooses the context and its identity: the identity that `--as` names, or else the first that this command prefers.
     pub fn choose(&self, prefer: &[PrincipalKind]) -> Result<Chosen, Failure> {
         let (name, mut context) = self.context()?;
         let role = match self.role {
@@ -159,7 +159,7 @@ impl Session {
         let found = role.and_then(|role| context.identities.remove(&role));
         let svid = match (found, &self.workload_api) {
             (found, Some(endpoint)) => {
-                // With --workload-api the identity comes from that agent, even if the context has another source.
+                // If --workload-api is set, the identity comes from that agent, even if the context has another source.
                 let pick = match &found {
                     Some(SvidFrom::WorkloadApi { pick, .. }) => pick.clone(),
                     _ => Pick::First,
@@ -187,7 +187,7 @@ impl Session {
         Ok(Chosen { name, context, svid })
     }
 
-    /// Makes a client for the chosen daemon. It connects at its first call.
+    /// Makes a client for the chosen daemon. The client connects at its first call.
     pub fn client(&self, prefer: &[PrincipalKind]) -> Result<Client, Failure> {
         let chosen = self.choose(prefer)?;
         let (connector, source) = self.connector(&chosen)?;
@@ -198,8 +198,8 @@ impl Session {
         })
     }
 
-    /// Makes the connector to the chosen daemon, and the source of our SVID, which follows rotations from now on. The first SVID
-    /// of an agent may not have arrived: wait for it before the first connection.
+    /// Makes the connector to the chosen daemon, and the source of our SVID. The source follows rotations from now on. If the
+    /// SVID comes from an agent, it may not have arrived yet, so wait for it before the first connection.
     pub fn connector(&self, chosen: &Chosen) -> Result<(Connector, Arc<dyn IdentitySource>), Failure> {
         let context = &chosen.context;
         let unusable = || {
@@ -230,7 +230,7 @@ impl Session {
         Ok((Connector::new(source.clone(), self.clock.clone(), endpoint), source))
     }
 
-    /// Whether the context was named for this command. Otherwise the contexts file chooses it.
+    /// Whether the context was named for this command. If not, the contexts file chooses it.
     pub(super) fn is_context_named(&self) -> bool {
         self.context.is_some()
     }

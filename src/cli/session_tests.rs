@@ -1,4 +1,4 @@
-//! Commands against a scripted daemon, over real connections.
+//! Tests of commands against a scripted daemon, over real connections.
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, sync::Mutex, time::Duration};
 
@@ -32,10 +32,10 @@ const DAEMON: &str = "spiffe://td.example/daemon";
 #[derive(Default)]
 struct Answers {
     revoke: Mutex<Option<Result<v1::RevokeResponse, Status>>>,
-    /// The error of WaitDurable.
+    /// The error that WaitDurable returns.
     not_durable: Option<&'static str>,
     asked: Mutex<Vec<String>>,
-    /// Never answers.
+    /// The daemon never answers.
     is_silent: bool,
 }
 
@@ -84,7 +84,7 @@ impl OperatorService for Answers {
         &self,
         r: Request<v1::ListLeasesRequest>,
     ) -> Result<Response<v1::ListLeasesResponse>, Status> {
-        // Three pages of one.
+        // There are three pages with one item each.
         let page = r.get_ref().page_token.len();
         self.asked.lock().unwrap().push(format!("page {page}"));
         let next_page_token = if page < 2 { "x".repeat(page + 1) } else { String::new() };

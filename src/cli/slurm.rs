@@ -1,4 +1,4 @@
-//! `leasehold slurm`. It never fails a prolog or an epilog, because Slurm would then requeue the job or drain the node.
+//! Implements `leasehold slurm`. A prolog or an epilog never fails, because Slurm would then requeue the job or drain the node.
 
 use std::{
     fmt,
@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// Reports to the daemon what Slurm does with a job. For the prologs and epilogs of slurm.conf.
+/// Reports to the daemon what Slurm does with a job. Use it in the prologs and epilogs of slurm.conf.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The comment of a Slurm job names its Leasehold job: `--comment=leasehold:JOB`. Slurm jobs without
@@ -62,7 +62,7 @@ Examples:
         #[command(flatten)]
         to: SpoolArgs,
     },
-    /// For the Epilog of a node: ends the members that were left there. Always exits with 0.
+    /// For the Epilog of a node: ends the members that are left on the node. Always exits with 0.
     #[command(after_help = "\
 Examples:
   leasehold slurm node-epilog --spool /var/spool/leasehold")]
@@ -70,7 +70,7 @@ Examples:
         #[command(flatten)]
         to: SpoolArgs,
     },
-    /// Sends the reports that were kept while the daemon was away. Exits with 1 if some are left.
+    /// Sends the reports that could not be sent before. Exits with 1 if any are left.
     #[command(after_help = "\
 Examples:
   leasehold slurm resend --spool /var/spool/leasehold
@@ -133,7 +133,7 @@ impl SlurmArgs {
     }
 }
 
-/// Prints a failure and succeeds: Slurm requeues the job if a prolog fails, and drains the node if an epilog fails.
+/// Prints a failure and succeeds, because Slurm requeues the job if a prolog fails, and drains the node if an epilog fails.
 fn print_and_succeed(done: Result<(), Failure>) -> Result<Exit, Failure> {
     if let Err(failure) = done {
         note_page(&failure.page());
@@ -199,7 +199,7 @@ async fn resend(dir: &Path, every: Option<Duration>, session: &Session) -> Resul
             (None, Ok(false)) => {
                 let left = spool.pending().map_or(0, |p| p.len());
                 return Err(Failure::new(Exit::Failure, format!("{left} reports could not be sent"))
-                    .saying("They stay in the spool."));
+                    .saying("The reports stay in the spool."));
             }
             (None, Err(failure)) => return Err(failure),
             (Some(_), Err(failure)) => note_page(&failure.page()),
@@ -209,7 +209,7 @@ async fn resend(dir: &Path, every: Option<Duration>, session: &Session) -> Resul
     }
 }
 
-/// Puts a report on disk first, then sends it together with the other reports in the spool.
+/// Writes a report to disk first, and then sends it with the other reports in the spool.
 async fn deliver(
     spool: Option<&Spool>,
     report: RunReport,
@@ -229,7 +229,8 @@ async fn deliver(
     Ok(())
 }
 
-/// A call that takes too long may still have an effect. The report is sent again later, and then changes nothing more.
+/// Limits the time of a call. A call that took too long may still have an effect. The report is then sent again later, and
+/// changes nothing more.
 async fn within<T>(
     timeout: Duration,
     session: &Session,
@@ -249,7 +250,7 @@ fn open(to: &SpoolArgs) -> Option<Spool> {
     note_error(Spool::open(&to.spool, note))
 }
 
-/// Prints an error of the spool. The report is sent all the same.
+/// Prints an error of the spool. The report is still sent.
 fn note_error<T, E: fmt::Display>(done: Result<T, E>) -> Option<T> {
     done.map_err(|e| note(&format!("leasehold: {e}"))).ok()
 }
@@ -262,7 +263,7 @@ async fn send_all(spool: &Spool, own: Option<&RunReport>, session: &Session) -> 
     reporter(session)?.send_all(spool, own).await.map_err(unusable)
 }
 
-/// Connects at the first call.
+/// Makes a reporter. It connects at its first call.
 fn reporter(session: &Session) -> Result<Reporter<Client>, Failure> {
     Ok(Reporter::new(session.client(&[PrincipalKind::Scheduler])?, session.clock.clone()))
 }
@@ -309,7 +310,7 @@ impl CallError for Failure {
     }
 }
 
-/// Renders what syslog gets: one line for a success.
+/// Renders the text for syslog. A success is one line.
 fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
     let run = &report.run;
     let what = match &report.event {
@@ -336,7 +337,9 @@ fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
         )),
         Delivery::Kept(failure) => lines(
             "could not be reported",
-            &failure.clone().saying("It is kept in the spool: `leasehold slurm resend` sends it again."),
+            &failure
+                .clone()
+                .saying("The report stays in the spool: `leasehold slurm resend` sends it again."),
         ),
     }
 }

@@ -1,4 +1,4 @@
-//! Prologs and epilogs against a real daemon, with the environments of slurmctld 22.05.
+//! Tests of prologs and epilogs against a real daemon, with the environments of slurmctld 22.05.
 
 use std::{collections::BTreeMap, fs, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
 
 const RUNS_AS: &str = "spiffe://dev.leasehold/{user}";
 
-/// A cluster whose controller is in the catalog.
+/// A cluster whose controller has an entry in the catalog.
 struct Cluster {
     home: Home,
     session: Session,
@@ -40,10 +40,10 @@ impl Cluster {
         Cluster { home, session, to }
     }
 
-    /// A context whose one identity is `spiffe://dev.leasehold/slurm/NAME`.
+    /// Makes a context with one identity, `spiffe://dev.leasehold/slurm/NAME`.
     fn session_of(home: &Home, name: &str) -> Session {
         let deployment = &home.deployment;
-        let id = deployment.authority().id(&format!("/slurm/{name}")).unwrap();
+        let id = deployment.authority().id_at(&format!("/slurm/{name}")).unwrap();
         let life = Duration::from_secs(3600);
         let pem = deployment.authority().issue(&id, &[], home.clock.now().wall, life).unwrap();
         let path = |end: &str| home.folder.path().join(format!("{name}.{end}"));
@@ -59,7 +59,7 @@ impl Cluster {
         Session::of_test(Still::after(&home.clock, Duration::ZERO), path("toml"), None)
     }
 
-    /// A job of the trainer that may have three attempts.
+    /// Creates a job of the trainer that may have three attempts.
     async fn job(&self, starters: &str) -> String {
         let text = fs::read_to_string(self.home.spec()).unwrap();
         let spec = self.home.deployment.path("slurm.toml");
@@ -102,12 +102,12 @@ impl Cluster {
         epilog(run.read(), &self.to, &self.session).await.unwrap();
     }
 
-    /// The spool of a node.
+    /// Opens the spool of a node.
     fn to_node(&self) -> SpoolArgs {
         SpoolArgs { spool: self.home.folder.path().join("node-spool"), timeout: self.to.timeout }
     }
 
-    /// A session with a clock that is later by a span.
+    /// Makes a session whose clock is ahead by a span.
     fn later(&self, name: &str, span: Duration) -> Session {
         let contexts = self.home.folder.path().join(format!("{name}.toml"));
         Session::of_test(Still::after(&self.home.clock, span), contexts, None)
@@ -118,8 +118,8 @@ impl Cluster {
     }
 }
 
-/// A clock that stands still, with timers that are twelve times as long. So the age of a report does not depend on how busy
-/// the machine is, and a healthy daemon answers in time.
+/// A clock that stands still, with timers that are twelve times as long. So the age of a report does not depend on how busy the
+/// machine is, and a healthy daemon answers in time.
 struct Still(Arc<dyn Clock>, Now);
 
 impl Still {
@@ -142,7 +142,7 @@ impl Clock for Still {
 
 const CONTROLLER: &str = "\"spiffe://dev.leasehold/slurm/controller\", \"spiffe://dev.leasehold/slurm/node\"";
 
-/// The environment that slurmctld sets.
+/// Returns the environment that slurmctld sets.
 #[derive(Clone)]
 struct Environment {
     job: String,
@@ -210,14 +210,14 @@ async fn a_late_epilog_does_not_end_the_requeued_run() {
         ["slurm:hpc:4:0 ATTEMPT_STATE_RUNNING"],
         "a prolog that runs twice begins one attempt"
     );
-    // The environment of the epilog of run 0, as measured: it has the count of the next run.
+    // As measured, the environment of the epilog of run 0 has the count of the next run.
     let second = Environment { restarts: 1, ..first.clone() };
     cluster.epilog(&second).await;
     assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 OUTCOME_INTERRUPTED"]);
     cluster.prolog(&second).await;
     let both = ["slurm:hpc:4:0 OUTCOME_INTERRUPTED", "slurm:hpc:4:1 ATTEMPT_STATE_RUNNING"];
     assert_eq!(cluster.attempts(&job).await, both);
-    // The report that run 0 ended was kept, and is sent now.
+    // The report about the end of run 0 was kept, and is sent now.
     let noted = NotedRun { job: job.parse().unwrap(), key: "slurm:hpc:4:0".into(), restarts: 0 };
     let late = RunReport::ended(&second.read().unwrap().unwrap(), Some(&noted), cluster.session.now().wall);
     let spool = Spool::open(&cluster.to.spool, note).unwrap();
@@ -242,7 +242,7 @@ async fn an_exit_of_zero_drains_the_attempt() {
     join(&cluster, &job, "slurm:hpc:4:0", "n1.0").await;
     cluster.epilog(&run).await;
     assert_eq!(cluster.attempts(&job).await, ["slurm:hpc:4:0 ATTEMPT_STATE_DRAINING"]);
-    // The node is released: no process is left there.
+    // The node is released, so no process is left on it.
     let node = Cluster::session_of(&cluster.home, "node");
     node_epilog(run.read(), &cluster.to_node(), &node).await.unwrap();
     let seen = cluster.seen(&job).await;
@@ -292,7 +292,7 @@ async fn kept_reports_are_sent_when_the_daemon_is_back() {
     let ended = Environment { exit: "0:9", ..Environment::of(&ran) };
     cluster.epilog(&ended).await;
     assert_eq!(cluster.kept(), 1);
-    // Another Slurm job, which ends before the daemon is back.
+    // This is another Slurm job, which ends before the daemon is back.
     cluster.prolog(&Environment::of(&lost)).await;
     cluster.epilog(&Environment { exit: "1:0", ..Environment::of(&lost) }).await;
     assert_eq!(cluster.kept(), 2, "two ends, no beginning");
@@ -301,7 +301,7 @@ async fn kept_reports_are_sent_when_the_daemon_is_back() {
     let lock = spool.lock();
     assert!(!send_all(&spool, None, &cluster.session).await.unwrap(), "another script has the lock");
     drop(lock);
-    // One run began no attempt. Its begin might be under way, so its end is sent again for a while.
+    // One run began no attempt. Its begin could still be under way, so its end is sent again for a while.
     assert!(!send_all(&spool, None, &cluster.session).await.unwrap());
     assert_eq!(cluster.kept(), 1);
     let later = cluster.later("controller", SPOOL_BEGIN_LATEST + Duration::from_secs(1));
@@ -313,7 +313,7 @@ async fn kept_reports_are_sent_when_the_daemon_is_back() {
     cluster.home.stop().await;
 }
 
-/// `leasehold slurm resend` sends a begin at the moment when the epilog of that run sends its end.
+/// Lets `leasehold slurm resend` send a begin at the moment when the epilog of that run sends its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_begin_after_its_end_is_ended_or_not_sent() {
     let cluster = Cluster::start().await;
@@ -329,7 +329,7 @@ async fn a_begin_after_its_end_is_ended_or_not_sent() {
         cluster.epilog(&Environment { exit: "3:0", ..Environment::of(job) }).await;
     }
     assert_eq!(cluster.kept(), 2, "only the ends");
-    // The call that was under way is answered now.
+    // The pending call is answered now.
     let late = read.iter().find(|s| s.report.job.to_string() == under_way).unwrap();
     let reporter = reporter(&cluster.session).unwrap();
     reporter.send(&late.report).await;
@@ -361,7 +361,7 @@ async fn a_late_report_of_a_node_ends_no_member_of_the_next_run() {
     let spool = Spool::open(&cluster.to_node().spool, note).unwrap();
     assert_eq!(spool.pending().unwrap().len(), 2, "one of each run");
     cluster.home.revive().await;
-    // The next run is at work on the same node when the report is sent.
+    // The next run already works on the same node when the report is sent.
     let next = Environment { restarts: 1, ..Environment::of(&requeued) };
     cluster.prolog(&next).await;
     join(&cluster, &requeued, "slurm:hpc:4:1", "n1").await;
@@ -421,6 +421,6 @@ fn syslog_gets_a_line_for_success_and_the_reason_of_a_failure() {
     leasehold: Slurm job 4 on hpc: its end could not be reported: error: cannot reach `leasehold.acme.example:8443`
       code   UNREACHABLE
       fix    check that the daemon runs, and the way to it
-    It is kept in the spool: `leasehold slurm resend` sends it again.
+    The report stays in the spool: `leasehold slurm resend` sends it again.
     ");
 }

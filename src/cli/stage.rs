@@ -8,7 +8,8 @@ use super::{
 };
 use crate::dev::{DevDeployment, FreePorts, demo::Stage, free_ports};
 
-/// Sets up new identities, a configuration and a context in a folder. The ports are free while the caller holds them.
+/// Sets up new identities, a configuration and a context in a folder. While the caller holds the ports, no other program gets
+/// them.
 pub(super) fn set_up_stage(folder: &Path, session: &Session) -> Result<(Stage, FreePorts), Failure> {
     let free = free_ports().map_err(|e| failed("no free ports were found on localhost", &e))?;
     let deployment = DevDeployment::set_up(folder, None, free.ports, session.clock.clone())

@@ -1,4 +1,4 @@
-//! `leasehold status` and `leasehold whoami`.
+//! Implements `leasehold status` and `leasehold whoami`.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
 
-/// Shows the state of the daemon: version, jobs, live leases and locks, as far as you may see them.
+/// Shows the state of the daemon: its version, and the jobs, live leases and locks that you may see.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -19,12 +19,12 @@ Examples:
   leasehold status --context prod -o json | jq .jobs")]
 pub struct StatusArgs {}
 
-/// A count, as far as it is known.
+/// A number, if it is known.
 enum Count {
     Exactly(usize),
-    /// The first page was full, and there are more.
+    /// The first page was full, and there are more pages.
     AtLeast(usize),
-    /// The caller may not see it.
+    /// The caller may not see the number.
     Hidden,
 }
 

@@ -1,4 +1,4 @@
-//! `leasehold svid`.
+//! Implements `leasehold svid`.
 
 use std::{
     path::{Path, PathBuf},
@@ -49,7 +49,7 @@ struct MintArgs {
     /// Write PATH.pem and PATH.key, and replace existing files
     #[arg(long, value_name = "PATH", value_parser = parse::new_path)]
     out: PathBuf,
-    /// How long it is valid, at most 25h
+    /// How long the certificate is valid, at most 25h
     #[arg(long, value_name = "SPAN", default_value = "24h", value_parser = parse::span)]
     ttl: Duration,
     /// Add a host name, for clients that check host names. Repeatable
@@ -59,13 +59,13 @@ struct MintArgs {
 
 const TTL_MAX: Duration = Duration::from_secs(25 * 3_600);
 
-/// Returns the command that issues a certificate again, if it is in a folder that `leasehold init` made. In that case its CA
-/// is in `ca`, beside the folder of the certificate.
+/// Returns the command that issues a certificate again, if `leasehold init` made its folder. In that case the CA is in `ca`,
+/// beside the folder of the certificate.
 pub(super) fn mint_command(cert: &Path, id: &SpiffeId) -> Option<String> {
     let ca = cert.parent()?.parent()?.join("ca");
     let is_ours = ca.join("root.key").is_file() && ca.join("root.pem").is_file();
     let out = cert.with_extension("");
-    // The daemon's own certificate has a host name, for clients that compare host names.
+    // The daemon's certificate contains a host name, for clients that compare host names.
     let dns = if out.file_name()? == "daemon" { " --dns localhost" } else { "" };
     is_ours.then(|| {
         format!("issue it again: leasehold svid mint {id} --ca {} --out {}{dns}", ca.display(), out.display())
@@ -100,7 +100,7 @@ impl SvidArgs {
     }
 }
 
-/// Prints the two files that a command wrote: as a value for programs, or as their paths and a note.
+/// Prints the two files that a command wrote: a value for programs, or the paths and a note.
 pub(super) fn print_written(
     session: &Session,
     value: &Value,

@@ -7,9 +7,9 @@ use super::output::{Page, TableCell, render_table};
 /// How much of a list to show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TableSize {
-    /// `-o wide`: all columns and whole ids, nothing cut.
+    /// Whether `-o wide` is set: all columns and whole ids are shown, and nothing is cut.
     pub(super) is_wide: bool,
-    /// The width of the terminal. None if stdout is not a terminal, so that nothing is cut.
+    /// The width of the terminal. `None` if stdout is not a terminal, so that nothing is cut.
     pub(super) columns: Option<usize>,
 }
 
@@ -17,10 +17,10 @@ pub(super) struct TableSize {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
     heading: &'static str,
-    /// Cells are not cut below this width. None if they are not cut at all.
+    /// The width below which cells are not cut. `None` if cells are never cut.
     floor: Option<usize>,
     is_extra: bool,
-    /// If the columns do not fit, those with the highest rank are left out first.
+    /// The rank of the column. If the columns do not fit, the columns with the highest rank are left out first.
     rank: u8,
 }
 
@@ -30,7 +30,7 @@ impl Column {
         Column { heading, floor: None, is_extra: false, rank }
     }
 
-    /// Makes a column whose cells are cut to `floor` characters at the least.
+    /// Makes a column whose cells keep at least `floor` characters when they are cut.
     pub(super) const fn cut(heading: &'static str, floor: usize, rank: u8) -> Self {
         Column { heading, floor: Some(floor), is_extra: false, rank }
     }
@@ -47,7 +47,7 @@ impl Column {
 
 const GAP: usize = 2;
 
-/// Renders rows under their headings, as wide as `size` allows.
+/// Renders rows below their headings, in the width that `size` allows.
 pub(super) fn list<C: Into<TableCell>>(
     columns: &[Column],
     rows: impl IntoIterator<Item = Vec<C>>,

@@ -1,9 +1,10 @@
 //! The difference of two short texts, line by line.
 
-/// Above this product of line counts, the whole texts are shown: the table below would be large.
+/// The limit for the product of both line counts. Larger texts are shown whole, because the table would be too large.
 const CELLS_MAX: usize = 1 << 20;
 
-/// Returns the lines of both texts, with `-` before those of the first only, `+` before those of the second only.
+/// Returns the lines of both texts. A line that is only in the first text has `-` before it, and a line that is only in the
+/// second text has `+`.
 pub(super) fn line_diff(before: &str, after: &str) -> Vec<String> {
     let (old, new): (Vec<&str>, Vec<&str>) = (before.lines().collect(), after.lines().collect());
     if old.len().saturating_mul(new.len()) > CELLS_MAX {
@@ -32,7 +33,7 @@ pub(super) fn line_diff(before: &str, after: &str) -> Vec<String> {
     }
 }
 
-/// The length of the longest common subsequence of the rests of both lists, from each pair of lines on.
+/// Computes, for each pair of lines, the length of the longest common subsequence of the lines from there on.
 fn common_lengths(old: &[&str], new: &[&str]) -> Vec<Vec<u32>> {
     let mut rows: Vec<Vec<u32>> = Vec::with_capacity(old.len().saturating_add(1));
     rows.push(vec![0; new.len().saturating_add(1)]);

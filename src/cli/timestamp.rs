@@ -1,4 +1,4 @@
-//! Times as people and programs read them.
+//! Times in forms for people and for programs.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use crate::{clock::Wall, proto::convert::wall};
 
-/// Converts a time of the wire, if it can be shown.
+/// Converts a time of the wire format, if it can be shown.
 pub(super) fn moment(at: Option<&prost_types::Timestamp>) -> Option<Wall> {
     wall(at?)
 }
 
-/// Returns `in 4m 12s`, `3h 2m ago` or `now`.
+/// Returns a text such as `in 4m 12s`, `3h 2m ago` or `now`.
 pub(super) fn relative(at: Wall, now: Wall) -> String {
     let (later, span) = if at > now { (true, at.since(now)) } else { (false, now.since(at)) };
     match span.as_secs() {
@@ -36,12 +36,12 @@ pub(super) fn short(at: Option<&prost_types::Timestamp>, now: Wall) -> String {
     moment(at).map_or_else(|| "-".to_owned(), |at| relative(at, now))
 }
 
-/// Returns the absolute and the relative time for a page, or empty text.
+/// Returns the absolute and the relative time for a page. Empty if there is no time.
 pub(super) fn both(at: Option<&prost_types::Timestamp>, now: Wall) -> String {
     moment(at).map_or_else(String::new, |at| format!("{at} ({})", relative(at, now)))
 }
 
-/// Returns the absolute time, or empty text.
+/// Returns the absolute time. Empty if it cannot be shown.
 pub(super) fn whole(at: &prost_types::Timestamp) -> String {
     wall(at).map(|at| at.to_string()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! `leasehold token`.
+//! Implements `leasehold token`.
 
 use std::{
     fs::File,
@@ -94,7 +94,7 @@ impl TokenArgs {
 
 fn read(file: &Path) -> Result<SecretText, Failure> {
     let mut text = String::new();
-    // Room for a few newlines beyond the largest token.
+    // A few bytes more than the largest token, for newlines.
     let most = u64::try_from(TOKEN_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(64);
     let read = if file == Path::new("-") {
         io::stdin().take(most).read_to_string(&mut text)
@@ -107,10 +107,10 @@ fn read(file: &Path) -> Result<SecretText, Failure> {
             Exit::Failure,
             format!("`{}` cannot be read: {e}", plain::value(&file.to_string_lossy())),
         )
-        .fix("give the file that has the token, or - for stdin")),
-        Ok(_) if token.expose().trim().len() > TOKEN_BYTES_MAX => Err(malformed(format!(
-            "it is longer than {TOKEN_BYTES_MAX} bytes, the size of the largest token"
-        ))),
+        .fix("give the file with the token, or - for stdin")),
+        Ok(_) if token.expose().trim().len() > TOKEN_BYTES_MAX => {
+            Err(malformed(format!("it is longer than {TOKEN_BYTES_MAX} bytes, the maximum for a token")))
+        }
         Ok(_) => Ok(SecretText::new(token.expose().trim().to_owned())),
     }
 }
@@ -122,7 +122,7 @@ fn malformed(why: impl Into<String>) -> Failure {
         .into()
 }
 
-/// Decodes the header and the claims of a JWT. Verifies nothing.
+/// Decodes the header and the claims of a JWT. Does not verify the token.
 fn decode(token: &str) -> Result<(Value, Value), Failure> {
     let parts: Vec<_> = token.split('.').collect();
     let [header, claims, _signature] = parts.as_slice() else {

@@ -1,4 +1,4 @@
-//! `leasehold verify-clean`.
+//! Implements `leasehold verify-clean`.
 
 use clap::Args;
 use serde_json::json;
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{name::PrincipalKind, proto::v1};
 
-/// Checks that nothing is left behind a name: exits with 0 if so, else with 6 and a list.
+/// Checks that no access depends on a name. Exits with 0 if this is true, else with 6 and a list.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 It looks for live leases, tokens that a server without the fence feed still accepts, joined members,

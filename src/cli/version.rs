@@ -1,4 +1,4 @@
-//! `leasehold version`.
+//! Implements `leasehold version`.
 
 use clap::Args;
 use serde_json::json;
@@ -8,7 +8,7 @@ use super::{
     output::{fields, print},
 };
 
-/// Shows the version of this program. `leasehold whoami` shows that of the daemon.
+/// Shows the version of this program. `leasehold whoami` shows the daemon's version.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

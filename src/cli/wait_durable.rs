@@ -1,4 +1,4 @@
-//! Waiting until the record of an ending is on disk. The ending is in force before that.
+//! Waits until the record of an ending is on disk. The ending is in force before that.
 
 use super::{Client, Exit, Failure, client::CallKind};
 use crate::{limits::LEDGER_WAIT, proto::v1, reason::Reason};
@@ -10,7 +10,7 @@ pub(super) enum Wait {
     No,
 }
 
-/// Waits for the record of an ending, at most [`LEDGER_WAIT`], and marks the ending as durable.
+/// Waits for the record of an ending, for at most [`LEDGER_WAIT`], and marks the ending as durable.
 pub(super) async fn wait_durable(
     client: &Client,
     ending: &mut v1::Ending,
@@ -42,7 +42,7 @@ fn not_durable(why: String) -> Failure {
         )
 }
 
-/// The caller has just locked itself out, so the daemon no longer answers it.
+/// Makes the failure of a caller that has just locked itself out, so that the daemon no longer answers it.
 fn shut_out(why: String) -> Failure {
     Failure::new(
         Exit::NotDurable,

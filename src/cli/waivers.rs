@@ -1,4 +1,4 @@
-//! `leasehold waivers`.
+//! Implements `leasehold waivers`.
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -14,8 +14,8 @@ use crate::{name::PrincipalKind, proto::v1};
 /// Lists the rules that are waived for a time.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A waiver is an entry [[waiver]] of platform.toml, with a rule, a tenant, an owner and an end. When its
-time is over, the rule holds again, and access that needed the waiver ends.
+A waiver is an entry [[waiver]] of platform.toml, with a rule, a tenant, an owner and an end. When
+its time is over, the rule holds again, and access that needed the waiver ends.
 
 Examples:
   leasehold waivers list
@@ -27,7 +27,7 @@ pub struct WaiversArgs {
 
 #[derive(Debug, Subcommand)]
 enum WaiversCommand {
-    /// Lists the waivers of your tenant, or of all if you are an operator of the platform.
+    /// Lists the waivers of your tenant, or of all tenants if you are an operator of the platform.
     #[command(after_help = "\
 Examples:
   leasehold waivers list

@@ -1,4 +1,4 @@
-//! A list that is shown again and again.
+//! Shows a list again and again.
 
 use std::io::{IsTerminal, stdout};
 
@@ -11,7 +11,8 @@ use super::{
 };
 use crate::limits::WATCH;
 
-/// Shows a list again and again, also after the daemon was away. `look` fetches it: a value for programs, and a table.
+/// Shows a list again and again, also if the daemon cannot be reached for a time. `look` fetches the list: a value for
+/// programs, and a table.
 pub(super) async fn watch(
     session: &Session,
     look: impl AsyncFn() -> Result<(Value, Page), Failure>,
@@ -30,7 +31,7 @@ pub(super) async fn watch(
     }
 }
 
-/// Returns a page that is shown repeatedly. On a terminal it replaces the previous one.
+/// Returns a page that is shown repeatedly. On a terminal, the page replaces the previous page.
 fn screen(session: &Session, list: &Page) -> Page {
     let clear = if stdout().is_terminal() { "\u{1b}[2J\u{1b}[H" } else { "" };
     let now = session.now().wall.to_string();

@@ -1,4 +1,4 @@
-//! One run of a Slurm job, as the environment of a script describes it.
+//! One run of a Slurm job, read from the environment of a script.
 
 use std::fmt;
 
@@ -35,7 +35,7 @@ pub struct Allocation {
     pub exit: SlurmExit,
 }
 
-/// How the batch script ended (`SLURM_JOB_EXIT_CODE2`). Zero for both if it has not ended.
+/// How the batch script ended (`SLURM_JOB_EXIT_CODE2`). Both numbers are zero if the script has not ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SlurmExit {
     pub code: u8,
@@ -80,12 +80,12 @@ impl SlurmRun {
         Ok(SlurmRun { cluster, slurm_job, restarts, sluid })
     }
 
-    /// Returns the beginning that the keys of all runs of this Slurm job share.
+    /// Returns the beginning of the attempt keys. It is equal for all runs of this Slurm job.
     pub fn key_prefix(&self) -> String {
         format!("slurm:{}:{}:", self.cluster, self.slurm_job)
     }
 
-    /// Returns the attempt key: one for all nodes of a run, a new one for each requeue.
+    /// Returns the attempt key. All nodes of a run have this key, and each requeue gets a new key.
     pub fn key(&self) -> String {
         let prefix = self.key_prefix();
         match &self.sluid {
@@ -95,7 +95,7 @@ impl SlurmRun {
     }
 }
 
-/// Writes `Slurm job 7 on hpc`, and the number of the restart.
+/// Writes a text such as `Slurm job 7 on hpc`, and the number of the restart.
 impl fmt::Display for SlurmRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Slurm job {} on {}", self.slurm_job, self.cluster)?;
@@ -107,7 +107,7 @@ impl fmt::Display for SlurmRun {
 }
 
 impl Allocation {
-    /// Reads the environment of a script. Returns none if the Slurm job has no Leasehold job.
+    /// Reads the environment of a script. Returns `None` if the Slurm job has no Leasehold job.
     pub fn read(var: impl Fn(&str) -> Option<String>) -> Result<Option<Self>, SlurmEnvError> {
         let Some(job) = job_of(&var("SLURM_JOB_COMMENT").unwrap_or_default())? else { return Ok(None) };
         let present = |name: &str| var(name).filter(|v| !v.is_empty() && v != "(null)");
@@ -126,11 +126,11 @@ impl Allocation {
         }))
     }
 
-    /// Returns the SPIFFE ID that this user's jobs run as: the template with `{user}`, `{account}` and `{cluster}` filled in.
+    /// Returns the SPIFFE ID of this user's jobs: the template with values for `{user}`, `{account}` and `{cluster}`.
     pub fn runs_as(&self, template: &str) -> Result<SpiffeId, SlurmEnvError> {
         let unfit = || SlurmEnvError::Template { template: template.to_owned(), user: self.user.clone() };
         let account = self.account.as_deref().unwrap_or_default();
-        // Each value fills one path segment: a value with a slash could name another identity.
+        // Each value fills one path segment, because a value with a slash could name another identity.
         for (placeholder, value) in [("{user}", self.user.as_str()), ("{account}", account)] {
             if template.contains(placeholder) && (value.is_empty() || value.contains('/')) {
                 return Err(unfit());
@@ -144,7 +144,7 @@ impl Allocation {
     }
 }
 
-/// Finds the job that a comment names, among other words.
+/// Finds the job in a comment that may contain other words.
 fn job_of(comment: &str) -> Result<Option<JobId>, SlurmEnvError> {
     let mut words = comment.split(|c: char| c.is_whitespace() || matches!(c, ',' | ';' | '"' | '\''));
     match words.find_map(|word| word.strip_prefix(MARK)) {
@@ -160,12 +160,13 @@ impl SlurmExit {
         Some(SlurmExit { code: code.parse().ok()?, signal: signal.parse().ok()? })
     }
 
-    /// Whether it is 0:0. This does not mean success: cancelled, requeued and timed-out jobs report it too.
+    /// Whether the exit is 0:0. This does not mean success: jobs that were cancelled, requeued or timed out report it too.
     pub fn is_inconclusive(self) -> bool {
         self == SlurmExit::default()
     }
 
-    /// Whether the script was asked to end: by SIGHUP, SIGINT or SIGTERM, or with the code that a shell returns for one of them.
+    /// Whether the script was asked to end: by SIGHUP, SIGINT or SIGTERM, or by the exit code that a shell returns for one of
+    /// them.
     pub fn was_asked_to_end(self) -> bool {
         matches!((self.code, self.signal), (_, 1 | 2 | 15) | (129 | 130 | 143, 0))
     }
@@ -219,7 +220,7 @@ mod tests {
         let mut newer = epilog(&comment, "0:0", "0");
         newer.push(("SLURM_JOB_SLUID", "s8K2F0"));
         assert_eq!(read(&newer).unwrap().unwrap().run.key(), "slurm:hpc:4:0:s8K2F0");
-        // The environment of a job names the count differently, and has none before the first requeue.
+        // The environment of a job has another name for the count, and has no count before the first requeue.
         let of_job = |vars: &[(&str, &str)]| {
             SlurmRun::read(&|name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
         };

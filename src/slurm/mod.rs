@@ -1,21 +1,23 @@
-//! What the prologs and epilogs of Slurm report to the daemon.
+//! Reports from the prologs and epilogs of Slurm to the daemon.
 //!
-//! Owns how a run of a Slurm job becomes an attempt, what an epilog's environment says, and the spool that keeps reports while
-//! the daemon is away. Never asks Slurm anything: `squeue` and `scontrol` wait for the slurmctld that waits for the script.
+//! This module decides how a run of a Slurm job becomes an attempt, and reads the environment of an epilog. It also owns the
+//! spool that keeps reports while the daemon cannot be reached. It never calls `squeue` or `scontrol`: they wait for the
+//! slurmctld that waits for the script.
 //!
 //! | File | Noun |
-//! |---|---|
+//! | `allocation` | [`Allocation`]: one run of a Slurm job, read from the environment of a script |
 //! | `allocation` | [`Allocation`]: one run of a Slurm job, as the environment of a script describes it |
 //! | `report` | [`RunReport`]: one event in a run |
 //! | `spool` | [`Spool`]: reports and notes on disk |
 //! | `reporter` | [`Reporter`]: sends reports to the daemon |
 //!
-//! What was measured on slurmctld 22.05 (2026-11), and is relied on:
-//! - `EpilogSlurmctld` runs at `scancel`, at a requeue and at the time limit. The processes live for another `KillWait` then, and
-//!   the exit code is 0:0. So 0:0 does not mean success, and an attempt with a joined member is drained, not ended.
-//!   The node's Epilog runs when its processes are gone.
-//! - After a requeue both epilogs of the run that ended have the restart count of the next run. So the prolog notes the
-//!   count of each run, and the epilog reads it there.
+//! The code relies on these measurements of slurmctld 22.05 (2026-11):
+//!
+//! - `EpilogSlurmctld` runs at `scancel`, at a requeue and at the time limit. The processes then live for another `KillWait`,
+//!   and the exit code is 0:0. So 0:0 does not mean success, and an attempt with a joined member is drained, not ended.
+//!   The node's Epilog runs when all processes on the node have ended.
+//! - After a requeue, both epilogs of the run that ended have the restart count of the next run. So the prolog notes the
+//!   count of each run, and the epilog reads the note.
 
 mod allocation;
 mod report;

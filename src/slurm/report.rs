@@ -8,13 +8,13 @@ use crate::{
     name::{JobId, SpiffeId},
 };
 
-/// One event in a run of a Slurm job. Sending a report twice has the effect of sending it once.
+/// One event in a run of a Slurm job. If a report is sent twice, the second one changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunReport {
     pub job: JobId,
     /// The attempt key of the run.
     pub key: String,
-    /// The run, in a form for people.
+    /// The run, in words for people.
     pub run: String,
     pub at: Wall,
     pub event: RunEvent,
@@ -24,13 +24,13 @@ pub struct RunReport {
 pub enum RunEvent {
     /// Slurm allocated nodes to a user whose jobs run as this identity.
     Began { runs_as: SpiffeId },
-    /// Slurm released the nodes, or is about to.
+    /// Slurm has released the nodes, or will release them soon.
     Ended { exit: SlurmExit, requeued: bool },
-    /// Slurm released a node. No process of the run is left there.
+    /// Slurm has released a node. No process of the run is left on the node.
     Released { node: String, exit: SlurmExit },
 }
 
-/// What the prolog writes down about a run, for its epilog.
+/// The note that the prolog writes about a run, for its epilog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotedRun {
     pub job: JobId,
@@ -49,10 +49,10 @@ impl RunReport {
         }
     }
 
-    /// Reports the end of the noted run. Without a note it can only be the first run; otherwise returns none.
+    /// Reports the end of the noted run. If there is no note, it must be the first run. Otherwise returns `None`.
     pub fn ended(allocation: &Allocation, noted: Option<&NotedRun>, at: Wall) -> Option<Self> {
         let noted = noted.filter(|noted| noted.job == allocation.job);
-        // After a requeue the environment has the count of the next run.
+        // After a requeue, the environment has the count of the next run.
         let requeued = match noted {
             Some(noted) => allocation.run.restarts > noted.restarts,
             None if allocation.run.restarts == 0 => false,
@@ -68,7 +68,7 @@ impl RunReport {
         })
     }
 
-    /// Reports what a node's Epilog knows. Its restart count may be that of the next run.
+    /// Reports what a node's Epilog knows. The restart count in its environment may be the count of the next run.
     pub fn released(allocation: &Allocation, node: &str, at: Wall) -> Self {
         RunReport {
             job: allocation.job,
@@ -88,7 +88,7 @@ impl RunReport {
         }
     }
 
-    /// Returns the beginning that the keys of all runs of this Slurm job share.
+    /// Returns the beginning of the attempt keys. It is equal for all runs of this Slurm job.
     pub fn key_prefix(&self) -> &str {
         let end = self.key.match_indices(':').nth(2).map_or(self.key.len(), |(at, _)| at.saturating_add(1));
         self.key.get(..end).unwrap_or(&self.key)
@@ -150,7 +150,7 @@ impl NotedRun {
     }
 }
 
-/// The version of the lines below. A file with another version is ignored.
+/// The version of the file format. A file with another version is ignored.
 const VERSION: u8 = 1;
 
 #[derive(Serialize, Deserialize)]
@@ -227,10 +227,10 @@ pub(super) mod tests {
         assert_eq!(report.event, RunEvent::Ended { exit: SlurmExit::default(), requeued: true });
         let report = RunReport::ended(&allocation(4, 0, "0:0"), Some(&noted), Wall(5)).unwrap();
         assert_eq!(report.event, RunEvent::Ended { exit: SlurmExit::default(), requeued: false });
-        // Without a note only the first run is certain: an end under a guessed key could end the next run.
+        // If there is no note, only the first run is certain. An end under a guessed key could end the next run.
         assert_eq!(RunReport::ended(&allocation(4, 0, "0:0"), None, Wall(5)).unwrap().key, "slurm:hpc:4:0");
         assert_eq!(RunReport::ended(&allocation(4, 1, "0:0"), None, Wall(5)), None);
-        // A note about another job that had this number is not used.
+        // A note about another job with the same number is not used.
         let other = NotedRun { job: JobId(9), ..noted };
         assert_eq!(RunReport::ended(&allocation(4, 1, "0:0"), Some(&other), Wall(5)), None);
     }

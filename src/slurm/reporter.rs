@@ -14,7 +14,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// The calls that a [`Reporter`] makes as the cluster's scheduler, and the log that it writes. The caller has the connection.
+/// The calls that a [`Reporter`] makes as the cluster's scheduler, and its log. The caller has the connection to the daemon.
 pub trait Scheduler {
     type Error: CallError;
     fn get_job(&self, request: v1::GetJobRequest) -> impl Future<Output = Result<v1::Job, Self::Error>>;
@@ -27,13 +27,13 @@ pub trait Scheduler {
         request: v1::DrainAttemptRequest,
     ) -> impl Future<Output = Result<(), Self::Error>>;
     fn end_attempt(&self, request: v1::EndAttemptRequest) -> impl Future<Output = Result<(), Self::Error>>;
-    /// Logs what became of a report.
+    /// Logs the result of a report.
     fn log(&self, report: &RunReport, delivery: &Delivery<Self::Error>);
 }
 
 /// Why a call failed.
 pub trait CallError {
-    /// The daemon's reason, if it gave one.
+    /// The daemon's reason, if the daemon gave one.
     fn reason(&self) -> Option<Reason>;
     /// Whether a retry may succeed.
     fn is_passing(&self) -> bool;
@@ -46,20 +46,20 @@ pub struct Reporter<S> {
     clock: Arc<dyn Clock>,
 }
 
-/// What became of a report.
+/// The result of a report.
 #[derive(Debug)]
 pub enum Delivery<E> {
-    /// The daemon has it. Holds what the daemon did.
+    /// The daemon has the report. The text says what the daemon did.
     Done(String),
-    /// Too old to be of use, so it is dropped.
+    /// The report is too old to be useful, so it is dropped.
     Outdated(String),
-    /// The Slurm user may not take part in the job, so it is dropped.
+    /// The Slurm user may not take part in the job, so the report is dropped.
     NotTheirs(Refusal),
-    /// The daemon refused the report for good, so it is dropped.
+    /// The daemon refused the report permanently, so it is dropped.
     Dropped(E),
     /// The report could not be sent, so it stays in the spool.
     Kept(E),
-    /// The report was sent, but its run has begun no attempt so far. It stays in the spool.
+    /// The report was sent, but its run has not begun an attempt yet. It stays in the spool.
     Waits(String),
 }
 
@@ -68,7 +68,7 @@ impl<S: Scheduler> Reporter<S> {
         Reporter { scheduler, clock }
     }
 
-    /// Sends one report, and logs what became of it.
+    /// Sends one report, and logs the result.
     pub async fn send_logged(&self, report: &RunReport) -> Delivery<S::Error> {
         let delivery = self.send(report).await;
         self.scheduler.log(report, &delivery);
@@ -106,7 +106,7 @@ impl<S: Scheduler> Reporter<S> {
         match sent {
             Ok(done) => Delivery::Done(done),
             Err(error) => match error.reason() {
-                // Another caller ended it between two of our calls.
+                // Another caller ended the attempt between two of our calls.
                 Some(reason)
                     if report.verb() != "begin" && is_over(reason) && reason != Reason::JobNotFound =>
                 {
@@ -118,7 +118,7 @@ impl<S: Scheduler> Reporter<S> {
         }
     }
 
-    /// Begins the attempt, and ends what is left of the previous attempt: Slurm has released all of its nodes.
+    /// Begins the attempt, and ends the previous attempt, because Slurm has released all of its nodes.
     async fn begin_attempt(
         &self,
         report: &RunReport,
@@ -140,7 +140,7 @@ impl<S: Scheduler> Reporter<S> {
         Ok(Ok(format!("attempt {number} of {} has begun", report.job)))
     }
 
-    /// Ends the attempt of a run, or drains it if a member is still at work. Returns none if the run began no attempt.
+    /// Ends the attempt of a run, or drains it if a member still works. Returns `None` if the run began no attempt.
     async fn end_attempt(&self, report: &RunReport) -> Result<Option<String>, S::Error> {
         let RunEvent::Ended { exit, requeued } = report.event else { return Ok(None) };
         let job = self.job(report.job.to_string()).await?;
@@ -188,9 +188,9 @@ impl<S: Scheduler> Reporter<S> {
         Ok(Some(format!("{which} has ended: {what}")))
     }
 
-    /// Ends the members on a node that Slurm has released: no process of the run is left there.
+    /// Ends the members on a node that Slurm has released, because no process of the run is left on the node.
     ///
-    /// If the report is late, the next run may be at work on that node. So a member that is joined, or that joined after the
+    /// If the report is late, the next run may already use that node. So a member that is joined, or that joined after the
     /// report was written, does not belong to this run.
     async fn end_members_on(
         &self,
@@ -203,7 +203,8 @@ impl<S: Scheduler> Reporter<S> {
         };
         let job = self.job(report.job.to_string()).await?;
         let prefix = report.key_prefix();
-        // The restart count in a node's Epilog may be that of the next run, which cannot begin before this one is released.
+        // The restart count in a node's Epilog may be the count of the next run. That run cannot begin before this run is
+        // released.
         let open = |a: &&v1::Attempt| a.state() != v1::AttemptState::Ended && a.key.starts_with(prefix);
         let Some(attempt) = job.attempts.iter().rev().find(open) else {
             return Ok(format!("no member was left on {node}"));
@@ -233,7 +234,7 @@ impl<S: Scheduler> Reporter<S> {
             request.instance.clone_from(&member.instance);
             match self.scheduler.end_attempt(request).await {
                 Ok(()) => ended.push(member.instance.clone()),
-                // The end of another member, or the head node, ended them all.
+                // The end of another member, or the head node, ended all members.
                 Err(error) if error.reason().is_some_and(is_over) => break,
                 Err(error) => return Err(error),
             }
@@ -252,13 +253,13 @@ impl<S: Scheduler> Reporter<S> {
         self.clock.now().wall
     }
 
-    /// Sends the reports of the spool: first those of `own`'s job, then, if no other script does so, the rest. Returns whether
-    /// the spool is empty of them.
+    /// Sends the reports of the spool: first the reports of `own`'s job, and then all others, if no other script sends them.
+    /// Returns whether none of these reports is left in the spool.
     pub async fn send_all(&self, spool: &Spool, own: Option<&RunReport>) -> Result<bool, SpoolError> {
         let (first, mut rest): (Vec<_>, Vec<_>) =
             spool.pending()?.into_iter().partition(|s| own.is_some_and(|own| own.job == s.report.job));
         if own.is_some() {
-            // A recent report is being sent by its own script.
+            // The script that wrote a recent report is sending it.
             let now = self.now();
             rest.retain(|s| now.since(s.report.at) > 2 * SLURM_BUDGET);
         }
@@ -270,11 +271,11 @@ impl<S: Scheduler> Reporter<S> {
         Ok(self.send_each(&rest).await)
     }
 
-    /// Sends reports in their order. Stops if the daemon cannot be reached. Returns whether none of them is kept.
+    /// Sends reports in their order. Stops if the daemon cannot be reached. Returns whether no report was kept.
     pub async fn send_each(&self, spooled: &[Spooled]) -> bool {
         let mut all_sent = true;
         for one in spooled {
-            // The end of its run has replaced it: the run must no longer begin.
+            // The end of the run has replaced this report: the run must no longer begin.
             if !one.is_pending() {
                 continue;
             }
@@ -295,7 +296,7 @@ impl<S: Scheduler> Reporter<S> {
     }
 }
 
-/// Says that a Slurm user may not take part in the job that the comment names.
+/// Makes the refusal for a Slurm user who may not take part in the job that the comment names.
 pub fn not_theirs(job: &v1::Job, runs_as: &SpiffeId) -> Refusal {
     let text = format!("the Slurm job's comment names {}, which is not a job of {runs_as}", job.id);
     Refusal::new(Reason::NotAMember, text)
@@ -310,19 +311,19 @@ fn may_take_part(job: &v1::Job, id: &SpiffeId) -> bool {
     job.launcher == id.to_string() || patterns.any(|p| p.matches(id))
 }
 
-/// Whether a member has not ended and is on a node: its instance is the node's name, or begins with it and a dot.
+/// Whether a member is on a node and has not ended. Its instance is the node's name, or begins with that name and a dot.
 fn is_on(node: &str, member: &v1::Member) -> bool {
     let there = member.instance == node
         || member.instance.strip_prefix(node).is_some_and(|rest| rest.starts_with('.'));
     there && matches!(member.state(), v1::MemberState::Joined | v1::MemberState::Away)
 }
 
-/// Returns when a member joined or came back, or the end of time if that is not known.
+/// Returns when a member joined or came back. If that is not known, returns the largest time.
 fn joined_at(member: &v1::Member) -> Wall {
     member.joined.as_ref().and_then(wall).unwrap_or(Wall(u64::MAX))
 }
 
-/// Whether nothing is left that could be ended.
+/// Whether a refusal with this reason means that there is nothing left to end.
 fn is_over(reason: Reason) -> bool {
     matches!(
         reason,

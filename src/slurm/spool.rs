@@ -1,5 +1,5 @@
-//! The spool: reports of Slurm runs not yet sent to the daemon, and, for each Slurm
-//! job, a note of its present run (a requeue begins another run).
+//! The spool: reports about Slurm runs that are not yet sent to the daemon, and a note about the present run of each Slurm job.
+//! After a requeue, a Slurm job has another run.
 
 use std::{
     fs,
@@ -17,16 +17,16 @@ use crate::{
     plain,
 };
 
-/// A directory with one file for each report that is still to be sent, and one for each Slurm job whose run is noted.
+/// A directory with one file for each report that is not sent yet, and one file for each Slurm job with a noted run.
 ///
-/// Each file is written whole or not at all. A report is on disk before it is sent to the daemon. A slurmctld that restarts kills
-/// its scripts and starts them again; the second script finds the report of the first by the end of its file name. Many scripts
-/// use the directory at once.
+/// Each file is complete or does not exist. A report is on disk before it is sent to the daemon. If slurmctld restarts, it
+/// kills its scripts and starts them again. The second script finds the report of the first script by the end of its file name.
+/// Many scripts use the directory at once.
 #[derive(Debug)]
 pub struct Spool {
     reports: PathBuf,
     runs: PathBuf,
-    /// Called with one line if a file cannot be removed.
+    /// The function that gets one line if a file cannot be removed.
     warn: fn(&str),
 }
 
@@ -39,8 +39,8 @@ pub enum SpoolError {
     Full(PathBuf),
 }
 
-/// A report on disk. Another script may remove it at any time: once it is sent, or once the report
-/// of the run's end replaces that of its beginning.
+/// A report on disk. Another script may remove it at any time: when the report is sent, or when the report of the run's end
+/// replaces the report of its beginning.
 #[derive(Debug)]
 pub struct Spooled {
     path: PathBuf,
@@ -48,7 +48,7 @@ pub struct Spooled {
     warn: fn(&str),
 }
 
-/// Held by the one script that sends the reports that other scripts could not send.
+/// The lock of the script that sends the reports that other scripts could not send. Only one script has it.
 pub struct SpoolLock(#[expect(dead_code, reason = "held for its lock")] Flock<fs::File>);
 
 impl Spool {
@@ -65,8 +65,8 @@ impl Spool {
         Ok(spool)
     }
 
-    /// Stores a report until it is sent. If a report of the same event is stored already, that one stays, with its time. The end of
-    /// a run replaces its beginning.
+    /// Stores a report until it is sent. If a report of the same event is already stored, the stored report stays, with its
+    /// time. The end of a run replaces its beginning.
     pub fn keep(&self, report: RunReport) -> Result<Spooled, SpoolError> {
         let known = self.names()?;
         let name = file_name(&report);
@@ -90,7 +90,7 @@ impl Spool {
         Ok(self.spooled(path, report))
     }
 
-    /// Returns the reports that are still to be sent, oldest first.
+    /// Returns the reports that are not sent yet, oldest first.
     pub fn pending(&self) -> Result<Vec<Spooled>, SpoolError> {
         let mut names = self.names()?;
         names.sort();
@@ -100,7 +100,7 @@ impl Spool {
             .collect())
     }
 
-    /// Notes the run that a Slurm job is in.
+    /// Notes the present run of a Slurm job.
     pub fn note(&self, slurm_job: u32, run: &NotedRun) -> Result<(), SpoolError> {
         write(&self.runs, &self.runs.join(slurm_job.to_string()), &run.to_line())
     }
@@ -109,7 +109,7 @@ impl Spool {
         NotedRun::parse(&read(&self.runs.join(slurm_job.to_string()))?)
     }
 
-    /// Takes the lock for sending what others left, if no other script has it.
+    /// Takes the lock for sending the reports of other scripts, if no other script has the lock.
     pub fn lock(&self) -> Option<SpoolLock> {
         let path = self.reports.join(LOCK);
         let file = fs::OpenOptions::new().create(true).append(true).open(path).ok()?;
@@ -148,7 +148,7 @@ impl Spool {
 }
 
 impl Spooled {
-    /// Whether it is still to be sent.
+    /// Whether the report is not sent yet.
     pub fn is_pending(&self) -> bool {
         self.path.exists()
     }
@@ -162,7 +162,8 @@ impl Spooled {
 const EXTENSION: &str = ".json";
 const LOCK: &str = ".turn";
 
-/// Returns a name that begins with the time, so that names sort by it. What follows is the same for all reports of one event.
+/// Returns a name that begins with the time, so that names sort by time. The rest of the name is equal for all reports of one
+/// event.
 fn file_name(report: &RunReport) -> String {
     format!("{:015}{}", report.at.0, name_suffix(report, report.verb()))
 }
@@ -184,7 +185,7 @@ fn read(path: &Path) -> Option<String> {
 }
 
 fn remove(path: &Path, warn: fn(&str)) {
-    // Another script may have removed it.
+    // Another script may have removed the file.
     if let Err(error) = fs::remove_file(path)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -237,7 +238,7 @@ mod tests {
             pending.iter().map(|s| s.report.clone()).collect::<Vec<_>>(),
             [ended(4, 10), began(5, 0, 20)]
         );
-        // The next script that opens the spool finds all reports. Removed ones are gone.
+        // The next script that opens the spool finds all reports that were not removed.
         let again = Spool::open(spool.reports.parent().unwrap(), |_| ()).unwrap();
         again.pending().unwrap().iter().for_each(Spooled::remove);
         assert!(spool.pending().unwrap().is_empty());

@@ -1,4 +1,4 @@
-//! The gates of a job, who let it pass them, and the decisions of policy.
+//! Renders the gates of a job, the people who approved or opened them, and the decisions of policy.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ pub(in crate::cli) fn gate_table(gates: &[v1::Gate]) -> Page {
     columns(&["WAITS FOR", "GROUP", "APPROVALS", "BECAUSE"], rows)
 }
 
-/// Renders all gates of a job, with the number of approvals that each has.
+/// Renders all gates of a job, with the number of approvals of each gate.
 pub(in crate::cli) fn all_gates_table(gates: &[v1::Gate]) -> Page {
     let rows = gates.iter().map(|g| {
         let given = g.approvals.iter().filter(|a| a.void_because.is_empty()).count();
@@ -64,7 +64,7 @@ pub(super) fn gate_value(g: &v1::Gate, now: Wall) -> Value {
     })
 }
 
-/// Who opened the gates in an emergency, until when and why.
+/// Describes who opened the gates in an emergency, until when and why.
 pub(super) fn emergency_text(emergency: Option<&v1::Emergency>, now: Wall) -> String {
     let Some(e) = emergency else { return String::new() };
     let review = if e.review_due { "; its review is due" } else { "; reviewed" };

@@ -1,4 +1,4 @@
-//! A job: as a row of a list, as a page, as a value.
+//! Renders a job: as a row of a list, as a page, as a value.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +54,7 @@ pub(in crate::cli) fn job_table(jobs: &[v1::Job], now: Wall, size: TableSize) ->
     list(&JOB_COLUMNS, rows, size)
 }
 
-/// `dataset:acme/tickets@v3: 4 objects, 220.0 MiB read, 1 cut`.
+/// Returns a text such as `dataset:acme/tickets@v3: 4 objects, 220.0 MiB read, 1 cut`.
 fn use_text(done: &v1::ResourceUse) -> String {
     let objects = if done.objects == 1 { "1 object".to_owned() } else { format!("{} objects", done.objects) };
     let mut parts = vec![objects];
@@ -193,12 +193,12 @@ pub(in crate::cli) fn job_value(job: &v1::Job, now: Wall) -> Value {
     })
 }
 
-/// `one of 8 jobs, with seed=7`, or nothing.
+/// Returns a text such as `one of 8 jobs, with seed=7`. Empty for a job without a sweep.
 fn sweep_text(sweep: Option<&v1::ParamSweep>) -> String {
     sweep.map(|s| format!("one of {} jobs, with {}", s.jobs, s.values.join(", "))).unwrap_or_default()
 }
 
-/// `5: personal-data, production-model`, or nothing if a message has no risk.
+/// Returns a text such as `5: personal-data, production-model`. Empty for a message without a risk.
 pub(in crate::cli) fn risk_text(risk: Option<&v1::Risk>) -> String {
     match risk {
         None => String::new(),

@@ -1,4 +1,4 @@
-//! A lease: as a row of a list, as a page, as a value.
+//! Renders a lease: as a row of a list, as a page, as a value.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! A lock, and what an ending ended: as a row of a list, as a value.
+//! Renders a lock, and the result of an ending: as a row of a list, as a value.
 
 use serde_json::{Value, json};
 

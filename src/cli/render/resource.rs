@@ -1,4 +1,4 @@
-//! A resource of the catalog: as a row of a list, as a page, as a value.
+//! Renders a resource of the catalog: as a row of a list, as a page, as a value.
 
 use serde_json::{Value, json};
 

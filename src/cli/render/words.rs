@@ -1,4 +1,4 @@
-//! The words for values of the wire.
+//! Words for values of the wire format.
 
 use std::collections::BTreeMap;
 
