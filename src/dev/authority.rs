@@ -15,7 +15,7 @@ use crate::{
     name::{SpiffeId, TrustDomain},
 };
 
-/// The root of a trust domain.
+/// The root certificate of a trust domain and its key, which issue SVIDs.
 pub struct Authority {
     domain: TrustDomain,
     params: CertificateParams,
@@ -23,15 +23,15 @@ pub struct Authority {
     cert_pem: String,
 }
 
-/// An SVID in the form of its files.
+/// The texts of the two files of an SVID.
 pub struct SvidPem {
-    /// Leaf first.
+    /// The certificates in PEM, with the leaf first.
     pub cert: String,
-    /// PKCS#8.
+    /// The private key in PEM, as PKCS#8.
     pub key: String,
 }
 
-/// Certificates begin ten seconds before now, as those of SPIRE do, because clocks differ a little.
+/// How long before now a certificate begins, as with SPIRE, because clocks differ a little.
 const BACKDATE: Duration = Duration::from_secs(10);
 
 impl Authority {
@@ -39,7 +39,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// The domain cannot be written into a certificate, or no key could be made.
+    /// Fails if the domain cannot be written into a certificate, or no key could be made.
     pub fn generate(domain: TrustDomain, now: Wall, life: Duration) -> Result<Self, rcgen::Error> {
         let params = root_params(&domain, now, life)?;
         let key = KeyPair::generate()?;
@@ -47,12 +47,12 @@ impl Authority {
         Ok(Authority { domain, params, key, cert_pem })
     }
 
-    /// Loads a root from its certificate and key, both PEM. New SVIDs chain to this root.
+    /// Makes a root from its certificate and key, both in PEM. The certificate stays as it is. New SVIDs chain to this root.
     ///
     /// # Errors
     ///
-    /// The key is not a private key as PEM.
-    pub fn load(
+    /// Fails if the key is not a private key in PEM.
+    pub fn from_pem(
         domain: TrustDomain,
         cert_pem: String,
         key_pem: &str,
@@ -64,12 +64,12 @@ impl Authority {
         Ok(Authority { domain, params, key, cert_pem })
     }
 
-    /// Returns the bundle: the root's certificate as PEM.
+    /// Returns the bundle: the root's certificate in PEM.
     pub fn bundle(&self) -> &str {
         &self.cert_pem
     }
 
-    /// Returns the root's key as PKCS#8 PEM.
+    /// Returns the root's private key in PEM, as PKCS#8.
     pub fn key(&self) -> String {
         self.key.serialize_pem()
     }
@@ -78,8 +78,8 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// The path breaks a rule for SPIFFE IDs.
-    pub fn id(&self, path: &str) -> Result<SpiffeId, crate::name::NameError> {
+    /// Fails if the path breaks a rule for SPIFFE IDs.
+    pub fn id_at(&self, path: &str) -> Result<SpiffeId, crate::name::NameError> {
         format!("spiffe://{}{path}", self.domain).parse()
     }
 
@@ -87,7 +87,7 @@ impl Authority {
     ///
     /// # Errors
     ///
-    /// A name cannot be written into a certificate, or no key could be made.
+    /// Fails if a name cannot be written into a certificate, or no key could be made.
     pub fn issue(
         &self,
         id: &SpiffeId,
@@ -96,7 +96,7 @@ impl Authority {
         life: Duration,
     ) -> Result<SvidPem, rcgen::Error> {
         let mut params = CertificateParams::default();
-        params.distinguished_name = named("SVID");
+        params.distinguished_name = distinguished_name("SVID");
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into()?)];
         for name in dns {
             params.subject_alt_names.push(SanType::DnsName((*name).try_into()?));
@@ -114,7 +114,7 @@ impl Authority {
 
 fn root_params(domain: &TrustDomain, now: Wall, life: Duration) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::default();
-    params.distinguished_name = named(&format!("root of {domain}"));
+    params.distinguished_name = distinguished_name(&format!("root of {domain}"));
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{domain}").as_str().try_into()?)];
     (params.not_before, params.not_after) = validity(now, life);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -122,7 +122,7 @@ fn root_params(domain: &TrustDomain, now: Wall, life: Duration) -> Result<Certif
     Ok(params)
 }
 
-fn named(common: &str) -> DistinguishedName {
+fn distinguished_name(common: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Leasehold dev");
     name.push(DnType::CommonName, common);

@@ -1,4 +1,4 @@
-//! A client of the file server, as the program of a job uses it.
+//! A client of the file server, in the form that the program of a job would use.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ pub enum ClientError {
     Write(#[from] std::io::Error),
 }
 
-/// Sends HTTP/1.1 requests over mutual TLS, one connection for each.
+/// Sends HTTP/1.1 requests over mutual TLS, each on a new connection.
 #[derive(Clone)]
 pub struct FileClient {
     connector: Connector,
@@ -86,7 +86,7 @@ impl FileClient {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(dialed.tls)).await.map_err(http)?;
         tokio::spawn(async move {
-            // If the connection fails, reading the body fails too and reports it.
+            // If the connection fails, reading the body fails too and reports the failure.
             let _ = connection.await;
         });
         let request = Request::builder()

@@ -1,17 +1,18 @@
-//! The stories of the demo, with real connections and processes. Each claim comes with what was observed and how long it took.
+//! The stories of the demo, with real connections and processes. Each claim is shown with what was observed and how long it
+//! took.
 //!
-//! The daemon and the wrappers are separate processes. The file server and the story run in this one. If a claim is not
+//! The daemon and the wrappers are separate processes. The file server and the story run in this process. If a claim is not
 //! observed, the demo fails.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `story` | `Story`: a running story, and the claims that every story has |
 //! | `path` | the story of one credential, from its issue on |
-//! | `bucket` | an S3 download, and its cut |
-//! | `endings` | all the ways in which its access ends |
+//! | `bucket` | an S3 download, and how it is cut |
+//! | `endings` | all the ways in which the access of a credential ends |
 //! | `jobs` | the story of a job with four members |
 //! | `governance` | the story of a tune that people must approve, and of a recall |
-//! | `people` | `People`: who approves in that story, and what is in its catalog |
+//! | `people` | `People`: who approves in the story `governance`, and the entries of its catalog |
 //! | `team` | `Team`: the wrappers of one attempt |
 //! | `child` | the command that the wrappers run |
 //! | `daemon` | the process of the daemon |
@@ -51,7 +52,7 @@ pub enum StoryName {
     Governance,
 }
 
-/// Runs a story. Calls `report` with each claim. Returns whether all of them were observed.
+/// Runs a story. Calls `report` with each claim. Returns whether all claims were observed.
 pub async fn run(
     name: StoryName,
     stage: &Stage,
@@ -64,17 +65,17 @@ pub async fn run(
     }
 }
 
-/// What a story needs.
+/// The things that a story needs.
 pub struct Stage {
     pub deployment: Arc<DevDeployment>,
     pub clock: Arc<dyn Clock>,
-    /// This program. The daemon, the wrappers and their children are started from it.
+    /// The path of this program. The daemon, the wrappers and their children are started from it.
     pub program: PathBuf,
     /// The contexts file that the wrappers use.
     pub contexts: PathBuf,
 }
 
-/// A claim, and what was observed.
+/// A claim, and what was observed for it.
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub claim: &'static str,

@@ -26,7 +26,7 @@ pub const TRUST_DOMAIN: &str = "dev.leasehold";
 /// The tenant that owns the sample data.
 pub const TENANT: &str = "dev";
 pub(super) const ROOT_LIFE: Duration = Duration::from_secs(365 * 24 * 3600);
-/// How long SVIDs are valid. They are issued again at each start, and after half of this time.
+/// How long SVIDs are valid. They are issued again at each start, and when half of this time is over.
 pub const SVID_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 /// The identities of a deployment.
@@ -34,11 +34,11 @@ pub const SVID_LIFE: Duration = Duration::from_secs(24 * 3600);
 pub enum Role {
     /// The daemon itself.
     Daemon,
-    /// Runs jobs.
+    /// The identity that runs jobs.
     Trainer,
-    /// Describes jobs for others.
+    /// The identity that creates jobs for others.
     Launcher,
-    /// Revokes and locks.
+    /// The identity that revokes and locks.
     Operator,
     /// The file server, which is an audience and its verifier.
     Files,
@@ -47,11 +47,11 @@ pub enum Role {
 }
 
 impl Role {
-    /// All roles. Each gets an SVID.
+    /// All roles. Each role gets an SVID.
     pub const ALL: [Role; 6] =
         [Role::Daemon, Role::Trainer, Role::Launcher, Role::Operator, Role::Files, Role::S3];
 
-    /// The word in the names of its files.
+    /// Returns the word in the names of the role's files.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::Daemon => "daemon",
@@ -63,7 +63,7 @@ impl Role {
         }
     }
 
-    /// Returns the path of its SPIFFE ID.
+    /// Returns the path of the role's SPIFFE ID.
     pub const fn path(self) -> &'static str {
         match self {
             Role::Daemon => "/daemon",
@@ -75,7 +75,7 @@ impl Role {
         }
     }
 
-    /// Returns its host names, for clients that check them instead of the SPIFFE ID.
+    /// Returns the role's host names, for clients that check host names instead of the SPIFFE ID.
     pub(super) fn dns(self) -> &'static [&'static str] {
         match self {
             Role::Daemon | Role::Files | Role::S3 => &["localhost"],
@@ -93,7 +93,7 @@ pub enum SetupError {
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not a directory", plain::path(path))]
     NoDirectory { path: PathBuf },
-    /// The authority belongs to another trust domain than the SVID.
+    /// The authority belongs to a trust domain other than the SVID's.
     #[error("the CA in {} does not belong to the trust domain {domain}", plain::path(ca))]
     OtherDomain { ca: PathBuf, domain: TrustDomain },
     #[error("a certificate could not be made: {0}")]
@@ -131,7 +131,7 @@ impl Pace {
     }
 }
 
-/// The folder of a deployment. Existing files are kept; SVIDs are issued again each time.
+/// The folder of a deployment. Existing files are kept. SVIDs are issued again at each start.
 pub struct DevDeployment {
     root: PathBuf,
     authority: Authority,
@@ -143,11 +143,11 @@ pub struct DevDeployment {
 }
 
 impl DevDeployment {
-    /// Writes what is missing in the folder.
+    /// Writes the files that are missing in the folder.
     ///
     /// # Errors
     ///
-    /// The data are not a directory, or a file cannot be read, written or used.
+    /// Fails if the data path is not a directory, or if a file cannot be read, written or used.
     pub fn set_up(
         root: &Path,
         data: Option<&Path>,
@@ -177,59 +177,59 @@ impl DevDeployment {
         &self.root
     }
 
-    /// The path of a file below the folder.
+    /// Returns the path of a file in the folder.
     pub fn path(&self, below: &str) -> PathBuf {
         self.root.join(below)
     }
 
-    /// The roots of the trust domain, as PEM.
+    /// Returns the file with the roots of the trust domain, in PEM.
     pub fn bundle(&self) -> PathBuf {
         self.path("ca/bundle.pem")
     }
 
-    /// The chain of a role's SVID, as PEM.
+    /// Returns the file with the certificate chain of a role's SVID, in PEM.
     pub fn cert(&self, role: Role) -> PathBuf {
         self.path(&svid_path(role, "pem"))
     }
 
-    /// The private key of a role's SVID, as PEM.
+    /// Returns the file with the private key of a role's SVID, in PEM.
     pub fn key(&self, role: Role) -> PathBuf {
         self.path(&svid_path(role, "key"))
     }
 
-    /// The folder that is served as the checkpoint line.
+    /// Returns the folder that is served as the checkpoint line.
     pub fn checkpoints(&self) -> PathBuf {
         self.path("checkpoints")
     }
 
-    /// The root that issued the SVIDs.
+    /// Returns the authority that issued the SVIDs.
     pub fn authority(&self) -> &Authority {
         &self.authority
     }
 
-    /// The SPIFFE ID of a role.
+    /// Returns the SPIFFE ID of a role.
     ///
     /// # Errors
     ///
-    /// Cannot fail: the names are constants, and valid.
+    /// Never fails, because the names are valid constants.
     pub fn id(&self, role: Role) -> Result<SpiffeId, SetupError> {
-        Ok(self.authority.id(role.path())?)
+        Ok(self.authority.id_at(role.path())?)
     }
 
-    /// The trust domain: [`TRUST_DOMAIN`].
+    /// Returns the trust domain: [`TRUST_DOMAIN`].
     ///
     /// # Errors
     ///
-    /// Cannot fail: the name is a constant, and valid.
+    /// Never fails, because the name is a valid constant.
     pub fn domain(&self) -> Result<TrustDomain, SetupError> {
         Ok(TRUST_DOMAIN.parse()?)
     }
 
-    /// Returns the source of a role's SVID, with the bundle of the domain. It follows rotations.
+    /// Returns the source of a role's SVID, with the bundle of the domain. The source follows rotations.
     ///
     /// # Errors
     ///
-    /// A file of the SVID or the bundle cannot be read or used.
+    /// Fails if a file of the SVID or the bundle cannot be read or used.
     pub fn source(&self, role: Role) -> Result<Arc<FileSource>, SetupError> {
         let files = IdentityFiles {
             svid: Some((self.cert(role), self.key(role))),
@@ -242,16 +242,16 @@ impl DevDeployment {
     ///
     /// # Errors
     ///
-    /// Those of [`source`](Self::source).
+    /// Fails if [`source`](Self::source) fails.
     pub fn identity(&self, role: Role) -> Result<Arc<dyn IdentitySource>, SetupError> {
         Ok(self.source(role)?)
     }
 
-    /// Issues all SVIDs again, in place of the old ones.
+    /// Issues all SVIDs again, and replaces the old SVIDs.
     ///
     /// # Errors
     ///
-    /// A file cannot be written.
+    /// Fails if a file cannot be written.
     pub fn issue_svids(&self) -> Result<(), SetupError> {
         let now = self.clock.now().wall;
         for role in Role::ALL {
@@ -265,7 +265,7 @@ impl DevDeployment {
     ///
     /// # Errors
     ///
-    /// The daemon's configuration cannot be read or written.
+    /// Fails if the daemon's configuration cannot be read or written.
     pub fn set_pace(&self, pace: &Pace) -> Result<(), SetupError> {
         let file = self.path("leasehold.toml");
         let text =
@@ -284,7 +284,7 @@ impl DevDeployment {
     ///
     /// # Errors
     ///
-    /// Someone changed the file, and it has mistakes now.
+    /// Fails if the file was changed and now has mistakes.
     pub fn config(&self) -> Result<Config, SetupError> {
         Ok(Config::load(&self.path("leasehold.toml"))?.config)
     }
@@ -334,7 +334,7 @@ pub(super) fn load_or_create_authority(
         let read = |path: &Path| {
             fs::read_to_string(path).map_err(|source| SetupError::Read { path: path.to_owned(), source })
         };
-        return Ok(Authority::load(domain, read(&cert)?, &read(&key)?, now, ROOT_LIFE)?);
+        return Ok(Authority::from_pem(domain, read(&cert)?, &read(&key)?, now, ROOT_LIFE)?);
     }
     let authority = Authority::generate(domain, now, ROOT_LIFE)?;
     write(&key, &authority.key(), 0o600, Exists::Replace)?;
@@ -348,7 +348,7 @@ pub(super) enum Exists {
     Replace,
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file as a whole, or not at all.
 pub(super) fn write(path: &Path, text: &str, mode: u32, exists: Exists) -> Result<(), SetupError> {
     let failed = |source| SetupError::Write { path: path.to_owned(), source };
     if exists == Exists::Keep && path.exists() {
@@ -366,7 +366,7 @@ pub(super) fn write(path: &Path, text: &str, mode: u32, exists: Exists) -> Resul
     fs::rename(&draft, path).map_err(failed)
 }
 
-/// Writes an SVID, the key first. A reader that looks between the two finds that they do not fit, and looks again.
+/// Writes an SVID, the key first. If a reader looks between the two writes, the files do not match, and the reader looks again.
 pub(super) fn write_svid(svid: &SvidPem, cert: &Path, key: &Path, exists: Exists) -> Result<(), SetupError> {
     write(key, &svid.key, 0o600, exists)?;
     write(cert, &svid.cert, 0o644, exists)

@@ -1,5 +1,5 @@
-//! A small file server for holders of leases. It is the model for authors of resource servers, and uses only
-//! [`verify`](crate::verify).
+//! A small file server for holders of leases. It uses only [`verify`](crate::verify), and is an example for authors of resource
+//! servers.
 //!
 //! ```text
 //! GET            /dataset/TENANT/NAME@VERSION/PATH     a file, a range of it, or the JSON listing of a folder
@@ -8,9 +8,9 @@
 //! Authorization: Bearer TOKEN, over mutual TLS with the SVID of the token's holder
 //! ```
 //!
-//! Every resource server does these steps in this order: (1) read what is requested, (2) [`Verifier::check`] the token for
-//! it, with the peer of the connection as presenter, (3) only then look whether it exists, (4) [`Access::check`] before each
-//! part, (5) stop when [`Access::ended`] resolves, (6) check once more before an upload becomes visible.
+//! Every resource server takes these steps in this order: (1) read what is requested, (2) [`Verifier::check`] the token for it,
+//! with the peer of the connection as presenter, (3) only then look whether it exists, (4) [`Access::check`] before each part,
+//! (5) stop when [`Access::ended`] resolves, (6) check once more before an upload becomes visible.
 
 use std::{collections::HashMap, io, path::PathBuf, sync::Arc};
 
@@ -45,7 +45,7 @@ use crate::{
 
 type FileBody = UnsyncBoxBody<Bytes, BodyError>;
 
-/// Serves folders as datasets and models, and stores checkpoints. Cheap to clone.
+/// Serves folders as datasets and models, and stores checkpoints. Cloning is cheap.
 #[derive(Clone)]
 pub struct FileServer {
     verifier: Verifier,
@@ -59,7 +59,7 @@ pub struct FileServer {
 /// Why a request is not served.
 enum RequestError {
     Refused(Refusal),
-    /// A refusal with its own status.
+    /// A refusal with an HTTP status that differs from the reason's usual status.
     Status(StatusCode, Refusal),
     Disk(io::Error),
 }
@@ -77,7 +77,7 @@ impl From<io::Error> for RequestError {
 }
 
 impl FileServer {
-    /// Makes a server of datasets and models, each in its folder, and of checkpoints in `checkpoints/TENANT/NAME/JOB`.
+    /// Makes a server for datasets and models, each in a folder, and for checkpoints in `checkpoints/TENANT/NAME/JOB`.
     pub fn new(verifier: Verifier, folders: HashMap<ResourceName, PathBuf>, checkpoints: PathBuf) -> Self {
         let folders = folders.into_iter().map(|(name, path)| (name, ServedFolder::new(path))).collect();
         FileServer {
@@ -90,20 +90,20 @@ impl FileServer {
         }
     }
 
-    /// Sets the largest upload.
+    /// Sets the size of the largest upload.
     #[cfg(test)]
     pub fn with_upload_bytes_max(mut self, bytes: u64) -> Self {
         self.upload_bytes_max = bytes;
         self
     }
 
-    /// Subscribes to transfers. Each is sent when it ends.
+    /// Subscribes to transfers. The server sends each transfer when it ends.
     pub fn transfers(&self) -> broadcast::Receiver<FileTransfer> {
         self.ended.subscribe()
     }
 
-    /// Serves until the shutdown. First removes unfinished uploads of an earlier server: a folder of checkpoints has one server
-    /// at a time.
+    /// Serves until the shutdown. First removes the unfinished uploads of an earlier server, because a folder of checkpoints
+    /// has only one server at a time.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -172,7 +172,7 @@ impl FileServer {
         }
     }
 
-    /// Returns the path of the target, whether it exists or not.
+    /// Returns the folder and the path of the target, even if the target does not exist.
     fn place(&self, target: &Target) -> Result<(ServedFolder, SubPath), RequestError> {
         let below = target.below.clone();
         let Some(job) = target.job else {
@@ -210,7 +210,8 @@ impl FileServer {
         })
     }
 
-    /// Receives an upload into the staging folder. Moves it to its final path when it is complete and the access is still live.
+    /// Receives an upload into the staging folder. Moves the file to its final path when it is complete and the access is still
+    /// live.
     async fn receive(
         &self,
         request: Request<Incoming>,
@@ -259,25 +260,25 @@ impl FileServer {
     }
 }
 
-/// The client is probably gone, and does not read this.
+/// Makes the error for an incomplete upload. The client has probably disconnected, and does not read it.
 fn broken_upload() -> RequestError {
     let refusal = Refusal::new(Reason::FieldInvalid, "the upload is incomplete, and was discarded");
     RequestError::Status(StatusCode::BAD_REQUEST, refusal)
 }
 
-/// The staging folder. No tenant can have its name.
+/// Returns the path of the staging folder. No tenant can have its name.
 fn staging() -> SubPath {
     SubPath::one(".uploads")
 }
 
-/// Runs disk work on a thread that may block.
+/// Runs disk work on a blocking thread.
 async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// The token of RFC 6750 section 2.1.
+/// Reads the bearer token (RFC 6750 section 2.1).
 fn bearer(headers: &HeaderMap) -> Result<&str, Refusal> {
     let mut all = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (all.next(), all.next()) else {
@@ -307,7 +308,7 @@ impl Part {
     /// Reads a single range (RFC 9110 section 14.1.2). Several ranges, or an invalid one, mean the whole file.
     fn parse(headers: &HeaderMap, length: u64) -> Result<Self, RequestError> {
         let whole = Part { from: 0, length, range: false };
-        // There are no validators, so no condition can be true, and the range is ignored (section 13.1.5).
+        // The server sends no validators, so no condition can be true, and the range is ignored (section 13.1.5).
         if headers.contains_key(header::IF_RANGE) {
             return Ok(whole);
         }
@@ -376,7 +377,7 @@ fn refusal_response(status: StatusCode, refusal: &Refusal) -> Response<FileBody>
     response
 }
 
-/// Answers a disk error. Only a caller whose token opens the resource gets here, so it may know what exists.
+/// Answers a disk error. Only a caller whose token opens the resource gets this answer, so the caller may know what exists.
 fn disk_error_response(error: &io::Error) -> Response<FileBody> {
     let answer = |status, reason, text: &'static str| refusal_response(status, &Refusal::new(reason, text));
     match error.raw_os_error().map(Errno::from_raw) {
@@ -384,7 +385,7 @@ fn disk_error_response(error: &io::Error) -> Response<FileBody> {
             answer(StatusCode::NOT_FOUND, Reason::ResourceNotFound, "there is no such file")
         }
         Some(Errno::EISDIR | Errno::EEXIST | Errno::EPERM) => {
-            answer(StatusCode::CONFLICT, Reason::StateConflict, "a folder is there: name a file below it")
+            answer(StatusCode::CONFLICT, Reason::StateConflict, "the path is a folder: name a file in it")
         }
         Some(Errno::E2BIG) => {
             answer(StatusCode::CONFLICT, Reason::QuotaExceeded, "the folder has more entries than are listed")

@@ -13,7 +13,7 @@ use crate::{
     verify::testing::{AUDIENCE, FenceLowerer, JOB, ScriptedDaemon, a_moment, soon},
 };
 
-/// Larger than all buffers between the two ends.
+/// The size of a body that is larger than all buffers between the two ends.
 const LARGE: u64 = 64 << 20;
 
 type Sent = UnsyncBoxBody<Bytes, BodyError>;
@@ -91,7 +91,7 @@ impl Case {
     }
 }
 
-/// Makes a token open only one resource.
+/// Changes a token, so that it opens only one resource.
 fn opens(claims: &mut Claims, resource: &str) {
     let scope = Scope::whole(resource.parse().unwrap());
     claims.authorization_details = AuthorizationDetail::of_scopes([&scope], claims.lh.job);
@@ -314,7 +314,7 @@ async fn cut_while_reading(case: &Case, response: Response<Incoming>) -> u64 {
         bytes += body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64;
     }
     case.lowering.lower(FenceName::resource("dataset:acme/tickets".parse().unwrap()));
-    // Bytes that are in flight may arrive. The whole file must not, because the reader is slow.
+    // Bytes in flight may arrive. The whole file must not arrive, because the reader is slow.
     loop {
         match body.frame().await {
             Some(Ok(frame)) => bytes += frame.into_data().unwrap().len() as u64,
@@ -359,7 +359,7 @@ async fn over_http_2_only_the_revoked_stream_is_cut() {
 async fn cut_while_stalled(case: &mut Case, response: Response<Incoming>) {
     let mut body = response.into_body();
     let mut bytes = body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64;
-    // The client reads no more. All buffers fill up, and then the body is not polled for another chunk.
+    // The client stops reading. All buffers fill up, and then the body is not polled for another chunk.
     for _ in 0..300 {
         a_moment().await;
     }
@@ -411,7 +411,7 @@ async fn a_revoked_upload_is_cut_and_leaves_nothing() {
     let mut case = Case::new().await;
     let token = case.writer(|_| ());
     let path = format!("{SHARD}/{JOB}/step-10/shard-0.bin");
-    // A first part, then nothing: the client does not end the upload.
+    // The client sends a first part, and then nothing, so that the upload does not end.
     let first =
         futures_util::stream::iter([Ok::<_, BodyError>(hyper::body::Frame::data(Bytes::from("half")))]);
     let stalled =

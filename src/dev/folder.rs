@@ -1,4 +1,4 @@
-//! A folder, and paths that cannot lead out of it.
+//! A folder, and paths that cannot lead out of the folder.
 
 use std::{
     fs::File,
@@ -17,11 +17,11 @@ use nix::{
 
 use crate::limits::{FILE_LISTING_MAX, FILE_PATH_DEPTH_MAX, FILE_SEGMENT_BYTES_MAX};
 
-/// A path below a folder: plain names, each decoded once. Empty for the folder itself.
+/// A path inside a folder: plain names, each decoded once. It is empty for the folder itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SubPath(Vec<String>);
 
-/// Why a text is not such a path.
+/// Why a text is not a valid path inside a folder.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum SubPathError {
     #[error("the path is not percent-encoded UTF-8")]
@@ -37,7 +37,7 @@ pub(super) enum SubPathError {
 }
 
 impl SubPath {
-    /// Parses what follows a resource in a URL. It splits the text at its slashes first and decodes the parts after that. So an
+    /// Parses the part of a URL after the resource. Splits the text at its slashes first, and then decodes the parts. So an
     /// encoded slash separates nothing, and is refused.
     pub(super) fn parse(text: &str) -> Result<Self, SubPathError> {
         let text = text.strip_suffix('/').unwrap_or(text);
@@ -57,12 +57,12 @@ impl SubPath {
         SubPath(vec![name.to_owned()])
     }
 
-    /// Puts the path below three parents, whose names were parsed elsewhere.
+    /// Puts the path inside three parent folders, whose names were parsed elsewhere.
     pub(super) fn under(self, parents: [&str; 3]) -> Self {
         SubPath(parents.into_iter().map(str::to_owned).chain(self.0).collect())
     }
 
-    /// Whether it names the folder itself.
+    /// Whether the path is the folder itself.
     pub(super) fn is_root(&self) -> bool {
         self.0.is_empty()
     }
@@ -102,7 +102,7 @@ pub(super) fn decode(text: &str) -> Result<String, SubPathError> {
     String::from_utf8(bytes).map_err(|_| SubPathError::Encoding)
 }
 
-/// What is at a path.
+/// The item at a path.
 pub(super) enum ServedItem {
     File(File, u64),
     Folder(Vec<FolderEntry>),
@@ -117,8 +117,8 @@ pub(super) struct FolderEntry {
     pub(super) bytes: u64,
 }
 
-/// A folder that is served. Each path is opened name by name from the root, and no name may be a link. So no one can redirect
-/// a path between a check and its use. Every call blocks on the disk: do not call it in an async task.
+/// A folder that is served. Each path is opened name by name from the root, and no name may be a link. So no one can redirect a
+/// path between a check and its use. Every call blocks on the disk, so do not call it in an async task.
 #[derive(Clone, Debug)]
 pub(super) struct ServedFolder(PathBuf);
 
@@ -144,7 +144,8 @@ impl ServedFolder {
         }
     }
 
-    /// Creates a file in the staging folder. [`StagedFile::place`] moves it to its final path. Otherwise it is removed.
+    /// Creates a file in the staging folder. [`StagedFile::place`] moves the file to its final path. If it is not called, the
+    /// file is removed.
     pub(super) fn upload(&self, staging: &SubPath, name: String) -> io::Result<(StagedFile, File)> {
         let folder = self.walk(&staging.0, MissingFolder::IsMade)?;
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -152,7 +153,7 @@ impl ServedFolder {
         Ok((StagedFile { root: self.clone(), folder, name: Some(name) }, file.into()))
     }
 
-    /// Removes a file. A folder is refused.
+    /// Removes a file. Refuses to remove a folder.
     pub(super) fn remove(&self, below: &SubPath) -> io::Result<()> {
         let (name, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
         let parent = self.walk(parents, MissingFolder::Fails)?;
@@ -193,7 +194,7 @@ enum MissingFolder {
     IsMade,
 }
 
-/// A file that is being written. It is removed if it is dropped before it is placed.
+/// A file that is being written. If the value is dropped before the file is placed, the file is removed.
 pub(super) struct StagedFile {
     root: ServedFolder,
     folder: OwnedFd,
@@ -201,7 +202,7 @@ pub(super) struct StagedFile {
 }
 
 impl StagedFile {
-    /// Moves it to its final path. Replaces an existing file.
+    /// Moves the file to its final path. Replaces an existing file.
     pub(super) fn place(mut self, below: &SubPath) -> io::Result<()> {
         let (target, parents) = below.0.split_last().ok_or(Errno::EISDIR)?;
         let parent = self.root.walk(parents, MissingFolder::IsMade)?;
@@ -209,7 +210,7 @@ impl StagedFile {
             renameat(&self.folder, name.as_str(), &parent, target.as_str())?;
         }
         self.name = None;
-        // Now the name is on disk. The bytes were on disk before.
+        // Now the file name is on disk. The bytes were on disk before.
         Ok(nix::unistd::fsync(&parent)?)
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     name::{SpiffeId, TenantName, TrustDomain},
 };
 
-/// The values that the files of a new deployment are made from.
+/// The values from which the files of a new deployment are made.
 #[derive(Clone, Debug)]
 pub struct Starter {
     pub domain: TrustDomain,
@@ -26,7 +26,7 @@ pub struct Starter {
     pub port: u16,
 }
 
-/// What was written.
+/// The result of writing the files of a new deployment.
 #[derive(Clone, Debug)]
 pub struct Started {
     pub root: PathBuf,
@@ -47,7 +47,7 @@ impl Starter {
         let put = |name: &str, text: &str, mode| write(&root.join(name), text, mode, Exists::Keep);
         put("ca/bundle.pem", authority.bundle(), 0o644)?;
         for role in ROLES {
-            let pem = authority.issue(&authority.id(role.path())?, role.dns(), now, SVID_LIFE)?;
+            let pem = authority.issue(&authority.id_at(role.path())?, role.dns(), now, SVID_LIFE)?;
             let [cert, key] = ["pem", "key"].map(|ending| root.join(svid_path(role, ending)));
             super::deployment::write_svid(&pem, &cert, &key, Exists::Keep)?;
         }
@@ -65,10 +65,10 @@ impl Starter {
         put("catalog.d/platform.toml", &sample.platform(), 0o644)?;
         let header = "The catalog of one team: who may ask, and the data that a job may name. `leasehold catalog check` reads it.";
         put(&format!("catalog.d/{tenant}.toml"), &sample.catalog(header, "", ""), 0o644)?;
-        let trainer = authority.id(Role::Trainer.path())?;
+        let trainer = authority.id_at(Role::Trainer.path())?;
         let members = format!("\n[members]\njoin  = [\"{trainer}\"]\nstart = [\"{trainer}\"]\n");
         put("job.toml", &sample.job("", &members), 0o644)?;
-        Ok(Started { server_id: authority.id(Role::Daemon.path())?, root })
+        Ok(Started { server_id: authority.id_at(Role::Daemon.path())?, root })
     }
 }
 
@@ -88,11 +88,12 @@ pub fn mint(
     if !names_domain(&cert, &id.trust_domain()) {
         return Err(SetupError::OtherDomain { ca: ca.to_owned(), domain: id.trust_domain() });
     }
-    let authority = Authority::load(id.trust_domain(), cert, &key, now, ROOT_LIFE)?;
+    let authority = Authority::from_pem(id.trust_domain(), cert, &key, now, ROOT_LIFE)?;
     Ok(authority.issue(id, dns, now, life)?)
 }
 
-/// Whether a root certificate has the URI of a trust domain among its names. X.509 encodes a URI as 0x86, its length, its text.
+/// Whether a root certificate contains the URI of a trust domain as a name. X.509 encodes a URI as 0x86, its length, and its
+/// text.
 fn names_domain(pem: &str, domain: &TrustDomain) -> bool {
     let uri = format!("spiffe://{domain}");
     let Ok(len) = u8::try_from(uri.len()) else { return false };

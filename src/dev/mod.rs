@@ -1,4 +1,4 @@
-//! Everything on one machine: for development, for the demo, and as a model for resource servers.
+//! A whole deployment on one machine: for development, for the demo, and as an example for resource servers.
 //!
 //! The daemon, the file server and the processes are real. Do not use it in production: the key of the root is in the folder.
 //!
@@ -9,14 +9,14 @@
 //! | `init` | [`Starter`]: the files of a new deployment, and SVIDs to try it |
 //! | `sample` | the texts of these files |
 //! | `running` | [`Running`]: a deployment with its file server and its S3 gateway, to try |
-//! | `file_server` | [`FileServer`]: serves folders to holders of leases; the model for authors of resource servers |
-//! | `target` | what a request asks for |
+//! | `file_server` | [`FileServer`]: serves folders to holders of leases; an example for authors of resource servers |
+//! | `target` | the resource and path of a request |
 //! | `folder` | `ServedFolder`: a folder that no path leads out of |
 //! | `transfer` | `FileTransfer`: a transfer, which is cut when its access ends |
-//! | `client` | [`FileClient`]: a client of the file server, as the program of a job uses it |
-//! | `s3_client` | `S3Client`: a small S3 client, as a program that knows nothing of Leasehold uses one |
+//! | `client` | [`FileClient`]: a client of the file server, in the form that the program of a job would use |
+//! | `s3_client` | `S3Client`: a small S3 client, like a program that knows nothing of Leasehold |
 //! | `controls` | [`controls::Lab`]: the controls as data, and a daemon to try them |
-//! | `bench` | [`bench::run`]: the rates of a daemon beside the limits of the machine |
+//! | `bench` | [`bench::run`]: the request rates of a daemon, compared with the limits of the machine |
 //! | `demo` | [`demo::run`]: stories in which each claim is observed |
 
 mod authority;

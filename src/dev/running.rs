@@ -1,4 +1,4 @@
-//! A development deployment with its file server and its S3 gateway, beside the daemon.
+//! The file server and the S3 gateway of a development deployment, which run beside the daemon.
 
 use std::{collections::HashMap, io, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
@@ -46,7 +46,8 @@ pub enum RunningError {
 }
 
 impl Running {
-    /// Starts the file server and the S3 gateway of a deployment. The daemon may start later; until then every request is refused.
+    /// Starts the file server and the S3 gateway of a deployment. The daemon may start later. Until then, every request is
+    /// refused.
     pub async fn start(deployment: &Arc<DevDeployment>, clock: Arc<dyn Clock>) -> Result<Self, RunningError> {
         let stop = CancellationToken::new();
         let listener = listen("the file server", deployment.ports.files).await?;
@@ -86,7 +87,7 @@ impl Running {
         Ok(Running { verifier, s3_verifier, server, tasks, stop })
     }
 
-    /// Stops the server and its connections.
+    /// Stops the servers and their connections.
     pub async fn stop(self) {
         self.verifier.shutdown().await;
         self.s3_verifier.shutdown().await;
@@ -102,7 +103,7 @@ async fn listen(what: &'static str, port: u16) -> Result<TcpListener, RunningErr
     bound.map_err(|source| RunningError::Listen { what, port, source })
 }
 
-/// Starts the S3 gateway. It knows the catalog as it is now; a reload of the daemon does not reach it.
+/// Starts the S3 gateway. It keeps the present catalog, because a reload of the daemon does not reach it.
 async fn start_gateway(
     deployment: &DevDeployment,
     clock: Arc<dyn Clock>,
@@ -139,7 +140,7 @@ impl DevDeployment {
     ///
     /// # Errors
     ///
-    /// A file of the SVID or the bundle cannot be read or used.
+    /// Fails if a file of the SVID or the bundle cannot be read or used.
     pub fn connector(&self, role: Role, clock: Arc<dyn Clock>) -> Result<Connector, RunningError> {
         let address = format!("localhost:{}", self.ports.grpc);
         let endpoint = Endpoint::new(&address, self.id(Role::Daemon)?)?;
@@ -150,7 +151,7 @@ impl DevDeployment {
     ///
     /// # Errors
     ///
-    /// A file of the SVID or the bundle cannot be read or used.
+    /// Fails if a file of the SVID or the bundle cannot be read or used.
     pub fn files_connector(&self, role: Role, clock: Arc<dyn Clock>) -> Result<Connector, RunningError> {
         let address = format!("localhost:{}", self.ports.files);
         let endpoint = Endpoint::new(&address, self.id(Role::Files)?)?;
@@ -158,24 +159,24 @@ impl DevDeployment {
     }
 }
 
-/// Five ports on localhost that the system gives to no other program while this value lives: not to a listener that asks for
-/// any port, and not to an outgoing connection. A listener that names one of them can take it, close, and take it again.
+/// Five reserved ports on localhost. While this value lives, the system does not give them to a listener that asks for any
+/// port, or to an outgoing connection. A listener that names one of them can take it, close it, and take it again.
 #[derive(Debug)]
 pub struct FreePorts {
     pub ports: Ports,
-    /// Bound, but not listening.
+    /// The sockets, which are bound but do not listen.
     _held: [TcpSocket; 5],
 }
 
-/// Finds five free ports on localhost, and holds them.
+/// Finds five free ports on localhost, and reserves them.
 ///
 /// # Errors
 ///
-/// The system gave no socket, or no port is free.
+/// Fails if the system gives no socket, or if no port is free.
 pub fn free_ports() -> io::Result<FreePorts> {
     let hold = || {
         let socket = TcpSocket::new_v4()?;
-        // The listener sets this option as well. Only then can both have the port.
+        // The listener sets this option too. Only then can both sockets have the port.
         socket.set_reuseaddr(true)?;
         socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
         Ok::<_, io::Error>((socket.local_addr()?.port(), socket))
@@ -198,7 +199,7 @@ mod tests {
         let grpc = (Ipv4Addr::LOCALHOST, free.ports.grpc);
         for _ in 0..2 {
             drop(TcpListener::bind(grpc).await.unwrap());
-            // The system does not give out a port that is bound, as this bind shows.
+            // The system does not give a bound port to another socket, as this bind shows.
             let other = TcpSocket::new_v4().unwrap();
             assert_eq!(other.bind(grpc.into()).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         }

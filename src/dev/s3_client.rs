@@ -1,4 +1,5 @@
-//! A small S3 client that knows nothing of Leasehold, for the demo: it signs GET requests with the key that its environment names.
+//! A small S3 client for the demo. It knows nothing of Leasehold, and signs GET requests with the key that its environment
+//! names.
 
 use std::{fs, io};
 
@@ -15,9 +16,9 @@ use crate::{
     secret::{SecretText, sha256},
 };
 
-/// Where the client sends its requests, and the key that it signs with.
+/// The address of the server, and the key with which the client signs.
 pub(super) struct S3Client {
-    /// `HOST:PORT`.
+    /// The address, as `HOST:PORT`.
     address: String,
     region: String,
     key_id: String,
@@ -52,14 +53,14 @@ impl S3Client {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(io::Error::other)?;
         tokio::spawn(async move {
-            // If it fails, reading the body fails too and reports it.
+            // If the connection fails, reading the body fails too and reports the failure.
             let _ = connection.await;
         });
         let request = self.signed(&format!("/{object}"), clock.now().wall).map_err(io::Error::other)?;
         sender.send_request(request).await.map_err(io::Error::other)
     }
 
-    /// Signs by AWS Signature Version 4. The path has only characters that need no escape.
+    /// Signs a request by AWS Signature Version 4. The path must contain only characters that need no escape.
     fn signed(&self, path: &str, now: Wall) -> Result<Request<Empty<Bytes>>, http::Error> {
         const HEADERS: &str = "host;x-amz-content-sha256;x-amz-date";
         let payload = EMPTY_SHA256;
@@ -101,7 +102,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The text of a refusal.
+/// Reads the text of a refusal.
 pub(super) async fn text_of(response: Response<Incoming>) -> String {
     let status = response.status();
     match response.into_body().collect().await {
@@ -114,7 +115,7 @@ pub(super) async fn text_of(response: Response<Incoming>) -> String {
 mod tests {
     use super::*;
 
-    // The signature is the one that botocore makes of the same request.
+    // The signature is equal to the signature that botocore makes for this request.
     #[test]
     fn a_request_is_signed_as_botocore_signs_it() {
         let client = S3Client {

@@ -6,7 +6,7 @@ use crate::name::{TenantName, TrustDomain};
 /// The built-in policy, as a file to change.
 pub(super) const POLICY: &str = include_str!("../../config/policy/leasehold.cedar");
 
-/// What the texts are about. `leasehold init` and `leasehold dev` write them with different values.
+/// The values in the texts. `leasehold init` and `leasehold dev` use different values.
 pub(super) struct SampleFiles<'a> {
     pub(super) domain: &'a TrustDomain,
     /// The team that owns the sample data.
@@ -17,7 +17,7 @@ pub(super) struct SampleFiles<'a> {
 }
 
 impl SampleFiles<'_> {
-    /// Returns the daemon's configuration. `policy_keys` follow in its last table, `[policy]`.
+    /// Returns the daemon's configuration. Its last table is `[policy]`, to which `policy_keys` are added.
     pub(super) fn config(&self, header: &str, policy_keys: &str) -> String {
         let SampleFiles { domain, ports: Ports { grpc, issuer, probe, .. }, .. } = self;
         format!(
@@ -68,7 +68,7 @@ groups = ["platform-operators", "model-owners", "data-protection"]
         )
     }
 
-    /// Returns the catalog file of the tenant. `launcher_keys` belong to its launcher; `more` follows.
+    /// Returns the catalog file of the tenant. `launcher_keys` are added to its launcher, and `more` is added at the end.
     pub(super) fn catalog(&self, header: &str, launcher_keys: &str, more: &str) -> String {
         let SampleFiles { domain, tenant, file_server, .. } = self;
         let data = self.dataset("data@v1", "internal", "[]");
@@ -112,7 +112,7 @@ owner    = "you"
         dataset_entry(name, &location, &audience, classification, data_classes)
     }
 
-    /// Returns the catalog entries of the S3 gateway, and of what it serves: the same data under `s3://dev/`.
+    /// Returns the catalog entries for the S3 gateway and for the resources that it serves: the same data under `s3://dev/`.
     pub(super) fn s3_resources(&self) -> String {
         let SampleFiles { domain, tenant, ports, .. } = self;
         let (location, audience) = (format!("s3://{tenant}/data/"), format!("spiffe://{domain}/s3"));
@@ -139,7 +139,7 @@ owner    = "you"
         )
     }
 
-    /// Returns the job file for what the S3 gateway serves.
+    /// Returns the job file for the resources that the S3 gateway serves.
     pub(super) fn s3_job(&self) -> String {
         let tenant = self.tenant;
         format!(
@@ -162,7 +162,7 @@ resource = "checkpoint:{tenant}/tiny-tuned"   # s3://{tenant}/out/JOB/
         )
     }
 
-    /// Returns a job file. `tune_keys` follow in its table `[tune]`; `more` follows at the end.
+    /// Returns a job file. `tune_keys` are added to its table `[tune]`, and `more` is added at the end.
     pub(super) fn job(&self, tune_keys: &str, more: &str) -> String {
         let tenant = self.tenant;
         format!(
@@ -227,7 +227,7 @@ owner       = "you"
     )
 }
 
-/// The path of an SVID's certificate or key below the folder of a deployment.
+/// Returns the path of an SVID's certificate or key in the folder of a deployment.
 pub(super) fn svid_path(role: Role, ending: &str) -> String {
     format!("svid/{}.{ending}", role.as_str())
 }

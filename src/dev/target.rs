@@ -1,4 +1,4 @@
-//! What a request asks for.
+//! The target of a request to the file server: a resource, a path in it, and an action.
 
 use http::Method;
 
@@ -8,12 +8,12 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// A parsed path, and the action on it. It may not exist.
+/// A parsed path, and the action on it. The target may not exist.
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) resource: ResourceName,
     pub(super) action: Action,
-    /// For a checkpoint: the job whose folder it is.
+    /// The job whose folder it is, for a checkpoint.
     pub(super) job: Option<JobId>,
     pub(super) below: SubPath,
 }
@@ -54,12 +54,12 @@ impl Target {
         };
         let below = SubPath::parse(rest).map_err(invalid)?;
         if method != Method::GET && (below.is_root() || rest.ends_with('/')) {
-            return Err(Refusal::new(Reason::FieldInvalid, "the path names a folder: name a file below it"));
+            return Err(Refusal::new(Reason::FieldInvalid, "the path names a folder: name a file in it"));
         }
         Ok(Target { resource, action, job, below })
     }
 
-    /// Returns what the token must open: the resource, or the folder of the job in a checkpoint.
+    /// Returns the object that the token must open: the resource, or the job's folder of a checkpoint line.
     pub(super) fn object(&self) -> Object {
         match self.job {
             Some(job) => Object::folder(self.resource.clone(), job),

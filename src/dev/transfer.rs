@@ -38,7 +38,7 @@ pub struct FileTransfer {
     pub resource: ResourceName,
     /// The path below the resource.
     pub path: String,
-    /// The bytes that were sent or received, as far as this server knows.
+    /// The number of bytes that were sent or received, if this server knows all of them.
     pub bytes: u64,
     pub end: TransferEnd,
 }
@@ -54,9 +54,9 @@ pub enum TransferDirection {
 pub enum TransferEnd {
     /// All bytes arrived.
     Whole,
-    /// Cut, because its access ended.
+    /// The transfer was cut, because its access ended.
     Cut(Reason),
-    /// The client went away, or the disk failed.
+    /// The client disconnected, or the disk failed.
     Broken,
 }
 
@@ -85,8 +85,8 @@ impl Drop for TransferCounter {
 
 /// The body of a download: a file in chunks.
 ///
-/// It checks the access before each chunk, and waits for the disk and for the end of the access at the same time. If the
-/// client stops reading, this body is no longer polled. So a separate task cuts the connection.
+/// It checks the access before each chunk. It waits for the disk and for the end of the access at the same time. If the client
+/// stops reading, this body is no longer polled, so a separate task cuts the connection.
 pub(super) struct DownloadBody {
     file: Pin<Box<dyn AsyncRead + Send>>,
     left: u64,
@@ -97,7 +97,7 @@ pub(super) struct DownloadBody {
 }
 
 impl DownloadBody {
-    /// Makes a body of the next `bytes` of a file.
+    /// Makes a body for the next `bytes` bytes of a file.
     pub(super) fn new(
         file: impl AsyncRead + Send + 'static,
         bytes: u64,

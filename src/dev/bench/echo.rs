@@ -1,4 +1,4 @@
-//! The echo: a server without a broker that answers the messages of the daemon. Its figures are the limit.
+//! The echo: a server without a broker that answers the messages of the daemon. Its rates are the limit for the daemon.
 
 use std::{path::Path, pin::Pin, sync::Arc};
 
@@ -24,14 +24,14 @@ use crate::{
     },
 };
 
-/// The files with the answers of the echo, below the folder of the deployment. The daemon gave these answers before.
+/// The files with the answers of the echo, in the folder of the deployment. The daemon gave these answers before.
 pub(super) const ANSWERS: [&str; 3] = ["echo.issue", "echo.renew", "echo.introspect"];
 
-/// Serves the answers in the folder of a deployment until `stop`.
+/// Serves the answers in the folder of a deployment until `stop` is cancelled.
 ///
 /// # Errors
 ///
-/// A file cannot be read, or the server cannot listen on the port.
+/// Fails if a file cannot be read, or if the server cannot listen on the port.
 pub async fn serve_echo(
     folder: &Path,
     port: u16,
@@ -69,7 +69,7 @@ struct Echo {
     signer: Signer,
 }
 
-/// Makes the one signature that every issue needs.
+/// Makes one signature for each issue, as the daemon does.
 struct Signer {
     pair: EcdsaKeyPair,
     random: SystemRandom,

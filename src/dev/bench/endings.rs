@@ -1,4 +1,4 @@
-//! How long a resource server still accepts a token after the event that ends its access.
+//! Measures how long a resource server still accepts a token after the event that ends its access.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
     proto::v1,
 };
 
-/// The longest that a token may stay good after the event. An access that never ends is a failure, and no figure.
+/// How long to wait for the end of an access. If a token is still accepted after this time, the bench fails.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An event that ends the access of a job or of one lease.
@@ -36,7 +36,7 @@ pub enum EndingEvent {
 }
 
 impl EndingEvent {
-    /// All of them, in the order in which they are measured.
+    /// All events, in the order in which they are measured.
     pub const ALL: [EndingEvent; 5] = [
         EndingEvent::RevokeLease,
         EndingEvent::RevokeJob,
@@ -45,7 +45,7 @@ impl EndingEvent {
         EndingEvent::Lost,
     ];
 
-    /// What happens, in a few words.
+    /// Describes the event in a few words.
     pub const fn as_str(self) -> &'static str {
         match self {
             EndingEvent::RevokeLease => "an operator revokes the lease",
@@ -60,14 +60,14 @@ impl EndingEvent {
 /// The times from one kind of event to the last use that a resource server accepted.
 #[derive(Clone, Debug)]
 pub struct Delay {
-    /// What ended the access.
+    /// The event that ended the access.
     pub event: EndingEvent,
-    /// Half of the times, 99 of 100, and the longest. Its rate says nothing.
+    /// The median, the 99th percentile and the longest of the times. The rate in this value has no meaning.
     pub times: Measured,
 }
 
 impl BenchLab<'_> {
-    /// Ends the access of new jobs, each by the same event, and measures how long it is still accepted.
+    /// Ends the access of new jobs, each by the same event, and measures how long the access is still accepted.
     pub(super) async fn measure_ending(&self, event: EndingEvent, times: usize) -> Result<Delay, String> {
         let mut sample = Sample::new()?;
         for n in 0..times {
@@ -144,7 +144,7 @@ async fn use_until_refused(check: OfflineCheck) -> Result<Instant, String> {
             return Err(format!("the token is accepted {} s after the event", PATIENCE.as_secs()));
         }
         last = now;
-        // A busy loop would take the processor from the daemon.
+        // A loop without a pause would take the processor from the daemon.
         tokio::time::sleep(Duration::from_micros(50)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A measurement beside its limit.
+//! A measurement and its limit.
 
 use std::time::Duration;
 
@@ -6,12 +6,12 @@ use hdrhistogram::Histogram;
 
 use super::plan::Workload;
 
-/// How many requests were answered in which time, and how long each took.
+/// The number of answered requests, the time in which they were answered, and their latencies.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Measured {
     /// Requests that were answered.
     pub calls: u64,
-    /// Requests a second.
+    /// The number of requests for each second.
     pub per_second: f64,
     /// The latency that half of the requests did not exceed.
     pub p50: Duration,
@@ -19,17 +19,17 @@ pub struct Measured {
     pub p99: Duration,
     /// The longest latency.
     pub longest: Duration,
-    /// Processor time that the answering process took for a request. Zero if it is not a separate process. It depends less than
+    /// The processor time of the answering process for each request. Zero if it is not a separate process. It depends less than
     /// the rate on other work of the machine.
     pub processor: Duration,
 }
 
-/// Latencies in nanoseconds, with the time in which they were measured.
+/// Latencies in nanoseconds, and the time in which they were measured.
 #[derive(Clone)]
 pub(super) struct Sample {
     pub(super) latencies: Histogram<u64>,
     pub(super) time: Duration,
-    /// Processor time of the answering process.
+    /// The processor time of the answering process.
     pub(super) processor: Duration,
 }
 
@@ -67,18 +67,18 @@ impl Sample {
 /// One workload at one number of requests in flight, and its limit.
 #[derive(Clone, Debug)]
 pub struct Figure {
-    /// What was measured.
+    /// The workload that was measured.
     pub workload: Workload,
-    /// Requests under way at once.
+    /// The number of requests in flight at once.
     pub in_flight: usize,
-    /// The daemon, or the verifier.
+    /// The measurement of the daemon, or of the verifier.
     pub ours: Measured,
-    /// What this machine does at best with the same messages.
+    /// The measurement of the limit: the best that this machine can do with the same messages.
     pub limit: Measured,
 }
 
 impl Figure {
-    /// The rate, as a part of the limit's.
+    /// Returns our rate divided by the limit's rate.
     pub fn ratio(&self) -> f64 {
         self.ours.per_second / self.limit.per_second.max(f64::EPSILON)
     }

@@ -1,4 +1,4 @@
-//! The daemon, the echo that is the limit, and the members that ask both.
+//! The daemon, the echo as its limit, and the members that send requests to both.
 
 use std::{process::Stdio, time::Duration};
 
@@ -30,19 +30,19 @@ use crate::{
     secret::SecretText,
 };
 
-/// How many jobs have members that ask at once. One job has room for 100,000 leases, and would be full in seconds.
+/// How many jobs have members that send requests at once. One job can have 100,000 leases, and would be full in seconds.
 const JOBS: usize = 8;
 /// The longest that the echo may take to start.
 const ECHO_START: Duration = Duration::from_secs(15);
 
-/// The server that answers.
+/// The server that answers the requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Server {
     Daemon,
     Echo,
 }
 
-/// What is measured: a daemon with a ledger on disk, an echo, and a verifier on the daemon's feed.
+/// The processes to measure: a daemon with a ledger on disk, an echo, and a verifier on the daemon's feed.
 pub(super) struct BenchLab<'a> {
     stage: &'a Stage,
     daemon: Child,
@@ -50,9 +50,9 @@ pub(super) struct BenchLab<'a> {
     running: Running,
     holder: Leaf,
     members: Vec<DemoMember>,
-    /// For each worker, the lease that it renews and the token of that lease. The leases belong to the members in turn.
+    /// The lease that each worker renews, and the token of that lease. The leases are shared out evenly to the members.
     leases: Vec<(String, SecretText)>,
-    /// Connections to the daemon and to the echo, of members and of the verifier.
+    /// The connections of members and of the verifier: first to the daemon, and then to the echo.
     connections: [Connections; 2],
 }
 
@@ -114,7 +114,7 @@ impl<'a> BenchLab<'a> {
         let apply = async |server: Server, load: Load| {
             load.apply(|worker| self.work(workload, server, worker, object.clone())).await
         };
-        // This warms up connections, caches and allocators.
+        // A first load warms up connections, caches and allocators.
         let warm_up = Load { time: load.time / 4, rate: None, ..load };
         for server in [Server::Daemon, Server::Echo] {
             apply(server, warm_up).await?;
@@ -133,7 +133,7 @@ impl<'a> BenchLab<'a> {
         Ok(Figure { workload, in_flight, ours: ours.measured(), limit: limit.measured() })
     }
 
-    /// Returns the processor time of the process that answers. Zero for a check, which this process does itself.
+    /// Returns the processor time of the answering process. Zero for a check, because this process does it.
     fn processor_time(&self, workload: Workload, server: Server) -> Duration {
         let process = match (workload, server) {
             (Workload::Check, _) => None,
@@ -203,7 +203,7 @@ fn introspect_request(token: &SecretText, holder: &Leaf) -> v1::IntrospectReques
     }
 }
 
-/// Lifts the daemon's limits on rates. They protect the disk, but a bench must be able to load the disk fully.
+/// Removes the daemon's limits on request rates. They protect the disk, but a bench must be able to load the disk fully.
 fn allow_any_rate(stage: &Stage) -> std::io::Result<()> {
     let max = limits::ROOM_MAX;
     let file = stage.deployment.path("leasehold.toml");
@@ -211,7 +211,7 @@ fn allow_any_rate(stage: &Stage) -> std::io::Result<()> {
     std::fs::write(&file, std::fs::read_to_string(&file)?.replace("[ledger]\n", &rates))
 }
 
-/// Writes an answer of each kind into the folder, for the echo.
+/// Writes one answer of each kind into the folder, for the echo.
 async fn keep_answers(
     stage: &Stage,
     members: &mut [DemoMember],

@@ -1,4 +1,4 @@
-//! Many requests at once.
+//! A load of many requests at once.
 
 use std::{
     sync::{
@@ -12,7 +12,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use super::{figure::Sample, work::Work};
 
-/// How many requests are under way, for how long, and when each begins.
+/// How many requests are in flight, for how long, and when each request begins.
 #[derive(Clone, Copy)]
 pub(super) struct Load {
     pub(super) in_flight: usize,
@@ -21,7 +21,7 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Repeats the work of each worker until the time is over. One failed request ends it.
+    /// Repeats the work of each worker until the time is over. Stops at the first failed request.
     pub(super) async fn apply(self, work: impl Fn(usize) -> Work) -> Result<Sample, String> {
         let begin = Instant::now();
         let turns = Arc::new(AtomicU32::new(0));
@@ -44,7 +44,7 @@ impl Load {
         loop {
             let mut from = Instant::now();
             if let Some(rate) = self.rate {
-                // If slow requests delay this one, its latency counts from the time at which it should have begun.
+                // If slow requests delay this request, its latency counts from the time at which it should have begun.
                 from = begin + Duration::from_secs(1) / rate.max(1) * turns.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep_until(from).await;
             }

@@ -1,18 +1,18 @@
-//! The machine that figures were measured on.
+//! The machine on which the figures were measured.
 
 use std::{fs, io::Write, path::Path, thread, time::Duration};
 
 use tokio::time::Instant;
 
-/// Bytes of one record of an issued credential.
+/// The number of bytes in the record of an issued credential.
 const RECORD_BYTES: usize = 1_490;
 /// How many writes are measured. Their median is the time of one write.
 const WRITES: usize = 100;
 
-/// What a reader of the figures must know of the machine.
+/// The facts about the machine that a reader of the figures must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Processors that this process may use.
+    /// The number of processors that this process may use.
     pub cores: usize,
     /// The model of the processor, or an empty text.
     pub processor: String,
@@ -25,11 +25,11 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Looks at this machine, and measures its disk in `folder`.
+    /// Inspects this machine, and measures its disk in `folder`.
     ///
     /// # Errors
     ///
-    /// No file can be written in the folder.
+    /// Fails if no file can be written in the folder.
     pub fn look(folder: &Path) -> std::io::Result<Self> {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let processor = read("/proc/cpuinfo")
@@ -48,7 +48,7 @@ impl Machine {
     }
 }
 
-/// Returns the processor time that the threads of a process have taken. `None` if the kernel does not count it.
+/// Returns the processor time of all threads of a process. `None` if the kernel does not count it.
 pub(super) fn processor_time(process: u32) -> Option<Duration> {
     let threads = fs::read_dir(format!("/proc/{process}/task")).ok()?;
     let mut nanoseconds: u64 = 0;

@@ -1,20 +1,20 @@
-//! What a daemon does in a second, beside what this machine could do at best with the same messages.
+//! Measures how many requests a daemon answers in a second, compared with the limit of this machine for the same messages.
 //!
-//! The daemon is a separate process with a real ledger on disk. Each figure has its limit beside it, measured in the same
-//! run, in turns: a server without a broker that answers the same messages over the same accept loop. Client and servers share the
-//! cores of this machine, so the ratio says more than the rate.
+//! The daemon is a separate process with a real ledger on disk. Each figure has a limit, which is measured in the same run, in
+//! turns with the figure. The limit is a server without a broker that answers the same messages over the same accept loop.
+//! Clients and servers share the cores of this machine, so the ratio says more than the rate.
 //!
 //! | File | Noun |
 //! |---|---|
-//! | `plan` | [`BenchPlan`]: what is measured, for how long |
-//! | `lab` | `BenchLab`: the daemon and the echo, each a process, and the members that ask both |
+//! | `plan` | [`BenchPlan`]: what is measured, and for how long |
+//! | `lab` | `BenchLab`: the daemon and the echo, each a process, and the members that call both |
 //! | `echo` | [`serve_echo`]: the server that is the limit |
 //! | `work` | `Work`: one request, repeated |
 //! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |
-//! | `load` | `Load`: many of them at once, and how long each took |
-//! | `figure` | [`Figure`]: a measurement beside its limit |
+//! | `load` | `Load`: many requests at once, and how long each took |
+//! | `figure` | [`Figure`]: a measurement and its limit |
 //! | `page` | the figures as a table in a page, and the ratios that a page states |
-//! | `machine` | [`Machine`]: the machine on which it was measured |
+//! | `machine` | [`Machine`]: the machine on which the figures were measured |
 
 mod echo;
 mod endings;
@@ -37,18 +37,18 @@ use lab::BenchLab;
 
 use super::demo::Stage;
 
-/// One result.
+/// One result of the bench.
 #[derive(Clone, Debug)]
 pub enum BenchFinding {
     Rate(Figure),
     Delay(Delay),
 }
 
-/// Measures all that the plan names, and calls `report` with each result.
+/// Measures all workloads of the plan, and calls `report` with each result.
 ///
 /// # Errors
 ///
-/// A process did not start, or a request failed. The text says which.
+/// Fails if a process did not start, or a request failed. The text says which.
 pub async fn run(
     plan: &BenchPlan,
     stage: &Stage,

@@ -1,4 +1,4 @@
-//! The table of figures in a page of the documentation: written by the bench, and read again as the floor of a later run.
+//! The table of figures in a page of the documentation. The bench writes it, and a later run reads it as its floor.
 
 use std::fmt::Write;
 
@@ -15,22 +15,22 @@ pub struct Floor {
     ratio: f64,
 }
 
-/// Returns the page with these figures instead of those that it has.
+/// Returns the page with these figures instead of its old figures.
 ///
 /// # Errors
 ///
-/// The page has no place for them, between two lines that mark it.
+/// Fails if the page does not have the two lines that mark the place of the figures.
 pub fn with_figures(page: &str, machine: &Machine, date: &str, figures: &[Figure]) -> Result<String, String> {
     let (before, rest) = page.split_once(BEGIN).ok_or_else(|| format!("the page has no line `{BEGIN}`"))?;
     let (_, after) = rest.split_once(END).ok_or_else(|| format!("the page has no line `{END}`"))?;
     Ok(format!("{before}{BEGIN}\n\n{}\n{END}{after}", table(machine, date, figures)))
 }
 
-/// Returns the ratios that a page states.
+/// Returns the ratios in a page.
 ///
 /// # Errors
 ///
-/// It states none.
+/// Fails if the page contains no ratio.
 pub fn floors(page: &str) -> Result<Vec<Floor>, String> {
     let table = page.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).map(|(table, _)| table);
     let floors: Vec<Floor> = table.unwrap_or_default().lines().filter_map(floor).collect();
@@ -41,7 +41,7 @@ pub fn floors(page: &str) -> Result<Vec<Floor>, String> {
     }
 }
 
-/// Returns one line for each figure whose ratio is below half of what the page states.
+/// Returns one line for each figure whose ratio is below half of the ratio in the page.
 pub fn below(floors: &[Floor], figures: &[Figure]) -> Vec<String> {
     let low = |figure: &Figure| {
         let is_same = |f: &&Floor| f.what == figure.workload.as_str() && f.in_flight == figure.in_flight;
@@ -141,7 +141,7 @@ mod tests {
         }
     }
 
-    // A page keeps its text, and the ratios in it are read again.
+    // The text of a page is kept, and the ratios in the page are read again.
     #[test]
     fn figures_in_a_page_are_the_floor_of_the_next_run() {
         let empty = format!("# Title\n\n{BEGIN}\nearlier figures\n{END}\n\nMore.\n");

@@ -1,4 +1,4 @@
-//! What is measured, and for how long.
+//! The plan of a bench: what is measured, and for how long.
 
 use std::time::Duration;
 
@@ -21,11 +21,11 @@ impl Workload {
     /// All workloads, in the order in which they are measured.
     pub const ALL: [Workload; 5] =
         [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check, Workload::End];
-    /// Those whose rate has a limit beside it.
+    /// The workloads whose rate has a limit.
     pub const RATES: [Workload; 4] =
         [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check];
 
-    /// Its name on the command line.
+    /// Returns the name of the workload on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Workload::Issue => "issue",
@@ -36,7 +36,7 @@ impl Workload {
         }
     }
 
-    /// What its limit is.
+    /// Describes the limit of the workload.
     pub const fn limit(self) -> &'static str {
         match self {
             Workload::Issue | Workload::Renew => {
@@ -49,23 +49,24 @@ impl Workload {
     }
 }
 
-/// What to measure.
+/// What to measure, and for how long.
 #[derive(Clone, Debug)]
 pub struct BenchPlan {
-    /// What is measured, in this order.
+    /// The workloads to measure, in this order.
     pub workloads: Vec<Workload>,
-    /// How many requests are under way at once. A check has no request, and is measured once.
+    /// The numbers of requests in flight at once. A check sends no request, and is measured once.
     pub in_flight: Vec<usize>,
-    /// How many connections they share.
+    /// The number of connections that the requests share.
     pub connections: usize,
-    /// How long each figure and its limit are measured, each in [`rounds`](Self::rounds) parts that take turns.
+    /// How long each figure and its limit are measured. The time is split into [`rounds`](Self::rounds) parts, which take
+    /// turns.
     pub time: Duration,
-    /// The number of these parts.
+    /// The number of parts for each figure.
     pub rounds: u32,
     /// How many jobs each event ends.
     pub endings: usize,
-    /// Requests a second of an open loop: each has a time at which it should begin, and its latency counts from then. Without
-    /// it, the next request begins when one has ended.
+    /// The number of requests for each second, if they begin at fixed times. The latency of each request counts from its time.
+    /// If `None`, a request begins when another request has ended.
     pub rate: Option<u32>,
 }
 
@@ -74,7 +75,7 @@ impl BenchPlan {
         if workload == Workload::Check { vec![1] } else { self.in_flight.clone() }
     }
 
-    /// The most requests that are under way at once.
+    /// The largest number of requests in flight at once.
     pub(super) fn workers(&self) -> usize {
         self.in_flight.iter().copied().max().unwrap_or_default().max(1)
     }

@@ -1,4 +1,4 @@
-//! One request, repeated.
+//! One request that is repeated.
 
 use tonic::{Status, transport::Channel};
 
@@ -14,7 +14,7 @@ use crate::{
     verify::Verifier,
 };
 
-/// A request with the connection that it takes.
+/// A request, with the connection that it uses.
 pub(super) enum Work {
     Issue {
         at: MemberServiceClient<Channel>,
@@ -29,11 +29,11 @@ pub(super) enum Work {
         request: v1::IntrospectRequest,
     },
     Check(Box<OfflineCheck>),
-    /// The limit of a check.
+    /// The limit of a check: computes the digest of the token.
     Digest(SecretText),
 }
 
-/// A token that a resource server checks without a call.
+/// A token that a resource server checks without a call to the daemon.
 pub(super) struct OfflineCheck {
     pub(super) verifier: Verifier,
     pub(super) holder: Leaf,
@@ -42,7 +42,7 @@ pub(super) struct OfflineCheck {
 }
 
 impl Work {
-    /// Makes the request once and waits for its answer.
+    /// Makes the request once, and waits for its answer.
     pub(super) async fn once(&mut self) -> Result<(), String> {
         let failed = |status: Status| describe(&status);
         match self {

@@ -1,4 +1,4 @@
-//! A daemon over the shipped samples, with an SVID for each role.
+//! A daemon with the shipped samples, and an SVID for each role.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ const SAMPLES: [(&str, &str); 5] = [
     ("policy/tests.toml", include_str!("../../../config/policy/tests.toml")),
 ];
 
-/// The daemon of the samples.
+/// The SPIFFE ID of the daemon in the samples.
 const DAEMON: &str = "spiffe://hpc.acme.example/leasehold";
 /// The trust domains of the samples that the daemon accepts.
 const DOMAINS: [&str; 5] = [
@@ -40,9 +40,9 @@ const DOMAINS: [&str; 5] = [
     "k8s.globex.example",
     "people.globex.example",
 ];
-/// The SPIFFE ID of each control's workload begins with this.
+/// The beginning of the SPIFFE ID of each control's workload.
 const JOBS: &str = "spiffe://k8s.acme.example/ns/ml/job";
-/// How long a start may take.
+/// How long the start of the daemon may take.
 const START: Duration = Duration::from_secs(20);
 
 /// The folder of a run, and the daemon in it.
@@ -72,7 +72,7 @@ impl Lab {
     /// Writes everything that the daemon and the steps need into a folder.
     ///
     /// # Errors
-    /// A file cannot be written, or a name of the list is not valid.
+    /// Fails if a file cannot be written, or if a name of the list is not valid.
     pub fn set_up(
         root: &Path,
         list: &ControlList,
@@ -110,27 +110,27 @@ impl Lab {
         Ok(lab)
     }
 
-    /// The folder in which the steps of a control are taken.
+    /// Returns the folder in which the steps of a control are taken.
     pub fn folder(&self, control: u32) -> PathBuf {
         self.root.join(format!("control-{control}"))
     }
 
-    /// The path of the contexts file for the steps.
+    /// Returns the path of the contexts file for the steps.
     pub fn contexts(&self) -> PathBuf {
         self.root.join("contexts.toml")
     }
 
-    /// The SPIFFE ID of the daemon.
+    /// Returns the SPIFFE ID of the daemon.
     pub fn daemon_id(&self) -> &'static str {
         DAEMON
     }
 
-    /// The file with the roots that vouch for the daemon.
+    /// Returns the file with the roots that vouch for the daemon.
     pub fn daemon_bundle(&self) -> PathBuf {
         self.root.join("hpc.acme.example.pem")
     }
 
-    /// Writes the samples, each catalog file with what the list adds to it.
+    /// Writes the samples. Each catalog file also gets the additions of the list.
     fn write_samples(&self, list: &ControlList) -> Result<(), String> {
         for (name, content) in SAMPLES {
             let tenant = name.strip_prefix("catalog.d/").and_then(|name| name.strip_suffix(".toml"));
@@ -154,7 +154,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Issues an SVID. A trust domain that the daemon does not accept gets an authority too.
+    /// Issues an SVID. If the daemon does not accept the trust domain, the domain still gets an authority.
     fn mint(
         &mut self,
         authorities: &mut BTreeMap<TrustDomain, Authority>,
@@ -167,7 +167,7 @@ impl Lab {
         if !authorities.contains_key(&domain) {
             self.bundle(authorities, &domain, now)?;
         }
-        let authority = authorities.get(&domain).ok_or("the authority is gone")?;
+        let authority = authorities.get(&domain).ok_or("there is no authority")?;
         let pem = authority.issue(&id, &["localhost"], now, SVID_LIFE).map_err(text)?;
         let cert = self.root.join(format!("svid/{name}.pem"));
         let key = self.root.join(format!("svid/{name}.key"));
@@ -190,10 +190,10 @@ impl Lab {
         )
     }
 
-    /// Starts the daemon, and waits until it answers one of the people.
+    /// Starts the daemon, and waits until it answers a person of the lab.
     ///
     /// # Errors
-    /// It ended, or did not answer in time.
+    /// Fails if the daemon ended, or did not answer in time.
     pub async fn start(&mut self, program: &Path, asker: &str) -> Result<(), String> {
         let log = fs::File::create(self.root.join("daemon.log")).map_err(text)?;
         let daemon = Command::new(program)
@@ -233,7 +233,7 @@ impl Lab {
     /// Stops the daemon.
     ///
     /// # Errors
-    /// It did not stop in order.
+    /// Fails if the daemon did not stop in order.
     pub async fn stop(&mut self) -> Result<(), String> {
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
         if let Some(id) = daemon.id().and_then(|id| i32::try_from(id).ok()) {

@@ -6,18 +6,18 @@ use serde::Deserialize;
 
 use crate::name::{PrincipalKind, SpiffeId};
 
-/// The file, as it is shipped.
+/// The text of the shipped file.
 const TEXT: &str = include_str!("../../../docs/controls.toml");
 
-/// All controls, and what their steps use.
+/// All controls, and the identities and files that their steps use.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControlList {
-    /// Who takes steps: a context for each.
+    /// The people and workloads that take steps. Each has a context.
     pub who: Vec<LabIdentity>,
-    /// Files that each control finds in its folder. `${n}` stands for its number.
+    /// Files that each control finds in its folder. `${n}` in them means the number of the control.
     pub file: BTreeMap<String, String>,
-    /// What is added to the shipped catalog file of a tenant.
+    /// Text that is added to the shipped catalog file of a tenant.
     #[serde(default)]
     pub catalog: BTreeMap<String, String>,
     pub control: Vec<Control>,
@@ -37,58 +37,58 @@ pub struct LabIdentity {
 #[serde(deny_unknown_fields)]
 pub struct Control {
     pub number: u32,
-    /// What must hold, in one sentence.
+    /// The rule of the control, in one sentence.
     pub name: String,
-    /// The feature that makes it hold.
+    /// The feature that enforces the rule.
     #[serde(default)]
     pub feature: String,
-    /// The tests that prove it, by name.
+    /// The names of the tests that prove the rule.
     #[serde(default)]
     pub tests: Vec<String>,
     #[serde(default)]
     pub step: Vec<Step>,
     /// What is missing, and what would provide it.
     pub lacks: Option<String>,
-    /// Why the control is not here at all, and what would provide it.
+    /// Why the control does not exist here, and what would provide it.
     pub not_here: Option<String>,
 }
 
-/// One step: a command, or a file that is written for one.
+/// One step: a command, or a file that is written for a command.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Step {
-    /// Who takes it: a name of `who`, or `job`, the workload of this control.
+    /// Who takes the step: a name of `who`, or `job` for the workload of this control.
     #[serde(rename = "as")]
     pub by: Option<String>,
     /// The arguments of `leasehold`, as in a shell: words, and `'…'` for a word with blanks.
     pub run: Option<String>,
-    /// The exit code that it must have.
+    /// The exit code that the command must have.
     pub exit: i32,
-    /// What it must print, on either stream.
+    /// The text that the command must print, on either stream.
     pub says: Option<String>,
-    /// What it must not print.
+    /// The text that the command must not print.
     pub hides: Option<String>,
-    /// A name for the first word that it prints. Later steps write it as `${NAME}`.
+    /// A name for the first word that the command prints. Later steps write it as `${NAME}`.
     pub keep: Option<String>,
-    /// A name for a command that runs while later steps are taken. It must print a line when it is ready.
+    /// A name for a command that runs while later steps are taken. The command must print a line when it is ready.
     pub stays: Option<String>,
     /// The name of a command that must end by now, with `exit`.
     pub ends: Option<String>,
-    /// A file to write, from another one.
+    /// The file to write, made from another file.
     pub write: Option<String>,
     pub from: Option<String>,
-    /// What to replace in it.
+    /// The texts to replace in the file.
     pub swap: BTreeMap<String, String>,
 }
 
-/// How much of a control holds.
+/// How much of a control is enforced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// All of it.
+    /// All of the control is enforced.
     Held,
-    /// A part of it.
+    /// A part of the control is enforced.
     Part,
-    /// Nothing of it.
+    /// No part of the control is enforced.
     NotHere,
 }
 
@@ -113,10 +113,10 @@ impl Control {
 }
 
 impl LabIdentity {
-    /// The kind that the catalog gives it.
+    /// Returns the role that the catalog gives the identity.
     ///
     /// # Errors
-    /// The file names no kind of principal.
+    /// Fails if the file names no known role.
     pub fn kind(&self) -> Result<PrincipalKind, String> {
         self.kind.parse().map_err(|e: crate::name::NameError| e.to_string())
     }
@@ -126,7 +126,7 @@ impl ControlList {
     /// Reads the file that is shipped in this program.
     ///
     /// # Errors
-    /// It has a mistake, which a test finds before a release.
+    /// Fails if the file has a mistake. A test finds such a mistake before a release.
     pub fn shipped() -> Result<Self, String> {
         toml::from_str(TEXT).map_err(|e| format!("docs/controls.toml: {e}"))
     }

@@ -1,8 +1,8 @@
-//! The page of the controls.
+//! The page about the controls.
 
 use super::list::{Control, ControlList, Standing, Step};
 
-/// Writes the page: a table of all controls, then each with its tests and commands.
+/// Writes the page: a table of all controls, and then each control with its tests and commands.
 pub fn page(list: &ControlList) -> String {
     let count = |standing| list.control.iter().filter(|c| c.standing() == standing).count();
     let (held, part) = (count(Standing::Held), count(Standing::Part));
@@ -47,7 +47,7 @@ fn section(control: &Control) -> String {
     out
 }
 
-/// Writes a step as a command of a shell.
+/// Writes a step as a shell command.
 fn line(step: &Step) -> String {
     if let (Some(write), Some(from)) = (&step.write, &step.from) {
         let swaps: Vec<String> = step.swap.iter().map(|(a, b)| format!(" -e 's|{a}|{b}|'")).collect();

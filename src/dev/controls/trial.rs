@@ -1,4 +1,4 @@
-//! Takes the steps of one control, and checks that each goes as it must.
+//! Takes the steps of one control, and checks the result of each.
 
 use std::{collections::BTreeMap, fs, path::Path, process::Stdio, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{clock::Clock, plain};
 /// How long one step may take.
 const STEP: Duration = Duration::from_secs(20);
 
-/// What became of a control.
+/// The result of a control that was tried.
 #[derive(Clone, Debug)]
 pub struct Tried {
     pub number: u32,
@@ -24,11 +24,11 @@ pub struct Tried {
     pub standing: Standing,
     pub steps: usize,
     pub ms: u64,
-    /// The first step that did not go as it must, and what happened. `None` if all did.
+    /// The first step with a wrong result, and what happened. `None` if all results were right.
     pub failed: Option<String>,
 }
 
-/// One control under way.
+/// One control while its steps are taken.
 pub struct ControlTrial<'a> {
     lab: &'a Lab,
     program: &'a Path,
@@ -46,7 +46,7 @@ impl<'a> ControlTrial<'a> {
         ControlTrial { lab, program, control, kept, running: BTreeMap::new() }
     }
 
-    /// Takes the steps one after the other. Stops at the first that does not go as it must.
+    /// Takes the steps one after the other. Stops at the first step with a wrong result.
     pub async fn run(mut self, clock: &dyn Clock) -> Tried {
         let began = clock.now().boot;
         let mut failed = None;
@@ -141,7 +141,7 @@ impl<'a> ControlTrial<'a> {
         Ok(command)
     }
 
-    /// Starts a command that stays, and waits for its first line.
+    /// Starts a command that keeps running, and waits for its first line.
     async fn start(&mut self, name: &str, mut command: Command) -> Result<(), String> {
         let mut child = command.spawn().map_err(|e| e.to_string())?;
         let out = child.stdout.take().ok_or("it has no stdout")?;
@@ -154,7 +154,7 @@ impl<'a> ControlTrial<'a> {
             }
             return Err(format!("it ended with {status}: {}", plain::line(&said)));
         }
-        // The rest is read, so that the command never waits for us.
+        // The rest of the output is read, so that the command never waits for us.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         self.running.insert(name.to_owned(), child);
         Ok(())
@@ -170,7 +170,7 @@ impl<'a> ControlTrial<'a> {
         judge(step, status.code(), &self.fill(step.says.as_deref()), &said)
     }
 
-    /// Replaces each `${NAME}` with the word that was kept under that name.
+    /// Replaces each `${NAME}` with the word that was kept under this name.
     fn fill(&self, text: Option<&str>) -> String {
         let mut text = text.unwrap_or_default().to_owned();
         for (name, value) in &self.kept {

@@ -1,4 +1,4 @@
-//! The S3 download of a program that knows nothing of Leasehold, and its cut.
+//! The S3 download of a program that knows nothing of Leasehold, and how it is cut.
 
 use std::{ffi::OsStr, io::Write, process::Stdio, time::Duration};
 
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-/// The pause between two reads of the program. It keeps the download under way until it is cut.
+/// The pause between two reads of the program. It makes the download slow enough to be cut.
 const READ_PAUSE: Duration = Duration::from_millis(5);
 
 impl Story<'_> {
@@ -49,7 +49,7 @@ impl Story<'_> {
         }
     }
 
-    /// Starts a wrapper whose program downloads by S3. Returns when half of it has come.
+    /// Starts a wrapper whose program downloads an object by S3. Returns when half of the object has arrived.
     async fn begin_s3_download(&self) -> Observed<(Child, Lines<BufReader<ChildStdout>>, String)> {
         let stage = self.stage();
         let log = std::fs::File::create(stage.deployment.path("s3.stderr")).map_err(|e| e.to_string())?;
@@ -81,8 +81,8 @@ async fn next_line(lines: &mut Lines<BufReader<ChildStdout>>) -> Observed<String
     line.ok_or_else(|| "the program ended".to_owned())
 }
 
-/// The program of the job. Prints the job when half of the object has come, then how the download ended, then the answer to
-/// another request.
+/// Runs as the program of the job. Prints the job when half of the object has arrived, then how the download ended, and then
+/// the answer to another request.
 pub fn download_slowly(object: &OsStr) -> u8 {
     let object = object.to_string_lossy().into_owned();
     let downloaded = tokio::runtime::Builder::new_current_thread()
@@ -130,6 +130,6 @@ async fn download(object: &str) -> std::io::Result<()> {
 
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    // If no one reads it, the demo was stopped.
+    // If no process reads the line, the demo was stopped.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

@@ -24,7 +24,7 @@ use crate::{
     secret::{Secret, SecretText, random_u128},
 };
 
-/// The life of an SVID that is issued for one call of a story.
+/// The lifetime of an SVID that is issued for one call of a story.
 const SVID_LIFE: Duration = Duration::from_secs(600);
 
 /// Describes an error of a call.
@@ -160,7 +160,7 @@ impl Stage {
     }
 }
 
-/// A member that sends its beats.
+/// A member that sends beats.
 pub(in crate::dev) struct DemoMember {
     pub session: v1::Session,
     pub members: MemberServiceClient<Channel>,

@@ -10,9 +10,9 @@ use tokio::{
 
 use super::watch::LOOK;
 
-/// Writes its process id beside a file, waits for the file, and returns the exit code in it.
+/// Writes the process id into a file beside `go`, waits for the file `go`, and returns the exit code in it.
 ///
-/// With `saves` it saves a checkpoint when it gets SIGTERM, writes down whether that worked, and goes on waiting.
+/// With `saves`, it saves a checkpoint when it gets SIGTERM, writes down whether that worked, and goes on waiting.
 pub fn await_exit_code(go: &Path, saves: Option<&OsStr>) -> u8 {
     let waited = match saves {
         None => write_pid(go).map(|()| {
@@ -48,7 +48,7 @@ async fn save_and_wait(go: &Path, what: &OsStr) -> io::Result<u8> {
     }
 }
 
-/// Stores a checkpoint as the program of a job does, with the credentials that its environment names.
+/// Stores a checkpoint like the program of a job, with the credentials that the environment names.
 async fn save(what: &OsStr) -> io::Result<String> {
     let mut store = Command::new(std::env::current_exe()?)
         .args(["dev", "store"])
@@ -69,14 +69,14 @@ async fn save(what: &OsStr) -> io::Result<String> {
 
 /// The checkpoint that a child saves.
 pub(super) const CHECKPOINT: &[u8] = b"weights, step 100\n";
-/// What the child writes if the checkpoint was saved.
+/// The text that the child writes if the checkpoint was saved.
 pub(super) const SAVED: &str = "saved";
 
 fn write_pid(go: &Path) -> io::Result<()> {
     write_atomically(&go.with_extension("pid"), &std::process::id().to_string())
 }
 
-/// Returns the exit code from the file, or 1 if the folder is gone because the story was stopped.
+/// Returns the exit code from the file, or 1 if the folder was removed because the story was stopped.
 fn exit_code(go: &Path) -> Option<u8> {
     match std::fs::read_to_string(go) {
         Ok(text) => Some(text.trim().parse().unwrap_or(1)),
@@ -84,7 +84,7 @@ fn exit_code(go: &Path) -> Option<u8> {
     }
 }
 
-/// Writes a file whole or not at all.
+/// Writes a file as a whole, or not at all.
 fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     let draft = path.with_extension("child-draft");
     std::fs::write(&draft, text)?;

@@ -1,4 +1,4 @@
-//! Every way in which the access of a credential ends.
+//! Shows every way in which the access of a credential ends.
 
 use std::time::Duration;
 
@@ -22,11 +22,11 @@ struct JobEnding {
     name: &'static str,
     claim: &'static str,
     cause: EndCause,
-    /// How the wrapper exits, and the outcome that the daemon records. None if the wrapper cannot report it.
+    /// How the wrapper exits, and the outcome that the daemon records. `None` if the wrapper cannot report it.
     expected: Option<(&'static str, v1::Outcome)>,
 }
 
-/// What ends the job.
+/// The event that ends the job.
 enum EndCause {
     /// The child exits with this code.
     Exit(u8),
@@ -81,7 +81,7 @@ impl EndCause {
 impl Story<'_> {
     /// Ends jobs under a wrapper, each in another way.
     pub(super) async fn show_endings(&mut self, checks: &Checks<'_>) {
-        // All wrappers start together. Each measurement begins when its wrapper has a credential.
+        // All wrappers start together. The measurement of each begins when it has a credential.
         let names = ENDINGS.iter().map(|ending| ending.name).chain(["revoked"]);
         let wrapped: Vec<_> = names.map(|name| self.stage.wrap(name)).collect();
         let mut ready = Vec::new();
@@ -119,7 +119,7 @@ impl Story<'_> {
         Ok((wrapped, token))
     }
 
-    /// Measures from the cause of an ending to the first refusal. Checks the wrapper and the record of the daemon.
+    /// Measures the time from the cause of an ending to the first refusal. Checks the wrapper and the record of the daemon.
     async fn show_ending(
         &mut self,
         ending: &JobEnding,
@@ -279,7 +279,7 @@ impl Story<'_> {
         daemon: &mut Child,
         before_lock: Option<SecretText>,
     ) {
-        // This credential is for a resource that is not locked, so that only the restart can end it.
+        // This credential is for a resource without a lock, so that only the restart can end it.
         let claim = "a killed daemon comes back, and grants nothing new";
         let start = Stopwatch::now();
         let seen = async {

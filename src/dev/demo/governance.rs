@@ -39,7 +39,7 @@ struct RunningTune {
 }
 
 impl Story<'_> {
-    /// Runs the acts in order. Stops if one fails, because each needs the previous one.
+    /// Runs the acts in order. Stops if an act fails, because each act needs the previous one.
     async fn run_approvals_and_recall(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
         let start = Stopwatch::now();
         let seen = self.ask_to_tune().await;
@@ -95,7 +95,7 @@ impl Story<'_> {
         }
     }
 
-    /// Creates a tune of the production model by the launcher, on the sample dataset and these.
+    /// Creates a tune of the production model as the launcher, with the sample dataset and the resources in `more`.
     async fn create_tune(&self, more: &[&str]) -> Result<v1::Job, tonic::Status> {
         let trainer = self.stage.deployment.id(Role::Trainer);
         let trainer = trainer.map_err(|e| tonic::Status::internal(e.to_string()))?.to_string();
@@ -103,7 +103,7 @@ impl Story<'_> {
         spec.read = vec![format!("dataset:{TENANT}/data@v1"), format!("model:{TENANT}/{MODEL}")];
         spec.read.extend(more.iter().map(|name| format!("dataset:{TENANT}/{name}")));
         spec.write = vec![format!("checkpoint:{TENANT}/{LINE}")];
-        // What the shipped policy asks of a change of a production model.
+        // The shipped policy asks for these two texts in a change of a production model.
         spec.why = "the demo".into();
         spec.ticket = "CHG-1412".into();
         spec.rollback_to = format!("model:{TENANT}/{MODEL}");
@@ -127,7 +127,7 @@ impl Story<'_> {
         }
     }
 
-    /// Approves twice as one person, who counts once.
+    /// Approves twice as the same person, who counts once.
     async fn approve_once(&mut self, job: &v1::Job) -> Observed<(String, ())> {
         for _ in 0..2 {
             let now = self.stage.approve_as(Person::Ada, &job.id, &job.request_digest).await;
@@ -183,7 +183,7 @@ impl Story<'_> {
         ))
     }
 
-    /// Recalls the dataset. Measures from the call to the first refusal.
+    /// Recalls the dataset. Measures the time from the call to the first refusal.
     async fn recall(&mut self, mut tune: RunningTune, checks: &Checks<'_>) -> Observed<(String, f64)> {
         let child = tune.wrapped.child().await?;
         let mut operator = self.stage.operator_of(Person::You)?;

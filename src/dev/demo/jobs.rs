@@ -21,9 +21,9 @@ use crate::{
     secret::SecretText,
 };
 
-/// Seconds instead of minutes, so that the story is short.
+/// A pace with seconds instead of minutes, so that the story is short.
 const PACE: Pace = Pace { beat: Duration::from_secs(1), lost_after: 2, drain_read: Duration::from_secs(2) };
-/// From the SIGTERM of a preemption to the end of checkpoint writes.
+/// The time from the SIGTERM of a preemption to the end of checkpoint writes.
 const GRACE: Duration = Duration::from_secs(4);
 
 const NODES: [&str; 4] = ["node-0", "node-1", "node-2", "node-3"];
@@ -48,7 +48,7 @@ pub(super) async fn run(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) 
 }
 
 impl Story<'_> {
-    /// Runs the acts in order. Stops if one fails, because each needs the previous one.
+    /// Runs the acts in order. Stops if an act fails, because each act needs the previous one.
     async fn run_acts(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
         let start = Stopwatch::now();
         let seen = self.join_all(checks).await;
@@ -57,7 +57,7 @@ impl Story<'_> {
         let start = Stopwatch::now();
         let seen = self.kill_one(&mut team, checks).await;
         self.require("one of them is killed, and the others lose nothing", start, seen)?;
-        // Wait: for this time, the daemon keeps the name for the lost member.
+        // During this time, the daemon keeps the name for the lost member.
         tokio::time::sleep(PACE.window()).await;
         let start = Stopwatch::now();
         let seen = self.restart_one(&mut team, checks).await;
@@ -106,7 +106,7 @@ impl Story<'_> {
         Ok((format!("attempt 1: {} joined, each with its own credentials", NODES.join(", ")), team))
     }
 
-    /// Starts several wrappers at once, and waits for each.
+    /// Starts several wrappers at once, and waits until each is ready.
     async fn start(&self, team: &mut Team, instances: &[&str], checks: &Checks<'_>) -> Observed<()> {
         let mut started = Vec::new();
         for instance in instances {

@@ -1,4 +1,4 @@
-//! The story of one credential: how it is issued, what it opens, and each way in which its access ends.
+//! The story of one credential: how it is issued, what it opens, and every way in which its access ends.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::{
     token::Presenter,
 };
 
-/// The size of the file whose download is cut: more than all buffers on the way hold.
+/// The size of the file whose download is cut. It is larger than all buffers between the server and the client.
 const BIG_FILE: u64 = 64 << 20;
 
 pub(super) async fn run(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) -> Observed<bool> {
@@ -62,7 +62,7 @@ impl Story<'_> {
             let life = Duration::from_secs(600);
             let domain = "stranger.example".parse().map_err(|_| "no such domain")?;
             let stranger = Authority::generate(domain, now, life).map_err(|e| e.to_string())?;
-            let id = stranger.id("/trainer").map_err(|e| e.to_string())?;
+            let id = stranger.id_at("/trainer").map_err(|e| e.to_string())?;
             match self.list_jobs_as(&stranger, &id).await? {
                 Err(status) => Ok(describe(&status)),
                 Ok(_) => Err("it was accepted".to_owned()),
@@ -74,7 +74,7 @@ impl Story<'_> {
         let start = Stopwatch::now();
         let seen = async {
             let authority = self.stage.deployment.authority();
-            let id = authority.id("/nobody").map_err(|e| e.to_string())?;
+            let id = authority.id_at("/nobody").map_err(|e| e.to_string())?;
             match self.list_jobs_as(authority, &id).await? {
                 Err(status) if calls::reason(&status) == "PRINCIPAL_UNKNOWN" => Ok(describe(&status)),
                 Err(status) => Err(describe(&status)),
@@ -101,7 +101,7 @@ impl Story<'_> {
         );
     }
 
-    /// Lists jobs with an SVID that is made for this call.
+    /// Lists jobs with an SVID that is issued for this call.
     async fn list_jobs_as(
         &self,
         authority: &Authority,
@@ -152,7 +152,7 @@ impl Story<'_> {
         }
     }
 
-    /// Approves a job, runs it, and takes the approval back.
+    /// Approves a job, runs it, and withdraws the approval.
     async fn show_approval(&mut self, job: v1::Job) {
         let start = Stopwatch::now();
         let run = async {
@@ -295,7 +295,7 @@ impl Story<'_> {
             Ok(begun) => begun,
             Err(why) => return self.report_ms(claim, 0.0, Err(why)),
         };
-        // The client stops reading now, so only the buffers on the way fill up.
+        // The client stops reading now, so only the buffers between the server and the client fill up.
         let start = Stopwatch::now();
         let revoked = self.revoke(&format!("job:{}", job.id), "demo: this download must be cut").await;
         if let Err(why) = revoked {
@@ -336,7 +336,7 @@ impl Story<'_> {
     }
 }
 
-/// Makes the request that asks the daemon about a token, with all that is known about its presenter.
+/// Makes the request that asks the daemon about a token, with all facts about the token's presenter.
 pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::IntrospectRequest {
     let (presenter, presenter_sha256) = match checks.presenter {
         Presenter::Svid { id, x5t_s256 } => {
@@ -347,7 +347,7 @@ pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::Intr
     v1::IntrospectRequest { token: token.expose().to_owned(), presenter, presenter_sha256 }
 }
 
-/// Connects without a client certificate. The server must send a TLS alert and no byte of an answer.
+/// Connects without a client certificate. The server must send a TLS alert, and no byte of an answer.
 async fn connect_without_certificate(stage: &Stage) -> Observed<String> {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(stage.deployment.authority().bundle().as_bytes())

@@ -13,16 +13,16 @@ use crate::{
     },
 };
 
-/// A person, by the last segment of the SPIFFE ID.
+/// A person, named by the last segment of the SPIFFE ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Person {
-    /// Owns models.
+    /// A person who owns models.
     Ada,
-    /// Owns models too.
+    /// Another person who owns models.
     Grace,
-    /// Protects data, and owns no model.
+    /// A person who protects data, and owns no model.
     Dana,
-    /// Operates the platform, and approves nothing.
+    /// A person who operates the platform, and approves nothing.
     You,
 }
 
@@ -45,7 +45,7 @@ impl Person {
     }
 }
 
-/// The production model, the line of its checkpoints, and a second dataset.
+/// The production model. Below are the line of its checkpoints, and a second dataset.
 pub(super) const MODEL: &str = "assistant@1";
 pub(super) const LINE: &str = "assistant-tuned";
 pub(super) const OTHER_DATASET: &str = "more@v1";
@@ -98,7 +98,7 @@ owner    = "model-owners"
 
     fn id_of(&self, person: Person) -> Observed<SpiffeId> {
         let path = format!("/people/{}", person.name());
-        self.deployment.authority().id(&path).map_err(|e| e.to_string())
+        self.deployment.authority().id_at(&path).map_err(|e| e.to_string())
     }
 
     fn channel_of(&self, person: Person) -> Observed<Channel> {
@@ -106,7 +106,7 @@ owner    = "model-owners"
         Ok(self.connector_as(self.deployment.authority(), &id)?.channel())
     }
 
-    /// Makes a client of an operator's calls for a person.
+    /// Makes a client for the operator calls of a person.
     pub(super) fn operator_of(&self, person: Person) -> Observed<OperatorServiceClient<Channel>> {
         Ok(OperatorServiceClient::new(self.channel_of(person)?))
     }

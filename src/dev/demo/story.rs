@@ -15,7 +15,7 @@ use crate::{
     proto::v1,
 };
 
-/// One demo run.
+/// One run of a story.
 pub(super) struct Story<'a> {
     pub(super) stage: &'a Stage,
     report: &'a mut (dyn FnMut(&Claim) + Send),
@@ -58,7 +58,7 @@ impl Story<'_> {
         Ok(self.all_hold)
     }
 
-    /// Reports a claim that the rest depends on. Returns none if it was not observed.
+    /// Reports a claim that later claims depend on. Returns `None` if the claim was not observed.
     pub(super) fn require<T>(
         &mut self,
         claim: &'static str,
@@ -74,12 +74,12 @@ impl Story<'_> {
         found
     }
 
-    /// Reports a claim that took the time since `start`.
+    /// Reports a claim. Its duration is the time since `start`.
     pub(super) fn report(&mut self, claim: &'static str, start: Stopwatch, seen: Observed<String>) {
         self.report_ms(claim, start.ms(), seen);
     }
 
-    /// Reports a claim with its own measurement, or a failure that took the time since `start`.
+    /// Reports a claim with a measured duration, or a failure with the time since `start`.
     pub(super) fn report_measured(
         &mut self,
         claim: &'static str,
@@ -92,7 +92,7 @@ impl Story<'_> {
         }
     }
 
-    /// Reports a claim that took `ms`.
+    /// Reports a claim with a duration of `ms`.
     pub(super) fn report_ms(&mut self, claim: &'static str, ms: f64, seen: Observed<String>) {
         let (observed, holds) = match seen {
             Ok(observed) => (observed, true),
@@ -140,7 +140,7 @@ fn short(digest: &Digest) -> String {
     digest.to_string().chars().take(19).collect()
 }
 
-/// Copies the ledger, flips one byte in the middle of it, and verifies the copy.
+/// Copies the ledger, flips one byte in the middle of the copy, and verifies the copy.
 fn flip_byte(state: &std::path::Path, copy: &std::path::Path) -> Observed<String> {
     let io = |e: std::io::Error| e.to_string();
     std::fs::create_dir_all(copy).map_err(io)?;

@@ -40,7 +40,7 @@ pub(super) struct Mate {
 impl Stage {
     /// Starts one wrapper of an attempt. With `saves`, its child saves a checkpoint on SIGTERM.
     pub(super) fn wrap_member(&self, job: &str, key: &str, instance: &str, saves: bool) -> Observed<Wrapped> {
-        // Each wrapper has its own folder, as on its own node.
+        // Each wrapper has a separate folder, as on a separate node.
         let name = (1..).map(|n| format!("{key}-{instance}-{n}")).find(|name| {
             let place = self.deployment.path(&format!("run-{name}"));
             !place.exists()
@@ -96,12 +96,12 @@ impl Mate {
         Ok(Mate { instance: instance.to_owned(), wrapped, token, child })
     }
 
-    /// Returns the lease of its credential.
+    /// Returns the lease of the mate's credential.
     pub(super) fn lease(&self) -> Observed<LeaseId> {
         Ok(claims_of(&self.token)?.lh.lease)
     }
 
-    /// Checks that nothing changed for it: same lease, still live, same child.
+    /// Checks that nothing changed for this mate: the lease is the same and still live, and the child is the same.
     pub(super) async fn is_unharmed(&mut self, checks: &Checks<'_>) -> Observed<()> {
         let lease = self.lease()?;
         self.token =
@@ -113,7 +113,7 @@ impl Mate {
         self.has_its_child()
     }
 
-    /// Checks that its first child still runs.
+    /// Checks that the mate's first child still runs.
     pub(super) fn has_its_child(&mut self) -> Observed<()> {
         if let Ok(Some(status)) = self.wrapped.process.try_wait() {
             return Err(format!(
@@ -128,7 +128,7 @@ impl Mate {
         }
     }
 
-    /// Waits for a new reading credential that is accepted.
+    /// Waits until the mate has a new reading credential that is accepted.
     pub(super) async fn renewed(&mut self, checks: &Checks<'_>) -> Observed<Stopwatch> {
         let instance = self.instance.clone();
         within(&format!("a new credential of {instance}"), async {
@@ -153,7 +153,7 @@ impl Team {
         self.mates.iter_mut().find(|m| m.instance == instance).ok_or_else(|| format!("no {instance}"))
     }
 
-    /// Checks that nothing changed for all others. Returns their number.
+    /// Checks that nothing changed for all other mates. Returns their number.
     pub(super) async fn others_unharmed(&mut self, but: &str, checks: &Checks<'_>) -> Observed<usize> {
         let mut count = 0usize;
         for mate in self.mates.iter_mut().filter(|m| m.instance != but) {

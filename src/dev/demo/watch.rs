@@ -1,4 +1,4 @@
-//! Waiting until a token is refused, or a process has started or ended.
+//! Waits until a token is refused, or a process has started or ended.
 
 use std::{
     ffi::OsString,
@@ -41,7 +41,7 @@ impl Stopwatch {
     }
 }
 
-/// A verifier, and the presenter and resource of its checks.
+/// A verifier, and the presenter and the resource for its checks.
 pub(super) struct Checks<'a> {
     pub verifier: &'a Verifier,
     pub presenter: Presenter<'a>,
@@ -49,7 +49,7 @@ pub(super) struct Checks<'a> {
 }
 
 impl<'a> Checks<'a> {
-    /// Makes checks for the sample dataset, presented by the holder of a certificate.
+    /// Makes checks for the sample dataset. The presenter is the holder of a certificate.
     pub(super) fn of(verifier: &'a Verifier, holder: &'a Leaf) -> Observed<Self> {
         let presenter = Presenter::Svid { id: &holder.spiffe_id, x5t_s256: Some(&holder.x5t_s256) };
         let object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
@@ -76,7 +76,7 @@ impl Checks<'_> {
         .await
     }
 
-    /// Waits until the token is accepted. The verifier may need a moment to see it.
+    /// Waits until the token is accepted. The verifier may need a moment until its feed has the lease.
     pub(super) async fn accepted(&self, token: &SecretText) -> Observed<()> {
         within("the token to be accepted", async {
             while self.check(token).await.is_err() {
@@ -97,7 +97,7 @@ pub(super) async fn within<T>(what: &str, wait: impl Future<Output = T>) -> Obse
 pub(super) struct Wrapped {
     pub process: Child,
     pub dir: PathBuf,
-    /// The child exits with the code that is written to this file.
+    /// The file whose content is the exit code of the child. The child waits for it.
     pub go: PathBuf,
     pub log: PathBuf,
 }
@@ -188,7 +188,7 @@ impl Wrapped {
         std::fs::rename(draft, &self.go).map_err(|e| e.to_string())
     }
 
-    /// Waits until the wrapper has ended, and returns how.
+    /// Waits until the wrapper has ended, and returns how it ended.
     pub(super) async fn ended(&mut self) -> Observed<String> {
         let status = within("the wrapper to end", self.process.wait()).await?.map_err(|e| e.to_string())?;
         use std::os::unix::process::ExitStatusExt;
@@ -208,7 +208,7 @@ impl Wrapped {
     }
 }
 
-/// Reads the token of one half, from the list that the wrapper wrote.
+/// Reads the token of one half from the list that the wrapper wrote.
 fn token_of(below: &Path, half: Half) -> Option<SecretText> {
     let index = std::fs::read_dir(below)
         .ok()?
@@ -224,7 +224,7 @@ fn token_of(below: &Path, half: Half) -> Option<SecretText> {
     crate::dev::read_token(Path::new(one.get("path")?.as_str()?)).ok()
 }
 
-/// Decodes the claims of a token. Verifies nothing.
+/// Decodes the claims of a token. Does not verify the token.
 pub(super) fn claims_of(token: &SecretText) -> Observed<Claims> {
     use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     let claims = token.expose().split('.').nth(1).ok_or("no token")?;
