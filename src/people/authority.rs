@@ -20,13 +20,13 @@ use crate::{
     written::read_regular_text,
 };
 
-/// Certificates begin ten seconds before now, as those of SPIRE do, because clocks differ a little.
+/// How long before now a certificate begins, as with SPIRE, because clocks differ a little.
 const BACKDATE: Duration = Duration::from_secs(10);
 
 /// The root of the people trust domain, with its key.
 pub struct PeopleAuthority {
     issuer: Issuer<'static, KeyPair>,
-    /// All roots of the domain as PEM, the signing one first.
+    /// All roots of the domain in PEM. The first root signs.
     bundle: String,
     not_after: Wall,
 }
@@ -42,19 +42,19 @@ pub enum AuthorityFault {
     Key(String),
 }
 
-/// A new authority, in the form of its files.
+/// The texts of the two files of a new authority.
 pub struct AuthorityPem {
-    /// The certificate of the root, as PEM.
+    /// The certificate of the root, in PEM.
     pub cert: String,
-    /// The private key, as PKCS#8 PEM.
+    /// The private key in PEM, as PKCS#8.
     pub key: Zeroizing<String>,
 }
 
 /// The SVID of a person.
 pub struct PersonSvid {
-    /// The chain as PEM, leaf first.
+    /// The certificate chain in PEM, with the leaf first.
     pub cert: String,
-    /// SHA-256 of the leaf's DER.
+    /// The SHA-256 of the leaf's DER.
     pub digest: Digest,
     /// The serial number in lower-case hex.
     pub serial: String,
@@ -65,7 +65,7 @@ impl PeopleAuthority {
     ///
     /// # Errors
     ///
-    /// The domain cannot be in a certificate, or no key could be made.
+    /// Fails if the domain cannot be written into a certificate, or no key could be made.
     pub fn generate(domain: &TrustDomain, now: Wall, life: Duration) -> Result<AuthorityPem, rcgen::Error> {
         let mut params = CertificateParams::default();
         params.distinguished_name = named(&format!("people of {domain}"));
@@ -78,11 +78,12 @@ impl PeopleAuthority {
         Ok(AuthorityPem { cert, key: Zeroizing::new(key.serialize_pem()) })
     }
 
-    /// Reads the root and its key from PEM files. The first certificate signs; the others are only trusted.
+    /// Reads the root and its key from PEM files. The first certificate signs. The others are only trusted.
     ///
     /// # Errors
     ///
-    /// A file cannot be read, the certificate may not sign for the domain or has expired, or the key does not belong to it.
+    /// Fails if a file cannot be read, if the certificate may not sign for the domain or has expired, or if the key does not
+    /// belong to the certificate.
     pub fn load(domain: &TrustDomain, cert: &Path, key: &Path, now: Wall) -> Result<Self, AuthorityFault> {
         let bundle = read_regular_text(cert, PEM_BYTES_MAX)
             .map_err(|why| AuthorityFault::Cert(format!("it {why}")))?;
@@ -110,12 +111,12 @@ impl PeopleAuthority {
         Ok(PeopleAuthority { issuer, bundle, not_after })
     }
 
-    /// The roots of the people trust domain as PEM.
+    /// Returns the roots of the people trust domain in PEM.
     pub fn bundle(&self) -> &str {
         &self.bundle
     }
 
-    /// When the root expires. No SVID is valid for longer.
+    /// Returns when the root expires. No SVID is valid for longer.
     pub fn not_after(&self) -> Wall {
         self.not_after
     }
@@ -124,7 +125,7 @@ impl PeopleAuthority {
     ///
     /// # Errors
     ///
-    /// The certificate cannot be made or signed.
+    /// Fails if the certificate cannot be made or signed.
     pub fn issue(
         &self,
         request: &KeyRequest,
@@ -154,8 +155,8 @@ impl fmt::Debug for PeopleAuthority {
     }
 }
 
-/// Draws a serial number that no other certificate has (RFC 5280, section 4.1.2.2): 16 octets, positive. Left to itself, rcgen
-/// derives it from the key, which two certificates may share.
+/// Draws a serial number that no other certificate has (RFC 5280, section 4.1.2.2): 16 octets, positive. Without this, rcgen
+/// would derive the number from the key, which two certificates may share.
 fn random_serial() -> Result<SerialNumber, rcgen::Error> {
     const SIGN: u128 = 1 << 127;
     const FIRST: u128 = 1 << 126;

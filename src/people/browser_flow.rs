@@ -1,4 +1,4 @@
-//! Logging in with a browser on this machine: the authorization code flow with PKCE (RFC 7636, RFC 8252).
+//! Login with a browser on this machine: the authorization code flow with PKCE (RFC 7636, RFC 8252).
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{clock::Clock, plain, secret::SecretText};
 
-/// The most bytes of a browser's request: a code, a state, and the headers that browsers send.
+/// The size limit for a browser's request: a code, a state, and the headers that browsers send.
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 /// How long one connection may take to send its request.
 const REQUEST_WAIT: Duration = Duration::from_secs(5);
@@ -38,11 +38,11 @@ pub struct BrowserFlow {
 }
 
 impl BrowserFlow {
-    /// Begins a login for the key whose nonce is `nonce`: listens on a port of this machine for the answer.
+    /// Begins a login for the key whose nonce is `nonce`. Listens for the answer on a port of this machine.
     ///
     /// # Errors
     ///
-    /// The provider gives no usable answer, or no port is free.
+    /// Fails if the provider gives no usable answer, or if no port is free.
     pub async fn begin(http: &ProviderHttp, terms: &LoginTerms, nonce: &str) -> Result<Self, FlowFault> {
         let endpoints = endpoints(http, terms).await?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -63,7 +63,7 @@ impl BrowserFlow {
         Ok(BrowserFlow { endpoints, client_id, redirect, listener, url, state, nonce, verifier })
     }
 
-    /// The URL at which the person logs in.
+    /// Returns the URL at which the person logs in.
     pub fn url(&self) -> &str {
         self.url.as_str()
     }
@@ -72,7 +72,7 @@ impl BrowserFlow {
     ///
     /// # Errors
     ///
-    /// The person or the provider refused, or the ID token is not the answer to this login.
+    /// Fails if the person or the provider refused, or if the ID token is not the answer to this login.
     pub async fn finish(
         self,
         http: &ProviderHttp,
@@ -101,7 +101,7 @@ impl BrowserFlow {
     }
 }
 
-/// Answers requests until one has our state. All other requests get an error.
+/// Answers requests until a request has our state. All other requests get an error.
 async fn wait_for_code(
     listener: &TcpListener,
     state: &CsrfToken,
@@ -158,7 +158,7 @@ fn answer_of(target: &str, state: &CsrfToken) -> Option<Result<AuthorizationCode
     let value = |name: &str| {
         let mut values =
             url.query_pairs().filter(|(key, _)| key == name).map(|(_, value)| value.into_owned());
-        // A provider sends each parameter once, so a repeated one does not count.
+        // A provider sends each parameter once, so a repeated parameter does not count.
         values.next().filter(|_| values.next().is_none())
     };
     let is_ours = value("state").is_some_and(|found| {
@@ -180,7 +180,7 @@ fn answer_of(target: &str, state: &CsrfToken) -> Option<Result<AuthorizationCode
 mod tests {
     use super::*;
 
-    // Only the answer to our own login is accepted.
+    // Only the answer to our login is accepted.
     #[test]
     fn an_answer_with_another_state_is_not_ours() {
         let state = CsrfToken::new("ours".to_owned());

@@ -1,4 +1,4 @@
-//! Logging in with a browser on another machine: the device authorization grant (RFC 8628).
+//! Login with a browser on another machine: the device authorization grant (RFC 8628).
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,11 +23,11 @@ pub struct DeviceFlow {
 }
 
 impl DeviceFlow {
-    /// Begins a login, and gets a code. Some providers put our nonce into the ID token; many do not.
+    /// Begins a login, and gets a code. Some providers put our nonce into the ID token, but many do not.
     ///
     /// # Errors
     ///
-    /// The provider has no device flow, or gives no usable answer.
+    /// Fails if the provider has no device flow, or gives no usable answer.
     pub async fn begin(http: &ProviderHttp, terms: &LoginTerms, nonce: &str) -> Result<Self, FlowFault> {
         let endpoints = endpoints(http, terms).await?;
         let device = endpoints.additional_metadata().device_authorization_endpoint.clone();
@@ -44,26 +44,26 @@ impl DeviceFlow {
         Ok(DeviceFlow { endpoints, client_id, details, nonce: Nonce::new(nonce.to_owned()) })
     }
 
-    /// The URL of the page on which the person types the code. Made safe to show.
+    /// Returns the URL of the page on which the person types the code. The text is safe to show.
     pub fn url(&self) -> String {
         plain::line(self.details.verification_uri().as_str()).into_owned()
     }
 
-    /// The URL of a page that has the code already, if the provider offers one. Made safe to show.
+    /// Returns the URL of a page that already has the code, if the provider offers one. The text is safe to show.
     pub fn url_with_code(&self) -> Option<String> {
         self.details.verification_uri_complete().map(|url| plain::line(url.secret()).into_owned())
     }
 
-    /// The code that the person types. Made safe to show.
+    /// Returns the code that the person types. The text is safe to show.
     pub fn code(&self) -> String {
         plain::line(self.details.user_code().secret()).into_owned()
     }
 
-    /// Asks for the ID token at the interval that the provider wants, until the person is done or the code expires.
+    /// Asks for the ID token at the interval that the provider wants, until the person has finished or the code expires.
     ///
     /// # Errors
     ///
-    /// The person refused, no one typed the code in time, or the ID token is not the answer to this login.
+    /// Fails if the person refused, if no one typed the code in time, or if the ID token is not the answer to this login.
     pub async fn finish(
         self,
         http: &ProviderHttp,

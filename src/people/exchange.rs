@@ -4,12 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::reason::{Reason, Refusal};
 
-/// The answer to `GET /login`: where people log in, and how.
+/// The answer to `GET /login`: the identity provider, and the ways to log in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoginTerms {
     /// The issuer of the identity provider.
     pub issuer: String,
-    /// What the provider calls the client.
+    /// The name that the provider has for the client.
     pub client_id: String,
     /// Whether the device flow is allowed.
     pub device_flow: bool,
@@ -21,31 +21,32 @@ pub struct LoginTerms {
 pub struct LoginBody {
     /// The ID token.
     pub id_token: String,
-    /// A certificate signing request for a P-256 key, as PEM.
+    /// A certificate signing request for a P-256 key, in PEM.
     pub key_request: String,
-    /// The group as whose member the person logs in. If it is empty, the daemon takes the first of the person's groups.
+    /// The group for the login. The person logs in as its member. If it is empty, the daemon takes the first of the person's
+    /// groups.
     #[serde(default)]
     pub group: String,
 }
 
-/// The answer to `POST /login`: an SVID, and who the person is.
+/// The answer to `POST /login`: an SVID, and information about the person.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoginAnswer {
     /// The SPIFFE ID.
     pub spiffe_id: String,
-    /// The SVID's chain as PEM, leaf first.
+    /// The certificate chain of the SVID in PEM, with the leaf first.
     pub svid: String,
-    /// The roots of the people trust domain as PEM.
+    /// The roots of the people trust domain, in PEM.
     pub bundle: String,
-    /// The kind of principal that the catalog lists for the person.
+    /// The kind of principal that the catalog has for the person.
     pub kind: String,
     /// The name of the person, as in `human:NAME`.
     pub human: String,
-    /// The group as whose member the person logged in. Empty if there is none.
+    /// The group of the login. Empty if the person logged in as a member of no group.
     pub group: String,
     /// All groups of the person that Leasehold knows.
     pub groups: Vec<String>,
-    /// How the person proved who they are.
+    /// The methods by which the person proved their identity.
     pub amr: Vec<String>,
     /// The end of the login, as in RFC 3339.
     pub until: String,
@@ -56,9 +57,9 @@ pub struct LoginAnswer {
 pub struct LoginProblem {
     /// The code of the reason.
     pub reason: String,
-    /// One line that says what was wrong.
+    /// One line that says what is wrong.
     pub text: String,
-    /// Labelled lines below it.
+    /// Lines with labels, which are shown below the text.
     #[serde(default)]
     pub facts: Vec<(String, String)>,
 }
@@ -71,7 +72,7 @@ impl From<&Refusal> for LoginProblem {
 }
 
 impl LoginProblem {
-    /// Returns the refusal, as the client shows it.
+    /// Makes the refusal that the client shows.
     pub fn refusal(self) -> Refusal {
         let reason = Reason::parse(&self.reason).unwrap_or(Reason::LoginRefused);
         let refusal = Refusal::new(reason, self.text);

@@ -1,4 +1,4 @@
-//! Why a login is refused.
+//! The faults for which a login is refused.
 
 use crate::{
     limits,
@@ -8,13 +8,13 @@ use crate::{
 /// Why a login is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoginFault {
-    /// The ID token is no JWT, or too long.
+    /// The ID token is not a JWT, or is too long.
     #[error("the ID token is not a signed token of at most {} bytes", limits::ID_TOKEN_BYTES_MAX)]
     NotAToken,
-    /// A check of OpenID Connect failed. The text is for the log: it may quote claims.
+    /// A check of OpenID Connect failed. The text is only for the log, because it may quote claims.
     #[error("the ID token is not accepted: {why}")]
     TokenRefused {
-        /// Which check failed, for the log.
+        /// The check that failed, for the log.
         why: String,
     },
     /// The ID token has expired.
@@ -23,31 +23,31 @@ pub enum LoginFault {
     /// The ID token is older than [`limits::ID_TOKEN_AGE_MAX`], from the future, or older than this run of the daemon.
     #[error("the ID token was not issued just now")]
     TokenNotFresh,
-    /// The token's nonce is not the digest of the key that the login is for.
+    /// The token's nonce is not the digest of the key in the login.
     #[error("the ID token was issued for another login")]
     OtherKey,
-    /// The token has no nonce, and the configuration does not allow that.
+    /// The token has no nonce, and the configuration requires one.
     #[error("the ID token has no nonce, and the device flow is not allowed here")]
     DeviceFlowOff,
-    /// The token was used for a login before.
+    /// The token was already used for a login.
     #[error("the ID token was used for a login before")]
     TokenSpent,
     /// The subject cannot be the name of a person.
     #[error("the subject of the ID token is not 1 to 255 ASCII characters")]
     Subject,
-    /// The request for a certificate is malformed, or not signed by its own key.
+    /// The certificate signing request is malformed, or is not signed by the key in it.
     #[error("the certificate signing request is not for a P-256 key, or is not signed by that key")]
     KeyRequest,
-    /// The login was made without a method that is required.
+    /// The person logged in without a method that is required.
     #[error("you logged in without {method}, which this daemon requires")]
     MethodMissing {
         /// A value of `amr`.
         method: String,
     },
-    /// The person named a group that they are not in.
+    /// The person named a group, but is not its member.
     #[error("the identity provider does not have you in the group {group}")]
     NotInGroup {
-        /// The group, as Leasehold calls it.
+        /// The group, by Leasehold's name.
         group: String,
     },
     /// The identity provider cannot be reached, or its answer cannot be used.
@@ -63,19 +63,19 @@ pub enum LoginFault {
         limits::ID_TOKEN_AGE_MAX.as_secs() / 60
     )]
     TooOften,
-    /// The tokens of this person's other logins are dated ahead, and wait for their time.
+    /// The tokens of this person's other logins are issued in the future, and wait for their time.
     #[error(
         "{} of your logins wait until this daemon's clock has the time of their ID tokens",
         limits::LOGINS_AHEAD_PER_PERSON_MAX
     )]
     Ahead,
-    /// Too many logins at once.
+    /// There are too many logins at once.
     #[error("there are too many logins at once")]
     Busy,
 }
 
 impl LoginFault {
-    /// Returns the refusal for the person. It does not quote what the provider or the token says.
+    /// Makes the refusal for the person. It does not quote the provider or the token.
     pub fn refusal(&self) -> Refusal {
         let again = "log in again: leasehold login";
         match self {

@@ -1,4 +1,4 @@
-//! What the two ways to an ID token share: the provider's endpoints, and why a login gives no token.
+//! The common part of the two ways to get an ID token: the provider's endpoints, and the faults of a login.
 
 use openidconnect::{
     AdditionalProviderMetadata, DeviceAuthorizationUrl, IssuerUrl, ProviderMetadata, TokenUrl,
@@ -15,7 +15,7 @@ use super::{
     provider_http::{ProviderHttp, causes, has_https},
 };
 
-/// What the discovery document says of the device flow.
+/// The part of the discovery document that is about the device flow.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct DeviceEndpoint {
     #[serde(default)]
@@ -39,7 +39,7 @@ pub(super) type Endpoints = ProviderMetadata<
     CoreSubjectIdentifierType,
 >;
 
-/// The scopes that are asked for. A provider leaves out what it does not know.
+/// The scopes that the client requests. A provider ignores scopes that it does not know.
 pub(super) const SCOPES: [&str; 3] = ["profile", "email", "groups"];
 
 /// Why a person got no ID token.
@@ -54,7 +54,7 @@ pub enum FlowFault {
     /// No port on this machine is free for the answer of the browser.
     #[error("the command cannot listen on a port of this machine: {0}")]
     Listen(#[from] std::io::Error),
-    /// The person or the provider said no.
+    /// The person or the provider refused the login.
     #[error("the identity provider refused the login: {0}")]
     Refused(String),
     /// No one finished the login in time.
@@ -65,7 +65,7 @@ pub enum FlowFault {
     OtherToken(String),
 }
 
-/// Asks the provider for its endpoints. Those of an `https` provider must have `https` too.
+/// Fetches the provider's endpoints. If the provider has `https`, its endpoints must have `https` too.
 pub(super) async fn endpoints(http: &ProviderHttp, terms: &LoginTerms) -> Result<Endpoints, FlowFault> {
     let issuer = IssuerUrl::new(terms.issuer.clone()).map_err(|e| FlowFault::Provider(e.to_string()))?;
     let found: Endpoints =

@@ -1,4 +1,4 @@
-//! A public key, with proof that the sender has its private key.
+//! A public key, with the proof that the sender has its private key.
 
 use rcgen::{CertificateSigningRequestParams, PKCS_ECDSA_P256_SHA256, PublicKey, PublicKeyData};
 
@@ -10,11 +10,11 @@ use crate::{limits::KEY_REQUEST_BYTES_MAX, name::Digest};
 pub struct KeyRequest(PublicKey);
 
 impl KeyRequest {
-    /// Reads a request as PEM.
+    /// Reads a request in PEM.
     ///
     /// # Errors
     ///
-    /// It is malformed, too long, not signed by its own key, or for a key that is not P-256.
+    /// Fails if the request is malformed, is too long, is not signed by the key in it, or is for a key that is not P-256.
     pub fn from_pem(pem: &str) -> Result<Self, LoginFault> {
         if pem.len() > KEY_REQUEST_BYTES_MAX {
             return Err(LoginFault::KeyRequest);
@@ -31,13 +31,13 @@ impl KeyRequest {
         &self.0
     }
 
-    /// Returns the nonce that an ID token for this key has.
+    /// Returns the nonce that an ID token for this key must have.
     pub fn nonce(&self) -> String {
         nonce_of(&self.0)
     }
 }
 
-/// Returns the nonce of a login for a key: the digest of the key, so that the ID token is of no use with another key.
+/// Returns the nonce of a login for a key. It is the digest of the key, so that the ID token is useless with another key.
 pub(super) fn nonce_of(key: &impl PublicKeyData) -> String {
     Digest::of(&key.subject_public_key_info()).to_string()
 }
@@ -52,13 +52,13 @@ mod tests {
         CertificateParams::default().serialize_request(key).unwrap().pem().unwrap()
     }
 
-    // No one gets an SVID for a key that is not theirs.
+    // A person gets an SVID only for a key that they have.
     #[test]
     fn a_key_request_is_signed_by_its_own_key() {
         let key = KeyPair::generate().unwrap();
         let good = request(&key);
         assert_eq!(KeyRequest::from_pem(&good).unwrap().nonce(), nonce_of(&key));
-        // Change one byte of the key in the request. Now the signature is not by that key.
+        // Change one byte of the key in the request, so that the signature is not by this key.
         let pem = rustls::pki_types::pem::PemObject::from_pem_slice(good.as_bytes());
         let der: rustls::pki_types::CertificateSigningRequestDer<'_> = pem.unwrap();
         let mut forged = der.to_vec();

@@ -1,21 +1,21 @@
 //! People who log in: an ID token of their identity provider becomes a short-lived X.509-SVID.
 //!
-//! Owns the check of an ID token (OpenID Connect), the person's name and SPIFFE ID, the authority that signs SVIDs of people,
-//! and the two ways to get an ID token. It decides only who a person is and which SVID they get. It keeps no login: the broker
-//! records a login, and the state ends it.
+//! This module owns the check of an ID token (OpenID Connect), the person's name and SPIFFE ID, the authority that signs SVIDs
+//! of people, and the two ways to get an ID token. It decides only who a person is and which SVID the person gets. It keeps no
+//! login: the broker records a login, and the state ends it.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `person` | the name and the SPIFFE ID of a person |
-//! | `key_request` | [`KeyRequest`]: a public key, with proof that the sender has its private key |
+//! | `key_request` | [`KeyRequest`]: a public key, with the proof that the sender has its private key |
 //! | `authority` | [`PeopleAuthority`]: signs the SVIDs of people |
-//! | `provider` | [`IdentityProvider`]: checks ID tokens; [`PersonClaims`]: what a good one says |
+//! | `provider` | [`IdentityProvider`]: checks ID tokens; [`PersonClaims`]: the claims of a valid ID token |
 //! | `provider_http` | [`ProviderHttp`]: bounded HTTP to the identity provider |
-//! | `rules` | [`LoginRules`]: who may log in, and as what |
-//! | `spent_tokens` | [`SpentTokens`]: no ID token is used twice |
+//! | `rules` | [`LoginRules`]: who may log in, and with which groups |
+//! | `spent_tokens` | [`SpentTokens`]: makes sure that no ID token is used twice |
 //! | `fault` | [`LoginFault`]: why a login is refused |
-//! | `service` | [`People`]: all that a daemon needs for logins |
-//! | `browser_flow` `device_flow` `flow` | the two ways to an ID token, for the command, and what they share |
+//! | `service` | [`People`]: everything that a daemon needs for logins |
+//! | `browser_flow` `device_flow` `flow` | the two ways to get an ID token, for the command, and their common part |
 //! | `exchange` | the messages of a login between a client and the daemon |
 
 mod authority;

@@ -12,17 +12,19 @@ use crate::{
 /// The longest subject that OpenID Connect allows (Core, section 2).
 const SUBJECT_BYTES_MAX: usize = 255;
 
-/// The first two characters of a name whose subject is too long, or does not begin with `a` to `z` or a digit. The third is `_`,
-/// `-`, `.` or `h`. In a name without this mark, two hex digits follow each `_`, so no other subject gets a marked name.
+/// The first two characters of a name whose subject is too long, or does not begin with `a` to `z` or a digit. The third is
+/// `_`, `-`, `.` or `h`. In a name without this mark, two hex digits follow each `_`, so no other subject gets a marked name.
 const MARK: &str = "x_";
 
-/// Returns the name of the person whom an identity provider calls `sub`. Two subjects never get the same name, even if names
-/// are compared without case: `a` to `z`, digits, `-` and a single `.` stand for themselves, and each other byte is `_` and its
-/// two hex digits. A subject whose name would be too long gets its SHA-256 digest as its name.
+/// Returns the name of the person whom an identity provider calls `sub`.
+///
+/// Two subjects never get the same name, even if names are compared without case. The characters `a` to `z`, digits, `-` and a
+/// single `.` are kept. Each other byte becomes `_` and its two hex digits. If the name would be too long, it is the SHA-256
+/// digest of the subject.
 ///
 /// # Errors
 ///
-/// The subject is empty, longer than 255 bytes, or has characters that are not ASCII.
+/// Fails if the subject is empty, is longer than 255 bytes, or has characters that are not ASCII.
 pub fn human_of_subject(sub: &str) -> Result<HumanName, LoginFault> {
     if sub.is_empty() || sub.len() > SUBJECT_BYTES_MAX || !sub.is_ascii() {
         return Err(LoginFault::Subject);
@@ -52,14 +54,14 @@ pub fn human_of_subject(sub: &str) -> Result<HumanName, LoginFault> {
     name.parse().map_err(|_| LoginFault::Subject)
 }
 
-/// The number of the path segment, counted from 1, that has the person's name in a SPIFFE ID of [`person_id`].
+/// The number of the path segment with the person's name in a SPIFFE ID of [`person_id`], counted from 1.
 pub const PERSON_SEGMENT: usize = 2;
 
-/// Returns the SPIFFE ID of a person, as a member of a group or of none: `spiffe://DOMAIN/human/NAME/GROUP`.
+/// Returns the SPIFFE ID of a person, as a member of one group or of no group: `spiffe://DOMAIN/human/NAME/GROUP`.
 ///
 /// # Errors
 ///
-/// The ID would be longer than SPIFFE allows.
+/// Fails if the ID would be longer than SPIFFE allows.
 pub fn person_id(
     domain: &TrustDomain,
     human: &HumanName,
@@ -112,7 +114,7 @@ mod tests {
     }
 
     proptest! {
-        // The encoding is injective, without regard to case, and always a valid path segment.
+        // The encoding is injective, even without regard to case, and always gives a valid path segment.
         #[test]
         fn two_subjects_never_share_a_name(a in "[ -~]{1,60}", b in "[ -~]{1,60}") {
             let (x, y) = (name(&a), name(&b));

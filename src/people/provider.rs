@@ -32,7 +32,7 @@ use crate::{
     secret::SecretText,
 };
 
-/// The algorithms that are accepted: public keys only. `none` and HMAC are never among them.
+/// The algorithms that are accepted. All of them use public keys, so `none` and HMAC are not accepted.
 const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
     CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha256,
     CoreJwsSigningAlgorithm::RsaSsaPkcs1V15Sha384,
@@ -45,7 +45,7 @@ const ALGORITHMS: [CoreJwsSigningAlgorithm; 9] = [
     CoreJwsSigningAlgorithm::EdDsa,
 ];
 
-/// All claims that OpenID Connect does not name itself.
+/// All claims that OpenID Connect does not define.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(super) struct OtherClaims(HashMap<String, serde_json::Value>);
 
@@ -54,25 +54,25 @@ impl AdditionalClaims for OtherClaims {}
 pub(super) type PersonToken =
     IdToken<OtherClaims, CoreGenderClaim, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm>;
 
-/// What the configuration says of the provider.
+/// The provider's settings in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProviderOptions {
-    /// The `iss` of its tokens, below which its discovery document is found.
+    /// The `iss` of the provider's tokens. Its discovery document is below this URL.
     pub issuer: String,
-    /// What the provider calls this daemon's client.
+    /// The name that the provider has for this daemon's client.
     pub client_id: String,
     /// The claim that lists the groups of a person.
     pub groups_claim: String,
 }
 
-/// What a good ID token says of a person.
+/// The claims of a valid ID token about a person.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PersonClaims {
     /// The subject: the provider's name for the person.
     pub sub: String,
     /// The values of the claim of groups, as the provider writes them.
     pub groups: Vec<String>,
-    /// How the person proved who they are (`amr`, RFC 8176).
+    /// The methods by which the person proved their identity (`amr`, RFC 8176).
     pub amr: Vec<String>,
     /// When the token was issued.
     pub issued: Wall,
@@ -96,23 +96,24 @@ struct FetchedKeys {
 }
 
 impl IdentityProvider {
-    /// Makes a provider. Nothing is fetched until the first login.
+    /// Makes a provider. Fetches nothing until the first login.
     pub fn new(http: ProviderHttp, options: ProviderOptions) -> Self {
         IdentityProvider { http, options, keys: Mutex::default() }
     }
 
-    /// What the configuration says of it.
+    /// Returns the provider's settings in the configuration.
     pub fn options(&self) -> &ProviderOptions {
         &self.options
     }
 
     /// Checks an ID token for the key whose nonce is `nonce`: signature, algorithm, issuer, audience, authorized party, expiry,
     /// age and nonce.
+    ///
     /// A token without a nonce is accepted, but it is not [bound](PersonClaims::is_bound).
     ///
     /// # Errors
     ///
-    /// A check failed, or the keys of the provider cannot be fetched.
+    /// Fails if a check fails, or if the keys of the provider cannot be fetched.
     pub async fn check(&self, token: &SecretText, nonce: &str, now: Now) -> Result<PersonClaims, LoginFault> {
         if token.expose().len() > ID_TOKEN_BYTES_MAX {
             return Err(LoginFault::NotAToken);
@@ -120,7 +121,7 @@ impl IdentityProvider {
         let token = PersonToken::from_str(token.expose()).map_err(|_| LoginFault::NotAToken)?;
         let keys = self.keys(now.boot, false).await?;
         match self.check_by(&token, &keys, nonce, now.wall) {
-            // The provider may have made a new key. Ask again, but not for each bad token.
+            // The provider may have a new key. Fetch the keys again, but not for each bad token.
             Err(ClaimsVerificationError::SignatureVerification(
                 SignatureVerificationError::NoMatchingKey,
             )) => {
@@ -152,7 +153,7 @@ impl IdentityProvider {
             None => Ok(()),
             Some(_) => openidconnect::NonceVerifier::verify(&wanted, found),
         })?;
-        // OpenID Connect Core, section 3.1.3.7, items 4 and 5, which the library does not check.
+        // These are items 4 and 5 of OpenID Connect Core, section 3.1.3.7. The library does not check them.
         let is_ours = |party: &ClientId| party.as_str() == self.options.client_id;
         match claims.authorized_party() {
             Some(party) if !is_ours(party) => {
@@ -168,7 +169,7 @@ impl IdentityProvider {
         }
     }
 
-    /// Reads what a good token says.
+    /// Reads the claims of a valid token.
     fn read(
         &self,
         claims: &IdTokenClaims<OtherClaims, CoreGenderClaim>,
@@ -197,7 +198,8 @@ impl IdentityProvider {
         })
     }
 
-    /// Returns the keys of the provider, fetched if they are too old. `again` asks for keys that are newer than those in use.
+    /// Returns the keys of the provider. Fetches them first if they are too old. `again` asks for keys that are newer than the
+    /// present keys.
     async fn keys(&self, now: BootTime, again: bool) -> Result<Arc<CoreJsonWebKeySet>, LoginFault> {
         // Only one task fetches at a time. The others wait for its keys.
         let mut held = self.keys.lock().await;
@@ -211,7 +213,8 @@ impl IdentityProvider {
         {
             return Ok(keys.clone());
         }
-        // Ask a provider that is down once a second, not for each token. Keys that are too old are of no use meanwhile.
+        // If the provider cannot be reached, try once a second, not for each token. Keys that are too old are not used
+        // meanwhile.
         if within(held.tried, Duration::from_secs(1)) {
             return Err(LoginFault::Provider { why: "it gave none a moment ago".to_owned() });
         }
@@ -223,7 +226,7 @@ impl IdentityProvider {
         Ok(keys)
     }
 
-    /// Fetches the discovery document, whose issuer must be the configured one, and the keys that it names.
+    /// Fetches the discovery document and the keys that it names. The issuer in the document must be the configured issuer.
     async fn discover(&self) -> Result<CoreProviderMetadata, LoginFault> {
         let issuer = IssuerUrl::new(self.options.issuer.clone())
             .map_err(|e| LoginFault::Provider { why: e.to_string() })?;

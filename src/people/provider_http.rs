@@ -1,4 +1,4 @@
-//! HTTP to an identity provider: bounded answers, a deadline, no redirects.
+//! HTTP requests to an identity provider: limited answers, a deadline, no redirects.
 
 use std::{future::Future, pin::Pin};
 
@@ -25,13 +25,13 @@ pub enum HttpFault {
 }
 
 impl ProviderHttp {
-    /// Makes a client for the provider with this issuer. If the issuer has `https`, the client sends no request without it, for
-    /// keys or to any endpoint. `ca` has the only roots that may certify the provider, as PEM. `None` stands for the roots of
-    /// this machine.
+    /// Makes a client for the provider with this issuer. If the issuer has `https`, the client sends every request over
+    /// `https`, for keys and to all endpoints. `ca` contains the only roots that may certify the provider, in PEM. `None` means
+    /// the roots of this machine.
     ///
     /// # Errors
     ///
-    /// The roots cannot be used, or the issuer may not be asked without `https`.
+    /// Fails if the roots cannot be used, or if the issuer has no `https` and is not at a loopback address.
     pub fn new(issuer: &str, ca: Option<&[u8]>) -> Result<Self, HttpFault> {
         if !has_https(issuer) && !is_plain_on_loopback(issuer) {
             return Err(HttpFault::PlainIssuer);
@@ -95,7 +95,7 @@ pub fn is_plain_on_loopback(issuer: &str) -> bool {
     url.scheme() == "http" && host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Returns an error with its causes on one line. The outer texts of HTTP clients rarely say what happened.
+/// Returns an error with its causes on one line, because the outer text of an HTTP client's error rarely says what happened.
 pub(super) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -113,7 +113,7 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
-    // Only loopback addresses are asked without https.
+    // If an issuer has no https, only loopback addresses are accepted.
     #[test]
     fn an_issuer_without_https_is_a_loopback_address() {
         for issuer in
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    // A provider with https cannot send its keys over plain HTTP, whatever its discovery document names.
+    // A client of a provider with https sends nothing over plain HTTP, even if the discovery document has such a URL.
     #[tokio::test]
     async fn a_provider_with_https_is_asked_nothing_without_it() {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

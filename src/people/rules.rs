@@ -1,4 +1,4 @@
-//! Who may log in, and as what.
+//! The rules about who may log in, and with which groups.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::{name::GroupName, plain};
 /// The rules of the configuration for logins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginRules {
-    /// The groups that Leasehold knows, each with the value that the provider's claim has for it. A person gets the first group
-    /// that they are in, unless they name another.
+    /// The groups that Leasehold knows, each with the value that the provider's claim has for it. A person gets their first
+    /// group in this list, unless they name another group.
     pub groups: Vec<(GroupName, String)>,
     /// How long a login lasts.
     pub life: Duration,
@@ -24,7 +24,7 @@ impl LoginRules {
     ///
     /// # Errors
     ///
-    /// A required method is missing, or the token has no nonce and must have one.
+    /// Fails if a required method is missing, or if the token has no nonce and must have one.
     pub fn check(&self, claims: &PersonClaims) -> Result<(), LoginFault> {
         if !claims.is_bound && !self.device_flow {
             return Err(LoginFault::DeviceFlowOff);
@@ -35,18 +35,18 @@ impl LoginRules {
         }
     }
 
-    /// Returns the known groups that a person is in, in the order of the configuration.
+    /// Returns the known groups of a person, in the order of the configuration.
     pub fn groups_of(&self, claims: &PersonClaims) -> Vec<GroupName> {
         let is_in = |(_, value): &&(GroupName, String)| claims.groups.contains(value);
         self.groups.iter().filter(is_in).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Returns the group that a person logs in as a member of: the one that they name, or else their first. `None` if they are
-    /// in no known group.
+    /// Returns the group for the login of a person: the group that the person names, or else the person's first group. `None`
+    /// if the person is in no known group.
     ///
     /// # Errors
     ///
-    /// They are not in the group that they name, or Leasehold does not know it.
+    /// Fails if the person is not in the group that they name, or if Leasehold does not know that group.
     pub fn choose(
         &self,
         claims: &PersonClaims,
@@ -91,7 +91,7 @@ mod tests {
         }
     }
 
-    // A person gets only groups that the provider names.
+    // A person gets only groups that the provider lists.
     #[test]
     fn a_person_logs_in_as_a_member_of_their_own_groups() {
         let choose = |groups: &[&str], wanted| rules().choose(&claims(groups), wanted);

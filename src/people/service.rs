@@ -1,4 +1,4 @@
-//! All that a daemon needs for logins.
+//! Everything that a daemon needs for logins.
 
 use std::time::Duration;
 
@@ -16,29 +16,30 @@ use crate::{
     secret::SecretText,
 };
 
-/// The domain and version of the digest of the terms of a login.
+/// The domain separator and version for the digest of the terms of a login.
 const TERMS: &str = "leasehold/login-terms/v1";
 
-/// The people trust domain of a daemon: who vouches for people, and who signs their SVIDs.
+/// The people trust domain of a daemon: the provider that vouches for people, and the authority that signs their SVIDs.
 #[derive(Debug)]
 pub struct People {
-    /// The trust domain of all people who log in here. Only people have SVIDs of it.
+    /// The trust domain of all people who log in here. Only people have SVIDs in it.
     pub domain: TrustDomain,
-    /// Signs their SVIDs.
+    /// The authority that signs the people's SVIDs.
     pub authority: PeopleAuthority,
-    /// Checks their ID tokens.
+    /// The provider that checks the people's ID tokens.
     pub provider: IdentityProvider,
-    /// Who may log in, and as what.
+    /// The rules about who may log in, and with which groups.
     pub rules: LoginRules,
-    /// Which ID tokens were used.
+    /// The ID tokens that were used.
     pub spent: SpentTokens,
     /// When this run of the daemon opened its ledger. The run does not know which older ID tokens were used.
     pub began: Wall,
 }
 
 impl People {
-    /// The digest of what made a person a member of a group, or of none, when they logged in: the provider, our client, what the
-    /// provider calls the group, and whether the ID token was bound to the key. `None` if the configuration does not know the group.
+    /// Returns the digest of the facts that made a person a member of a group, or of no group, at the login. The facts are the
+    /// provider, our client, the provider's name for the group, and whether the ID token was bound to the key. `None` if the
+    /// configuration does not know the group.
     pub fn terms(&self, group: Option<&str>, is_bound: bool) -> Option<Digest> {
         let ProviderOptions { issuer, client_id, groups_claim } = self.provider.options();
         let called = |wanted: &str| self.rules.groups.iter().find(|(name, _)| name.as_str() == wanted);
@@ -51,8 +52,8 @@ impl People {
         serde_json::to_vec(&terms).ok().map(|json| Digest::of(&json))
     }
 
-    /// Whether the configuration would admit a login again that began so long ago: on the same [terms](Self::terms), with the
-    /// methods that are required now, and within the time that a login lasts now.
+    /// Whether the configuration would still admit a login that began so long ago: on the same [terms](Self::terms), with the
+    /// methods that are required now, and within the present lifetime of a login.
     pub fn still_admits(
         &self,
         terms: Option<Digest>,
@@ -66,12 +67,13 @@ impl People {
             && age < self.rules.life
     }
 
-    /// Checks an ID token for a key, and how the person logged in. Does not spend the token, and does not wait until its time has
-    /// come ([`People::wait_until_issued`]).
+    /// Checks an ID token for a key, and how the person logged in. Does not spend the token, and does not wait until the time
+    /// of the token ([`People::wait_until_issued`]).
     ///
     /// # Errors
     ///
-    /// The token is not accepted, was issued before this run of the daemon, or the person logged in without what is required.
+    /// Fails if the token is not accepted, if it was issued before this run of the daemon, or if the person logged in without a
+    /// required method.
     pub async fn check(
         &self,
         token: &SecretText,
@@ -86,12 +88,12 @@ impl People {
         Ok(claims)
     }
 
-    /// Waits until our clock has the time of a token, if the clock of the provider is ahead. So each token that was used is older
-    /// than the next run of the daemon.
+    /// Waits until our clock has reached the time of a token, if the clock of the provider is ahead. So each used token is
+    /// older than the next run of the daemon.
     ///
     /// # Errors
     ///
-    /// Our clock was set back meanwhile.
+    /// Fails if our clock was set back meanwhile.
     pub async fn wait_until_issued(
         &self,
         claims: &PersonClaims,

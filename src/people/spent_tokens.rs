@@ -1,4 +1,4 @@
-//! The ID tokens that were used for a login.
+//! The ID tokens that were already used for a login.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct SpentTokens(Mutex<BTreeMap<HumanName, Vec<SpentToken>>>);
 
-/// A token that was used, and when.
+/// A token that was used, and the time of its use.
 #[derive(Debug)]
 struct SpentToken {
     signed: Digest,
@@ -31,12 +31,13 @@ impl SpentToken {
 }
 
 impl SpentTokens {
-    /// Marks a checked token of a person as used. Only the signed parts of tokens are compared, because one signature can be
+    /// Marks a checked token of a person as used. Only the signed parts of tokens are compared, because a signature can be
     /// written in several ways.
     ///
     /// # Errors
     ///
-    /// It was spent before, the person has spent too many lately, or too many are remembered.
+    /// Fails if the token was spent before, if the person has spent too many tokens lately, or if too many tokens are
+    /// remembered.
     pub fn spend(&self, token: &SecretText, human: &HumanName, now: Wall) -> Result<(), LoginFault> {
         let text = token.expose();
         let (signed, _) = text.rsplit_once('.').unwrap_or((text, ""));
@@ -78,7 +79,7 @@ mod tests {
         Wall(0).plus(ID_TOKEN_AGE_MAX).plus(ID_TOKEN_EARLY_MAX).plus(ID_TOKEN_EARLY_MAX)
     }
 
-    // An ID token gives one login, however its signature is written.
+    // An ID token gives only one login, in every spelling of its signature.
     #[test]
     fn a_token_is_spent_once_in_any_spelling() {
         let spent = SpentTokens::default();
@@ -89,7 +90,7 @@ mod tests {
         assert_eq!(spend(&spent, "head.other.sigA", "ada", Wall(1)), Ok(()));
     }
 
-    // One person cannot use up the room for the tokens of all.
+    // One person cannot use up the limit for all people.
     #[test]
     fn tokens_are_bounded_by_person_and_in_all() {
         let spent = SpentTokens::default();

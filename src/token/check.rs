@@ -1,4 +1,4 @@
-//! Checking a token: form, key, signature, issuer, audience, time, presenter.
+//! The check of a token: form, key, signature, issuer, audience, time, presenter.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
@@ -11,45 +11,45 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// How far in the future `nbf` may be: the clocks of two machines differ.
+/// How far in the future `nbf` may be, because the clocks of two machines differ.
 const NOT_BEFORE_LEEWAY_SECONDS: u64 = 5;
 
-/// Why a token is refused. Never shows any part of the token.
+/// Why a token is refused. The text never contains a part of the token.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It is not a JWS in the profile of this module. The text says which part is wrong.
+    /// The token is not a JWS in the profile of this module. The text says which part is wrong.
     #[error("the token is malformed: {0}")]
     Malformed(&'static str),
-    /// The key set has no key with the `kid` of its header.
+    /// The key set has no key with the `kid` of the token's header.
     #[error("the token is signed with an unknown key")]
     KeyUnknown,
-    /// It was changed, or another key signed it.
+    /// The token was changed, or another key signed it.
     #[error("the token's signature is wrong")]
     Signature,
-    /// Its `iss` is not the expected one.
+    /// The token's `iss` is not the expected issuer.
     #[error("the token is of another issuer")]
     Issuer,
-    /// Its `aud`, which is given here, is not the expected one.
+    /// The token's `aud`, which is given here, is not the expected audience.
     #[error("the token is for another audience: `{0}`")]
     Audience(SpiffeId),
-    /// Its `exp`, which is given here, has passed.
+    /// The token's `exp`, which is given here, has passed.
     #[error("the token expired at {0}")]
     Expired(Wall),
-    /// Its `nbf`, which is given here, lies more than 5 seconds ahead.
+    /// The token's `nbf`, which is given here, is more than 5 seconds in the future.
     #[error("the token is not valid before {0}")]
     NotYetValid(Wall),
-    /// It is bound to a certificate, and the server does not see who presents it.
+    /// The token is bound to a certificate, and the server does not see who presents it.
     #[error("the token was presented without the holder's SVID")]
     NoPresenter,
-    /// Someone other than its holder presented it.
+    /// Someone other than the holder presented the token.
     #[error("the token belongs to `{subject}`, but `{presenter}` presented it")]
     Presenter {
-        /// Its `sub`: the holder.
+        /// The token's `sub`: the holder.
         subject: SpiffeId,
-        /// The SPIFFE ID of the SVID that was presented with it.
+        /// The SPIFFE ID of the SVID that was presented with the token.
         presenter: SpiffeId,
     },
-    /// The holder presented it with another certificate than that of its `cnf`.
+    /// The holder presented the token with a certificate other than the one in `cnf`.
     #[error(
         "the token is bound to another certificate of its holder: renew the lease with the present certificate"
     )]
@@ -57,12 +57,12 @@ pub enum TokenError {
 }
 
 impl TokenError {
-    /// The error for a text that is longer than any token.
+    /// Returns the error for a text that is longer than any token.
     pub fn too_long() -> Self {
         TokenError::Malformed("it is longer than any token")
     }
 
-    /// The code of the refusal that follows.
+    /// Returns the code of the refusal.
     pub fn reason(&self) -> Reason {
         match self {
             TokenError::Malformed(_) => Reason::TokenMalformed,
@@ -78,33 +78,33 @@ impl TokenError {
     }
 }
 
-/// The reason and the line of the error become those of the refusal.
+/// The refusal has the reason and the text of the error.
 impl From<TokenError> for Refusal {
     fn from(error: TokenError) -> Self {
         Refusal::new(error.reason(), error.to_string())
     }
 }
 
-/// Who presented a token, as far as the checking server knows.
+/// The presenter of a token, if the checking server knows it.
 #[derive(Clone, Copy, Debug)]
 pub enum Presenter<'a> {
-    /// A peer with an SVID over mutual TLS, and the SHA-256 of its certificate if known.
+    /// A peer with an SVID over mutual TLS, and the SHA-256 of its certificate if it is known.
     Svid {
         /// The SPIFFE ID of the peer.
         id: &'a SpiffeId,
-        /// SHA-256 of the DER of its certificate (RFC 8705 section 3.1). Without it, a bound token is refused.
+        /// The SHA-256 of the DER of the peer's certificate (RFC 8705 section 3.1). If it is `None`, a bound token is refused.
         x5t_s256: Option<&'a [u8; 32]>,
     },
-    /// Unknown: the catalog says that the audience does not see who presents. A bound token is refused.
+    /// The presenter is unknown, because the catalog says that the audience does not see it. A bound token is refused.
     Unseen,
 }
 
 impl Presenter<'_> {
-    /// Checks that verified claims may be used by this presenter.
+    /// Checks that this presenter may use verified claims.
     ///
     /// # Errors
     ///
-    /// The presenter is not the `sub`, or does not show the certificate of the `cnf`.
+    /// Fails if the presenter is not the `sub`, or does not show the certificate of the `cnf`.
     pub fn may_present(self, claims: &Claims) -> Result<(), TokenError> {
         match (self, &claims.cnf) {
             (Presenter::Unseen, None) => Ok(()),
@@ -124,20 +124,20 @@ impl Presenter<'_> {
 /// The values that a token must have.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected<'a> {
-    /// The `iss`, compared byte by byte.
+    /// The issuer, which is compared with `iss` byte by byte.
     pub issuer: &'a str,
-    /// The `aud`.
+    /// The audience, which must be the `aud`.
     pub audience: &'a SpiffeId,
-    /// Who must be the `sub`, and whose certificate must be that of the `cnf`.
+    /// The presenter, which must be the `sub` and must have the certificate of the `cnf`.
     pub presenter: Presenter<'a>,
 }
 
 impl Expected<'_> {
-    /// Checks what a right signature does not prove: that the token is for this audience, now, from this presenter.
+    /// Checks what a correct signature does not prove: that the token is for this audience, now, from this presenter.
     ///
     /// # Errors
     ///
-    /// The first fault, in this order: issuer, audience, time, presenter.
+    /// Returns the first fault, in this order: issuer, audience, time, presenter.
     pub fn accept(&self, claims: &Claims, now: Wall) -> Result<(), TokenError> {
         if claims.iss != self.issuer {
             return Err(TokenError::Issuer);
@@ -163,7 +163,7 @@ struct Header {
     kid: String,
 }
 
-/// Reads the key id of an unverified token, to fetch keys before the check. `None` if the token is malformed.
+/// Reads the key id of an unverified token, so that keys can be fetched before the check. `None` if the token is malformed.
 pub fn peek_key_id(token: &str) -> Option<String> {
     let (header, _) = token.split_once('.')?;
     read_header(header).ok().map(|h| h.kid)
@@ -172,7 +172,7 @@ pub fn peek_key_id(token: &str) -> Option<String> {
 fn read_header(part: &str) -> Result<Header, TokenError> {
     let bytes =
         URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed("its header is not base64url"))?;
-    // Strict: `crit`, `jwk`, `jku`, `x5c` and all other members that could select another key or rule are refused.
+    // Unknown members are errors: `crit`, `jwk`, `jku`, `x5c` and all other members that could select another key or rule.
     let header: Header = serde_json::from_slice(&bytes)
         .map_err(|_| TokenError::Malformed("its header has other members than alg, typ and kid"))?;
     if header.alg != "ES256" {
@@ -184,11 +184,11 @@ fn read_header(part: &str) -> Result<Header, TokenError> {
     Ok(header)
 }
 
-/// Checks the token itself. Whether its fences were lowered is checked by the follower of the feed.
+/// Checks the token itself. The follower of the feed checks whether its fences were lowered.
 ///
 /// # Errors
 ///
-/// The first fault, in this order: form, key, signature, claims, issuer, audience, time, presenter.
+/// Returns the first fault, in this order: form, key, signature, claims, issuer, audience, time, presenter.
 pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> Result<Claims, TokenError> {
     let (_, claims) = verify(token, keys)?;
     expected.accept(&claims, now)?;

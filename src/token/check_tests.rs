@@ -11,7 +11,7 @@ fn details(resources: &[&str]) -> Vec<AuthorizationDetail> {
     AuthorizationDetail::of_scopes(&scopes, JobId(2))
 }
 
-/// A token's claims without the tags of its fences.
+/// Returns the claims of a token, without the tags of its fences.
 fn claims() -> Claims {
     Claims {
         iss: "https://leasehold.example".into(),
@@ -38,7 +38,7 @@ fn claims() -> Claims {
     }
 }
 
-/// A token of this key, a different one for each number.
+/// Makes a token that this key signs. Each number gives a different token.
 pub(in crate::token) fn minted(key: &SigningKey, number: u64) -> String {
     let mut claims = Claims { jti: number.to_string(), ..claims() };
     let others = [FenceName::human("ada".parse().unwrap()), FenceName::epoch()];
@@ -81,7 +81,7 @@ impl Case {
         self.check_as(token, Presenter::Svid { id: &self.holder, x5t_s256: None }, NOW)
     }
 
-    /// Signs any header and body with the right key.
+    /// Signs any header and body with the correct key.
     fn signed(&self, header: &str, body: &str) -> String {
         let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(body));
         format!("{input}.{}", URL_SAFE_NO_PAD.encode(self.key.sign(input.as_bytes()).unwrap()))
@@ -169,7 +169,7 @@ fn each_wrong_claim_of_a_token_has_its_reason() {
     let thief = "spiffe://td/thief".parse().unwrap();
     let err = case.check_as(&good, Presenter::Svid { id: &thief, x5t_s256: None }, NOW).unwrap_err();
     assert_eq!(err.reason(), Reason::TokenPresenter);
-    // One bit of claims or signature changed.
+    // One bit of the claims or of the signature is changed.
     for i in [good.find('.').unwrap() + 5, good.len() - 5] {
         let mut bytes = good.clone().into_bytes();
         bytes[i] = if bytes[i] == b'A' { b'B' } else { b'A' };
@@ -273,7 +273,7 @@ fn published_keys_read_back_and_others_are_refused() {
     assert_eq!(key.id().epoch(), Some(12));
     let bad = key.public().to_jwks().replace("P-256", "P-384");
     assert!(KeySet::from_jwks(&bad).is_err());
-    // A point with another y is not on the curve: no signature could be verified by it.
+    // A point with another y is not on the curve, so it could verify no signature.
     let mut jwks: serde_json::Value = serde_json::from_str(&key.public().to_jwks()).unwrap();
     jwks["keys"][0]["y"] = "A".repeat(43).into();
     assert!(KeySet::from_jwks(&jwks.to_string()).is_err());
@@ -301,7 +301,7 @@ fn as_many_resources_as_a_job_may_have_fit_into_a_token() {
     assert!(bytes < TOKEN_BYTES_MAX - 400, "{bytes} bytes leave no room for longer identities");
 }
 
-// Claims that were made once for a member are those of its next lease, with the tag of that lease.
+// Claims that were made for one lease of a member also fit the next lease, with the tag of that lease.
 #[test]
 fn claims_of_another_lease_have_its_tag() {
     let case = Case::new();

@@ -13,33 +13,33 @@ use crate::name::{
 /// The `type` of our authorization details (RFC 9396 section 2).
 pub const DETAIL_TYPE: &str = "leasehold.v1";
 
-/// The place of the lease's own fence in [`Claims::named_fences`].
+/// The index of the lease's fence in [`Claims::named_fences`].
 const LEASE_FENCE: usize = 6;
 
 /// The claims of a token. Times are NumericDate: whole seconds since the Unix epoch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
-    /// The issuer: a URL, as the daemon is configured with it.
+    /// The issuer: the URL in the daemon's configuration.
     pub iss: String,
-    /// The holder's SPIFFE ID.
+    /// The SPIFFE ID of the holder.
     pub sub: SpiffeId,
-    /// One audience, never a list.
+    /// The only audience of the token. It is never a list.
     pub aud: SpiffeId,
-    /// When it expires, exclusive.
+    /// When the token expires. At this second it is no longer valid.
     pub exp: u64,
-    /// When it begins to be valid.
+    /// When the token begins to be valid.
     pub nbf: u64,
-    /// When it was made.
+    /// When the token was made.
     pub iat: u64,
-    /// 128 random bits as base64url, for logs.
+    /// The token's id for logs: 128 random bits in base64url.
     pub jti: String,
-    /// The client of RFC 9068 section 2.2: the job that the holder works on.
+    /// The job that the holder works on. RFC 9068 section 2.2 calls it the client.
     pub client_id: JobId,
-    /// What it opens (RFC 9396).
+    /// The objects that the token opens (RFC 9396).
     pub authorization_details: Vec<AuthorizationDetail>,
-    /// Which lease it is of, and what ends that.
+    /// The lease of the token, and the fences that end the lease.
     pub lh: LeaseClaims,
-    /// The certificate that the token is bound to, if any (RFC 8705 section 3.1).
+    /// The certificate to which the token is bound, if there is one (RFC 8705 section 3.1).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cnf: Option<Confirmation>,
 }
@@ -49,25 +49,25 @@ pub struct Claims {
 /// A job may open many objects, and a token must fit into a header, so the common part is written once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuthorizationDetail {
-    /// [`DETAIL_TYPE`].
+    /// The type of the detail: always [`DETAIL_TYPE`].
     #[serde(rename = "type")]
     pub kind: String,
-    /// Kind and tenant, as `dataset:acme/`.
+    /// The kind and tenant of the objects, such as `dataset:acme/`.
     pub identifier: String,
-    /// `tickets@v3`; for a checkpoint line `support-lora/JOB`, the folder of that job.
+    /// The rest of each name, such as `tickets@v3`. For a checkpoint line it is `support-lora/JOB`, the folder of that job.
     pub names: Vec<String>,
-    /// The actions that are allowed on each of the objects.
+    /// The actions that are allowed on each object.
     pub actions: BTreeSet<Action>,
 }
 
 /// The claims that bind the token to its lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseClaims {
-    /// The run of the daemon that made the token, counted from 1. Tokens of another epoch are refused.
+    /// The epoch: the number of the daemon's run that made the token, counted from 1. Tokens of another epoch are refused.
     pub epoch: u64,
-    /// The count of lowerings when the lease took its stand.
+    /// The count of lowerings at the moment of the decision on the lease.
     pub stood_at: u64,
-    /// The lease that the token is of.
+    /// The lease of the token.
     pub lease: LeaseId,
     /// How often the lease was renewed before this token.
     #[serde(rename = "gen")]
@@ -78,29 +78,29 @@ pub struct LeaseClaims {
     pub attempt: AttemptNumber,
     /// The tenant of that job.
     pub tenant: TenantName,
-    /// The tags of all fences of the lease: first those that follow from the other claims, in the order of
-    /// [`Claims::named_fences`], then those of `others`.
+    /// The tags of all fences of the lease: first the fences that follow from the other claims, in the order of
+    /// [`Claims::named_fences`], and then the fences of `others`.
     pub fences: FenceTags,
-    /// The kinds of the other fences, one letter each: `d` a trust domain, `h` a human, `i` an identity, `m` the member, `r` a
-    /// resource, `t` a tenant.
+    /// The kinds of the other fences, with one letter for each: `d` a trust domain, `g` a container image, `h` a human, `i` an
+    /// identity, `m` the member, `r` a resource, `t` a tenant.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub others: String,
 }
 
-/// The certificate that a token is bound to.
+/// The certificate to which a token is bound.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmation {
-    /// base64url of the SHA-256 of the certificate.
+    /// The SHA-256 of the certificate, in base64url.
     #[serde(rename = "x5t#S256")]
     pub x5t_s256: String,
 }
 
 impl Claims {
-    /// The fences that follow from the other claims, in the order of their tags.
+    /// Returns the fences that follow from the other claims, in the order of their tags.
     ///
     /// # Errors
     ///
-    /// An object of [`authorization_details`](Self::authorization_details) is not a name.
+    /// Fails if an object of [`authorization_details`](Self::authorization_details) is not a valid name.
     pub fn named_fences(&self) -> Result<Vec<FenceName>, NameError> {
         let lh = &self.lh;
         let mut named = vec![
@@ -129,11 +129,11 @@ impl Claims {
         Ok(named)
     }
 
-    /// Sets the tags of these fences and of those that follow from the other claims.
+    /// Sets the tags of these fences, and of the fences that follow from the other claims.
     ///
     /// # Errors
     ///
-    /// An object of [`authorization_details`](Self::authorization_details) is not a name.
+    /// Fails if an object of [`authorization_details`](Self::authorization_details) is not a valid name.
     pub fn set_fences<'a>(
         &mut self,
         all: impl Iterator<Item = &'a FenceName>,
@@ -147,7 +147,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Makes these the claims of another lease behind the same fences: sets the id of the lease and the tag of its fence.
+    /// Changes these claims to another lease with the same other fences: sets the id of the lease and the tag of its fence.
     pub fn set_lease(&mut self, lease: LeaseId, key: &FenceKey) {
         self.lh.lease = lease;
         if let Some(tag) = self.lh.fences.0.get_mut(LEASE_FENCE) {
@@ -155,12 +155,12 @@ impl Claims {
         }
     }
 
-    /// The tags of all fences of the lease.
+    /// Returns the tags of all fences of the lease.
     pub fn fences(&self) -> &[FenceTag] {
         &self.lh.fences.0
     }
 
-    /// Whether it has one tag for each fence that follows from the claims, and for each of the others.
+    /// Whether there is one tag for each fence that follows from the claims, and for each other fence.
     pub fn has_all_fences(&self) -> bool {
         let count = |named: Vec<FenceName>| named.len().saturating_add(self.lh.others.len());
         self.named_fences().is_ok_and(|named| count(named) == self.fences().len())
@@ -198,7 +198,7 @@ impl Claims {
             })
     }
 
-    /// All objects that the token opens.
+    /// Returns all objects that the token opens.
     pub fn objects(&self) -> impl Iterator<Item = Result<Object, NameError>> {
         self.authorization_details
             .iter()
@@ -228,7 +228,7 @@ impl AuthorizationDetail {
     }
 }
 
-/// The letter of a kind in [`LeaseClaims::others`].
+/// Returns the letter of a kind in [`LeaseClaims::others`].
 fn letter(kind: &FenceKind) -> char {
     match kind {
         FenceKind::Domain(_) => 'd',

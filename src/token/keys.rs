@@ -1,4 +1,4 @@
-//! The signing key of one epoch of the daemon, and the public keys of a verifier.
+//! The signing key of one epoch of the daemon, and the public keys for a verifier.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -16,17 +16,18 @@ use serde::{Deserialize, Serialize};
 use super::tag::FenceKey;
 use crate::{name::SpiffeId, secret::sha256};
 
-/// `EPOCH.N.THUMBPRINT`: the epoch of the daemon, the number of the key in it, and its RFC 7638 thumbprint.
+/// The id of a key, `EPOCH.N.THUMBPRINT`: the epoch of the daemon, the number of the key in it, and the key's RFC 7638
+/// thumbprint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId(String);
 
 impl KeyId {
-    /// The `kid` in the header of a token.
+    /// Returns the `kid` in the header of a token.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The epoch of the daemon that made the key.
+    /// Returns the epoch of the daemon that made the key.
     pub fn epoch(&self) -> Option<u64> {
         self.0.split('.').next()?.parse().ok()
     }
@@ -41,19 +42,19 @@ impl fmt::Display for KeyId {
 /// Why a key cannot be made, read or used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// ring could not make the key pair or the secret of the tags.
+    /// The system could not make the key pair or the secret of the tags.
     #[error("the system could not make an ES256 key")]
     Generate,
-    /// ring refused to sign.
+    /// The system refused to sign.
     #[error("the token could not be signed")]
     Sign,
-    /// The text is not JSON, or lacks a member that every key must have.
+    /// The text is not JSON, or does not have a member that every key must have.
     #[error("the key set is not a JWK Set: {0}")]
     Json(#[from] serde_json::Error),
-    /// A key is of another type, use or algorithm, or not a point on P-256.
+    /// A key has another type, use or algorithm, or is not a point on P-256.
     #[error("key `{0}` is not an ES256 signing key with coordinates of 32 bytes")]
     NotEs256(String),
-    /// Two keys have one id, so a token would not say which of them signed it.
+    /// Two keys have the same id, so a token would not say which of them signed it.
     #[error("two keys have the id `{0}`")]
     Twice(String),
 }
@@ -80,7 +81,7 @@ impl SigningKey {
     ///
     /// # Errors
     ///
-    /// [`KeyError::Generate`] if ring cannot make the keys.
+    /// Fails with [`KeyError::Generate`] if ring cannot make the keys.
     pub fn generate(epoch: u64, n: u32) -> Result<Self, KeyError> {
         let random = SystemRandom::new();
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random)
@@ -102,26 +103,26 @@ impl SigningKey {
         FenceKey::derive(&self.tag_secret, audience)
     }
 
-    /// The `kid` of the tokens that it signs.
+    /// Returns the `kid` of the tokens that this key signs.
     pub fn id(&self) -> &KeyId {
         &self.id
     }
 
-    /// The public key, as a set of one.
+    /// Returns the public key, as a set with one key.
     pub fn public(&self) -> &KeySet {
         &self.public
     }
 
-    /// Signs as in RFC 7518 section 3.4: R and S, 32 bytes each.
+    /// Signs as in RFC 7518 section 3.4. The signature is R and S, with 32 bytes each.
     pub(super) fn sign(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
         self.pair.sign(&self.random, message).map(|s| s.as_ref().to_vec()).map_err(|_| KeyError::Sign)
     }
 }
 
-/// The public keys that tokens may be signed with, by id.
+/// The public keys that may sign tokens, by id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeySet {
-    /// Uncompressed points: 0x04, X, Y.
+    /// The keys as uncompressed points: 0x04, X, Y.
     keys: BTreeMap<String, Vec<u8>>,
 }
 
@@ -148,28 +149,28 @@ impl KeySet {
         self.keys.extend(other.keys);
     }
 
-    /// How many keys it has.
+    /// Returns the number of keys.
     pub fn len(&self) -> usize {
         self.keys.len()
     }
 
-    /// Whether no token can be checked with it.
+    /// Whether the set has no key, so that no token can be checked.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
 
-    /// Whether it has the key of tokens with this `kid`.
+    /// Whether the set has the key with this `kid`.
     pub fn contains(&self, kid: &str) -> bool {
         self.keys.contains_key(kid)
     }
 
-    /// Whether the key with this id made a signature; `None` if there is no such key.
+    /// Whether the key with this id made a signature. `None` if there is no such key.
     pub(super) fn verifies(&self, kid: &str, message: &[u8], signature: &[u8]) -> Option<bool> {
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, self.keys.get(kid)?);
         Some(key.verify(message, signature).is_ok())
     }
 
-    /// Writes a JWK Set (RFC 7517).
+    /// Writes the set as a JWK Set (RFC 7517).
     pub fn to_jwks(&self) -> String {
         let keys = self
             .keys
@@ -194,7 +195,7 @@ impl KeySet {
     ///
     /// # Errors
     ///
-    /// It is not a JWK Set, a key is not an ES256 signing key on P-256, or two have the same id.
+    /// Fails if the text is not a JWK Set, if a key is not an ES256 signing key on P-256, or if two keys have the same id.
     pub fn from_jwks(text: &str) -> Result<Self, KeyError> {
         let jwks: Jwks = serde_json::from_str(text)?;
         let mut set = KeySet::default();
@@ -226,7 +227,7 @@ fn point(x: &str, y: &str) -> Option<Vec<u8>> {
     is_on_curve(&point).then_some(point)
 }
 
-/// Whether a point is on P-256. In ring only key agreement reports that. A failed verification does not say why.
+/// Whether a point is on P-256. In ring, only key agreement reports this. A failed verification does not say why it failed.
 fn is_on_curve(point: &[u8]) -> bool {
     let Ok(ours) = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()) else { return false };
     agree_ephemeral(ours, &agreement::UnparsedPublicKey::new(&ECDH_P256, point), |_| ()).is_ok()

@@ -1,4 +1,4 @@
-//! Making a token.
+//! Makes a token.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -8,7 +8,7 @@ use crate::{limits::TOKEN_BYTES_MAX, name::Digest, secret::SecretText};
 /// Why a token cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum MintError {
-    /// It would be longer than [`TOKEN_BYTES_MAX`]. The number is its length in bytes.
+    /// The token would be longer than [`TOKEN_BYTES_MAX`]. The number is its length in bytes.
     #[error("the token would have {0} bytes, and the headers of common servers allow {TOKEN_BYTES_MAX}")]
     TooLarge(usize),
     /// The claims could not be written, or ring refused to sign.
@@ -20,16 +20,16 @@ pub enum MintError {
 #[derive(Debug)]
 pub struct UnsignedToken {
     signing_input: String,
-    /// SHA-256 of the claims' JSON.
+    /// The SHA-256 of the claims' JSON.
     pub claims_digest: Digest,
 }
 
 impl UnsignedToken {
-    /// Writes header and claims.
+    /// Writes the header and the claims.
     ///
     /// # Errors
     ///
-    /// [`MintError::TooLarge`] if the token would not fit into a header.
+    /// Fails with [`MintError::TooLarge`] if the token would not fit into a header.
     pub fn prepare(key: &SigningKey, claims: &Claims) -> Result<Self, MintError> {
         let header = format!(r#"{{"alg":"ES256","typ":"at+jwt","kid":"{}"}}"#, key.id());
         let body = serde_json::to_vec(claims).map_err(|_| MintError::Sign)?;
@@ -43,11 +43,11 @@ impl UnsignedToken {
         Ok(UnsignedToken { signing_input, claims_digest: Digest::of(&body) })
     }
 
-    /// Signs. Only this creates a credential.
+    /// Signs the token. Only this function creates a credential.
     ///
     /// # Errors
     ///
-    /// [`MintError::Sign`] if ring refuses to sign.
+    /// Fails with [`MintError::Sign`] if ring refuses to sign.
     pub fn sign(self, key: &SigningKey) -> Result<SecretText, MintError> {
         let signature = key.sign(self.signing_input.as_bytes()).map_err(|_| MintError::Sign)?;
         let mut token = self.signing_input;
@@ -61,7 +61,7 @@ impl UnsignedToken {
 ///
 /// # Errors
 ///
-/// Those of [`UnsignedToken::prepare`] and [`UnsignedToken::sign`].
+/// Fails if [`UnsignedToken::prepare`] or [`UnsignedToken::sign`] fails.
 pub fn mint(key: &SigningKey, claims: &Claims) -> Result<SecretText, MintError> {
     UnsignedToken::prepare(key, claims)?.sign(key)
 }

@@ -1,16 +1,16 @@
 //! Tokens: JWS compact (RFC 7515) with ES256, in the profile of RFC 9068 and RFC 9396.
 //!
-//! Owns the keys of one epoch of the daemon, the claims, minting and checking. Never reads a clock, and keeps of a token only its digest and claims. A
-//! token contains the tags of the fences of its lease, so that a verifier needs only the token and the feed of lowerings to
-//! decide. This module checks only the token itself.
+//! This module owns the keys of one epoch of the daemon, the claims, and the making and checking of tokens. It never reads a
+//! clock. It keeps only the digest and the claims of a token. A token contains the tags of the fences of its lease, so that a
+//! verifier needs only the token and the feed of lowerings to decide. This module checks only the token itself.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `keys` | [`SigningKey`] and [`KeySet`] |
 //! | `claims` | [`Claims`]: the claims of a token |
 //! | `tag` | [`FenceTag`]: the name of a fence, opaque to verifiers |
-//! | `mint` `check` | [`mint()`] and [`check()`] a token |
-//! | `verified` | [`VerifiedTokens`]: tokens whose signature was checked before |
+//! | `mint` `check` | [`mint()`] makes a token, and [`check()`] checks it |
+//! | `verified` | [`VerifiedTokens`]: tokens whose signature was already checked |
 
 mod check;
 mod claims;

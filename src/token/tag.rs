@@ -1,4 +1,4 @@
-//! Fence names as verifiers see them: opaque, and different for each audience.
+//! The names of fences for verifiers: opaque, and different for each audience.
 
 use std::fmt;
 
@@ -8,26 +8,26 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::name::{FenceName, SpiffeId};
 
-/// The bytes of a tag.
+/// The number of bytes in a tag.
 ///
-/// Two names with one tag cause a false refusal and never open anything. 96 bits are above the 80 that RFC 2104 section 5
-/// requires. Someone without the key who guesses the name behind a tag needs a lease or a lowering for each guess. Three
-/// bytes are four characters of base64url, so adjacent tags need no padding.
+/// If two names have the same tag, a request is refused wrongly, and never allowed wrongly. 96 bits are more than the 80 bits
+/// that RFC 2104 section 5 requires. Without the key, a guess of the name behind a tag needs a lease or a lowering for each
+/// try. Three bytes are four characters of base64url, so adjacent tags need no padding.
 const TAG_BYTES: usize = 12;
 
 /// The name of a fence at one audience: HMAC-SHA256 with the key of that audience, truncated to 96 bits.
 ///
-/// A verifier compares the tags of a token with those of its feed. It cannot learn the names from them.
+/// A verifier compares the tags of a token with the tags of its feed. It cannot learn the names from the tags.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FenceTag([u8; TAG_BYTES]);
 
 impl FenceTag {
-    /// Reads a tag of the feed. `None` if it has another length.
+    /// Reads a tag of the feed. `None` if the tag has another length.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         Some(FenceTag(bytes.try_into().ok()?))
     }
 
-    /// The 12 bytes, as the feed sends them.
+    /// Returns the 12 bytes that the feed sends.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -39,7 +39,7 @@ impl fmt::Debug for FenceTag {
     }
 }
 
-/// The key that makes the tags of one audience. Only the daemon has it.
+/// The key that makes the tags for one audience. Only the daemon has it.
 #[derive(Clone)]
 pub struct FenceKey(hmac::Key);
 
@@ -52,7 +52,7 @@ impl FenceKey {
         FenceKey(hmac::Key::new(hmac::HMAC_SHA256, context.sign().as_ref()))
     }
 
-    /// The tag of a fence.
+    /// Returns the tag of a fence.
     pub fn tag(&self, name: &FenceName) -> FenceTag {
         let mac = hmac::sign(&self.0, name.as_str().as_bytes());
         let mut tag = [0; TAG_BYTES];
@@ -69,7 +69,7 @@ impl fmt::Debug for FenceKey {
     }
 }
 
-/// A list of tags, written as one base64url text.
+/// A list of tags. It is written as one text in base64url.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FenceTags(pub Vec<FenceTag>);
 

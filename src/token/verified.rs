@@ -1,4 +1,4 @@
-//! Tokens whose signature was checked before.
+//! Tokens whose signature was already checked.
 
 use std::{
     collections::HashMap,
@@ -16,21 +16,21 @@ use crate::{limits, secret::sha256};
 /// How many locks the cache has, so that two tokens seldom wait for each other.
 const SHARDS: usize = 16;
 
-/// The claims of tokens whose form and signature were right, by the SHA-256 of the token.
+/// The claims of tokens with a correct form and signature, by the SHA-256 of the token.
 ///
-/// A client presents its token with each request, and the signature is most of the cost of a check. What can change between two
-/// requests is checked each time: issuer, audience, time, presenter, fences, and whether the key is still one of the key set.
-/// A token that failed is not kept, so that only the holder of a signing key can fill the cache.
+/// A client presents its token with each request, and the signature is most of the cost of a check. Everything that can change
+/// between two requests is checked each time: issuer, audience, time, presenter, fences, and whether the key set still has the
+/// key. A refused token is not kept, so that only the holder of a signing key can fill the cache.
 pub struct VerifiedTokens {
     shards: [Mutex<Shard>; SHARDS],
-    /// Tokens in one half of a shard.
+    /// The number of tokens in one half of a shard.
     half: usize,
 }
 
 type TokenDigest = [u8; 32];
 
-/// The tokens that were used last, in two halves. If the present half is full, it becomes the earlier one, whose tokens
-/// are dropped.
+/// The tokens that were used last, in two halves. If the present half is full, it becomes the earlier half, and the tokens of
+/// the old earlier half are dropped.
 #[derive(Default)]
 struct Shard {
     present: HashMap<TokenDigest, Verified>,
@@ -44,7 +44,7 @@ struct Verified {
 }
 
 impl Default for VerifiedTokens {
-    /// With room for [`limits::VERIFIED_TOKENS_MAX`].
+    /// Makes a cache for [`limits::VERIFIED_TOKENS_MAX`] tokens.
     fn default() -> Self {
         Self::with_room(limits::VERIFIED_TOKENS_MAX)
     }
@@ -58,11 +58,11 @@ impl VerifiedTokens {
         }
     }
 
-    /// Returns the claims of a token with a right form and a right signature by one of the keys.
+    /// Returns the claims of a token that has a correct form and a correct signature by one of the keys.
     ///
     /// # Errors
     ///
-    /// The form, the key, the signature or the claims are wrong.
+    /// Fails if the form, the key, the signature or the claims are wrong.
     pub fn claims(&self, token: &str, keys: &KeySet) -> Result<Arc<Claims>, TokenError> {
         if token.len() > limits::TOKEN_BYTES_MAX {
             return Err(TokenError::too_long());
@@ -117,7 +117,7 @@ impl Shard {
     }
 }
 
-/// Shows no token and no claims.
+/// Shows only fields that contain no token and no claims.
 impl fmt::Debug for VerifiedTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("VerifiedTokens")
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use crate::token::{SigningKey, check::tests::minted};
 
-    // A token that was seen before gets the answer of a full check, and shares its claims.
+    // A token that was checked before gets the answer of a full check, and shares its claims.
     #[test]
     fn a_token_seen_before_has_the_same_claims() {
         let key = SigningKey::generate(7, 1).unwrap();
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(*first, verify(&token, key.public()).unwrap().1);
     }
 
-    // A cached token is refused when its key is withdrawn, and a changed token is checked on its own.
+    // A cached token is refused when its key is withdrawn, and a changed token is checked separately.
     #[test]
     fn a_cached_token_is_refused_without_its_key() {
         let (key, other) = (SigningKey::generate(7, 1).unwrap(), SigningKey::generate(7, 2).unwrap());
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(tokens.len(), 1, "a refused token is not kept");
     }
 
-    // The cache is bounded, and a token in use stays in it.
+    // The size of the cache is limited, and a token in use stays in it.
     #[test]
     fn the_cache_is_bounded_and_keeps_what_is_used() {
         let key = SigningKey::generate(7, 1).unwrap();

@@ -16,17 +16,17 @@ use crate::{
     token::{Claims, TokenError},
 };
 
-/// The witness that a token allowed a use at the moment of the check. Only a [`Verifier`](super::Verifier) makes one.
+/// The witness that a token allowed a use at the moment of the check. Only a [`Verifier`](super::Verifier) makes it.
 ///
-/// A server that continues to serve calls [`Access::check`] before each part, and stops when [`Access::ended`] resolves. A
-/// clone is a pointer.
+/// A server that continues to serve calls [`Access::check`] before each part, and stops when [`Access::ended`] resolves.
+/// Cloning copies a pointer.
 #[derive(Clone)]
 pub struct Access(Arc<AccessState>);
 
 struct AccessState {
     feed_state: Arc<FeedState>,
     claims: Arc<Claims>,
-    /// The version of the feed state at the last check that found no fence lowered.
+    /// The version of the feed state at the last check that found no lowered fence.
     seen: AtomicU64,
 }
 
@@ -35,7 +35,7 @@ impl Access {
         Access(Arc::new(AccessState { feed_state, claims, seen: AtomicU64::new(version) }))
     }
 
-    /// The claims of the token.
+    /// Returns the claims of the token.
     pub fn claims(&self) -> &Claims {
         &self.0.claims
     }
@@ -44,7 +44,7 @@ impl Access {
     ///
     /// # Errors
     ///
-    /// The token does not allow the action on the object.
+    /// Fails if the token does not allow the action on the object.
     pub fn allows(&self, object: &Object, action: Action) -> Result<(), Refusal> {
         if self.claims().opens(object, action) {
             return Ok(());
@@ -53,18 +53,18 @@ impl Access {
         Err(Refusal::new(Reason::TokenScope, text))
     }
 
-    /// Checks that the use may continue now. Costs a few atomic loads and one reading of the clock; after a lowering also one
-    /// look-up for each fence.
+    /// Checks that the use may continue now. Costs a few atomic loads and one reading of the clock. After a lowering, it also
+    /// costs one look-up for each fence.
     ///
     /// # Errors
     ///
-    /// Why the use must end: a lowered fence, the token's `exp`, a stale feed, a new epoch of the daemon.
+    /// Returns why the use must end: a lowered fence, the token's `exp`, a stale feed, or a new epoch of the daemon.
     pub fn check(&self) -> Result<(), Refusal> {
         self.check_now().map(|_| ())
     }
 
-    /// Resolves when the use must end: when a fence is lowered, at the token's `exp`, when the feed goes stale, or when the daemon
-    /// begins a new epoch. For a server that is waiting, for example for a slow reader.
+    /// Resolves when the use must end: when a fence is lowered, at the token's `exp`, when the feed becomes stale, or when the
+    /// daemon begins a new epoch. Use it while the server waits, for example for a slow reader.
     pub fn ended(&self) -> impl Future<Output = Refusal> + Send + 'static {
         let access = self.clone();
         async move {
@@ -76,7 +76,7 @@ impl Access {
                     Err(refusal) => return refusal,
                 };
                 tokio::select! {
-                    // The sender is in the feed state, which this access holds.
+                    // The feed state has the sender, and this access keeps the feed state.
                     _ = changes.changed() => {}
                     () = access.0.feed_state.clock().sleep_until(reading.until(access.expires())) => {}
                 }
@@ -87,7 +87,7 @@ impl Access {
     fn check_now(&self) -> Result<FeedReading, Refusal> {
         let AccessState { feed_state, claims, seen } = &*self.0;
         let reading = feed_state.read().map_err(|refusal| {
-            // A reason for this token says more than that the feed is stale.
+            // A reason that is about this token says more than a stale feed.
             feed_state.status().check(claims).err().unwrap_or(refusal)
         })?;
         if reading.daemon >= self.expires() {

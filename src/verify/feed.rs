@@ -1,4 +1,4 @@
-//! The follower of the fence feed: connects, reads, sends ticks, and reconnects.
+//! The follower of the fence feed. It connects, reads, sends ticks, and reconnects.
 
 use std::{
     convert::Infallible,
@@ -26,14 +26,14 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// How often old lowerings are forgotten.
+/// How often the follower removes old lowerings.
 const PRUNE: Duration = Duration::from_secs(60);
 
 /// The only writer of the [`FeedState`].
 ///
-/// When a feed is lost, the state stays and ages. If a new connection succeeds within the stale limit, nothing is refused. A feed
-/// that contradicts what is known voids the state at once. A connection ends with its SVID, so after a rotation a second feed
-/// is opened beside the first. It takes over when it knows all that the first one does.
+/// If a feed is lost, the state stays and ages. If a new connection succeeds within the stale limit, nothing is refused. A feed
+/// that contradicts the known state makes it invalid at once. A connection ends with its SVID, so after a rotation a second
+/// feed is opened beside the first. It takes over when it knows everything that the first feed knows.
 pub(super) struct Follower {
     connector: Connector,
     audience: SpiffeId,
@@ -52,7 +52,7 @@ impl Follower {
         Follower { connector, audience, clock, feed_state, newest: FeedPosition::default() }
     }
 
-    /// Follows the feed until `shutdown`. When it returns, is dropped, or panics, everything is refused.
+    /// Follows the feed until `shutdown`. When the follower returns, is dropped or panics, everything is refused.
     pub(super) async fn run(mut self, shutdown: CancellationToken) {
         let _refuse_at_end = RefuseOnDrop(self.feed_state.clone());
         let mut backoff = Backoff::new(FEED_RETRY_MIN, FEED_RETRY_MAX);
@@ -100,7 +100,7 @@ impl Follower {
         let mut prune_at = clock.now().lease.plus(PRUNE);
         loop {
             let news = tokio::select! {
-                // The successor comes first: otherwise the present feed could overtake it before it is used.
+                // The successor comes first. Otherwise the present feed could overtake it before it is used.
                 biased;
                 next = succession.next() => {
                     if let Some(next) = self.succeed(next, &mut succession)? {
@@ -175,17 +175,17 @@ impl Follower {
     }
 }
 
-/// The opening of the feed that will take over from the present one.
+/// The opening of the feed that will replace the present feed.
 #[derive(Default)]
 struct Succession {
     opening: Option<BoxFuture<'static, Result<Successor, FeedError>>>,
     /// The position of the present feed.
     followed: Arc<AtomicU64>,
-    /// When it may be opened again after a failure.
+    /// When the next try may begin after a failure.
     retry_at: Option<LeaseTime>,
 }
 
-/// A feed that is complete, has echoed a tick, and knows all that the present one does.
+/// A feed that is complete, has echoed a tick, and knows everything that the present feed knows.
 struct Successor {
     feed: FeedSubscription,
     view: View,
@@ -196,7 +196,7 @@ impl Succession {
         self.followed.store(newest.seq.0, Ordering::Relaxed);
     }
 
-    /// Begins to open the successor, unless that is under way or has just failed.
+    /// Begins to open the successor, unless that is already under way or has just failed.
     fn begin(&mut self, follower: &Follower, now: LeaseTime) {
         if self.opening.is_some() || self.retry_at.is_some_and(|at| now < at) {
             return;
@@ -208,7 +208,7 @@ impl Succession {
             let (mut complete, mut ticks) = (None, false);
             loop {
                 match feed.next().await? {
-                    // The epoch of the present feed is over, so that feed will end by itself.
+                    // The epoch of the present feed has ended, so that feed will end too.
                     FeedEvent::Began { epoch } if Some(epoch) != newest.epoch => {
                         return Err(FeedError::Closed);
                     }
@@ -236,7 +236,7 @@ impl Succession {
     }
 }
 
-/// Refuses everything when the follower ends: without it, no revocations arrive.
+/// Refuses everything when the follower ends, because revocations arrive only through the follower.
 struct RefuseOnDrop(Arc<FeedState>);
 
 impl Drop for RefuseOnDrop {

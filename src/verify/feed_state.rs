@@ -20,40 +20,39 @@ use crate::{
     token::Claims,
 };
 
-/// The state of the feed, its age, and a version that counts changes. Only the follower writes it; readers never wait.
+/// The state of the feed, its age, and a version that counts changes. Only the follower writes it, and readers never wait.
 ///
-/// The follower raises the version (Release) after each change, and a check reads it (Acquire) before it looks at fences. So a
-/// check that found no fence lowered at version `v` need not look again while the version is `v`.
+/// The follower raises the version (Release) after each change. A check reads the version (Acquire) before it looks at fences.
+/// So a check that found no lowered fence at version `v` need not look again while the version is `v`.
 pub(super) struct FeedState {
     clock: Arc<dyn Clock>,
     status: ArcSwap<FeedStatus>,
     version: AtomicU64,
-    /// The feed's follower sends ticks, and the daemon echoes each. This is when the last tick that was echoed was sent, in ms of our
-    /// boot time. Stored with Release after the lowerings that came before the
-    /// echo, so that a reader who finds the feed fresh also sees them.
+    /// When the follower sent the last tick that the daemon has echoed, in ms of our boot time. It is stored with Release after
+    /// the lowerings that came before the echo, so that a reader that finds a fresh feed also sees these lowerings.
     tick_sent: AtomicU64,
-    /// The daemon's wall clock minus our boottime, in ms, at the same tick.
+    /// The daemon's wall clock minus our boot time, in ms, at that tick.
     lead: AtomicI64,
     changed: watch::Sender<()>,
-    /// The last signed head of the ledger, from a tick.
+    /// The last signed head of the ledger. It came with a tick.
     ledger_head: ArcSwapOption<String>,
 }
 
-/// What checks can use at present, or why no check is possible.
+/// The known state for checks, or the reason why no check is possible.
 pub(super) struct FeedStatus {
-    /// The newest epoch of the daemon that was ever seen.
+    /// The newest epoch of the daemon that the follower has seen.
     pub(super) epoch: Option<u64>,
-    /// What is known of that epoch, or why everything is refused.
+    /// The known state of that epoch, or the refusal for every request.
     pub(super) view: Result<View, Refusal>,
 }
 
 impl FeedStatus {
-    /// What is known of the daemon's present epoch, or why everything is refused.
+    /// Returns the known state of the daemon's present epoch, or the refusal for every request.
     pub(super) fn view(&self) -> Result<&View, Refusal> {
         self.view.as_ref().map_err(Clone::clone)
     }
 
-    /// Checks that the token is of this epoch, and that none of its fences was lowered since its lease was decided
+    /// Checks that the token is of this epoch, and that none of its fences was lowered after the decision on its lease
     /// (`stood_at`).
     pub(super) fn check(&self, claims: &Claims) -> Result<(), Refusal> {
         if let Some(epoch) = self.epoch
@@ -81,7 +80,7 @@ impl FeedStatus {
     }
 }
 
-/// Makes the refusal of a token from another epoch than that of the feed.
+/// Makes the refusal of a token whose epoch differs from the feed's epoch.
 pub(super) fn other_epoch(token: u64, feed: u64) -> Refusal {
     Refusal::new(
         Reason::TokenEpoch,
@@ -90,7 +89,7 @@ pub(super) fn other_epoch(token: u64, feed: u64) -> Refusal {
     .fix("obtain a new one")
 }
 
-/// All that is known of one epoch of the daemon.
+/// Everything that is known of one epoch of the daemon.
 #[derive(Clone)]
 pub(super) struct View {
     pub(super) epoch: u64,
@@ -102,17 +101,17 @@ pub(super) struct View {
 /// One reading of a fresh feed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FeedReading {
-    /// One reading of our own clocks.
+    /// The reading of our clocks.
     pub(super) now: Now,
-    /// The daemon's wall clock at that reading; claims are compared with it. It may be ahead of what the daemon's clock
-    /// says, by at most the round trip of the last tick.
+    /// The daemon's wall clock at that reading. Claims are compared with it. It may be ahead of the real time of the daemon's
+    /// clock, by at most the round trip of the last tick.
     pub(super) daemon: Wall,
-    /// When the feed becomes stale unless another tick is echoed.
+    /// When the feed becomes stale, unless another tick is echoed before.
     pub(super) stale_from: BootTime,
     pub(super) version: u64,
 }
 
-/// No tick has been echoed yet.
+/// The value of `tick_sent` before the first echo.
 const NEVER: u64 = 0;
 
 impl FeedState {
@@ -137,18 +136,18 @@ impl FeedState {
         self.status.load()
     }
 
-    /// Reports every change after this call: another status, a lowering, a feed that is fresh again.
+    /// Returns a receiver for every change after this call: another status, a lowering, or a feed that is fresh again.
     pub(super) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// The last signed head of the ledger.
+    /// Returns the last signed head of the ledger.
     pub(super) fn ledger_head(&self) -> Option<Arc<String>> {
         self.ledger_head.load_full()
     }
 
-    /// Reads the feed if it is fresh, or says why nothing can be decided by it. Costs a few atomic loads and one reading of the
-    /// clock.
+    /// Reads the feed if it is fresh. Otherwise returns why no decision is possible. Costs a few atomic loads and one reading
+    /// of the clock.
     pub(super) fn read(&self) -> Result<FeedReading, Refusal> {
         // The tick is read before the version, so that lowerings before a fresh tick are never missed.
         let sent = self.tick_sent.load(Ordering::Acquire);
@@ -189,7 +188,7 @@ impl FeedState {
 
     // ---------- for the follower ----------
 
-    /// Decides by this view from now on. After a change of epoch the feed is stale until a tick is echoed.
+    /// Sets the view for decisions from now on. After a change of epoch, the feed is stale until a tick is echoed.
     pub(super) fn publish(&self, view: View) {
         if self.status().epoch != Some(view.epoch) {
             self.tick_sent.store(NEVER, Ordering::Release);
@@ -205,7 +204,7 @@ impl FeedState {
         self.note_change();
     }
 
-    /// Reports a change. Must be called after the change.
+    /// Reports a change. Call it after the change.
     pub(super) fn note_change(&self) {
         self.version.fetch_add(1, Ordering::Release);
         self.changed.send_replace(());
@@ -218,7 +217,7 @@ impl FeedState {
         }
     }
 
-    /// Takes the echo of a tick: when the tick was sent, and the time on the daemon's clock.
+    /// Notes the echo of a tick: when the tick was sent, and the time on the daemon's clock.
     pub(super) fn note_tick(&self, sent: BootTime, daemon: Wall) {
         let was_fresh = self.read().is_ok();
         self.lead.store(daemon.0.cast_signed().saturating_sub(sent.0.cast_signed()), Ordering::Relaxed);
@@ -230,7 +229,7 @@ impl FeedState {
 }
 
 impl FeedReading {
-    /// When the daemon's wall clock reaches `end` or the feed goes stale, the sooner of the two.
+    /// Returns when the daemon's wall clock reaches `end` or the feed becomes stale, the earlier of both.
     pub(super) fn until(&self, end: Wall) -> LeaseTime {
         let left = end.since(self.daemon).min(self.stale_from.since(self.now.boot));
         self.now.lease.plus(left)

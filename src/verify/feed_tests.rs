@@ -33,7 +33,7 @@ async fn reason(verifier: &Verifier, token: &str) -> Reason {
     check(verifier, token).await.unwrap_err().reason
 }
 
-/// Ticks come while the clock advances, for a while.
+/// Advances the clock for a while, and lets ticks come meanwhile.
 async fn live(clock: &ManualClock, feed: &mut FenceStream, span: Duration) {
     let end = clock.now().lease.plus(span);
     while clock.now().lease < end {
@@ -65,7 +65,7 @@ async fn nothing_is_decided_before_the_feed_is_complete() {
     let access = check(&verifier, &token).await.unwrap();
     assert_eq!(access.claims().lh.job, JOB);
     assert!(access.check().is_ok());
-    // A token from before the lowering in the snapshot is refused because of its name.
+    // A token that was issued before the lowering in the snapshot is refused, because the snapshot names its fence.
     let old = check(&verifier, &daemon.token(|c| c.lh.stood_at = 89)).await.unwrap_err();
     assert_eq!((old.reason, old.text.to_string()), (Reason::Revoked, format!("revoked: {}", job())));
 }
@@ -86,7 +86,7 @@ async fn after_a_lowering_every_use_is_refused_by_its_fence() {
     assert_eq!(access.check().unwrap_err(), refusal);
     assert_eq!(check(&verifier, &token).await.unwrap_err(), refusal);
     assert!(other.check().is_ok());
-    // law 13: a new stand is valid, an old one stays invalid.
+    // law 13: a token with a new stand is valid, and a token with an old stand stays invalid.
     assert!(check(&verifier, &daemon.token(|c| c.lh.stood_at = SEQ + 1)).await.is_ok());
     assert_eq!(reason(&verifier, &token).await, Reason::Revoked);
     a_moment().await;
@@ -148,7 +148,7 @@ async fn a_feed_is_stale_from_the_last_tick_that_was_echoed() {
     let (verifier, mut feed) = daemon.following().await;
     let (token, clock) = (daemon.token(|_| ()), daemon.clock.clone());
     let access = check(&verifier, &token).await.unwrap();
-    // The second tick is sent after a second, and its echo comes two seconds later: its age counts from when it was
+    // The second tick is sent after one second, and its echo comes two seconds later. The age counts from when the tick was
     // sent.
     clock.advance(TICK);
     let second = feed.next_tick().await;
@@ -164,7 +164,7 @@ async fn a_feed_is_stale_from_the_last_tick_that_was_echoed() {
     assert_eq!(clock.now().boot.since(began), TICK, "three seconds after it was sent");
     assert_eq!(access.ended().await.reason, Reason::FeedStale);
     assert_eq!(reason(&verifier, &token).await, Reason::FeedStale);
-    // It reconnects, with another connection.
+    // The follower reconnects, over another connection.
     let mut again = daemon.subscription().await;
     again.start(EPOCH, clock.now().wall).await;
     again.snapshot(&[], Some(SEQ)).await;
@@ -196,7 +196,7 @@ async fn a_gap_refuses_everything_at_once_and_starts_the_feed_over() {
     feed.lowered(&FenceName::human("bob".parse().unwrap()), SEQ + 3, SEQ + 2).await;
     assert_eq!(access.ended().await.reason, Reason::FeedStale);
     assert_eq!(reason(&verifier, &token).await, Reason::FeedStale);
-    // The snapshot has what was missing.
+    // The snapshot contains the missing lowering.
     let mut again = daemon.subscription().await;
     again.start(EPOCH, daemon.clock.now().wall).await;
     again.snapshot(&[(&job(), SEQ + 2)], Some(SEQ + 3)).await;
@@ -231,7 +231,7 @@ async fn a_lost_connection_is_replaced_without_a_refusal() {
     assert_eq!(access.ended().await.reason, Reason::Revoked);
 }
 
-/// Gives the verifier another SVID of the same name.
+/// Gives the verifier another SVID with the same SPIFFE ID.
 fn rotate(daemon: &ScriptedDaemon, source: &StaticSource) {
     source.replace(Some(Arc::new(daemon.ca.svid("/files").svid())), bundles(&[&daemon.ca]));
 }
@@ -250,7 +250,7 @@ async fn a_rotated_svid_opens_a_second_feed_that_takes_over() {
     let mut second = daemon.opened().await;
     second.start(EPOCH, clock.now().wall).await;
     second.snapshot(&[], Some(SEQ)).await;
-    // The first feed gets a lowering that the second one does not have yet.
+    // The first feed gets a lowering that the second feed does not have yet.
     first.lowered(&job(), SEQ + 1, SEQ).await;
     assert_eq!(access.ended().await.reason, Reason::Revoked);
     second.tick(clock.now().wall).await;
@@ -262,7 +262,7 @@ async fn a_rotated_svid_opens_a_second_feed_that_takes_over() {
     second.lowered(&job(), SEQ + 1, SEQ).await;
     soon(|| first.out.is_closed()).await;
     assert_eq!(reason(&verifier, &token).await, Reason::Revoked);
-    // From now on the second feed counts, and no token was refused because a feed was missing.
+    // From now on the second feed counts. No token was refused because a feed was missing.
     assert!(unharmed.check().is_ok());
     clock.advance(TICK);
     second.tick(clock.now().wall).await;
@@ -297,7 +297,7 @@ async fn a_failed_second_feed_harms_nothing_and_is_tried_again() {
         }
     }
     let third = third.unwrap();
-    // A stream of another epoch is dropped: the feed that is followed must find out itself.
+    // A stream of another epoch is dropped. The feed that is followed must detect that its epoch has ended.
     third.start(EPOCH + 1, clock.now().wall).await;
     soon(|| third.out.is_closed()).await;
     assert!(access.check().is_ok() && !first.out.is_closed());
@@ -316,7 +316,7 @@ async fn a_clock_that_is_off_by_30_s_refuses_everything() {
         let outcome = check(&verifier, &token).await.map(|_| ()).map_err(|r| r.reason);
         assert_eq!(outcome, if decided { Ok(()) } else { Err(Reason::ClockDifference) });
     }
-    // Our own wall is set back between two ticks: that is seen before the next one.
+    // Our wall clock is set back between two ticks. This is noticed before the next tick.
     clock.set_wall(Wall(clock.now().wall.0 - 3_600_000));
     assert_eq!(reason(&verifier, &token).await, Reason::ClockDifference);
 }
@@ -368,7 +368,7 @@ async fn a_new_epoch_refuses_the_old_tokens() {
     assert_eq!(access.check().unwrap_err().reason, Reason::TokenEpoch);
     let new = daemon.token(|c| c.lh.epoch = EPOCH + 1);
     assert!(check(&verifier, &new).await.is_ok());
-    // Claims of the old epoch, signed with the new key.
+    // These are claims of the old epoch, signed with the new key.
     assert_eq!(reason(&verifier, &daemon.token(|_| ())).await, Reason::TokenEpoch);
 }
 
@@ -411,7 +411,7 @@ async fn a_key_that_is_not_known_is_looked_for_once_and_then_refused() {
     assert!(check(&verifier, token.expose()).await.is_ok());
     assert!(check(&verifier, &daemon.token(|_| ())).await.is_ok());
     assert_eq!(asked(), 3);
-    // A key of another run is not fetched at all.
+    // A key of another run is not fetched.
     live(&daemon.clock, &mut feed, Duration::from_secs(2)).await;
     let other = SigningKey::generate(EPOCH + 1, 1).unwrap();
     let other = crate::token::mint(&other, &daemon.claims()).unwrap();

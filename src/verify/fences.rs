@@ -1,4 +1,4 @@
-//! The lowered fences, from the feed.
+//! The lowered fences that the feed reported.
 
 use std::{
     collections::{HashMap, hash_map::RandomState},
@@ -16,19 +16,19 @@ use crate::{
     token::FenceTag,
 };
 
-/// Parts of the map, each with its own lock: a check waits at most while one part grows.
+/// The number of parts of the map. Each part has a lock, so that a check waits only while one part grows.
 const SHARDS: usize = 64;
 
 /// The lowered fences, each with the Seq of its last lowering.
 ///
-/// The follower writes it, and every check reads it. When [`Fences::lower`] has returned, every later read sees the lowering:
-/// both take the lock of the fence's shard.
+/// The follower writes this map, and every check reads it. When [`Fences::lower`] has returned, every later read sees the
+/// lowering, because both take the lock of the fence's shard.
 pub(super) struct Fences {
     shards: Box<[RwLock<HashMap<FenceTag, LastLowering>>]>,
     hasher: RandomState,
     count: AtomicUsize,
-    /// Lowerings before this time may be absent, so tokens issued before it cannot be checked. Milliseconds of the daemon's wall
-    /// clock.
+    /// The time before which lowerings may be missing, in milliseconds of the daemon's wall clock. Tokens that were issued
+    /// before this time cannot be checked.
     complete_since: AtomicU64,
 }
 
@@ -38,7 +38,7 @@ struct LastLowering {
     received: BootTime,
 }
 
-/// More fences are lowered than can be kept.
+/// The error if more fences are lowered than can be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("more than {FEED_FENCES_MAX} fences are lowered")]
 pub(super) struct TooMany;
@@ -53,7 +53,7 @@ impl Fences {
         }
     }
 
-    /// Adds a lowering. The Seq of a fence only grows.
+    /// Adds a lowering. If the fence has a larger Seq, that Seq stays.
     pub(super) fn lower(&self, tag: FenceTag, seq: Seq, received: BootTime) -> Result<(), TooMany> {
         let Some(shard) = self.shard(tag) else { return Err(TooMany) };
         let mut shard = write(shard);
@@ -69,7 +69,7 @@ impl Fences {
         Ok(())
     }
 
-    /// Finds which of these fences was lowered first after `stood_at`, and returns its index and Seq.
+    /// Finds the fence of this list that was lowered first after `stood_at`. Returns its index and Seq.
     pub(super) fn lowered_after(&self, tags: &[FenceTag], stood_at: Seq) -> Option<(usize, Seq)> {
         tags.iter()
             .enumerate()
@@ -78,12 +78,12 @@ impl Fences {
             .min_by_key(|(_, seq)| *seq)
     }
 
-    /// The time from which every lowering is known.
+    /// Returns the time from which every lowering is known.
     pub(super) fn complete_since(&self) -> Wall {
         Wall(self.complete_since.load(Ordering::Acquire))
     }
 
-    /// Raises `complete_since` first, so that older tokens are refused, then drops the lowerings received before
+    /// Raises `complete_since` first, so that older tokens are refused. Then drops the lowerings that were received before
     /// `received_before`.
     pub(super) fn prune(&self, received_before: BootTime, complete_since: Wall) {
         self.complete_since.fetch_max(complete_since.0, Ordering::AcqRel);
@@ -105,7 +105,7 @@ impl Fences {
     }
 }
 
-// A panic elsewhere cannot leave a shard half changed: each change is one call of the map.
+// A panic elsewhere cannot leave a shard half changed, because each change is one call of the map.
 fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
     lock.read().unwrap_or_else(PoisonError::into_inner)
 }
@@ -154,7 +154,7 @@ mod tests {
     fn past_the_limit_only_known_fences_are_taken() {
         let fences = Fences::new(Wall(0));
         fences.lower(job(1), Seq(1), BootTime(10)).unwrap();
-        // One below the limit.
+        // One fence below the limit.
         fences.count.store(FEED_FENCES_MAX - 1, Ordering::Relaxed);
         assert_eq!(fences.lower(job(2), Seq(2), BootTime(20)), Ok(()));
         assert_eq!(fences.lower(job(3), Seq(3), BootTime(20)), Err(TooMany));

@@ -1,4 +1,4 @@
-//! Checking tokens by asking the daemon: for audiences whose `checks` is `introspect`.
+//! Checks tokens by a call to the daemon, for audiences whose `checks` is `introspect`.
 
 use std::{fmt, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     token::{Claims, Presenter, TokenError},
 };
 
-/// Asks the daemon whether a token is valid now. No answer is cached.
+/// Asks the daemon whether a token is valid now. Does not cache answers.
 #[derive(Clone)]
 pub struct Introspector {
     daemon: Arc<RotatingChannel>,
@@ -25,7 +25,7 @@ pub struct Introspector {
     clock: Arc<dyn Clock>,
 }
 
-/// The claims that the daemon called valid at the moment of its answer.
+/// The claims that were valid at the moment of the daemon's answer.
 #[derive(Clone, Debug)]
 pub struct Introspection {
     /// The claims of the token, as the daemon read them.
@@ -33,23 +33,24 @@ pub struct Introspection {
 }
 
 impl Introspection {
-    /// Whether it allows an action on an object.
+    /// Whether the token allows an action on an object.
     pub fn opens(&self, object: &Object, action: Action) -> bool {
         self.claims.opens(object, action)
     }
 }
 
 impl Introspector {
-    /// Connects at the first request. Must be called inside a Tokio runtime.
+    /// Makes an introspector that connects at its first request. Must be called inside a Tokio runtime.
     pub fn new(connector: &Connector, audience: SpiffeId, clock: Arc<dyn Clock>) -> Self {
         Introspector { daemon: Arc::new(RotatingChannel::new(connector.clone())), audience, clock }
     }
 
-    /// Asks the daemon. If it does not answer within [`INTROSPECT_WAIT`], the token is refused.
+    /// Asks the daemon. If the daemon does not answer within [`INTROSPECT_WAIT`], the token is refused.
     ///
     /// # Errors
     ///
-    /// The daemon refuses the token or does not answer, the token is for another audience, or the presenter may not use it.
+    /// Fails if the daemon refuses the token or does not answer, if the token is for another audience, or if the presenter may
+    /// not use it.
     pub async fn introspect(&self, token: &str, presenter: Presenter<'_>) -> Result<Introspection, Refusal> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::too_long().into());
@@ -80,7 +81,7 @@ impl Introspector {
         if claims.aud != self.audience {
             return Err(TokenError::Audience(claims.aud).into());
         }
-        // The daemon has compared the SPIFFE ID of the presenter; the certificate is compared here.
+        // The daemon has compared the SPIFFE ID of the presenter. The certificate is compared here.
         presenter.may_present(&claims)?;
         Ok(Introspection { claims })
     }
@@ -99,7 +100,7 @@ fn claims_of(token: &str) -> Option<Claims> {
 
 const NOT_ASKED: &str = "leasehold could not be asked about the token";
 
-/// Returns the refusal if the daemon did not check the token: it is unreachable, or it refused the request.
+/// Makes the refusal if the daemon did not check the token: it cannot be reached, or it refused the request.
 pub(super) fn unanswered(status: &tonic::Status, text: &'static str) -> Refusal {
     if let Some(error) = explain(status) {
         return error.refusal();

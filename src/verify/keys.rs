@@ -14,12 +14,12 @@ use crate::{
     token::KeySet,
 };
 
-/// The public keys, with the client that fetches newer ones.
+/// The public keys, and the client that fetches newer keys.
 pub(super) struct PublicKeys {
     epoch: u64,
     daemon: VerifierServiceClient<Channel>,
     set: ArcSwap<KeySet>,
-    /// When they were last fetched. Locked during a fetch: others wait for its result.
+    /// When the keys were last fetched. The lock is held during a fetch, so that other callers wait for its result.
     fetched: Mutex<BootTime>,
 }
 
@@ -39,8 +39,8 @@ impl PublicKeys {
         self.set.load_full()
     }
 
-    /// Returns the key set. If it lacks `kid`, fetches newer keys first, at most once per [`KEY_REFRESH`]. Concurrent callers share
-    /// one fetch. If the fetch fails, the set is unchanged.
+    /// Returns the key set. If it does not have `kid`, fetches newer keys first, at most once per [`KEY_REFRESH`]. Concurrent
+    /// callers share one fetch. If the fetch fails, the set does not change.
     pub(super) async fn set_for(&self, kid: &str, clock: &dyn Clock) -> Arc<KeySet> {
         if !self.set.load().contains(kid) {
             let mut fetched = self.fetched.lock().await;

@@ -1,17 +1,17 @@
-//! Checking tokens without the daemon: the part that a resource server embeds.
+//! Checks tokens without a call to the daemon: the part that a resource server embeds.
 //!
-//! Owns the follower of the fence feed, the public keys, and the check of a token: the token itself is valid, it is of the
-//! daemon's present epoch, and none of its fences was lowered after its lease took its stand. A [`Verifier`] decides from
-//! memory and refuses what it does not know for certain. An [`Introspector`] asks the daemon each time. This module never
-//! issues or renews anything, never keeps a token, and never sees the policy.
+//! This module owns the follower of the fence feed, the public keys, and the check of a token. A token passes if it is valid,
+//! if it is of the daemon's present epoch, and if none of its fences was lowered after the decision on its lease. A
+//! [`Verifier`] decides from memory, and refuses everything that it cannot be sure of. An [`Introspector`] asks the daemon each
+//! time. This module never issues or renews anything, never keeps a token, and never sees the policy.
 //!
 //! There is one background task, the follower. It ends when the last clone of its [`Verifier`] is dropped, or at
-//! [`Verifier::shutdown`]. After its end, for any reason, everything is refused.
+//! [`Verifier::shutdown`]. After its end, for whatever reason, everything is refused.
 //!
 //! # A resource server
 //!
-//! A started Verifier answers three questions for each request. Does the token allow this, here, for this peer? Does it still,
-//! before each part? Has it ended meanwhile? A server with its own transport asks them like this:
+//! A started verifier answers three questions for each request. Does the token allow this action here, for this peer? Is that
+//! still true before each part? Has the access ended meanwhile? A server with another transport asks these questions like this:
 //!
 //! ```no_run
 //! use std::sync::Arc;
@@ -77,7 +77,7 @@
 //! |---|---|
 //! | `verifier` | [`Verifier`]: tokens in, [`Access`] out |
 //! | `access` | [`Access`]: an allowed use, which is checked again while it lasts |
-//! | `introspect` | [`Introspector`]: asks the daemon instead |
+//! | `introspect` | [`Introspector`]: asks the daemon each time |
 //! | `feed` | the follower: connects, reads, sends ticks, reconnects |
 //! | `subscription` | one subscription, with its connection |
 //! | `session` | the state machine of a subscription, without I/O |

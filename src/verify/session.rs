@@ -1,4 +1,4 @@
-//! The state machine of one subscription to the fence feed. No clock, no await, no I/O here.
+//! The state machine of one subscription to the fence feed, without a clock, an await or I/O.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -59,8 +59,8 @@ impl From<tonic::Status> for FeedError {
 }
 
 impl FeedError {
-    /// Whether the known state can no longer be relied on: a lowering is missing, or the daemon contradicts what was known. A
-    /// feed that was only lost stays valid until it is stale.
+    /// Whether the known state can no longer be trusted, because a lowering is missing or the daemon contradicts the known
+    /// state. The state of a feed that was only lost stays valid until it is stale.
     pub(super) fn voids(&self) -> bool {
         match self {
             FeedError::Connect(_)
@@ -80,7 +80,7 @@ impl FeedError {
     }
 }
 
-/// The newest position that was ever seen. A feed that is behind it is refused.
+/// The newest position that was ever seen. A feed behind this position is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FeedPosition {
     pub(super) epoch: Option<u64>,
@@ -93,13 +93,13 @@ pub(super) enum SessionUpdate {
     Began { epoch: u64, issuer: Arc<str> },
     /// The snapshot has more parts.
     Incomplete,
-    /// The snapshot is complete; each new lowering follows as a message.
+    /// The snapshot is complete. Each new lowering follows as a message.
     Complete(Arc<Fences>),
     /// A fence was lowered and has been added.
     Lowered,
-    /// A tick was echoed: when it was sent, and the time on the daemon's clock.
+    /// A tick was echoed. Contains when the tick was sent, and the time on the daemon's clock.
     Ticked { sent: BootTime, daemon: Wall, ledger_head: String },
-    /// An echo that is ignored, because the snapshot is not complete.
+    /// The message is an echo before the end of the snapshot, and is ignored.
     Ignored,
 }
 
@@ -132,12 +132,12 @@ impl FeedSession {
         }
     }
 
-    /// The position that the next subscription must not be behind.
+    /// Returns the newest position. The next subscription must not be behind it.
     pub(super) fn newest(&self) -> FeedPosition {
         self.newest
     }
 
-    /// When the daemon counts as lost unless it sends something.
+    /// Returns when the daemon counts as lost, unless it sends a message before.
     pub(super) fn silent_from(&self) -> BootTime {
         let since = match (&self.phase, self.pending_ticks.front()) {
             (SessionPhase::Following(_), Some((_, sent))) => *sent,
@@ -146,7 +146,8 @@ impl FeedSession {
         since.plus(FEED_STALE).plus(Duration::from_millis(1))
     }
 
-    /// Returns the tick to send now. Only a complete feed ticks: before that, an echo would not show its age.
+    /// Returns the tick to send now. Only a complete feed sends ticks, because an earlier echo would not show the age of the
+    /// feed.
     pub(super) fn next_tick(&mut self, now: Now) -> Result<u64, FeedError> {
         if self.pending_ticks.len() >= FEED_TICKS_MAX {
             return Err(FeedError::Silent(FEED_STALE));
@@ -172,11 +173,11 @@ impl FeedSession {
         }
     }
 
-    /// Forgets the lowerings that are older than every valid token.
+    /// Removes the lowerings that are older than every valid token.
     pub(super) fn prune(&self, now: Now, daemon: Wall) {
         let SessionPhase::Following(fences) = &self.phase else { return };
         let retention = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
-        // A lowering arrives after it was made: two seconds cover the transfer and the rounding of `iat`.
+        // A lowering arrives after it was made. Two seconds are enough for the transfer and the rounding of `iat`.
         let received_before = BootTime(now.boot.0.saturating_sub(retention).saturating_sub(2_000));
         fences.prune(received_before, Wall(daemon.0.saturating_sub(retention)));
     }
@@ -198,7 +199,7 @@ impl FeedSession {
             .and_then(wall)
             .ok_or(FeedError::Malformed("its start does not say since when lowerings are retained"))?;
         if self.newest.epoch != Some(start.epoch) {
-            // Seq continues over epochs, but a lowering that was not durable may be lost between them.
+            // Seq continues over epochs, but a lowering that was not durable may be lost between two epochs.
             self.newest = FeedPosition { epoch: Some(start.epoch), seq: Seq::default() };
         }
         self.retention = time.since(since).max(LEASE_TTL_MAX.saturating_add(FENCE_RETENTION_MARGIN));
@@ -243,7 +244,7 @@ impl FeedSession {
     }
 
     fn ticked(&mut self, tick: FeedTick) -> Result<SessionUpdate, FeedError> {
-        // The message that opens the subscription has tick 0; an echo of it is harmless.
+        // The message that opens the subscription has tick 0. An echo of it is harmless.
         if tick.tick == 0 {
             return Ok(SessionUpdate::Ignored);
         }
@@ -311,7 +312,7 @@ mod tests {
         session.receive(WatchFencesResponse { event: Some(event) }, at(seconds))
     }
 
-    /// A session after these messages, without an error.
+    /// Returns a session after these messages, without an error.
     fn session(events: impl IntoIterator<Item = Event>) -> FeedSession {
         let mut session = FeedSession::new(FeedPosition::default(), at(0));
         for event in events {

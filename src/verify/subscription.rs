@@ -22,13 +22,13 @@ use crate::{
 /// Sends ticks and returns the events of the feed. The caller decides what to do with them.
 pub(super) struct FeedSubscription {
     clock: Arc<dyn Clock>,
-    /// The digest of the SVID that its connection was opened with.
+    /// The digest of the SVID with which the connection was opened.
     svid: Option<[u8; 32]>,
     daemon: VerifierServiceClient<Channel>,
     requests: mpsc::Sender<WatchFencesRequest>,
     feed: Streaming<WatchFencesResponse>,
     session: FeedSession,
-    /// The epoch and issuer from its start.
+    /// The epoch and issuer from the start of the feed.
     began: Option<(u64, Arc<str>)>,
     keys: Option<Arc<PublicKeys>>,
     tick_at: Option<LeaseTime>,
@@ -38,11 +38,11 @@ pub(super) struct FeedSubscription {
 pub(super) enum FeedEvent {
     /// The feed has started, with this epoch.
     Began { epoch: u64 },
-    /// The snapshot is complete; each new lowering follows as an event.
+    /// The snapshot is complete. Each new lowering follows as an event.
     Complete(View),
     /// A fence was lowered and is in the fences of the view.
     Lowered,
-    /// A tick was echoed: when it was sent, and the time on the daemon's clock.
+    /// A tick was echoed. Contains when the tick was sent, and the time on the daemon's clock.
     Ticked { sent: BootTime, daemon: Wall, ledger_head: String },
 }
 
@@ -77,17 +77,17 @@ impl FeedSubscription {
         })
     }
 
-    /// The digest of the SVID that its connection was opened with.
+    /// Returns the digest of the SVID with which the connection was opened.
     pub(super) fn svid(&self) -> Option<[u8; 32]> {
         self.svid
     }
 
-    /// The position that the next subscription must not be behind.
+    /// Returns the newest position. The next subscription must not be behind it.
     pub(super) fn newest(&self) -> FeedPosition {
         self.session.newest()
     }
 
-    /// Forgets the lowerings that are older than every valid token.
+    /// Removes the lowerings that are older than every valid token.
     pub(super) fn prune(&self, daemon: Wall) {
         self.session.prune(self.clock.now(), daemon);
     }
@@ -140,14 +140,14 @@ impl FeedSubscription {
     fn send_tick(&mut self) -> Result<(), FeedError> {
         let now = self.clock.now();
         let tick = WatchFencesRequest { audience: String::new(), tick: self.session.next_tick(now)? };
-        // If the queue is full, the daemon has not read for that many ticks.
+        // If the queue is full, the daemon has not read for as many ticks as the queue can have.
         self.requests.try_send(tick).map_err(|_| FeedError::Silent(FEED_STALE))?;
         self.tick_at = Some(now.lease.plus(TICK));
         Ok(())
     }
 }
 
-/// Resolves at this moment. Never resolves if there is none.
+/// Resolves at this moment. Never resolves if the moment is `None`.
 async fn until(clock: &dyn Clock, at: Option<LeaseTime>) {
     match at {
         Some(at) => clock.sleep_until(at).await,

@@ -1,5 +1,5 @@
-//! A scripted stand-in for the daemon's side of the wire: real TLS, real gRPC, a manual clock. It sends what a test sets,
-//! right or wrong; other tests check what the real daemon sends.
+//! A scripted daemon for tests: real TLS, real gRPC, a manual clock. It sends the messages that a test sets, correct or wrong.
+//! Other tests check what the real daemon sends.
 
 use std::{
     net::SocketAddr,
@@ -74,7 +74,7 @@ pub(crate) struct Wire {
 /// The daemon's side of one `WatchFences` stream.
 pub(crate) struct FenceStream {
     pub(crate) audience: String,
-    /// Makes the tags of the fences that this subscription lowers.
+    /// The key that makes the tags of the fences that this subscription lowers.
     fences: FenceKey,
     pub(crate) out: mpsc::Sender<Result<WatchFencesResponse, Status>>,
     pub(crate) requests: Streaming<WatchFencesRequest>,
@@ -106,7 +106,7 @@ impl ScriptedDaemon {
         ScriptedDaemon { ca, clock, key, wire, address, subscriptions, _shutdown: shutdown.drop_guard() }
     }
 
-    /// A connector to the daemon, with this SVID.
+    /// Returns a connector to the daemon, with this SVID.
     pub(crate) fn connector(&self, path: &str) -> Connector {
         let endpoint = Endpoint::new(&self.address.to_string(), DAEMON.parse().unwrap()).unwrap();
         Connector::new(self.source(path), self.clock.clone(), endpoint)
@@ -120,7 +120,7 @@ impl ScriptedDaemon {
         self.verifier_by(self.source("/files"))
     }
 
-    /// A verifier with the SVID of this source.
+    /// Returns a verifier with the SVID of this source.
     pub(crate) fn verifier_by(&self, source: Arc<StaticSource>) -> Verifier {
         let endpoint = Endpoint::new(&self.address.to_string(), DAEMON.parse().unwrap()).unwrap();
         let connector = Connector::new(source, self.clock.clone(), endpoint);
@@ -131,7 +131,7 @@ impl ScriptedDaemon {
         })
     }
 
-    /// The next subscription that was opened. Advances the clock if the follower waits before it opens one.
+    /// Returns the next subscription that was opened. Advances the clock if the follower waits before it opens a subscription.
     pub(crate) async fn subscription(&mut self) -> FenceStream {
         loop {
             tokio::select! {
@@ -142,28 +142,28 @@ impl ScriptedDaemon {
         }
     }
 
-    /// The next subscription that was opened. The clock does not move meanwhile.
+    /// Returns the next subscription that was opened. The clock does not move meanwhile.
     pub(crate) async fn opened(&mut self) -> FenceStream {
         let opened = tokio::time::timeout(Duration::from_secs(10), self.subscriptions.recv()).await;
         opened.expect("it is opened within ten seconds").unwrap()
     }
 
-    /// A subscription that was opened and not taken yet, if there is one.
+    /// Returns a subscription that was opened and not taken yet, if there is one.
     pub(crate) fn opened_already(&mut self) -> Option<FenceStream> {
         self.subscriptions.try_recv().ok()
     }
 
-    /// How many opened subscriptions were not taken yet.
+    /// Returns how many opened subscriptions were not taken yet.
     pub(crate) fn subscriptions_left(&self) -> usize {
         self.subscriptions.len()
     }
 
-    /// A verifier that is ready: its feed has the snapshot and the first tick. Returns the subscription too.
+    /// Returns a verifier that is ready, because its feed has the snapshot and the first tick. Also returns the subscription.
     pub(crate) async fn following(&mut self) -> (Verifier, FenceStream) {
         self.following_by(self.source("/files")).await
     }
 
-    /// A ready verifier with the SVID of this source.
+    /// Returns a ready verifier with the SVID of this source.
     pub(crate) async fn following_by(&mut self, source: Arc<StaticSource>) -> (Verifier, FenceStream) {
         let verifier = self.verifier_by(source);
         let mut feed = self.subscription().await;
@@ -174,7 +174,7 @@ impl ScriptedDaemon {
         (verifier, feed)
     }
 
-    /// The claims of a lease that took its stand at [`SEQ`], for a dataset.
+    /// Returns the claims of a lease for a dataset. The lease was decided at [`SEQ`].
     pub(crate) fn claims(&self) -> Claims {
         let scope = Scope::whole("dataset:acme/tickets@v3".parse().unwrap());
         let mut claims = Claims {
@@ -215,7 +215,7 @@ impl ScriptedDaemon {
 
 impl FenceStream {
     pub(crate) async fn say(&self, event: Event) {
-        // A follower that is gone receives nothing; the test notices that in other ways.
+        // A follower that has ended receives nothing. The test notices that in other ways.
         let _ = self.out.send(Ok(WatchFencesResponse { event: Some(event) })).await;
     }
 
@@ -234,7 +234,7 @@ impl FenceStream {
         .await;
     }
 
-    /// Sends a part of the snapshot: the last part, if `complete` has a seq.
+    /// Sends a part of the snapshot. It is the last part if `complete` has a seq.
     pub(crate) async fn snapshot(&self, names: &[(&FenceName, u64)], complete: Option<u64>) {
         let fences =
             names.iter().map(|(name, seq)| LoweredFence { fence: self.tag(name), seq: *seq }).collect();
@@ -250,7 +250,7 @@ impl FenceStream {
         self.fences.tag(name).as_bytes().to_vec()
     }
 
-    /// Waits for the next tick and sends it back with this time.
+    /// Waits for the next tick and echoes it with this time.
     pub(crate) async fn tick(&mut self, time: Wall) {
         let tick = self.next_tick().await;
         self.echo(tick, time).await;
@@ -264,7 +264,7 @@ impl FenceStream {
         self.say(Event::Tick(FeedTick { tick, time: Some(timestamp(time)), ..Default::default() })).await;
     }
 
-    /// Sends every tick back and lowers the requested names, from a separate task, until the stream ends.
+    /// Echoes every tick and lowers the requested names, in a separate task, until the stream ends.
     pub(crate) fn go_on(mut self, clock: Arc<ManualClock>) -> FenceLowerer {
         let (names, mut requested) = broadcast::channel::<FenceName>(64);
         tokio::spawn(async move {
@@ -287,7 +287,7 @@ impl FenceStream {
     }
 }
 
-/// Lowers fences on a subscription that a task keeps running. Dropping this ends the subscription.
+/// Lowers fences on a subscription that a task keeps running. Dropping the value ends the subscription.
 pub(crate) struct FenceLowerer(broadcast::Sender<FenceName>);
 
 impl FenceLowerer {
@@ -296,7 +296,7 @@ impl FenceLowerer {
     }
 }
 
-/// The fences of a token in addition to those that its claims name.
+/// Returns the fences of a token that its claims do not name.
 pub(crate) fn other_fences() -> [FenceName; 3] {
     let member = || "node-1".parse().unwrap();
     [

@@ -1,4 +1,4 @@
-//! Reports to the daemon what leases were used for.
+//! Reports to the daemon how leases were used.
 
 use std::{fmt, sync::Arc};
 
@@ -16,13 +16,13 @@ use crate::{
 /// Whether a run of a gateway goes on after a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Report {
-    /// There will be others.
+    /// Other reports will follow.
     Interim,
     /// The gateway stops.
     Last,
 }
 
-/// Reports what the leases of one audience were used for, over mutual TLS.
+/// Reports how the leases of one audience were used, over mutual TLS.
 #[derive(Clone)]
 pub struct UseReporter {
     daemon: Arc<RotatingChannel>,
@@ -32,18 +32,19 @@ pub struct UseReporter {
 }
 
 impl UseReporter {
-    /// Connects at the first report. Must be called inside a Tokio runtime.
+    /// Makes a reporter that connects at its first report. Must be called inside a Tokio runtime.
     pub fn new(connector: &Connector, audience: SpiffeId, clock: Arc<dyn Clock>) -> Self {
-        // The number only tells runs apart.
+        // The number distinguishes the runs of the gateway.
         let run = random_u128().map_or(0, |random| u64::try_from(random >> 64).unwrap_or_default());
         UseReporter { daemon: Arc::new(RotatingChannel::new(connector.clone())), audience, clock, run }
     }
 
-    /// Makes a report, or makes one again: with the number that it had before, it is recorded once. Returns how many uses the daemon did not record, because it does not know their job or resource.
+    /// Sends a report. If the same report is sent again with the same number, the daemon records it once. Returns how many uses
+    /// the daemon did not record, because it does not know their job or resource.
     ///
     /// # Errors
     ///
-    /// The daemon refuses the report, or does not answer within [`INTROSPECT_WAIT`].
+    /// Fails if the daemon refuses the report, or does not answer within [`INTROSPECT_WAIT`].
     pub async fn report(
         &self,
         seq: u64,

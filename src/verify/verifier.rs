@@ -23,17 +23,17 @@ use crate::{
 
 /// The settings of a verifier.
 pub struct VerifierSettings {
-    /// Connects to the daemon, with an SVID that the catalog names as a verifier of the audience.
+    /// Connects to the daemon. The catalog must name its SVID as a verifier of the audience.
     pub connector: Connector,
     /// The audience that tokens must have: the `name` of the `[[audience]]`.
     pub audience: SpiffeId,
-    /// The clock that the `exp` and `nbf` of tokens are compared with.
+    /// The clock for the check of `exp` and `nbf`.
     pub clock: Arc<dyn Clock>,
 }
 
-/// Decides from memory whether a token is valid now. A clone is a pointer. Dropping the last one ends the follower.
+/// Decides from memory whether a token is valid now. Cloning copies a pointer. Dropping the last clone ends the follower.
 ///
-/// Refuses everything while it cannot decide: before the feed is complete, when no tick was echoed for
+/// The verifier refuses everything while it cannot decide: before the feed is complete, when no tick was echoed for
 /// [`FEED_STALE`](crate::limits::FEED_STALE), and while the two clocks differ by more than
 /// [`CLOCK_DIFFERENCE_MAX`](crate::limits::CLOCK_DIFFERENCE_MAX). Tokens of another epoch of the daemon are always refused.
 #[derive(Clone)]
@@ -67,12 +67,12 @@ impl Verifier {
         }
     }
 
-    /// The audience that tokens must have.
+    /// Returns the audience that tokens must have.
     pub fn audience(&self) -> &SpiffeId {
         &self.audience
     }
 
-    /// Waits until tokens can be checked. The log and [`Verifier::state`] say why they cannot yet.
+    /// Waits until tokens can be checked. Until then, the log and [`Verifier::state`] say what is missing.
     pub async fn ready(&self) {
         let mut changes = self.feed_state.changes();
         while self.state().is_err() {
@@ -82,22 +82,22 @@ impl Verifier {
         }
     }
 
-    /// Checks that tokens can be checked now.
+    /// Returns whether tokens can be checked now.
     ///
     /// # Errors
     ///
-    /// Why everything is refused: the feed is incomplete, stale or ended, or the clocks differ too much.
+    /// Returns why everything is refused: the feed is incomplete, stale or ended, or the clocks differ too much.
     pub fn state(&self) -> Result<(), Refusal> {
         self.read_fresh_feed().map(|_| ())
     }
 
-    /// The last signed head of the daemon's ledger from the feed: a line for `leasehold audit verify --head`. Store it
-    /// where the daemon's operators cannot change it, so that it can reveal a truncated or rewritten ledger.
+    /// Returns the last signed head of the daemon's ledger from the feed: a line for `leasehold audit verify --head`. Store it
+    /// on a machine that the daemon's operators cannot change, so that it can reveal a truncated or rewritten ledger.
     pub fn ledger_head(&self) -> Option<String> {
         self.feed_state.ledger_head().map(|head| String::clone(&head))
     }
 
-    /// Ends the follower. Everything is refused from then on.
+    /// Ends the follower. After that, everything is refused.
     pub async fn shutdown(&self) {
         self.follower.ended.cancel();
         let task = self.follower.task.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -110,15 +110,15 @@ impl Verifier {
 
     /// Checks that a token allows an action on an object, for the peer that presented it.
     ///
-    /// The object is a dataset, a model, or the folder of one job in a checkpoint line: `Object::folder` of the line and the job
-    /// in the request. The token of a job opens only the job's own folder.
+    /// The object is a dataset, a model, or the folder of one job in a checkpoint line: `Object::folder` of the line and the
+    /// job in the request. The token of a job opens only the folder of that job.
     ///
     /// Waits only if the token names an unknown public key, because newer keys are fetched once.
     ///
     /// # Errors
     ///
-    /// The refusal to answer the request with: tokens cannot be checked now, this one is invalid here or was revoked, or it does not
-    /// allow the action on the object.
+    /// Returns the refusal for the answer: tokens cannot be checked now, this token is invalid here or was revoked, or it does
+    /// not allow the action on the object.
     pub async fn check(
         &self,
         token: &str,
@@ -131,14 +131,15 @@ impl Verifier {
         Ok(access)
     }
 
-    /// Checks a token for the peer that presented it, before it is known what for. A server whose clients make many small
-    /// requests with one token keeps the access and asks it [`Access::allows`] and [`Access::check`] for each request.
+    /// Checks a token for the peer that presented it, before the object and the action are known. If clients make many small
+    /// requests with one token, a server can keep the access, and call [`Access::allows`] and [`Access::check`] for each
+    /// request.
     ///
     /// Waits only if the token names an unknown public key, because newer keys are fetched once.
     ///
     /// # Errors
     ///
-    /// The refusal to answer the request with: tokens cannot be checked now, or this one is invalid here or was revoked.
+    /// Returns the refusal for the answer: tokens cannot be checked now, or this token is invalid here or was revoked.
     pub async fn accept(&self, token: &str, presenter: Presenter<'_>) -> Result<Access, Refusal> {
         let keys = self.keys_for(token).await?;
         let (reading, status) = self.read_fresh_feed()?;
@@ -150,12 +151,12 @@ impl Verifier {
         Ok(Access::new(self.feed_state.clone(), claims, reading.version))
     }
 
-    /// Returns the public keys, after fetching newer ones if the token names an unknown key.
+    /// Returns the public keys. Fetches newer keys first if the token names an unknown key.
     async fn keys_for(&self, token: &str) -> Result<Arc<KeySet>, Refusal> {
         let (_, status) = self.read_fresh_feed()?;
         let view = status.view()?;
         let Some(kid) = peek_key_id(token) else { return Ok(view.keys.set()) };
-        // `EPOCH.N.THUMBPRINT`: a key of another epoch of the daemon need not be fetched.
+        // The id is `EPOCH.N.THUMBPRINT`. A key of another epoch of the daemon need not be fetched.
         match kid.split('.').next().and_then(|epoch| epoch.parse::<u64>().ok()) {
             Some(epoch) if epoch == view.epoch => {
                 Ok(view.keys.set_for(&kid, &**self.feed_state.clock()).await)
