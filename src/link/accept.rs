@@ -1,4 +1,4 @@
-//! The accept loop. Unlike the server of tonic, it has a deadline for each connection.
+//! The accept loop. Unlike tonic's server, it has a deadline for each connection.
 
 use std::{
     net::SocketAddr,
@@ -41,7 +41,7 @@ use crate::{
     limits,
 };
 
-/// Performs the TLS handshakes of a server. A clone is a few pointers.
+/// Performs the TLS handshakes of a server. Cloning copies a few pointers.
 #[derive(Clone)]
 pub struct Acceptor {
     tls: TlsAcceptor,
@@ -57,10 +57,12 @@ impl Acceptor {
         Acceptor { tls: TlsAcceptor::from(config), protocol, source, clock }
     }
 
-    /// Performs a handshake. The returned receiver has seen the trust that verified the peer, so that no later change is missed.
+    /// Performs a handshake. The returned receiver has seen the trust that verified the peer, so that no later change is
+    /// missed.
     ///
-    /// If all places are taken, a stalled handshake is ended at once, and a slow one earlier than otherwise. It is also ended if
-    /// the queue gives its place to another address. So half-open handshakes, however many, keep no peer out.
+    /// If the queue has no free place, a stalled handshake is ended at once, and a slow handshake earlier than otherwise. A
+    /// handshake is also ended if the queue gives its place to another address. So half-open handshakes cannot keep peers out,
+    /// however many there are.
     async fn accept(&self, tcp: TcpStream, place: &mut HandshakePlace) -> Result<Accepted, FailureCause> {
         let (tcp, bytes) = counted(tcp, 0);
         let mut handshake = self.tls.accept(tcp);
@@ -93,7 +95,7 @@ impl Acceptor {
     }
 }
 
-/// A stream whose received bytes are counted.
+/// A stream that counts the bytes that it receives.
 type CountingStream<S> = InspectReader<S, Box<dyn FnMut(&[u8]) + Send>>;
 type CountedTcp = CountingStream<TcpStream>;
 
@@ -113,13 +115,13 @@ struct Accepted {
     trust: watch::Receiver<Arc<Trust>>,
 }
 
-/// Serves a listener until `shutdown`, then drains its connections, and returns when the last is gone.
+/// Serves a listener until `shutdown`. Then drains its connections, and returns when the last connection has ended.
 ///
 /// Each request has its [`Connection`] in its extensions. A connection ends at its SVID's NotAfter, when a change of the
-/// bundles removes its root, or at shutdown. Then [`Connection::ended`] is cancelled, GOAWAY is sent to the client, further
-/// requests are refused, and after a grace period the connection is closed.
+/// bundles removes its root, or at shutdown. At its end, [`Connection::ended`] is cancelled, GOAWAY is sent to the client, and
+/// further requests are refused. The connection is closed after a grace period.
 ///
-/// One task runs the loop, and one each connection. The failure of a connection ends only that connection.
+/// One task runs the loop, and one task serves each connection. The failure of a connection ends only that connection.
 pub async fn serve<S, B>(
     listener: TcpListener,
     acceptor: Acceptor,
@@ -149,15 +151,15 @@ pub async fn serve<S, B>(
     });
     let accept = async {
         loop {
-            // The queue closes connections that it has no room for, so this waits only until their tasks have run. A connection
-            // that waits in the kernel has no address yet, so no turn either.
+            // The queue closes the connections beyond its limit, so this waits only until their tasks have run. A connection
+            // that waits in the kernel has no address yet, so it cannot have a turn.
             let Ok(socket) = sockets.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((tcp, remote)) => {
                     tasks.spawn(serve_connection(tcp, remote, socket, shared.clone(), service.clone()));
                 }
                 Err(error) => {
-                    // Most often we are out of file descriptors: other connections must close first.
+                    // Usually the process is out of file descriptors, so other connections must close first.
                     tracing::warn!(%error, "a connection could not be accepted");
                     shared.acceptor.clock.sleep(Duration::from_millis(50)).await;
                 }
@@ -185,8 +187,8 @@ struct ListenerState {
     shutdown: CancellationToken,
 }
 
-/// Builds the HTTP server of a connection. HTTP/2 buffers at most the connection's window of received bytes, and
-/// `SEND_BUFFER_BYTES` to send for each stream.
+/// Builds the HTTP server of a connection. HTTP/2 buffers at most one connection window of received bytes, and
+/// `SEND_BUFFER_BYTES` of bytes to send for each stream.
 fn http_server(protocol: Protocol, options: &ServeOptions, streams_max: u32) -> auto::Builder<TokioExecutor> {
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http2()
@@ -244,7 +246,7 @@ async fn serve_connection<S, B>(
         PeerClass::Unknown => shared.http_unknown.clone(),
         PeerClass::Known | PeerClass::Operator => shared.http.clone(),
     };
-    // Only the negotiated protocol is accepted: a bad preface is not treated as HTTP/1.1.
+    // Only the negotiated protocol is accepted. A bad HTTP/2 preface is not treated as HTTP/1.1.
     let is_h2 = tls.get_ref().1.alpn_protocol() == Some(b"h2") && http.is_http1_available();
     let http = if is_h2 { http.http2_only() } else { http };
     let (tls, preface_bytes) = counted(tls, 0);
@@ -258,7 +260,7 @@ async fn serve_connection<S, B>(
             return;
         }
         end = connection_end(&connection, trust, clock, &shared.shutdown) => end,
-        // A refused client stays long enough to send one request and read why it is refused.
+        // A refused client stays connected long enough to send one request and read the reason.
         () = clock.sleep(shared.options.grace), if share.is_err() => connection.ending(),
         () = connection.ended.cancelled(), if share.is_ok() => connection.ending(),
         () = connection.cut.cancelled() => return,
@@ -275,15 +277,15 @@ async fn serve_connection<S, B>(
     }
 }
 
-/// An accepted connection with its room. A peer that has its share gets a slot only to read the refusal. In that case, `share`
-/// has the number of its connections, with that slot.
+/// An accepted connection with its slot. A peer that has reached its limit gets a slot only to read the refusal. In that case,
+/// `share` contains the number of its connections, including this slot.
 struct Admitted {
     accepted: Accepted,
     class: PeerClass,
     share: Result<Share, (usize, OwnedSemaphorePermit)>,
 }
 
-/// Waits for the turn of its address, performs the handshake, and takes room for the connection.
+/// Waits for the turn of the connection's address, performs the handshake, and takes a slot for the connection.
 async fn admit(tcp: TcpStream, remote: SocketAddr, shared: &ListenerState) -> Result<Admitted, FailureCause> {
     let _ = tcp.set_nodelay(true);
     let mut place = shared.queue.enter(remote.ip())?;
@@ -308,8 +310,8 @@ async fn admit(tcp: TcpStream, remote: SocketAddr, shared: &ListenerState) -> Re
 /// The length of the preface that every HTTP/2 client sends first (RFC 9113 section 3.4).
 const PREFACE_BYTES: usize = 24;
 
-/// Resolves if a peer has not sent as much as the preface in time. Pings, which detect a dead peer, are sent only after the
-/// preface. Without ALPN these bytes decide between HTTP/2 and HTTP/1.1, and the deadline for headers begins after them. A
+/// Resolves if a peer has not sent as many bytes as the preface in time. Pings, which detect a dead peer, are sent only after
+/// the preface. Without ALPN, these bytes decide between HTTP/2 and HTTP/1.1, and the deadline for headers begins after them. A
 /// request of HTTP/1.1 is longer, because it names its host.
 async fn preface_timeout(clock: &dyn Clock, bytes: Arc<AtomicUsize>) {
     clock.sleep(limits::HANDSHAKE).await;
@@ -318,7 +320,7 @@ async fn preface_timeout(clock: &dyn Clock, bytes: Arc<AtomicUsize>) {
     }
 }
 
-/// Waits until a connection must end, and returns why.
+/// Waits until a connection must end, and returns the reason.
 async fn connection_end(
     connection: &Connection,
     mut trust: watch::Receiver<Arc<Trust>>,
@@ -326,7 +328,7 @@ async fn connection_end(
     shutdown: &CancellationToken,
 ) -> ConnectionEnd {
     loop {
-        // Marked before the check, so that a change during the check is seen again.
+        // The mark comes before the check, so that a change during the check is seen again.
         trust.mark_unchanged();
         let now = clock.now();
         let until = match connection.valid_until(now.wall) {

@@ -24,7 +24,7 @@ async fn call(channel: &mut Channel, path: &str) -> Result<Response<Body>, tonic
     channel.call(Request::builder().method("POST").uri(uri).body(Body::empty()).unwrap()).await
 }
 
-/// Fails a test that would hang. A test that passes never waits for this.
+/// A timeout for tests that would hang. A test that passes never waits this long.
 async fn soon<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(120), work).await.expect("it must not take this long")
 }
@@ -104,7 +104,7 @@ async fn two_uris_are_refused_at_the_door() {
     let issued = server.ca.issue("spiffe://a.example/x", &|p| {
         p.subject_alt_names.push(uri("https://a.example/x"));
     });
-    // Our own loader refuses such an SVID, so this client presents it by hand.
+    // Our loader refuses such an SVID, so this client presents it without the loader.
     let key = rustls::pki_types::PrivateKeyDer::Pkcs8(issued.key.serialize_der().into());
     let source = Arc::new(StaticSource::new(None, bundles(&[&server.ca])));
     let mut config =
@@ -139,7 +139,7 @@ async fn a_connection_ends_with_its_svid_though_nothing_moves_on_it() {
     assert_eq!(chunk(&mut body).await.unwrap(), "SVID_EXPIRED");
     assert!(body.collect().await.unwrap().to_bytes().is_empty());
     assert_eq!(first.ending(), ConnectionEnd::SvidExpired { not_after: NOW.plus(HOUR) });
-    // The old SVID opens no other connection; its successor does, through the same channel.
+    // The old SVID opens no other connection. Its successor does, through the same channel.
     let status = loop {
         if let Err(error) = call(&mut channel, "/who").await
             && let Some(found) = explain(&tonic::Status::from_error(Box::new(error)))
@@ -181,7 +181,7 @@ async fn a_stream_that_does_not_stop_is_cut_after_the_grace() {
     soon(connection.ended.cancelled()).await;
     let cut = body.frame();
     tokio::pin!(cut);
-    // The grace begins when the task of the connection notices it. So advance the clock until the cut is seen.
+    // The grace begins when the task of the connection notices the end. So advance the clock until the cut is seen.
     let frame = soon(async {
         loop {
             tokio::select! {
@@ -225,12 +225,12 @@ async fn no_request_passes_after_the_bundles_have_changed() {
     let svid = server.source.current().svid.clone();
     let (with, without) = (bundles(&[&server.ca]), bundles(&[&TestCa::new("b.example")]));
     assert_eq!(connection.check(NOW), Ok(()));
-    // No await from here on: the connection's own task has seen nothing of it.
+    // There is no await from here on, so the task of the connection has noticed nothing.
     server.source.replace(svid.clone(), without.clone());
     let ending = connection.check(NOW).unwrap_err();
     assert_eq!(ending.reason(), Reason::TrustDomainUnknown);
     assert!(!connection.ended.is_cancelled());
-    // A root that is back before the next check has ended nothing. A root that is absent at a check has.
+    // A root that is back before the next check ends nothing. A root that is missing at a check ends the connection.
     server.source.replace(svid.clone(), with);
     assert_eq!(connection.check(NOW), Ok(()));
     server.source.replace(svid, without);
@@ -246,7 +246,7 @@ async fn a_connection_ends_with_the_root_that_came_to_vouch_for_it() {
     assert!(call(&mut channel, "/who").await.is_ok());
     let connection = server.last_connection();
     assert_eq!(connection.peer.not_after(), NOW.plus(HOUR));
-    // The same root, issued again for half an hour.
+    // The same root is issued again, for half an hour.
     let end = NOW.plus(HOUR / 2);
     let short = server.ca.intermediate_for(&server.ca, &|p| p.not_after = at(end));
     let short = TrustBundles::empty()
@@ -409,7 +409,7 @@ async fn a_request_on_an_ended_connection_has_its_reason() {
     );
     let plain: Response<Body> = refusal(&Request::new(()), &ConnectionEnd::ShuttingDown);
     assert_eq!(plain.status().as_u16(), 503);
-    // The first cause stays.
+    // The first cause is kept.
     connection.end(ConnectionEnd::ShuttingDown);
     connection.end(ending);
     assert_eq!(connection.check(NOW), Err(ConnectionEnd::ShuttingDown));
@@ -429,7 +429,7 @@ async fn a_server_without_an_svid_or_bundles_accepts_no_one() {
     assert!(server.seen.lock().unwrap().is_empty());
 }
 
-/// The first flight of a client of this server.
+/// Returns the first bytes that a client of this server sends in its handshake.
 fn client_hello(server: &TestServer) -> Vec<u8> {
     let source = Arc::new(StaticSource::new(None, bundles(&[&server.ca])));
     let config = client_config(source, server.clock.clone(), DAEMON.parse().unwrap(), &[b"h2"]);
@@ -439,7 +439,7 @@ fn client_hello(server: &TestServer) -> Vec<u8> {
     hello
 }
 
-/// Both ends of every socket of a flood are in this process.
+/// Raises the limit of open files for a flood, because both ends of every socket are in this process.
 fn allow_files(wanted: u64) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
@@ -464,12 +464,12 @@ async fn half_open_handshakes_keep_no_other_client_out() {
         tcp.write_all(said).await.unwrap();
         half_open.push(tcp);
     }
-    // Accepted clients: without a step of the clock and without the end of a handshake, each gets every answer.
+    // These clients were accepted. Each gets every answer, without a step of the clock and without the end of a handshake.
     for _ in 0..100 {
         let answer = soon(call(&mut inside, "/who")).await.unwrap();
         assert_eq!(text(answer).await, "spiffe://a.example/a");
     }
-    // An honest client that comes last waits behind all of them.
+    // An honest client that comes last waits behind all of these clients.
     let given_up = || {
         let failures = server.failures.lock().unwrap();
         failures.iter().filter(|failure| failure.cause == FailureCause::GaveWay).count()
@@ -480,7 +480,7 @@ async fn half_open_handshakes_keep_no_other_client_out() {
         server.clock.advance(limits::HANDSHAKE_SILENCE);
         waited += limits::HANDSHAKE_SILENCE;
         assert!(waited < limits::HANDSHAKE, "it got in by no deadline: {} gave way", given_up());
-        // This step takes real time, more on a busy machine.
+        // This step takes real time, and more time on a busy machine.
         let mut before = usize::MAX;
         while before != given_up() {
             before = given_up();
@@ -502,7 +502,8 @@ async fn half_open(server: &TestServer, from: [u8; 4], said: &[u8]) -> TcpStream
     tcp
 }
 
-/// The clock stands still, so no handshake ends by a deadline: only a fair turn lets the newcomer in.
+/// Tests the fair turns with a clock that stands still: no handshake ends by a deadline, so only a fair turn lets the newcomer
+/// in.
 #[tokio::test]
 async fn half_handshakes_of_many_addresses_keep_no_newcomer_out() {
     let options = ServeOptions { handshakes_max: 32, waiting_max: 64, ..ServeOptions::default() };
@@ -535,7 +536,7 @@ async fn a_stalled_handshake_stays_while_there_is_room() {
         tokio::time::sleep(Duration::from_millis(1)).await;
         assert!(server.failures.lock().unwrap().is_empty());
     }
-    // It may still send its hello, and gets an answer.
+    // The client may still send its hello, and gets an answer.
     slow.write_all(&client_hello(&server)).await.unwrap();
     assert_eq!(soon(slow.read_u8()).await.unwrap(), 0x16);
 }
@@ -589,7 +590,7 @@ async fn an_identity_at_its_limit_of_connections_gets_the_reason() {
     let failure = server.failure().await;
     assert_eq!(failure.reason(), Some(Reason::Overloaded));
     assert!(failure.cause.to_string().contains("spiffe://a.example/a"), "{}", failure.cause);
-    // Another identity has its own share, and this one has it again once the first is closed.
+    // Another identity has a separate share. This identity gets its share again when the first connection is closed.
     let other = server.client(&server.ca.svid("/b")).1;
     assert_eq!(
         text(call(&mut other.connected_channel().await.unwrap(), "/who").await.unwrap()).await,
@@ -643,7 +644,7 @@ async fn after_alpn_h2_a_bad_preface_is_not_answered_in_http_1() {
     assert!(!answer.starts_with(b"HTTP/1"), "{}", String::from_utf8_lossy(&answer));
 }
 
-// Without ALPN the server waits for the bytes that tell HTTP/2 from HTTP/1.1.
+// If there is no ALPN, the server waits for the bytes that distinguish HTTP/2 from HTTP/1.1.
 #[tokio::test]
 async fn a_client_that_sends_no_request_does_not_stay() {
     let server = TestServer::start(Protocol::Http).await;

@@ -1,35 +1,35 @@
-//! The class of a peer, which decides how much room its connection gets.
+//! The class of a peer, which decides which limits apply to its connections.
 
 use std::{fmt, sync::Arc};
 
 use crate::{identity::Peer, name::SpiffeId};
 
-/// What the server knows of a peer whose SVID verified.
+/// The class of a peer whose SVID was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerClass {
-    /// The peer is not in the catalog. All such peers share a small room, and get few streams.
+    /// The peer is not in the catalog. All such peers share a small number of slots, and get few streams.
     Unknown,
     /// The peer is in the catalog.
     Known,
-    /// The peer can end the access of others, so it has room that no other class can use.
+    /// The peer can end the access of others, so it has slots that no other class can use.
     Operator,
 }
 
-/// The class of a peer, and the name under which its share is counted.
+/// The class of a peer, and the name under which its connections are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassifiedPeer {
-    /// Decides which room the peer uses.
+    /// The class, which decides which limits apply to the peer.
     pub class: PeerClass,
-    /// The peer's SPIFFE ID, or a name for several identities that share one share, such as those of one person.
+    /// The peer's SPIFFE ID, or a name for several identities that are counted as one, such as the identities of one person.
     pub counted_as: SpiffeId,
 }
 
-/// Classifies a peer, once for each connection, after its handshake. Must not block.
+/// Classifies a peer. It is called once for each connection, after the handshake, and must not block.
 #[derive(Clone)]
 pub struct Classify(Arc<dyn Fn(&Peer) -> ClassifiedPeer + Send + Sync>);
 
 impl Classify {
-    /// Calls this function once for each connection.
+    /// Makes a classifier from a function. The function is called once for each connection.
     pub fn new(classify: impl Fn(&Peer) -> ClassifiedPeer + Send + Sync + 'static) -> Self {
         Classify(Arc::new(classify))
     }
@@ -39,7 +39,7 @@ impl Classify {
     }
 }
 
-/// Treats every peer with a verified SVID as known.
+/// Makes a classifier that treats every peer with a verified SVID as known.
 impl Default for Classify {
     fn default() -> Self {
         Classify::new(|peer| ClassifiedPeer { class: PeerClass::Known, counted_as: peer.spiffe_id().clone() })

@@ -32,7 +32,7 @@ pub struct Endpoint {
     server_id: SpiffeId,
 }
 
-/// The address is not `HOST:PORT`.
+/// The error for an address that is not `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{shown}` is not an address: write `HOST:PORT`, without a scheme or a path")]
 pub struct EndpointError {
@@ -40,11 +40,11 @@ pub struct EndpointError {
 }
 
 impl Endpoint {
-    /// Parses `host:port`. The host is a name, an IPv4 address or an IPv6 address in brackets.
+    /// Parses `host:port`. The host is a name, an IPv4 address, or an IPv6 address in brackets.
     ///
     /// # Errors
     ///
-    /// The address has a scheme, a user or a path, or lacks the port.
+    /// Fails if the address has a scheme, a user or a path, or has no port.
     pub fn new(address: &str, server_id: SpiffeId) -> Result<Self, EndpointError> {
         let error = || EndpointError { shown: plain::ascii_value(address) };
         let authority = http::uri::Authority::from_str(address).map_err(|_| error())?;
@@ -55,18 +55,18 @@ impl Endpoint {
         Ok(Endpoint { address: address.to_owned(), server_id })
     }
 
-    /// The `HOST:PORT` to dial.
+    /// Returns the `HOST:PORT` of the server.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// The SPIFFE ID that the server must have.
+    /// Returns the SPIFFE ID that the server must have.
     pub fn server_id(&self) -> &SpiffeId {
         &self.server_id
     }
 }
 
-/// Connects to `host:port`. It does not use the name lookup of tokio, which panics if no thread can be started.
+/// Connects to `host:port`. Does not use the name lookup of tokio, which panics if no thread can be started.
 async fn dial_tcp(address: &str) -> io::Result<TcpStream> {
     if let Ok(known) = address.parse::<SocketAddr>() {
         return TcpStream::connect(known).await;
@@ -80,9 +80,9 @@ async fn dial_tcp(address: &str) -> io::Result<TcpStream> {
 /// The protocol to negotiate inside TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alpn {
-    /// HTTP/1.1, by the ALPN `http/1.1`.
+    /// HTTP/1.1, with the ALPN `http/1.1`.
     Http1,
-    /// HTTP/2, by the ALPN `h2`.
+    /// HTTP/2, with the ALPN `h2`.
     Http2,
 }
 
@@ -95,7 +95,7 @@ pub struct Dialed {
     pub server: Peer,
 }
 
-/// Opens connections, each with the newest SVID and bundles of the source. A clone is a few pointers.
+/// Opens connections, each with the newest SVID and bundles of the source. Cloning copies a few pointers.
 #[derive(Clone)]
 pub struct Connector {
     source: Arc<dyn IdentitySource>,
@@ -106,35 +106,36 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// Makes a connector. It opens no connection.
+    /// Makes a connector. Opens no connection.
     pub fn new(source: Arc<dyn IdentitySource>, clock: Arc<dyn Clock>, endpoint: Endpoint) -> Self {
         let config =
             |alpn: &[&[u8]]| client_config(source.clone(), clock.clone(), endpoint.server_id.clone(), alpn);
         Connector { http1: config(&[b"http/1.1"]), http2: config(&[b"h2"]), source, clock, endpoint }
     }
 
-    /// The server that it connects to.
+    /// Returns the server to which the connector connects.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
     /// Connects, for a plain HTTP client.
     ///
-    /// The server may still refuse our SVID. In TLS 1.3 the first read reports that, and [`explain`](super::connect_error::explain)
-    /// finds it in the error of the HTTP client.
+    /// The server may still refuse our SVID. In TLS 1.3, the first read reports that, and
+    /// [`explain`](super::connect_error::explain) finds it in the error of the HTTP client.
     ///
     /// # Errors
     ///
-    /// The server cannot be reached within [`limits::HANDSHAKE`], one side refuses the SVID of the other, or we have none.
+    /// Fails if the server cannot be reached within [`limits::HANDSHAKE`], if one side refuses the SVID of the other side, or
+    /// if we have no SVID.
     pub async fn connect(&self, alpn: Alpn) -> Result<Dialed, ConnectError> {
         self.in_time(self.dial(alpn)).await
     }
 
-    /// Makes a gRPC channel that connects at its first call and reconnects after the connection was lost or received GOAWAY. A
+    /// Makes a gRPC channel that connects at its first call. It reconnects after the connection was lost or received GOAWAY. A
     /// dead server is detected within two [`limits::PING`]. Must be called inside a Tokio runtime.
     ///
     /// If a call fails because there is no connection, its Status contains a [`ConnectError`], which
-    /// [`explain`](super::connect_error::explain) takes out.
+    /// [`explain`](super::connect_error::explain) returns.
     pub fn channel(&self) -> Channel {
         let connector = self.clone();
         self.transport().connect_with_connector_lazy(service_fn(move |_: Uri| {
@@ -143,11 +144,11 @@ impl Connector {
         }))
     }
 
-    /// Makes a gRPC channel that is connected already.
+    /// Makes a gRPC channel that is already connected.
     ///
     /// # Errors
     ///
-    /// Those of [`Connector::connect`], with the server's refusal of our SVID.
+    /// Fails if [`Connector::connect`] fails, or if the server refuses our SVID.
     pub async fn connected_channel(&self) -> Result<Channel, ConnectError> {
         let connector = self.clone();
         let service = service_fn(move |_: Uri| {
@@ -194,7 +195,7 @@ impl Connector {
             Alpn::Http1 => &self.http1,
             Alpn::Http2 => &self.http2,
         };
-        // rustls requires a name. It is never sent or compared: the SPIFFE ID identifies the server.
+        // rustls requires a name. It is never sent or compared, because the SPIFFE ID identifies the server.
         let nameless = ServerName::from(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let tls = TlsConnector::from(config.clone())
             .connect(nameless, tcp)
@@ -206,12 +207,12 @@ impl Connector {
         Ok(Dialed { tls, server })
     }
 
-    /// The digest of the SVID for the next connection.
+    /// Returns the digest of the SVID for the next connection.
     pub fn own_svid_digest(&self) -> Option<[u8; 32]> {
         self.source.current().svid.as_ref().map(|svid| svid.leaf().x5t_s256)
     }
 
-    /// Checks our own SVID before a connection, because the alert of a server would not say what is wrong with our SVID.
+    /// Checks our SVID before a connection, because the alert of a server would not say what is wrong with the SVID.
     fn check_own_svid(&self) -> Result<(), ConnectError> {
         let trust = self.source.current();
         let Some(svid) = &trust.svid else {

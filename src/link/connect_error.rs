@@ -1,4 +1,4 @@
-//! Why a connection to a server cannot be opened.
+//! The reasons why a connection to a server cannot be opened.
 
 use std::{error::Error, io, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Why there is no connection. Each variant has a [`Reason`] and says what to do.
+/// Why there is no connection. Each variant has a [`Reason`] and a text that says what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The connection was refused or lost, or there is no such host.
@@ -29,12 +29,12 @@ pub enum ConnectError {
         /// The `HOST:PORT` that was dialed.
         address: String,
     },
-    /// The server refused our SVID. We see only the alert; the log of the server shows the broken rule.
+    /// The server refused our SVID. We see only the alert. The log of the server shows the broken rule.
     #[error("`{address}` refused our SVID (TLS alert {alert})")]
     Refused {
         /// The `HOST:PORT` that was dialed.
         address: String,
-        /// The TLS alert, as rustls names it.
+        /// The name that rustls has for the TLS alert.
         alert: String,
     },
     /// We refused the server's SVID.
@@ -42,40 +42,40 @@ pub enum ConnectError {
     ServerNotTrusted {
         /// The `HOST:PORT` that was dialed.
         address: String,
-        /// The rule that its chain breaks.
+        /// The rule that the server's certificate chain breaks.
         why: SvidError,
     },
-    /// The process is configured without an SVID.
+    /// The configuration of the process has no SVID.
     #[error("no SVID to connect with")]
     OwnSvidAbsent,
-    /// The source of our identity has issued none yet, or has revoked it.
+    /// The source of our identity has not issued an SVID yet, or has revoked it.
     #[error("no SVID to connect with: {why}")]
     OwnIdentity {
-        /// The reason of the source, for people.
+        /// The source's reason, for people.
         why: String,
     },
-    /// Our SVID is not valid now, so the connection is not tried.
+    /// Our SVID is not valid now, so no connection is tried.
     #[error("our own SVID, `{spiffe_id}`, is valid only from {not_before} to {not_after}")]
     OwnSvidExpired {
         /// The SPIFFE ID of our SVID.
         spiffe_id: SpiffeId,
-        /// Its NotBefore.
+        /// The NotBefore of our SVID.
         not_before: Wall,
-        /// Its NotAfter.
+        /// The NotAfter of our SVID.
         not_after: Wall,
     },
-    /// The server answered, but not in TLS 1.3 with the wanted protocol inside.
+    /// The server answered, but not in TLS 1.3 with the wanted protocol.
     #[error("`{address}` does not speak the protocol of leasehold: {found}")]
     Protocol {
         /// The `HOST:PORT` that was dialed.
         address: String,
-        /// The answer, for people.
+        /// The answer of the server, for people.
         found: String,
     },
 }
 
 impl ConnectError {
-    /// The code of the failure, as commands report it.
+    /// Returns the code of the failure, as commands report it.
     pub fn reason(&self) -> Reason {
         match self {
             ConnectError::Unreachable { .. }
@@ -92,7 +92,7 @@ impl ConnectError {
         }
     }
 
-    /// What the reader can do about it.
+    /// Returns what the reader can do about the failure.
     pub fn fix(&self) -> String {
         match self {
             ConnectError::Unreachable { .. } | ConnectError::TimedOut { .. } => {
@@ -125,7 +125,7 @@ impl ConnectError {
         }
     }
 
-    /// The error of the system for an unreachable address: connection refused, unknown host, no route.
+    /// Returns the error of the system for an unreachable address: connection refused, unknown host, no route.
     pub fn cause(&self) -> Option<String> {
         match self {
             ConnectError::Unreachable { cause, .. } => Some(cause.to_string()),
@@ -133,7 +133,7 @@ impl ConnectError {
         }
     }
 
-    /// Converts it into a [`Refusal`].
+    /// Converts the error into a [`Refusal`].
     pub fn refusal(&self) -> Refusal {
         let refusal = Refusal::new(self.reason(), self.to_string()).fix(self.fix());
         match self.cause() {
@@ -174,7 +174,7 @@ impl ConnectError {
     }
 }
 
-/// How rustls writes the alert for an absent client certificate (RFC 8446 section 6.2).
+/// The text that rustls has for the alert about an absent client certificate (RFC 8446 section 6.2).
 const CERTIFICATE_REQUIRED: &str = "CertificateRequired";
 
 /// Finds the [`ConnectError`] in the error of a client library, such as a `tonic::Status`, a `hyper::Error` or an `io::Error`,
@@ -195,7 +195,7 @@ pub fn explain(error: &(dyn Error + 'static)) -> Option<ConnectError> {
     None
 }
 
-/// Looks inside an `io::Error`: its inner error is not among its sources.
+/// Looks inside an `io::Error`, because its inner error is not among its sources.
 fn explain_io(error: &io::Error) -> Option<ConnectError> {
     let inner = error.get_ref()?;
     if let Some(found) = inner.downcast_ref::<ConnectError>() {

@@ -47,7 +47,7 @@ async fn after_a_rotation_the_next_call_uses_a_new_connection() {
     assert_eq!(presented(), new.svid().leaf().x5t_s256);
     let first = http_body_util::BodyExt::frame(under_way.body_mut()).await.unwrap().unwrap();
     assert_eq!(first.into_data().unwrap(), "first", "the old connection lives as long as its calls");
-    // The SVID is removed: the open connection is still used.
+    // The SVID is removed, but the open connection is still used.
     source.replace(None, bundles(&[&server.ca]));
     ask("/").await;
     assert_eq!(presented(), new.svid().leaf().x5t_s256);
@@ -66,7 +66,7 @@ async fn each_failure_to_connect_has_a_reason_and_a_fix() {
     let id = |text: &str| Endpoint::new(&server.address.to_string(), text.parse().unwrap()).unwrap();
     assert!(connector(Some(own.clone()), trusted(), here()).connected_channel().await.is_ok());
 
-    // A socket that is bound and does not listen: no other process can listen there meanwhile.
+    // The socket is bound and does not listen, so that no other process can listen there meanwhile.
     let held = tokio::net::TcpSocket::new_v4().unwrap();
     held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let nobody = held.local_addr().unwrap().to_string();
@@ -112,7 +112,7 @@ async fn each_failure_to_connect_has_a_reason_and_a_fix() {
     }
 }
 
-/// One gRPC call as generated clients make it.
+/// Makes one gRPC call, as generated clients do.
 async fn unary(client: &mut tonic::client::Grpc<Channel>) -> Result<(), tonic::Status> {
     client.ready().await.map_err(|e| tonic::Status::from_error(Box::new(e)))?;
     let codec = tonic_prost::ProstCodec::<(), ()>::default();

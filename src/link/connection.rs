@@ -1,4 +1,4 @@
-//! What a request knows of its connection.
+//! The connection of a request.
 
 use std::{
     fmt,
@@ -28,21 +28,21 @@ pub enum ConnectionEnd {
         /// The earliest NotAfter of the path.
         not_after: Wall,
     },
-    /// The bundles changed, and the chain does not verify against the new ones.
+    /// The bundles have changed, and the chain does not verify with the new bundles.
     #[error("the SVID that opened this connection is no longer trusted: connect again with another")]
     SvidUntrusted {
-        /// The rule that it breaks now.
+        /// The rule that the chain breaks now.
         why: SvidError,
     },
-    /// The identity opened more connections than it may have.
+    /// The identity has opened more connections than it may have.
     #[error(
         "this identity has {max} connections open, which is the limit for one identity now: close some, or try again later"
     )]
     PeerFull {
-        /// How many it may have open now.
+        /// How many connections the identity may have open now.
         max: usize,
     },
-    /// The client stopped reading a response: [`Connection::end_unread`].
+    /// The client stopped reading a response: see [`Connection::end_unread`].
     #[error(
         "a response was not read for {waited} s, so the connection is closed: read faster, or request less"
     )]
@@ -53,13 +53,13 @@ pub enum ConnectionEnd {
     /// The server was asked to stop.
     #[error("the server is stopping: connect again")]
     ShuttingDown,
-    /// The client closed it, or the network did.
+    /// The client closed the connection, or the network failed.
     #[error("the connection is closed")]
     Closed,
 }
 
 impl ConnectionEnd {
-    /// The code of the refusal for requests that arrive after the end.
+    /// Returns the code of the refusal for requests that arrive after the end.
     pub fn reason(&self) -> Reason {
         match self {
             ConnectionEnd::SvidExpired { .. } => Reason::SvidExpired,
@@ -72,14 +72,14 @@ impl ConnectionEnd {
     }
 }
 
-/// The connection of a request. `link` puts one into the extensions of each request. A clone is a few pointers.
+/// The connection of a request. `link` puts it into the extensions of each request. Cloning copies a few pointers.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// The verified peer.
     pub peer: Peer,
-    /// Cancelled when the connection ends for any reason. Streams and transfers then stop.
+    /// Cancelled when the connection ends for any reason. After that, streams and transfers stop.
     pub ended: CancellationToken,
-    /// For logs only; nothing is decided by it.
+    /// The address of the peer, for logs only. No decision depends on it.
     pub remote: SocketAddr,
     ending: Arc<OnceLock<ConnectionEnd>>,
     validity: Arc<PeerValidity>,
@@ -87,19 +87,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// `trust` is that of the source which verified the peer.
+    /// Makes the connection of a peer. `trust` must come from the source that verified the peer.
     pub(super) fn new(peer: Peer, remote: SocketAddr, trust: watch::Receiver<Arc<Trust>>) -> Self {
         let (ended, cut) = (CancellationToken::new(), CancellationToken::new());
         let validity = Arc::new(PeerValidity::new(&peer, trust));
         Connection { peer, ended, remote, ending: Arc::new(OnceLock::new()), validity, cut }
     }
 
-    /// Checks that its requests may be served now: the connection is open, and its SVID is valid by the current bundles. Cheap
-    /// enough for each use. The first check after a change of the bundles verifies the signatures of the chain.
+    /// Checks that requests may be served now: the connection is open, and its SVID is valid by the current bundles. It is
+    /// cheap enough for each use. The first check after a change of the bundles verifies the signatures of the chain.
     ///
     /// # Errors
     ///
-    /// Why the connection has ended, or must end now.
+    /// Returns why the connection has ended, or must end now.
     pub fn check(&self, now: Wall) -> Result<(), ConnectionEnd> {
         if self.ended.is_cancelled() {
             return Err(self.ending());
@@ -107,7 +107,7 @@ impl Connection {
         self.valid_until(now).map(drop)
     }
 
-    /// Returns until when the SVID is valid by the current bundles, or why it is not.
+    /// Returns when the SVID stops being valid by the current bundles, or why it is not valid.
     pub(super) fn valid_until(&self, now: Wall) -> Result<Wall, ConnectionEnd> {
         let until = self.validity.until(&self.peer, now).map_err(|why| match why {
             SvidError::Expired { not_after } => ConnectionEnd::SvidExpired { not_after },
@@ -119,36 +119,38 @@ impl Connection {
         Ok(until)
     }
 
-    /// Why it ended. Only meaningful after [`Connection::ended`] is cancelled.
+    /// Returns why the connection ended. It is only meaningful after [`Connection::ended`] is cancelled.
     pub fn ending(&self) -> ConnectionEnd {
         self.ending.get().cloned().unwrap_or(ConnectionEnd::Closed)
     }
 
-    /// Closes it at once, with all its requests: the last resort against a client that stopped reading in the middle of a
-    /// transfer.
+    /// Closes the connection at once, with all its requests. Use it as the last resort if a client stopped reading in the
+    /// middle of a transfer.
     pub fn cut(&self) {
         self.cut.cancel();
     }
 
-    /// Ends it because the client does not read its responses: sends GOAWAY, and closes it after the grace period.
+    /// Ends the connection because the client does not read its responses: sends GOAWAY, and closes the connection after the
+    /// grace period.
     pub fn end_unread(&self, waited: std::time::Duration) {
         self.end(ConnectionEnd::NotRead { waited: waited.as_secs() });
     }
 
-    /// Ends it. The first cause stays, and it is set before any waiting task wakes.
+    /// Ends the connection. The first cause stays, and it is set before any waiting task wakes.
     pub(super) fn end(&self, ending: ConnectionEnd) {
         let _ = self.ending.set(ending);
         self.ended.cancel();
     }
 }
 
-/// Until when a peer is valid by the newest bundles. It is kept, so that the chain is verified once for each revision, by a
-/// request or by the task of the connection. There is no lock: two concurrent checks both verify, with the same result.
+/// Until when a peer is valid by the newest bundles. The result is kept, so that the chain is verified once for each revision,
+/// by a request or by the task of the connection. There is no lock: if two checks run at the same time, both verify, with the
+/// same result.
 struct PeerValidity {
     trust: watch::Receiver<Arc<Trust>>,
     /// The revision of the bundles in the last verification.
     revision: AtomicU64,
-    /// The earliest end of all verifications, in milliseconds. Written before the revision and read after it.
+    /// The earliest end of all verifications, in milliseconds. It is written before the revision and read after it.
     until: AtomicU64,
 }
 
@@ -176,8 +178,9 @@ impl fmt::Debug for PeerValidity {
     }
 }
 
-/// Makes the response to a request on a connection that has ended. For gRPC it has the Reason and is UNAUTHENTICATED,
-/// `RESOURCE_EXHAUSTED` if the identity has its share, or `UNAVAILABLE` at shutdown. For other HTTP it is an empty 401, 429 or 503.
+/// Makes the response to a request on a connection that has ended. For gRPC it has the Reason and is `UNAUTHENTICATED`,
+/// `RESOURCE_EXHAUSTED` if the identity has reached its limit, or `UNAVAILABLE` at shutdown. For other HTTP it is an empty 401,
+/// 429 or 503.
 pub(super) fn refusal<A, B: Default>(request: &Request<A>, ending: &ConnectionEnd) -> Response<B> {
     let reason = ending.reason();
     let grpc = request

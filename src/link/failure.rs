@@ -9,9 +9,9 @@ use crate::{
 /// A connection that was refused before a request was read.
 #[derive(Clone, Debug)]
 pub struct HandshakeFailure {
-    /// Where the connection came from.
+    /// The address from which the connection came.
     pub remote: SocketAddr,
-    /// What went wrong.
+    /// The cause of the failure.
     pub cause: FailureCause,
 }
 
@@ -21,10 +21,10 @@ pub enum FailureCause {
     /// The client broke a rule for SVIDs.
     #[error("{0}")]
     Svid(SvidError),
-    /// The client refused our certificate: most often our root is not in its trust bundle.
+    /// The client refused our certificate. Usually our root is not in the client's trust bundle.
     #[error("the peer sent the alert {0}")]
     Alert(String),
-    /// Not TLS 1.3, or not TLS.
+    /// The bytes are not TLS 1.3, or not TLS.
     #[error("{0}")]
     Protocol(String),
     /// The handshake was not finished within [`limits::HANDSHAKE`].
@@ -34,7 +34,7 @@ pub enum FailureCause {
     #[error("the peer closed the connection")]
     Closed,
     /// The handshake stalled or was slow while other connections waited for its slot.
-    #[error("the handshake was ended because other connections waited for its place")]
+    #[error("the handshake was ended because other connections waited for its slot")]
     GaveWay,
     /// The listener has reached its limit of connections for peers of this class.
     #[error("the limit of open connections is reached")]
@@ -53,13 +53,13 @@ pub enum FailureCause {
     PeerFull {
         /// The SPIFFE ID of the peer.
         id: SpiffeId,
-        /// How many connections it may have open now.
+        /// How many connections the peer may have open now.
         max: usize,
     },
 }
 
 impl HandshakeFailure {
-    /// The failure's code in metrics and the log. `None` if the peer did not present a certificate.
+    /// Returns the failure's code for metrics and the log. `None` if the peer did not present a certificate.
     pub fn reason(&self) -> Option<Reason> {
         match &self.cause {
             FailureCause::Svid(why) => Some(why.reason()),
@@ -89,12 +89,12 @@ impl FailureCause {
     }
 }
 
-/// Called for every failed handshake, logged or not, to count them. Must not block.
+/// A function that is called for every failed handshake, logged or not, to count the failures. It must not block.
 #[derive(Clone)]
 pub struct HandshakeObserver(Arc<dyn Fn(&HandshakeFailure) + Send + Sync>);
 
 impl HandshakeObserver {
-    /// Calls this function for each failure, on the task of the connection.
+    /// Makes an observer. The function is called for each failure, on the task of the connection.
     pub fn new(observe: impl Fn(&HandshakeFailure) + Send + Sync + 'static) -> Self {
         HandshakeObserver(Arc::new(observe))
     }
@@ -112,7 +112,7 @@ impl fmt::Debug for HandshakeObserver {
     }
 }
 
-/// Logs at most [`limits::HANDSHAKE_FAILURES_LOGGED`] failures a minute: unknown clients must not fill the disk.
+/// Logs at most [`limits::HANDSHAKE_FAILURES_LOGGED`] failures a minute, so that unknown clients cannot fill the disk.
 pub(super) struct FailureLog {
     budget: LogBudget,
     observer: HandshakeObserver,

@@ -1,9 +1,9 @@
-//! The queue of the handshakes of one listener: fair turns by address.
+//! The queue of the handshakes of one listener. It gives fair turns to addresses.
 //!
-//! Before its handshake, a connection is known only by its address. So places are shared out by address: the one with the
-//! fewest handshakes under way is next. If all places are taken and a connection of an address without a handshake waits, the
-//! address with the most handshakes loses its oldest one. If too many connections wait, the address with the most waiting
-//! connections loses its latest one.
+//! Before its handshake, a connection is known only by its address. So places are shared out by address: the address with the
+//! fewest running handshakes is next. If no place is free, the address with the most handshakes loses its oldest one. This
+//! happens only for a connection whose address has no handshake. If too many connections wait, the address with the most
+//! waiting connections loses its latest one.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,36 +16,36 @@ use tokio::sync::watch;
 use super::{failure::FailureCause, options::ServeOptions};
 use crate::limits;
 
-/// The connections that wait for a handshake or are in one. The mutex is held for a few look-ups; no clock and no await here.
+/// The connections that wait for a handshake or perform one. The mutex is held for a few look-ups, without a clock or an await.
 #[derive(Debug)]
 pub(super) struct HandshakeQueue {
     handshakes_max: usize,
     waiting_max: usize,
-    state: Mutex<WaitingLines>,
+    state: Mutex<HandshakeQueueState>,
 }
 
 #[derive(Debug, Default)]
-struct WaitingLines {
+struct HandshakeQueueState {
     addresses: HashMap<IpAddr, AddressEntry>,
     handshakes: usize,
     waiting: usize,
-    /// The number of the next place or turn.
-    next: u64,
-    /// The addresses with a connection that may begin its handshake: by their handshakes, then by how long they wait for a
+    /// The last number that was given to a place or a turn.
+    last_number: u64,
+    /// The addresses that may begin a handshake. They are sorted by the number of their handshakes, and then by their last
     /// turn.
     turns: BTreeSet<(usize, u64, IpAddr)>,
-    /// The addresses, by their handshakes under way, then by their last turn.
+    /// The addresses with running handshakes. They are sorted by the number of handshakes, and then by their last turn.
     busiest: BTreeSet<(usize, u64, IpAddr)>,
-    /// The addresses, by how many of their connections wait, then by their last turn.
+    /// The addresses with waiting connections. They are sorted by the number of these connections, and then by their last turn.
     longest: BTreeSet<(usize, u64, IpAddr)>,
 }
 
-/// The connections of one address, in the order in which they came. An address without connections has no entry.
+/// The connections of one address, in the order of their arrival. An address without connections has no entry.
 #[derive(Debug, Default)]
 struct AddressEntry {
     handshakes: BTreeMap<u64, watch::Sender<PlacePhase>>,
     waiting: BTreeMap<u64, watch::Sender<PlacePhase>>,
-    /// When it had its last turn, or when it came if it had none.
+    /// The number of the address's last turn, or of its first connection if it had no turn.
     last_turn: u64,
 }
 
@@ -65,17 +65,17 @@ impl HandshakeQueue {
     /// Takes a place at the end of the line of this address.
     ///
     /// # Errors
-    /// If the address has reached the limit of connections for one address.
+    /// Fails if the address has reached the limit of connections for one address.
     pub(super) fn enter(self: &Arc<Self>, address: IpAddr) -> Result<HandshakePlace, FailureCause> {
         let address = network(address);
         let (sender, phase) = watch::channel(PlacePhase::Waits);
         let mut state = self.lock();
-        let has = state.addresses.get(&address).map_or(0, |a| a.handshakes.len() + a.waiting.len());
-        if has >= limits::HANDSHAKES_WAITING_PER_ADDRESS_MAX {
+        let count = state.addresses.get(&address).map_or(0, |a| a.handshakes.len() + a.waiting.len());
+        if count >= limits::HANDSHAKES_WAITING_PER_ADDRESS_MAX {
             return Err(FailureCause::AddressFull);
         }
         let number = state.take_number();
-        state.change(address, |entry| {
+        state.update(address, |entry| {
             if entry.is_empty() {
                 entry.last_turn = number;
             }
@@ -86,22 +86,22 @@ impl HandshakeQueue {
         Ok(HandshakePlace { queue: self.clone(), address, number, phase })
     }
 
-    fn lock(&self) -> MutexGuard<'_, WaitingLines> {
+    fn lock(&self) -> MutexGuard<'_, HandshakeQueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl WaitingLines {
+impl HandshakeQueueState {
     fn take_number(&mut self) -> u64 {
-        self.next = self.next.saturating_add(1);
-        self.next
+        self.last_number = self.last_number.saturating_add(1);
+        self.last_number
     }
 
-    /// Changes the connections of an address, and everything that is derived from them.
-    fn change<T>(&mut self, address: IpAddr, change: impl FnOnce(&mut AddressEntry) -> T) -> T {
+    /// Edits the connections of an address, and updates everything that is derived from them.
+    fn update<T>(&mut self, address: IpAddr, edit: impl FnOnce(&mut AddressEntry) -> T) -> T {
         let mut entry = self.addresses.remove(&address).unwrap_or_default();
         self.rank(address, &entry, false);
-        let done = change(&mut entry);
+        let done = edit(&mut entry);
         self.rank(address, &entry, true);
         if !entry.is_empty() {
             self.addresses.insert(address, entry);
@@ -109,7 +109,7 @@ impl WaitingLines {
         done
     }
 
-    /// Adds an entry to the counts and orders, or removes it from them.
+    /// Adds an entry to the counts and the sorted sets, or removes it from them.
     fn rank(&mut self, address: IpAddr, entry: &AddressEntry, is_added: bool) {
         fn put<T: Ord>(set: &mut BTreeSet<T>, value: T, is_added: bool) {
             let _ = if is_added { set.insert(value) } else { set.remove(&value) };
@@ -133,14 +133,14 @@ impl WaitingLines {
         }
     }
 
-    /// Lets connections begin their handshakes, as far as there are places or others give way.
+    /// Lets connections begin their handshakes while there are free places, or while other handshakes can be ended for them.
     fn give_turns(&mut self, handshakes_max: usize) {
-        while let Some(&(has, _, address)) = self.turns.first() {
-            if self.handshakes >= handshakes_max && !(has == 0 && self.end_a_handshake_of_the_busiest()) {
+        while let Some(&(count, _, address)) = self.turns.first() {
+            if self.handshakes >= handshakes_max && !(count == 0 && self.end_a_handshake_of_the_busiest()) {
                 return;
             }
             let turn = self.take_number();
-            self.change(address, |entry| {
+            self.update(address, |entry| {
                 entry.last_turn = turn;
                 if let Some((number, phase)) = entry.waiting.pop_first() {
                     phase.send_replace(PlacePhase::Handshake);
@@ -150,21 +150,21 @@ impl WaitingLines {
         }
     }
 
-    /// Ends the oldest handshake of the address with the most handshakes. `false` if no address has more than one.
+    /// Ends the oldest handshake of the address with the most handshakes. Returns `false` if no address has more than one.
     fn end_a_handshake_of_the_busiest(&mut self) -> bool {
         let Some(&(most, _, address)) = self.busiest.last() else { return false };
         if most <= 1 {
             return false;
         }
-        let oldest = self.change(address, |entry| entry.handshakes.pop_first());
+        let oldest = self.update(address, |entry| entry.handshakes.pop_first());
         end_place(oldest)
     }
 
-    /// Ends the wait of the latest connection of the address with the longest line. If several have the longest line, takes
-    /// the one with the latest turn.
+    /// Ends the wait of the latest connection of the address with the longest line. If several lines are longest, takes the
+    /// address with the latest turn.
     fn shorten_the_longest_line(&mut self) -> bool {
         let Some(&(_, _, address)) = self.longest.last() else { return false };
-        let latest = self.change(address, |entry| entry.waiting.pop_last());
+        let latest = self.update(address, |entry| entry.waiting.pop_last());
         end_place(latest)
     }
 }
@@ -182,7 +182,7 @@ impl AddressEntry {
     }
 }
 
-/// The place of one connection. Dropping it returns it.
+/// The place of one connection. The place becomes free when this value is dropped.
 #[derive(Debug)]
 pub(super) struct HandshakePlace {
     queue: Arc<HandshakeQueue>,
@@ -192,7 +192,7 @@ pub(super) struct HandshakePlace {
 }
 
 impl HandshakePlace {
-    /// Waits until the handshake may begin, or must give way.
+    /// Waits until the handshake may begin, or must end for another connection.
     pub(super) async fn turn(&mut self) -> Result<(), FailureCause> {
         match self.phase.wait_for(|phase| *phase != PlacePhase::Waits).await.map(|phase| *phase) {
             Ok(PlacePhase::Handshake) => Ok(()),
@@ -200,13 +200,13 @@ impl HandshakePlace {
         }
     }
 
-    /// Resolves if the handshake must give way to another one.
+    /// Resolves when the handshake must end for another connection.
     pub(super) async fn gives_way(&mut self) {
-        // An error means that the sender is gone, which happens only after it sent this phase.
+        // An error means that the sender was dropped, which happens only after it sent this phase.
         let _ = self.phase.wait_for(|phase| *phase == PlacePhase::GivesWay).await;
     }
 
-    /// Whether no further handshake of this address can begin without another one's end.
+    /// Whether another handshake must end before this address can begin a new one.
     pub(super) fn is_crowded(&self) -> bool {
         let state = self.queue.lock();
         let own = state.addresses.get(&self.address).map_or(0, |entry| entry.handshakes.len());
@@ -217,7 +217,7 @@ impl HandshakePlace {
 impl Drop for HandshakePlace {
     fn drop(&mut self) {
         let mut state = self.queue.lock();
-        state.change(self.address, |entry| {
+        state.update(self.address, |entry| {
             entry.handshakes.remove(&self.number);
             entry.waiting.remove(&self.number);
         });
@@ -225,7 +225,8 @@ impl Drop for HandshakePlace {
     }
 }
 
-/// One host can have every address of its /64, so IPv6 addresses are counted by their network.
+/// Returns the network of an IPv6 address, because one host can have every address of its /64. Returns an IPv4 address
+/// unchanged.
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
@@ -270,7 +271,7 @@ mod tests {
         let newcomer = queue.enter(v4(200)).unwrap();
         assert_eq!(phase(&newcomer), PlacePhase::Handshake);
         assert_eq!((count(&held, PlacePhase::Handshake), count(&held, PlacePhase::GivesWay)), (31, 1));
-        // Its second one has no such right: its address has a handshake.
+        // The second connection has no such right, because its address has a handshake.
         let second = queue.enter(v4(200)).unwrap();
         assert_eq!(phase(&second), PlacePhase::Waits);
         drop((held, newcomer, second));

@@ -1,20 +1,20 @@
 //! Connections: mutual TLS between X.509-SVIDs, for servers and for clients.
 //!
-//! Owns the accept loop, with a deadline for every connection, and the client's connector. A connection does not outlive
-//! the SVID that opened it: it ends at the SVID's NotAfter, when a change of the bundles removes its root, or at
-//! shutdown. Knows nothing of the requests on it.
+//! This module owns the accept loop, with a deadline for every connection, and the client's connector. A connection ends at the
+//! NotAfter of the SVID that opened it, when a change of the bundles removes the SVID's root, or at shutdown. The module does
+//! not look at the requests on a connection.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `accept` | [`serve`]: the accept loop, the handshakes, the deadlines |
-//! | `options` | [`ServeOptions`]: the bounds of one listener |
-//! | `class` | [`PeerClass`]: what the server knows of a peer, which decides its room |
+//! | `options` | [`ServeOptions`]: the limits of one listener |
+//! | `class` | [`PeerClass`]: the class of a peer, which decides which limits apply |
 //! | `handshake_queue` | the queue of handshakes: fair turns by address |
-//! | `room` | the room for the connections of one listener |
-//! | `share` | [`Shares`]: what each identity has under way at once |
-//! | `connection` | [`Connection`]: what a request knows of its connection, and the [`ConnectionEnd`] |
-//! | `failure` | [`HandshakeFailure`]: who was refused and why, counted and logged within bounds |
-//! | `connect` | [`Connector`]: from a client to a server of a known SPIFFE ID |
+//! | `room` | the slots for the connections of one listener |
+//! | `share` | [`Shares`]: how much of a resource each identity uses at once |
+//! | `connection` | [`Connection`]: the connection of a request, and the [`ConnectionEnd`] |
+//! | `failure` | [`HandshakeFailure`]: who was refused and why, counted and logged within limits |
+//! | `connect` | [`Connector`]: connects a client to a server with a known SPIFFE ID |
 //! | `rotating_channel` | [`RotatingChannel`]: a channel that is replaced after our SVID is rotated |
 //! | `connect_error` | [`ConnectError`]: why there is no connection, and what to do |
 //! | `primed` | a stream whose first bytes have been read ahead |

@@ -23,34 +23,35 @@ impl Protocol {
     }
 }
 
-/// The bounds of one listener. The defaults are those of `limits`.
+/// The limits of one listener. The defaults are in `limits`.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Concurrent handshakes. More wait.
+    /// The number of handshakes at once. Further connections wait.
     pub handshakes_max: usize,
-    /// Connections that wait for a handshake. If one more comes, a connection of the address with the most is closed.
+    /// The number of connections that wait for a handshake. If more connections come, the address with the most waiting
+    /// connections loses one.
     pub waiting_max: usize,
-    /// Open connections of known peers. More are closed after their handshake.
+    /// The number of open connections of known peers. Further connections are closed after their handshake.
     pub connections_max: usize,
-    /// Open connections of one known SPIFFE ID. On further ones, every request is refused.
+    /// The number of open connections of one known SPIFFE ID. On further connections, every request is refused.
     pub connections_per_peer_max: usize,
-    /// Open connections of unknown peers.
+    /// The number of open connections of unknown peers.
     pub connections_unknown_max: usize,
-    /// Open connections of one unknown SPIFFE ID.
+    /// The number of open connections of one unknown SPIFFE ID.
     pub connections_unknown_per_peer_max: usize,
-    /// Connections that are reserved for operators. If all are taken, an operator uses a slot of the known peers.
+    /// The number of connections that are reserved for operators. If all are taken, an operator uses a slot of the known peers.
     pub connections_operators_max: usize,
-    /// Streams of one HTTP/2 connection of a known peer.
+    /// The number of streams on one HTTP/2 connection of a known peer.
     pub streams_max: u32,
-    /// Decides the class of a peer.
+    /// The function that decides the class of a peer.
     pub classify: Classify,
-    /// Bytes of a request's headers.
+    /// The size limit of a request's headers, in bytes.
     pub header_bytes_max: u32,
-    /// From the end of a connection's SVID until the connection is closed.
+    /// The time from the end of a connection's SVID until the connection is closed.
     pub grace: Duration,
-    /// From the begin of a shutdown until connections are closed.
+    /// The time from the beginning of a shutdown until connections are closed.
     pub drain: Duration,
-    /// Called for every failed handshake.
+    /// The function that is called for every failed handshake.
     pub observer: HandshakeObserver,
 }
 

@@ -1,4 +1,4 @@
-//! A stream whose first bytes have been read ahead.
+//! A stream whose first bytes were read in advance.
 
 use std::{
     io,
@@ -9,10 +9,11 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-/// Returns the bytes that were read ahead, then the rest.
+/// A stream that returns the bytes that were read in advance, and then the rest.
 ///
 /// In TLS 1.3 the handshake of a client ends before the server has checked the client's certificate. Only the first bytes of
-/// the server, the SETTINGS of HTTP/2, show that the certificate was accepted. A refusal comes in their place.
+/// the server, the SETTINGS of HTTP/2, show that the certificate was accepted. If the server refuses it, an alert comes
+/// instead.
 pub(super) struct Primed<S> {
     first: Bytes,
     stream: S,

@@ -1,4 +1,4 @@
-//! The room for the connections of one listener.
+//! The slots for the connections of one listener.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) struct ConnectionRoom {
     known: Arc<Shares>,
     unknown: Arc<Shares>,
     operators: Arc<Shares>,
-    /// Places for connections that stay open only to refuse requests, because their identity has its share.
+    /// Slots for connections that stay open only to refuse requests, because their identity has reached its limit.
     pub(super) refused: Arc<Semaphore>,
 }
 

@@ -6,15 +6,15 @@ use tonic::transport::Channel;
 
 use super::connect::Connector;
 
-/// Gives a gRPC channel that was opened with our present SVID. After a rotation the next call uses a new channel, while calls
-/// under way finish on the old one. Without it, the first call after the old SVID's NotAfter would fail.
+/// Gives a gRPC channel that was opened with our present SVID. After a rotation, the next call uses a new channel, and pending
+/// calls finish on the old channel. Otherwise the first call after the old SVID's NotAfter would fail.
 pub struct RotatingChannel {
     connector: Connector,
     current: Mutex<OpenedChannel>,
 }
 
 struct OpenedChannel {
-    /// The digest of the SVID that it was opened with.
+    /// The digest of the SVID with which the channel was opened.
     svid: Option<[u8; 32]>,
     channel: Channel,
 }
@@ -26,7 +26,7 @@ impl RotatingChannel {
         RotatingChannel { connector, current: Mutex::new(opened) }
     }
 
-    /// The connector that opens its channels.
+    /// Returns the connector that opens the channels.
     pub fn connector(&self) -> &Connector {
         &self.connector
     }

@@ -1,4 +1,4 @@
-//! Fair shares: a bound on what each identity has under way at once.
+//! Fair shares: a limit on how much of a resource each identity uses at once.
 
 use std::{
     collections::HashMap,
@@ -10,12 +10,12 @@ use std::{
 
 use crate::name::SpiffeId;
 
-/// Counts what each SPIFFE ID has under way of one resource (connections, requests, bytes), and limits it.
+/// Counts how much of one resource (connections, requests, bytes) each SPIFFE ID uses, and limits it.
 ///
-/// An identity may have at most `most` in all, and never more than was free before it took the last amount. So a single
-/// identity gets at most half, and as long as anything is free, the next identity gets some of it.
+/// An identity may use at most `most` in total. It may also never use more than was free before it took the last amount. So a
+/// single identity gets at most half, and while anything is free, the next identity gets some of it.
 ///
-/// An identity with nothing under way has no entry. The mutex is held for one look-up; no clock and no await here.
+/// An identity that uses nothing has no entry. The mutex is held for one look-up, without a clock or an await.
 #[derive(Debug)]
 pub struct Shares {
     all: usize,
@@ -29,17 +29,18 @@ struct Taken {
     each: HashMap<SpiffeId, usize>,
 }
 
-/// Why there is no room.
+/// Why an amount cannot be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// This identity has its share. There is still room for others.
+    /// This identity has reached its limit. Other identities can still take an amount.
     Identity { has: usize },
     /// All identities together have reached the limit.
     All { most: usize },
 }
 
 impl Shares {
-    /// `all` is the limit of all identities together, `most` that of one.
+    /// Makes the shares of a resource. `all` is the limit for all identities together, and `most` is the limit for one
+    /// identity.
     pub fn new(all: usize, most: usize) -> Arc<Self> {
         Arc::new(Shares { all, most, taken: Mutex::default() })
     }
@@ -84,7 +85,7 @@ impl Taken {
     }
 }
 
-/// An amount that an identity has taken. Dropping it returns the amount.
+/// An amount that an identity has taken. Dropping the value returns the amount.
 #[derive(Debug)]
 pub struct Share {
     of: Arc<Shares>,
@@ -93,7 +94,7 @@ pub struct Share {
 }
 
 impl Share {
-    /// Takes more.
+    /// Adds to the amount.
     #[cfg(feature = "server")]
     pub fn grow(&self, amount: usize) -> Result<(), Full> {
         self.of.add(&self.id, amount)?;
@@ -101,7 +102,7 @@ impl Share {
         Ok(())
     }
 
-    /// Takes more even if there is no room. Further requests are refused until there is room again.
+    /// Adds to the amount even past the limit. Further requests are refused until enough is returned.
     #[cfg(feature = "server")]
     pub fn grow_past(&self, amount: usize) {
         let mut taken = self.of.lock();

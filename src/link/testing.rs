@@ -43,9 +43,9 @@ pub(super) struct TestServer {
     pub(super) serving: JoinHandle<()>,
     pub(super) failures: Arc<Mutex<Vec<HandshakeFailure>>>,
     pub(super) failed: Arc<Notify>,
-    /// The connections on which requests came, in order.
+    /// The connections on which requests arrived, in order.
     pub(super) seen: Arc<Mutex<Vec<Connection>>>,
-    /// Lets `/gate` respond.
+    /// Notify it to let `/gate` respond.
     pub(super) gate: Arc<Notify>,
 }
 
@@ -83,7 +83,7 @@ impl TestServer {
         TestServer { clock, source, ca, address, shutdown, serving, failures, failed, seen, gate }
     }
 
-    /// The source and the connector of a client with this SVID.
+    /// Returns the source and the connector of a client with this SVID.
     pub(super) fn client(&self, issued: &IssuedCertificate) -> (Arc<StaticSource>, Connector) {
         let source = Arc::new(StaticSource::new(Some(Arc::new(issued.svid())), bundles(&[&self.ca])));
         (source.clone(), Connector::new(source, self.clock.clone(), self.endpoint()))
@@ -93,7 +93,7 @@ impl TestServer {
         Endpoint::new(&self.address.to_string(), DAEMON.parse().unwrap()).unwrap()
     }
 
-    /// Waits for the next failed handshake.
+    /// Waits for the next failed handshake, and returns it.
     pub(super) async fn failure(&self) -> HandshakeFailure {
         loop {
             if let Some(failure) = self.failures.lock().unwrap().pop() {
@@ -108,8 +108,8 @@ impl TestServer {
     }
 }
 
-/// `/stream`: a first chunk, then the end of the connection. `/stuck`: a first chunk, and no end. `/gate`: a response when it is
-/// opened. Any other path: the SPIFFE ID of the client.
+/// Answers a request. `/stream`: a first chunk, then the end of the connection. `/stuck`: a first chunk, and no end. `/gate`: a
+/// response when the gate is opened. Any other path: the SPIFFE ID of the client.
 async fn answer(
     path: String,
     connection: Connection,

@@ -1,4 +1,4 @@
-//! The delivery of what is in one outbox.
+//! The delivery of the letters in one outbox.
 
 use std::{error::Error, sync::Arc, time::Duration};
 
@@ -31,7 +31,7 @@ pub(super) struct Courier {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// Why a letter was not delivered. Never shows the URL, which may be a secret.
+/// Why a letter was not delivered. The text never contains the URL, which may be a secret.
 #[derive(Debug, thiserror::Error)]
 enum DeliveryFault {
     #[error("{} {}", .0.key, .0.what)]
@@ -40,22 +40,22 @@ enum DeliveryFault {
     Unreachable(String),
     #[error("the receiver redirects ({0}), and redirects are not followed: configure the final URL")]
     Redirected(StatusCode),
-    /// `retry_after` is how long the receiver asked to wait, if it did.
+    /// The receiver answered with an error. `retry_after` is how long it asked us to wait, if it did.
     #[error("the receiver answered {status}")]
     Status { status: StatusCode, retry_after: Option<Duration> },
 }
 
-/// What the courier has logged about an outage of the receiver, so that an outage takes two lines.
+/// The messages that the courier has logged about an outage of the receiver, so that an outage takes only two lines.
 #[derive(Default)]
 struct ReceiverOutage {
     is_reported: bool,
     dropped: u64,
 }
 
-/// Makes the HTTP client of a webhook: TLS 1.3 under the configured authorities, no proxy, no redirect.
+/// Makes the HTTP client of a webhook: TLS 1.3 with the configured authorities, no proxy, no redirects.
 ///
 /// # Errors
-/// The file with the authorities cannot be used, or the client cannot be made.
+/// Fails if the file with the authorities cannot be used, or the client cannot be made.
 pub(super) fn client_of(webhook: &Webhook, clock: Arc<dyn Clock>) -> Result<Client, ClientFault> {
     let tls = web_client(webhook.ca.as_deref(), clock)?;
     let client = Client::builder()
@@ -73,10 +73,10 @@ pub(super) fn client_of(webhook: &Webhook, clock: Arc<dyn Clock>) -> Result<Clie
     Ok(client)
 }
 
-/// Why no client of a webhook could be made.
+/// Why the client of a webhook could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientFault {
-    /// Its authorities cannot be read or used.
+    /// The authorities of the webhook cannot be read or used.
     #[error(transparent)]
     Authorities(#[from] LoadError),
     /// The HTTP client did not accept the TLS configuration.
@@ -85,7 +85,7 @@ pub enum ClientFault {
 }
 
 impl Courier {
-    /// Delivers letters until it is cancelled, and then writes the place to its file.
+    /// Delivers letters until it is cancelled. Then writes the place to its file.
     pub(super) async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = self.deliver() => {}
@@ -125,7 +125,7 @@ impl Courier {
         }
     }
 
-    /// Reports a failed attempt. Gives a letter up if it has waited too long, or if the receiver refused it for good.
+    /// Reports a failed attempt. Gives up a letter if it has waited too long, or if the receiver refused it permanently.
     fn judge(&self, first: &WaitingLetter, fault: &DeliveryFault, outage: &mut ReceiverOutage) {
         if !std::mem::replace(&mut outage.is_reported, true) {
             let name = &self.webhook.name;
@@ -155,11 +155,11 @@ impl Courier {
         metrics::gauge!("leasehold_notices_waiting").decrement(1.0);
         if let Some(dropped) = self.outbox.remove_first() {
             let name = &self.webhook.name;
-            tracing::warn!(webhook = %name, dropped, "notices found no room in the queue and were dropped");
+            tracing::warn!(webhook = %name, dropped, "the queue was full, so notices were dropped");
         }
     }
 
-    /// Writes the place to its file if it has changed. Returns the place that the file has.
+    /// Writes the place to its file if the place has changed. Returns the place in the file.
     async fn keep_place(&self, kept: Option<u64>) -> Option<u64> {
         let place = self.outbox.place();
         if kept == Some(place) {
@@ -206,12 +206,12 @@ impl Courier {
 }
 
 impl DeliveryFault {
-    /// Whether the receiver refused this letter for good.
+    /// Whether the receiver refused this letter permanently.
     fn is_final(&self) -> bool {
         matches!(self, DeliveryFault::Status { status: StatusCode::GONE, .. })
     }
 
-    /// How long the receiver asked to wait.
+    /// Returns how long the receiver asked us to wait.
     fn wait(&self) -> Option<Duration> {
         match self {
             DeliveryFault::Status { retry_after, .. } => *retry_after,
@@ -220,7 +220,7 @@ impl DeliveryFault {
     }
 }
 
-/// Reads how many seconds a receiver asks to wait. A wait that is longer than our own longest is cut to that.
+/// Reads how many seconds a receiver asks us to wait. A longer time than our longest wait is cut to that wait.
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(NOTICE_RETRY_MAX))

@@ -1,4 +1,4 @@
-//! What a record of the ledger says to people.
+//! Reads a record of the ledger, and says what people should know about it.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -17,36 +17,36 @@ use crate::{
     state::LockName,
 };
 
-/// What a notice needs of the daemon's present state.
+/// The parts of the daemon's present state that a notice needs.
 pub trait NoticeLookup: Send + Sync + 'static {
-    /// The job, if it is open or was closed lately.
+    /// Returns the job, if it is open or was closed lately.
     fn job(&self, id: JobId) -> Option<Arc<Job>>;
     /// Resolves when all approvals of the job that are on disk count.
     fn settled(&self, id: JobId) -> BoxFuture<'_, ()>;
-    /// The tenants whose open jobs depend on a person.
+    /// Returns the tenants whose open jobs depend on a person.
     fn tenants_of_person(&self, human: &HumanName) -> BTreeSet<TenantName>;
-    /// The tenant of an identity, as the catalog says now.
+    /// Returns the tenant of an identity in the present catalog.
     fn tenant_of_identity(&self, id: &SpiffeId) -> Option<TenantName>;
-    /// The tenant of a lease that is live or ended lately.
+    /// Returns the tenant of a lease that is live or ended lately.
     fn tenant_of_lease(&self, id: LeaseId) -> Option<TenantName>;
 }
 
-/// What one record says.
+/// The facts of one record, for people.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct NoticeFacts {
     pub(super) occasion: Occasion,
-    /// The tenant that it belongs to. `None` if it belongs to several tenants or to none.
+    /// The tenant of the record. `None` if the record belongs to several tenants or to no tenant.
     pub(super) tenant: Option<TenantName>,
-    /// Other tenants that it concerns: those whose jobs depend on the person that it is about.
+    /// The other tenants that the record concerns, because their jobs depend on the person in it.
     pub(super) concerns: BTreeSet<TenantName>,
-    /// The name that it is about, such as `job:j-…`.
+    /// The name that the record is about, such as `job:j-…`.
     pub(super) subject: String,
-    /// One sentence.
+    /// One sentence about the record.
     pub(super) summary: String,
     pub(super) data: Map<String, Value>,
 }
 
-/// The kinds of records that may cause a notice. A reader skips all others without reading them whole.
+/// The kinds of records that may cause a notice. A reader skips all other records without parsing them.
 const KINDS: [&str; 12] = [
     "job.created",
     "job.approved",
@@ -66,12 +66,12 @@ const LEASES_ENDED: &str = "leases_ended";
 
 /// Whether a line of the ledger may cause a notice.
 pub(super) fn may_matter(line: &str) -> bool {
-    // The first `"type":"` of a line is that of the record: the fields before it have no text that people wrote.
+    // The first `"type":"` of a line belongs to the record, because the fields before it contain no text of people.
     let kind = line.split_once("\"type\":\"").and_then(|(_, rest)| rest.split_once('"'));
     kind.is_some_and(|(kind, _)| KINDS.contains(&kind))
 }
 
-/// Reads what an event says to people. `None` if people need not know of it.
+/// Reads the facts of an event. `None` if people need not know about the event.
 pub(super) fn facts_of(event: &Event, lookup: &dyn NoticeLookup, now: LeaseTime) -> Option<NoticeFacts> {
     match event {
         Event::JobCreated(created) => waiting(created),
@@ -253,7 +253,7 @@ fn granted(
     facts
 }
 
-/// Begins the facts about a job. `what` follows its name.
+/// Makes the facts about a job. In the summary, `what` follows the name of the job.
 fn of_job(occasion: Occasion, id: JobId, lookup: &dyn NoticeLookup, what: &str) -> NoticeFacts {
     let job = lookup.job(id);
     let name = job.as_ref().map(|job| job.spec.name.clone()).unwrap_or_default();
@@ -276,7 +276,7 @@ fn of_job(occasion: Occasion, id: JobId, lookup: &dyn NoticeLookup, what: &str) 
     facts
 }
 
-/// The tenant that a name belongs to. `None` if it covers several tenants, as a trust domain may.
+/// Returns the tenant of a name. `None` if the name covers several tenants, as a trust domain may.
 fn tenant_of(name: &FenceName, lookup: &dyn NoticeLookup) -> Option<TenantName> {
     match name.kind() {
         FenceKind::Epoch | FenceKind::Domain(_) | FenceKind::Human(_) | FenceKind::Image(_) => None,
@@ -307,14 +307,15 @@ impl NoticeFacts {
         NoticeFacts { occasion, tenant, concerns: BTreeSet::new(), subject, summary, data: Map::new() }
     }
 
-    /// Returns what tenants hear that it only concerns: all but the count of leases, which are those of every tenant.
+    /// Returns the facts for tenants that the record only concerns: all except the count of leases, because it counts all
+    /// tenants.
     pub(super) fn for_concerned(&self) -> NoticeFacts {
         let mut facts = self.clone();
         facts.data.remove(LEASES_ENDED);
         facts
     }
 
-    /// Adds a text of people. An empty one is left out.
+    /// Adds a text of people. An empty text is left out.
     fn put(&mut self, key: &str, text: &str) {
         if !text.is_empty() {
             self.data.insert(key.to_owned(), short(text).into());

@@ -9,21 +9,21 @@ use crate::{clock::Wall, limits::NOTICE_BYTES_MAX, name::Digest};
 /// A notice, ready to be sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Letter {
-    /// The place of its record in the ledger.
+    /// The index of the record in the ledger.
     pub(super) index: u64,
-    /// What it is about.
+    /// The occasion of the notice.
     pub(super) occasion: Occasion,
-    /// The digest of its record, in hexadecimal digits. It is the same for each attempt to deliver the letter.
+    /// The digest of the record, in hexadecimal digits. It is the same for each attempt to deliver the letter.
     pub(super) id: String,
     pub(super) content_type: &'static str,
     pub(super) body: Bytes,
 }
 
-/// The record that a notice is made from.
+/// The record from which a notice is made.
 pub(super) struct NoticeOrigin<'a> {
     pub(super) index: u64,
-    /// The hash of its line in the ledger. A tenant reads it in its own history too, and cannot learn from it how many records
-    /// other tenants have.
+    /// The hash of the record's line in the ledger. A tenant also sees it in its part of the ledger, and cannot learn from it
+    /// how many records other tenants have.
     pub(super) hash: Digest,
     pub(super) time: Wall,
     /// The URL of the issuer, which names this daemon.
@@ -31,7 +31,7 @@ pub(super) struct NoticeOrigin<'a> {
 }
 
 impl Letter {
-    /// Writes the body.
+    /// Writes the body of the notice.
     pub(super) fn write(facts: &NoticeFacts, origin: &NoticeOrigin<'_>, format: LetterFormat) -> Self {
         let hash = origin.hash.to_string();
         let id = hash.trim_start_matches("sha256:").to_owned();
@@ -43,7 +43,7 @@ impl Letter {
             LetterFormat::Slack => ("application/json; charset=utf-8", slack(facts)),
         };
         if body.len() > NOTICE_BYTES_MAX {
-            // Each text and list is bounded, so only a new field could make a body too large.
+            // Each text and list has a limit, so only a new field could make a body too large.
             body = match format {
                 LetterFormat::CloudEvents => {
                     cloud_event(facts, origin, &id, json!({ "summary": facts.summary }))
@@ -59,7 +59,7 @@ impl Letter {
     }
 }
 
-/// Writes `CloudEvents` 1.0 in structured mode.
+/// Writes the body as `CloudEvents` 1.0 in structured mode.
 fn cloud_event(facts: &NoticeFacts, origin: &NoticeOrigin<'_>, id: &str, mut data: Value) -> String {
     if let Value::Object(data) = &mut data {
         data.insert("summary".to_owned(), facts.summary.clone().into());
@@ -79,7 +79,7 @@ fn cloud_event(facts: &NoticeFacts, origin: &NoticeOrigin<'_>, id: &str, mut dat
     Value::Object(event).to_string()
 }
 
-/// Writes a text of a few lines for people.
+/// Writes the body as a text of a few lines for people.
 fn slack(facts: &NoticeFacts) -> String {
     let mut text = format!("*{}*: {}", facts.occasion, escape_markup(&facts.summary));
     for (key, label) in [
@@ -101,7 +101,7 @@ fn slack(facts: &NoticeFacts) -> String {
     json!({ "text": text }).to_string()
 }
 
-/// Escapes what Slack reads as markup. So a text of a job cannot call people by `<!channel>` or hide a link.
+/// Escapes the characters that Slack reads as markup. So a text of a job cannot call people by `<!channel>` or hide a link.
 fn escape_markup(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

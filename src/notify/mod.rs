@@ -1,22 +1,24 @@
 //! Notices: events that people should know of, sent to their webhooks.
 //!
-//! The source is the ledger. A notice is sent only for a record that is on disk, and one reader follows the records for all
-//! webhooks, so no request and no ending waits for a receiver. Each webhook has a bounded queue and one courier. A receiver that is
-//! away fills only its own queue; notices that do not fit are dropped and counted. A file keeps the record up to which a webhook
-//! has all its notices. So after a restart a notice may come twice, with the same id, but no notice that waited is missing.
+//! The source is the ledger. A notice is sent only for a record that is on disk. One reader follows the records for all
+//! webhooks, so no request and no ending waits for a receiver. Each webhook has a limited queue and one courier. A receiver
+//! that cannot be reached fills only its queue. Notices beyond the limit are dropped and counted. A file contains the record up
+//! to which a webhook has all its notices. So after a restart a notice may come twice, with the same id, but no notice that
+//! waited is missing.
 //!
-//! It decides nothing, and never sends a token, a key or another secret. A webhook of one tenant gets only notices of that tenant.
+//! This module decides nothing, and never sends a token, a key or another secret. A webhook of one tenant gets only notices of
+//! that tenant.
 //!
 //! | File | Noun |
 //! |---|---|
 //! | `webhook` | [`Webhook`]: one receiver, as configured |
 //! | `occasion` | [`Occasion`]: what a notice is about |
-//! | `facts` | `NoticeFacts`: what a record says to people |
+//! | `facts` | `NoticeFacts`: the facts of a record, for people |
 //! | `text` | texts that people wrote, made safe and short |
 //! | `letter` | `Letter`: the body of a notice, as CloudEvents or for Slack |
 //! | `signature` | the signature of Standard Webhooks |
-//! | `outbox` | `Outbox`: the bounded queue of one webhook |
-//! | `courier` | `Courier`: delivers what is in one outbox |
+//! | `outbox` | `Outbox`: the limited queue of one webhook |
+//! | `courier` | `Courier`: delivers the letters of one outbox |
 //! | `place` | `PlaceFile`: the record up to which a webhook has all its notices |
 //! | `service` | [`Notices`]: reads the records and runs the couriers |
 

@@ -1,8 +1,8 @@
-//! What a notice is about.
+//! The occasions of notices.
 
 use std::{fmt, str::FromStr};
 
-/// What happened, in one word. The configuration names these words, and the type of a notice ends in one.
+/// What happened, in one word. The configuration uses these words, and the type of a notice ends in one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Occasion {
     /// A job was created that people must approve.
@@ -13,13 +13,13 @@ pub enum Occasion {
     Denied,
     /// An approval no longer counts, or a job waited too long and was closed.
     Voided,
-    /// A dataset was recalled, or a recall was taken back.
+    /// A dataset was recalled, or a recall was cancelled.
     Recalled,
     /// An operator ended access: by a revocation, a lock, or by closing a job.
     Revoked,
-    /// A member of a job is gone, and no one reported how its work ended.
+    /// A member of a job is lost, and no one reported how its work ended.
     Lost,
-    /// The daemon refused requests. At most one notice a minute for each kind.
+    /// The daemon refused requests. There is at most one notice a minute for each kind.
     Refused,
 }
 
@@ -36,7 +36,7 @@ impl Occasion {
         Occasion::Refused,
     ];
 
-    /// The word for the occasion.
+    /// Returns the word for the occasion.
     pub const fn as_str(self) -> &'static str {
         match self {
             Occasion::Waiting => "waiting",

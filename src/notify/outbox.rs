@@ -1,4 +1,4 @@
-//! The bounded queue of one webhook.
+//! The limited queue of one webhook.
 
 use std::{
     collections::VecDeque,
@@ -13,7 +13,7 @@ use crate::{
     limits::{NOTICES_BYTES_MAX, NOTICES_MAX, NOTICES_REFUSED_PART},
 };
 
-/// Letters that wait for their delivery, oldest first, and how far the records were read for this webhook.
+/// Letters that wait for delivery, oldest first, and the last record that was read for this webhook.
 #[derive(Default)]
 pub(super) struct Outbox {
     queue: Mutex<LetterQueue>,
@@ -24,11 +24,11 @@ pub(super) struct Outbox {
 struct LetterQueue {
     letters: VecDeque<WaitingLetter>,
     bytes: usize,
-    /// How many of the letters are about refused requests, and their bytes.
+    /// The number of letters about refused requests, and their bytes.
     refused: (usize, usize),
     /// The last record that was read.
     read: u64,
-    /// Letters that found no room since the queue was last empty.
+    /// The number of letters that were dropped since the queue was last empty.
     dropped: u64,
 }
 
@@ -39,11 +39,11 @@ pub(super) struct WaitingLetter {
     pub(super) since: LeaseTime,
 }
 
-/// What became of a letter that was put into an outbox.
+/// The result of putting a letter into an outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Put {
     Waits,
-    /// There was no room, for the first time since the queue was last empty.
+    /// The letter was dropped, for the first time since the queue was last empty.
     DroppedFirst,
     Dropped,
 }
@@ -53,13 +53,13 @@ impl Outbox {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins after a record.
+    /// Sets the record after which this outbox begins.
     pub(super) fn begin_after(&self, index: u64) {
         self.lock().read = index;
     }
 
-    /// Puts a letter at the end, unless the queue is full. A full queue keeps the oldest letters: they show what began a flood.
-    /// Letters about refused requests have only a part of the queue, so that a flood of them leaves room for the others.
+    /// Puts a letter at the end, unless the queue is full. A full queue keeps the oldest letters, because they show how a flood
+    /// began. Letters about refused requests may use only a part of the queue, so that they cannot fill it.
     pub(super) fn put(&self, letter: Letter, now: LeaseTime) -> Put {
         let mut queue = self.lock();
         let bytes = queue.bytes.saturating_add(letter.bytes());
@@ -91,12 +91,12 @@ impl Outbox {
         self.lock().read = index;
     }
 
-    /// The oldest letter.
+    /// Returns the oldest letter.
     pub(super) fn first(&self) -> Option<WaitingLetter> {
         self.lock().letters.front().cloned()
     }
 
-    /// Removes the oldest letter. If the queue is empty now, returns how many letters were dropped for lack of room.
+    /// Removes the oldest letter. If the queue is empty after that, returns how many letters were dropped because it was full.
     pub(super) fn remove_first(&self) -> Option<u64> {
         let mut queue = self.lock();
         let gone = queue.letters.pop_front()?;
@@ -109,13 +109,13 @@ impl Outbox {
         dropped.filter(|n| *n > 0)
     }
 
-    /// The record up to which no letter waits.
+    /// Returns the record up to which no letter waits.
     pub(super) fn place(&self) -> u64 {
         let queue = self.lock();
         queue.letters.front().map_or(queue.read, |first| first.letter.index.saturating_sub(1))
     }
 
-    /// Resolves as soon as a letter was put since the last call.
+    /// Resolves when a letter was put since the last call.
     pub(super) async fn filled(&self) {
         self.filled.notified().await;
     }
@@ -136,7 +136,7 @@ mod tests {
         Letter { occasion: Occasion::Refused, ..letter(index, bytes) }
     }
 
-    // Notices of refused requests, which any caller can cause, leave room for the others.
+    // Any caller can cause notices of refused requests. They leave a part of the queue for other notices.
     #[test]
     fn a_flood_of_refusals_leaves_room_for_the_rest() {
         let (flooded, large) = (Outbox::default(), Outbox::default());

@@ -8,26 +8,26 @@ use std::{
 
 use crate::{limits::WEBHOOK_FILE_BYTES_MAX, written::read_regular_text};
 
-/// The file with the place of one webhook. It is not synced to disk: if the place is lost, some notices come twice, and none
-/// is missing.
+/// The file with the place of one webhook. It is not synced to disk. If the place is lost, some notices come twice, and no
+/// notice is missing.
 #[derive(Clone, Debug)]
 pub(super) struct PlaceFile(PathBuf);
 
 impl PlaceFile {
-    /// The file of a webhook below the directory of the daemon's state.
+    /// Returns the file of a webhook in the directory of the daemon's state.
     pub(super) fn of(state: &Path, webhook: &str) -> Self {
         PlaceFile(state.join("notices").join(webhook))
     }
 
-    /// Reads the place. `None` if there is none, or none that can be read.
+    /// Reads the place. `None` if the file does not exist or cannot be read.
     pub(super) fn load(&self) -> Option<u64> {
         read_regular_text(&self.0, WEBHOOK_FILE_BYTES_MAX).ok()?.trim().parse().ok()
     }
 
-    /// Writes the place, whole or not at all.
+    /// Writes the place. The file has the old or the new place, never a part.
     ///
     /// # Errors
-    /// The directory or the file cannot be written.
+    /// Fails if the directory or the file cannot be written.
     pub(super) fn store(&self, index: u64) -> io::Result<()> {
         if let Some(dir) = self.0.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;

@@ -19,7 +19,7 @@ use crate::{
     limits::{NOTICE_READ_AGAIN, NOTICE_RESUME_RECORDS_MAX},
 };
 
-/// Follows the ledger and delivers notices, while it runs.
+/// Follows the ledger and delivers notices while it runs.
 pub struct Notices {
     reader: RecordReader,
     couriers: Vec<Courier>,
@@ -29,7 +29,7 @@ pub struct Notices {
 struct Receiver {
     webhook: Arc<Webhook>,
     outbox: Arc<Outbox>,
-    /// The first record that it gets notices of.
+    /// The first record for which the webhook gets notices.
     from: u64,
 }
 
@@ -42,7 +42,7 @@ struct RecordReader {
     receivers: Vec<Receiver>,
 }
 
-/// The parts of the daemon that notices are made from and sent with.
+/// The parts of the daemon that notices need.
 pub struct NoticeParts<'a> {
     /// The directory of the daemon's state.
     pub state: &'a Path,
@@ -53,18 +53,18 @@ pub struct NoticeParts<'a> {
     pub source: String,
 }
 
-/// Where a webhook goes on after a start.
+/// The record at which a webhook goes on after a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Resumed {
-    /// The last record that it does not hear of.
+    /// The last record for which the webhook gets no notice.
     after: u64,
-    /// Records that it should have heard of, and that are too far back.
+    /// The number of records whose notices the webhook misses, because they are too far back.
     skipped: u64,
 }
 
 impl Resumed {
-    /// Goes on after the record that the webhook heard last. A webhook without one, or with one that is not in the ledger, goes on
-    /// after the head.
+    /// Goes on after the last record for which the webhook got a notice. If there is no such record, or if it is not in the
+    /// ledger, goes on after the head.
     fn at(heard: Option<u64>, head: u64) -> Self {
         let heard = heard.filter(|heard| *heard <= head).unwrap_or(head);
         let after = heard.max(head.saturating_sub(NOTICE_RESUME_RECORDS_MAX));
@@ -74,10 +74,10 @@ impl Resumed {
 
 impl Notices {
     /// Makes the clients of all webhooks, and finds their places in the ledger. A webhook without a place begins with the next
-    /// record. Blocking.
+    /// record. Blocks.
     ///
     /// # Errors
-    /// The authorities of a webhook cannot be used.
+    /// Fails if the authorities of a webhook cannot be used.
     pub fn open(webhooks: &[Webhook], parts: NoticeParts<'_>) -> Result<Self, ClientFault> {
         let head = parts.ledger.head().index;
         let (mut receivers, mut couriers) = (Vec::new(), Vec::new());
@@ -108,7 +108,7 @@ impl Notices {
         Ok(Notices { reader: RecordReader { ledger, lookup, clock, source, receivers }, couriers })
     }
 
-    /// Reads and delivers until it is cancelled. No failure of a receiver ends it.
+    /// Reads records and delivers notices until it is cancelled. A failure of a receiver does not end it.
     pub async fn run(self, stop: CancellationToken) {
         let mut tasks = JoinSet::new();
         for courier in self.couriers {
@@ -124,7 +124,7 @@ impl Notices {
 }
 
 impl RecordReader {
-    /// Reads the records. If they cannot be read, it reports that and tries again later.
+    /// Reads the records. If they cannot be read, reports that and tries again later.
     async fn read(&self) {
         let Some(mut next) = self.receivers.iter().map(|r| r.from).min() else {
             return std::future::pending().await;
@@ -140,7 +140,7 @@ impl RecordReader {
                             break;
                         }
                     },
-                    // The ledger is closed: the daemon stops.
+                    // The ledger is closed, because the daemon stops.
                     None => return std::future::pending().await,
                 }
             }
@@ -153,7 +153,8 @@ impl RecordReader {
         let line = line?;
         if may_matter(&line.line) {
             let (record, hash) = line.read()?;
-            // Who hears of an approval acts on it at once, so it counts before the notice is written.
+            // A person who gets a notice of an approval acts on it at once. So the approval must count before the notice is
+            // written.
             if let Event::JobApproved { job, .. } = &record.event {
                 self.lookup.settled(*job).await;
             }
@@ -199,7 +200,7 @@ impl Receiver {
 mod tests {
     use super::*;
 
-    // What a webhook does not hear of after a long absence is counted.
+    // The notices that a webhook misses after a long absence are counted.
     #[test]
     fn records_that_are_too_far_back_are_counted_as_skipped() {
         let most = NOTICE_RESUME_RECORDS_MAX;

@@ -1,4 +1,4 @@
-//! The signature of a notice, as [Standard Webhooks] has it: HMAC-SHA256 over id, time and body.
+//! The signature of a notice, as in [Standard Webhooks]: HMAC-SHA256 over id, time and body.
 //!
 //! [Standard Webhooks]: https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 
@@ -13,14 +13,14 @@ use crate::{
     written::read_regular_text,
 };
 
-/// The keys that sign, in the order of their file. There are several while receivers change from one key to the next.
+/// The keys that sign, in the order of their file. There are several keys while receivers change from one key to the next.
 pub(super) struct SigningSecrets(Vec<hmac::Key>);
 
 impl SigningSecrets {
-    /// Reads a file with one secret a line: `whsec_` and base64 of 24 to 64 bytes.
+    /// Reads a file with one secret on each line: `whsec_` and base64 of 24 to 64 bytes.
     ///
     /// # Errors
-    /// What is wrong with the file. Shows no part of a secret.
+    /// Returns what is wrong with the file. The text contains no part of a secret.
     pub(super) fn load(path: &Path) -> Result<Self, String> {
         let text = Zeroizing::new(read_regular_text(path, WEBHOOK_FILE_BYTES_MAX)?);
         Self::parse(&text)
@@ -62,7 +62,7 @@ impl SigningSecrets {
 mod tests {
     use super::*;
 
-    // The example of the reference implementation of Standard Webhooks.
+    // This is the example of the reference implementation of Standard Webhooks.
     #[test]
     fn the_signature_is_that_of_the_reference() {
         let secrets = SigningSecrets::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();

@@ -7,7 +7,7 @@ use crate::{
     plain,
 };
 
-/// Shows a text on one line, with what looks like a secret withheld, and cuts a long one.
+/// Shows a text on one line. Withholds parts that look like secrets, and cuts a long text.
 pub(super) fn short(text: &str) -> String {
     let safe = plain::message(text);
     match safe.char_indices().nth(NOTICE_TEXT_CHARS_MAX) {
@@ -16,7 +16,7 @@ pub(super) fn short(text: &str) -> String {
     }
 }
 
-/// Shows the first entries of a list, and says how many there are if some are missing.
+/// Shows the first entries of a list, and the number of all entries if some are left out.
 pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> Value {
     let all: Vec<String> = items.into_iter().map(|item| short(&item.to_string())).collect();
     match all.len() {

@@ -1,4 +1,4 @@
-//! One receiver of notices, as configured.
+//! One receiver of notices, from the configuration.
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
 
@@ -10,12 +10,12 @@ use crate::{limits::WEBHOOK_FILE_BYTES_MAX, name::TenantName, written::read_regu
 /// A receiver of notices.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// A short name, for the log, and for the file with its place in the ledger.
+    /// A short name for the log, and for the file with the webhook's place in the ledger.
     pub name: String,
     pub url: UrlFrom,
-    /// The file with the authorities that may certify the receiver's host name. Needed for https.
+    /// The file with the authorities that may certify the receiver's host name. It is needed for https.
     pub ca: Option<PathBuf>,
-    /// The file with the secrets that sign.
+    /// The file with the secrets that sign notices.
     pub secret: Option<PathBuf>,
     pub occasions: BTreeSet<Occasion>,
     pub tenants: TenantsHeard,
@@ -25,23 +25,23 @@ pub struct Webhook {
 /// Where the URL of a receiver is written.
 #[derive(Clone, Debug)]
 pub enum UrlFrom {
-    /// In the configuration.
+    /// The URL is in the configuration.
     Written(WebhookUrl),
-    /// In a file, because the URL is a secret, as it is with Slack.
+    /// The URL is in a file, because it is a secret, as with Slack.
     File(PathBuf),
 }
 
 /// The tenants whose notices a receiver gets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TenantsHeard {
-    /// All tenants. The receiver also gets notices that belong to no tenant.
+    /// The receiver gets the notices of all tenants, and notices that belong to no tenant.
     All,
-    /// Only these. The receiver gets no notice that belongs to no tenant or to several.
+    /// The receiver gets only the notices of these tenants. It gets no notice that belongs to no tenant or to several tenants.
     Only(BTreeSet<TenantName>),
 }
 
 impl TenantsHeard {
-    /// Whether the receiver gets a notice that belongs to this tenant, or to none.
+    /// Whether the receiver gets a notice that belongs to this tenant, or to no tenant.
     pub fn hears(&self, tenant: Option<&TenantName>) -> bool {
         match (self, tenant) {
             (TenantsHeard::All, _) => true,
@@ -51,12 +51,12 @@ impl TenantsHeard {
     }
 }
 
-/// The form of a body.
+/// The format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LetterFormat {
-    /// `CloudEvents` 1.0, structured mode, as JSON.
+    /// `CloudEvents` 1.0 in structured mode, as JSON.
     CloudEvents,
-    /// A JSON object with one text, as Slack and its likes take it.
+    /// A JSON object with one text, as Slack and similar services accept it.
     Slack,
 }
 
@@ -67,7 +67,7 @@ pub struct WebhookUrl {
     is_https: bool,
 }
 
-/// A mistake in the URL of a receiver. Shows no part of the URL, which may be a secret.
+/// A mistake in the URL of a receiver. The text contains no part of the URL, which may be a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WebhookUrlFault {
     #[error("is not a URL: write https://HOST/PATH")]
@@ -86,7 +86,7 @@ pub enum WebhookUrlFault {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct WebhookFault {
-    /// `secret_file`, `url_file` or `ca`.
+    /// The key in the configuration: `secret_file`, `url_file` or `ca`.
     pub key: &'static str,
     pub what: String,
 }
@@ -120,7 +120,7 @@ impl FromStr for WebhookUrl {
 }
 
 impl WebhookUrl {
-    /// The URL. It may be a secret: show it to no one.
+    /// Returns the URL. It may be a secret, so do not show it.
     pub fn expose(&self) -> &str {
         &self.text
     }
@@ -129,7 +129,7 @@ impl WebhookUrl {
         self.is_https
     }
 
-    /// Whether it has a query, in which people put tokens.
+    /// Whether the URL has a query, in which people put tokens.
     pub fn has_query(&self) -> bool {
         self.text.contains('?')
     }
@@ -142,10 +142,10 @@ impl fmt::Debug for WebhookUrl {
 }
 
 impl Webhook {
-    /// Returns the URL. Reads its file if it has one, so that a new URL needs no restart. Blocking.
+    /// Returns the URL. Reads its file, if the URL is in a file, so that a new URL needs no restart. Blocks.
     ///
     /// # Errors
-    /// The file cannot be read, or has no URL that may be used.
+    /// Fails if the file cannot be read, or has no URL that may be used.
     pub fn read_url(&self) -> Result<WebhookUrl, WebhookFault> {
         let file = match &self.url {
             UrlFrom::Written(url) => return Ok(url.clone()),
@@ -160,16 +160,16 @@ impl Webhook {
         Ok(url)
     }
 
-    /// Reads the secrets, so that new ones need no restart. `None` if the receiver checks no signature. Blocking.
+    /// Reads the secrets, so that new secrets need no restart. `None` if the receiver checks no signature. Blocks.
     ///
     /// # Errors
-    /// The file cannot be read, or has no good secret.
+    /// Fails if the file cannot be read, or has no valid secret.
     pub(super) fn read_secrets(&self) -> Result<Option<SigningSecrets>, WebhookFault> {
         let Some(file) = &self.secret else { return Ok(None) };
         SigningSecrets::load(file).map(Some).map_err(|what| WebhookFault { key: "secret_file", what })
     }
 
-    /// Reads every file of the receiver, as a delivery does. Blocking.
+    /// Reads every file of the receiver, as a delivery does, and returns the mistakes. Blocks.
     pub fn faults(&self) -> Vec<WebhookFault> {
         let url = self.read_url().err();
         let secrets = self.read_secrets().err();
