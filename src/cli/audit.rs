@@ -199,7 +199,7 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
             Exit::VerificationFailed,
             format!("`{}` has no record of a ledger", plain::path(dir)),
         )
-        .fix("name the directory of the ledger; if this is it, its files were removed"));
+        .fix("name the directory of the ledger; if this is the directory, its files were removed"));
     }
     let now = session.now().wall;
     if session.for_programs() {

@@ -39,7 +39,7 @@ pub struct BenchArgs {
     /// Connections that the requests share
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub connections: u16,
-    /// How long to measure each figure. The limit of each is measured equally long
+    /// Seconds to measure each figure, and as many for its limit
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=20))]
     pub seconds: u16,
     /// Begin this many requests a second [default: begin a request when another has ended]

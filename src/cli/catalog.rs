@@ -125,7 +125,7 @@ fn pin(folder: &Path, to: &Path, session: &Session) -> Result<Exit, Failure> {
     let shown = digest.to_string();
     let sha256 = shown.strip_prefix("sha256:").unwrap_or(&shown);
     note(&format!(
-        "{objects} files, {}, in {}; put it into the folder `manifests` of the gateway, and this into the catalog:",
+        "{objects} files, {}, in {}; put this file into the folder `manifests` of the gateway, and this line into the catalog:",
         plain::bytes_shown(bytes),
         plain::path(&path)
     ));

@@ -273,7 +273,7 @@ fn check_svids(
                 readable = false;
                 let fix = match &fault {
                     PathFault::OpenToOthers { .. } => format!("chmod 600 {}", path.shown()),
-                    _ => "check that the program that issues this SVID writes it there, readable by this user only".to_owned(),
+                    _ => "check that the program that issues this SVID writes this file, readable by this user only".to_owned(),
                 };
                 report.add_problem(what.clone(), format!("`{}` {fault}", path.shown()), fix);
             }

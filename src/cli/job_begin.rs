@@ -50,7 +50,7 @@ pub(super) async fn begin(args: BeginArgs, session: &Session) -> Result<Exit, Fa
         if answer.ticket.is_empty() {
             return Err(Failure::new(
                 Exit::Denied,
-                "no ticket was given: only the launcher gets it, and each identity that members.start of the job names in full",
+                "no ticket was given: only the launcher, and each identity that members.start of the job names in full, gets a ticket",
             ));
         }
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);

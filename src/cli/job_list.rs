@@ -73,7 +73,7 @@ impl JobListArgs {
             print(&render::job_table(&jobs, now, session.table_size()))?;
             if jobs.is_empty() {
                 note(match self.has_filter() {
-                    true => "No job matches, among those that you may see.",
+                    true => "No job that is visible to you matches these options.",
                     false => "There is no job that you may see.",
                 });
             }

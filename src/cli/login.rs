@@ -130,7 +130,7 @@ impl LoginArgs {
                 Exit::Failure,
                 format!("the CA certificates of this machine cannot be used: {why}"),
             )
-            .fix("name those of your identity provider with --issuer-ca FILE"),
+            .fix("name the CA certificates of your identity provider with --issuer-ca FILE"),
         })
     }
 }

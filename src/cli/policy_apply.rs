@@ -42,8 +42,8 @@ pub(super) struct PolicyDiffArgs {
 The daemon must have policy.source = \"applied\" in its configuration. It checks the policy, runs its
 cases and refuses it if one fails. Then it keeps and records the policy, puts it in force, and ends
 access that the policy no longer allows. Before that, the command shows the changes, and asks if
-leases end. If a gate needs approval, the command proposes the change, prints who may approve it, and
-exits with 3.
+leases end. If a gate needs approval, the command proposes the change, prints who may approve it,
+and exits with 3.
 
 Examples:
   leasehold policy apply my/policy --dry-run --reason \"CHG-1412\"

@@ -36,8 +36,7 @@ The command gets LEASEHOLD_JOB, _ATTEMPT and these. Variables with other credent
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
   LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
-On revocation the files are removed, and the command gets a signal. If the command then exits with
-0, `run` exits with 4. 125 to 127 mean that `run` failed.
+On revocation, files are removed, the command gets a signal, and 0 becomes 4. 125-127: `run` failed.
 
 Examples:
   leasehold run --spec job.toml -- python train.py
@@ -69,7 +68,7 @@ pub struct RunArgs {
 /// The options that say which job and attempt to join.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// The job file (TOML, JSON). With --job, only its [run] settings are used
+    /// The job file (TOML, JSON). With --job, only its [run] is used
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
     /// Join this job instead of creating one

@@ -127,8 +127,8 @@ impl Session {
         let file = plain::path(path);
         let Some(name) = self.context.clone().or_else(|| contexts.current.take()) else {
             let text = match path.exists() {
-                true => "no context is chosen, so it is not known which daemon to ask",
-                false => "the contexts file does not exist, so it is not known which daemon to ask",
+                true => "no context is chosen, so the command does not know which daemon to use",
+                false => "the contexts file does not exist, so the command does not know which daemon to use",
             };
             let failure = Failure::new(Exit::Failure, text).with("file", file);
             return Err(match (path.exists(), std::env::var_os("LEASEHOLD_CONTEXTS").is_some()) {

@@ -277,7 +277,7 @@ fn meaning(reason: Reason) -> Option<(&'static str, &'static str)> {
             "add --presenter-svid FILE with that certificate; `leasehold lease show` says whether its lease is live",
         ),
         Reason::TokenAudience => (
-            "it is for an audience that your identity does not verify tokens for",
+            "your identity may not verify tokens for the audience of this token",
             "see its audience in `leasehold token inspect`, and ask as a verifier of that audience: --as verifier",
         ),
         Reason::TokenExpired => ("it has expired", "no action is needed: no server accepts it now"),
