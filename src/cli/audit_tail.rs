@@ -171,8 +171,8 @@ impl RecordTail<'_> {
         }
     }
 
-    /// Returns the first record to show if the command line names none: the first record since a time, or the next record (0
-    /// for a reader who sees no index).
+    /// Returns the first record to show, if the command line names no record. It is the first record since a time, or the next
+    /// record (0 for a reader who sees no index).
     async fn first(&mut self, client: &Client) -> Result<u64, Failure> {
         let answer = client.who_am_i().await?;
         if answer.ledger_head.is_empty() && self.since.is_none() {

@@ -60,7 +60,7 @@ pub(super) fn is_beginning(text: &str, kind: &str) -> bool {
 
 impl JobRef {
     /// Returns the whole id. If only the beginning was typed, asks the daemon with the identity that `leasehold job list` would
-    /// use, because a workload may not list jobs that it did not launch.
+    /// use. A workload may not list jobs that it did not launch.
     pub(super) async fn find(&self, session: &Session) -> Result<JobId, Failure> {
         match self.0.parse() {
             Ok(id) => Ok(id),

@@ -1,8 +1,8 @@
 //! People who log in: an ID token of their identity provider becomes a short-lived X.509-SVID.
 //!
-//! This module owns the check of an ID token (OpenID Connect), the person's name and SPIFFE ID, the authority that signs SVIDs
-//! of people, and the two ways to get an ID token. It decides only who a person is and which SVID the person gets. It keeps no
-//! login: the broker records a login, and the state ends it.
+//! This module owns the check of an ID token (OpenID Connect), and the two ways to get an ID token. It also owns the person's
+//! name and SPIFFE ID, and the authority that signs SVIDs of people. It decides only who a person is and which SVID the person
+//! gets. It keeps no login: the broker records a login, and the state ends it.
 //!
 //! | File | Noun |
 //! |---|---|

@@ -52,8 +52,8 @@ impl People {
         serde_json::to_vec(&terms).ok().map(|json| Digest::of(&json))
     }
 
-    /// Whether the configuration would still admit a login that began so long ago: on the same [terms](Self::terms), with the
-    /// methods that are required now, and within the present lifetime of a login.
+    /// Whether the configuration would still admit a login that began so long ago. The [terms](Self::terms) must be the same,
+    /// the person must have used the methods that are required now, and the present lifetime of a login must not be over.
     pub fn still_admits(
         &self,
         terms: Option<Digest>,

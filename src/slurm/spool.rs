@@ -39,8 +39,8 @@ pub enum SpoolError {
     Full(PathBuf),
 }
 
-/// A report on disk. Another script may remove it at any time: when the report is sent, or when the report of the run's end
-/// replaces the report of its beginning.
+/// A report on disk. Another script may remove it at any time: when the report is sent, or when the end of the run replaces its
+/// beginning.
 #[derive(Debug)]
 pub struct Spooled {
     path: PathBuf,

@@ -78,8 +78,8 @@ pub struct LeaseClaims {
     pub attempt: AttemptNumber,
     /// The tenant of that job.
     pub tenant: TenantName,
-    /// The tags of all fences of the lease: first the fences that follow from the other claims, in the order of
-    /// [`Claims::named_fences`], and then the fences of `others`.
+    /// The tags of all fences of the lease. First come the fences that follow from the other claims, in the order of
+    /// [`Claims::named_fences`]. Then come the fences of `others`.
     pub fences: FenceTags,
     /// The kinds of the other fences, with one letter for each: `d` a trust domain, `g` a container image, `h` a human, `i` an
     /// identity, `m` the member, `r` a resource, `t` a tenant.

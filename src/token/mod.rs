@@ -1,8 +1,8 @@
 //! Tokens: JWS compact (RFC 7515) with ES256, in the profile of RFC 9068 and RFC 9396.
 //!
 //! This module owns the keys of one epoch of the daemon, the claims, and the making and checking of tokens. It never reads a
-//! clock. It keeps only the digest and the claims of a token. A token contains the tags of the fences of its lease, so that a
-//! verifier needs only the token and the feed of lowerings to decide. This module checks only the token itself.
+//! clock. It keeps only the digest and the claims of a token. A token contains the tags of its lease's fences. So a verifier
+//! needs only the token and the feed of lowerings to decide. This module checks only the token itself.
 //!
 //! | File | Noun |
 //! |---|---|

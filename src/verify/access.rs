@@ -63,8 +63,8 @@ impl Access {
         self.check_now().map(|_| ())
     }
 
-    /// Resolves when the use must end: when a fence is lowered, at the token's `exp`, when the feed becomes stale, or when the
-    /// daemon begins a new epoch. Use it while the server waits, for example for a slow reader.
+    /// Resolves when the use must end. This happens when a fence is lowered, at the token's `exp`, when the feed becomes stale,
+    /// or when the daemon begins a new epoch. Use it while the server waits, for example for a slow reader.
     pub fn ended(&self) -> impl Future<Output = Refusal> + Send + 'static {
         let access = self.clone();
         async move {

@@ -29,7 +29,7 @@ pub(super) struct FeedState {
     status: ArcSwap<FeedStatus>,
     version: AtomicU64,
     /// When the follower sent the last tick that the daemon has echoed, in ms of our boot time. It is stored with Release after
-    /// the lowerings that came before the echo, so that a reader that finds a fresh feed also sees these lowerings.
+    /// the lowerings that came before the echo. So a reader that finds a fresh feed also sees these lowerings.
     tick_sent: AtomicU64,
     /// The daemon's wall clock minus our boot time, in ms, at that tick.
     lead: AtomicI64,

@@ -1,9 +1,9 @@
 //! Checks tokens without a call to the daemon: the part that a resource server embeds.
 //!
 //! This module owns the follower of the fence feed, the public keys, and the check of a token. A token passes if it is valid,
-//! if it is of the daemon's present epoch, and if none of its fences was lowered after the decision on its lease. A
-//! [`Verifier`] decides from memory, and refuses everything that it cannot be sure of. An [`Introspector`] asks the daemon each
-//! time. This module never issues or renews anything, never keeps a token, and never sees the policy.
+//! belongs to the daemon's present epoch, and has no fence that was lowered after the decision on its lease. A [`Verifier`]
+//! decides from memory, and refuses everything that it cannot be sure of. An [`Introspector`] asks the daemon each time. This
+//! module never issues or renews anything, never keeps a token, and never sees the policy.
 //!
 //! There is one background task, the follower. It ends when the last clone of its [`Verifier`] is dropped, or at
 //! [`Verifier::shutdown`]. After its end, for whatever reason, everything is refused.

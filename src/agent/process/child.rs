@@ -105,7 +105,7 @@ impl SpawnError {
 ///
 /// All descendants of the wrapper belong to the job: orphans are adopted, reaped, and ended with the job. So a process has at
 /// most one `Child`, and starts no other process meanwhile. If the `Child` is dropped, or the wrapper ends in any way, the
-/// guard ends the remaining descendants by SIGTERM, and by SIGKILL after the grace.
+/// guard ends the remaining descendants. They get SIGTERM, and SIGKILL after the grace.
 #[derive(Debug)]
 pub struct Child {
     handle: ChildHandle,

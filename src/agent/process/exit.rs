@@ -84,7 +84,7 @@ impl ChildExit {
     }
 
     /// Returns the end that the caller of the wrapper sees, if access was ended from outside before the command ended. A
-    /// command that was cut off has not done its work even if it exits with 0, so a scheduler must not take its 0 for success.
+    /// command that was cut off has not done its work, even if it exits with 0. So a scheduler must not take its 0 for success.
     pub(crate) fn after_access_end(self) -> Self {
         match self.status {
             ChildStatus::Exited(0) => ChildExit { status: ChildStatus::Exited(ACCESS_ENDED), ..self },

@@ -8,7 +8,7 @@
 //! The guard starts the command, adopts and reaps orphans, and reports to the wrapper what happens to the command. When the
 //! lifeline closes, the wrapper has ended. Then the guard wipes the credential files, ends the job until no child is left, and
 //! removes the copies of resources. The guard has no secret and no connection to the daemon, and only SIGKILL ends it. It also
-//! reports the signals that it receives: if the wrapper receives the signal too, it was sent to all processes, and so to the
+//! reports the signals that it receives. If the wrapper receives the signal too, it was sent to all processes, and so to the
 //! command. If the guard is killed, the wrapper adopts its children.
 //!
 //! The guard does not help if both are killed at the same time. If the kernel kills a whole cgroup, that ends the job's
