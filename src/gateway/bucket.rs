@@ -1,4 +1,4 @@
-//! A bucket of an object store as a store: S3 and servers that speak its protocol, Google Cloud Storage, Azure Blob Storage.
+//! A store in a bucket of an object store: S3 and compatible servers, Google Cloud Storage, Azure Blob Storage.
 
 use std::{fmt, io, sync::Arc};
 
@@ -33,13 +33,14 @@ pub(super) struct BucketStore {
 }
 
 impl BucketStore {
-    /// Takes a client of a bucket, and the folder in it.
+    /// Makes a store from the client of a bucket and a folder in the bucket.
     pub(super) fn new<S: ObjectStore + MultipartStore + PaginatedListStore>(client: S, root: &str) -> Self {
         let client = Arc::new(client);
         BucketStore { objects: client.clone(), parts: client.clone(), pages: client, root: root.into() }
     }
 
-    /// The name of an object in the bucket. A key that marks a folder has no name, because object stores have no folders.
+    /// Returns the name of an object in the bucket. A key that marks a folder has no name, because object stores have
+    /// no folders.
     pub(super) fn path(&self, path: &ObjectPath) -> Result<Path, StoreError> {
         let ObjectPath { folder, key } = path;
         if key.is_folder() {
@@ -68,7 +69,7 @@ impl BucketStore {
         let has_range = range.is_some();
         let found = match self.objects.get_opts(&path, GetOptions { range, ..GetOptions::default() }).await {
             Ok(found) => found,
-            // The error does not say whether the range or the store is at fault.
+            // The error does not say whether the range is wrong or the store failed.
             Err(error) if has_range => {
                 let meta = self.objects.head(&path).await.map_err(failed)?;
                 conditions.check_read(&info(&meta))?;
@@ -92,7 +93,7 @@ impl BucketStore {
     ) -> Result<Entries, StoreError> {
         let root = format!("{}{folder}", self.root);
         let by_folder = query.delimiter.as_deref() == Some("/");
-        // If the page before ended with a common prefix, go on after all of its keys.
+        // If the previous page ended with a common prefix, go on after all keys with this prefix.
         let after = match by_folder && query.after.ends_with('/') {
             true => format!("{}\u{10ffff}", query.after),
             false => query.after.clone(),
@@ -112,7 +113,7 @@ impl BucketStore {
             work.visit(page.result.objects.len().saturating_add(page.result.common_prefixes.len()))?;
             page_token = page.page_token;
             let all = entries_of(&page.result, &root, query);
-            // A page that has only marks of folders is empty, and the next one may have keys.
+            // A page that has only marks of folders is empty, but the next page may have keys.
             if page_token.is_none() || !all.is_empty() {
                 return Ok(Entries { all, is_complete: page_token.is_none() });
             }
@@ -149,11 +150,11 @@ impl fmt::Debug for BucketStore {
     }
 }
 
-/// The entries of a page, by their keys below a root.
+/// Returns the entries of a page, by their keys below a root.
 fn entries_of(page: &ListResult, root: &str, query: &ListQuery) -> Vec<Entry> {
     let below = |path: &Path| AsRef::<str>::as_ref(path).strip_prefix(root).map(str::to_owned);
     let objects = page.objects.iter().filter_map(|meta| {
-        // The mark of a folder looks like an object without its slash, and is left out.
+        // The store's client shows the mark of a folder as an object without the final slash. It is left out.
         let key = below(&meta.location).filter(|key| !key.is_empty() && key.starts_with(&query.prefix))?;
         Some(Entry::Object(key, info(meta)))
     });
@@ -175,7 +176,7 @@ pub(super) fn info(meta: &ObjectMeta) -> ObjectInfo {
     }
 }
 
-/// Returns the error that a failure of the store's client means.
+/// Converts a failure of the store's client to an error.
 pub(super) fn failed(error: Error) -> StoreError {
     match error {
         Error::NotFound { .. } => StoreError::NotFound,
@@ -240,7 +241,7 @@ mod tests {
         Ok((entries.all.iter().map(|entry| entry.name().to_owned()).collect(), entries.is_complete))
     }
 
-    // A page that has only the marks of folders is no answer: the listing goes on with the next page, within its bounds.
+    // After a page that has only marks of folders, the listing goes on with the next page, within its bounds.
     #[tokio::test]
     async fn a_page_of_folder_marks_is_read_over() {
         let work = || ListWork::of(1_000, Box::new(|| Ok(())));

@@ -17,10 +17,10 @@ use object_store::{
 use super::bucket::BucketStore;
 use crate::{plain, written::read_file};
 
-/// How a bucket is reached.
+/// The settings for the client of a bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BucketSettings {
-    /// S3, or what speaks it.
+    /// S3, or a compatible server.
     S3(S3Settings),
     /// Google Cloud Storage, with the key file of a service account.
     Google { service_account_file: PathBuf },
@@ -28,18 +28,18 @@ pub enum BucketSettings {
     Azure { account: String, access_key_file: PathBuf },
 }
 
-/// How a bucket of S3 is reached.
+/// The settings for the client of an S3 bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Settings {
-    /// Its URL. `None`: that of AWS for the region.
+    /// The URL of the server. `None` means the URL of AWS for the region.
     pub endpoint: Option<String>,
     pub region: String,
-    /// This file and the next have one line each. They are read again when they change.
+    /// The file with the id of the access key, in one line. It is read again when it changes.
     pub access_key_file: PathBuf,
     pub secret_key_file: PathBuf,
 }
 
-/// Why a store cannot be opened.
+/// The reason for which a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 #[error("the store of `{location}` cannot be opened: {why}")]
 pub struct StoreFault {
@@ -47,10 +47,11 @@ pub struct StoreFault {
     why: String,
 }
 
-/// Makes the client of a bucket. Connects to nothing.
+/// Makes the client of a bucket. Does not connect.
 pub(super) fn open(location: &str, settings: &BucketSettings) -> Result<BucketStore, StoreFault> {
     let fault = |why: String| StoreFault { location: plain::value(location), why };
-    // The HTTP client uses the default crypto provider of the process. If another part installed one before, it is the same.
+    // The HTTP client uses the default crypto provider of the process. If another part of the program installed a
+    // provider before, it is the same provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let (bucket, root) =
         super::view::bucket_and_prefix(location).ok_or_else(|| fault("it is in no bucket".to_owned()))?;

@@ -85,7 +85,7 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
 
     let mut upload = store.begin(&path("a/small"), &memory, Some(10)).unwrap();
     upload.write(Bytes::from_static(b"0123456789")).await.unwrap();
-    let placed = upload.place(&Conditions::default(), live()).await.unwrap();
+    let placed = upload.publish(&Conditions::default(), live()).await.unwrap();
     assert_eq!((placed.size, store.head(&path("a/small")).await.unwrap()), (10, placed.clone()));
     assert_eq!(read(&store, "a/small", None).await.unwrap(), b"0123456789");
     let middle = Range::Int { first: 2, last: Some(4) };
@@ -102,18 +102,18 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
     let only_new = Conditions { if_none_match: Some(ETagCondition::Any), ..Conditions::default() };
     let mut again = store.begin(&path("a/small"), &memory, None).unwrap();
     again.write(Bytes::from_static(b"other")).await.unwrap();
-    assert!(matches!(again.place(&only_new, live()).await, Err(StoreError::Precondition)));
+    assert!(matches!(again.publish(&only_new, live()).await, Err(StoreError::Precondition)));
 
     // Larger than one part, so it goes in parts.
     let mut large = store.begin(&path("b/large"), &memory, Some(20 << 20)).unwrap();
     for byte in 0..20u8 {
         large.write(Bytes::from(vec![byte; 1 << 20])).await.unwrap();
     }
-    assert_eq!(large.place(&Conditions::default(), live()).await.unwrap().size, 20 << 20);
+    assert_eq!(large.publish(&Conditions::default(), live()).await.unwrap().size, 20 << 20);
     let mut revoked = store.begin(&path("revoked"), &memory, Some(1)).unwrap();
     revoked.write(Bytes::from_static(b"x")).await.unwrap();
     let ended: FinalCheck = Box::new(|| Err(Refusal::new(Reason::Revoked, "it was revoked")));
-    assert!(matches!(revoked.place(&Conditions::default(), ended).await, Err(StoreError::Ended(_))));
+    assert!(matches!(revoked.publish(&Conditions::default(), ended).await, Err(StoreError::Ended(_))));
     assert!(!case.checkpoint("revoked").exists());
 
     let parts = store.begin_parts(&path("c")).await.unwrap();

@@ -1,4 +1,4 @@
-//! Uploads into a bucket. Bytes that were received wait in memory until they fill a part, and no longer.
+//! Uploads into a bucket. Received bytes wait in memory only until they fill a part.
 
 use std::{
     collections::BTreeMap,
@@ -25,8 +25,8 @@ use crate::{
     link::Share,
 };
 
-/// A whole object. Small ones are sent at once, larger ones in parts that the store joins at the end. If it is dropped before
-/// it is placed, the parts that were sent are removed.
+/// The upload of a whole object. A small object is sent at once. A larger object is sent in parts, and the store joins
+/// them at the end. If the upload is dropped before it is published, the parts that were sent are removed.
 pub(super) struct BucketUpload {
     store: BucketStore,
     path: Path,
@@ -35,7 +35,7 @@ pub(super) struct BucketUpload {
     _memory: Share,
 }
 
-/// The memory of an upload in parts: those that are being sent, and the one that is received.
+/// The memory of an upload in parts: the parts that are being sent, and the part that is received.
 const LARGE_BYTES: usize = GATEWAY_BACKEND_PART_BYTES * (GATEWAY_BACKEND_PARTS_IN_FLIGHT + 1);
 
 impl BucketUpload {
@@ -55,7 +55,7 @@ impl BucketUpload {
     pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
         if let Some(large) = &mut self.large {
             large.wait_for_capacity(GATEWAY_BACKEND_PARTS_IN_FLIGHT).await.map_err(failed)?;
-            // This copies: a small piece would keep the buffer of its connection.
+            // This copies the bytes, because a small piece would keep the buffer of its connection.
             large.write(&bytes);
             return Ok(());
         }
@@ -72,7 +72,7 @@ impl BucketUpload {
         Ok(())
     }
 
-    pub(super) async fn place(
+    pub(super) async fn publish(
         mut self,
         conditions: &Conditions,
         final_check: FinalCheck,
@@ -103,7 +103,8 @@ impl BucketUpload {
     }
 }
 
-/// Checks the conditions just before a change, because stores check none when they join parts, and only some for small objects.
+/// Checks the conditions directly before a change. Stores check no conditions when they join parts, and only some for
+/// small objects.
 async fn check_now(store: &BucketStore, path: &Path, conditions: &Conditions) -> Result<(), StoreError> {
     if conditions.if_match.is_none() && conditions.if_none_match.is_none() {
         return Ok(());
@@ -146,7 +147,7 @@ impl fmt::Debug for BucketUpload {
     }
 }
 
-/// One part that is received. It waits in memory, because the store's client must be able to send it again.
+/// A part that is received. It waits in memory, because the store's client must be able to send it again.
 #[derive(Debug)]
 pub(super) struct BucketPart {
     blocks: Blocks,
@@ -164,7 +165,7 @@ impl BucketPart {
     }
 }
 
-/// An upload in parts, which the store joins.
+/// An upload in parts. The store joins the parts.
 pub(super) struct BucketParts {
     store: BucketStore,
     path: Path,
@@ -213,7 +214,7 @@ impl BucketParts {
         {
             let stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
             for (at, (number, part)) in wanted.iter().enumerate() {
-                // The client of the store numbers the parts by their place in the list.
+                // The client of the store numbers the parts by their position in the list.
                 if usize::from(*number) != at.saturating_add(1) {
                     return Err(StoreError::PartsMissing);
                 }
@@ -231,7 +232,7 @@ impl BucketParts {
         Ok(info(&meta))
     }
 
-    /// Removes the parts. After the upload was completed, no parts are left.
+    /// Removes the parts. After the upload was completed, there are no parts.
     pub(super) async fn remove(&self) -> Result<(), StoreError> {
         match self.store.parts.abort_multipart(&self.path, &self.id).await.map_err(failed) {
             Err(StoreError::NotFound) => Ok(()),

@@ -1,4 +1,4 @@
-//! The checksums that a client sends with its bytes. s3s reads them and does not compare them.
+//! The checksums that a client sends with its bytes. s3s reads these checksums but does not compare them.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use crc_fast::CrcAlgorithm;
@@ -28,7 +28,7 @@ impl ChecksumKind {
         ChecksumKind::Sha256,
     ];
 
-    /// Its header, which is also the name of its trailer.
+    /// Returns the header of the checksum. The trailer has the same name.
     pub(super) const fn header(self) -> &'static str {
         match self {
             ChecksumKind::Crc32 => "x-amz-checksum-crc32",
@@ -80,10 +80,10 @@ impl RunningChecksum {
     }
 }
 
-/// The checksums of one upload: those that are computed, and those that the client sent.
+/// The checksums of one upload: the computed checksums, and the checksums that the client sent.
 pub(super) struct Checksums {
     running: Vec<(ChecksumKind, RunningChecksum)>,
-    /// The checksums from headers. Those from trailers come after the bytes.
+    /// The checksums from headers. Checksums from trailers come after the bytes.
     said: Vec<(ChecksumKind, String)>,
     in_trailer: Vec<ChecksumKind>,
     trailers: Option<TrailingHeaders>,
@@ -101,7 +101,7 @@ pub(super) struct Compared {
 }
 
 impl Checksums {
-    /// Reads what the client announces: headers, the names of trailers, and Content-MD5.
+    /// Reads the announcements of the client: headers, the names of trailers, and Content-MD5.
     pub(super) fn announced(
         headers: &HeaderMap,
         trailers: Option<TrailingHeaders>,
@@ -183,7 +183,7 @@ impl Compared {
         }
     }
 
-    /// Whether a completed part names another checksum than the one that was stored.
+    /// Whether a completed part names another checksum than the stored one.
     pub(super) fn differs_from(&self, part: &dto::CompletedPart) -> bool {
         let differs = |stored: &Option<String>, named: &Option<String>| match (stored, named) {
             (Some(stored), Some(named)) => stored != named,

@@ -11,32 +11,32 @@ use s3s::StdError;
 
 use crate::limits::GATEWAY_CHUNK_BYTES_MAX;
 
-/// Lets a body through as it is, and fails at a chunk that is longer than any client sends.
+/// Passes a body on unchanged. Fails at a chunk that is longer than clients send.
 pub(super) struct ChunkGuard<B> {
     body: B,
     state: ChunkState,
 }
 
-/// Where in the framing the next byte is (`HEX[;extension]\r\n`, data, `\r\n`).
+/// The position of the next byte in the framing (`HEX[;extension]\r\n`, data, `\r\n`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ChunkState {
-    /// In the size, with what was read of it.
+    /// In the size, with the digits that were read so far.
     Size(usize),
-    /// After the size, before the end of the line.
+    /// After the size, before the end of the line, with the size.
     Line(usize),
-    /// In the data and the line break after it, with what is left of both.
+    /// In the data or the line break after it, with the number of bytes that are left.
     Data(usize),
-    /// After the last chunk: trailers.
+    /// After the last chunk, in the trailers.
     End,
 }
 
-/// A chunk is too long, or its size is no number.
+/// A chunk is too long, or its size is not a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a chunk of the body is longer than {GATEWAY_CHUNK_BYTES_MAX} bytes, or its size is malformed")]
 pub(super) struct BadChunk;
 
 impl ChunkState {
-    /// Follows the framing over some bytes.
+    /// Tracks the framing over some bytes.
     fn follow(mut self, mut bytes: &[u8]) -> Result<Self, BadChunk> {
         while let Some((byte, rest)) = bytes.split_first() {
             self = match self {
@@ -71,7 +71,7 @@ impl ChunkState {
         Ok(self)
     }
 
-    /// What comes after the line of a size: that many bytes and a line break, or the trailers.
+    /// Returns the state after the line of a size: the data and a line break, or the trailers.
     fn after(size: usize) -> Self {
         if size == 0 { ChunkState::End } else { ChunkState::Data(size.saturating_add(2)) }
     }
@@ -113,7 +113,7 @@ impl<B: Body<Data = Bytes, Error = StdError> + Unpin> Body for ChunkGuard<B> {
     }
 }
 
-/// Guards the body of a request, if it says that it is chunked.
+/// Guards the body of a request, if the request says that its body is chunked.
 pub(super) fn guarded(request: http::Request<s3s::Body>) -> http::Request<s3s::Body> {
     let kind = request.headers().get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);
     if !kind.is_some_and(|kind| kind.starts_with(b"STREAMING-")) {
@@ -126,7 +126,7 @@ pub(super) fn guarded(request: http::Request<s3s::Body>) -> http::Request<s3s::B
 mod tests {
     use super::*;
 
-    // The guard follows the framing however the bytes are split, and refuses a chunk beyond the bound.
+    // The guard tracks the framing regardless of how the bytes are split, and refuses a chunk beyond the bound.
     #[test]
     fn a_long_chunk_is_refused_wherever_the_bytes_are_split() {
         let good = b"5;chunk-signature=ab\r\nhello\r\n3\r\nabc\r\n0\r\nx-amz-checksum-crc32:AAAAAA==\r\n\r\n";

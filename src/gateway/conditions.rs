@@ -6,7 +6,7 @@ use s3s::dto::{ETagCondition, Timestamp};
 
 use super::store::{ObjectInfo, StoreError};
 
-/// What must hold of an object before a request is served.
+/// The conditions on an object that must be true before a request is served.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Conditions {
     pub(super) if_match: Option<ETagCondition>,
@@ -16,13 +16,13 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// Takes the four conditions of a read: If-Match and If-None-Match, If-Modified-Since and If-Unmodified-Since.
+    /// Makes the conditions of a read from If-Match and If-None-Match, If-Modified-Since and If-Unmodified-Since.
     pub(super) fn of_read(tags: [Option<ETagCondition>; 2], times: [Option<Timestamp>; 2]) -> Self {
         let ([if_match, if_none_match], [if_modified_since, if_unmodified_since]) = (tags, times);
         Conditions { if_match, if_none_match, if_modified_since, if_unmodified_since }
     }
 
-    /// Checks them for a read, in the order of RFC 9110 section 13.2.2.
+    /// Checks the conditions for a read, in the order of RFC 9110 section 13.2.2.
     pub(super) fn check_read(&self, info: &ObjectInfo) -> Result<(), StoreError> {
         match (&self.if_match, &self.if_unmodified_since) {
             (Some(wanted), _) if !matches(wanted, &info.e_tag) => return Err(StoreError::Precondition),
@@ -38,7 +38,7 @@ impl Conditions {
         }
     }
 
-    /// Checks them for a write, of the object that is there now, if there is one.
+    /// Checks the conditions for a write against the existing object, if there is one.
     pub(super) fn check_write(&self, existing: Option<&ObjectInfo>) -> Result<(), StoreError> {
         let holds = match (&self.if_match, &self.if_none_match, existing) {
             (Some(_), _, None) => return Err(StoreError::NotFound),
@@ -86,7 +86,7 @@ mod tests {
         Some((UNIX_EPOCH + Duration::from_secs(seconds)).into())
     }
 
-    // Each condition is decided as RFC 9110 says, and a tag outweighs a date.
+    // Each condition is decided as RFC 9110 says, and a tag has priority over a date.
     #[test]
     fn conditions_are_decided_in_the_order_of_the_standard() {
         let modified = UNIX_EPOCH + Duration::from_millis(100_500);

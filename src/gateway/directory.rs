@@ -1,4 +1,4 @@
-//! A directory of this machine as a store. Work on the disk runs on threads that may block, a bounded number at once.
+//! A store in a directory of this machine. Work on the disk runs on a bounded number of threads that may block.
 
 use std::{
     collections::hash_map::DefaultHasher,
@@ -34,16 +34,17 @@ use crate::limits::{GATEWAY_CHUNK, GATEWAY_DISK_WORK_MAX, GATEWAY_WALKS_MAX};
 pub(super) struct DirectoryStore {
     root: Arc<PathBuf>,
     work: Arc<Semaphore>,
-    /// Turns of listings. Each takes one of `work` too, so that listings leave turns to reads and writes.
+    /// Permits for listings. A listing also takes a permit of `work`, so that listings leave permits to reads and
+    /// writes.
     walks: Arc<Semaphore>,
-    /// Each name has one of these locks. A request that holds the lock may check the name and change it.
+    /// Each name has one of these locks. The request that holds the lock may check and change the name.
     names: Arc<[Mutex<()>; NAME_LOCKS]>,
 }
 
 const NAME_LOCKS: usize = 64;
 
 impl DirectoryStore {
-    /// Makes a store of a directory. Does not open it.
+    /// Makes a store in a directory. Does not open the directory.
     pub(super) fn new(root: PathBuf) -> Self {
         DirectoryStore {
             root: Arc::new(root),
@@ -53,7 +54,8 @@ impl DirectoryStore {
         }
     }
 
-    /// Runs work on a thread that may block, when its turn comes. The turn lasts until the work ends, even if its caller goes away.
+    /// Waits for a permit, and runs work on a thread that may block. The work keeps the permit until it ends, even if
+    /// its caller is dropped.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
@@ -67,7 +69,7 @@ impl DirectoryStore {
         tokio::task::spawn_blocking(turned).await.map_err(io::Error::other)?
     }
 
-    /// Keeps other requests from changing a name between a check and the change. Blocks.
+    /// Locks a name, so that other requests cannot change it between a check and the change. Blocks.
     pub(super) fn lock_name(&self, path: &ObjectPath) -> Option<MutexGuard<'_, ()>> {
         let mut hasher = DefaultHasher::new();
         (&path.folder, path.key.as_str()).hash(&mut hasher);
@@ -84,7 +86,7 @@ impl DirectoryStore {
         Ok(open)
     }
 
-    /// Opens the folder that a key lies in, and returns the last name of the key. Blocks.
+    /// Opens the folder of a key, and returns the last name of the key. Blocks.
     pub(super) fn open_parent<'a>(
         &self,
         path: &'a ObjectPath,
@@ -180,9 +182,9 @@ impl DirectoryStore {
         let gone = CancellationToken::new();
         let _client = gone.clone().drop_guard();
         self.run(move || {
-            // The turn lasts until the walk ends, also if its client goes away.
+            // The walk keeps its permit until it ends, also if its client disconnects.
             let _walk = walk;
-            // A job that wrote nothing yet has no folder.
+            // A job that has not written yet has no folder.
             let open = match store.open_location(&folder, Missing::Fails).map_err(absent) {
                 Ok(open) => open,
                 Err(StoreError::NotFound) => return Ok(Entries { is_complete: true, ..Entries::default() }),
@@ -218,7 +220,7 @@ impl DirectoryStore {
         .await
     }
 
-    /// Removes a file. Then removes the folders above it that are empty, up to the folder of the location.
+    /// Removes a file. Then removes the empty folders above the file, up to the folder of the location.
     fn delete_now(&self, path: &ObjectPath) -> io::Result<()> {
         let (parent, name) = self.open_parent(path, Missing::Fails)?;
         if path.key.is_folder() {
@@ -268,7 +270,7 @@ impl DirectoryStore {
     }
 }
 
-/// Reads the next bytes of a file into memory that is not cleared before.
+/// Reads the next bytes of a file into uninitialized memory.
 fn read_chunk(file: &File, most: u64) -> Result<Bytes, StoreError> {
     use io::Read;
     let mut chunk = Vec::with_capacity(usize::try_from(most).unwrap_or(usize::MAX));
@@ -280,7 +282,7 @@ pub(super) fn errno(error: &io::Error) -> Option<Errno> {
     error.raw_os_error().map(Errno::from_raw)
 }
 
-/// What a failed look-up means: links, devices and other file systems are not served, so they count as absent.
+/// Converts the error of a look-up. Links, devices and other file systems are not served, so they count as absent.
 pub(super) fn absent(error: io::Error) -> StoreError {
     match errno(&error) {
         Some(
@@ -296,7 +298,7 @@ pub(super) fn absent(error: io::Error) -> StoreError {
     }
 }
 
-/// What a failed write means.
+/// Converts the error of a write.
 pub(super) fn in_the_way(error: io::Error) -> StoreError {
     match errno(&error) {
         Some(Errno::ENOTDIR | Errno::ELOOP | Errno::EXDEV) => StoreError::ObjectInTheWay,

@@ -1,4 +1,4 @@
-//! Uploads into a directory: temporary files in the staging folder, which are moved to their names when they are complete.
+//! Uploads into a directory. Temporary files in the staging folder are moved to their names when they are complete.
 
 use std::{fs::File, io, io::Write, sync::Arc};
 
@@ -18,13 +18,13 @@ use crate::{
     secret::random_u128,
 };
 
-/// A temporary file. It is removed if it is dropped before it is placed.
+/// An upload into a temporary file. The file is removed if the upload is dropped before it is published.
 #[derive(Debug)]
 pub(super) struct DirectoryUpload {
     store: DirectoryStore,
     path: ObjectPath,
     temporary: Arc<TemporaryFile>,
-    /// Bytes that were received and are not written yet.
+    /// Received bytes that are not written yet.
     waiting: Vec<Bytes>,
     waiting_bytes: u64,
 }
@@ -37,7 +37,7 @@ struct TemporaryFile {
     file: File,
 }
 
-/// Removes the file, unless it was moved to its name.
+/// The file is removed, unless it was moved to its name.
 impl Drop for TemporaryFile {
     fn drop(&mut self) {
         if let Err(error) = self.staging.remove_file(&self.name)
@@ -90,7 +90,7 @@ impl DirectoryUpload {
         self.store.run(move || temporary.write(waiting)).await
     }
 
-    pub(super) async fn place(
+    pub(super) async fn publish(
         mut self,
         conditions: &Conditions,
         final_check: FinalCheck,
@@ -109,7 +109,7 @@ impl DirectoryUpload {
     }
 }
 
-/// The name that an upload gets.
+/// The final name of an upload.
 struct UploadTarget<'a> {
     store: &'a DirectoryStore,
     path: &'a ObjectPath,
@@ -237,7 +237,8 @@ fn part_name(number: u16) -> String {
     format!("{number:05}")
 }
 
-/// Copies parts into a new file that no other request has, and checks that the parts are those that were noted. Blocks.
+/// Copies parts into a new file that only this request uses. Checks that the parts are unchanged since they were
+/// stored. Blocks.
 fn join(
     whole: &TemporaryFile,
     wanted: &[(u16, StoredPart)],

@@ -1,5 +1,5 @@
-//! A folder on disk, opened name by name. No name may be a link, so no one can redirect a path between a check and its use.
-//! Every call blocks.
+//! A folder on disk, opened name by name. Names must not be links, so a path cannot be redirected between a check and
+//! its use. Every call blocks.
 
 use std::{
     fs::File,
@@ -23,7 +23,7 @@ use crate::limits::GATEWAY_FOLDER_ENTRIES_MAX;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 
-/// An open folder. Everything below it must lie on its file system.
+/// An open folder. Everything below the folder must be on the same file system.
 #[derive(Debug)]
 pub(super) struct OpenFolder {
     fd: OwnedFd,
@@ -33,18 +33,18 @@ pub(super) struct OpenFolder {
 /// A name in a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FolderItem {
-    /// A folder's name ends in a slash, so that names sort as the keys below them do.
+    /// The name. The name of a folder ends in a slash, so that names have the same order as the keys below them.
     pub(super) name: String,
 }
 
-/// What to do if a folder on the way is missing.
+/// The action if a folder on the way is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Missing {
     Fails,
     IsMade,
 }
 
-/// What to do if an object exists already.
+/// The action if an object exists already.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Existing {
     IsReplaced,
@@ -84,7 +84,7 @@ impl OpenFolder {
         }
     }
 
-    /// Opens a file to read it. Does not wait for the writer of a pipe.
+    /// Opens a file to read it. Does not block on a pipe.
     pub(super) fn file(&self, name: &str) -> io::Result<(File, ObjectInfo)> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name, flags, Mode::empty())?;
@@ -110,8 +110,8 @@ impl OpenFolder {
         Ok(ObjectInfo { size: 0, ..info(&seen) })
     }
 
-    /// Lists files and folders, in the order of the keys that they stand for. Leaves out links, devices and names that no key
-    /// can have.
+    /// Lists files and folders, in the order of their keys. Leaves out links, devices and names that cannot be in a
+    /// key.
     pub(super) fn items(&self) -> io::Result<Vec<FolderItem>> {
         let mut open = Dir::from_fd(openat(&self.fd, ".", DIRECTORY, Mode::empty())?)?;
         let mut items = Vec::new();
@@ -135,7 +135,7 @@ impl OpenFolder {
         Ok(items)
     }
 
-    /// The kind of a name, for file systems whose listings do not say it.
+    /// Returns the kind of a name, for file systems whose listings do not have it.
     fn kind_of(&self, name: &str) -> Option<Type> {
         let seen = fstatat(&self.fd, name, AtFlags::AT_SYMLINK_NOFOLLOW).ok()?;
         match kind(&seen) {
@@ -145,7 +145,7 @@ impl OpenFolder {
         }
     }
 
-    /// Creates a file that does not exist.
+    /// Creates a file. Fails if it exists.
     pub(super) fn create(&self, name: &str) -> io::Result<File> {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         Ok(openat(&self.fd, name, flags, Mode::S_IRUSR | Mode::S_IWUSR | Mode::S_IRGRP)?.into())
@@ -162,7 +162,7 @@ impl OpenFolder {
         match existing {
             Existing::IsReplaced => renameat(&self.fd, name, &to.fd, new)?,
             Existing::Fails => {
-                // On every file system, this makes the second name only if it does not exist yet.
+                // On all file systems, this makes the new name only if it does not exist yet.
                 linkat(&self.fd, name, &to.fd, new, LinkatFlags::empty())?;
                 unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir)?;
             }
@@ -203,8 +203,8 @@ fn kind(seen: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(seen.st_mode) & SFlag::S_IFMT
 }
 
-/// Describes a file. Its tag changes with each version: a new version is another file, or has another time or length. The time
-/// of the last change of its status counts too, because a program can set that of its content.
+/// Describes a file. The tag changes with each version: a new version is another file, or has another time or length.
+/// The time of the last change of the status counts too, because a program can set the time of the content.
 fn info(seen: &FileStat) -> ObjectInfo {
     let size = u64::try_from(seen.st_size).unwrap_or(0);
     let seconds = u64::try_from(seen.st_mtime).unwrap_or(0);

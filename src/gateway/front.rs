@@ -106,7 +106,7 @@ impl Gateway {
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let hub = hub::is_asked(request.uri().path());
+        let hub = hub::is_hub_path(request.uri().path());
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         match self.handle(request).await {
             Ok(response) => response,
@@ -125,7 +125,7 @@ impl Gateway {
         let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
             refused(&Refusal::new(Reason::NoClientCertificate, "the connection has no client certificate"))
         })?;
-        let is_for_hub = hub::is_asked(request.uri().path());
+        let is_for_hub = hub::is_hub_path(request.uri().path());
         let added = Added::take(request.headers_mut(), is_for_hub)?;
         check_form(&request)?;
         check_document(&request)?;

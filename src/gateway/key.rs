@@ -1,18 +1,19 @@
-//! The part of an object's key that comes after a leased prefix.
+//! The part of an object's key after a leased prefix.
 
 use crate::limits::{GATEWAY_KEY_BYTES_MAX, GATEWAY_KEY_DEPTH_MAX, GATEWAY_SEGMENT_BYTES_MAX};
 
-/// The folder of unfinished uploads at the root of each store that is a directory. No key may contain this name.
+/// The folder of unfinished uploads at the root of each store in a directory. Keys must not contain this name.
 pub(super) const STAGING: &str = ".leasehold-uploads";
 
-/// A key below a leased prefix: plain names between slashes. It can be opened in every store, and it never climbs.
+/// A key below a leased prefix: plain names between slashes. It can be opened in every store, and it never leaves the
+/// prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SubKey {
     text: String,
     is_folder: bool,
 }
 
-/// Why a text is not such a key.
+/// The reason for which a text is not such a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum KeyFault {
     #[error("the key names the leased folder itself: name an object below it")]
@@ -34,13 +35,13 @@ pub(super) enum KeyFault {
 /// The name of an object in a store: the folder of a location, and the key below it.
 #[derive(Clone, Debug)]
 pub(super) struct ObjectPath {
-    /// Below the root of the store. Ends in a slash, or is empty for the root itself.
+    /// The folder below the root of the store. It ends in a slash, or is empty for the root itself.
     pub(super) folder: String,
     pub(super) key: SubKey,
 }
 
 impl SubKey {
-    /// Checks the bytes as they are: nothing is decoded, joined or removed. One slash at the end marks a folder.
+    /// Checks the bytes without decoding, joining or removing parts. A slash at the end marks a folder.
     pub(super) fn parse(text: &str) -> Result<Self, KeyFault> {
         if text.len() > GATEWAY_KEY_BYTES_MAX {
             return Err(KeyFault::TooLong);
@@ -63,7 +64,7 @@ impl SubKey {
         Ok(SubKey { text: names.to_owned(), is_folder })
     }
 
-    /// The key without the slash that marks a folder.
+    /// Returns the key without the slash that marks a folder.
     pub(super) fn as_str(&self) -> &str {
         &self.text
     }
@@ -94,7 +95,7 @@ fn check_segment(segment: &str) -> Result<(), KeyFault> {
 mod tests {
     use super::*;
 
-    // A key is taken literally: no part of it is decoded, removed or joined.
+    // A key is used literally: its parts are not decoded, removed or joined.
     #[test]
     fn a_key_is_taken_literally_or_refused() {
         for text in ["a", "a/b.parquet", "a b", "%2e%2e/x", "a%2Fb", "...", "日本/é", "a\u{202e}b", "-"] {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::limits::GATEWAY_LIST_MAX;
 
-/// The region that clients get. They sign with it, and it has no other use.
+/// The region that clients get. They sign with it. It has no other use.
 pub(super) const REGION: &str = "us-east-1";
 
 pub(super) fn list_buckets(request: S3Request<ListBucketsInput>) -> S3Result<S3Response<ListBucketsOutput>> {
@@ -58,7 +58,7 @@ pub(super) fn get_bucket_location(
     Ok(S3Response::new(GetBucketLocationOutput::default()))
 }
 
-/// An absent status says that versions were never on.
+/// An absent status means that versioning was never enabled.
 pub(super) fn get_bucket_versioning(
     request: S3Request<GetBucketVersioningInput>,
 ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
@@ -125,7 +125,7 @@ pub(super) async fn list_objects_v2(
     }))
 }
 
-/// A continuation token is the last name of the page before it.
+/// Reads a continuation token: the last name of the previous page.
 fn read_token(token: &str) -> S3Result<String> {
     let bytes = URL_SAFE_NO_PAD.decode(token).ok();
     bytes.and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(|| {
@@ -190,8 +190,8 @@ impl Encoding {
     }
 }
 
-/// Lists what the caller may read of a bucket, mount by mount. The mounts are in the order of their prefixes, so the keys are in
-/// order too.
+/// Lists the keys of a bucket that the caller may read, mount by mount. The mounts are in the order of their prefixes,
+/// so the keys are in order too.
 async fn list_page(caller: &GatewayCaller, bucket: &str, query: ListQuery) -> S3Result<ListPage<ObjectInfo>> {
     let mounts = caller.readable(bucket)?;
     let listing = Listing::begin(caller)?;

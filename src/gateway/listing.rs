@@ -1,14 +1,15 @@
-//! One page of a listing: which keys and common prefixes it has, without any I/O.
+//! One page of a listing with its keys and common prefixes, without I/O.
 
 use std::collections::BTreeSet;
 
-/// What a client asks to list.
+/// A client's request for a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ListQuery {
     pub(super) prefix: String,
-    /// Has at least one letter. An empty delimiter in a request counts as no delimiter.
+    /// The delimiter. It is not empty: an empty delimiter in a request counts as no delimiter.
     pub(super) delimiter: Option<String>,
-    /// Only keys after this one are listed. If it is a common prefix of an earlier page, nothing below it is listed.
+    /// Only keys after this text are listed. If it is a common prefix of an earlier page, the keys below it are left
+    /// out.
     pub(super) after: String,
     pub(super) max: usize,
 }
@@ -21,16 +22,16 @@ pub(super) struct ListPage<T> {
     pub(super) prefixes: BTreeSet<String>,
     /// The last key or common prefix of the page.
     last: Option<String>,
-    /// Whether there is more after it.
+    /// Whether there are more entries after this page.
     pub(super) is_truncated: bool,
 }
 
-/// What became of a key.
+/// The result for a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum KeyOutcome {
-    /// It is on the page, or it is before the page.
+    /// The key is on the page or before the page.
     Continue,
-    /// It is below this common prefix, and so are all keys that begin with it.
+    /// The key is below this common prefix. All keys with this prefix can be skipped.
     SkipBelow(String),
     /// The page was full before this key.
     Full,
@@ -45,17 +46,17 @@ impl<T> ListPage<T> {
         &self.query
     }
 
-    /// The number of keys and common prefixes on the page.
+    /// Returns the number of keys and common prefixes on the page.
     pub(super) fn len(&self) -> usize {
         self.objects.len().saturating_add(self.prefixes.len())
     }
 
-    /// Where the next page begins, if there is one.
+    /// Returns the position at which the next page begins, if there is one.
     pub(super) fn next_after(&self) -> Option<&str> {
         self.is_truncated.then_some(self.last.as_deref()).flatten()
     }
 
-    /// The common prefix that a key is counted under.
+    /// Returns the common prefix of a key.
     pub(super) fn common_prefix(&self, key: &str) -> Option<String> {
         let delimiter = self.query.delimiter.as_deref()?;
         let rest = key.strip_prefix(self.query.prefix.as_str())?;
@@ -63,7 +64,7 @@ impl<T> ListPage<T> {
         Some(format!("{}{}", self.query.prefix, rest.get(..end)?))
     }
 
-    /// Adds a key, or the common prefix that it is counted under.
+    /// Adds a key, or its common prefix.
     pub(super) fn add(&mut self, key: String, value: T) -> KeyOutcome {
         if !key.starts_with(&self.query.prefix) {
             return KeyOutcome::Continue;
@@ -82,9 +83,9 @@ impl<T> ListPage<T> {
         KeyOutcome::Continue
     }
 
-    /// Adds a common prefix that some key has.
+    /// Adds a common prefix.
     pub(super) fn add_prefix(&mut self, prefix: String) -> KeyOutcome {
-        // A page that ended with this prefix continues after all of its keys.
+        // A page that ended with this prefix continues after all keys with this prefix.
         let is_before = self.query.after.starts_with(&prefix) || prefix.as_str() <= self.query.after.as_str();
         if is_before || self.prefixes.contains(&prefix) {
             return KeyOutcome::SkipBelow(prefix);
@@ -97,7 +98,7 @@ impl<T> ListPage<T> {
         KeyOutcome::SkipBelow(prefix)
     }
 
-    /// Whether the page is full. If so, notes that there is more.
+    /// Whether the page is full. If so, marks that there are more entries.
     fn is_full(&mut self) -> bool {
         let is_full = self.len() >= self.query.max;
         self.is_truncated |= is_full;
@@ -105,7 +106,8 @@ impl<T> ListPage<T> {
     }
 }
 
-/// Percent-encodes a path for a URL, or a key as `encoding-type=url` asks: everything but letters, digits and `-._~/`.
+/// Percent-encodes a path for a URL, or a key for `encoding-type=url`: all characters except letters, digits and
+/// `-._~/`.
 pub fn encode_path(text: &str) -> String {
     use std::fmt::Write;
     let mut out = String::with_capacity(text.len());
@@ -152,7 +154,7 @@ mod tests {
         }
     }
 
-    // The pages of a listing together name each key or common prefix once, whatever the page's size.
+    // The pages of a listing together name each key or common prefix once, for all page sizes.
     #[test]
     fn pages_name_everything_once_and_in_order() {
         assert_eq!(pages("", None, 1_000), ["a-b a/1 a/2 a0 b/c/1 b/d c"]);

@@ -5,7 +5,8 @@
 //! 03ac674216f3e15c761ee1a5e255f067953623c8b388b4459e13f978d7c846f4 4 train/part-0.jsonl
 //! ```
 //!
-//! The lines are sorted by key. The SHA-256 of this text is the pin of the catalog, so a manifest proves itself, wherever it is kept.
+//! The lines are sorted by key. The SHA-256 of this text is the pin of the catalog, so a manifest proves itself,
+//! regardless of its storage.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -23,7 +24,7 @@ pub struct PinManifest {
     objects: BTreeMap<String, PinnedObject>,
 }
 
-/// What an object must be.
+/// The size and digest that an object must have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PinnedObject {
     pub size: u64,
@@ -35,7 +36,7 @@ impl PinManifest {
     ///
     /// # Errors
     ///
-    /// Its key cannot stand in a manifest, or there are too many.
+    /// The key cannot be in a manifest, or there are too many objects.
     pub fn add(&mut self, key: &str, object: PinnedObject) -> Result<(), String> {
         if key.is_empty() || key.len() > GATEWAY_KEY_BYTES_MAX || key.chars().any(char::is_control) {
             return Err(format!("`{}` cannot be the key of a pinned object", plain::value(key)));
@@ -51,7 +52,7 @@ impl PinManifest {
     ///
     /// # Errors
     ///
-    /// The first line that is not as [`text`](Self::text) writes it.
+    /// The first line that differs from the form of [`text`](Self::text).
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut lines = text.lines();
         if lines.next() != Some(HEAD) {
@@ -65,7 +66,7 @@ impl PinManifest {
             let sha256 = format!("sha256:{sha256}").parse().map_err(|_| wrong())?;
             manifest.add(key, PinnedObject { size: size.parse().map_err(|_| wrong())?, sha256 })?;
         }
-        // So one set of objects has one text, and one pin.
+        // So one set of objects has only one text and only one pin.
         if manifest.text() == text {
             Ok(manifest)
         } else {
@@ -73,7 +74,7 @@ impl PinManifest {
         }
     }
 
-    /// The text, whose SHA-256 is the pin.
+    /// Returns the text. Its SHA-256 is the pin.
     pub fn text(&self) -> String {
         let mut text = format!("{HEAD}\n");
         for (key, PinnedObject { size, sha256 }) in &self.objects {
@@ -84,22 +85,22 @@ impl PinManifest {
         text
     }
 
-    /// The pin of this manifest.
+    /// Returns the pin of this manifest.
     pub fn digest(&self) -> Digest {
         Digest::of(self.text().as_bytes())
     }
 
-    /// What the object with this key must be.
+    /// Returns the size and digest that the object with this key must have.
     pub(super) fn object(&self, key: &str) -> Option<&PinnedObject> {
         self.objects.get(key)
     }
 
-    /// Whether a key begins with this.
+    /// Whether a key begins with this prefix.
     pub(super) fn has_below(&self, prefix: &str) -> bool {
         self.objects.range(prefix.to_owned()..).next().is_some_and(|(key, _)| key.starts_with(prefix))
     }
 
-    /// How many objects it has, and their bytes.
+    /// Returns the number of objects, and their total size in bytes.
     pub fn totals(&self) -> (usize, u64) {
         (self.objects.len(), self.objects.values().map(|object| object.size).fold(0, u64::saturating_add))
     }

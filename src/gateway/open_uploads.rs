@@ -13,7 +13,7 @@ use super::{
     checksum::Compared,
     live_access::LiveAccess,
     refusal::failed,
-    upload::{Parts, StoredPart},
+    upload::{MultipartUpload, StoredPart},
     view::Found,
 };
 use crate::{
@@ -33,7 +33,7 @@ pub(super) struct OpenUpload {
     pub(super) bucket: String,
     pub(super) key: String,
     pub(super) began: Wall,
-    pub(super) parts: Parts,
+    pub(super) parts: MultipartUpload,
     found: Found,
     holder: SpiffeId,
     state: Mutex<UploadState>,
@@ -88,7 +88,7 @@ impl OpenUploads {
         caller: &GatewayCaller,
         opened: &OpenedObject,
         name: [&str; 2],
-        parts: Parts,
+        parts: MultipartUpload,
     ) -> S3Result<Arc<OpenUpload>> {
         let now = caller.sessions.clock().now();
         let id = random_u128().map_err(|_| failed(S3ErrorCode::InternalError, "no random bytes"))?;

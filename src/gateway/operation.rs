@@ -1,13 +1,13 @@
-//! The operations of S3 that the gateway has. `docs/gateway.md` has this table too.
+//! The S3 operations that the gateway supports. `docs/gateway.md` has this table too.
 
-/// One operation, and what it accepts.
+/// An operation, and the fields that it accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Operation {
-    /// The name that S3 has for it.
+    /// The name of the operation in S3.
     pub(super) name: &'static str,
-    /// The action of the lease that it needs.
+    /// The action of the lease that the operation needs.
     pub(super) needs: &'static str,
-    /// What it accepts beside its bucket and key.
+    /// The fields that the operation accepts, beside its bucket and key.
     pub(super) accepts: &'static str,
 }
 
@@ -15,7 +15,7 @@ const fn row(name: &'static str, needs: &'static str, accepts: &'static str) -> 
     Operation { name, needs, accepts }
 }
 
-/// All operations. Any other is refused, and the refusal names it.
+/// All supported operations. Other operations are refused, and the refusal names them.
 pub(super) const OPERATIONS: [Operation; 19] = [
     row("ListBuckets", "any", "prefix"),
     row("HeadBucket", "any", ""),
@@ -50,7 +50,7 @@ pub(super) const OPERATIONS: [Operation; 19] = [
 mod tests {
     use super::*;
 
-    // The page for operators lists exactly the operations that the gateway has, with what each accepts.
+    // The page for operators lists exactly the supported operations, with their accepted fields.
     #[test]
     fn the_page_has_the_table_of_operations() {
         let page = include_str!("../../docs/gateway.md");

@@ -1,4 +1,4 @@
-//! The pace of a body: a client that sends nothing, or next to nothing, loses its place among the requests.
+//! The pace of a body: a client that sends too slowly loses its slot for requests.
 
 use std::{
     pin::Pin,
@@ -17,12 +17,12 @@ use crate::{
     limits::{GATEWAY_BODY_PACE, GATEWAY_BODY_PATIENCE, GATEWAY_WRITER_STALL},
 };
 
-/// A body that fails if its client is too slow. Only the time in which the gateway waits for bytes counts: a slow disk is not the
-/// client's fault.
+/// A body that fails if its client is too slow. Only the time in which the gateway waits for bytes counts, because a
+/// slow disk is not the client's fault.
 pub(super) struct PacedBody {
     body: s3s::Body,
     clock: Arc<dyn Clock>,
-    /// How long the gateway still waits for bytes. Bytes that come add to it.
+    /// The time for which the gateway still waits for bytes. Received bytes add to this time.
     patience: Duration,
     waiting: Option<BodyWait>,
 }
@@ -32,7 +32,7 @@ struct BodyWait {
     deadline: BoxFuture<'static, ()>,
 }
 
-/// No byte came for too long, or too few.
+/// No bytes or too few bytes came for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body comes too slowly: at least {GATEWAY_BODY_PACE} bytes a second, and some every {} s", GATEWAY_WRITER_STALL.as_secs())]
 pub(super) struct TooSlow;
@@ -42,7 +42,7 @@ impl PacedBody {
         PacedBody { body, clock, patience: GATEWAY_BODY_PATIENCE, waiting: None }
     }
 
-    /// Notes that bytes came.
+    /// Adds time for received bytes.
     fn received(&mut self, bytes: usize) {
         if let Some(waiting) = self.waiting.take() {
             self.patience = self.patience.saturating_sub(self.clock.now().lease.since(waiting.since));
@@ -107,7 +107,7 @@ mod tests {
         sender.send(Ok(Frame::data(Bytes::from(vec![0; bytes])))).await.unwrap();
     }
 
-    /// The seconds that a client holds its place if it sends so many bytes every so many seconds.
+    /// Returns the seconds for which a client keeps its slot, if it sends `bytes` bytes every `seconds` seconds.
     async fn held(bytes: usize, seconds: u64) -> Option<u64> {
         let (clock, sender, mut body) = paced();
         for round in 0..1_000 {
@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(held(pace * 10, 10).await, None);
     }
 
-    // The time in which no one reads the body is not the client's.
+    // The time in which the gateway does not read the body does not count against the client.
     #[tokio::test]
     async fn a_slow_reader_costs_its_client_nothing() {
         let (clock, sender, mut body) = paced();

@@ -1,7 +1,9 @@
-//! Pins: of a resource whose catalog entry names a manifest, only the objects of the manifest are served, and only with their bytes.
+//! Pins: if the catalog pins a resource to a manifest, only the objects of the manifest are served, and only with the
+//! same bytes.
 //!
-//! Before an object is read for the first time, the gateway reads it whole and compares its SHA-256. It remembers the entity tag of what it
-//! has compared, and compares again if that changes. The last bytes of a transfer are sent only if the tag has not changed meanwhile.
+//! Before an object is read for the first time, the gateway reads the whole object and compares its SHA-256. It
+//! remembers the entity tag of the compared object, and compares again if the tag changes. The last bytes of a transfer
+//! are sent only if the tag has not changed meanwhile.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -35,20 +37,21 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// The manifests of a gateway, and what was compared with them.
+/// The manifests of a gateway, and the objects that were compared with them.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    /// The folder of the manifests, each as `SHA256.manifest`. `None`: pins are not compared.
+    /// The folder of the manifests, each in a file `SHA256.manifest`. `None` if pins are not compared.
     folder: Option<PathBuf>,
     read: Mutex<HashMap<Digest, Arc<PinManifest>>>,
     compared: Arc<ComparedObjects>,
 }
 
-/// What was compared: the manifest, the key and the entity tag.
+/// The compared objects: the manifest, the key and the entity tag.
 #[derive(Debug, Default)]
 struct ComparedObjects {
     whole: Mutex<HashSet<(Digest, String, String)>>,
-    /// One comparison at a time for each key, so that many requests for one object wait for the first.
+    /// Locks that allow one comparison at a time for each key. So further requests for an object wait for the first
+    /// comparison.
     turns: [tokio::sync::Mutex<()>; 16],
 }
 
@@ -65,7 +68,7 @@ impl Pins {
         Pins { folder, ..Pins::default() }
     }
 
-    /// What a resource with this pin is compared with. `None`: with nothing.
+    /// Returns the manifest for a resource with this pin. `None` if the resource is not compared.
     pub(super) fn of(&self, pin: &Pin) -> Option<PinnedTo> {
         let (Some(folder), Pin::Manifest(digest)) = (&self.folder, pin) else { return None };
         let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
@@ -105,13 +108,14 @@ fn read_manifest(folder: &Path, digest: &Digest) -> Result<PinManifest, String> 
     PinManifest::parse(&text).map_err(|why| format!("`{shown}` is no manifest: {why}"))
 }
 
-/// The name of a manifest's file.
+/// Returns the name of a manifest's file.
 pub fn file_name(digest: &Digest) -> String {
     let digest = digest.to_string();
     format!("{}.manifest", digest.strip_prefix("sha256:").unwrap_or(&digest))
 }
 
-/// Makes the manifest of a folder of this machine. Follows no link, and leaves out what a gateway does not serve. Blocks.
+/// Makes the manifest of a folder on this machine. Does not follow links, and leaves out files that a gateway does not
+/// serve. Blocks.
 ///
 /// # Errors
 ///
@@ -164,7 +168,7 @@ impl PinnedTo {
         })
     }
 
-    /// What an object must be. An object that is not in the manifest does not exist.
+    /// Returns the size and digest that an object must have. An object that is not in the manifest does not exist.
     fn object(&self, key: &SubKey) -> Result<PinnedObject, StoreError> {
         self.manifest()?.object(key.as_str()).copied().ok_or(StoreError::NotFound)
     }
@@ -201,7 +205,7 @@ impl PinnedTo {
         Err(differs(&path.key, "it changes again and again"))
     }
 
-    /// Compares the bytes of an object, unless that was done.
+    /// Compares the bytes of an object, unless they were compared before.
     async fn compare(
         &self,
         store: &Arc<LocationStore>,
@@ -214,7 +218,7 @@ impl PinnedTo {
             return Ok(());
         }
         let (compared, store, path) = (self.compared.clone(), store.clone(), path.clone());
-        // A client that gives up does not end the comparison: its next request finds the result.
+        // If a client gives up, the comparison goes on, and the next request of the client finds the result.
         let comparing = tokio::spawn(async move {
             let [first, ..] = &compared.turns;
             let _turn = compared.turns.get(turn_of(&known.1)).unwrap_or(first).lock().await;
@@ -231,7 +235,7 @@ impl PinnedTo {
         comparing.await.map_err(|_| StoreError::Unavailable("a comparison was broken off".to_owned()))?
     }
 
-    /// Lists only what the manifest has.
+    /// Lists only the objects of the manifest.
     pub(super) async fn list(
         &self,
         store: &LocationStore,
@@ -266,7 +270,7 @@ impl ComparedObjects {
     fn add(&self, known: (Digest, String, String)) {
         let mut whole = self.whole.lock().unwrap_or_else(PoisonError::into_inner);
         if whole.len() >= PINNED_COMPARED_MAX {
-            // They are compared again when they are used again.
+            // The objects are compared again when they are used again.
             whole.clear();
         }
         whole.insert(known);
@@ -277,7 +281,7 @@ fn turn_of(key: &str) -> usize {
     key.bytes().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte))) % 16
 }
 
-/// The SHA-256 of an object, if it still has this entity tag.
+/// Returns the SHA-256 of an object, if it still has this entity tag.
 async fn sha256_of(store: &LocationStore, path: &ObjectPath, e_tag: &str) -> Result<Digest, StoreError> {
     let unchanged = Conditions {
         if_match: Some(ETagCondition::ETag(ETag::Strong(e_tag.to_owned()))),
@@ -286,7 +290,7 @@ async fn sha256_of(store: &LocationStore, path: &ObjectPath, e_tag: &str) -> Res
     let mut chunks = store.read(path, None, &unchanged).await?.chunks;
     let mut digest = Context::new(&SHA256);
     while let Some(chunk) = chunks.try_next().await? {
-        // A megabyte takes a millisecond, which is long for a thread that serves others.
+        // A megabyte takes a millisecond, which is long for a thread that serves other requests.
         let hashed = spawn_blocking(move || {
             digest.update(&chunk);
             digest
@@ -297,7 +301,7 @@ async fn sha256_of(store: &LocationStore, path: &ObjectPath, e_tag: &str) -> Res
     Ok(Digest(digest.finish().as_ref().try_into().unwrap_or_default()))
 }
 
-/// Passes chunks on. Holds each back until there is a next one, and the last one until the object was looked at again.
+/// Passes chunks on, each one when the next chunk is there. The last chunk waits until the object was checked again.
 fn while_unchanged(
     chunks: BoxStream<'static, Result<Bytes, StoreError>>,
     store: Arc<LocationStore>,
@@ -327,7 +331,7 @@ fn check_size(key: &SubKey, pinned: &PinnedObject, info: &ObjectInfo) -> Result<
     Err(differs(key, &format!("it has {} bytes, and {} are pinned", info.size, pinned.size)))
 }
 
-/// A pinned object that is gone differs from its pin.
+/// Converts the error of an absent object: a missing pinned object differs from its pin.
 fn missing(error: StoreError, key: &SubKey) -> StoreError {
     match error {
         StoreError::NotFound => differs(key, "it is gone"),
@@ -402,7 +406,7 @@ mod tests {
         entries.all.into_iter().map(|(Entry::Object(name, _) | Entry::Prefix(name))| name).collect()
     }
 
-    // Only the pinned objects are there, and only with their bytes; the one that differs is named.
+    // Only the pinned objects are served, and only with the same bytes. The refusal names the object that differs.
     #[tokio::test]
     async fn only_the_pinned_bytes_are_served() {
         let scene = Scene::new();

@@ -1,4 +1,4 @@
-//! Reading an object: `GetObject`, `HeadObject`.
+//! Reads objects: `GetObject`, `HeadObject`.
 
 use s3s::{
     S3ErrorCode, S3Request, S3Response, S3Result,
@@ -14,9 +14,9 @@ use super::{
     view::Need,
 };
 
-/// The type of all objects: stores do not keep types.
+/// The type of all objects, because stores do not keep types.
 const CONTENT_TYPE: &str = "binary/octet-stream";
-/// What was revoked must not stay in a cache.
+/// Revoked data must not stay in a cache.
 const NO_STORE: &str = "no-store";
 
 pub(super) async fn get_object(request: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
@@ -78,7 +78,7 @@ pub(super) async fn head_object(
     }))
 }
 
-/// Stores keep one version, which clients call `null`.
+/// Accepts only the version `null`, because stores keep only one version.
 pub(super) fn check_version(version: Option<&str>) -> S3Result<()> {
     without(version.is_some_and(|version| version != "null"), "versions of objects")
 }

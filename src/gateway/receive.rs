@@ -1,4 +1,4 @@
-//! Receiving the body of an upload, within bounds, while its access lasts.
+//! Receives the body of an upload, within bounds, until its access ends.
 
 use std::pin::pin;
 
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::limits::GATEWAY_PUT_BYTES_MAX;
 
-/// What the request says about its body.
+/// The facts about the body from the headers of the request.
 pub(super) struct Announced {
     pub(super) length: Option<i64>,
     pub(super) checksums: Checksums,
@@ -62,7 +62,7 @@ pub(super) async fn receive(
         if received > GATEWAY_PUT_BYTES_MAX {
             return Err(too_large());
         }
-        // Not only at the end: the memory for an upload was taken by its length.
+        // This is checked for each chunk, because the memory for an upload was reserved by its length.
         if length.is_some_and(|length| received > length) {
             return Err(other_length());
         }
@@ -78,8 +78,8 @@ pub(super) async fn receive(
     Ok(compared)
 }
 
-/// The length of a body without its framing, as the request says it. A request with a body in signed chunks must say it, because
-/// the end of such a body does not show whether a part is missing.
+/// Returns the length of a body without its framing, from the headers. It is required for a body in signed chunks,
+/// because the end of such a body does not show whether a part is missing.
 pub(super) fn announced_length(headers: &HeaderMap, content_length: Option<i64>) -> S3Result<Option<i64>> {
     let Some(decoded) = headers.get("x-amz-decoded-content-length") else {
         let digest = headers.get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);
@@ -105,7 +105,8 @@ fn other_length() -> S3Error {
     failed(S3ErrorCode::IncompleteBody, "the body does not have the length that was announced")
 }
 
-/// s3s checks the signatures and digests of the body while it is read, and reports them in the texts of its errors.
+/// Converts an error of the body. s3s checks signatures and digests while the body is read, and reports faults in the
+/// texts of its errors.
 fn broken(error: &(dyn std::error::Error + Send + Sync)) -> S3Error {
     let text = error.to_string();
     if text.contains("SignatureMismatch") {

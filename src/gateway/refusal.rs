@@ -1,4 +1,4 @@
-//! What a refusal looks like to an S3 client.
+//! Refusals in the form of S3 errors.
 
 use std::borrow::Cow;
 
@@ -14,7 +14,7 @@ use crate::{
 /// The header with the code of a refusal. A response to HEAD has no body.
 const REASON: HeaderName = HeaderName::from_static("leasehold-reason");
 
-/// Turns a refusal into S3's error. A client gives up at 403, and tries again at 503.
+/// Converts a refusal to an S3 error. A client gives up at 403, and tries again at 503.
 pub(super) fn refused(refusal: &Refusal) -> S3Error {
     let (code, status) = code_of(refusal.reason);
     let mut text = format!("{}: {}", refusal.reason.code(), refusal.text);
@@ -32,16 +32,16 @@ pub(super) fn refused(refusal: &Refusal) -> S3Error {
     error
 }
 
-/// The headers of an error replace those of its XML body, so they must name its type.
+/// Adds the content type. The headers of an error replace the headers of its XML body, so they must have the type.
 fn with_xml(mut headers: HeaderMap) -> HeaderMap {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/xml"));
     headers
 }
 
-/// S3's code and status for each reason.
+/// Returns the S3 code and status for each reason.
 fn code_of(reason: Reason) -> (S3ErrorCode, StatusCode) {
     match reason {
-        // The wrapper gets another token, and the client's next try is served.
+        // The wrapper gets a new token, so the client's next attempt is served.
         Reason::TokenEpoch | Reason::EpochChanged => {
             (S3ErrorCode::ServiceUnavailable, StatusCode::SERVICE_UNAVAILABLE)
         }
@@ -61,27 +61,27 @@ fn code_of(reason: Reason) -> (S3ErrorCode, StatusCode) {
     }
 }
 
-/// An error with a code of S3 and a text.
+/// Makes an error with an S3 code and a text.
 pub(super) fn failed(code: S3ErrorCode, text: impl Into<Cow<'static, str>>) -> S3Error {
     S3Error::with_message(code, text)
 }
 
-/// An error with a code of S3 that s3s does not know, and a text.
+/// Makes an error with an S3 code that s3s does not know, and a text.
 pub(super) fn custom(code: &'static str, text: impl Into<Cow<'static, str>>) -> S3Error {
     let mut error = failed(S3ErrorCode::Custom(code.into()), text);
     error.set_status_code(StatusCode::BAD_REQUEST);
     error
 }
 
-/// Refuses a field or an operation by its name.
+/// Makes the error for a field or an operation that is not supported.
 pub(super) fn not_implemented(what: &str) -> S3Error {
     failed(S3ErrorCode::NotImplemented, format!("this gateway does not implement {what}: leave it out"))
 }
 
-/// What a client reads if its key cannot be opened.
+/// Makes the error for a key that cannot be opened.
 pub(super) fn unusable(fault: &UnusableKey, is_read: bool) -> S3Error {
     match fault {
-        // No store can have such an object.
+        // Such an object cannot exist in a store.
         UnusableKey::Key(fault) if is_read => failed(S3ErrorCode::NoSuchKey, fault.to_string()),
         UnusableKey::Key(fault) => failed(S3ErrorCode::InvalidArgument, fault.to_string()),
         UnusableKey::Store(fault) => failed(S3ErrorCode::AccessDenied, fault.to_string()),
@@ -89,7 +89,7 @@ pub(super) fn unusable(fault: &UnusableKey, is_read: bool) -> S3Error {
 }
 
 impl From<StoreError> for S3Error {
-    /// The cause of a failure inside goes to the log, and never to the client.
+    /// The cause of an internal failure is only in the log. The client never sees it.
     fn from(error: StoreError) -> Self {
         let text = error.to_string();
         match error {
@@ -128,7 +128,7 @@ impl From<StoreError> for S3Error {
 mod tests {
     use super::*;
 
-    // A client gives up after an ending, tries again while nothing is known, and reads the whole reason.
+    // A client gives up after an ending, tries again while the state is unknown, and can read the whole reason.
     #[test]
     fn clients_retry_only_what_may_pass() {
         for (reason, status) in [

@@ -1,4 +1,4 @@
-//! The room of a gateway, counted for each holder and for all of them together.
+//! The limits of a gateway, counted for each holder and for all holders together.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     link::Shares,
 };
 
-/// What holders may have under way at once.
+/// The work that holders may have under way at once.
 #[derive(Debug)]
 pub(super) struct GatewayRoom {
     pub(super) requests: Arc<Shares>,

@@ -1,4 +1,4 @@
-//! The operations, as s3s calls them.
+//! The operations in the form of the s3s traits.
 
 use std::sync::Arc;
 
@@ -28,8 +28,8 @@ use super::{
 use crate::limits::GATEWAY_XML_BYTES_MAX;
 
 tokio::task_local! {
-    /// The secret of the access key that the request in this task was signed with. s3s asks for it by the id of the key only, so
-    /// it is kept with the task: two requests cannot be mixed up.
+    /// The secret of the access key with which the request in this task was signed. s3s requests the secret only by the
+    /// id of the key. The task has the secret, so two requests cannot be mixed up.
     pub(super) static SIGNED_WITH: SecretKey;
 }
 
@@ -44,7 +44,7 @@ pub(super) fn service(uploads: Arc<OpenUploads>) -> S3Service {
     builder.build()
 }
 
-/// Gives s3s the secret that came with the request. The id of the key comes from the forwarder, and has no meaning here.
+/// Gives s3s the secret that came with the request. The forwarder chose the id of the key, and it has no meaning here.
 struct SecretOfRequest;
 
 #[tonic::async_trait]
@@ -55,7 +55,7 @@ impl S3Auth for SecretOfRequest {
     }
 }
 
-/// Lets signed requests for known operations through. Each operation authorizes its own keys.
+/// Accepts signed requests for known operations. Each operation authorizes its own keys.
 struct KnownOperations;
 
 #[tonic::async_trait]

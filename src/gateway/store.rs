@@ -1,4 +1,4 @@
-//! A store, which has the bytes of locations.
+//! A store: it has the bytes of locations.
 
 use std::{io, ops::Range, time::SystemTime};
 
@@ -13,32 +13,32 @@ use super::{
     key::ObjectPath,
     list_work::ListWork,
     listing::ListQuery,
-    upload::{Parts, Upload},
+    upload::{MultipartUpload, Upload},
     upload_memory::UploadMemory,
 };
 use crate::reason::Refusal;
 
-/// A place that has the bytes of locations: a directory of this machine, or a bucket.
+/// A store with the bytes of locations: a directory of this machine, or a bucket.
 #[derive(Debug)]
 pub(super) enum LocationStore {
     Directory(DirectoryStore),
     Bucket(BucketStore),
 }
 
-/// An object, as listings and answers describe it.
+/// The facts about an object in listings and answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ObjectInfo {
     pub(super) size: u64,
-    /// Without its quotation marks.
+    /// The ETag without quotation marks.
     pub(super) e_tag: String,
     pub(super) modified: SystemTime,
 }
 
-/// One entry of a listing, by its key below the leased prefix.
+/// An entry of a listing, with its key below the leased prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Entry {
     Object(String, ObjectInfo),
-    /// A common prefix of keys, which ends in the delimiter.
+    /// A common prefix of keys. It ends in the delimiter.
     Prefix(String),
 }
 
@@ -46,19 +46,19 @@ pub(super) enum Entry {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     pub(super) all: Vec<Entry>,
-    /// Whether nothing comes after them.
+    /// Whether there are no entries after these.
     pub(super) is_complete: bool,
 }
 
 /// An object that is being read.
 pub(super) struct ObjectReading {
     pub(super) info: ObjectInfo,
-    /// The bytes that are read.
+    /// The range of bytes that is read.
     pub(super) range: Range<u64>,
     pub(super) chunks: BoxStream<'static, Result<Bytes, StoreError>>,
 }
 
-/// Why a store did not do what it was asked to.
+/// The reasons for which a store did not do an operation.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
     #[error("there is no such object")]
@@ -86,17 +86,17 @@ pub(super) enum StoreError {
     Ended(Refusal),
     #[error("the memory for uploads is in use: try again, with fewer at once")]
     NoMemory,
-    /// The store could not be reached, or has no room for the moment.
+    /// The store could not be reached, or has no capacity now.
     #[error("{0}")]
     Unavailable(String),
-    /// The object is not what the catalog pins.
+    /// The object differs from the pin in the catalog.
     #[error("{0}")]
     NotAsPinned(Refusal),
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Checks whether the access still lasts. This is the last check before a change becomes visible.
+/// Checks that the access has not ended. This is the last check before a change becomes visible.
 pub(super) type FinalCheck = Box<dyn Fn() -> Result<(), Refusal> + Send + Sync>;
 
 impl LocationStore {
@@ -121,7 +121,8 @@ impl LocationStore {
         }
     }
 
-    /// Lists entries below a folder, at least one if there is one. Uses the delimiter only if it is a slash.
+    /// Lists entries below a folder. Returns at least one entry, if there is one. Uses the delimiter only if it is a
+    /// slash.
     pub(super) async fn list(
         &self,
         folder: &str,
@@ -134,7 +135,7 @@ impl LocationStore {
         }
     }
 
-    /// Begins an upload of this length, if it is known.
+    /// Begins an upload. `length` is given if it is known.
     pub(super) async fn begin(
         &self,
         path: &ObjectPath,
@@ -148,14 +149,16 @@ impl LocationStore {
     }
 
     /// Begins an upload in parts.
-    pub(super) async fn begin_parts(&self, path: &ObjectPath) -> Result<Parts, StoreError> {
+    pub(super) async fn begin_parts(&self, path: &ObjectPath) -> Result<MultipartUpload, StoreError> {
         match self {
-            LocationStore::Directory(directory) => directory.begin_parts(path).await.map(Parts::Directory),
-            LocationStore::Bucket(bucket) => bucket.begin_parts(path).await.map(Parts::Bucket),
+            LocationStore::Directory(directory) => {
+                directory.begin_parts(path).await.map(MultipartUpload::Directory)
+            }
+            LocationStore::Bucket(bucket) => bucket.begin_parts(path).await.map(MultipartUpload::Bucket),
         }
     }
 
-    /// Removes an object. It is no error if the object does not exist.
+    /// Removes an object. An absent object is not an error.
     pub(super) async fn delete(&self, path: &ObjectPath, final_check: FinalCheck) -> Result<(), StoreError> {
         match self {
             LocationStore::Directory(directory) => directory.delete(path, final_check).await,
@@ -171,14 +174,14 @@ impl LocationStore {
     ) -> Result<ObjectInfo, StoreError> {
         match self {
             LocationStore::Directory(directory) => directory.make_folder(path, final_check).await,
-            // Object stores have no folders, so nothing has to be made.
+            // Object stores have no folders, so no folder is made.
             LocationStore::Bucket(_) => {
                 Ok(ObjectInfo { size: 0, e_tag: FOLDER_TAG.to_owned(), modified: SystemTime::UNIX_EPOCH })
             }
         }
     }
 
-    /// Removes what an earlier gateway left unfinished.
+    /// Removes the unfinished uploads of an earlier gateway.
     pub(super) async fn clear_staging(&self) -> Result<(), StoreError> {
         match self {
             LocationStore::Directory(directory) => directory.clear_staging().await,
@@ -191,7 +194,7 @@ impl LocationStore {
 const FOLDER_TAG: &str = "folder-0";
 
 impl Entry {
-    /// The key or the common prefix.
+    /// Returns the key or the common prefix.
     pub(super) fn name(&self) -> &str {
         match self {
             Entry::Object(name, _) | Entry::Prefix(name) => name,

@@ -1,4 +1,4 @@
-//! The stores that the configuration names, and which of them has a location.
+//! The stores in the configuration, and the look-up of the store for a location.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{name::Pin, plain};
 
-/// All stores of a gateway, each with the locations that it has.
+/// All stores of a gateway, each with its locations.
 #[derive(Debug, Default)]
 pub struct Stores {
-    /// The URL of a folder, which ends in a slash, and its store.
+    /// The URL of a folder, ending in a slash, and its store.
     all: Vec<(String, Arc<LocationStore>)>,
     pins: Pins,
 }
@@ -22,14 +22,14 @@ pub struct Stores {
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) store: Arc<LocationStore>,
-    /// Below the root of the store. Ends in a slash, or is empty for the root itself.
+    /// The folder below the root of the store. It ends in a slash, or is empty for the root itself.
     pub(super) folder: String,
-    /// What its objects are compared with.
+    /// The manifest with which the objects are compared.
     pub(super) pin: Option<PinnedTo>,
 }
 
 impl Place {
-    /// Lists entries, at least one if there is one.
+    /// Lists entries. Returns at least one entry, if there is one.
     pub(super) async fn list(&self, query: &ListQuery, work: &ListWork) -> Result<Entries, StoreError> {
         match &self.pin {
             Some(pin) => pin.list(&self.store, &self.folder, query, work).await,
@@ -38,7 +38,7 @@ impl Place {
     }
 }
 
-/// No store has a location.
+/// The gateway has no store for a location.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "this gateway has no store for `{location}`: its operator adds a [[gateway.store]] whose location is that folder \
@@ -49,7 +49,7 @@ pub(super) struct NoStore {
 }
 
 impl Stores {
-    /// Takes the stores, each with the URL of the folder that its root is.
+    /// Makes the stores of a gateway. Each store comes with the URL of its root folder.
     pub(super) fn new(all: impl IntoIterator<Item = (String, Arc<LocationStore>)>) -> Self {
         Stores { all: all.into_iter().collect(), pins: Pins::default() }
     }
@@ -60,7 +60,8 @@ impl Stores {
         Stores { pins: Pins::new(folder), ..self }
     }
 
-    /// Returns the place of a location with this pin: in the store with the longest folder that the location lies in.
+    /// Returns the place of a location with this pin. If several stores contain the location, the store with the
+    /// longest folder counts.
     pub(super) fn place(&self, location: &str, pin: &Pin) -> Result<Place, NoStore> {
         self.all
             .iter()
@@ -74,7 +75,7 @@ impl Stores {
             .ok_or_else(|| NoStore { location: plain::value(location) })
     }
 
-    /// The stores, each once.
+    /// Returns each store once.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<LocationStore>> {
         self.all.iter().map(|(_, store)| store)
     }

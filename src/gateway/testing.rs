@@ -1,4 +1,4 @@
-//! A client that signs as AWS Signature Version 4 says, written from its specification.
+//! A client that signs by AWS Signature Version 4, written from its specification.
 
 use std::fmt::Write;
 
@@ -25,13 +25,14 @@ fn hmac_of(key: &[u8], text: &str) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text.as_bytes()).as_ref().to_vec()
 }
 
-/// The time of the machine, as the protocol writes it: s3s compares it with the same clock.
+/// Returns the time of the machine in the form of the protocol. s3s compares it with the same clock.
 pub(super) fn amz_date() -> String {
     let at = SystemClock::new().now().wall.to_string();
     at.split('.').next().unwrap().trim_end_matches('Z').replace(['-', ':'], "") + "Z"
 }
 
-/// The headers of a request, with its signature. `target` is an encoded path and query whose parameters are in order.
+/// Returns the headers of a request, with its signature. `target` is an encoded path and query whose parameters are in
+/// order.
 pub(super) fn signed(
     method: &str,
     host: &str,
@@ -61,7 +62,7 @@ pub(super) fn signed(
     headers
 }
 
-/// A presigned target, for a GET.
+/// Returns a presigned target for a GET.
 pub(super) fn presigned(host: &str, path: &str, seconds: u32) -> String {
     let date = amz_date();
     let day = &date[..8];

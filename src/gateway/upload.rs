@@ -29,14 +29,14 @@ impl Upload {
     }
 
     /// Makes the upload visible as an object, if the conditions are met and the lease has not ended.
-    pub(super) async fn place(
+    pub(super) async fn publish(
         self,
         conditions: &Conditions,
         final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         match self {
-            Upload::Directory(upload) => upload.place(conditions, final_check).await,
-            Upload::Bucket(upload) => upload.place(conditions, final_check).await,
+            Upload::Directory(upload) => upload.publish(conditions, final_check).await,
+            Upload::Bucket(upload) => upload.publish(conditions, final_check).await,
             // A part becomes visible only with its upload.
             Upload::BucketPart(_) => Err(StoreError::PartsMissing),
         }
@@ -53,12 +53,12 @@ pub(super) struct StoredPart {
 
 /// An upload in parts. It stays until it is completed or removed.
 #[derive(Debug)]
-pub(super) enum Parts {
+pub(super) enum MultipartUpload {
     Directory(DirectoryParts),
     Bucket(BucketParts),
 }
 
-impl Parts {
+impl MultipartUpload {
     /// Begins a part. `length` is given if it is known.
     pub(super) async fn begin_part(
         &self,
@@ -66,16 +66,20 @@ impl Parts {
         length: Option<u64>,
     ) -> Result<Upload, StoreError> {
         match self {
-            Parts::Directory(parts) => parts.begin_part().await.map(Upload::Directory),
-            Parts::Bucket(parts) => parts.begin_part(memory, length).map(Upload::BucketPart),
+            MultipartUpload::Directory(parts) => parts.begin_part().await.map(Upload::Directory),
+            MultipartUpload::Bucket(parts) => parts.begin_part(memory, length).map(Upload::BucketPart),
         }
     }
 
     /// Stores a part. It replaces an earlier part with the same number.
     pub(super) async fn store_part(&self, number: u16, upload: Upload) -> Result<StoredPart, StoreError> {
         match (self, upload) {
-            (Parts::Directory(parts), Upload::Directory(upload)) => parts.store_part(number, upload).await,
-            (Parts::Bucket(parts), Upload::BucketPart(part)) => parts.store_part(number, part).await,
+            (MultipartUpload::Directory(parts), Upload::Directory(upload)) => {
+                parts.store_part(number, upload).await
+            }
+            (MultipartUpload::Bucket(parts), Upload::BucketPart(part)) => {
+                parts.store_part(number, part).await
+            }
             _ => Err(StoreError::PartsMissing),
         }
     }
@@ -89,16 +93,16 @@ impl Parts {
         final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         match self {
-            Parts::Directory(parts) => parts.complete(wanted, conditions, final_check).await,
-            Parts::Bucket(parts) => parts.complete(wanted, conditions, final_check).await,
+            MultipartUpload::Directory(parts) => parts.complete(wanted, conditions, final_check).await,
+            MultipartUpload::Bucket(parts) => parts.complete(wanted, conditions, final_check).await,
         }
     }
 
     /// Removes all parts.
     pub(super) async fn remove(&self) -> Result<(), StoreError> {
         match self {
-            Parts::Directory(parts) => parts.remove().await,
-            Parts::Bucket(parts) => parts.remove().await,
+            MultipartUpload::Directory(parts) => parts.remove().await,
+            MultipartUpload::Bucket(parts) => parts.remove().await,
         }
     }
 }

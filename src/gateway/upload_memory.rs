@@ -1,4 +1,4 @@
-//! Memory for uploads into object stores: what is received waits in it until it is sent.
+//! The memory for uploads into object stores. Received bytes wait in this memory until they are sent.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::{
     name::SpiffeId,
 };
 
-/// The memory for the uploads of one holder. It is counted in KiB, for each holder and for all of them together.
+/// The memory for the uploads of one holder. It is counted in KiB, for each holder and for all holders together.
 #[derive(Clone, Debug)]
 pub(super) struct UploadMemory {
     kib: Arc<Shares>,
@@ -27,15 +27,15 @@ impl UploadMemory {
     ///
     /// # Errors
     ///
-    /// The holder has its share, or all of it is in use.
+    /// The holder's share is used up, or all memory is in use.
     pub(super) fn take(&self, bytes: usize) -> Result<Share, StoreError> {
         let kib = bytes.div_ceil(1 << 10).max(1);
         self.kib.take(&self.holder, kib).map_err(|_| StoreError::NoMemory)
     }
 }
 
-/// Bytes that wait to be sent, in a few large blocks. A piece as it was received would keep the buffer of its connection, also if
-/// it is one byte long.
+/// Bytes that wait to be sent, in a few large blocks. A received piece would keep the whole buffer of its connection,
+/// even if it is one byte long.
 #[derive(Debug, Default)]
 pub(super) struct Blocks {
     full: Vec<Bytes>,
@@ -108,7 +108,7 @@ mod tests {
             UploadMemory::new(all.clone(), format!("spiffe://td.example/{name}").parse().unwrap())
         };
         let held: Vec<Share> = std::iter::from_fn(|| memory("a").take(10 << 10).ok()).collect();
-        // The last one was taken while 136 KiB were left, for 130 KiB in all.
+        // The last block was taken while 136 KiB were left, for 130 KiB in all.
         assert_eq!(held.len(), 13, "about half of all");
         assert!(memory("b").take(130 << 10).is_err() && memory("b").take(60 << 10).is_ok());
         drop(held);

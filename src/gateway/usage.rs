@@ -1,5 +1,5 @@
-//! What was read and written: counted for each transfer, added up for each lease and resource, reported to the daemon, and logged when
-//! the lease is over.
+//! The use of leases. It is counted for each transfer, added up for each lease and resource, reported to the daemon,
+//! and logged when the lease is over.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -22,7 +22,7 @@ use crate::{
     verify::{Access, Report, UseReporter},
 };
 
-/// Whether bytes went out or came in.
+/// The direction of a transfer: to the client or from the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     Read,
@@ -38,7 +38,7 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    /// Begins to count.
+    /// Begins a transfer.
     pub(super) fn begin(direction: Direction, access: &LiveAccess) -> Self {
         Transfer { direction, access: access.clone(), bytes: 0, end: "broken" }
     }
@@ -47,12 +47,12 @@ impl Transfer {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// Notes that all bytes were sent or received.
+    /// Marks the transfer as complete: all bytes were sent or received.
     pub(super) fn finish(&mut self) {
         self.end = "whole";
     }
 
-    /// Notes that the access ended first.
+    /// Marks the transfer as cut, because the access ended first.
     pub(super) fn cut(&mut self, refusal: &Refusal) {
         self.end = "cut";
         let claims = self.access.access().claims();
@@ -122,15 +122,15 @@ impl UseTally {
     }
 }
 
-/// What one lease did with one resource.
+/// The use of one resource by one lease.
 #[derive(Clone)]
 struct Usage {
-    /// An access of the lease, which names it.
+    /// An access of the lease, with the names of the lease.
     access: Access,
-    /// The newest use that was allowed.
+    /// The newest allowed use.
     live: Option<LiveAccess>,
     all: UseTally,
-    /// What was counted since the last report.
+    /// The counts since the last report.
     new: Option<UseTally>,
     reported: LeaseTime,
     used: LeaseTime,
@@ -148,11 +148,11 @@ struct UsageState {
     /// The numbers of the keys that each lease has used.
     keys: HashMap<LeaseId, HashSet<u64>>,
     keys_in_all: usize,
-    /// What is to be reported.
+    /// The uses that wait for a report.
     waiting: VecDeque<LeaseUse>,
-    /// Transfers that could not be kept apart.
+    /// The number of transfers whose lease is not known any more.
     lost: u64,
-    /// A report without an answer. It is sent again as it was.
+    /// A report without an answer. It is sent again unchanged.
     unanswered: Option<SentReport>,
     /// The number of the last report.
     seq: u64,
@@ -166,7 +166,7 @@ struct SentReport {
 }
 
 impl UsageState {
-    /// Whether a lease uses this key for the first time, as far as that is remembered.
+    /// Whether a lease uses this key for the first time, as far as the gateway remembers.
     fn is_new_key(&mut self, lease: LeaseId, key: u64) -> bool {
         let known = self.keys.entry(lease).or_default();
         if known.contains(&key) {
@@ -184,7 +184,7 @@ impl UsageState {
         self.keys_in_all = self.keys_in_all.saturating_sub(gone);
     }
 
-    /// The usage of a lease and resource. `None` if there are too many.
+    /// Returns the usage of a lease and resource. `None` if there are too many.
     fn usage(&mut self, access: &Access, object: &Object, now: (Wall, LeaseTime)) -> Option<&mut Usage> {
         let key = (access.claims().lh.lease, object.clone());
         if self.all.len() >= GATEWAY_USAGES_MAX && !self.all.contains_key(&key) {
@@ -202,7 +202,8 @@ impl UsageState {
         Some(usage)
     }
 
-    /// The next report, or the one that got no answer. `None` if there is nothing to report, unless it is the last one.
+    /// Returns the next report, or the report that got no answer. `None` if there is nothing to report. The last report
+    /// is made in any case.
     fn next_report(&mut self, kind: Report) -> Option<SentReport> {
         if self.unanswered.is_none() {
             if self.waiting.is_empty() && self.lost == 0 && kind == Report::Interim {
@@ -216,7 +217,7 @@ impl UsageState {
         self.unanswered.clone()
     }
 
-    /// Lets a report wait. If too many wait, the oldest is given up.
+    /// Adds a use to the waiting ones. If too many wait, the oldest is dropped.
     fn wait(&mut self, lease_use: LeaseUse) {
         if self.waiting.len() >= GATEWAY_USAGES_MAX
             && let Some(oldest) = self.waiting.pop_front()
@@ -242,7 +243,7 @@ impl Usages {
         let mut state = self.state();
         let is_new = state.is_new_key(access.claims().lh.lease, transfer.access.key());
         let Some(usage) = state.usage(access, transfer.access.object(), (now.wall, now.lease)) else {
-            // The metrics have counted it.
+            // The metrics have counted the transfer.
             state.lost = state.lost.saturating_add(1);
             return;
         };
@@ -251,7 +252,7 @@ impl Usages {
         usage.new.get_or_insert_with(|| UseTally::at(now.wall)).add(transfer, is_new, now.wall);
     }
 
-    /// Counts a request that a lease does not allow, although it opens the resource.
+    /// Counts a request that a lease does not allow, although the lease opens the resource.
     pub(super) fn add_refusal(&self, access: &Access, object: &Object) {
         let now = self.clock.now();
         let mut state = self.state();
@@ -263,8 +264,8 @@ impl Usages {
         }
     }
 
-    /// Reports and logs the usages of leases that are over or idle, until `shutdown`; then those of all. Leases that go on are reported
-    /// once a minute. A report that fails waits for the next turn.
+    /// Reports and logs the usages of leases that are over or idle, until `shutdown`. At the end, reports and logs all
+    /// usages. Live leases are reported once a minute. A failed report waits for the next turn.
     pub(super) async fn watch(&self, reporter: Option<UseReporter>, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -293,7 +294,7 @@ impl Usages {
         }
     }
 
-    /// Sends what waits, in parts.
+    /// Sends the waiting uses, in several reports.
     async fn report(&self, reporter: &UseReporter, kind: Report) {
         loop {
             let (next, is_whole) = {
@@ -321,7 +322,7 @@ impl Usages {
         }
     }
 
-    /// Lets the new counts of leases that go on wait for the next report, once a minute for each.
+    /// Adds the new counts of live leases to the next report, once a minute for each lease.
     fn collect_due(&self, now: LeaseTime) {
         let mut state = self.state();
         let mut due = Vec::new();
@@ -334,7 +335,7 @@ impl Usages {
         due.into_iter().for_each(|lease_use| state.wait(lease_use));
     }
 
-    /// Logs and forgets some usages, and lets their new counts wait for the next report.
+    /// Logs and forgets some usages, and adds their new counts to the next report.
     fn collect_if(&self, mut is_over: impl FnMut(&Usage) -> bool) {
         let over: Vec<_> = {
             let mut state = self.state();
@@ -371,7 +372,7 @@ impl Usages {
 }
 
 impl Usage {
-    /// Whether nothing more is expected of it. A lease whose token expired may come back with another.
+    /// Whether the usage is over. A lease whose token expired may come back with another token.
     fn is_over(&self, now: LeaseTime) -> bool {
         let has_ended = self.live.as_ref().is_some_and(|live| {
             live.check().is_err_and(|refusal| {
@@ -381,7 +382,7 @@ impl Usage {
         has_ended || now.since(self.used) >= GATEWAY_USAGE_IDLE
     }
 
-    /// The counts since the last report.
+    /// Takes the counts since the last report.
     fn take_new(&mut self, lease: LeaseId, object: &Object) -> Option<LeaseUse> {
         let new = self.new.take()?;
         Some(LeaseUse {

@@ -1,4 +1,4 @@
-//! What a token's holder sees: buckets, and in them the prefixes that the token opens.
+//! The view of a token's holder: buckets, and the prefixes in them that the token opens.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::{
 /// The bucket in which each resource has a name that does not change with its location.
 pub(super) const STABLE_BUCKET: &str = "leasehold";
 
-/// What a request wants to do with a key.
+/// The kind of access to a key that a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Need {
     Read,
@@ -28,7 +28,7 @@ pub(super) enum Need {
 }
 
 impl Need {
-    /// The action that allows this on a resource. `None` if no action does.
+    /// Returns the action that allows this access on a resource. `None` if there is no such action.
     pub(super) fn action(self, kind: ResourceKind) -> Option<Action> {
         match (self, kind) {
             (Need::Read, ResourceKind::Dataset) => Some(Action::ReadDataset),
@@ -41,28 +41,29 @@ impl Need {
     }
 }
 
-/// One prefix of one bucket, and the object of the token to which the prefix leads.
+/// A prefix in a bucket, and the object of the token to which the prefix leads.
 #[derive(Clone, Debug)]
 pub(super) struct Mount {
     pub(super) bucket: String,
-    /// Ends in a slash, or is empty if a location is a whole bucket.
+    /// The prefix. It ends in a slash, or is empty if a location is a whole bucket.
     pub(super) prefix: String,
     pub(super) object: Object,
-    /// The place of its bytes, or why there is none.
+    /// The place of the object's bytes, or the reason for which there is none.
     pub(super) place: Result<Place, NoStore>,
 }
 
-/// All that one token opens, as one catalog describes it.
+/// All objects that one token opens, by one catalog.
 #[derive(Debug)]
 pub(super) struct TokenView {
-    /// The digest of that catalog.
+    /// The digest of the catalog.
     pub(super) catalog: Digest,
-    /// Sorted by bucket and prefix.
+    /// The mounts, sorted by bucket and prefix.
     mounts: Vec<Mount>,
 }
 
 impl TokenView {
-    /// Looks up the objects of a token. An object that the catalog does not have, or gives to another audience, is left out.
+    /// Looks up the objects of a token. Leaves out an object that the catalog does not have, or that belongs to another
+    /// audience.
     pub(super) fn new(
         objects: impl IntoIterator<Item = Object>,
         audience: &SpiffeId,
@@ -85,17 +86,17 @@ impl TokenView {
         TokenView { catalog: catalog.digest(), mounts }
     }
 
-    /// The mounts of a bucket, by prefix.
+    /// Returns the mounts of a bucket, by prefix.
     pub(super) fn mounts_of(&self, bucket: &str) -> impl Iterator<Item = &Mount> {
         self.mounts.iter().filter(move |mount| mount.bucket == bucket)
     }
 
-    /// The names of all buckets, with repetitions.
+    /// Returns the names of all buckets, with repetitions.
     pub(super) fn buckets(&self) -> impl Iterator<Item = &str> {
         self.mounts.iter().map(|mount| mount.bucket.as_str())
     }
 
-    /// The mounts that a key lies in, the longest prefix first. The key is compared byte by byte.
+    /// Returns the mounts that contain a key, the longest prefix first. The key is compared byte by byte.
     pub(super) fn find<'a>(&'a self, bucket: &str, key: &'a str) -> Vec<(&'a Mount, &'a str)> {
         let mut found: Vec<_> = self
             .mounts_of(bucket)
@@ -115,7 +116,7 @@ fn location_of(object: &Object, location: &str) -> String {
     }
 }
 
-/// Returns where an object is seen: under its stable name, and under its location if that is in a bucket.
+/// Returns the buckets and prefixes of an object: its stable name, and its location if that is in a bucket.
 fn prefixes_of(object: &Object, location: &str) -> Vec<(String, String)> {
     let stable = object.to_string().replacen(':', "/", 1);
     let mut all = vec![(STABLE_BUCKET.to_owned(), format!("{stable}/"))];
@@ -127,7 +128,7 @@ fn prefixes_of(object: &Object, location: &str) -> Vec<(String, String)> {
     all
 }
 
-/// Splits the URL of a folder in a bucket. `None` if it is not in a bucket.
+/// Splits the URL of a folder in a bucket. Returns `None` if the folder is not in a bucket.
 pub(super) fn bucket_and_prefix(location: &str) -> Option<(&str, &str)> {
     let (scheme, rest) = location.split_once("://")?;
     matches!(scheme, "s3" | "gs" | "az").then(|| rest.split_once('/')).flatten()
@@ -151,7 +152,7 @@ impl Found {
         }
     }
 
-    /// Opens the object, or a range of it. If it is pinned, its bytes were compared.
+    /// Opens the object, or a range of it. The bytes of a pinned object were compared before.
     pub(super) async fn read(
         &self,
         range: Option<dto::Range>,
@@ -164,7 +165,7 @@ impl Found {
     }
 }
 
-/// Why a key in a mount cannot be opened.
+/// The reason for which a key in a mount cannot be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum UnusableKey {
     Key(KeyFault),

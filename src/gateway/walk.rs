@@ -10,18 +10,18 @@ use super::{
 };
 use crate::limits::GATEWAY_KEY_DEPTH_MAX;
 
-/// A folder on the way down, and its names that come next.
+/// A folder on the way down, and its next names.
 struct Level {
     folder: OpenFolder,
-    /// The key of the folder: empty, or ending in a slash.
+    /// The key of the folder. It is empty, or ends in a slash.
     key: String,
     items: std::vec::IntoIter<FolderItem>,
 }
 
-/// Asked before some entries are visited: an error ends the walk.
+/// A function that is called before entries are visited. An error ends the walk.
 type GoOn<'a> = &'a dyn Fn(usize) -> Result<(), StoreError>;
 
-/// Reads the names in a folder, if the walk may go on. A folder without entries is work too.
+/// Reads the names in a folder, if the walk may go on. A folder without entries counts as work too.
 fn items(folder: &OpenFolder, go_on: GoOn<'_>) -> Result<Vec<FolderItem>, StoreError> {
     go_on(1)?;
     let items = folder.items().map_err(|error| match errno(&error) {
@@ -32,7 +32,7 @@ fn items(folder: &OpenFolder, go_on: GoOn<'_>) -> Result<Vec<FolderItem>, StoreE
     Ok(items)
 }
 
-/// Lists what is below a folder, by keys relative to it. Lists at most one entry more than asked for.
+/// Lists the entries below a folder, with keys relative to the folder. Lists at most one entry more than requested.
 pub(super) fn list(folder: OpenFolder, query: &ListQuery, go_on: GoOn<'_>) -> Result<Entries, StoreError> {
     let by_folder = query.delimiter.as_deref() == Some("/");
     let most = query.max.saturating_add(1);
@@ -74,17 +74,18 @@ pub(super) fn list(folder: OpenFolder, query: &ListQuery, go_on: GoOn<'_>) -> Re
     Ok(entries)
 }
 
-/// Whether a key, or one below it if it is a folder, may be in the listing.
+/// Whether a key may be in the listing. If the key is a folder, whether keys below the folder may be in the listing.
 fn may_lead_to(key: &str, query: &ListQuery) -> bool {
     let is_folder = key.ends_with('/');
     let in_prefix = key.starts_with(&query.prefix) || is_folder && query.prefix.starts_with(key);
-    // Keys below a folder may come after `after` if it lies below the folder too. A common prefix of an earlier page is over.
+    // Keys below a folder may come after `after` if `after` is below the folder too. A common prefix of an earlier page
+    // was listed already.
     let is_over = query.after == key && query.delimiter.as_deref() == Some("/");
     let comes_after = key > query.after.as_str() || is_folder && query.after.starts_with(key) && !is_over;
     in_prefix && comes_after
 }
 
-/// Whether there is a file below a folder that a key can name: at most this many folders deeper.
+/// Whether there is a file below a folder that a key can name. Searches at most `depth` folders deep.
 fn has_file(folder: &OpenFolder, depth: usize, go_on: GoOn<'_>) -> Result<bool, StoreError> {
     let items = items(folder, go_on)?;
     if items.iter().any(|item| !item.name.ends_with('/')) {
@@ -153,7 +154,7 @@ mod tests {
         assert!(matches!(walk(), Err(StoreError::TooManyEntries)));
     }
 
-    // What lies too deep for any key is not looked for. Each level on the way holds an open folder.
+    // Files that are too deep for a key are not searched. Each level on the way keeps an open folder.
     #[test]
     fn a_folder_is_searched_only_as_deep_as_keys_go() {
         let root = tempfile::tempdir().unwrap();

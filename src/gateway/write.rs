@@ -1,4 +1,4 @@
-//! Writing and removing objects: `PutObject`, `CopyObject`, `DeleteObject`, `DeleteObjects`.
+//! Writes and removes objects: `PutObject`, `CopyObject`, `DeleteObject`, `DeleteObjects`.
 
 use futures_util::{StreamExt, TryStreamExt};
 use s3s::{
@@ -49,7 +49,7 @@ pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S
     let length = announced.length.and_then(|length| u64::try_from(length).ok());
     let mut upload = found.store.begin(&found.path, &caller.upload_memory(), length).await?;
     let compared = receive(input.body, announced, &mut upload, &opened.access).await?;
-    let info = upload.place(&conditions, final_check(&opened.access)).await?;
+    let info = upload.publish(&conditions, final_check(&opened.access)).await?;
     Ok(S3Response::new(PutObjectOutput {
         e_tag: Some(e_tag(&info)),
         size: Some(signed(info.size)),
@@ -62,7 +62,7 @@ pub(super) async fn put_object(request: S3Request<PutObjectInput>) -> S3Result<S
     }))
 }
 
-/// Whether a body has any byte.
+/// Whether a body has bytes.
 async fn has_bytes(body: Option<StreamingBlob>) -> bool {
     let Some(mut body) = body else { return false };
     loop {
@@ -74,7 +74,7 @@ async fn has_bytes(body: Option<StreamingBlob>) -> bool {
     }
 }
 
-/// The error of an upload to a key that ends in a slash.
+/// Makes the error for an upload to a key that ends in a slash.
 pub(super) fn folder_with_bytes() -> S3Error {
     failed(S3ErrorCode::InvalidArgument, "a key that ends in a slash names a folder, which has no bytes")
 }
@@ -99,7 +99,7 @@ pub(super) fn check_acl(acl: Option<&str>) -> S3Result<()> {
     without(!is_private, "this access control list (x-amz-acl)")
 }
 
-/// Returns the last check of the access, which is made at the moment of a change.
+/// Returns the last check of the access. It is made at the time of a change.
 pub(super) fn final_check(access: &LiveAccess) -> FinalCheck {
     let access = access.clone();
     Box::new(move || access.check())
@@ -109,7 +109,7 @@ pub(super) async fn copy_object(
     request: S3Request<CopyObjectInput>,
 ) -> S3Result<S3Response<CopyObjectOutput>> {
     let caller = GatewayCaller::of(&request.extensions)?;
-    // s3s does not parse these two for a copy.
+    // s3s does not parse these two headers for a copy.
     let headers = &request.headers;
     let is_conditional = headers.contains_key("if-match") || headers.contains_key("if-none-match");
     without(is_conditional, "conditions on the target of a copy (If-Match, If-None-Match)")?;
@@ -128,7 +128,7 @@ pub(super) async fn copy_object(
     }
     let mut upload = found.store.begin(&found.path, &caller.upload_memory(), None).await?;
     copy(&source, None, &conditions, &mut upload, &target.access).await?;
-    let info = upload.place(&Conditions::default(), final_check(&target.access)).await?;
+    let info = upload.publish(&Conditions::default(), final_check(&target.access)).await?;
     Ok(S3Response::new(CopyObjectOutput {
         copy_object_result: Some(CopyObjectResult {
             e_tag: Some(e_tag(&info)),
@@ -139,7 +139,7 @@ pub(super) async fn copy_object(
     }))
 }
 
-/// Authorizes the source of a copy as any other object that is read.
+/// Authorizes the source of a copy like all other reads.
 pub(super) fn open_source(caller: &GatewayCaller, source: &CopySource) -> S3Result<OpenedObject> {
     match source {
         CopySource::Bucket { bucket, key, version_id } => {
@@ -194,7 +194,7 @@ async fn delete(caller: &GatewayCaller, bucket: &str, key: &str) -> S3Result<()>
     Ok(opened.found.store.delete(&opened.found.path, final_check(&opened.access)).await?)
 }
 
-/// Authorizes each key separately. If one is refused, the others are deleted all the same.
+/// Authorizes each key separately. If one key is refused, the others are still deleted.
 pub(super) async fn delete_objects(
     request: S3Request<DeleteObjectsInput>,
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {

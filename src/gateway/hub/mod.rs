@@ -7,7 +7,7 @@
 //!
 //! | File | Contains |
 //! |---|---|
-//! | `path` | [`Question`](path::Question): what a path asks for |
+//! | `path` | [`Question`](path::Question): the request in a path |
 //! | `repository` | the repositories of a lease, their revisions and files |
 //! | `serve` | the answers |
 //! | `refused` | refusals that the Hub's clients show |
@@ -17,6 +17,6 @@ mod refused;
 mod repository;
 mod serve;
 
-pub(super) use path::is_asked;
+pub(super) use path::is_hub_path;
 pub(super) use refused::hub_refusal;
 pub(super) use serve::answer;

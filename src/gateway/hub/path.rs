@@ -1,16 +1,16 @@
-//! What a path of the Hub asks for, without any I/O.
+//! Reads the requests in paths of the Hub, without I/O.
 
 use crate::name::ResourceKind;
 
-/// Where the facade begins. No bucket can have this name.
+/// The path under which the API of the Hub is served. A bucket cannot have this name.
 const HUB_PATH: &str = "/_hub/";
 
-/// Whether a request is for the facade.
-pub(in crate::gateway) fn is_asked(path: &str) -> bool {
+/// Whether a path belongs to the API of the Hub.
+pub(in crate::gateway) fn is_hub_path(path: &str) -> bool {
     path.starts_with(HUB_PATH)
 }
 
-/// The part of a path that the Hub's clients know.
+/// Returns the part of a path that the Hub's clients know.
 pub(super) fn below(path: &str) -> &str {
     path.strip_prefix(HUB_PATH).unwrap_or_default()
 }
@@ -19,11 +19,11 @@ pub(super) fn below(path: &str) -> &str {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RepositoryName {
     pub(super) kind: ResourceKind,
-    /// `OWNER/NAME`.
+    /// The repository as `OWNER/NAME`.
     pub(super) id: String,
 }
 
-/// What a request asks for.
+/// A request to the API of the Hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Question {
     /// A description of a repository, by default at its newest revision.
@@ -34,12 +34,13 @@ pub(super) enum Question {
     Resolve { repository: RepositoryName, revision: String, path: String },
     /// The revisions of a repository.
     Refs { repository: RepositoryName },
-    /// Who the caller is.
+    /// The name of the caller.
     WhoAmI,
 }
 
 impl Question {
-    /// Reads a path below [`HUB_PATH`], and the query. `None`: the Hub has no such path, or the facade does not need it.
+    /// Reads a path below [`HUB_PATH`], and the query. `None` if the Hub has no such path, or if the gateway does not
+    /// support it.
     pub(super) fn read(path: &str, query: &str) -> Option<Self> {
         let parts = path.split('/').map(decoded).collect::<Option<Vec<String>>>()?;
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
@@ -125,7 +126,7 @@ mod tests {
         RepositoryName { kind: ResourceKind::Model, id: "acme/base-7b".into() }
     }
 
-    // Each path that the Hub's clients ask for is understood, and no other is.
+    // The gateway supports exactly the paths that the Hub's clients use.
     #[test]
     fn each_path_of_the_hubs_clients_is_understood() {
         let read = |path: &str| Question::read(path, "recursive=True&expand=false");

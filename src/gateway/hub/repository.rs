@@ -1,4 +1,5 @@
-//! The repositories that a lease opens: each leased model or dataset by its owner and name, with its versions as revisions.
+//! The repositories of a lease. Each leased model or dataset is a repository with its owner and name, and its versions
+//! are the revisions.
 
 use s3s::{S3ErrorCode, S3Result};
 
@@ -24,7 +25,7 @@ use crate::{
 pub(super) struct LeasedVersion {
     /// The version of the resource.
     pub(super) version: String,
-    /// What clients take for the digest of a commit: 40 hexadecimal digits.
+    /// The digest that clients use as a commit: 40 hexadecimal digits.
     pub(super) commit: String,
     pub(super) access: LiveAccess,
     pub(super) mount: Mount,
@@ -36,7 +37,8 @@ pub(super) struct RepositoryFile {
     pub(super) info: ObjectInfo,
 }
 
-/// All leased versions of a repository, the newest last. A foreign repository and one that does not exist get the same answer.
+/// Returns all leased versions of a repository, the newest last. A repository that is not leased gets the same answer
+/// as an absent repository.
 pub(super) fn revisions(caller: &GatewayCaller, name: &RepositoryName) -> S3Result<Vec<LeasedVersion>> {
     let mut all = Vec::new();
     let mut why = caller.session.refused.clone();
@@ -79,7 +81,7 @@ pub(super) fn revisions(caller: &GatewayCaller, name: &RepositoryName) -> S3Resu
     Ok(all)
 }
 
-/// The revision that a client asks for: a version, a commit, or `main`, which is the newest version of the lease.
+/// Returns the requested revision: a version, a commit, or `main`, which is the newest version of the lease.
 pub(super) fn revision(
     caller: &GatewayCaller,
     name: &RepositoryName,
@@ -115,7 +117,7 @@ fn commit_of(resource: &str) -> String {
     hex(&sha256(resource.as_bytes()))
 }
 
-/// What clients take for the digest of a file's content: 40 hexadecimal digits that change with the file.
+/// Returns the digest that clients use for a file's content: 40 hexadecimal digits that change with the file.
 pub(super) fn blob_of(info: &ObjectInfo) -> String {
     hex(&sha256(format!("{}:{}", info.e_tag, info.size).as_bytes()))
 }
@@ -127,11 +129,11 @@ fn hex(digest: &[u8; 32]) -> String {
 }
 
 impl LeasedVersion {
-    /// The files whose paths begin with a prefix, in order.
+    /// Returns the files whose paths begin with a prefix, in order.
     ///
     /// # Errors
     ///
-    /// The store cannot list them, or there are more than [`HUB_FILES_MAX`].
+    /// The store cannot list the files, or there are more than [`HUB_FILES_MAX`].
     pub(super) async fn files(&self, caller: &GatewayCaller, prefix: &str) -> S3Result<Vec<RepositoryFile>> {
         let listing = Listing::begin(caller)?;
         let work = listing.with(&self.access);
@@ -140,7 +142,7 @@ impl LeasedVersion {
             prefix: prefix.to_owned(),
             delimiter: None,
             after: String::new(),
-            // A directory is walked once. An object store decides the size of its pages.
+            // A directory is walked only once. An object store decides the size of its pages.
             max: HUB_FILES_MAX.saturating_add(1),
         };
         let mut files = Vec::new();

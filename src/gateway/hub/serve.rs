@@ -1,4 +1,4 @@
-//! The answers of the facade.
+//! The answers of the API of the Hub.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ const COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 ///
 /// # Errors
 ///
-/// The lease does not open it, or it does not exist.
+/// The lease does not open the repository or file, or it does not exist.
 pub(in crate::gateway) async fn answer(
     caller: &GatewayCaller,
     request: &Request<Body>,
@@ -85,7 +85,7 @@ fn json_answer(value: &Value, revision: Option<&LeasedVersion>) -> Response<Body
     response
 }
 
-/// The files below a folder, and the folders that they lie in.
+/// Returns the files below a folder, and their folders.
 fn tree(files: &[RepositoryFile], folder: &str, is_recursive: bool) -> Value {
     let (mut entries, mut folders) = (Vec::new(), BTreeSet::new());
     for file in files {
@@ -109,7 +109,7 @@ fn tree(files: &[RepositoryFile], folder: &str, is_recursive: bool) -> Value {
     Value::from(entries)
 }
 
-/// The bytes of a file, or only their description.
+/// Returns the bytes of a file, or only their description.
 async fn resolve(
     caller: &GatewayCaller,
     revision: LeasedVersion,
@@ -145,7 +145,7 @@ async fn resolve(
     Ok(response)
 }
 
-/// The headers that clients need for each file. Without these headers, they keep no bytes of it.
+/// Sets the headers that clients need for each file. Clients do not cache a file without these headers.
 fn describe(headers: &mut HeaderMap, revision: &LeasedVersion, info: &ObjectInfo, bytes: u64) {
     insert(headers, COMMIT, &revision.commit);
     insert(headers, header::ETAG, &format!("\"{}\"", blob_of(info)));
