@@ -36,6 +36,7 @@ pub struct S3Settings {
     pub region: String,
     /// The file with the id of the access key, in one line. It is read again when it changes.
     pub access_key_file: PathBuf,
+    /// The file with the secret access key, in one line. It is read again when it changes.
     pub secret_key_file: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! The caller of one request: its session, its connection, and its room.
+//! The caller of one request: its session, its connection, and its share of the limits.
 
 use std::{fmt, sync::Arc};
 
@@ -28,11 +28,11 @@ pub(super) struct GatewayCaller {
     pub(super) sessions: TokenSessions,
     pub(super) connection: Connection,
     pub(super) rooms: Arc<GatewayRoom>,
-    /// Its room among the requests under way. Transfers hold it until they end.
+    /// The caller's slot among the requests under way. Transfers keep the slot until they end.
     pub(super) room: Arc<Share>,
 }
 
-/// An object that the caller may use as it asked.
+/// An object that the caller may use for its request.
 #[derive(Clone)]
 pub(super) struct OpenedObject {
     pub(super) access: LiveAccess,
@@ -47,17 +47,17 @@ impl GatewayCaller {
         extensions.get::<GatewayCaller>().cloned().ok_or_else(missing)
     }
 
-    /// The memory for its uploads into object stores.
+    /// Returns the memory for the caller's uploads into object stores.
     pub(super) fn upload_memory(&self) -> UploadMemory {
         UploadMemory::new(self.rooms.upload_kib.clone(), self.connection.peer.spiffe_id().clone())
     }
 
-    /// Authorizes a use of a key. A key that is foreign and one that does not exist get the same answer.
+    /// Authorizes the use of a key. A key that the caller may not see gets the same answer as an absent key.
     pub(super) fn open(&self, bucket: &str, key: &str, need: Need) -> S3Result<OpenedObject> {
         let mut why = self.session.refused.clone();
-        // The first lease that opens the resource, but not for this.
+        // The first lease that opens the resource, but not for this use.
         let mut too_narrow: Option<(&Access, &Object)> = None;
-        // Only the innermost folder decides. So a read-only folder stays read-only inside a folder that may be written.
+        // Only the innermost folder decides, so a read-only folder stays read-only inside a writable folder.
         let found = self.session.tokens.iter().flat_map(|token| token.view.find(bucket, key));
         let innermost = found.map(|(mount, _)| mount.prefix.len()).max();
         for token in &self.session.tokens {
@@ -90,7 +90,8 @@ impl GatewayCaller {
         Err(refused(&why))
     }
 
-    /// The mounts of a bucket that the caller may list, by prefix, each with its access. No key is in two of them.
+    /// Returns the mounts of a bucket that the caller may list, by prefix, each with its access. A key is in at most
+    /// one of them.
     pub(super) fn readable(&self, bucket: &str) -> S3Result<Vec<(LiveAccess, Mount)>> {
         let mut all: Vec<(LiveAccess, Mount)> = Vec::new();
         let mut why = self.session.refused.clone();
@@ -119,7 +120,7 @@ impl GatewayCaller {
         Ok(all)
     }
 
-    /// The buckets in which a token of the caller opens anything, in order.
+    /// Returns the buckets in which the tokens of the caller open prefixes, in order.
     pub(super) fn buckets(&self) -> Vec<String> {
         let names = self.session.tokens.iter().flat_map(|token| token.view.buckets());
         let mut names: Vec<String> = names.map(str::to_owned).collect();
@@ -144,7 +145,7 @@ impl fmt::Debug for GatewayCaller {
     }
 }
 
-/// The refusal for a key that the tokens do not open.
+/// Returns the refusal for a key that the tokens do not open.
 fn closed(bucket: &str, key: &str, need: Need) -> Refusal {
     let to = match need {
         Need::Read => "read",
@@ -156,12 +157,12 @@ fn closed(bucket: &str, key: &str, need: Need) -> Refusal {
         .fix("name the resource in the job file; `leasehold job show JOB` says what the job opens")
 }
 
-/// Checks that an access lasts.
+/// Checks that an access has not ended.
 pub(super) fn live(access: &LiveAccess) -> S3Result<()> {
     access.check().map_err(|refusal| refused(&refusal))
 }
 
-/// The error of a field that the gateway does not read.
+/// Refuses a field that the gateway does not read.
 pub(super) fn without(is_present: bool, what: &str) -> Result<(), S3Error> {
     if is_present { Err(super::refusal::not_implemented(what)) } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The body of a download, which is cut when its access ends.
+//! The body of a download. It is cut when its access ends.
 
 use std::{
     pin::Pin,
@@ -22,11 +22,12 @@ use super::{
 };
 use crate::{limits::GATEWAY_CUT_GRACE, link::Share, reason::Refusal};
 
-/// Sends chunks. It checks the access before each chunk, and waits for the store and for the end of the access at the same time.
+/// A body that sends the chunks of an object. It checks the access before each chunk, and waits for the store and for
+/// the end of the access at the same time.
 ///
-/// If the client stops reading, this body is not polled any more. So a separate task cuts the connection then.
+/// If the client stops reading, this body is no longer polled. So a separate task cuts the connection in that case.
 pub(super) struct Download {
-    /// Only this body uses them. The mutexes make it `Sync`, which s3s asks for.
+    /// The chunks. Only this body uses them. The mutex makes the body `Sync`, because s3s requires this.
     chunks: Mutex<BoxStream<'static, Result<Bytes, StoreError>>>,
     ended: Mutex<BoxFuture<'static, Refusal>>,
     left: u64,

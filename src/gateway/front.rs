@@ -1,5 +1,5 @@
-//! The front: removes from a request what the wrapper added, checks the tokens and the peer, and hands the client's own request
-//! to the S3 protocol.
+//! The front: removes the headers of the wrapper from a request, checks the tokens and the peer, and hands the client's
+//! own request to the S3 protocol.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -35,10 +35,10 @@ use crate::{
 const TOKEN: &str = "x-leasehold-token";
 /// The secret of the key that the wrapper gave to the client.
 const SECRET_KEY: &str = "x-leasehold-secret-key";
-/// The path at which wrappers present newer tokens for transfers that are under way. No bucket can have this name.
+/// The path at which wrappers present newer tokens for transfers under way. A bucket cannot have this name.
 const RENEW_PATH: &str = "/.leasehold/renew";
 
-/// An S3 server that opens what a lease opens. Cheap to clone.
+/// An S3 server for the resources of leases. A clone is cheap.
 #[derive(Clone)]
 pub struct Gateway {
     sessions: TokenSessions,
@@ -51,7 +51,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Makes a gateway that asks the verifier about tokens, and looks up resources in the catalog.
+    /// Makes a gateway. It asks the verifier about tokens, and looks up resources in the catalog.
     pub fn new(verifier: Verifier, catalog: CatalogReader, stores: Stores, clock: Arc<dyn Clock>) -> Self {
         let (stores, uploads) = (Arc::new(stores), Arc::new(OpenUploads::default()));
         let classify = by_catalog(catalog.clone());
@@ -66,14 +66,15 @@ impl Gateway {
         }
     }
 
-    /// Lets it report to the daemon what leases were used for.
+    /// Lets the gateway report the use of leases to the daemon.
     #[must_use]
     pub fn reporting_to(self, reporter: UseReporter) -> Self {
         Gateway { reporter: Some(reporter), ..self }
     }
 
-    /// Serves until the shutdown. First removes what an earlier gateway left unfinished: a store has one gateway at a time.
-    /// The options bound the connections. The gateway itself decides who counts as known and how long headers may be.
+    /// Serves until the shutdown. First removes the unfinished uploads of an earlier gateway, because a store has only
+    /// one gateway at a time. The options bound the connections. The gateway itself decides which callers are known and
+    /// how long headers may be.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -101,7 +102,7 @@ impl Gateway {
         let options = ServeOptions { header_bytes_max: GATEWAY_HEADER_BYTES_MAX, classify, ..options };
         serve(listener, acceptor, service, options, shutdown).await;
         if let Err(error) = watch.await {
-            tracing::error!(%error, "the watch over uploads and usages did not end normally");
+            tracing::error!(%error, "the background task for uploads and usages did not end normally");
         }
     }
 
@@ -153,7 +154,8 @@ impl Gateway {
     }
 }
 
-/// An identity that no catalog entry matches cannot hold a lease, so it gets little room.
+/// Classifies peers by the catalog. An identity without a catalog entry cannot hold a lease, so it gets few
+/// connections.
 fn by_catalog(catalog: CatalogReader) -> Classify {
     Classify::new(move |peer| {
         let counted_as = peer.spiffe_id().clone();
@@ -163,7 +165,7 @@ fn by_catalog(catalog: CatalogReader) -> Classify {
     })
 }
 
-/// The answer to a request with newer tokens: all of them are accepted, or the reason why one is not.
+/// Returns the answer to a request with newer tokens: success, or the reason for which a token is refused.
 fn renewed(method: &Method, refusal: Option<&Refusal>) -> Response<Body> {
     match refusal {
         _ if method != Method::POST => {
@@ -178,7 +180,7 @@ fn renewed(method: &Method, refusal: Option<&Refusal>) -> Response<Body> {
     }
 }
 
-/// What the wrapper added to the client's request.
+/// The headers that the wrapper added to the client's request.
 struct Added {
     tokens: Vec<String>,
     secret: SecretKey,
@@ -200,7 +202,7 @@ impl Added {
             ));
         }
         let secret = match (secrets.pop(), secrets.is_empty()) {
-            // The Hub's clients sign nothing.
+            // The Hub's clients do not sign requests.
             (None, _) if is_for_hub => SecretKey::from(String::new()),
             (Some(secret), true) if !secret.is_empty() => SecretKey::from(secret),
             _ => {
@@ -214,10 +216,10 @@ impl Added {
     }
 }
 
-/// Refuses the ways to sign that the gateway does not accept, and names them. s3s would accept them.
+/// Refuses the kinds of signature that the gateway does not support, with their names. s3s would accept them.
 fn check_form<B>(request: &Request<B>) -> S3Result<()> {
     let query = request.uri().query().unwrap_or_default();
-    // s3s decodes the names of parameters. So a name that is encoded without need is decoded here before it is compared.
+    // s3s decodes the names of parameters. So this code decodes names before it compares them.
     let has_parameter = |wanted: &str| {
         query.split('&').any(|pair| decoded_name(pair).is_some_and(|name| name == wanted.as_bytes()))
     };
@@ -236,7 +238,7 @@ fn check_form<B>(request: &Request<B>) -> S3Result<()> {
     Ok(())
 }
 
-/// Refuses a document that is too long, or whose length is not declared. s3s takes both for faults of the server.
+/// Refuses a document that is too long, or whose length is not declared. s3s would report both as faults of the server.
 fn check_document<B>(request: &Request<B>) -> S3Result<()> {
     // The body of a PUT is an object or a part, unless the request has a parameter that is not among these.
     const OF_OBJECTS: [&[u8]; 4] = [b"", b"partNumber", b"uploadId", b"x-id"];
@@ -266,7 +268,8 @@ fn check_document<B>(request: &Request<B>) -> S3Result<()> {
     }
 }
 
-/// The name of a parameter, without its percent-encoding. `None` if that is malformed, which s3s refuses or takes literally.
+/// Returns the name of a parameter without percent-encoding. `None` if the encoding is malformed: s3s refuses such a
+/// name or uses it literally.
 fn decoded_name(pair: &str) -> Option<Vec<u8>> {
     let mut bytes = pair.split('=').next().unwrap_or_default().bytes();
     let mut name = Vec::new();

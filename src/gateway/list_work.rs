@@ -1,4 +1,4 @@
-//! The work of a listing: it has a place, it ends with its access, and it visits a bounded number of entries.
+//! The work of a listing. It takes a slot, ends with its access, and visits a bounded number of entries.
 
 use std::{
     fmt,
@@ -23,18 +23,18 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// One listing of a caller. It holds its place until it is dropped.
+/// A listing of a caller. It keeps its slot until it is dropped.
 pub(super) struct Listing {
     left: Arc<AtomicUsize>,
     _place: Share,
 }
 
 impl Listing {
-    /// Takes a place.
+    /// Takes a slot for a listing.
     ///
     /// # Errors
     ///
-    /// The caller has too many listings under way, or all callers together.
+    /// The caller, or all callers together, have too many listings under way.
     pub(super) fn begin(caller: &GatewayCaller) -> S3Result<Self> {
         let place = caller.rooms.listings.take(caller.connection.peer.spiffe_id(), 1).map_err(|_| {
             let text = "too many listings are under way: try again, with fewer at once";
@@ -43,13 +43,13 @@ impl Listing {
         Ok(Listing { left: Arc::new(AtomicUsize::new(GATEWAY_WALK_ENTRIES_MAX)), _place: place })
     }
 
-    /// The part of the work that needs this access. All parts share one bound.
+    /// Returns the part of the work that needs this access. All parts share one bound.
     pub(super) fn with(&self, access: &LiveAccess) -> ListWork {
         ListWork { left: self.left.clone(), look: Arc::new(final_check(access)) }
     }
 }
 
-/// What a store may still do for a listing.
+/// The remaining work that a store may do for a listing.
 #[derive(Clone)]
 pub(super) struct ListWork {
     left: Arc<AtomicUsize>,
@@ -57,11 +57,11 @@ pub(super) struct ListWork {
 }
 
 impl ListWork {
-    /// Checks that the listing goes on, and counts the entries that it visits next.
+    /// Checks that the listing may go on, and counts the entries that it visits next.
     ///
     /// # Errors
     ///
-    /// Its access ended, or it has visited too many entries.
+    /// The access ended, or the listing has visited too many entries.
     pub(super) fn visit(&self, entries: usize) -> Result<(), StoreError> {
         (self.look)().map_err(StoreError::Ended)?;
         let less = |left: usize| left.checked_sub(entries);

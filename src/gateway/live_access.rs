@@ -1,4 +1,4 @@
-//! The access for one action on one object, which goes on with newer tokens of the same lease.
+//! The access for one action on one object. It goes on with newer tokens of the same lease.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -18,12 +18,12 @@ pub(super) struct LiveAccess {
     sessions: TokenSessions,
     object: Object,
     action: Action,
-    /// A number for the key that is used, to count different ones. 0 if no key is.
+    /// A number for the used key, to count different keys. 0 if no key is used.
     key: u64,
 }
 
 impl LiveAccess {
-    /// Checks that the token allows this now.
+    /// Checks that the token allows the action now.
     pub(super) fn new(
         access: &Access,
         sessions: TokenSessions,
@@ -35,24 +35,24 @@ impl LiveAccess {
         Ok(LiveAccess { access: access.clone(), sessions, object, action, key: 0 })
     }
 
-    /// The access of the first token.
+    /// Returns the access of the first token.
     pub(super) fn access(&self) -> &Access {
         &self.access
     }
 
-    /// The counters of its transfers.
+    /// Returns the counters of the transfers.
     pub(super) fn usages(&self) -> &Usages {
         self.sessions.usages()
     }
 
-    /// The use of one key.
+    /// Sets the key that is used.
     pub(super) fn of_key(self, key: &str) -> Self {
         let mut hasher = DefaultHasher::new();
         key.hash(&mut hasher);
         LiveAccess { key: hasher.finish(), ..self }
     }
 
-    /// A number that differs for different keys.
+    /// Returns a number that differs for different keys.
     pub(super) fn key(&self) -> u64 {
         self.key
     }

@@ -1,11 +1,13 @@
-//! The S3 gateway: unmodified programs read and write through their lease, and a revocation cuts them in the middle.
+//! The S3 gateway: unmodified programs read and write with their lease, and a revocation cuts their transfers.
 //!
-//! A request comes over mutual TLS from the wrapper of a member, with the member's tokens. The gateway asks only
-//! [`verify`](crate::verify) about them, and never issues or renews anything. It takes S3's protocol from s3s, authorizes the literal
-//! bytes of each key, and checks the access before each chunk. `docs/gateway.md` explains it to operators.
+//! A request comes over mutual TLS from the wrapper of a member, with the member's tokens. The gateway checks the
+//! tokens only with [`verify`](crate::verify), and never issues or renews anything. The library s3s provides the S3
+//! protocol. The gateway authorizes the literal bytes of each key, and checks the access before each chunk.
+//! `docs/gateway.md` explains the gateway to operators.
 //!
-//! Background tasks: the accept loop of [`link`](crate::link), the watches over unfinished uploads and over usages (end with the gateway), and
-//! one task for each download, which cuts a client that stopped reading (ends with the download).
+//! Background tasks: the accept loop of [`link`](crate::link), a task for unfinished uploads, and a task for usages
+//! (all end with the gateway). Each download has a task that cuts a client that stopped reading (it ends with the
+//! download).
 //!
 //! | File | Contains |
 //! |---|---|
@@ -17,25 +19,25 @@
 //! | `view` | buckets and prefixes that a token opens |
 //! | `key` | the key of an object below a leased prefix |
 //! | `operation` | the table of operations |
-//! | `service` | the operations, as s3s calls them |
+//! | `service` | the operations in the form of the s3s traits |
 //! | `read` `list` `write` `multipart` | the operations |
 //! | `listing` | one page of a listing, without I/O |
-//! | `list_work` | what a listing may still do |
-//! | `conditions` | If-Match and the others |
+//! | `list_work` | the remaining work of a listing |
+//! | `conditions` | If-Match and the other conditions |
 //! | `download` | the body of a download |
 //! | `receive` | the body of an upload |
-//! | `paced_body` | the pace of a body: slow clients lose their places |
-//! | `unread_body` | the rest of a body that no one reads |
+//! | `paced_body` | the pace of a body: slow clients lose their slots |
+//! | `unread_body` | the rest of a body that no operation reads |
 //! | `checksum` | the checksums that clients send |
 //! | `chunk_guard` | a bound on the chunks of an upload |
-//! | `room` | what holders may have under way |
+//! | `room` | the work that holders may have under way |
 //! | `upload_memory` | memory for uploads into object stores |
 //! | `open_uploads` | uploads in parts that are under way |
-//! | `usage` | what was read and written |
+//! | `usage` | the use of leases, counted and reported |
 //! | `manifest` `pins` | the objects of a pinned resource, and the comparison of their bytes |
-//! | `refusal` | what a refusal looks like to an S3 client |
-//! | `hub/` | the facade of the Hugging Face Hub |
-//! | `stores` `store` | the stores, and what each can do |
+//! | `refusal` | refusals in the form of S3 errors |
+//! | `hub/` | the API of the Hugging Face Hub |
+//! | `stores` `store` | the stores, and their operations |
 //! | `upload` | bytes that are not visible yet |
 //! | `directory` `directory_upload` `folder` `walk` | a directory of this machine as a store |
 //! | `bucket` `bucket_upload` `bucket_client` | a bucket of an object store as a store |

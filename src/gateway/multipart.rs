@@ -155,10 +155,10 @@ pub(super) async fn complete(
     let wanted = wanted_parts(&open, &named, input.mpu_object_size)?;
     let conditions =
         Conditions { if_match: input.if_match, if_none_match: input.if_none_match, ..Conditions::default() };
-    // This goes on if the client goes away, so that the client's next try gets the outcome.
+    // This goes on if the client disconnects, so that the client's next attempt gets the outcome.
     let uploads = uploads.clone();
     let ending = tokio::spawn(async move {
-        // The caller's room and the turn are held until the end.
+        // The caller's slot and the turn are kept until the end.
         let (_caller, _turn) = (caller, turn);
         let look = final_check(&opened.access);
         let info = open.parts.complete(&wanted, &conditions, look).await?;
@@ -172,7 +172,8 @@ pub(super) async fn complete(
     Ok(answer(ending.await.map_err(stopped)??))
 }
 
-/// Checks the list of parts that a client completes an upload with. Returns the number of each, and what is stored.
+/// Checks the list of parts with which a client completes an upload. Returns the number and the stored facts of each
+/// part.
 fn wanted_parts(
     open: &OpenUpload,
     named: &[CompletedPart],

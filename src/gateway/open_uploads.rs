@@ -27,7 +27,7 @@ use crate::{
     secret::random_u128,
 };
 
-/// One upload in parts. Only its holder, working in the same attempt on the same object, finds it.
+/// An upload in parts. Only its holder can find it, in the same attempt and for the same object.
 pub(super) struct OpenUpload {
     pub(super) id: String,
     pub(super) bucket: String,
@@ -41,16 +41,16 @@ pub(super) struct OpenUpload {
 
 struct UploadState {
     stored: BTreeMap<u16, (StoredPart, Compared)>,
-    /// The newest access that it was used with.
+    /// The newest access with which the upload was used.
     access: LiveAccess,
     used: LeaseTime,
-    /// Whether it was completed or removed.
+    /// Whether the upload was completed or removed.
     is_over: bool,
-    /// Whether a request is completing or aborting it.
+    /// Whether a request is completing or aborting the upload.
     is_ending: bool,
 }
 
-/// An upload that was completed, so that a client that did not get the answer can ask again.
+/// A completed upload. A client that did not get the answer can ask again.
 #[derive(Clone)]
 struct CompletedUpload {
     id: String,
@@ -59,7 +59,7 @@ struct CompletedUpload {
     e_tag: String,
 }
 
-/// The right to complete or abort an upload. One request at a time has it, until this is dropped.
+/// The right to complete or abort an upload. Only one request at a time has the right, until it drops this value.
 pub(super) struct EndingTurn(Arc<OpenUpload>);
 
 impl Drop for EndingTurn {
@@ -77,7 +77,7 @@ struct UploadTable {
     open: HashMap<String, Arc<OpenUpload>>,
     completed: VecDeque<CompletedUpload>,
     parts: usize,
-    /// The number of parts of each object that has any.
+    /// The number of parts of each object that has parts.
     parts_of: HashMap<Object, usize>,
 }
 
@@ -113,7 +113,7 @@ impl OpenUploads {
         Ok(upload)
     }
 
-    /// Checks that there is room for one more upload to this object.
+    /// Checks that the bounds allow one more upload to this object.
     pub(super) fn check_room(&self, opened: &OpenedObject) -> S3Result<()> {
         let table = self.table();
         let object = &opened.found.object;
@@ -129,7 +129,7 @@ impl OpenUploads {
         Ok(())
     }
 
-    /// Finds an upload of this caller to this object. For the caller, no other upload exists.
+    /// Finds an upload of this caller to this object. Uploads of other callers count as absent.
     pub(super) fn find(
         &self,
         caller: &GatewayCaller,
@@ -145,7 +145,7 @@ impl OpenUploads {
         Ok(upload)
     }
 
-    /// The open uploads of this caller's objects, for listings.
+    /// Returns the open uploads of this caller's objects, for listings.
     pub(super) fn of_holder(&self, holder: &SpiffeId) -> Vec<Arc<OpenUpload>> {
         let table = self.table();
         let mut all: Vec<_> =
@@ -154,7 +154,7 @@ impl OpenUploads {
         all
     }
 
-    /// Notes a stored part.
+    /// Adds a stored part.
     pub(super) fn note_part(
         &self,
         upload: &OpenUpload,
@@ -179,12 +179,12 @@ impl OpenUploads {
         Ok(())
     }
 
-    /// Forgets an upload. Returns it if it was still there.
+    /// Removes an upload. Returns it if it was still in the table.
     pub(super) fn take(&self, id: &str) -> Option<Arc<OpenUpload>> {
         self.table().take(id)
     }
 
-    /// Remembers that an upload was completed.
+    /// Keeps the outcome of a completed upload.
     pub(super) fn completed(&self, upload: &OpenUpload, e_tag: String) {
         let mut table = self.table();
         table.take(&upload.id);
@@ -195,7 +195,7 @@ impl OpenUploads {
         table.completed.push_back(CompletedUpload { id, holder, found, e_tag });
     }
 
-    /// The tag of an object that this caller completed before.
+    /// Returns the tag of an object that this caller completed before.
     pub(super) fn completed_before(
         &self,
         caller: &GatewayCaller,
@@ -238,7 +238,8 @@ fn are_of_one_tenant(one: &Object, other: &Object) -> bool {
     one.resource().tenant() == other.resource().tenant()
 }
 
-/// Whether a tenant has its share: half of what the others leave, so that there is always room for one more tenant.
+/// Whether a tenant has used its share. The share is half of what other tenants leave free, so that further tenants
+/// always get a share.
 fn is_full(of_tenant: usize, of_all: usize, max: usize) -> bool {
     let of_others = of_all.saturating_sub(of_tenant);
     of_tenant >= max.saturating_sub(of_others) / 2
@@ -302,7 +303,7 @@ impl OpenUpload {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The parts that are stored, by number.
+    /// Returns the stored parts, by number.
     pub(super) fn stored(&self) -> BTreeMap<u16, (StoredPart, Compared)> {
         self.state().stored.clone()
     }
@@ -315,9 +316,9 @@ impl OpenUpload {
             && now.lh.attempt == then
     }
 
-    /// Whether the upload must be removed, because its access ended or no one used it for long. While the state of the access is
-    /// not known, the upload stays, because its holder may come back. While a request ends the upload, that request checks the
-    /// access.
+    /// Whether the upload must be removed, because its access ended or it was not used for long. While the state of the
+    /// access is not known, the upload stays, because its holder may come back. While a request ends the upload, that
+    /// request checks the access.
     fn must_go(&self, now: LeaseTime) -> bool {
         let state = self.state();
         if state.is_ending {

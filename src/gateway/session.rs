@@ -1,4 +1,4 @@
-//! Sessions: what the tokens of a request open. Each token is checked once, and kept.
+//! Sessions: the access from the tokens of a request. Each token is checked once and kept.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,10 +22,10 @@ use crate::{
     verify::{Access, Verifier},
 };
 
-/// Returns the catalog in force.
+/// A function that returns the catalog in force.
 pub type CatalogReader = Arc<dyn Fn() -> Catalog + Send + Sync>;
 
-/// Accepts tokens, and keeps what was accepted. A clone is a pointer.
+/// Accepts tokens, and keeps the accepted tokens. A clone is a pointer.
 #[derive(Clone)]
 pub(super) struct TokenSessions(Arc<SessionState>);
 
@@ -43,23 +43,23 @@ struct SessionState {
 struct KeptTokens {
     by_digest: HashMap<[u8; 32], AcceptedToken>,
     in_order: VecDeque<[u8; 32]>,
-    /// The newest token of each lease: a transfer that outlasts its token goes on with it.
+    /// The newest token of each lease. A transfer that outlasts its token goes on with this token.
     newest: HashMap<LeaseId, Access>,
 }
 
-/// A token that was accepted, and what it opens.
+/// An accepted token, and the view of the objects that it opens.
 #[derive(Clone)]
 pub(super) struct AcceptedToken {
     pub(super) access: Access,
     pub(super) view: SharedView,
 }
 
-/// What the tokens of one request open.
+/// The access from the tokens of one request.
 #[derive(Clone)]
 pub(super) struct TokenSession {
-    /// One or two: a token of the reading half and one of the writing half.
+    /// One or two tokens: one of the reading half, one of the writing half.
     pub(super) tokens: Vec<AcceptedToken>,
-    /// Why another token of the request is refused, if one is.
+    /// The refusal of another token of the request, if a token was refused.
     pub(super) refused: Option<Refusal>,
 }
 
@@ -81,11 +81,11 @@ impl TokenSessions {
         }))
     }
 
-    /// Accepts the tokens of a request. If the verifier cannot decide at the moment, waits for a bounded time until it can.
+    /// Accepts the tokens of a request. If the verifier cannot decide now, waits for a bounded time until it can.
     ///
     /// # Errors
     ///
-    /// Why none of the tokens is accepted.
+    /// The reason for which no token is accepted.
     pub(super) async fn open(&self, tokens: &[&str], peer: &Peer) -> Result<TokenSession, Refusal> {
         let until = self.0.clock.now().lease.plus(GATEWAY_HOLD);
         loop {
@@ -144,7 +144,7 @@ impl TokenSessions {
         accepted
     }
 
-    /// Returns a newer token of the lease of an access that has expired, if one was presented.
+    /// Returns a newer token for the lease of an expired access, if the holder has presented one.
     pub(super) fn successor(&self, access: &Access) -> Option<Access> {
         let kept = self.kept();
         let newest = kept.newest.get(&access.claims().lh.lease)?;
@@ -152,7 +152,7 @@ impl TokenSessions {
         (new.sub == old.sub && new.exp > old.exp).then(|| newest.clone())
     }
 
-    /// The counters of what was read and written.
+    /// Returns the counters of the use of leases.
     pub(super) fn usages(&self) -> &Usages {
         &self.0.usages
     }
@@ -198,7 +198,7 @@ impl KeptTokens {
     }
 }
 
-/// A token that is shown with another certificate gets another entry.
+/// Returns the key of a token in the cache. A token that is shown with another certificate gets another key.
 fn digest(token: &str, peer: &Peer) -> [u8; 32] {
     let mut bytes = Vec::with_capacity(token.len().saturating_add(32));
     bytes.extend_from_slice(peer.x5t_s256());

@@ -23,17 +23,17 @@ use crate::{
 /// The settings of a gateway. Always valid once they exist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewaySettings {
-    /// S3 over mutual TLS.
+    /// The address for S3 over mutual TLS.
     pub listen: SocketAddr,
-    /// The audience of the tokens that it accepts: an `[[audience]]` of the catalog.
+    /// The audience of the tokens that the gateway accepts: an `[[audience]]` of the catalog.
     pub audience: SpiffeId,
-    /// Its stores. If there are none, it serves nothing.
+    /// The stores of the gateway. If there are none, it serves nothing.
     pub stores: Vec<StoreSettings>,
-    /// The folder of the manifests that the catalog pins. `None`: pins are not compared.
+    /// The folder of the manifests that the catalog pins. `None` if pins are not compared.
     pub manifests: Option<PathBuf>,
 }
 
-/// One store: which locations it has, and where their bytes are.
+/// A store: its locations, and the place of their bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
     /// The URL of a folder. It ends in a slash.
@@ -41,7 +41,7 @@ pub struct StoreSettings {
     pub kept_in: KeptIn,
 }
 
-/// Where the bytes of a store are.
+/// The place of the bytes of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeptIn {
     /// A directory of this machine.
@@ -51,7 +51,7 @@ pub enum KeptIn {
 }
 
 impl GatewaySettings {
-    /// Reads the section.
+    /// Reads the section `[gateway]`.
     pub(crate) fn read(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Self> {
         let listen = table.or("listen", "0.0.0.0:8446", notes, address);
         let example = "\"spiffe://hpc.acme.example/gateway\", the name of an [[audience]] of the catalog";
@@ -76,7 +76,7 @@ impl GatewaySettings {
         Some(GatewaySettings { listen: listen?, audience: audience?, stores, manifests })
     }
 
-    /// Returns a line for each resource of its audience that it has no store for.
+    /// Returns a line for each resource of the gateway's audience without a store.
     pub fn unserved(&self, catalog: &Catalog) -> Vec<String> {
         let has_store =
             |location: &str| self.stores.iter().any(|store| location.starts_with(&store.location));
@@ -161,7 +161,7 @@ fn word(text: &str) -> Result<String, String> {
     Err(format!("`{}` is not a word of letters, digits and dashes", plain::value(text)))
 }
 
-/// Reads the URL of an object store. Plain HTTP is for a store on this machine.
+/// Reads the URL of an object store. Plain HTTP is only for a store on this machine.
 fn endpoint(text: &str) -> Result<String, String> {
     let wrong = |why: &str| Err(format!("`{}` {why}: write https://HOST[:PORT]", plain::value(text)));
     let Ok(uri) = text.parse::<http::Uri>() else { return wrong("is not a URL") };
