@@ -152,7 +152,7 @@ pub const IDENTITIES_MAX: usize = 1_000_000;
 /// The time after a job's end for which an identity of one job still belongs to that job: until all SVIDs of the job's
 /// processes have expired.
 pub const IDENTITY_BOUND: Duration = SVID_LIFE_MAX;
-/// When a job is shown, how many of its identities are checked for membership in other open jobs.
+/// Identities of a shown job that are checked for membership in other open jobs.
 pub const IDENTITIES_SHOWN: usize = 64;
 /// Break-glass identities, which can always lift locks: so few that people know each by name.
 pub const BREAK_GLASS_MAX: usize = 16;
@@ -223,14 +223,14 @@ pub const READERS_PER_TENANT_MAX: usize = 4;
 pub const RECORDS_FOLLOWED_MAX: usize = 1_200_000;
 /// Records that a reader of one tenant's records can name in a `withdrawn` record, which follows within seconds.
 pub const RECORDS_WITHDRAWN_WITHIN: usize = 4_096;
-/// KiB of records per second that the calls of one SPIFFE ID may write in the long run: 10,000 members that share one
-/// ID renew two credentials each every two to three minutes.
+/// KiB of records per second that the calls of one SPIFFE ID may write in the long run. This is enough for 10,000
+/// members that share one ID and renew two credentials each every two to three minutes.
 pub const RATE_PER_IDENTITY: u32 = 250;
 /// KiB of records per second that the calls of one tenant may write in the long run: four such groups. So a tenant adds
 /// at most 88 GB a day to the ledger, with the bursts.
 pub const RATE_PER_TENANT: u32 = 1_000;
-/// The burst: seconds of these rates that may be used at once after a time without calls. 10,000 members come back after a
-/// restart with a join and two credentials each.
+/// The burst: seconds of these rates that may be used at once after a time without calls. This is enough for 10,000
+/// members that return after a restart with a join and two credentials each.
 pub const RATE_BURST_SECONDS: u32 = 200;
 /// Calls a second by which one operator of a tenant revokes, locks or unlocks. The platform's operators have no such bound.
 pub const OPERATOR_CALLS: u32 = 50;
@@ -249,7 +249,7 @@ pub const RATED_IDENTITIES_MAX: usize = 100_000;
 /// Retries of one request under a changing revision before it is refused as contended.
 pub const REVISION_RETRIES: u32 = 8;
 /// Bytes of a token. nginx, Apache and gunicorn accept header lines of 8 KiB, and Tomcat accepts 8 KiB for all lines of
-/// a request: half a KiB is left for the other headers. 64 resources with names of 33 bytes fit.
+/// a request. So half a KiB is left for the other headers. 64 resources with names of 33 bytes fit.
 pub const TOKEN_BYTES_MAX: usize = 7_680;
 /// Tokens whose signature the daemon, or one verifier, need not check again. Claims take up to 8 KiB: 64 MiB in all.
 pub const VERIFIED_TOKENS_MAX: usize = 8_192;
@@ -789,7 +789,7 @@ pub const GATEWAY_UNREAD_BYTES_MAX: usize = 64 << 20;
 pub const GATEWAY_UNREAD_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of one part that the gateway sends to an object store, if the gateway makes the parts.
 pub const GATEWAY_BACKEND_PART_BYTES: usize = 8 << 20;
-/// Such parts of one upload that are being sent at once.
+/// Parts of one upload that the gateway sends to an object store at once.
 pub const GATEWAY_BACKEND_PARTS_IN_FLIGHT: usize = 2;
 /// Bytes of one part of a client's upload to an object store. The part is in memory until it was sent.
 pub const GATEWAY_BUCKET_PART_BYTES_MAX: usize = 64 << 20;
@@ -825,7 +825,7 @@ pub const LOGINS_PER_PERSON_MAX: usize = 16;
 pub const LOGINS_AT_ONCE_MAX: usize = 32;
 /// Logins that wait for the time of their ID token, because the token is dated ahead.
 pub const LOGINS_AHEAD_MAX: usize = 256;
-/// Such logins of one person.
+/// Logins of one person that wait for the time of their ID token.
 pub const LOGINS_AHEAD_PER_PERSON_MAX: usize = 2;
 /// Bytes of the body of a login: an ID token and a request for a certificate.
 pub const LOGIN_BODY_BYTES_MAX: usize = 48 << 10;

@@ -216,7 +216,7 @@ mod tests {
             '\u{2028}'..='\u{202e}',
             '\u{2060}'..='\u{206f}',
             '\u{fff9}'..='\u{fffb}',
-            // The others that Unicode calls Default_Ignorable_Code_Point.
+            // The other characters with the Unicode property Default_Ignorable_Code_Point.
             '\u{ad}'..='\u{ad}',
             '\u{34f}'..='\u{34f}',
             '\u{61c}'..='\u{61c}',

@@ -35,14 +35,14 @@
 //!
 //! gRPC clients in Python, Node and Java check the host name in the server's certificate. A SPIFFE ID is not a host
 //! name. Give the daemon's SVID a DNS name too (SPIRE's `-dns`), and connect by that name. Reflection serves all types,
-//! including those of a refusal's details (`google.rpc`).
+//! including the types of a refusal's details (`google.rpc`).
 
 pub mod convert;
 mod refusal;
 
 pub use refusal::{DaemonRefusal, transport_refusal};
 
-/// Package `leasehold.v1`.
+/// The package `leasehold.v1`.
 #[allow(clippy::all, clippy::pedantic, clippy::indexing_slicing, missing_docs)]
 pub mod v1 {
     tonic::include_proto!("leasehold.v1");

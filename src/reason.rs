@@ -103,7 +103,7 @@ macro_rules! reasons {
 
 // reason = code: gRPC code, HTTP status, class, whether it was decided, what a running member does
 reasons! {
-    // ---------- who is calling ----------
+    // ---------- the caller ----------
     /// The connection has no client certificate.
     NoClientCertificate = "NO_CLIENT_CERTIFICATE": Unauthenticated, UNAUTHORIZED, Denied, Refused, TryLater;
     /// The client certificate is not an X.509-SVID.
@@ -126,7 +126,7 @@ reasons! {
     /// The identity provider of people gave no usable answer.
     ProviderUnavailable = "PROVIDER_UNAVAILABLE": Unavailable, SERVICE_UNAVAILABLE, Failure, Undecided, TryLater;
 
-    // ---------- what was asked ----------
+    // ---------- the request ----------
     /// A field has an invalid value.
     FieldInvalid = "FIELD_INVALID": InvalidArgument, BAD_REQUEST, Usage, Refused, TryLater;
     /// A required field is absent.
@@ -156,7 +156,7 @@ reasons! {
     /// The caller's pin differs from the catalog's.
     PinMismatch = "PIN_MISMATCH": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
 
-    // ---------- what policy says ----------
+    // ---------- policy ----------
     /// A rule forbids it, or none permits it.
     PolicyDenied = "POLICY_DENIED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// A rule could not be evaluated. That denies the request.
@@ -165,9 +165,9 @@ reasons! {
     ApprovalRequired = "APPROVAL_REQUIRED": FailedPrecondition, CONFLICT, AwaitingApproval, Recorded, Stop;
     /// The caller is in none of the groups that may approve at the gates of the job.
     NotAnApprover = "NOT_AN_APPROVER": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
-    /// The caller has a part in the job, so someone else must approve it.
+    /// The caller is involved in the job, so another person must approve it.
     ApproverInvolved = "APPROVER_INVOLVED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
-    /// The request that the caller approved is not that of the job.
+    /// The request that the caller approved differs from the job's request.
     RequestMismatch = "REQUEST_MISMATCH": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
     /// A lock is in force.
     Locked = "LOCKED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
@@ -279,7 +279,7 @@ impl Reason {
     }
 
     /// Returns the status of an HTTP response with this reason. It is 401 if another token or certificate may be
-    /// accepted, 403 if the caller has no chance with another one, and 503 if this is not known now.
+    /// accepted, 403 if another one would be refused too, and 503 if this is not known now.
     pub const fn http_status(self) -> StatusCode {
         self.row().http
     }

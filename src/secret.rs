@@ -42,7 +42,7 @@ impl fmt::Debug for SecretText {
     }
 }
 
-/// 256 random bits.
+/// A secret of 256 random bits.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<[u8; 32]>);
 

@@ -1,7 +1,7 @@
 //! Synchronization primitives of fences and leases, from the standard library or from a model checker.
 //!
-//! loom and shuttle come as cargo features, only for `tests/loom` and `tests/model`: their primitives work only inside
-//! a model, so nothing else runs in a build with either. A verifier has no fences and no leases.
+//! loom and shuttle are cargo features only for `tests/loom` and `tests/model`. Their primitives work only inside a
+//! model, so other code does not run in such a build. A verifier has no fences and no leases.
 
 #[cfg(feature = "loom")]
 use loom::sync as here;

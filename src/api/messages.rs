@@ -136,7 +136,7 @@ pub(super) fn ledger_head(broker: &Broker, caller: &Caller) -> String {
     broker.ledger().signed_head().map(|head| head.as_str().to_owned()).unwrap_or_default()
 }
 
-/// Returns up to `max` mistakes in the catalog files that are not in force, and the number of the others.
+/// Returns up to `max` mistakes in the catalog files that are not in force, and the number of further mistakes.
 pub(super) fn catalog_mistakes(catalog: &Catalog, max: usize) -> Vec<String> {
     let all = catalog.not_taken();
     let more = all.len().saturating_sub(max);

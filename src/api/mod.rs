@@ -13,7 +13,7 @@
 //! | `request_body` | the body of a request, which counts against these limits |
 //! | `response` | pages, streams and bodies of responses |
 //! | `job` `member` `operator` `approval` `verifier` | the services, one file each |
-//! | `policy` | the questions about policy, which OperatorService takes |
+//! | `policy` | the calls of `OperatorService` about policy |
 //! | `spec` | a job's specification, read with all mistakes at once |
 //! | `fields` `messages` | the fields of requests; the messages of responses |
 //! | `http` `login` | discovery, keys and probes; people who log in |

@@ -77,7 +77,8 @@ impl<'a> AccessRequest<'a> {
 impl StandingRequest<'_> {
     /// Checks the fences and then the revision again, when the record is on disk.
     ///
-    /// `own` is a fence whose lowering does not count. If the rules changed, `decide_again` gets the current rules and caller.
+    /// A lowering of the fence `own` does not count. If the rules changed, `decide_again` gets the current rules and
+    /// caller.
     pub fn look_again(
         &self,
         during: &str,

@@ -57,7 +57,7 @@ pub struct PolicyOrder {
     pub dry_run: bool,
     /// The policy that the caller saw in force. If another policy is in force, the order is refused.
     pub in_force: Option<Digest>,
-    /// How many leases the caller accepts to end. If more would end, the order is refused.
+    /// The number of leases that the caller accepts to end. If more would end, the order is refused.
     pub ends_at_most: Option<u64>,
 }
 
@@ -322,7 +322,7 @@ impl RuleUseCases {
             .ok_or_else(|| conflict("this daemon has no folder to keep policies in".to_owned()))
     }
 
-    /// Keeps the policy and records the change. Only then is this policy the one that the next start reads.
+    /// Keeps the policy and records the change. Only then does the next start read this policy.
     fn record_change(
         &self,
         caller: &Caller,

@@ -38,7 +38,7 @@ pub struct Began {
 pub enum Concerned {
     /// The whole attempt.
     Attempt,
-    /// One member. `proof` is the digest of the session secret that the caller sent.
+    /// A member. `proof` is the digest of the session secret that the caller sent.
     Member { instance: InstanceName, proof: Option<SecretDigest> },
 }
 

@@ -47,7 +47,7 @@ impl Caller {
         &self.principal.tenant
     }
 
-    /// How the person proved who they are when they logged in. Empty for callers that did not log in.
+    /// Returns the authentication methods of the person's login (`amr`). Empty for callers that did not log in.
     pub(super) fn amr(&self) -> &[String] {
         self.login.as_ref().map_or(&[], |login| login.amr.as_slice())
     }

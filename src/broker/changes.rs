@@ -56,7 +56,7 @@ pub struct ProposedChange {
 /// A change that waits for people.
 #[derive(Clone, Debug)]
 pub struct WaitingChange {
-    /// `None` for a dry run that no one has proposed yet.
+    /// The proposal. `None` for a dry run without a proposal.
     pub proposed: Option<Arc<ProposedChange>>,
     /// The gates that lack approvals, each with the number of missing people.
     pub gates: Vec<(GateToApprove, u32)>,

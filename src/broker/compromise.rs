@@ -77,8 +77,8 @@ impl OperatorUseCases {
         Ok(RevokedAndLocked { revoked, locks: set })
     }
 
-    /// Returns the jobs in memory that may have written output during a compromise of a name: the named job, or all
-    /// jobs that the named identity launched or took part in.
+    /// Returns the jobs in memory that may have written output during a compromise. These are the named job, or all
+    /// jobs that the named identity launched or joined.
     fn tainted(&self, name: &FenceName) -> Vec<JobId> {
         let has_part = |job: &Job| match name.kind() {
             FenceKind::Identity(id) => job.launcher == id || job.attempts.iter().any(|a| a.members.has(&id)),

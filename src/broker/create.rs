@@ -33,7 +33,7 @@ pub struct PartDecision {
     pub principal: String,
     pub action: String,
     pub resource: String,
-    /// `allow` or `wait`.
+    /// The result: `allow` or `wait`.
     pub result: &'static str,
     pub rules: Vec<String>,
 }

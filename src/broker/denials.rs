@@ -1,4 +1,4 @@
-//! Refused requests: the first of a kind in a minute is logged and recorded, the others are counted.
+//! Refused requests. The first of a kind in a minute is logged and recorded. Further ones are counted.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},

@@ -149,7 +149,7 @@ impl CredentialUseCases {
     }
 
     /// Returns the proof that the presenter of the token must show. If an earlier token of this member was bound to a
-    /// certificate, the new token is bound too, even if the catalog has changed since then.
+    /// certificate, the new token is bound too, regardless of changes in the catalog.
     fn binding(&self, caller: &Caller, audience: &Audience, session: &MemberSession) -> Binding {
         if audience.presenter == Presenter::None {
             return Binding::Bearer;

@@ -38,7 +38,7 @@ pub(super) struct EndedWork {
     pub conflict: Option<Outcome>,
 }
 
-/// What closing several jobs ended.
+/// The effect of closing several jobs.
 #[derive(Default)]
 pub(super) struct ClosedJobs {
     /// The jobs that were open before.
@@ -48,7 +48,7 @@ pub(super) struct ClosedJobs {
     record: Option<u64>,
 }
 
-/// Ends access, and cleans up behind it.
+/// Ends access, and cleans up.
 #[derive(Clone)]
 pub(super) struct Endings {
     pub(super) context: Arc<BrokerContext>,

@@ -74,7 +74,7 @@ pub enum DecidedAgain {
 /// The answer of a second decision.
 #[derive(Clone, Debug)]
 pub struct AnswerAgain {
-    /// `allow`, `wait` or `deny`.
+    /// The result: `allow`, `wait` or `deny`.
     pub result: &'static str,
     pub rules: Vec<String>,
     /// The reason of a denial.

@@ -41,7 +41,7 @@ pub struct Issued {
     pub binding: Binding,
 }
 
-/// How soon a revocation takes effect at an audience, and by which means.
+/// The longest time until a revocation takes effect at an audience, and the mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
     pub at_most: Duration,

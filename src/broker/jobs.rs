@@ -95,8 +95,8 @@ impl JobUseCases {
         job_risk(&self.context.rules(), job)
     }
 
-    /// Returns notes that a reader of a job needs beside the state: who ended memberships, which locks are in force,
-    /// which identities are also in other jobs or belong to another job.
+    /// Returns notes for a reader of a job: ended memberships, locks in force, and identities that are in other jobs or
+    /// belong to another job.
     pub fn notes_on(&self, job: &Job) -> Vec<String> {
         let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
             let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();

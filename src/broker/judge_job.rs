@@ -34,7 +34,7 @@ pub(super) struct JobQuestion<'a> {
 /// The answer of the rules about a job.
 #[derive(Clone, Debug)]
 pub(super) struct JobAnswer {
-    /// `allow`, `wait` or `deny`.
+    /// The result: `allow`, `wait` or `deny`.
     pub result: &'static str,
     /// The rules that decided, sorted, as text for records.
     pub rules: Vec<String>,

@@ -165,7 +165,7 @@ impl KeptRules {
         serde_json::from_str(&text).map(Some).map_err(|e| format!("{}: {e}", path.display()))
     }
 
-    /// Makes a kept policy the one that the next start reads.
+    /// Selects a kept policy for the next start.
     pub fn set_applied(&self, digest: Digest, before: Digest) -> io::Result<()> {
         let applied = AppliedPolicy { digest, before: Some(before) };
         let bytes = serde_json::to_vec(&applied).map_err(io::Error::other)?;
@@ -260,7 +260,7 @@ impl KeptRules {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// Removes the oldest files past the bounds, but never those of `in_force`.
+    /// Removes the oldest files past the bounds, but never the files of `in_force`.
     fn make_room(&self, in_force: [Digest; 2]) -> io::Result<()> {
         let mut files = self.files();
         files.sort_by_key(|file| Reverse(file.modified));

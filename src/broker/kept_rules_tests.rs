@@ -55,7 +55,7 @@ fn the_oldest_files_make_room_but_never_those_in_force() {
     let kept = KeptRules::at(folder.path());
     let first = rules(OPEN, "acme");
     kept.keep(&first, &at(1)).unwrap();
-    // As in a daemon that went back to its first policy: its file is the oldest.
+    // The daemon went back to its first policy, so the file in force is the oldest.
     for n in 0..=KEPT_RULES_MAX as u64 {
         let later = rules(&format!("// {n}\n{OPEN}"), "acme");
         kept.keep_policy(&later, &at(n + 2)).unwrap();

@@ -38,7 +38,7 @@ impl LeaseUseCases {
             Some(lease) => Some(self.lease_view(lease)),
             None => self.context.table.find_ended(id).map(LeaseView::Ended),
         };
-        // A caller that may not see any lease must not learn whether this one exists.
+        // A caller that may not see leases must not learn whether this lease exists.
         let absent = || match self.access.authorize(caller, Rpc::GetLease, Some(caller.tenant()), &[], "") {
             Ok(()) => lease_not_found(),
             Err(refusal) => refusal,

@@ -160,8 +160,8 @@ impl LeaseUseCases {
     }
 
     /// Returns a page of the leases that the caller may see, after a position in the list. If the filter names the
-    /// caller's tenant or its data, the page has every lease that a revocation of the name would end, also leases of
-    /// other tenants.
+    /// caller's tenant or its data, the page has every lease that a revocation of the name would end. These include
+    /// leases of other tenants.
     pub fn list_leases(
         &self,
         caller: &Caller,

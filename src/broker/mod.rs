@@ -1,45 +1,46 @@
-//! The use cases: the only floor that joins all floors below it.
+//! The use cases. This module joins all floors below it.
 //!
-//! Each request is written once, in one order. A request for access reads the revision, names the fences, takes its **stand**,
-//! reads the state, decides, records, inserts, and **looks again**. An end changes the state, lowers the fence, and answers.
-//! This floor owns that order, the signing key of this run of the daemon, and the background work. It speaks no wire format.
+//! Each kind of request has one order of steps. A request for access reads the revision, names the fences, takes its
+//! **stand**, reads the state, decides, records, inserts, and **looks again**. An end changes the state, lowers the
+//! fence, and answers. This module also has the signing key of this run of the daemon, and the background work. It does
+//! not know wire formats.
 //!
-//! [`Broker`] has one part for each group of use cases. All parts share one [`BrokerContext`]. No part calls another: what two of
-//! them need is a type that both hold.
+//! [`Broker`] has one part for each group of use cases. All parts share one [`BrokerContext`]. Parts do not call each
+//! other. If two parts need the same code, both have a value of a shared type.
 //!
 //! | Part of the broker | Files | What it does |
 //! |---|---|---|
-//! | `jobs`: [`JobUseCases`](jobs::JobUseCases) | `jobs` `create` `attempts` `job_filter` `tickets` | a job from its creation over its attempts to its end; shows jobs |
-//! | `approvals`: [`ApprovalUseCases`](approvals::ApprovalUseCases) | `approvals` | people let a job pass its gates, refuse it, and take approvals back |
-//! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | joining, keep-alive streams, and the loss of members |
-//! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `issue` `renew` `draft` | credentials: offered, issued, renewed, released, and what these share |
+//! | `jobs`: [`JobUseCases`](jobs::JobUseCases) | `jobs` `create` `attempts` `job_filter` `tickets` | creates jobs, begins and ends attempts, closes jobs; shows jobs |
+//! | `approvals`: [`ApprovalUseCases`](approvals::ApprovalUseCases) | `approvals` | people let jobs pass gates, reject jobs, and take approvals back |
+//! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | lets members join, keeps their streams, and marks lost members |
+//! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `issue` `renew` `draft` | offers, issues, renews and releases credentials |
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
-//! | `logins`: [`LoginUseCases`](logins::LoginUseCases) | `logins` | people log in, for an SVID, and out |
-//! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings; what they end, what is left, and mistakes that are caught before |
-//! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` `changes` | loads policy and catalog again, or applies another policy, after people approved it if policy says so; shows the catalog |
-//! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | questions about policy: what it would decide, for whom, and what it has decided |
-//! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `record_stream` `tenant_view` `receipt` | shows the ledger, or a tenant's part of it, and waits for it |
-//! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` `use_reports` | what verifiers ask, and which lowerings they get |
+//! | `logins`: [`LoginUseCases`](logins::LoginUseCases) | `logins` | people log in to get an SVID, and log out |
+//! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings; their effects, the remnants, and checks for mistakes |
+//! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` `changes` | loads policy and catalog again, or applies another policy, with approvals if policy requires them; shows the catalog |
+//! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | answers questions about present, possible and earlier decisions of policy |
+//! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `record_stream` `tenant_view` `receipt` | shows the ledger or a tenant's part of it, and waits for records |
+//! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` `use_reports` | answers verifiers, and selects the lowerings that they get |
 //!
 //! | Shared by the parts | Files | What it does |
 //! |---|---|---|
 //! | [`BrokerContext`] | `context` | holds the state of one run of the daemon |
-//! | [`AccessControl`](access::AccessControl) | `access` `access_request` `foreign_lock` | finds the [`Caller`], refuses what it may not do, hides the locks of other tenants, and keeps the order of a request for access |
-//! | `Decisions` | `decide` `judge_job` `launcher` `approved` | asks policy about the work of a job, and about its launcher; which approvals count now |
+//! | [`AccessControl`](access::AccessControl) | `access` `access_request` `foreign_lock` | finds the [`Caller`], refuses calls that it may not make, hides the locks of other tenants, and defines the steps of a request for access |
+//! | `Decisions` | `decide` `judge_job` `launcher` `approved` | asks policy about the work of a job and about its launcher; decides which approvals count now |
 //! | `Endings` | `endings` | ends access, and cleans up behind it |
-//! | [`Joining`](joining::Joining) | `joining` | decides who may be a member: before an attempt begins, and at a join |
-//! | `Sweeps` | `sweeps` | decides again what open jobs hold, and ends what is no longer allowed |
+//! | [`Joining`](joining::Joining) | `joining` | decides which identities may be members, before an attempt begins and at a join |
+//! | `Sweeps` | `sweeps` | decides the access of open jobs again, and ends access that is no longer allowed |
 //! | `Tokens` | `wording` | makes the claims of tokens |
 //!
-//! | Other file | What it holds |
+//! | Other file | Contains |
 //! |---|---|
 //! | `parts` | [`Broker`] itself |
 //! | `caller` `session` `rules` | [`Caller`]; the session of a member; [`Rules`] |
 //! | `kept_rules` | the policies and catalogs that were in force |
-//! | `names` | the fences that a request stands behind |
-//! | `presence` `reconnect_limiter` | which members are connected, and how many may reconnect at once |
-//! | `denials` `refusals` `rates` | refused requests in the ledger; shared refusals; how much a caller may have recorded |
-//! | `revocation_reasons` | why names were revoked lately |
+//! | `names` | the fences of requests |
+//! | `presence` `reconnect_limiter` | the connected members; the limit on members that reconnect at once |
+//! | `denials` `refusals` `rates` | refused requests in the ledger; shared refusals; the limit on records of a caller |
+//! | `revocation_reasons` | the reasons of recent revocations |
 //! | `background` | [`Task`]: the background work |
 
 mod access;

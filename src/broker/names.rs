@@ -67,7 +67,7 @@ pub(super) fn of_member(
     names
 }
 
-/// Returns the fences of a lease: those of its scopes, and of the models that its job tunes.
+/// Returns the fences of a lease: the fences of its scopes, and of the models that its job tunes.
 pub(super) fn of_lease(
     rules: &Rules,
     job: &Job,

@@ -1,10 +1,10 @@
 //! A cache of the facts that follow from a job and the rules for the credentials of one member.
 //!
 //! A member asks for a credential when it starts, and renews it every few minutes. The specification of its job never
-//! changes, and the rules seldom do, so the offer, the names of the fences, their tags and most of the claims are those
-//! of the last credential. The cache has no facts that can change. The revision, the fences, locks, the state of the
-//! job, approvals, pins, the time, and the decision of policy are read for each credential, in the order of
-//! `broker/issue.rs`.
+//! changes, and the rules seldom change. So the offer, the names of the fences, their tags and most of the claims are
+//! the same as for the last credential. The cache has no facts that can change. The revision, the fences, locks, the
+//! state of the job, approvals, pins, the time, and the decision of policy are read for each credential, in the order
+//! of `broker/issue.rs`.
 
 use std::sync::{Arc, Weak};
 

@@ -44,7 +44,7 @@ pub struct Remnants {
 
 impl OperatorUseCases {
     /// Finds the remnants behind a name: live leases, tokens that a server still accepts, joined members, and open jobs
-    /// that no lock stops from asking again. For an identity, a job that it may start or join counts too.
+    /// that can ask for access again. For an identity, a job that it may start or join counts too.
     pub fn verify_clean(&self, caller: &Caller, name: &LockName) -> Result<Remnants, Refusal> {
         let tenant = self.tenant_of_lock(caller, Rpc::VerifyClean, name, "")?;
         self.access.authorize(caller, Rpc::VerifyClean, tenant.as_ref(), &[], "")?;

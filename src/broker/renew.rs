@@ -143,8 +143,8 @@ impl CredentialUseCases {
         }
     }
 
-    /// Returns the preparation of a lease, if the rules still allow it: its holder may renew, none of its names is
-    /// locked, and the catalog still has its resources unchanged. A refusal here ends the lease.
+    /// Returns the preparation of a lease, if the rules still allow the lease. Its holder must be allowed to renew, its
+    /// names must not be locked, and the catalog must have its resources unchanged. A refusal here ends the lease.
     fn still_offered(
         &self,
         request: &AccessRequest<'_>,

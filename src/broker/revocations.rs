@@ -27,7 +27,7 @@ pub struct Revoked {
 pub struct EndingOptions<'a> {
     /// The reason, for those who lose access and for the auditor.
     pub reason: &'a str,
-    /// Only counts what would end.
+    /// Only counts the access that would end.
     pub dry_run: bool,
     /// Accepts a name that does not exist yet.
     pub ahead: bool,

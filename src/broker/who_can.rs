@@ -191,7 +191,7 @@ impl PolicyUseCases {
                 parts: &[],
             };
             let Some(answer) = rules.engine.entry_may_do(entry, action, &on.name, &bundle) else { continue };
-            // If there are several purposes, the entry would choose the one with the fewest gates.
+            // If there are several purposes, the entry would choose the purpose with the fewest gates.
             let EntryAnswer { gates, rules } = answer;
             let best = found.get_or_insert_with(|| EntryThatCan {
                 entry: entry.clone(),

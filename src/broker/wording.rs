@@ -136,7 +136,7 @@ impl Tokens {
             return Err(Refusal::new(Reason::Internal, "the token could not be measured"));
         };
         let mut names = names::of_lease(rules, job, attempt, &instance, holder, offer.half, &offer.scopes);
-        // The holder may be a person, whose name is one more fence. All tags are of one size.
+        // The holder may be a person. The name of the person is one more fence. All tags have one size.
         let mut joiners =
             job.spec.members.join.iter().flat_map(|p| rules.catalog().principals_overlapping(p));
         if joiners.any(|p| p.human_text().is_some())

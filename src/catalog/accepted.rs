@@ -215,8 +215,7 @@ impl CatalogReading<'_> {
     }
 
     /// Removes entries with identities that the platform does not let a tenant name. Also removes a later principal
-    /// that can match an identity of a removed one: the later entry must not apply to an identity that belonged to the
-    /// earlier entry.
+    /// that can match an identity of a removed one. The later entry must not apply to an identity of the earlier entry.
     fn drop_unclaimed(&self, f: &mut TenantFile, claims: &TenantClaims) -> Vec<Problem> {
         let (mut principals, mut audiences) =
             (std::mem::take(&mut f.principals), std::mem::take(&mut f.audiences));
@@ -305,7 +304,7 @@ fn keep_unreadable(sources: &mut Vec<Source>, unread: &BTreeSet<Problem>, in_for
     sources.sort_by(|a, b| a.file.cmp(&b.file));
 }
 
-/// Returns the files that are at fault at a start. If two tenants are in conflict, both files are at fault: it is not
+/// Returns the files that are at fault at a start. If two tenants are in conflict, both files are at fault. It is not
 /// known which entry came first, and the identity or audience must not go to the wrong tenant. In a conflict with the
 /// platform's file, the tenant's file is at fault. Empty if the platform's file has a mistake itself.
 fn blamed_at_start(found: &Findings) -> BTreeSet<PathBuf> {

@@ -76,7 +76,7 @@ impl Case {
         fs::write(self.file(name), text).unwrap();
     }
 
-    /// Reads as a daemon does that starts, and returns what was not accepted.
+    /// Reads like a daemon that starts, and returns the mistakes.
     fn start(&mut self) -> Vec<String> {
         self.catalog = Catalog::load_at_start(self.dir.path()).unwrap();
         self.said()
@@ -86,7 +86,7 @@ impl Case {
         self.catalog.not_taken().iter().map(ToString::to_string).collect()
     }
 
-    /// Reads again, and returns what was not accepted.
+    /// Reads again, and returns the mistakes.
     fn reload(&mut self) -> Vec<String> {
         self.catalog = self.catalog.reload(self.dir.path()).unwrap();
         self.said()
@@ -223,7 +223,7 @@ fn a_claim_that_is_taken_back_takes_its_identities_at_once() {
 #[test]
 fn of_two_files_in_conflict_the_changed_one_waits() {
     let mut case = Case::new();
-    // Without a platform's file anyone may name anything, and acme comes before globex.
+    // Without a platform file, every tenant may name all identities, and acme comes before globex.
     fs::remove_file(case.file("platform.toml")).unwrap();
     assert_eq!(case.reload(), [""; 0]);
     let taking = "[[principal]]\nmatch = \"spiffe://globex.example/job/*\"\nkind = \"workload\"\n";
@@ -325,7 +325,7 @@ fn a_start_needs_the_platforms_file() {
     assert!(refused().contains("platform.toml:"));
     fs::write(case.file("platform.toml"), [0xff, 0xfe]).unwrap();
     assert!(refused().contains("platform.toml"));
-    // A file without a tenant's name may be the platform's, which says who may name which identities.
+    // A file without a tenant's name may be the platform's file, which says which identities each tenant may name.
     fs::rename(case.file("platform.toml"), case.file("Platform.toml")).unwrap();
     assert!(refused().contains("Platform.toml"));
     case.write("platform.toml", PLATFORM);
@@ -349,7 +349,7 @@ fn a_start_needs_one_good_file() {
 #[test]
 fn a_start_takes_no_side_of_a_conflict() {
     let mut case = Case::new();
-    // A reload keeps the one that was there first. A start does not know which one that was.
+    // A reload keeps the entry that was there first. A start does not know which entry came first.
     fs::remove_file(case.file("platform.toml")).unwrap();
     let taking = "[[principal]]\nmatch = \"spiffe://globex.example/job/*\"\nkind = \"workload\"\n";
     case.write("acme.toml", &tenant("acme", taking));
@@ -379,7 +379,7 @@ fn a_start_leaves_out_what_the_platform_does_not_claim() {
     let (less, _) = PLATFORM.split_once("[[claim]]\ntenant = \"globex\"").unwrap();
     let narrow = "[[claim]]\ntenant = \"globex\"\nmatch = [\"spiffe://globex.example/a/**\", \"spiffe://globex.example/files\"]\n";
     case.write("platform.toml", &format!("{less}{narrow}"));
-    // The first entry keeps a/x out. It is not claimed, so the second one must not let a/x in.
+    // The first entry disables a/x. It is removed because it is not claimed, so the second entry must not admit a/x.
     let entries = "[[principal]]\nmatch = \"spiffe://globex.example/*/x\"\nkind = \"workload\"\ndisabled = true\n\
                    [[principal]]\nmatch = \"spiffe://globex.example/a/*\"\nkind = \"workload\"\n\
                    [[principal]]\nmatch = \"spiffe://globex.example/a/b/c\"\nkind = \"workload\"\n";

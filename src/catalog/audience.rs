@@ -22,7 +22,7 @@ super::words! {
     Presenter {
         /// The audience compares the token's subject with the presenter's SVID.
         Mtls = "mtls",
-        /// The audience does not see the SVID, so anyone who has the token can use it.
+        /// The audience does not see the SVID, so every caller that has the token can use it.
         None = "none",
     }
 }
@@ -30,7 +30,7 @@ super::words! {
 /// The address of an audience's S3 gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct S3Endpoint {
-    /// `HOST:PORT`.
+    /// The address of the gateway: `HOST:PORT`.
     pub address: String,
     /// The SPIFFE ID of the gateway. It is one of the verifiers.
     pub server_id: SpiffeId,

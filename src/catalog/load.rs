@@ -33,8 +33,8 @@ impl Catalog {
         accepted::read_at_start(dir).map(Self::of)
     }
 
-    /// Reads the directory again and returns the catalog that replaces this one. A mistake of one tenant does not
-    /// affect the others: [`Catalog::not_taken`] lists what was left out.
+    /// Reads the directory again and returns the new catalog. A mistake of one tenant does not affect the others:
+    /// [`Catalog::not_taken`] lists what was left out.
     ///
     /// # Errors
     ///

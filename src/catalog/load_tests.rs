@@ -1,4 +1,4 @@
-//! What a catalog refuses, and the answers of a valid one.
+//! Refused catalogs, and the answers of a valid catalog.
 
 use std::{fs, path::Path};
 
@@ -321,7 +321,7 @@ fn other_files_are_warned_of_and_not_read() {
 }
 
 proptest::proptest! {
-    /// The naive model: the first entry of the list whose pattern matches.
+    /// The naive model returns the first entry of the list whose pattern matches.
     #[test]
     fn the_entry_found_is_the_first_that_matches(
         patterns in proptest::collection::btree_set("(/(a|b|spire|\\*)){1,3}(/\\*\\*)?", 1..12),

@@ -123,7 +123,7 @@ mod tests {
         found.iter().flat_map(|e| e.iter().map(ToString::to_string)).collect()
     }
 
-    // No tenant gets at another tenant's bytes by an entry, whatever the scheme.
+    // A tenant cannot get another tenant's bytes by an entry, with any scheme.
     #[test]
     fn locations_of_two_tenants_are_apart() {
         let acme = [entry("dataset", "d@v1", "s3://m/x/secret/")];

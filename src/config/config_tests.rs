@@ -350,7 +350,7 @@ fn a_key_that_others_may_read_is_refused_with_a_fix() {
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
         assert_eq!(path.check(), Err(PathFault::OpenToOthers { mode }));
     }
-    // One group may read a file of root, as when a volume or a service manager provides it.
+    // A group may read a file of root, because a volume or a service manager may provide it.
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(path.check().is_ok(), nix::unistd::Uid::effective().is_root());
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -361,7 +361,7 @@ fn a_key_that_others_may_read_is_refused_with_a_fix() {
     assert_eq!(of(folder.path(), PathUse::File), Err(PathFault::NotAFile));
     assert_eq!(of(&folder.path().join("new"), PathUse::State), Ok(()));
     assert!(of(&folder.path().join("a/b"), PathUse::State).is_err());
-    // Not even root can make a file there.
+    // Even root cannot make a file in this directory.
     assert!(matches!(of(Path::new("/proc/self"), PathUse::State), Err(PathFault::Unwritable { .. })));
 }
 

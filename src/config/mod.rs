@@ -8,13 +8,13 @@
 //! | File | Contains |
 //! |---|---|
 //! | `settings` | [`Config`]: always valid once it exists |
-//! | `file` | reading it, section by section |
-//! | `gateway_file` | [`GatewayConfig`]: the file of a gateway that runs by itself |
+//! | `file` | the reading of the file, section by section |
+//! | `gateway_file` | [`GatewayConfig`]: the file of a gateway without a daemon |
 //! | `federation` | the sections about bundle endpoints |
 //! | `identity` | the section about the daemon's identity and the trust domains that it accepts |
 //! | `notify` | the sections about webhooks |
 //! | `people` | the section about people who log in |
-//! | `paths` | [`ConfiguredPath`]: every path that is named, for `config check` |
+//! | `paths` | [`ConfiguredPath`]: the paths in the configuration, for `config check` |
 
 mod federation;
 mod file;

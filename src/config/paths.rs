@@ -167,8 +167,8 @@ fn store_paths(gateway: &GatewaySettings) -> Vec<ConfiguredPath> {
     out
 }
 
-/// Whether a mode is too open, by the rule of PostgreSQL: other users may not read the file, and its group only if root
-/// owns the file.
+/// Whether a mode is too open, by the rule of PostgreSQL. Other users may not read the file. Its group may read it only
+/// if root owns the file.
 fn is_open(mode: u32, owner: u32) -> bool {
     let beyond = if owner == 0 { 0o037 } else { 0o077 };
     mode & beyond != 0

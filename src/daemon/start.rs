@@ -38,7 +38,7 @@ use crate::{
     token::SigningKey,
 };
 
-/// How the daemon stopped.
+/// The way in which the daemon stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
     /// The daemon was asked to stop.
@@ -77,7 +77,7 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// Those of [`start_with`](Self::start_with).
+    /// The errors of [`start_with`](Self::start_with).
     pub async fn start(config: &Config) -> Result<Self, StartError> {
         let clock = Arc::new(SystemClock::new());
         let raise = clock.clone();

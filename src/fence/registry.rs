@@ -39,12 +39,12 @@ pub struct Lowered {
 
 /// The fences by name.
 ///
-/// One short mutex orders [`Registry::stand`] and [`Registry::lower`]; it is never held across an await or
-/// while another lock is taken. Checks do not use it: they load the fences of a [`Stand`].
+/// A mutex orders [`Registry::stand`] and [`Registry::lower`]. It is never held across an await or while another lock
+/// is taken. Checks do not use the mutex: they load the fences of a [`Stand`].
 ///
-/// Why a check after an acknowledged lowering cannot miss it: `lower` stores with Release before it returns; the
-/// acknowledgement carries a happens-before edge to the thread that acts on it, and the check's Acquire load is then ordered after
-/// the store.
+/// A check after an acknowledged lowering cannot miss the lowering. `lower` stores with Release before it returns. The
+/// acknowledgement is a happens-before edge to the thread that acts on it. So the Acquire load of the check is ordered
+/// after the store.
 pub struct Registry {
     inner: Mutex<RegistryState>,
     revision: AtomicU64,
@@ -54,7 +54,7 @@ pub struct Registry {
 #[derive(Default)]
 pub(super) struct RegistryState {
     pub(super) seq: Seq,
-    /// One fence for each name; the name is in the fence.
+    /// The fences by name. The name is in the fence.
     pub(super) by_name: HashTable<Arc<Fence>>,
     /// One set for the same fences. Fences are compared by their addresses.
     pub(super) sets: HashTable<FenceSet>,

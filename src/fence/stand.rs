@@ -28,7 +28,7 @@ pub(super) struct Fence {
 }
 
 impl Fence {
-    /// Makes a fence without a stand behind it.
+    /// Makes a fence that has no stand yet.
     pub(super) fn new(name: FenceName) -> Self {
         Fence {
             name,
@@ -44,7 +44,7 @@ impl Fence {
 }
 
 /// The fences of one set of names, sorted by name. Leases with the same member, half and resources share one set. The
-/// fences are stored in the set itself, because each further pointer would make a check wait for memory once more.
+/// fences are stored in the set itself, because each further pointer would be one more wait for memory in a check.
 pub(super) type FenceSet = ThinArc<(), Arc<Fence>>;
 
 /// A place behind fences. It is taken before the decision that needs it.

@@ -76,7 +76,8 @@ async fn read(store: &BucketStore, name: &str, range: Option<Range>) -> Result<V
     Ok(chunks.concat())
 }
 
-// Objects in a bucket are read, listed, written whole and in parts, and deleted; what was refused or dropped is not visible.
+// Objects in a bucket are read, listed, written whole and in parts, and deleted. A refused or dropped upload is not
+// visible.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_behind_the_gateway_is_a_store() {
     let (case, keys) = (Case::new().await, tempfile::tempdir().unwrap());
@@ -104,7 +105,7 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
     again.write(Bytes::from_static(b"other")).await.unwrap();
     assert!(matches!(again.publish(&only_new, live()).await, Err(StoreError::Precondition)));
 
-    // Larger than one part, so it goes in parts.
+    // The object is larger than one part, so it is sent in parts.
     let mut large = store.begin(&path("b/large"), &memory, Some(20 << 20)).unwrap();
     for byte in 0..20u8 {
         large.write(Bytes::from(vec![byte; 1 << 20])).await.unwrap();
@@ -143,7 +144,8 @@ async fn a_bucket_behind_the_gateway_is_a_store() {
     assert!(store.head(&path("a/small")).await.is_err(), "the old key is not used any more");
 }
 
-// What waits in memory to be sent is counted: by its length, if that is known, and otherwise as much as an upload in parts takes.
+// The memory for bytes that wait to be sent is counted: by the length, if it is known, and otherwise the amount for an
+// upload in parts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_memory_of_uploads_to_a_bucket_is_counted() {
     let (case, keys) = (Case::new().await, tempfile::tempdir().unwrap());

@@ -439,7 +439,7 @@ async fn a_revocation_cuts_a_download() {
     case.lowering.lower(FenceName::job(JOB));
     let (mut received, mut is_cut) = (first.len() as u64, false);
     loop {
-        // A reader that stalls is cut too: the last resort waits on the clock.
+        // A reader that stalls is cut too, by the clock.
         case.daemon.clock.advance(Duration::from_millis(20));
         match body.frame().await {
             Some(Ok(frame)) => received += frame.into_data().map_or(0, |data| data.len() as u64),
@@ -511,7 +511,7 @@ async fn a_trailing_checksum_is_compared() {
     assert_eq!(std::fs::read(case.checkpoint("t")).unwrap(), b"123456789");
 }
 
-// An upload in parts appears when it is completed. Only its holder finds it, and a revoked one never appears.
+// An upload in parts appears when it is completed. Only its holder finds it, and a revoked upload never appears.
 #[tokio::test]
 async fn parts_appear_together_or_never() {
     let case = Case::new().await;
@@ -559,7 +559,7 @@ async fn parts_appear_together_or_never() {
     }
     case.ask("POST", &end, good.as_bytes()).await.is(403, "ExpiredToken");
     assert!(!case.checkpoint("big2").exists());
-    // Its parts are removed at the next look.
+    // The parts are removed at the next check.
     for _ in 0..200 {
         case.daemon.clock.advance(Duration::from_millis(100));
         if files(&case.models.path().join(".leasehold-uploads")).is_empty() {
@@ -653,7 +653,7 @@ async fn a_revocation_ends_an_upload() {
     assert!(!case.checkpoint("slow").exists());
 }
 
-// A client whose body does not come loses its place, whatever it asks for.
+// A client whose body does not come loses its slot, for all operations.
 #[tokio::test]
 async fn a_body_that_does_not_come_ends_its_request() {
     let case = Case::new().await;
@@ -725,7 +725,7 @@ async fn a_document_that_is_too_long_is_the_clients_fault() {
     }
 }
 
-// Such an identity can hold no lease. It must not take the connections and open files of those that do.
+// Such an identity cannot hold a lease. It must not take the connections and open files of holders.
 #[tokio::test]
 async fn an_identity_that_no_entry_matches_gets_few_connections() {
     let case = Case::new().await;

@@ -57,7 +57,7 @@ pub(super) struct AcceptedToken {
 /// The access from the tokens of one request.
 #[derive(Clone)]
 pub(super) struct TokenSession {
-    /// One or two tokens: one of the reading half, one of the writing half.
+    /// The accepted tokens: at most one of the reading half and one of the writing half.
     pub(super) tokens: Vec<AcceptedToken>,
     /// The refusal of another token of the request, if a token was refused.
     pub(super) refused: Option<Refusal>,

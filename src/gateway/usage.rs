@@ -150,7 +150,7 @@ struct UsageState {
     keys_in_all: usize,
     /// The uses that wait for a report.
     waiting: VecDeque<LeaseUse>,
-    /// The number of transfers whose lease is not known any more.
+    /// The number of transfers without a known lease.
     lost: u64,
     /// A report without an answer. It is sent again unchanged.
     unanswered: Option<SentReport>,

@@ -4,7 +4,7 @@ use crate::{
     name::Pin,
 };
 
-/// Parts of hostile keys: separators, climbs, encodings, siblings, what one file system or another treats in its own way.
+/// Parts of hostile keys: separators, climbs, encodings, siblings, and names that some file systems treat specially.
 const PIECES: [&str; 40] = [
     "/",
     "/",
@@ -88,8 +88,8 @@ fn followed(path: &str) -> String {
     format!("/{}", at.join("/"))
 }
 
-// No key, prefix or copy source leads out of the leased prefix: a million generated keys, each opened by its literal bytes
-// or not at all.
+// Keys, prefixes and copy sources never lead out of the leased prefix. Each of a million generated keys is opened by
+// its literal bytes or refused.
 #[test]
 fn a_million_keys_find_no_way_out_of_a_prefix() {
     let (view, mut numbers) = (view(), Numbers(0x9e37_79b9_7f4a_7c15));
@@ -109,7 +109,7 @@ fn a_million_keys_find_no_way_out_of_a_prefix() {
         for (mount, rest) in found {
             let Ok(found) = mount.found(rest) else { continue };
             opened += 1;
-            // What is opened is what was written, letter by letter.
+            // The opened key is equal to the written key, letter by letter.
             let slash = if found.path.key.is_folder() { "/" } else { "" };
             assert_eq!(format!("{}{}{slash}", mount.prefix, found.path.key.as_str()), key);
             assert_eq!(found.path.folder, "ds/");

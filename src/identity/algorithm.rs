@@ -1,4 +1,4 @@
-//! The keys and signatures that can be verified: exactly those that the verifier supports.
+//! The keys and signatures that the verifier supports.
 
 use rustls::{
     crypto::{WebPkiSupportedAlgorithms, ring},

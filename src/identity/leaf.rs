@@ -36,7 +36,7 @@ pub struct Leaf {
 }
 
 impl Leaf {
-    /// Reads a leaf from its DER and checks every rule that needs neither the time nor a root.
+    /// Reads a leaf from its DER and checks every rule that does not need the time or a root.
     ///
     /// # Errors
     ///

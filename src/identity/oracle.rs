@@ -1,8 +1,8 @@
-//! Our verifier beside that of the `spiffe-rustls` crate, on generated chains: each difference has its
+//! Compares our verifier with the verifier of the `spiffe-rustls` crate, on generated chains. Each difference has its
 //! reason in [`STRICTER`] or [`LAXER`].
 //!
-//! Each side is a server in a whole TLS 1.3 handshake. The crate gets its bundles from a Workload API, so that a small one is
-//! served here on a socket.
+//! Each side is a server in a whole TLS 1.3 handshake. The crate gets its bundles from a Workload API, so this test
+//! serves a small Workload API on a socket.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,7 +37,7 @@ use super::{
 };
 use crate::clock::Wall;
 
-/// Rules that we have and the oracle does not have: it accepts chains that we refuse by them.
+/// Rules that the oracle does not have: it accepts chains that we refuse by these rules.
 const STRICTER: [(&str, &str); 17] = [
     (
         "NotASpiffeId",
@@ -61,7 +61,7 @@ const STRICTER: [(&str, &str); 17] = [
     ("ChainTooLong", "C12: more certificates than are read here"),
 ];
 
-/// Chains that the oracle refuses and we accept, with what is unusual in them.
+/// Chains that the oracle refuses and we accept, with their unusual property.
 const LAXER: [(&str, &str); 0] = [];
 
 // ---------- what chains are made of ----------
@@ -218,7 +218,7 @@ const BETWEEN: [(&str, Option<Above>); 14] = [
 
 type Presented = fn(&mut IssuedCertificate, &TestCa);
 
-/// How the chain is presented.
+/// The ways to present a chain.
 const PRESENTED: [(&str, Presented); 7] = [
     ("in order", |_, _| {}),
     ("with its root", |issued, root| issued.chain.push(root.der.clone())),
@@ -235,7 +235,7 @@ const PRESENTED: [(&str, Presented); 7] = [
     ("with nine roots behind it", |issued, root| issued.chain.extend(vec![root.der.clone(); 9])),
 ];
 
-/// Which root signs, named by the domain whose bundle has it.
+/// The roots that sign, named by the domain whose bundle has the root.
 const ROOTS: [&str; 8] = [
     "good.example",
     // The second of two roots of one bundle.
@@ -244,16 +244,16 @@ const ROOTS: [&str; 8] = [
     "pair-ends.example",
     // A root that ends within the half hour.
     "ends.example",
-    // A root that is not a CA, and one that may not sign certificates: we accept no such bundle.
+    // A root that is not a CA, and a root that may not sign certificates. We do not accept such bundles.
     "no-ca.example",
     "no-sign.example",
     // The name of a root, with another key.
     "impostor.example",
-    // In no bundle.
+    // A root that is in no bundle.
     "unknown.example",
 ];
 
-/// When the chain is judged.
+/// The times at which a chain is judged.
 const TIMES: [(&str, Wall); 4] = [
     ("now", NOW),
     ("at the last second of the leaf and in its last root", Wall(NOW.0 + 3_600_000)),
@@ -261,7 +261,7 @@ const TIMES: [(&str, Wall); 4] = [
     ("before it began", Wall(NOW.0 - 11_000)),
 ];
 
-/// A chain: what is unusual in it, as indexes into the lists above.
+/// A chain, given by its unusual properties as indexes into the lists above.
 #[derive(Clone, Debug, Default)]
 struct Recipe {
     leaf: Vec<usize>,
@@ -272,7 +272,7 @@ struct Recipe {
 }
 
 impl Recipe {
-    /// Every list, one entry at a time, the rest as it should be.
+    /// Returns chains with one unusual property each, for all entries of all lists.
     fn singles() -> Vec<Recipe> {
         let mut all: Vec<Recipe> =
             (0..LEAVES.len()).map(|n| Recipe { leaf: vec![n], ..Recipe::default() }).collect();
@@ -312,7 +312,7 @@ impl Recipe {
     }
 }
 
-/// The authorities, and the bundles as each side has them.
+/// The authorities, and the bundles of each side.
 struct OracleRoots {
     signers: BTreeMap<&'static str, TestCa>,
     bundles: BTreeMap<&'static str, Vec<u8>>,
@@ -370,7 +370,7 @@ struct SvidMessage {
     bundle: Vec<u8>,
 }
 
-/// Serves these bundles on a socket, for as long as its runtime lives.
+/// Serves these bundles on a socket until its runtime ends.
 fn serve_workload_api(socket: &std::path::Path, roots: &OracleRoots) {
     let (ca, svid) = own();
     let answer = X509SvidResponse {
@@ -445,7 +445,7 @@ impl Oracle {
         Oracle { roots, server: Arc::new(server), time, _runtime: runtime }
     }
 
-    /// The answers of both verifiers for a chain: our refusal if any, and whether the oracle accepts.
+    /// Returns the answers of both verifiers for a chain: our refusal if there is one, and whether the oracle accepts.
     fn ask(&self, recipe: &Recipe) -> (Option<SvidError>, Result<(), rustls::Error>) {
         let issued = recipe.chain(&self.roots);
         let now = TIMES[recipe.time].1;
@@ -454,7 +454,8 @@ impl Oracle {
         (ours, shaken(self.server.clone(), presenting(&issued)).map(drop))
     }
 
-    /// The rule by which the two verifiers differ on a chain, if they do. Panics if the rule is missing in both lists.
+    /// Returns the rule by which the two verifiers differ on a chain, if they differ. Panics if the rule is missing in
+    /// both lists.
     fn difference(&self, recipe: &Recipe) -> Option<String> {
         let (ours, theirs) = self.ask(recipe);
         let words = recipe.words();
@@ -487,7 +488,7 @@ fn the_oracle_differs_where_it_is_said_to_and_nowhere_else() {
         STRICTER.iter().chain(&LAXER).map(|(rule, _)| (*rule).to_owned()).collect();
     assert_eq!(seen, listed, "the lists hold what is seen and nothing that is not");
 
-    // Faults on top of each other. The same chains in every run.
+    // Chains with several faults. They are the same in every run.
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, b"leaves, intermediates and roots.");
     let mut runner = TestRunner::new_with_rng(Config { cases: 256, ..Config::default() }, rng);
     let strategy = (

@@ -75,7 +75,7 @@ pub trait IdentitySource: Send + Sync + 'static {
     /// Returns the current trust at once.
     fn current(&self) -> Arc<Trust>;
 
-    /// Reports every change after this call, including those of the state.
+    /// Reports every change after this call, including changes of the state.
     fn watch(&self) -> watch::Receiver<Arc<Trust>>;
 
     /// Keeps the trust current until `shutdown`. Run it once, as a separate task. The default does nothing, for a source whose

@@ -87,7 +87,7 @@ pub enum Unusable {
         /// The reason, if the state of the source is not good.
         why: Option<String>,
     },
-    /// Our clock is behind that of the issuer.
+    /// Our clock is behind the issuer's clock.
     #[error("our SVID is not valid before {not_before}: compare the clocks")]
     NotYetValid {
         /// The NotBefore of our SVID.

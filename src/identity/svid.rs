@@ -54,7 +54,7 @@ impl X509Svid {
     ///
     /// # Errors
     ///
-    /// Those of [`from_pem`](Self::from_pem).
+    /// The errors of [`from_pem`](Self::from_pem).
     pub fn from_der(chain: &[u8], key: &[u8]) -> Result<Self, LoadError> {
         const CHAIN: &str = "certificate chain";
         let chain = load::concatenated(CHAIN, chain, limits::CHAIN_MAX)?;

@@ -52,7 +52,7 @@ impl TestCa {
         TestCa { domain: domain.parse().unwrap(), params, key, der, above: Vec::new() }
     }
 
-    /// An authority below this one.
+    /// Returns an intermediate authority of this authority.
     pub(crate) fn intermediate(&self, name: &str, change: CertificateChange<'_>) -> TestCa {
         let mut params = ca_params(self.domain.as_str(), name);
         change(&mut params);
@@ -88,7 +88,7 @@ impl TestCa {
         leaf_params(id).signed_by(key, &self.issuer()).unwrap().der().clone()
     }
 
-    /// Another certificate for the name and key of an authority below this one.
+    /// Returns another certificate for the name and key of an intermediate authority.
     pub(crate) fn intermediate_for(
         &self,
         lower: &TestCa,
@@ -99,7 +99,7 @@ impl TestCa {
         params.signed_by(&lower.key, &self.issuer()).unwrap().der().clone()
     }
 
-    /// A self-signed SVID.
+    /// Returns a self-signed SVID.
     pub(crate) fn self_signed_leaf(&self, id: &str) -> IssuedCertificate {
         let key = KeyPair::generate().unwrap();
         let der = leaf_params(id).self_signed(&key).unwrap().der().clone();

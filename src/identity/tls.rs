@@ -1,7 +1,7 @@
 //! The two TLS configurations: TLS 1.3 only, an SVID on both sides, and a full handshake for every connection.
 //!
-//! Sessions are never resumed. On resumption rustls returns the chain of the first handshake without calling a verifier, so an
-//! expired SVID or one of a removed root would be accepted again.
+//! Sessions are never resumed. On resumption, rustls returns the chain of the first handshake without a call of the
+//! verifier. So an expired SVID or an SVID of a removed root would be accepted again.
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -135,7 +135,7 @@ fn an_old_approval_counts_only_once_the_job_has_begun() {
     begun(&mut early, NOW.plus(HOUR - Duration::from_millis(1)));
     assert_eq!(early.overdue(HOUR * 9, NOW.plus(HOUR)), [], "its approvals hold");
     assert_eq!(missing(&early, NOW.plus(HOUR * 9)), Vec::<&str>::new());
-    // It is too old by a moment: the begin notices that before the periodic check does.
+    // The approval has just expired. The begin notices this before the periodic check.
     let late = NOW.plus(HOUR);
     assert_eq!(job.begin("key", false, TICKET, &[], late), Err(Illegal::AwaitingApproval));
     let lapsed = job.overdue(HOUR * 9, late);

@@ -65,7 +65,7 @@ pub enum Change {
         session: SecretDigest,
         at: LeaseTime,
     },
-    /// One member drains. The others go on.
+    /// One member drains. Other members go on.
     MemberDraining {
         attempt: AttemptNumber,
         instance: InstanceName,

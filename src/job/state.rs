@@ -229,8 +229,8 @@ impl Attempt {
         self.members.iter().filter(|(_, m)| m.is_present())
     }
 
-    /// Returns the times at which this member stops reading and writing. The earlier of its own drain and the attempt's
-    /// drain counts.
+    /// Returns the times at which this member stops reading and writing. The earlier time of the member's drain and the
+    /// attempt's drain counts.
     pub fn drain_of(&self, instance: &InstanceName) -> Option<Drain> {
         let own = self.members.get(instance).and_then(|m| m.drain);
         match (self.state, own) {

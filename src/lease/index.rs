@@ -93,7 +93,7 @@ struct Group {
     /// The facts of the group's first lease. Leases with equal facts share them.
     facts: Arc<Facts>,
     leases: HashTable<Arc<Lease>>,
-    /// The Seq of the newest lowering when dead leases were last collected.
+    /// The Seq of the newest lowering when ended leases were last collected.
     collected_at: Seq,
 }
 

@@ -61,7 +61,7 @@ pub struct Table {
     ended: Memory,
     /// Held while leases are removed. A task that gets no slot waits for this lock, because slots are being freed.
     clearing: Mutex<()>,
-    /// Dead leases whose slots were freed before the sweep of their lowering reached them. That sweep still has to
+    /// Ended leases whose slots were freed before the sweep of their lowering reached them. That sweep still has to
     /// report them.
     untold: Mutex<Vec<Arc<Lease>>>,
     events: broadcast::Sender<LeaseEvent>,
@@ -115,7 +115,8 @@ impl Table {
         }
     }
 
-    /// Calls `attempt`. While a quota refuses, frees the slots of dead leases that count against it, and calls again.
+    /// Calls `attempt`. While a quota refuses, frees the slots of ended leases that count against the quota, and calls
+    /// `attempt` again.
     fn with_dead_out(
         &self,
         facts: &Facts,

@@ -93,7 +93,7 @@ enum Step {
     Remove {
         lease: usize,
     },
-    /// Lowers one name of a holder, and sweeps it now or later.
+    /// Lowers one name of a holder, and sweeps the name now or later.
     Lower {
         job: u8,
         member: u8,

@@ -27,7 +27,7 @@ pub enum Event {
     /// A run of the daemon began. Changes of the previous run that were not durable are lost.
     #[serde(rename = "epoch.began")]
     EpochBegan(EpochBegan),
-    /// A clean stop.
+    /// The daemon stopped cleanly.
     #[serde(rename = "epoch.ended")]
     EpochEnded { reason: String },
     #[serde(rename = "catalog.loaded")]
@@ -159,7 +159,7 @@ pub enum Event {
         session: Digest,
         at: LeaseTime,
     },
-    /// One member is draining. The others go on.
+    /// One member is draining. Other members go on.
     #[serde(rename = "member.draining")]
     MemberDraining {
         job: JobId,
@@ -280,8 +280,8 @@ pub enum Event {
         at: LeaseTime,
     },
 
-    /// Requests that were refused. The first refusal of a kind in a minute has its own record. The others share one
-    /// record with a count.
+    /// Requests that were refused. The first refusal of a kind in a minute has its own record. Further refusals share
+    /// one record with a count.
     #[serde(rename = "denied")]
     Denied { by: String, rpc: String, reason: Reason, text: String, rules: Vec<String>, count: u64 },
 
@@ -297,7 +297,8 @@ pub enum Event {
 /// A snapshot: the state after all records before the segment that has this record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The index of the first record of that segment. It is 0 in older ledgers, where the snapshot's record is the first.
+    /// The index of the first record of that segment. It is 0 in older ledgers. There the snapshot's record is the
+    /// first record.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub before: u64,
     /// The version of the snapshot's text.
@@ -400,7 +401,7 @@ pub struct PersonLoggedIn {
     pub sub: String,
     /// The groups of the person that the configuration knows.
     pub groups: Vec<String>,
-    /// How the person proved who they are.
+    /// The authentication methods of the person (`amr`).
     pub amr: Vec<String>,
     /// The digest of the configuration that admitted the login: the provider, the client, and the provider's name for
     /// the group.

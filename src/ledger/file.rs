@@ -16,7 +16,7 @@ const LOCK_FILE: &str = "lock";
 /// The highest number of bytes of the lock file that are shown.
 const LOCK_NOTE_BYTES_MAX: u64 = 64;
 
-/// One directory of files. Names are plain file names. A change of names is durable after [`sync_dir`](Disk::sync_dir).
+/// A directory of files. Names are plain file names. A change of names is durable after [`sync_dir`](Disk::sync_dir).
 pub trait Disk: Send + Sync + 'static {
     /// Locks the directory for this process, until the returned lock is dropped.
     fn lock(&self) -> Result<DirectoryLock, LockError>;

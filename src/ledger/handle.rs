@@ -55,7 +55,7 @@ enum AppendingState {
     Waiting { index: u64, answer: oneshot::Receiver<Result<u64, LedgerError>> },
 }
 
-/// A deferred record: accepted, in order, and durable once it is on disk.
+/// A deferred record. It was accepted in order, and is durable when it is on disk.
 pub struct Deferred {
     /// The record's index in the ledger.
     pub index: u64,

@@ -43,7 +43,7 @@ fn number(record: &Record) -> u64 {
     }
 }
 
-/// Fails rather than hangs.
+/// Fails if the future does not resolve soon.
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, what).await.expect("in time")
 }

@@ -17,7 +17,7 @@
 //!
 //! **What the chain shows.** Each line ends with its own hash and begins with the digest of the previous line. A
 //! changed, removed, moved or inserted byte or line is found, also in the last line. A person who can write the files
-//! can compute another chain, or cut the tail. Only a comparison with a [`Head`] on another machine shows that, so the
+//! can compute another chain, or cut the tail. Only a comparison with a [`Head`] on another machine shows that. So the
 //! daemon sends a [`SignedHead`] with answers and with each tick of the fence feed. The `head` file in the same
 //! directory is written each second and at a clean stop. It shows accidents, but not attacks. A [`HeadCopy`] on another
 //! disk shows both.
@@ -27,10 +27,9 @@
 //! start reads the last snapshot and the records from its segment on. Verifying proves that each snapshot follows from
 //! the records before it. Older segments may be moved away. `verify` refuses a ledger that a start would refuse.
 //!
-//! **A synced file must still have its name.** After each sync, and every
-//! [`limits::LEDGER_LOOK`](crate::limits::LEDGER_LOOK) without one, the writer checks that the segment's name still
-//! leads to the file that it writes. If a directory has traces of a ledger (a head, a key, a snapshot) but no segments,
-//! it is never treated as a first start.
+//! **A synced file must still have its name.** After each sync, the writer checks that the segment's name still leads
+//! to the written file. Without a sync, it checks this every [`limits::LEDGER_LOOK`](crate::limits::LEDGER_LOOK). If a
+//! directory has traces of a ledger (a head, a key, a snapshot) but no segments, it is never treated as a first start.
 //!
 //! | File | Contains |
 //! |---|---|

@@ -5,8 +5,8 @@
 //! ```
 //! The envelope has one text form, in this order, so that a record can be read and checked without a tree of its JSON.
 //! `prev` is SHA-256 over the bytes of the previous line, without its newline. It is all zero for the first record.
-//! `hash` is SHA-256 over the bytes of this line up to `,"hash"`. `"refused":n` follows `epoch` if the n indexes before
-//! this one were refused.
+//! `hash` is SHA-256 over the bytes of this line up to `,"hash"`. `"refused":n` follows `epoch` if the records of the n
+//! previous indexes were refused.
 
 use std::io::Write;
 

@@ -1,4 +1,4 @@
-//! What verifying finds in a ledger that someone changed.
+//! The findings of a verification in a changed ledger.
 
 use std::sync::Arc;
 

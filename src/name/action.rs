@@ -65,7 +65,7 @@ words! {
         Full = "full",
         /// Low-rank matrices are trained beside the weights.
         Lora = "lora",
-        /// Small layers are trained between those of the model.
+        /// Small layers are trained between the layers of the model.
         Adapter = "adapter",
         /// Only the embedding of a prompt is trained.
         PromptTuning = "prompt-tuning",

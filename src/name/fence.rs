@@ -32,7 +32,7 @@ pub enum FenceKind {
     Epoch,
     /// All holders of one trust domain.
     Domain(TrustDomain),
-    /// All of a tenant's jobs, and all use of its resources.
+    /// All jobs of a tenant, and all use of its resources.
     Tenant(TenantName),
     /// One job.
     Job(JobId),
@@ -44,13 +44,13 @@ pub enum FenceKind {
     Member(JobId, AttemptNumber, InstanceName),
     /// The reading half of a member.
     MemberReading(JobId, AttemptNumber, InstanceName),
-    /// All that a SPIFFE ID holds or launched.
+    /// All leases and jobs of a SPIFFE ID.
     Identity(SpiffeId),
-    /// All that is done on behalf of a person.
+    /// All jobs on behalf of a person.
     Human(HumanName),
-    /// All of the jobs that say they run this container image.
+    /// All jobs that say they run this container image.
     Image(ImageDigest),
-    /// One version of a resource, or all of them if the name has none.
+    /// One version of a resource, or all versions if the name has no version.
     Resource(ResourceName),
     /// One lease.
     Lease(LeaseId),

@@ -49,7 +49,7 @@ impl From<&ResourceName> for Object {
     }
 }
 
-/// `dataset:acme/tickets@v3`, `checkpoint:acme/support-lora/j-…`.
+/// Writes the object as `dataset:acme/tickets@v3` or `checkpoint:acme/support-lora/j-…`.
 impl fmt::Display for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.folder {

@@ -48,7 +48,7 @@ pub struct Bundle<'a> {
     pub now: Wall,
     /// Ids of the gates that have enough approvals for exactly this request.
     pub approved: &'a BTreeSet<String>,
-    /// Whether the checkpoints to read or delete are those of this job.
+    /// Whether the checkpoints to read or delete belong to this job.
     pub own_checkpoint: bool,
     /// The actions, each with its resource. Never empty.
     pub parts: &'a [(Action, ResourceName)],
@@ -184,6 +184,6 @@ pub struct Call<'a> {
     pub now: Wall,
     /// The reason that the caller gave; empty if the call has none.
     pub reason: &'a str,
-    /// How the person who calls proved who they are when they logged in (`amr`, RFC 8176). Empty for all other callers.
+    /// The authentication methods of the caller's login (`amr`, RFC 8176). Empty for callers that did not log in.
     pub amr: &'a [String],
 }

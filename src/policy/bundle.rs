@@ -12,9 +12,9 @@ use crate::{
 /// The files of a policy directory. Each list is in the order of the names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyBundle {
-    /// The `.cedar` files.
+    /// The policies: the `.cedar` files.
     pub policies: Vec<PolicyText>,
-    /// The `.toml` files.
+    /// The test cases: the `.toml` files.
     pub cases: Vec<PolicyText>,
     /// The text of [`SIGNATURE_FILE`], if the bundle is signed.
     pub signatures: Option<String>,

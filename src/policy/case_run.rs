@@ -58,8 +58,8 @@ impl fmt::Display for FailedCase<'_> {
 #[derive(Clone, Debug)]
 pub struct CaseReport<'a> {
     pub failed: Vec<FailedCase<'a>>,
-    /// Rules that no case tests, in the order of their files: a permit that allows none, a guard that denies none, a gate that
-    /// holds none back.
+    /// Rules without a test case, in the order of their files: a permit that allows no case, a guard that denies no
+    /// case, a gate that stops no case.
     pub untried: Vec<String>,
 }
 

@@ -101,7 +101,7 @@ pub struct PolicyCase {
 }
 
 impl PolicyCase {
-    /// `spiffe://… read_dataset dataset:…`
+    /// Returns the question as a text: `spiffe://… read_dataset dataset:…`
     pub fn asked(&self) -> String {
         format!("{} {}", self.caller, self.act)
     }

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::policy::{JobRisk, Phase, RequestFacts};
 
-    // The bits of a set of read fields are those of the fields in the context.
+    // The bits of a set of read fields match the fields in the context.
     #[test]
     fn the_fields_of_a_job_have_their_places() {
         let (tenant, risk, approved) = ("acme".parse().unwrap(), JobRisk::default(), BTreeSet::new());

@@ -14,7 +14,7 @@ use crate::{
 pub struct Decided {
     pub action: Action,
     pub resource: ResourceName,
-    /// Sorted ids.
+    /// The ids of the rules, sorted.
     pub rules: Vec<String>,
     /// The verdict of policy, `deny` or `wait`, if the part was allowed only because the job's tenant is observed.
     pub observed: Option<&'static str>,
@@ -72,9 +72,9 @@ pub enum CallVerdict {
 /// The decision on a request. The fences of the request were read before, and each decision has their stand.
 #[derive(Debug)]
 pub enum Decision {
-    /// Allowed.
+    /// The request is allowed.
     Grant(Grant),
-    /// Allowed once people approve.
+    /// The request is allowed after people approve.
     Waiting {
         /// The approvals that are missing.
         gates: Vec<Gate>,
@@ -83,7 +83,7 @@ pub enum Decision {
         /// The fences that were read first.
         stand: Stand,
     },
-    /// Not allowed.
+    /// The request is denied.
     Denied {
         /// The answer to the caller.
         refusal: Refusal,
@@ -149,12 +149,12 @@ impl Grant {
         &self.parts.job
     }
 
-    /// The number of the attempt; 0 before the first.
+    /// Returns the number of the attempt. 0 before the first attempt.
     pub fn attempt(&self) -> u64 {
         self.parts.attempt
     }
 
-    /// What was allowed, each with the rules that allowed it.
+    /// Returns the allowed parts, each with the rules that allowed it.
     pub fn granted(&self) -> &[Decided] {
         &self.parts.granted
     }

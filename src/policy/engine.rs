@@ -1,5 +1,5 @@
-//! The policy engine. Groups the rules by kind of principal and action, and prepares the catalog's entities once, so that each
-//! decision is fast.
+//! The policy engine. The engine groups the rules by kind of principal and action, and prepares the catalog's entities
+//! only once. So each decision is fast.
 
 use std::{collections::HashMap, sync::Arc};
 

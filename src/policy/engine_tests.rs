@@ -442,7 +442,7 @@ fn a_gate_says_who_approves_and_can_be_opened() {
     assert!(gate(&ALL.replace("@explain(\"e\")", ""), OPENS).unwrap_err().contains("no @explain"));
     assert!(gate(&ALL.replace("approval\")", "vote\")"), OPENS).unwrap_err().contains("vote"));
     assert!(gate("@approvals(\"1\")", OPENS).unwrap_err().contains("for gates"));
-    // It would hold calls back permanently, because calls carry no approvals.
+    // The gate would stop calls permanently, because calls carry no approvals.
     let call = site(&format!(
         "@id(\"g\") {ALL}\nforbid (principal, action, resource) \
          unless {{ context has approved && context.approved.contains(\"g\") }};"

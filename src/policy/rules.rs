@@ -46,7 +46,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// `id: explanation`.
+    /// Returns the rule as `id: explanation`.
     pub fn said(&self) -> String {
         match &self.explain {
             Some(explain) => format!("{}: {explain}", self.id),

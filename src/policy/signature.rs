@@ -279,7 +279,7 @@ fn read(text: &str) -> Result<SignatureFile, UnsignedBundle> {
     Ok(file)
 }
 
-/// Checks whether the signatures are for these files. Does not check whose keys made them. Returns `None` if they are.
+/// Checks whether the signatures are for these files. Does not check which keys made them. Returns `None` if they are.
 pub fn stale_signature(policies: &[PolicyText], signed: &SignedBundle) -> Option<UnsignedBundle> {
     match read(&signed.signatures) {
         Ok(file) if file.bundle == bundle_digest(policies, signed.cases) => None,

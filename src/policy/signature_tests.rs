@@ -38,7 +38,7 @@ fn only_the_signed_files_pass_with_a_trusted_key() {
         }
         for other in others {
             assert_eq!(trusted.check(&other, Some(&signed)), Err(UnsignedBundle::OtherFiles));
-            // The digest in the file is corrected, and the signature is not.
+            // The digest in the file is corrected, but the signature is not.
             let mut file = read(&signed.signatures).unwrap();
             file.bundle = bundle_digest(&other, signed.cases);
             let forged = SignedBundle { signatures: serde_json::to_string(&file).unwrap(), ..signed.clone() };

@@ -193,8 +193,8 @@ fn bearer_token(text: &str, lower: &str, at: usize) -> Option<Range<usize>> {
     (token.len() >= LEAST && is_encoded).then(|| start..start + token.len())
 }
 
-/// Whether a text has the form of a secret: a PEM block of a private key, the token of a well-known system, a signed URL, a
-/// URL or a connection string with a password, an `Authorization` header.
+/// Whether a text has the form of a secret. Such forms are a PEM block of a private key, a token of a well-known
+/// system, a signed URL, a URL or connection string with a password, and an `Authorization` header.
 pub(crate) fn has_secret_form(text: &str) -> bool {
     let is_token = |(begin, least): &(&str, usize)| {
         text.match_indices(begin).any(|(at, _)| {
@@ -280,7 +280,7 @@ pub(crate) fn redacted(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Returns the end of a PEM block whose beginning was read. A block without an end goes to the next quote.
+/// Returns the end of a PEM block, after its beginning was read. A block without an end goes to the next quote.
 fn pem_end(block: &str) -> usize {
     const END: &str = "-----END";
     const DASHES: &str = "-----";

@@ -35,9 +35,9 @@ struct Promised {
     created: BTreeSet<JobId>,
     attempts: BTreeMap<JobId, AttemptNumber>,
     closed: BTreeSet<JobId>,
-    /// By number: how often the lock was changed, and whether it is in force, if that is known.
+    /// For each number, how often the lock was changed, and whether it is in force, if that is known.
     locks: BTreeMap<u64, (u64, Option<bool>)>,
-    /// By job and approver, as for locks.
+    /// The same facts for approvals, by job and approver.
     approvals: BTreeMap<(JobId, SpiffeId), (u64, Option<bool>)>,
     /// Answers from now on do not count, because the process is gone.
     over: bool,
@@ -406,7 +406,7 @@ async fn a_lock_set_again_during_its_lifting_stays() {
     disk.wait_for_sync();
     let (again, _) = life.store.lock(lock(1, now)).unwrap();
     disk.release();
-    // The operator who lifted it learns that it is still in force.
+    // The operator who lifted the lock learns that it is still in force.
     assert_eq!(lifting.await.unwrap().unwrap_err(), Refused::SetAgain);
     again.record.unwrap().durable().await.unwrap();
     assert_eq!(life.store.locks(None, usize::MAX).len(), 1, "the lifting took the newer lock with it");
@@ -433,7 +433,7 @@ async fn a_refused_unlock_has_no_effect_after_a_restart() {
         "it stands, for as long as before"
     );
     disk.release();
-    // The one behind it is durable, so it is.
+    // A later record is durable, so this record is durable too.
     life.store
         .revoke(&"tenant:other".parse().unwrap(), actor(), "at last")
         .record
@@ -444,7 +444,7 @@ async fn a_refused_unlock_has_no_effect_after_a_restart() {
     assert!(disk.durable_text().contains("lock.lifted"), "the disk had no time to take it");
     let found: Vec<Lock> = read_all(&disk).rebuilt(set.since).locks.iter().cloned().collect();
     assert_eq!(found, std::slice::from_ref(&set), "a later life has lost the lock");
-    // A second try lifts it, in every run.
+    // A second attempt lifts the lock, in every run.
     life.store.unlock(&set.name, actor(), "mended", |_| true).await.unwrap();
     assert!(
         life.store.locks(None, usize::MAX).is_empty() && read_all(&disk).rebuilt(set.since).locks.is_empty()

@@ -25,7 +25,7 @@ pub struct Login {
     pub sub: String,
     /// All groups of the person that the configuration knows.
     pub groups: Vec<String>,
-    /// How the person proved who they are.
+    /// The authentication methods of the person (`amr`).
     pub amr: Vec<String>,
     /// The digest of the configuration that admitted the login. `None` in older records.
     pub terms: Option<Digest>,

@@ -172,8 +172,8 @@ impl Store {
         Committed { value: (), ending, lowered: vec![name.clone()], record }
     }
 
-    /// Locks a name: ends the access behind it, and admits no new access. A prefix or a launcher has no fence: the
-    /// revision is raised, and the caller ends the existing access.
+    /// Locks a name: ends the access behind the name, and admits no new access. A prefix or a launcher has no fence:
+    /// the revision is raised, and the caller ends the existing access.
     pub fn lock(&self, lock: Lock) -> Result<(Committed<Lock>, Option<Revision>), Refused<Infallible>> {
         self.lock_and_end(lock, None::<fn() -> u64>)
     }

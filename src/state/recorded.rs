@@ -1,7 +1,7 @@
 //! The state as it follows from the records.
 //!
-//! It depends only on the records: a reader of all records and a reader that begins with a snapshot get the same state,
-//! and the same snapshot text. Nothing here reads a clock: [`rebuilt`](Recorded::rebuilt) applies the time.
+//! The state depends only on the records. A reader of all records and a reader that begins with a snapshot get the same
+//! state and the same snapshot text. Nothing here reads a clock: [`rebuilt`](Recorded::rebuilt) applies the time.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What the state keeps of jobs that were dropped, and of records that were withdrawn.
+//! The state after dropped jobs and withdrawn records.
 
 use std::sync::Arc;
 
@@ -208,7 +208,7 @@ async fn past_its_keys_a_caller_makes_no_job_but_finds_its_own() {
         let made = KeyedJob { job, tenant, spec: Digest::ZERO, at };
         ((worker(), format!("used {n}")), made)
     };
-    // One is of a job that exists, all others are of jobs that were forgotten.
+    // One key belongs to an existing job, all others to forgotten jobs.
     let rebuilt =
         Rebuilt { jobs: vec![job(1, at)], keys: (1..MAX).map(used).collect(), ..Rebuilt::default() };
     let fences = Arc::new(Registry::new(rebuilt.seq));
@@ -222,7 +222,7 @@ async fn past_its_keys_a_caller_makes_no_job_but_finds_its_own() {
     let again = Job { idempotency_key: "used 7".into(), ..job(3, at) };
     assert_eq!(create(again).await.unwrap_err(), Refused::KeyConflict(JobId(1_000_007)));
     assert!(!disk.durable_text().contains("job.created"));
-    // Others are unharmed, and after a day so is this one.
+    // Other callers are not affected, and after a day this caller is not either.
     let other = Job { launcher: "spiffe://td/other".parse().unwrap(), ..job(4, at) };
     assert!(matches!(create(other).await, Ok(Created::New(_))));
     store.prune(at.plus(limits::IDEMPOTENCY));

@@ -177,7 +177,7 @@ fn neighbouring_texts_do_not_run_together() {
     assert_ne!(digest("a\",\"purpose\":\"b", ""), digest("a", "b"));
 }
 
-/// Pinned: an approval names this digest, and an auditor makes it from the record of the job.
+/// This digest is pinned, because approvals name it, and auditors compute it from the record of the job.
 #[test]
 fn the_digest_of_a_request_is_what_it_was() {
     let mut job = job("support", 60_000);

@@ -42,7 +42,7 @@ pub enum Refused<E> {
     /// A revocation or lock came while the login was being recorded.
     #[error("the login was ended before it began: the person was revoked or locked")]
     LoginEnded,
-    /// A person has only so many logins, and newer ones came while this one was being recorded.
+    /// The person has the highest number of logins, and newer logins came while this login was being recorded.
     #[error(
         "newer logins of the same person ended this one: a person has at most {}",
         limits::LOGINS_PER_PERSON_MAX

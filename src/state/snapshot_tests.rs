@@ -1,4 +1,4 @@
-//! What a start reads of the snapshots of the state, and what verifying finds in them.
+//! Snapshots of the state: the reads of a start, and the findings of a verification.
 
 use std::{sync::Arc, time::Duration};
 
@@ -168,7 +168,7 @@ async fn a_snapshot_that_contradicts_its_records_is_found() {
     }
     last_snapshot(&disk).await;
     opened.ledger.close(LONG).await.unwrap();
-    // The chain by itself is good.
+    // The chain without the snapshots is valid.
     crate::ledger::verify(&disk, None).unwrap();
     let Err(ReadError::Tamper(t)) = verify_folded(&disk, None, &mut Recorded::default()) else {
         panic!("a lie was believed")

@@ -1,4 +1,4 @@
-//! A ledger of version 1 in `tests/fixtures/ledger-v1`, in the bytes that it writes: every later version reads it.
+//! A ledger with the exact bytes of version 1 is in `tests/fixtures/ledger-v1`. Every later version must read it.
 
 use std::{collections::BTreeSet, fs, path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     name::{AttemptNumber, JobId, Outcome},
 };
 
-/// The last record of the fixture. It never changes, and neither does a byte before it.
+/// The last record of the fixture. It never changes, and the bytes before it never change.
 const HEAD: &str = "sha256:b7ef52812619c03efd9ff5e25550bf34f60525749ebd774d7c7cf6c6ed5ec372";
 const LAST: u64 = 36;
 /// Two indexes before it have no record.

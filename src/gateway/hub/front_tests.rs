@@ -1,6 +1,6 @@
 use super::*;
 
-/// Asks the facade as the worker does, without a signature.
+/// Sends a request to the API of the Hub as the worker does, without a signature.
 async fn ask_hub(case: &Case, method: &str, target: &str, range: Option<&str>) -> Answer {
     let mut headers = vec![("host".to_owned(), HOST.to_owned())];
     headers.extend(range.map(|range| ("range".to_owned(), range.to_owned())));

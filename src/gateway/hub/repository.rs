@@ -175,7 +175,7 @@ impl LeasedVersion {
 mod tests {
     use super::*;
 
-    // A version has one commit for good, in the form that clients check.
+    // A version has one commit that never changes, in the form that clients check.
     #[test]
     fn a_version_has_one_commit() {
         let commit = commit_of("model:acme/base-7b@2026.10");

@@ -51,7 +51,7 @@ fn foreign() -> TrustDomain {
 /// The longest real time that a step may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The certificate and the answers of the server, and how often it was asked.
+/// The certificate and the answers of the server, and the number of requests.
 #[derive(Clone)]
 struct Server {
     answer: Arc<Mutex<(StatusCode, String)>>,
@@ -124,7 +124,7 @@ impl Server {
             answer: Arc::new(Mutex::new((StatusCode::OK, String::new()))),
             tls: Arc::new(Mutex::new(tls)),
             asked: Arc::default(),
-            // The test waits for none of them: they end when time has passed.
+            // The test does not wait for these connections: they end when time has passed.
             open: Arc::default(),
             port,
         }
@@ -415,7 +415,7 @@ async fn one_profile_never_stands_in_for_the_other() {
     case.server.presents(tls);
     case.follow();
     assert!(case.refused().await.contains("refused"));
-    // The right SVID, with its root among the web's roots, still does not have that host name.
+    // The right SVID, with its root among the web roots, still does not have that host name.
     let case = Case::web(tls_of(&ca.svid("/bundle-server")), &ca.pem()).await;
     case.follow();
     assert!(case.refused().await.contains("refused"));
@@ -477,7 +477,7 @@ async fn an_endpoint_is_asked_as_often_as_it_says() {
     assert_eq!(case.server.asked(), asked);
 }
 
-/// Keeps what is logged.
+/// Keeps the lines of the log.
 struct Kept(Arc<Mutex<Vec<u8>>>);
 
 impl std::io::Write for Kept {

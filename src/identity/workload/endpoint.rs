@@ -11,9 +11,9 @@ pub const ENDPOINT_VARIABLE: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkloadEndpoint {
-    /// `unix:///run/spire/agent.sock`
+    /// A socket on this machine: `unix:///run/spire/agent.sock`
     Unix(PathBuf),
-    /// `tcp://127.0.0.1:8089`
+    /// An IP address and port: `tcp://127.0.0.1:8089`
     Tcp(SocketAddr),
 }
 
@@ -26,7 +26,7 @@ pub enum EndpointFault {
     /// Two slashes follow `unix:`, so the next part is a host.
     #[error("`{0}` names a host: write unix:///PATH, with three slashes and an absolute path")]
     Authority(String),
-    /// The path of the socket is empty, relative, or that of a directory.
+    /// The path of the socket is empty, relative, or names a directory.
     #[error("`{0}` names no socket: write unix:///PATH with the absolute path of a socket")]
     Path(String),
     /// The URI has a query, a fragment or an escape.

@@ -64,7 +64,8 @@ async fn subscribe(endpoint: &WorkloadEndpoint) -> Result<Streaming<X509svidResp
     }
 }
 
-/// Connects without keepalive pings: agents in Go treat them as abuse, and a local socket reports when its other side dies.
+/// Connects without keepalive pings: agents in Go treat them as abuse, and a local socket reports the end of its other
+/// side.
 async fn connect(endpoint: &WorkloadEndpoint) -> Result<Channel, tonic::transport::Error> {
     let endpoint = endpoint.clone();
     let connector = service_fn(move |_| {
