@@ -13,7 +13,7 @@ pub const ERROR_DOMAIN: &str = "leasehold";
 
 /// The advice for [`Reason::ApprovalRequired`].
 #[cfg(feature = "server")]
-pub(crate) const ASK_APPROVERS: &str = "people of these groups approve it: leasehold approve JOB --reason TEXT; `leasehold job show JOB` says whom it waits for";
+pub(crate) const ASK_APPROVERS: &str = "people of these groups approve it: leasehold approve JOB --reason TEXT; `leasehold job show JOB` shows the missing approvals";
 
 /// The class of a refusal. It determines the exit code of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -99,11 +99,9 @@ impl Edge {
 
     /// Returns the capacity that was reserved for a request.
     pub(super) fn room<T>(&self, request: &Request<T>) -> Result<Arc<RequestRoom>, Status> {
-        request
-            .extensions()
-            .get::<Arc<RequestRoom>>()
-            .cloned()
-            .ok_or_else(|| Refusal::new(Reason::Internal, "no room was taken for the request").status())
+        request.extensions().get::<Arc<RequestRoom>>().cloned().ok_or_else(|| {
+            Refusal::new(Reason::Internal, "no capacity was reserved for the request").status()
+        })
     }
 
     /// Returns the caller with its catalog entry. Refuses a locked caller.

@@ -54,9 +54,9 @@ pub(super) fn read_text(field: &'static str, text: &str, max: usize) -> Result<S
 }
 
 fn secret_refused(field: &'static str) -> Refusal {
-    Refusal::new(Reason::FieldInvalid, secret_in(field))
-        .with("field", field)
-        .fix("write it without the key or token, and revoke that: it has left your hands")
+    Refusal::new(Reason::FieldInvalid, secret_in(field)).with("field", field).fix(
+        "write it without the key or token, and revoke the key or token, because others may have seen it",
+    )
 }
 
 /// Reads a reason that a person wrote for other people. It must be within its bound, without control characters and
@@ -71,7 +71,7 @@ pub(super) fn read_reason(field: &'static str, text: &str) -> Result<String, Ref
 /// Returns the message for a free text that contains a key or a token. The message does not show the secret. Free texts
 /// are recorded, and many people read them.
 pub(super) fn secret_in(field: &str) -> String {
-    format!("`{field}` looks like a key, a token or a password: it is recorded, so it must hold none")
+    format!("`{field}` looks like a key, a token or a password: it is recorded, so it must not contain one")
 }
 
 /// Reads a list of texts: at most `max` of them, each within its bound and without control characters.
@@ -135,7 +135,7 @@ pub(super) fn read_duration(
         return bad("is zero: say how long, or leave it out".into());
     }
     if life > max {
-        return bad(format!("is longer than {} s, the longest that is allowed", max.as_secs()));
+        return bad(format!("is longer than the limit of {} s", max.as_secs()));
     }
     Ok(Some(life))
 }

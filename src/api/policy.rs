@@ -36,8 +36,7 @@ pub(super) fn evaluate(
         job: read_optional_name("job", &q.job)?,
     };
     if question.job.is_some() && !(q.purpose.is_empty() && q.method.is_empty() && q.tenant.is_empty()) {
-        let text =
-            "`purpose`, `method` and `tenant` are those of the job: leave them empty, or leave `job` out";
+        let text = "`purpose`, `method` and `tenant` come from the job if `job` is set: leave them empty, or leave `job` out";
         return Err(Refusal::new(Reason::FieldInvalid, text).with("field", "job"));
     }
     let found = broker.policies.evaluate(caller, &question)?;
@@ -169,7 +168,7 @@ pub(super) async fn explain_job(
         (explanation, again)
     });
     let (explanation, again) =
-        decided.await.map_err(|_| Refusal::new(Reason::Internal, "the decisions could not be made again"))?;
+        decided.await.map_err(|_| Refusal::new(Reason::Internal, "the decisions could not be repeated"))?;
     let shown = explanation.decisions.iter().zip(again).map(|(d, again)| {
         let mut shown = recorded(d, again);
         if !sees_catalog {

@@ -165,7 +165,7 @@ impl Rooms {
         let unread: Vec<_> = self.held.iter().filter_map(|e| e.upgrade()).filter(|h| unread(h)).collect();
         for held in unread {
             if !held.connection.ended.is_cancelled() {
-                tracing::info!(peer = %held.connection.peer.spiffe_id(), "an answer is not read: its connection ends");
+                tracing::info!(peer = %held.connection.peer.spiffe_id(), "a client does not read its answers: its connection is closed");
             }
             held.connection.end_unread(limits::READER_STALL);
         }
@@ -275,7 +275,7 @@ fn requests_full(full: &Full) -> Refusal {
     match full {
         Full::Identity { has } => Refusal::new(
             Reason::Overloaded,
-            format!("this identity has {has} requests in work, which is the limit for one identity now"),
+            format!("this identity has {has} requests in progress, which is the limit for one identity now"),
         )
         .fix("try again in a moment, with fewer at once"),
         Full::All { .. } => {

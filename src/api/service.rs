@@ -134,7 +134,7 @@ fn with_reason(answer: http::Response<tonic::body::Body>) -> http::Response<toni
     let refusal = match code {
         Some("11") if bare => too_large(limits::MESSAGE_BYTES_MAX),
         Some("12") if bare => Refusal::new(Reason::NotSupported, "this daemon has no such call")
-            .fix("compare versions: leasehold whoami shows the daemon's"),
+            .fix("compare the versions: `leasehold whoami` shows the daemon's version"),
         _ => return answer,
     };
     refusal.status().into_http()

@@ -92,7 +92,7 @@ impl AccessControl {
         if let Some(login) = &login
             && principal.human(id).as_ref() != Some(&login.human)
         {
-            let text = "the catalog's entry for you does not name you as the person who logged in";
+            let text = "your catalog entry does not name you as the person who logged in";
             return Err(names_no_person(Reason::PrincipalUnknown, text, id, &principal));
         }
         Ok(Caller { peer: peer.clone(), principal, rules, login })

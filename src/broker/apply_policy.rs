@@ -105,7 +105,7 @@ pub struct PolicyHistory {
 impl RuleUseCases {
     /// Refuses a caller that may not change the policy of all tenants.
     fn may_change_policy(&self, caller: &Caller, rpc: Rpc) -> Result<Option<TenantName>, Refusal> {
-        let text = "the policy is for all tenants, and you are an operator of only one";
+        let text = "the policy is for all tenants, and you are an operator of only one tenant";
         self.may_propose(caller, rpc, text, "ask a platform operator")
     }
 
@@ -270,7 +270,7 @@ impl RuleUseCases {
         change.cases = cases.len();
         change.failed = report.failed.iter().map(ToString::to_string).collect();
         if !cases.is_empty() {
-            let untried = report.untried.iter().map(|id| format!("no case is decided by the rule `{id}`"));
+            let untried = report.untried.iter().map(|id| format!("no test case tests the rule `{id}`"));
             change.warnings.extend(untried);
         }
         Ok(())
@@ -287,7 +287,7 @@ impl RuleUseCases {
         let may_again = may(None) || (caller.is_only_tenant() && may(Some(caller.tenant())));
         if !may_again {
             change.warnings.push(
-                "this policy does not let you apply another one: the way back is policy.source = \"files\" in the daemon's configuration"
+                "this policy would not let you apply another policy: to go back, set policy.source = \"files\" in the daemon's configuration"
                     .to_owned(),
             );
         }
@@ -319,7 +319,7 @@ impl RuleUseCases {
         self.context
             .kept
             .get()
-            .ok_or_else(|| conflict("this daemon has no folder to keep policies in".to_owned()))
+            .ok_or_else(|| conflict("this daemon has no folder for kept policies".to_owned()))
     }
 
     /// Keeps the policy and records the change. Only then does the next start read this policy.
@@ -353,7 +353,7 @@ impl RuleUseCases {
         self.record_before(caller, &record)?;
         kept.set_applied(change.after, change.before).map_err(|e| {
             // The record says that the policy was applied, so a second record must say that this failed.
-            let why = "the next start would not find it".to_owned();
+            let why = "the next start would not find the policy".to_owned();
             self.context.ledger.defer(&Event::PolicyNotApplied { policy: change.after, why });
             unwritten(e)
         })

@@ -157,7 +157,7 @@ impl ApprovalUseCases {
         let request = request_digest(job)
             .map_err(|_| Refusal::new(Reason::Internal, "the request has no canonical form"))?;
         if request != order.request {
-            let text = "what you approve is not what the job asks";
+            let text = "the request that you approve is not the request of the job";
             return Err(Refusal::new(Reason::RequestMismatch, text)
                 .with("yours", order.request.to_string())
                 .with("job", request.to_string())
@@ -214,7 +214,7 @@ impl ApprovalUseCases {
             let refusal = others
                 .iter()
                 .fold(refusal, |refusal, g| refusal.with("asks", format!("{} ({})", g.approver_group, g.id)));
-            return Err(refusal.fix("have someone of these groups decide: leasehold approvals"));
+            return Err(refusal.fix("ask a person of these groups to decide: leasehold approvals"));
         }
         Ok(mine)
     }

@@ -190,18 +190,16 @@ pub(super) fn check_uninvolved(
             }
             let named = members.start.iter().chain(&members.join).filter_map(SpiffePattern::exact);
             if let Some(other) = named.into_iter().find(|other| is_same(other)) {
-                return Some(format!("human:{human} has a part in the job, as {other}"));
+                return Some(format!("human:{human} is involved in the job, as {other}"));
             }
             // A pattern in the job does not name a person. The identities that joined by the pattern are members.
             let came = job.attempts.iter().flat_map(|a| a.members.identities()).find(|other| is_same(other));
-            came.map(|other| format!("human:{human} has a part in the job, as {other}"))
+            came.map(|other| format!("human:{human} is involved in the job, as {other}"))
         })
     });
     match part {
         None => Ok(()),
-        Some(text) => {
-            Err(Refusal::new(Reason::ApproverInvolved, text)
-                .fix("someone without a part in the job approves it"))
-        }
+        Some(text) => Err(Refusal::new(Reason::ApproverInvolved, text)
+            .fix("a person who is not involved in the job must approve it")),
     }
 }

@@ -153,7 +153,7 @@ impl Attachment {
         if !access.may_know(&self.holder, &LockName::Name(name.clone()), &names) {
             return match name.kind() {
                 FenceKind::Resource(_) => format!("{name} was revoked by its owner"),
-                _ => "something of another tenant that this job depends on was revoked".to_owned(),
+                _ => "a name of another tenant on which this job depends was revoked".to_owned(),
             };
         }
         match context.reasons.of(name) {

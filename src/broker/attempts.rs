@@ -252,7 +252,7 @@ impl JobUseCases {
         match concerned {
             Concerned::Attempt if is_workload && job.launcher != *caller.id() => Err(Refusal::new(
                 Reason::NotAMember,
-                "a member speaks only for itself: say which instance you are",
+                "a member may report only about itself: name your instance",
             )),
             Concerned::Member { instance, .. } if is_workload && !is_itself => {
                 Err(move_refusal(Illegal::NotAMember(instance.clone())))
@@ -285,7 +285,7 @@ fn may_vouch(caller: &Caller, job: &Job, vouched: &[SpiffePattern]) -> Result<()
     if vouched.is_empty() || !is_member {
         return Ok(());
     }
-    Err(Refusal::new(Reason::NotAMember, "a member may not say who else may join")
+    Err(Refusal::new(Reason::NotAMember, "a member may not vouch for other members")
         .fix("leave `members` out: the launcher or a scheduler vouches for members"))
 }
 

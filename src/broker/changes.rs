@@ -237,7 +237,7 @@ impl RuleUseCases {
             return Err(gates
                 .iter()
                 .fold(refusal, |r, gate| r.with("asks", format!("{} ({})", gate.approver_group, gate.id)))
-                .fix("have someone of these groups approve it"));
+                .fix("ask a person of these groups to approve it"));
         }
         let now = self.context.clock.now().lease;
         let given =

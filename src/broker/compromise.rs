@@ -152,7 +152,7 @@ impl OperatorUseCases {
 
 fn quarantine_note(jobs: usize) -> Option<String> {
     (jobs > 0).then(|| {
-        format!("what {jobs} job(s) have written is quarantined, also if a job completed: `leasehold job show` says so")
+        format!("what {jobs} job(s) have written is quarantined, also if a job completed: see `leasehold job show`")
     })
 }
 

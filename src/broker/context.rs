@@ -169,7 +169,7 @@ impl BrokerContext {
         if self.is_held() {
             return Err(Refusal::new(
                 Reason::LedgerUnavailable,
-                "the ledger's disk is nearly full, so nothing is given until it has room",
+                "the ledger's disk is nearly full, so no access is given until it has free space",
             )
             .fix("operators: free space, or move sealed segments away; endings still work"));
         }

@@ -172,7 +172,7 @@ impl JobUseCases {
     fn may_still_create(&self, rules: &Rules, caller: &Caller, job: &Job) -> Result<(), Refusal> {
         let inputs = self.may_create(rules, caller, &job.spec, &names::of_job(rules, job))?;
         if inputs.as_slice() != &*job.inputs {
-            let text = "what the job reads changed in the catalog while it was being created";
+            let text = "the inputs of the job changed in the catalog while it was being created";
             return Err(Refusal::new(Reason::PinMismatch, text).fix("create it again"));
         }
         let gates = self.decide_job(rules, job, Phase::Creating)?.gates;

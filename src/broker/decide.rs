@@ -58,7 +58,7 @@ pub(super) fn check_inputs(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result
             false if is_moved => (input.location.clone(), now.location.clone()),
             false => continue,
         };
-        let text = format!("{} is not what it was when this job was created", input.resource);
+        let text = format!("{} has changed since this job was created", input.resource);
         return Err(Refusal::new(Reason::PinMismatch, text)
             .with("yours", then)
             .with("catalog", now)

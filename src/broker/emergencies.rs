@@ -89,16 +89,19 @@ impl ApprovalUseCases {
         let request = request_digest(job)
             .map_err(|_| Refusal::new(Reason::Internal, "the request has no canonical form"))?;
         if request != order.request {
-            return Err(Refusal::new(Reason::RequestMismatch, "what you saw is not what the job asks")
-                .with("yours", order.request.to_string())
-                .with("job", request.to_string())
-                .fix(format!("look at it again: leasehold job show {}", job.id)));
+            return Err(Refusal::new(
+                Reason::RequestMismatch,
+                "the request that you saw is not the request of the job",
+            )
+            .with("yours", order.request.to_string())
+            .with("job", request.to_string())
+            .fix(format!("look at it again: leasehold job show {}", job.id)));
         }
         let due = self.context.state.reviews_due(Some(&job.spec.tenant));
         if due >= limits::REVIEWS_DUE_PER_TENANT_MAX {
             let text = format!("{due} emergencies of {} are not reviewed yet", job.spec.tenant);
             return Err(Refusal::new(Reason::QuotaExceeded, text)
-                .fix("have people without a part in them review them: leasehold reviews due"));
+                .fix("have people who were not involved review them: leasehold reviews due"));
         }
         Ok(())
     }
@@ -205,13 +208,13 @@ fn check_reviewer(
     };
     let involved = |what: String| {
         Err(Refusal::new(Reason::ApproverInvolved, what)
-            .fix("someone without a part in the emergency reviews it"))
+            .fix("a person who was not involved in the emergency must review it"))
     };
     if is_same(&review.by, review.human.as_ref()) {
         return involved(format!("you opened the gates of the job, as {}", review.by));
     }
     if is_same(&review.launcher, review.acting_for.as_ref()) {
-        return involved("you launched the job, or it was done for you".to_owned());
+        return involved("you launched the job, or it acts for you".to_owned());
     }
     let humans: BTreeSet<HumanName> = human.into_iter().collect();
     job.map_or(Ok(()), |job| check_uninvolved(rules, job, id, &humans))

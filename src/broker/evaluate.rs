@@ -293,7 +293,7 @@ fn check_is_work(rules: &Rules, job: &Job, action: Action, on: &ResourceName) ->
     let work: Vec<String> = work.iter().map(|(does, resource)| format!("{does} {resource}")).collect();
     Err(Refusal::new(Reason::FieldInvalid, format!("{} does not {action} {on}", job.id))
         .with("it does", work.join(", "))
-        .fix("ask for something that it does, or leave the job out"))
+        .fix("ask about an action of the job, or leave the job out"))
 }
 
 /// Returns the relations for a question about a call. A caller that creates a job is its launcher.

@@ -129,7 +129,7 @@ impl JobUseCases {
                 self.context.state.job(other).is_some_and(|other| other.spec.tenant == job.spec.tenant);
             let other = if is_own { other.to_string() } else { "another job".to_owned() };
             Some(format!(
-                "{id} belongs to {other}, until {} h after that job has ended: a run of this job by it is refused until then",
+                "{id} belongs to {other}, until {} h after the end of that job: until then, it cannot run this job",
                 limits::IDENTITY_BOUND.as_secs() / 3600
             ))
         };

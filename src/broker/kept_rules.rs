@@ -34,7 +34,7 @@ pub struct KeptRules {
 #[derive(Debug, thiserror::Error)]
 pub enum NotKept {
     #[error(
-        "{what} {digest} is not kept: it was in force before the daemon kept them, or made room for later ones"
+        "{what} {digest} is not kept: it was in force before the daemon kept rules, or it was removed for later ones"
     )]
     Absent { what: &'static str, digest: Digest },
     #[error("the file of {what} {digest} cannot be used: {why}")]

@@ -34,7 +34,7 @@ impl OperatorUseCases {
             Some(near) => refusal.with("nearest", near),
             None => refusal,
         };
-        Err(refusal.fix("correct it; or pass --ahead if you mean a name that nothing has yet"))
+        Err(refusal.fix("correct it; or pass --ahead if the name does not exist yet"))
     }
 
     /// Returns the refusal of an absent lock, with the nearest lock that the caller may see.
@@ -53,9 +53,9 @@ impl OperatorUseCases {
         };
         match self.recall_behind(caller, name) {
             Some((dataset, why)) => refusal.with("recalled", why).fix(format!(
-                "{dataset} was recalled, and no unlock lifts that: the platform takes it back by `leasehold dataset unrecall {dataset}`"
+                "{dataset} was recalled, and `unlock` cannot lift a recall: the platform takes it back with `leasehold dataset unrecall {dataset}`"
             )),
-            None => refusal.fix("name one as `leasehold lock list` shows it"),
+            None => refusal.fix("name a lock as `leasehold lock list` shows it"),
         }
     }
 

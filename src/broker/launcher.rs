@@ -74,9 +74,7 @@ impl Decisions {
                 Some(rule) => refusal.with("rule", rule),
                 None => refusal,
             };
-            refusal.fix(
-                "ask the owner of the tenant's catalog file, or have the job launched by someone who may",
-            )
+            refusal.fix("ask the owner of the tenant's catalog file, or have another launcher launch the job")
         })
     }
 
@@ -122,8 +120,12 @@ impl Decisions {
 }
 
 fn launches_beside(job: JobId) -> Refusal {
-    let text = format!("you are a member of {job}, which someone else launched, so you may not launch a job");
+    let text =
+        format!("you are a member of {job}, which another launcher launched, so you may not launch a job");
     Refusal::new(Reason::PolicyDenied, text)
-        .with("rule", "a workload may not create or begin jobs while it is a member of someone else's job")
+        .with(
+            "rule",
+            "a workload may not create or begin jobs while it is a member of another launcher's job",
+        )
         .fix("have the job created by a launcher, or run it under another identity")
 }

@@ -118,7 +118,7 @@ impl LoginUseCases {
             people::person_id(&people.domain, &human, group.as_ref()).map_err(|fault| fault.refusal())?;
         let principal = self.entry_of(&id, &people.rules.groups_of(&claims))?;
         if principal.human(&id).as_ref() != Some(&human) {
-            let text = "the catalog's entry for you does not name you";
+            let text = "your catalog entry does not name you";
             return Err(names_no_person(Reason::LoginRefused, text, &id, &principal));
         }
         self.check_unlocked(&id, FenceName::human(human.clone()))?;

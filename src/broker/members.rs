@@ -133,7 +133,7 @@ impl MemberUseCases {
         };
         self.context.state.admit(job.id, (caller.id(), belongs), decide).await.map_err(|refused| {
             if matches!(refused, Refused::Bound(_)) {
-                tracing::debug!(identity = %caller.id(), job = %job.id, why = %refused, "an identity of one job asked for another");
+                tracing::debug!(identity = %caller.id(), job = %job.id, why = %refused, "an identity that belongs to one job tried to join another");
                 metrics::counter!("leasehold_identities_in_several_jobs_total", "kind" => "job").increment(1);
             }
             state_refusal(refused, move_refusal)

@@ -89,7 +89,7 @@ impl OperatorUseCases {
             };
             add("catalog entry", principal.declared_at.clone(), detail);
         }
-        add("svid", id.to_string(), "good until it expires: delete its entry in SPIRE, or what issues it");
+        add("svid", id.to_string(), "valid until it expires: delete its entry in SPIRE, or in its issuer");
         if self.access.breaks_glass(id) {
             add("break glass", id.to_string(), "remove it from policy.break_glass: it may still lift locks");
         }

@@ -50,7 +50,7 @@ impl RuleUseCases {
 
     /// Refuses a caller that may not reload the files of all tenants.
     pub fn may_reload(&self, caller: &Caller) -> Result<Option<TenantName>, Refusal> {
-        let text = "a reload reads the files of every tenant, and you are an operator of only one";
+        let text = "a reload reads the files of every tenant, and you are an operator of only one tenant";
         let fix = "ask a platform operator to reload, once your file has changed";
         self.may_propose(caller, Rpc::ReloadCatalog, text, fix)
     }

@@ -196,7 +196,7 @@ impl CredentialUseCases {
         let behind = self.endings.end_lease(lease.id, &because);
         self.context.state.lower_lease(lease.id, behind, &because);
         tracing::info!(lease = %lease.id, reason = %refusal.reason, "a lease ended at its renewal");
-        refusal.with("lease", "it has ended, since it would not be given again")
+        refusal.with("lease", "it has ended, because it would not be issued again")
     }
 
     /// Releases a lease before its time. A second release gets the same answer.

@@ -72,7 +72,7 @@ pub(super) fn check_locations(files: &[TenantFile], found: &mut Findings) {
 fn note(inner: LocatedResource<'_>, outer: LocatedResource<'_>, found: &mut Findings) {
     let (first, second) = if inner.file.file < outer.file.file { (inner, outer) } else { (outer, inner) };
     let what = format!(
-        "the location `{}` of {} overlaps with that of {} at {}",
+        "the location `{}` of {} overlaps with the location of {} at {}",
         plain::value(&second.entry.resource.location),
         second.entry.resource.name,
         first.entry.resource.name,
@@ -129,7 +129,10 @@ mod tests {
         let acme = [entry("dataset", "d@v1", "s3://m/x/secret/")];
         for location in ["s3://m/", "s3://m/x/", "s3://m/x/secret/", "gs://m/x/secret/a/", "file://m/x/"] {
             let found = mistakes(&acme, &[entry("dataset", "d@v1", location)]);
-            assert!(found.len() == 1 && found[0].contains("overlaps with that of"), "{location}: {found:?}");
+            assert!(
+                found.len() == 1 && found[0].contains("overlaps with the location of"),
+                "{location}: {found:?}"
+            );
         }
         for location in ["s3://m/x/secret-2/", "s3://m/y/", "s3://m2/x/secret/"] {
             assert_eq!(mistakes(&acme, &[entry("dataset", "d@v1", location)]), [""; 0], "{location}");
@@ -148,7 +151,10 @@ mod tests {
             [("s3://m/x/", "s3://m/x/d/"), ("s3://m/x/d/", "s3://m/x/"), ("s3://m/x/", "gs://m/x/")]
         {
             let found = found(line, dataset);
-            assert!(found.len() == 1 && found[0].contains("overlaps with that of"), "{line}: {found:?}");
+            assert!(
+                found.len() == 1 && found[0].contains("overlaps with the location of"),
+                "{line}: {found:?}"
+            );
         }
         assert_eq!(found("s3://m/x/", "s3://m/y/"), [""; 0]);
     }

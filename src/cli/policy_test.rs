@@ -98,7 +98,7 @@ pub(super) fn cases_of(dir: &Path, session: &Session) -> Result<Vec<PolicyCase>,
 }
 
 fn warnings(report: &CaseReport<'_>) -> Vec<String> {
-    let untried = |rule: &String| format!("no case is decided by the rule `{rule}`: write a case");
+    let untried = |rule: &String| format!("no test case tests the rule `{rule}`: write a case");
     report.untried.iter().map(untried).collect()
 }
 

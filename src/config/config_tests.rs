@@ -134,7 +134,7 @@ listen = "0.0.0.0:9443"
     2: server.grpc: `example.org:8443` is not an address: write IP:PORT, as "0.0.0.0:8443" or "[::]:8443"
     3: server.stat is not a key: write `state`, or remove it; the keys here are grpc, probe, state, handshakes_max, connections_max, connections_per_peer_max, connections_unknown_max, connections_operators_max, streams_per_connection_max, requests_max, requests_per_peer_max, buffered_max, buffered_per_peer_max
     5: issuer.url: `http://issuer.example` is plain HTTP: write https://
-    6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP for everyone: write both, or listen on 127.0.0.1
+    6: issuer.listen: 0.0.0.0:8444 without issuer.cert and issuer.key would be plain HTTP on the network: write both, or listen on 127.0.0.1
     8: identity.workload_api is set beside identity.cert and identity.key: an SVID has one source, remove one
     8: identity.workload_api: `unix://run/spire.sock` names a host: write unix:///PATH, with three slashes and an absolute path
     10: identity.key: this is a whole number: write a text in quotes
@@ -173,7 +173,7 @@ fn the_room_of_one_identity_is_a_share_of_the_room_of_all() {
 #[test]
 fn a_public_listener_without_a_certificate_is_refused() {
     let open = LEAST.replace("[identity]", "listen = \"0.0.0.0:8444\"\n[identity]");
-    assert!(problems(&open)[0].contains("plain HTTP for everyone"));
+    assert!(problems(&open)[0].contains("plain HTTP on the network"));
     let half = LEAST.replace("[identity]", "cert = \"c.pem\"\n[identity]");
     assert_eq!(problems(&half), ["6: issuer.cert has no key beside it: write issuer.key too"]);
     let both =
@@ -193,7 +193,7 @@ fn trust_domains_must_name_the_domains_that_have_bundles() {
         ]
     );
     let no_bundle = LEAST.replace("bundles = { \"td.example\" = \"bundle.pem\" }", "bundles = {}");
-    assert!(problems(&no_bundle)[0].contains("no one could connect"));
+    assert!(problems(&no_bundle)[0].contains("clients could not connect"));
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn an_identity_from_an_agent_needs_its_socket_and_no_files() {
         .join("\n"),
         @r#"
     6: identity.cert is missing: write cert = "svid.pem" and key = "svid.key", or workload_api = "unix:///PATH" of a SPIFFE agent
-    6: identity.bundles names no trust domain, so no one could connect: write bundles = { "example.org" = "bundle.pem" }
+    6: identity.bundles names no trust domain, so clients could not connect: write bundles = { "example.org" = "bundle.pem" }
     7: identity.workload_api: `unix://run/a.sock` names a host: write unix:///PATH, with three slashes and an absolute path
     7: identity.workload_api: `/run/a.sock` has no known scheme: write unix:///PATH or tcp://IP:PORT
     8: identity.hint: it is empty: write the hint of the registration entry
@@ -393,7 +393,7 @@ fn each_mistake_about_people_is_reported() {
         ("https://id.example/", "http://localhost:1", "is plain HTTP"),
         ("https://id.example/", "ftp://id.example", "is not a URL"),
         ("https://id.example/", "https://id.example/?a=b", "has more than an issuer may"),
-        ("login.example", "td.example", "people need a trust domain that nothing else uses"),
+        ("login.example", "td.example", "people need a separate trust domain"),
         (client, "client_id = \"\"", "people.client_id"),
         (client, "", "people.client_id is missing"),
         (client, "client_id = \"a\"\nsession = \"13h\"", "people.session"),
@@ -458,7 +458,7 @@ fn each_mistake_in_a_webhook_says_what_to_write() {
     let told = refused(&format!("{slack}ca = \"c\"\nformat = \"slack\"\n"), &["url_file = \"FILE\""]);
     assert!(!told.contains("hunter2"), "{told}");
     refused(&web.replace("https://h.example", "http://h.example"), &["plain HTTP to another machine"]);
-    refused(&web.replace("[\"*\"]", "[]"), &["the receiver would hear nothing: write at least one"]);
+    refused(&web.replace("[\"*\"]", "[]"), &["the receiver would get no notices: write at least one"]);
     let good = "name = \"a\"\nurl = \"http://127.0.0.1/\"\nsecret_file = \"s\"\nevents = [\"lost\"]\ntenants = [\"*\"]\n";
     refused(&format!("{good}[[notify]]\n{good}"), &["notify `a` is there twice: write another name"]);
 }

@@ -186,7 +186,7 @@ fn issuer(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Is
             a if a.ip().is_loopback() => Some(IssuerListen::Loopback(a)),
             a => {
                 let what = format!(
-                    "issuer.listen: {a} without issuer.cert and issuer.key would be plain HTTP for everyone: \
+                    "issuer.listen: {a} without issuer.cert and issuer.key would be plain HTTP on the network: \
                      write both, or listen on 127.0.0.1"
                 );
                 notes.problem(table.line_of("listen"), what);

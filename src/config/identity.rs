@@ -47,7 +47,7 @@ pub(super) fn read(
     let bundles = table.section_if_there("bundles", notes).map(|t| bundles(t, folder, notes));
     let is_empty = bundles.as_ref().is_none_or(|b| b.as_ref().is_some_and(BTreeMap::is_empty));
     if is_empty && is_files {
-        let what = "identity.bundles names no trust domain, so no one could connect: write bundles = { \"example.org\" = \"bundle.pem\" }";
+        let what = "identity.bundles names no trust domain, so clients could not connect: write bundles = { \"example.org\" = \"bundle.pem\" }";
         notes.problem(table.line_of("bundles"), what);
     }
     let bundles = bundles.unwrap_or_else(|| Some(BTreeMap::new()));

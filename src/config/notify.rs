@@ -51,7 +51,7 @@ fn entry(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Web
         table.need_list("tenants", "[\"acme\"], or [\"*\"] for all", WEBHOOK_TENANTS_MAX, notes, tenant);
     for (key, is_empty) in [("events", occasions.is_empty()), ("tenants", tenants.is_empty())] {
         if is_empty && table.has(key) {
-            table.wrong(key, "it is empty, so the receiver would hear nothing: write at least one", notes);
+            table.wrong(key, "it is empty, so the receiver would get no notices: write at least one", notes);
         }
     }
     if let (Some(UrlFrom::Written(url)), false) = (&url, table.has("ca"))

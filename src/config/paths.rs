@@ -46,11 +46,11 @@ pub enum PathUse {
 pub enum PathFault {
     #[error("cannot be read ({why}): write the path of a file that this user may read")]
     Unreadable { why: String },
-    #[error("is not a file: write the path of one")]
+    #[error("is not a file: write the path of a file")]
     NotAFile,
-    #[error("is not a socket: write the path of the one that the SPIFFE agent serves")]
+    #[error("is not a socket: write the path of the SPIFFE agent's socket")]
     NotASocket,
-    #[error("is not a directory: write the path of one, or make it")]
+    #[error("is not a directory: write the path of a directory, or make it")]
     NotADirectory,
     #[error("may be read by others (mode {mode:04o}): chmod 600 it")]
     OpenToOthers { mode: u32 },

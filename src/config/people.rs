@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub(super) fn read(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<PeopleConfig> {
-    let domain = "\"login.acme.example\", a trust domain that nothing else uses";
+    let domain = "\"login.acme.example\", a separate trust domain";
     let trust_domain = table.need("trust_domain", domain, notes, str::parse::<TrustDomain>);
     let made = "\"people/ca.pem\"; `leasehold people init-ca people` makes it";
     let ca_cert = table.need("ca_cert", made, notes, |t| path(t, folder));
@@ -83,8 +83,7 @@ pub(super) fn check(config: &Config, line: usize, notes: &mut Notes) {
     let is_federated = identity.federation.iter().any(|endpoint| endpoint.trust_domain == *domain);
     if identity.bundles.contains_key(domain) || is_federated {
         let what = format!(
-            "people.trust_domain: `{domain}` has roots in identity.bundles or [[federation]]: people need a trust domain that \
-             nothing else uses, as in login.acme.example"
+            "people.trust_domain: `{domain}` has roots in identity.bundles or [[federation]]: people need a separate trust domain, as in login.acme.example"
         );
         notes.problem(line, what);
     }

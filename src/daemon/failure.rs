@@ -46,7 +46,7 @@ pub enum StartError {
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
     /// An address of the configuration is in use, or does not belong to this machine.
-    #[error("{address} cannot be listened on for {what}")]
+    #[error("{address} cannot be used for the listener of {what}")]
     Listen {
         /// The service at this address.
         what: &'static str,
@@ -59,13 +59,13 @@ pub enum StartError {
     #[error(transparent)]
     Store(#[from] StoreFault),
     /// The gRPC services could not be joined, for example because reflection refused our descriptors.
-    #[error("the services could not be put together: {0}")]
+    #[error("the gRPC services could not be made: {0}")]
     Services(String),
     /// The certificate authorities for a webhook's receiver cannot be used.
     #[error("a webhook cannot be used: {0}")]
     Webhook(String),
     /// A thread that read files for the start panicked.
-    #[error("the start was broken off: {0}")]
+    #[error("a thread of the start panicked: {0}")]
     BrokenOff(String),
 }
 

@@ -108,7 +108,7 @@ impl Watched {
             tracing::warn!(
                 left_seconds = left.as_secs(),
                 why,
-                "our SVID was not rotated at its half-life: see to its source before it ends"
+                "our SVID was not rotated at its half-life: check its source before the SVID expires"
             );
         }
         self.is_late = is_late;

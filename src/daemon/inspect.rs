@@ -177,7 +177,8 @@ impl Inspection {
                 ));
             }
             Err(e) => {
-                look.faults.push(format!("{address} cannot be listened on ({e}): write another address"));
+                look.faults
+                    .push(format!("{address} cannot be used for a listener ({e}): write another address"));
             }
         }
         self.looks.push(look);
@@ -188,7 +189,7 @@ impl Inspection {
     pub fn look_at_state(&mut self, config: &Config) {
         if let Some(holder) = Dir::at(&config.server.state).holder() {
             self.look_mut("server.state").warnings.push(format!(
-                "a daemon that runs has this folder ({holder}): if it is another one, set another server.state, because two \
+                "a running daemon uses this folder ({holder}): if it is another daemon, set another server.state, because two \
                  daemons cannot share a ledger"
             ));
         }

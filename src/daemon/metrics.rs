@@ -27,7 +27,7 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ),
     ("leasehold_fence_feeds", Gauge, "Verifiers that follow the fence feed now."),
     ("leasehold_fences", Gauge, "Names that were lowered and are still remembered."),
-    ("leasehold_gateway_read_bytes_total", Counter, "Bytes that the S3 gateway sent of objects."),
+    ("leasehold_gateway_read_bytes_total", Counter, "Bytes of objects that the S3 gateway sent."),
     (
         "leasehold_gateway_refused_total",
         CounterOf("reason", reasons),
@@ -38,11 +38,11 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
         CounterOf("end", transfer_ends),
         "Uploads and downloads of the S3 gateway, by how they ended.",
     ),
-    ("leasehold_gateway_written_bytes_total", Counter, "Bytes that the S3 gateway received of objects."),
+    ("leasehold_gateway_written_bytes_total", Counter, "Bytes of objects that the S3 gateway received."),
     (
         "leasehold_handshakes_failed_total",
         CounterOf("reason", reasons),
-        "Connections that were refused before a request, by reason. NONE: the peer went away, or did not speak TLS 1.3.",
+        "Connections that were refused before a request, by reason. NONE: the peer disconnected, or did not use TLS 1.3.",
     ),
     (
         "leasehold_identities_in_several_jobs_total",
@@ -69,12 +69,12 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
         "Logins of people that were refused, by reason.",
     ),
     ("leasehold_logins_total", Counter, "People who logged in."),
-    ("leasehold_members_away_total", Counter, "Members that the daemon no longer heard from."),
+    ("leasehold_members_away_total", Counter, "Members that were lost, because they sent no heartbeats."),
     ("leasehold_observed_total", Counter, "Parts of decisions that would have refused an observed tenant."),
     (
         "leasehold_notice_records_skipped_total",
         Counter,
-        "Records that a webhook heard nothing of, because they lay too far back when the daemon started.",
+        "Records without a notice to a webhook, because they were too old when the daemon started.",
     ),
     (
         "leasehold_notices_total",
@@ -88,7 +88,7 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
         "Requests that were refused because their caller or its tenant wrote too much.",
     ),
     ("leasehold_refused_total", CounterOf("reason", reasons), "Requests that were refused, by reason."),
-    ("leasehold_reviews_due", Gauge, "Emergencies that no one has reviewed."),
+    ("leasehold_reviews_due", Gauge, "Emergencies without a review."),
     ("leasehold_revocations_total", Counter, "Revocations and locks by operators."),
     ("leasehold_svid_remaining_seconds", Gauge, "Seconds until the daemon's own SVID ends."),
     ("leasehold_svid_rotation_late", Gauge, "1 while the daemon's SVID is past the time of its renewal."),

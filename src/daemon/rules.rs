@@ -84,7 +84,7 @@ pub(super) fn nameless_people(catalog: &Catalog, people: Option<&TrustDomain>) -
     });
     let line = |entry: &Arc<Principal>| {
         format!(
-            "{}: `{}` gives no one access, because it does not name the person: write human = \"segment:{PERSON_SEGMENT}\"",
+            "{}: `{}` gives no access, because it does not name the person: write human = \"segment:{PERSON_SEGMENT}\"",
             entry.declared_at, entry.pattern
         )
     };
@@ -176,7 +176,7 @@ pub(super) fn log_mistakes(catalog: &Catalog, now: Wall) {
     for observed in catalog.exceptions().observed.iter().filter(|observed| now < observed.until) {
         tracing::warn!(
             tenant = %observed.tenant, until = %observed.until, owner = observed.owner,
-            "OBSERVE: policy refuses this tenant's jobs nothing"
+            "OBSERVE: policy does not refuse jobs of this tenant"
         );
     }
 }

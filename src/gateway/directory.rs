@@ -191,7 +191,7 @@ impl DirectoryStore {
                 Err(error) => return Err(error),
             };
             let go_on = |entries| match gone.is_cancelled() {
-                true => Err(io::Error::other("the client of a listing went away").into()),
+                true => Err(io::Error::other("the client of a listing disconnected").into()),
                 false => work.visit(entries),
             };
             walk::list(open, &query, &go_on)

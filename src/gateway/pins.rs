@@ -103,7 +103,7 @@ fn read_manifest(folder: &Path, digest: &Digest) -> Result<PinManifest, String> 
         return Err(format!("`{shown}` has more than {MANIFEST_BYTES_MAX} bytes"));
     }
     if Digest::of(text.as_bytes()) != *digest {
-        return Err(format!("`{shown}` is not what its name says: its SHA-256 differs"));
+        return Err(format!("`{shown}` has another SHA-256 than its name says"));
     }
     PinManifest::parse(&text).map_err(|why| format!("`{shown}` is no manifest: {why}"))
 }
@@ -344,7 +344,7 @@ fn differs(key: &SubKey, how: &str) -> StoreError {
     tracing::error!(object = shown, how, "an object is not what the catalog pins");
     let refusal = Refusal::new(
         Reason::PinMismatch,
-        format!("the object `{shown}` is not what the catalog pins: {how}"),
+        format!("the object `{shown}` differs from the pin in the catalog: {how}"),
     );
     StoreError::NotAsPinned(refusal.fix("its owner restores it, or gives the changed data another version"))
 }
@@ -421,7 +421,7 @@ mod tests {
         scene.write("train/part-0", "0123456780");
         let differs = read(&place, "train/part-0").await.unwrap_err();
         assert!(
-            differs.contains("`train/part-0` is not what the catalog pins: its SHA-256 is sha256:"),
+            differs.contains("`train/part-0` differs from the pin in the catalog: its SHA-256 is sha256:"),
             "{differs}"
         );
         scene.write("readme", "hello!");

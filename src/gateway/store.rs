@@ -63,15 +63,15 @@ pub(super) struct ObjectReading {
 pub(super) enum StoreError {
     #[error("there is no such object")]
     NotFound,
-    #[error("the condition of the request does not hold")]
+    #[error("a condition of the request is not met")]
     Precondition,
     #[error("the object did not change")]
     NotModified,
-    #[error("the range lies outside of the object, which has {0} bytes")]
+    #[error("the range is outside of the object, which has {0} bytes")]
     Range(u64),
-    #[error("a folder is there: name an object below it")]
+    #[error("the key is a folder: name an object below it")]
     FolderInTheWay,
-    #[error("an object is there, so nothing can be stored below it")]
+    #[error("an object has this name, so nothing can be stored below it")]
     ObjectInTheWay,
     #[error("the folder has more entries than can be listed")]
     TooManyEntries,

@@ -288,7 +288,7 @@ impl Usages {
             if uses > 0 {
                 tracing::warn!(
                     uses,
-                    "the last report was not taken: what these leases were used for is only in this log"
+                    "the daemon did not accept the last report: the use of these leases is only in this log"
                 );
             }
         }

@@ -174,7 +174,9 @@ pub enum SvidError {
         not_before: Wall,
     },
     /// The leaf is valid for longer than we accept, so that a stolen SVID is useful for a short time only.
-    #[error("the SVID lasts {seconds} s, at most {seconds_max} are accepted: issue shorter ones")]
+    #[error(
+        "the SVID is valid for {seconds} s, at most {seconds_max} are accepted: issue SVIDs with a shorter life"
+    )]
     LifeTooLong {
         /// The time from NotBefore to NotAfter.
         seconds: u64,

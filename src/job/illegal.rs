@@ -40,7 +40,7 @@ pub enum Illegal {
     MembersFull(u32),
     #[error("another participant is joined as `{0}`")]
     InstanceTaken(InstanceName),
-    #[error("`{0}` is on its way out: its place is free when its drain is over")]
+    #[error("`{0}` is draining: its name is free after the drain")]
     InstanceDraining(InstanceName),
     #[error("`{0}` is not a member of the attempt")]
     NotAMember(InstanceName),

@@ -126,7 +126,7 @@ impl FromStr for DoneWhen {
                 .strip_prefix("instance:")
                 .and_then(|i| i.parse().ok())
                 .map(DoneWhen::Instance)
-                .ok_or("it is `all`, `any` or `instance:NAME`"),
+                .ok_or("it must be `all`, `any` or `instance:NAME`"),
         }
     }
 }

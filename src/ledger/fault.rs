@@ -38,7 +38,7 @@ pub enum Fault {
     Newline,
     #[error("the ledger ends here, but it once had record {expected}: its tail was cut off")]
     TailCut { expected: u64 },
-    #[error("its digest is {found}, but the head that was kept says {expected}: the ledger was rewritten")]
+    #[error("its digest is {found}, but the known head says {expected}: the ledger was rewritten")]
     HeadDigest { expected: Digest, found: Digest },
     #[error("the head file was changed: {0}")]
     HeadFile(&'static str),
@@ -49,7 +49,7 @@ pub enum Fault {
     #[error("it is of the state before record {0}, and no segment begins there")]
     SnapshotPlace(u64),
     #[error(
-        "the head that was kept is of record {kept}, but the records before {first} are not here: verify them with the copy that has them"
+        "the known head is of record {kept}, but the records before {first} are not here: verify them with the copy that has them"
     )]
     HeadGone { kept: u64, first: u64 },
 }

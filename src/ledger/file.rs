@@ -63,7 +63,7 @@ impl DirectoryLock {
 /// The reasons for which a directory could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    #[error("another process has it{}: stop that one first", .by.as_ref().map(|b| format!(", {b}")).unwrap_or_default())]
+    #[error("another process uses it{}: stop that process first", .by.as_ref().map(|b| format!(", {b}")).unwrap_or_default())]
     Held {
         /// The note of the other process about itself, if it is readable.
         by: Option<String>,

@@ -40,7 +40,7 @@ pub enum LedgerError {
     #[error("the ledger is closed")]
     Closed,
     #[error(
-        "too many endings waited for the disk: this one is kept as a count and a digest, without its own record"
+        "too many endings waited for the disk: this ending is kept as a count and a digest, without its own record"
     )]
     Coalesced,
     #[error("no record {index} was accepted in this epoch")]
@@ -54,6 +54,6 @@ pub enum CloseError {
     Unwritten { records: usize },
     #[error("the disk did not answer within the deadline; {records} records wait")]
     Deadline { records: usize },
-    #[error("the ledger's thread died")]
+    #[error("the ledger's thread ended unexpectedly")]
     Died,
 }

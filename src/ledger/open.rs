@@ -98,16 +98,16 @@ pub struct Opened {
 /// The reasons for which a ledger cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    #[error("the ledger cannot be taken: {0}")]
+    #[error("the ledger cannot be locked: {0}")]
     Lock(#[from] LockError),
     #[error(
         "the ledger was tampered with or damaged, and is not used: {0}; restore it from a copy, or see `audit verify`"
     )]
     Tamper(#[from] Tamper),
     #[error(
-        "there was a ledger here and it is gone ({} without a record): its locks, jobs and decisions are not known, so nothing is \
-         served. Put the files back (ledger-*.jsonl, state-*.snapshot). Only if they are lost for good, run `leasehold serve \
-         --new-ledger` once: no lock and no job of before is in force then, and the new ledger's first record says so", found.join(", ")
+        "this directory had a ledger, and the ledger is missing ({} without a record): its locks, jobs and decisions are not known, so nothing is \
+         served. Put the files back (ledger-*.jsonl, state-*.snapshot). Only if they are permanently lost, run `leasehold serve \
+         --new-ledger` once: earlier locks and jobs are then no longer in force, and the new ledger's first record says so", found.join(", ")
     )]
     Gone { found: Vec<String> },
     #[error(
@@ -311,7 +311,7 @@ fn read(disk: &dyn Disk, options: &Options, begin: WalkStart, each: Each<'_>) ->
     let is_lost = is_empty && options.lost == Lost::Refuse;
     let mut found = if is_lost { find_traces(disk)? } else { Vec::new() };
     if is_lost && kept.is_some() {
-        found.push("a head that was kept elsewhere".to_owned());
+        found.push("a head that is known from another place".to_owned());
     }
     if found.is_empty() { Ok(walked?) } else { Err(OpenError::Gone { found }) }
 }

@@ -117,7 +117,7 @@ impl Writer {
                 Ok(()) if batch.is_empty() => {}
                 Ok(()) => self.shared.written(batch, self.tip),
                 Err(error) => {
-                    tracing::error!(%error, "the ledger cannot be written: nothing that widens access is taken until it can");
+                    tracing::error!(%error, "the ledger cannot be written: requests that widen access are refused until it can");
                     self.shared.failed(batch, Health::Failing { why: error.to_string().into() });
                     if !self.recover() {
                         return;

@@ -32,7 +32,7 @@ impl FromStr for Digest {
         let bytes = text.strip_prefix("sha256:").and_then(read_hex::<32>);
         bytes
             .map(Digest)
-            .ok_or_else(|| NameError::new(text, "a digest", "it is `sha256:` and 64 hexadecimal digits"))
+            .ok_or_else(|| NameError::new(text, "a digest", "it must be `sha256:` and 64 hexadecimal digits"))
     }
 }
 text_form!(Digest);

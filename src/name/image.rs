@@ -24,7 +24,7 @@ impl FromStr for ImageDigest {
             Err(_) => Err(NameError::new(
                 text,
                 "the digest of an image",
-                "it is `sha256:` and 64 hexadecimal digits; a tag can be moved, so it is refused",
+                "it must be `sha256:` and 64 hexadecimal digits; a tag can be moved, so it is refused",
             )),
         }
     }

@@ -29,7 +29,7 @@ impl FromStr for Pin {
             return Ok(Pin::None);
         }
         let (kind, value) = text.split_once(':').ok_or_else(|| {
-            bad("it is one of manifest:…, hf-revision:…, lakefs-commit:…, iceberg-snapshot:…, s3-versions:…, none")
+            bad("it must be one of manifest:…, hf-revision:…, lakefs-commit:…, iceberg-snapshot:…, s3-versions:…, none")
         })?;
         let sha256 =
             || read_hex::<32>(value).map(Digest).ok_or_else(|| bad("it must have 64 hexadecimal digits"));

@@ -194,7 +194,9 @@ impl Engine {
         };
         let deny = |refusal| Verdict::Deny { refusal, rules: Vec::new() };
         if bundle.parts.is_empty() {
-            return deny(Refusal::new(Reason::FieldMissing, "nothing was asked for").fix("name a resource"));
+            return deny(
+                Refusal::new(Reason::FieldMissing, "the request names nothing").fix("name a resource"),
+            );
         }
         let who = Who { name: &name, principal, bundle };
         let mut resources = Vec::with_capacity(bundle.parts.len());

@@ -405,7 +405,7 @@ fn all_mistakes_in_policies_are_reported_with_line_and_policy() {
     for (place, what) in [
         ("site.cedar:4: policy `one`", "attribute `teir`"),
         ("site.cedar:6: policy `two`", "fine_tune"),
-        ("site.cedar:7: ", "no good @id"),
+        ("site.cedar:7: ", "no valid @id"),
         ("site.cedar:8: policy `one`", "line 1 has this @id already"),
         ("site.cedar:10: policy `four`", "unknown annotation @explian"),
         ("site.cedar:14: policy `five`", "retain_until"),
@@ -458,7 +458,7 @@ fn a_rule_that_matches_no_one_is_refused_or_warned_of() {
     )
     .unwrap();
     let [warning] = gone.warnings() else { panic!("{:?}", gone.warnings()) };
-    for said in ["matches no one", "did you mean spiffe://k8s.acme.example/ns/ml/job/*?", "context.spiffe_id"]
+    for said in ["has no effect", "did you mean spiffe://k8s.acme.example/ns/ml/job/*?", "context.spiffe_id"]
     {
         assert!(warning.contains(said), "{warning}");
     }

@@ -32,7 +32,7 @@ pub(super) fn check(
                 let near = nearest(id, patterns.iter().map(String::as_str).filter(|known| *known != id));
                 let near = near.map(|near| format!("did you mean {near}? else ")).unwrap_or_default();
                 warnings.push(format!(
-                    "{}: policy `{}` names {uid}, so that part of it matches no one: the catalog has no such entry; {near}{PRINCIPAL}",
+                    "{}: policy `{}` names {uid}, so that part of it has no effect: the catalog has no such entry; {near}{PRINCIPAL}",
                     rule.place, rule.id
                 ));
             }

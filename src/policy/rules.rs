@@ -150,7 +150,7 @@ impl Reading {
         let id = match policy.annotation("id").filter(|id| is_id(id)) {
             Some(id) => id.to_owned(),
             None => {
-                let what = "it has no good @id; write @id(\"…\") above it, of a-z, 0-9 and `-`".to_owned();
+                let what = "it has no valid @id; write @id(\"…\") above it, of a-z, 0-9 and `-`".to_owned();
                 self.fault(text, line, None, what);
                 place.clone()
             }

@@ -43,7 +43,7 @@ pub fn transport_refusal(status: &Status, address: &str) -> Option<Refusal> {
     Some(match status.code() {
         Code::DeadlineExceeded => {
             Refusal::new(Reason::Unreachable, format!("`{address}` did not answer in time"))
-                .fix("check that the daemon is well: its /readyz, its log")
+                .fix("check the daemon: its /readyz and its log")
         }
         // tonic reports a connection that breaks during an answer as `Unknown`.
         Code::Unavailable | Code::Cancelled | Code::Unknown => {
@@ -52,7 +52,7 @@ pub fn transport_refusal(status: &Status, address: &str) -> Option<Refusal> {
                 .with("said", status.message())
         }
         Code::Unimplemented => Refusal::new(Reason::NotSupported, "this daemon does not know that request")
-            .fix("update the daemon, or use the leasehold that came with it"),
+            .fix("update the daemon, or use its version of `leasehold`"),
         Code::OutOfRange => Refusal::new(Reason::MessageTooLarge, "the message is larger than what is read")
             .fix("ask for less at once"),
         _ => return None,

@@ -151,7 +151,7 @@ async fn a_member_by_a_pattern_may_not_approve_as_another() {
     Worker::join(notebook, &job.id, 1, "rank-0", &begun.ticket).await.unwrap();
     let text = involved(world.client(MONA).await.approve(&job).await);
     assert!(
-        text.contains("human:mona has a part in the job, as spiffe://people.acme.example/n/mona"),
+        text.contains("human:mona is involved in the job, as spiffe://people.acme.example/n/mona"),
         "{text}"
     );
 }

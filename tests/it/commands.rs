@@ -310,7 +310,7 @@ async fn a_new_deployment_serves_and_runs_a_job() {
     assert_eq!(out.matches("clock").count(), 1, "{out}");
     let (code, _, err) = ran(here, &["config", "check", "new/leasehold.toml"]).await;
     assert!(
-        code == Some(0) && err.contains("server.state: a daemon that runs has this folder (process "),
+        code == Some(0) && err.contains("server.state: a running daemon uses this folder (process "),
         "{err}"
     );
     let (code, job, err) = ran(here, &["job", "create", "--spec", "new/job.toml"]).await;

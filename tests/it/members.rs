@@ -494,7 +494,7 @@ async fn the_place_of_a_draining_member_is_not_free() {
     let again = async |world: &World| Worker::join(world.client(WORKER).await, &job, 1, "rank-0", "").await;
     let taken = again(&c.world).await.err().unwrap();
     Refused::of(&taken).is(Code::AlreadyExists, "INSTANCE_TAKEN");
-    assert!(taken.message().contains("on its way out"), "{}", taken.message());
+    assert!(taken.message().contains("is draining: its name is free"), "{}", taken.message());
     c.live_for(45).await;
     eventually("its end", async || c.attempt().await.members[0].state() == MemberState::Left).await;
     assert_eq!(c.attempt().await.members[0].outcome(), Outcome::Interrupted);

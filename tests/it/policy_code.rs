@@ -54,7 +54,7 @@ async fn policy_test_names_each_failed_case_and_untried_rule() {
     ] {
         assert!(out.contains(said), "{said}: {out}");
     }
-    assert!(err.contains("no case is decided by the rule `guard-disabled`"), "{err}");
+    assert!(err.contains("no test case tests the rule `guard-disabled`"), "{err}");
     // An unknown key is a mistake, and the case does not pass.
     fs::write(folder.path().join("tests.toml"), cases.replace("expect", "expects")).unwrap();
     let (code, out, err) = offline(&args).await;

@@ -160,7 +160,7 @@ impl LeasedVersion {
                 }
             }
             if files.len() > HUB_FILES_MAX {
-                let text = format!("the repository has more than {HUB_FILES_MAX} files: read it by S3");
+                let text = format!("the repository has more than {HUB_FILES_MAX} files: read it with S3");
                 return Err(failed(S3ErrorCode::InvalidRequest, text));
             }
             match last {

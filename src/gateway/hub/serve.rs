@@ -33,10 +33,14 @@ pub(in crate::gateway) async fn answer(
     request: &Request<Body>,
 ) -> S3Result<Response<Body>> {
     let (method, uri) = (request.method(), request.uri());
-    let question = Question::read(below(uri.path()), uri.query().unwrap_or_default())
-        .ok_or_else(|| failed(S3ErrorCode::NoSuchKey, "this facade of the Hub has no such path"))?;
+    let question = Question::read(below(uri.path()), uri.query().unwrap_or_default()).ok_or_else(|| {
+        failed(S3ErrorCode::NoSuchKey, "this gateway does not support such a path of the Hub")
+    })?;
     if *method != Method::GET && *method != Method::HEAD {
-        return Err(failed(S3ErrorCode::MethodNotAllowed, "this facade of the Hub only reads: write by S3"));
+        return Err(failed(
+            S3ErrorCode::MethodNotAllowed,
+            "the Hub API of this gateway is read-only: write with S3",
+        ));
     }
     match question {
         Question::WhoAmI => {

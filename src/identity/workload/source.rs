@@ -74,7 +74,7 @@ impl WorkloadSource {
         if let WorkloadEndpoint::Tcp(address) = options.endpoint
             && !address.ip().is_loopback()
         {
-            tracing::warn!(%address, "the Workload API is used over a network without TLS: anyone who listens there sees our key");
+            tracing::warn!(%address, "the Workload API is used over a network without TLS: every program that listens on that network sees our key");
         }
         let bundles = TrustBundles::empty().with_svid_life_max(options.svid_life_max);
         let standing = SourceState::not_asked_yet();
