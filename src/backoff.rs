@@ -41,7 +41,7 @@ impl Backoff {
 }
 
 impl Default for Backoff {
-    /// The pace of calls to the daemon: from [`RETRY_FIRST`] to [`RETRY_MAX`].
+    /// Returns the waits for calls to the daemon: from [`RETRY_FIRST`] to [`RETRY_MAX`].
     fn default() -> Self {
         Backoff::new(RETRY_FIRST, RETRY_MAX)
     }

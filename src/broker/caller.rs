@@ -27,13 +27,13 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The SPIFFE ID of the peer.
+    /// Returns the SPIFFE ID of the peer.
     pub fn id(&self) -> &SpiffeId {
         self.peer.spiffe_id()
     }
 
-    /// The name under which the limits for connections and request rates are counted. A person has one identity for
-    /// each group. All of them are counted as one.
+    /// Returns the name under which the limits for connections and request rates are counted. A person has one identity
+    /// for each group. All of them are counted as one.
     pub fn counted_as(&self) -> SpiffeId {
         let person = self.login.as_ref().map(|login| {
             let domain = login.id.trust_domain();
@@ -42,7 +42,7 @@ impl Caller {
         person.and_then(Result::ok).unwrap_or_else(|| self.id().clone())
     }
 
-    /// The tenant of the caller: the catalog file of this tenant contains the caller's entry.
+    /// Returns the tenant of the caller. The catalog file of this tenant contains the caller's entry.
     pub fn tenant(&self) -> &TenantName {
         &self.principal.tenant
     }

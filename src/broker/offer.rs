@@ -107,7 +107,7 @@ impl Offer {
     }
 }
 
-/// The verb for the access of a half.
+/// Returns the verb for the access of a half.
 const fn does(half: Half) -> &'static str {
     match half {
         Half::Reading => "reads",

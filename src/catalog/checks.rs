@@ -322,7 +322,7 @@ fn check_verifiers(files: &[TenantFile], found: &mut Findings) {
     }
 }
 
-/// The entry of an identity, and the file that has it.
+/// Returns the entry of an identity, and the file that has it.
 pub(super) fn entry_of<'c>(
     files: &'c [TenantFile],
     id: &SpiffeId,

@@ -484,7 +484,7 @@ fn broker_settings(config: &Config, people: Option<Arc<People>>) -> BrokerSettin
     }
 }
 
-/// The bounds of each listener whose callers have SVIDs.
+/// Returns the bounds of a listener whose callers have SVIDs.
 fn listener_options(room: &RoomConfig) -> ServeOptions {
     ServeOptions {
         handshakes_max: room.handshakes_max,

@@ -76,7 +76,7 @@ mod tests {
         for n in 1..=FEED_BACKLOG + missed {
             let name: HumanName = format!("u{n}").parse().unwrap();
             let lowered = registry.lower(&FenceName::human(name), LeaseTime(1));
-            // Each lowering takes effect, and reaches the one reader, although two thousand others do not read.
+            // Each lowering takes effect and reaches the reader, although two thousand other subscribers do not read.
             let heard = reader.lowerings.try_recv().unwrap();
             assert_eq!((lowered.seq, heard.seq), (Seq(n as u64), Seq(n as u64)));
         }

@@ -58,7 +58,7 @@ pub(super) fn get_bucket_location(
     Ok(S3Response::new(GetBucketLocationOutput::default()))
 }
 
-/// An absent status means that versioning was never enabled.
+/// Answers without a status, which means that versioning was never enabled.
 pub(super) fn get_bucket_versioning(
     request: S3Request<GetBucketVersioningInput>,
 ) -> S3Result<S3Response<GetBucketVersioningOutput>> {

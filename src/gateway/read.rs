@@ -83,7 +83,7 @@ pub(super) fn check_version(version: Option<&str>) -> S3Result<()> {
     without(version.is_some_and(|version| version != "null"), "versions of objects")
 }
 
-/// For readers, an object has one part, even if it was uploaded in several.
+/// Returns the range of a request for a part. For readers, an object has only one part.
 fn part_range(part: Option<i32>, range: Option<dto::Range>) -> S3Result<Option<dto::Range>> {
     match (part, range) {
         (None, range) => Ok(range),

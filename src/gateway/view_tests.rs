@@ -75,7 +75,7 @@ fn view() -> TokenView {
     TokenView { catalog: Digest::ZERO, mounts }
 }
 
-/// Where a path leads if `.` and `..` are followed, as the most careless program would.
+/// Resolves `.` and `..` in a path, as a careless program would.
 fn followed(path: &str) -> String {
     let mut at: Vec<&str> = Vec::new();
     for name in path.split(['/', '\\']) {

@@ -37,7 +37,7 @@ pub(super) fn check_signature(cert: &X509Certificate<'_>) -> Result<(), SvidErro
     Err(SvidError::SignatureAlgorithm { found: name(&cert.signature_algorithm.algorithm.to_id_string()) })
 }
 
-/// The accepted signature algorithms: those of ring, without SHA-1 and without RSA below 2048 bits.
+/// Returns the accepted signature algorithms of ring: not SHA-1, and not RSA below 2048 bits.
 pub(super) fn algorithms() -> WebPkiSupportedAlgorithms {
     ring::default_provider().signature_verification_algorithms
 }

@@ -42,7 +42,7 @@ impl SourceState {
     /// The reason before the first answer.
     pub(super) const NOT_ASKED_YET: &str = "it has not been asked yet";
 
-    /// The state of a source until its first answer.
+    /// Returns the state of a source until its first answer.
     pub(super) fn not_asked_yet() -> Self {
         SourceState::Awaited { why: Self::NOT_ASKED_YET.to_owned() }
     }

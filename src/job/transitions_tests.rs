@@ -306,7 +306,7 @@ fn the_drain_of_the_last_who_goes_on_is_that_of_the_attempt() {
     let a = &j.attempts[0];
     assert_eq!(a.drain_of(&node(2)).unwrap().writing_ends, NOW.plus(MINUTE / 2));
     assert!(matches!(j.begin("k2", false, digest(0), &[], NOW), Err(Illegal::AttemptsExhausted(1))));
-    // The second member leaves at the end of its own drain, and the attempt ends at that of the first.
+    // The second member leaves at the end of its drain, and the attempt ends at the end of the first member's drain.
     let changes = j.overdue(MINUTE * 60, NOW.plus(MINUTE / 2));
     assert!(
         matches!(&changes[..], [Change::MemberLeft { instance, .. }] if *instance == node(2)),

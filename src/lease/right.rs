@@ -88,7 +88,7 @@ impl Lease {
         if self.stand.is_up() { Ok(()) } else { Err(LeaseRefused::Lowered) }
     }
 
-    /// The end of the lease unless it is renewed, exclusive.
+    /// Returns the end of the lease unless it is renewed, exclusive.
     pub fn deadline(&self) -> LeaseTime {
         self.cell.deadline()
     }

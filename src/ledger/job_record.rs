@@ -50,7 +50,7 @@ pub struct GateRecord {
     pub approval_ttl_ms: u64,
 }
 
-/// The lifetime of approvals in records of older daemons, which do not have it: an hour.
+/// Returns the lifetime of approvals for records of older daemons, which do not have it: an hour.
 fn approval_ttl_of_old_records() -> u64 {
     3_600_000
 }

@@ -249,7 +249,7 @@ async fn a_write_error_refuses_appends_and_keeps_endings_and_indexes() {
         disk.hold();
         let first = ledger.append(&said(2));
         disk.wait_for_sync();
-        // All of these are in one batch after the one that is being synced.
+        // All of these are in one batch after the batch that is being synced.
         let second = ledger.append(&said(3));
         let ending = ledger.defer(&said(4));
         let third = ledger.append(&said(5));

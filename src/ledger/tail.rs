@@ -46,7 +46,7 @@ pub struct TailLine {
     pub index: u64,
     /// The line on disk, without the newline.
     pub line: String,
-    /// The lag of this reader: the number of durable indexes after this one when the line was returned.
+    /// The lag of this reader: the number of durable indexes after this line when it was returned.
     pub behind: u64,
 }
 

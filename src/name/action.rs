@@ -14,7 +14,7 @@ macro_rules! words {
             /// All variants, in the order of their declaration.
             pub const ALL: &'static [$name] = &[ $($name::$variant,)* ];
 
-            /// The text that [`Display`](fmt::Display) writes and [`FromStr`] reads.
+            /// Returns the text that [`Display`](fmt::Display) writes and [`FromStr`] reads.
             pub const fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $text,)* }
             }

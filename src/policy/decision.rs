@@ -134,17 +134,17 @@ impl Grant {
         Grant::new(GrantParts { holder, tenant, job, attempt, granted, policy, catalog, stand, revision })
     }
 
-    /// The identity that may have the lease.
+    /// Returns the identity that may have the lease.
     pub fn holder(&self) -> &SpiffeId {
         &self.parts.holder
     }
 
-    /// The tenant of the job.
+    /// Returns the tenant of the job.
     pub fn tenant(&self) -> &TenantName {
         &self.parts.tenant
     }
 
-    /// The id of the job.
+    /// Returns the id of the job.
     pub fn job(&self) -> &str {
         &self.parts.job
     }
@@ -159,27 +159,27 @@ impl Grant {
         &self.parts.granted
     }
 
-    /// The digest of the policy that allowed it.
+    /// Returns the digest of the policy that decided.
     pub fn policy(&self) -> Digest {
         self.parts.policy
     }
 
-    /// The digest of the catalog that it was decided by.
+    /// Returns the digest of the catalog that decided.
     pub fn catalog(&self) -> Digest {
         self.parts.catalog
     }
 
-    /// The fences that the lease will stand behind.
+    /// Returns the stand that the lease will have.
     pub fn stand(&self) -> &Stand {
         &self.parts.stand
     }
 
-    /// The revision that was read before the stand was taken.
+    /// Returns the revision that was read before the stand was taken.
     pub fn revision(&self) -> Revision {
         self.parts.revision
     }
 
-    /// Returns its parts, for the lease that it becomes.
+    /// Returns the content of the grant, to make the lease.
     pub fn into_parts(self) -> GrantParts {
         self.parts
     }

@@ -13,7 +13,7 @@ macro_rules! closed {
             /// All variants, in the order of their declaration.
             pub const ALL: &'static [$name] = &[ $($name::$variant,)* ];
 
-            /// The text that [`parse`](Self::parse) reads.
+            /// Returns the text that [`parse`](Self::parse) reads.
             pub const fn as_str(self) -> &'static str {
                 match self { $($name::$variant => $text,)* }
             }

@@ -334,7 +334,7 @@ async fn unsynced_bytes_hold_no_promise() {
                 }
             }
             if dice.roll(3) == 0 {
-                // A clean shutdown: the state in memory is the one that is rebuilt from the records.
+                // After a clean shutdown, the state in memory is equal to the state that is rebuilt from the records.
                 disk.set(Faults::default());
                 disk.release();
                 tokio::time::timeout(LONG, running.rest()).await.expect("all is answered");

@@ -112,7 +112,7 @@ fn id_of(resource: &str) -> Option<&str> {
     resource.split_once(':')?.1.split('@').next()
 }
 
-/// The name of a version never changes, so its digest stands for a commit.
+/// Returns the digest of a version's name. It stands for a commit, because the name never changes.
 fn commit_of(resource: &str) -> String {
     hex(&sha256(resource.as_bytes()))
 }
