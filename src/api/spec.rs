@@ -32,7 +32,7 @@ impl Mistakes {
         self.found.push(what);
     }
 
-    fn name<T: std::str::FromStr<Err = impl std::fmt::Display>>(
+    fn parse_name<T: std::str::FromStr<Err = impl std::fmt::Display>>(
         &mut self,
         field: &str,
         text: &str,
@@ -46,7 +46,7 @@ impl Mistakes {
         }
     }
 
-    fn text(&mut self, field: &str, text: &str, max: usize, required: bool) -> String {
+    fn check_text(&mut self, field: &str, text: &str, max: usize, required: bool) -> String {
         if required && text.trim().is_empty() {
             self.add(Reason::FieldMissing, format!("`{field}` is required"));
         }
@@ -62,14 +62,14 @@ impl Mistakes {
         text.to_owned()
     }
 
-    fn list<'a>(&mut self, field: &str, list: &'a [String], max: usize) -> &'a [String] {
+    fn bounded<'a>(&mut self, field: &str, list: &'a [String], max: usize) -> &'a [String] {
         if list.len() > max {
             self.add(Reason::FieldInvalid, format!("`{field}` has more than {max} entries"));
         }
         list.get(..list.len().min(max)).unwrap_or_default()
     }
 
-    fn duration(
+    fn parse_duration(
         &mut self,
         field: &'static str,
         d: Option<&prost_types::Duration>,
@@ -100,19 +100,20 @@ impl Mistakes {
 /// Reads a specification. `tenant` and `caller` are the defaults for absent fields.
 pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &SpiffeId) -> Result<Spec, Refusal> {
     let mut m = Mistakes::default();
-    let name = m.name::<InstanceName>("name", &wire.name).map(|n| n.to_string()).unwrap_or_default();
-    let tenant = if wire.tenant.is_empty() { Some(tenant.clone()) } else { m.name("tenant", &wire.tenant) };
-    let purpose = m.text("purpose", &wire.purpose, limits::NAME_BYTES_MAX, true);
-    let why = m.text("why", &wire.why, limits::TEXT_BYTES_MAX, false);
-    let ticket = m.text("ticket", &wire.ticket, limits::NAME_BYTES_MAX, false);
+    let name = m.parse_name::<InstanceName>("name", &wire.name).map(|n| n.to_string()).unwrap_or_default();
+    let tenant =
+        if wire.tenant.is_empty() { Some(tenant.clone()) } else { m.parse_name("tenant", &wire.tenant) };
+    let purpose = m.check_text("purpose", &wire.purpose, limits::NAME_BYTES_MAX, true);
+    let why = m.check_text("why", &wire.why, limits::TEXT_BYTES_MAX, false);
+    let ticket = m.check_text("ticket", &wire.ticket, limits::NAME_BYTES_MAX, false);
     let rollback_to = rollback(&mut m, &wire.rollback_to);
     let prompt_alternative =
-        m.text("prompt_alternative", &wire.prompt_alternative, limits::TEXT_BYTES_MAX, false);
+        m.check_text("prompt_alternative", &wire.prompt_alternative, limits::TEXT_BYTES_MAX, false);
     let image = match wire.image.as_str() {
         "" => None,
-        text => m.name::<ImageDigest>("image", text),
+        text => m.parse_name::<ImageDigest>("image", text),
     };
-    let max_duration = m.duration("max_duration", wire.max_duration.as_ref(), limits::JOB_DURATION_MAX);
+    let max_duration = m.parse_duration("max_duration", wire.max_duration.as_ref(), limits::JOB_DURATION_MAX);
     if wire.max_duration.is_none() {
         m.add(Reason::FieldMissing, "`max_duration` is required: all access ends after this time".into());
     }
@@ -137,10 +138,11 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
     let members = members(&mut m, wire.members.as_ref(), caller);
     let acting_for = match wire.acting_for.as_str() {
         "" => None,
-        text => m.name::<HumanName>("acting_for", text.strip_prefix("human:").unwrap_or(text)),
+        text => m.parse_name::<HumanName>("acting_for", text.strip_prefix("human:").unwrap_or(text)),
     };
-    let credential_ttl = m.duration("credential_ttl", wire.credential_ttl.as_ref(), limits::JOB_DURATION_MAX);
-    let drain = m.duration("drain", wire.drain.as_ref(), limits::DRAIN_GRACE_MAX);
+    let credential_ttl =
+        m.parse_duration("credential_ttl", wire.credential_ttl.as_ref(), limits::JOB_DURATION_MAX);
+    let drain = m.parse_duration("drain", wire.drain.as_ref(), limits::DRAIN_GRACE_MAX);
 
     match (m.first, tenant, max_duration) {
         (None, Some(tenant), Some(max_duration)) => Ok(Spec {
@@ -172,7 +174,7 @@ fn rollback(m: &mut Mistakes, text: &str) -> Option<ResourceName> {
     if text.is_empty() {
         return None;
     }
-    let name = m.name::<ResourceName>("rollback_to", text)?;
+    let name = m.parse_name::<ResourceName>("rollback_to", text)?;
     if name.kind() == ResourceKind::Model && name.version().is_some() {
         return Some(name);
     }
@@ -183,7 +185,9 @@ fn rollback(m: &mut Mistakes, text: &str) -> Option<ResourceName> {
 fn pins(m: &mut Mistakes, wire: &v1::JobSpec) -> BTreeMap<ResourceName, Pin> {
     let mut pins = BTreeMap::new();
     for (resource, pin) in &wire.pins {
-        if let (Some(r), Some(p)) = (m.name::<ResourceName>("pins", resource), m.name::<Pin>("pins", pin)) {
+        if let (Some(r), Some(p)) =
+            (m.parse_name::<ResourceName>("pins", resource), m.parse_name::<Pin>("pins", pin))
+        {
             pins.insert(r, p);
         }
     }
@@ -193,8 +197,8 @@ fn pins(m: &mut Mistakes, wire: &v1::JobSpec) -> BTreeMap<ResourceName, Pin> {
 fn resources(m: &mut Mistakes, field: &str, list: &[String], kinds: &[ResourceKind]) -> Vec<ResourceName> {
     let mut seen = BTreeSet::new();
     let mut out = Vec::new();
-    for text in m.list(field, list, limits::JOB_RESOURCES_MAX) {
-        let Some(r) = m.name::<ResourceName>(field, text) else { continue };
+    for text in m.bounded(field, list, limits::JOB_RESOURCES_MAX) {
+        let Some(r) = m.parse_name::<ResourceName>(field, text) else { continue };
         if !kinds.contains(&r.kind()) {
             let kinds: Vec<&str> = kinds.iter().map(|k| k.as_str()).collect();
             m.add(Reason::FieldInvalid, format!("`{field}`: {r} is not a {}", kinds.join(" or ")));
@@ -221,12 +225,12 @@ fn tuning(m: &mut Mistakes, t: &v1::Tuning) -> Option<Tuning> {
     let params_digest = if t.params_digest.is_empty() {
         None
     } else {
-        m.name::<Digest>("tune.params_digest", &t.params_digest)
+        m.parse_name::<Digest>("tune.params_digest", &t.params_digest)
     };
     let texts = |m: &mut Mistakes, field, list: &[String]| {
-        m.list(field, list, limits::SPEC_LIST_MAX)
+        m.bounded(field, list, limits::SPEC_LIST_MAX)
             .iter()
-            .map(|x| m.text(field, x, limits::TEXT_BYTES_MAX, true))
+            .map(|x| m.check_text(field, x, limits::TEXT_BYTES_MAX, true))
             .collect()
     };
     let free_params = texts(m, "tune.free_params", &t.free_params);
@@ -242,8 +246,8 @@ fn param_sweep(m: &mut Mistakes, wire: &v1::ParamSweep, tune: Option<&Tuning>) -
     }
     let free = tune.map(|tune| tune.free_params.as_slice()).unwrap_or_default();
     let mut values = BTreeMap::new();
-    for text in m.list("sweep.values", &wire.values, limits::SPEC_LIST_MAX) {
-        m.text("sweep.values", text, limits::TEXT_BYTES_MAX, true);
+    for text in m.bounded("sweep.values", &wire.values, limits::SPEC_LIST_MAX) {
+        m.check_text("sweep.values", text, limits::TEXT_BYTES_MAX, true);
         match text.split_once('=') {
             Some((name, value)) if free.iter().any(|known| known == name) => {
                 if values.insert(name.to_owned(), value.to_owned()).is_some() {
@@ -273,7 +277,7 @@ fn members(m: &mut Mistakes, wire: Option<&v1::Members>, caller: &SpiffeId) -> M
     let default = v1::Members::default();
     let w = wire.unwrap_or(&default);
     let patterns = |m: &mut Mistakes, field, list: &[String]| -> Vec<SpiffePattern> {
-        m.list(field, list, limits::SPEC_LIST_MAX).iter().filter_map(|x| m.name(field, x)).collect()
+        m.bounded(field, list, limits::SPEC_LIST_MAX).iter().filter_map(|x| m.parse_name(field, x)).collect()
     };
     let start = patterns(m, "members.start", &w.start);
     let mut join = patterns(m, "members.join", &w.join);
@@ -304,7 +308,7 @@ fn members(m: &mut Mistakes, wire: Option<&v1::Members>, caller: &SpiffeId) -> M
 
 /// Converts a specification to its protobuf message.
 pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
-    let texts = |list: &[ResourceName]| list.iter().map(ToString::to_string).collect();
+    let names = |list: &[ResourceName]| list.iter().map(ToString::to_string).collect();
     let patterns = |list: &[SpiffePattern]| list.iter().map(ToString::to_string).collect();
     v1::JobSpec {
         name: spec.name.clone(),
@@ -326,8 +330,8 @@ pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
             free_params: t.free_params.clone(),
             prompts: t.prompts.clone(),
         }),
-        read: texts(&spec.read),
-        write: texts(&spec.write),
+        read: names(&spec.read),
+        write: names(&spec.write),
         members: Some(v1::Members {
             start: patterns(&spec.members.start),
             join: patterns(&spec.members.join),

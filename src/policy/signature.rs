@@ -97,7 +97,7 @@ const VERSION: u32 = 1;
 
 /// The reasons for which a bundle does not count as signed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnsignedBundle {
+pub enum SignatureError {
     #[error(
         "the policy is not signed, and policy.trusted_keys requires a signature: run `leasehold policy sign --key FILE DIR`"
     )]
@@ -264,26 +264,26 @@ impl BundleSigner {
     }
 }
 
-fn read(text: &str) -> Result<SignatureFile, UnsignedBundle> {
+fn read(text: &str) -> Result<SignatureFile, SignatureError> {
     let file: SignatureFile = serde_json::from_str(text).map_err(|_| {
-        UnsignedBundle::Unreadable("it was not written by `leasehold policy sign`".to_owned())
+        SignatureError::Unreadable("it was not written by `leasehold policy sign`".to_owned())
     })?;
     if file.v != VERSION {
         let why = format!("it is of version {}, and this program knows {VERSION}", file.v);
-        return Err(UnsignedBundle::Unreadable(why));
+        return Err(SignatureError::Unreadable(why));
     }
     if file.signatures.len() > POLICY_SIGNATURES_MAX {
         let why = format!("it has more than {POLICY_SIGNATURES_MAX} signatures");
-        return Err(UnsignedBundle::Unreadable(why));
+        return Err(SignatureError::Unreadable(why));
     }
     Ok(file)
 }
 
 /// Checks whether the signatures are for these files. Does not check which keys made them. Returns `None` if they are.
-pub fn stale_signature(policies: &[PolicyText], signed: &SignedBundle) -> Option<UnsignedBundle> {
+pub fn stale_signature(policies: &[PolicyText], signed: &SignedBundle) -> Option<SignatureError> {
     match read(&signed.signatures) {
         Ok(file) if file.bundle == bundle_digest(policies, signed.cases) => None,
-        Ok(_) => Some(UnsignedBundle::OtherFiles),
+        Ok(_) => Some(SignatureError::OtherFiles),
         Err(fault) => Some(fault),
     }
 }
@@ -315,15 +315,15 @@ impl TrustedKeys {
         &self,
         policies: &[PolicyText],
         signed: Option<&SignedBundle>,
-    ) -> Result<(), UnsignedBundle> {
+    ) -> Result<(), SignatureError> {
         if self.0.is_empty() {
             return Ok(());
         }
-        let signed = signed.ok_or(UnsignedBundle::Missing)?;
+        let signed = signed.ok_or(SignatureError::Missing)?;
         let file = read(&signed.signatures)?;
         let bundle = bundle_digest(policies, signed.cases);
         if file.bundle != bundle {
-            return Err(UnsignedBundle::OtherFiles);
+            return Err(SignatureError::OtherFiles);
         }
         let mut named = Vec::new();
         for BundleSignature { key, signature } in &file.signatures {
@@ -334,10 +334,10 @@ impl TrustedKeys {
             let signature = STANDARD.decode(signature).unwrap_or_default();
             return match trusted.verifies(bundle, &signature) {
                 true => Ok(()),
-                false => Err(UnsignedBundle::Wrong(*key)),
+                false => Err(SignatureError::Wrong(*key)),
             };
         }
-        Err(UnsignedBundle::UntrustedKey(match named.is_empty() {
+        Err(SignatureError::UntrustedKey(match named.is_empty() {
             true => "no key".to_owned(),
             false => named.join(", "),
         }))

@@ -26,7 +26,7 @@ fn only_the_signed_files_pass_with_a_trusted_key() {
         assert_eq!(trusted.check(&policies, Some(&signed)), Ok(()));
         let turned: Vec<PolicyText> = policies.iter().rev().cloned().collect();
         assert_eq!(trusted.check(&turned, Some(&signed)), Ok(()), "the order of the names counts");
-        assert_eq!(trusted.check(&policies, None), Err(UnsignedBundle::Missing));
+        assert_eq!(trusted.check(&policies, None), Err(SignatureError::Missing));
         assert_eq!(TrustedKeys::default().check(&policies, None), Ok(()), "no key asks for none");
 
         let mut others = vec![policies[..1].to_vec()];
@@ -37,22 +37,22 @@ fn only_the_signed_files_pass_with_a_trusted_key() {
             others.push(other);
         }
         for other in others {
-            assert_eq!(trusted.check(&other, Some(&signed)), Err(UnsignedBundle::OtherFiles));
+            assert_eq!(trusted.check(&other, Some(&signed)), Err(SignatureError::OtherFiles));
             // The digest in the file is corrected, but the signature is not.
             let mut file = read(&signed.signatures).unwrap();
             file.bundle = bundle_digest(&other, signed.cases);
             let forged = SignedBundle { signatures: serde_json::to_string(&file).unwrap(), ..signed.clone() };
-            let wrong = UnsignedBundle::Wrong(signer.public().id());
+            let wrong = SignatureError::Wrong(signer.public().id());
             assert_eq!(trusted.check(&other, Some(&forged)), Err(wrong));
         }
         let other_cases = SignedBundle { cases: texts_digest(&[]), ..signed.clone() };
-        assert_eq!(trusted.check(&policies, Some(&other_cases)), Err(UnsignedBundle::OtherFiles));
+        assert_eq!(trusted.check(&policies, Some(&other_cases)), Err(SignatureError::OtherFiles));
         let (_, stranger) = key(algorithm);
         let no = stranger.check(&policies, Some(&signed)).unwrap_err();
-        assert_eq!(no, UnsignedBundle::UntrustedKey(signer.public().id().to_string()));
+        assert_eq!(no, SignatureError::UntrustedKey(signer.public().id().to_string()));
         for bad in ["", "{}", "{\"v\":2,\"bundle\":\"x\",\"signatures\":[]}", "x".repeat(99).as_str()] {
             let bad = SignedBundle { signatures: bad.into(), ..signed.clone() };
-            assert!(matches!(trusted.check(&policies, Some(&bad)), Err(UnsignedBundle::Unreadable(_))));
+            assert!(matches!(trusted.check(&policies, Some(&bad)), Err(SignatureError::Unreadable(_))));
         }
     }
 }
