@@ -45,7 +45,7 @@ impl PolicyQuestion {
     fn tenant_of_call(&self) -> Option<&TenantName> {
         match &self.act {
             AskedAct::Call(_, on) => on.as_ref().map(|on| self.tenant.as_ref().unwrap_or(on)),
-            AskedAct::Part(..) => None,
+            AskedAct::Access(..) => None,
         }
     }
 }
@@ -99,7 +99,7 @@ impl PolicyUseCases {
         let tenant = of_job.or(q.tenant.as_ref()).unwrap_or(&entry.tenant);
         let (reply, by) = match &q.act {
             AskedAct::Call(rpc, _) => self.evaluate_call(caller, &rules, identity, *rpc, q),
-            AskedAct::Part(action, on) => {
+            AskedAct::Access(action, on) => {
                 let parts = [(*action, on.clone())];
                 if let Some(job) = &job {
                     check_is_work(&rules, job, *action, on)?;
@@ -148,7 +148,9 @@ impl PolicyUseCases {
             }
         };
         let resource = match &q.act {
-            AskedAct::Part(_, name) => rules.catalog().resource(name).filter(|r| r.visible_to(&entry.tenant)),
+            AskedAct::Access(_, name) => {
+                rules.catalog().resource(name).filter(|r| r.visible_to(&entry.tenant))
+            }
             AskedAct::Call(..) => None,
         };
         let (reply, by) = match reply {
@@ -261,7 +263,7 @@ impl PolicyUseCases {
                 }
                 q.tenant_of_call().filter(|_| gives_access(*rpc))
             }
-            AskedAct::Part(..) => Some(tenant),
+            AskedAct::Access(..) => Some(tenant),
         };
         let tenant = tenant.filter(|tenant| self.may_ask_about(caller, tenant));
         behind.extend(tenant.cloned().map(FenceName::tenant));

@@ -64,7 +64,7 @@ impl PolicyUseCases {
                 self.access.authorize(caller, Rpc::WhoCan, tenant.as_ref(), &[], "")?;
                 None
             }
-            AskedAct::Part(_, name) => {
+            AskedAct::Access(_, name) => {
                 let found = rules.catalog().resource(name);
                 Some(
                     found
@@ -93,9 +93,9 @@ impl PolicyUseCases {
         let page: Vec<&Arc<Principal>> = entries.by_ref().take(max).collect();
         let next = entries.next().and(page.last()).map(|p| p.pattern.clone());
         let entries = page.into_iter().filter_map(|p| match (&q.act, resource) {
-            (AskedAct::Part(action, _), Some(on)) => self.answer_for_access(&rules, p, *action, on, q),
+            (AskedAct::Access(action, _), Some(on)) => self.answer_for_access(&rules, p, *action, on, q),
             (AskedAct::Call(rpc, tenant), _) => self.answer_for_call(&rules, p, *rpc, tenant.as_ref(), q),
-            (AskedAct::Part(..), None) => None,
+            (AskedAct::Access(..), None) => None,
         });
         let mut notes = notes(caller, &rules, resource, sees_all, q);
         let entries = match self.lock_for_all(q, resource) {
@@ -119,11 +119,11 @@ impl PolicyUseCases {
     /// Returns a lock that applies to all entries. It is on the resource, or on the tenant if the call gives access.
     fn lock_for_all(&self, q: &WhoCanQuestion, resource: Option<&Resource>) -> Option<Lock> {
         let names: Vec<FenceName> = match (&q.act, resource) {
-            (AskedAct::Part(..), Some(r)) => names::of_resource(&r.name).into(),
+            (AskedAct::Access(..), Some(r)) => names::of_resource(&r.name).into(),
             (AskedAct::Call(rpc, Some(tenant)), _) if gives_access(*rpc) => {
                 vec![FenceName::tenant(tenant.clone())]
             }
-            (AskedAct::Part(..) | AskedAct::Call(..), _) => Vec::new(),
+            (AskedAct::Access(..) | AskedAct::Call(..), _) => Vec::new(),
         };
         self.context.state.lock_on(names.iter())
     }
@@ -146,7 +146,7 @@ impl PolicyUseCases {
             None => pattern_locks.iter().any(|lock| extent(lock, entry) == Extent::All),
         };
         let is_refused = match &q.act {
-            AskedAct::Part(..) => {
+            AskedAct::Access(..) => {
                 self.context.state.lock_on([FenceName::tenant(entry.tenant.clone())].iter()).is_some()
             }
             AskedAct::Call(rpc, _) => {

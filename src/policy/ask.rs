@@ -123,7 +123,7 @@ impl Phase {
 /// One act, as a person names it: an action of a job, or a call about a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AskedAct {
-    Part(Action, ResourceName),
+    Access(Action, ResourceName),
     /// `None` stands for all tenants at once.
     Call(Rpc, Option<TenantName>),
 }
@@ -140,7 +140,7 @@ impl AskedAct {
     ) -> Result<Self, (&'static str, String)> {
         let of_resource = |why: NameError| ("resource", why.to_string());
         if let Ok(action) = action.parse::<Action>() {
-            return resource.parse().map(|on| AskedAct::Part(action, on)).map_err(of_resource);
+            return resource.parse().map(|on| AskedAct::Access(action, on)).map_err(of_resource);
         }
         let Some(rpc) = Rpc::parse(action) else {
             let known = Action::ALL.iter().map(|a| a.as_str()).chain(Rpc::ALL.iter().map(|r| r.as_str()));
@@ -164,7 +164,7 @@ impl AskedAct {
 impl fmt::Display for AskedAct {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            AskedAct::Part(action, resource) => write!(f, "{action} {resource}"),
+            AskedAct::Access(action, resource) => write!(f, "{action} {resource}"),
             AskedAct::Call(rpc, tenant) => {
                 write!(f, "{rpc} {}", tenant.as_ref().map_or(ALL_TENANTS, |t| t.as_str()))
             }

@@ -101,7 +101,7 @@ impl Engine {
                     CallVerdict::Deny { refusal, rules } => refused(&refusal, rules),
                 }
             }
-            AskedAct::Part(action, resource) => {
+            AskedAct::Access(action, resource) => {
                 let parts = [(*action, resource.clone())];
                 let Some(tenant) = self.tenant_of(case) else {
                     return CaseOutcome {
