@@ -477,6 +477,9 @@ pub const CHANGES_PROPOSED_MAX: usize = 16;
 /// Changes of one person that wait for approval, so that one person cannot take all slots.
 pub const CHANGES_PER_PERSON_MAX: usize = 4;
 
+/// Changes that no longer wait and that `policy history` lists, without their policies: about 2 KiB each.
+pub const CHANGES_CLOSED_KEPT_MAX: usize = 32;
+
 /// The keys that may sign policies, and the signatures in one file: two people and a change of keys need four.
 pub const POLICY_SIGNATURES_MAX: usize = 8;
 

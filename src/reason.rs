@@ -163,9 +163,9 @@ reasons! {
     PolicyError = "POLICY_ERROR": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// People must approve first.
     ApprovalRequired = "APPROVAL_REQUIRED": FailedPrecondition, CONFLICT, AwaitingApproval, Recorded, Stop;
-    /// The caller is in none of the groups that may approve at the gates of the job.
+    /// The caller is in none of the groups that may approve at the gates of the job or the change.
     NotAnApprover = "NOT_AN_APPROVER": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
-    /// The caller is involved in the job, so another person must approve it.
+    /// The caller is involved in the job, or proposed the change of the rules, so another person must approve it.
     ApproverInvolved = "APPROVER_INVOLVED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// The request that the caller approved differs from the job's request.
     RequestMismatch = "REQUEST_MISMATCH": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;

@@ -9,12 +9,12 @@ use super::{
 };
 use crate::{
     broker::{
-        Broker, Caller, DecideBy, DecidedAgain, EntryThatCan, Explained, GateToApprove, PolicyOrder,
-        PolicyOrigin, PolicyQuestion, PolicyReply, RecordedDecision, RuleChange, WaitingChange, WantedPolicy,
-        WhoCanPage, WhoCanQuestion,
+        Broker, Caller, ChangeClosing, ChangeStep, ClosedChange, DecideBy, DecidedAgain, EntryThatCan,
+        Explained, GateToApprove, PolicyOrder, PolicyOrigin, PolicyQuestion, PolicyReply, RecordedDecision,
+        RuleChange, WaitingChange, WantedPolicy, WhoCanPage, WhoCanQuestion,
     },
     ledger, limits,
-    name::{AttemptNumber, Method, SpiffePattern, TenantName},
+    name::{AttemptNumber, Digest, Method, SpiffePattern, TenantName},
     policy::{AskedAct, PolicyBundle, PolicyText, Relation},
     proto::{convert::timestamp, v1},
     reason::{Reason, Refusal},
@@ -226,11 +226,58 @@ fn recorded(d: &RecordedDecision, again: DecidedAgain) -> v1::RecordedDecision {
 /// The word for the policy before the last change.
 const PREVIOUS: &str = "previous";
 
-/// Changes the policy, or shows what a change would do.
+/// Changes the policy, or shows what a change would do; or closes a change that was proposed.
 pub(super) async fn apply(
     broker: Arc<Broker>,
     caller: Caller,
     q: v1::ApplyPolicyRequest,
+) -> Result<v1::ApplyPolicyResponse, Refusal> {
+    let decision = v1::ChangeDecision::try_from(q.decision).map_err(|_| {
+        Refusal::new(Reason::FieldInvalid, "`decision` is not known").with("field", "decision")
+    })?;
+    if decision != v1::ChangeDecision::Unspecified && matches!(q.kept.as_str(), "" | PREVIOUS) {
+        return Err(Refusal::new(Reason::FieldMissing, "`kept` must name the change that was proposed")
+            .with("field", "kept")
+            .fix("name it by its digest, as leasehold policy history shows it"));
+    }
+    let step = match decision {
+        v1::ChangeDecision::Unspecified => ChangeStep::Ask,
+        v1::ChangeDecision::Approve => ChangeStep::Approve,
+        v1::ChangeDecision::Reject => return close(broker, caller, q, ChangeClosing::Reject).await,
+        v1::ChangeDecision::Withdraw => return close(broker, caller, q, ChangeClosing::Withdraw).await,
+    };
+    apply_as(broker, caller, q, step).await
+}
+
+/// Rejects or withdraws a change that was proposed.
+async fn close(
+    broker: Arc<Broker>,
+    caller: Caller,
+    q: v1::ApplyPolicyRequest,
+    closing: ChangeClosing,
+) -> Result<v1::ApplyPolicyResponse, Refusal> {
+    if !q.policies.is_empty() || !q.cases.is_empty() {
+        return Err(Refusal::new(Reason::FieldInvalid, "`kept` and files are both set: set one")
+            .with("field", "kept"));
+    }
+    let to: Digest = read_name("kept", &q.kept)?;
+    let reason = read_required_reason("reason", &q.reason)?;
+    let closer = broker.clone();
+    let closed = tokio::task::spawn_blocking(move || {
+        closer.rules.close_change(&caller, to, closing, &reason, q.dry_run)
+    });
+    let closed =
+        closed.await.map_err(|_| Refusal::new(Reason::Internal, "the change could not be closed"))??;
+    let waits = pending(&broker, closed);
+    let (before, after) = (waits.from.clone(), waits.to.clone());
+    Ok(v1::ApplyPolicyResponse { before, after, waits: Some(waits), ..Default::default() })
+}
+
+async fn apply_as(
+    broker: Arc<Broker>,
+    caller: Caller,
+    q: v1::ApplyPolicyRequest,
+    step: ChangeStep,
 ) -> Result<v1::ApplyPolicyResponse, Refusal> {
     let text = |file: v1::PolicyFile| PolicyText { file: file.file, text: file.text };
     let (policies, cases) =
@@ -251,6 +298,7 @@ pub(super) async fn apply(
         digest => WantedPolicy::Kept(read_name("kept", digest)?),
     };
     let order = PolicyOrder {
+        step,
         wanted,
         reason: read_required_reason("reason", &q.reason)?,
         dry_run: q.dry_run,
@@ -304,7 +352,22 @@ pub(super) async fn list(broker: Arc<Broker>, caller: Caller) -> Result<v1::List
         },
         policies: kept.collect(),
         proposed: history.proposed.into_iter().map(|waiting| pending(&broker, waiting)).collect(),
+        closed: history.closed.into_iter().map(closed_change).collect(),
     })
+}
+
+fn closed_change(change: ClosedChange) -> v1::ClosedChange {
+    v1::ClosedChange {
+        call: change.rpc.as_str().to_owned(),
+        from: change.from.to_string(),
+        to: change.to.to_string(),
+        proposed_by: change.proposed_by.to_string(),
+        proposed_because: change.proposed_because,
+        outcome: change.outcome.as_str().to_owned(),
+        by: change.by.to_string(),
+        reason: change.reason,
+        at: Some(timestamp(change.at)),
+    }
 }
 
 fn read_act(action: &str, resource: &str, own: &TenantName) -> Result<AskedAct, Refusal> {

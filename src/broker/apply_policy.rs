@@ -12,6 +12,7 @@ use super::{
     changes::{ChangeQuestion, Consent, WaitingChange, WantedTexts},
     judge_job::{JobQuestion, judge_job},
     kept_rules::{BroughtBy, KeptPolicy, KeptRules},
+    proposals::ClosedChange,
     refusals::ledger_unavailable,
     reload::RuleUseCases,
     rules::Rules,
@@ -48,9 +49,19 @@ pub enum WantedPolicy {
     Previous,
 }
 
+/// What the caller of a change does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeStep {
+    /// Wants it: proposes it, or approves it if someone else has proposed it.
+    Ask,
+    /// Only approves what someone else has proposed.
+    Approve,
+}
+
 /// An order to change the policy.
 #[derive(Clone, Debug)]
 pub struct PolicyOrder {
+    pub step: ChangeStep,
     pub wanted: WantedPolicy,
     pub reason: String,
     /// Show what would change, and change nothing.
@@ -100,6 +111,8 @@ pub struct PolicyHistory {
     pub kept: Vec<KeptPolicy>,
     /// The changes that wait for people.
     pub proposed: Vec<WaitingChange>,
+    /// Those that were withdrawn, rejected or voided lately, the newest first.
+    pub closed: Vec<ClosedChange>,
 }
 
 impl RuleUseCases {
@@ -114,7 +127,8 @@ impl RuleUseCases {
         self.may_change_policy(caller, Rpc::ListPolicies)?;
         let kept = self.context.kept.get().map(KeptRules::policies).unwrap_or_default();
         let (in_force, origin) = (self.context.rules().engine.digest(), self.context.settings.policy.clone());
-        Ok(PolicyHistory { in_force, origin, kept, proposed: self.changes_waiting() })
+        let proposed = self.changes_waiting();
+        Ok(PolicyHistory { in_force, origin, kept, proposed, closed: self.context.proposals.closed() })
     }
 
     /// Changes the policy, or shows what a change would do. A policy that cannot be used changes nothing. Blocks.
@@ -125,6 +139,9 @@ impl RuleUseCases {
         }
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.context.rules();
+        if let (ChangeStep::Approve, WantedPolicy::Kept(digest)) = (order.step, &order.wanted) {
+            self.check_approves(caller, *digest)?;
+        }
         let texts = self.texts_of(&order.wanted)?;
         let unsigned = self.check_signed(&texts);
         let source = PolicySource::Texts(texts.policies.clone());
@@ -158,6 +175,7 @@ impl RuleUseCases {
             Consent::Waits(waiting) => return Ok(PolicyChange { waits: Some(waiting), ..change }),
         };
         self.record_change(caller, order, &wanted, &change, (kept, consent))?;
+        self.close_applied(caller, question);
         let reloaded = self.replace_rules(wanted, caller.actor(), &order.reason);
         Ok(PolicyChange { ended: reloaded.ended, is_applied: true, ..change })
     }

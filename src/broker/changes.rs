@@ -2,23 +2,26 @@
 //!
 //! A change is bound to the rules in force and to the rules that it would put in force. The first person who requests a
 //! change proposes it. Others approve the change by a request for the same change. The call of the last person who is
-//! needed carries the change out. Proposals are only in memory: after a restart, a change must be proposed and approved
-//! again.
+//! needed carries the change out. The proposer may withdraw a change, and an approver may reject it (`close_change`).
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
 use super::{
-    approved::human_of, caller::Caller, evaluate::GateToApprove, refusals::ledger_unavailable,
-    reload::RuleUseCases, rules::Rules,
+    approved::human_of,
+    caller::Caller,
+    evaluate::GateToApprove,
+    proposals::{ProposedChange, is_of_proposer},
+    refusals::ledger_unavailable,
+    reload::RuleUseCases,
+    rules::Rules,
 };
 use crate::{
-    clock::LeaseTime,
     job::{Approval, Gate, count_people},
-    ledger::{ConsentRecord, Event},
+    ledger::{ChangeOutcome, ConsentRecord, Event},
     limits::{APPROVERS_SHOWN_MAX, CHANGES_PER_PERSON_MAX, CHANGES_PROPOSED_MAX, LEDGER_WAIT},
-    name::{Digest, HumanName, PrincipalKind, SpiffeId, TenantName},
+    name::{Digest, HumanName, PrincipalKind, TenantName},
     policy::{Call, CallVerdict, PolicyText, Rpc, SignedBundle},
     reason::{Reason, Refusal},
     state::{approval_record, gate_record},
@@ -30,27 +33,6 @@ pub struct WantedTexts {
     pub policies: Vec<PolicyText>,
     pub cases: Vec<PolicyText>,
     pub signed: Option<SignedBundle>,
-}
-
-/// A change that a caller proposed.
-#[derive(Clone, Debug)]
-pub struct ProposedChange {
-    /// The call that carries the change out.
-    pub rpc: Rpc,
-    /// The digest of the rules in force when the change was proposed.
-    pub from: Digest,
-    /// The digest of the rules that the change puts in force.
-    pub to: Digest,
-    pub by: SpiffeId,
-    pub human: Option<HumanName>,
-    pub reason: String,
-    /// The gates that required approval when the change was proposed.
-    pub gates: Vec<Gate>,
-    /// The time at which the proposal expires.
-    pub until: LeaseTime,
-    pub approvals: Vec<Approval>,
-    /// The texts of the policy, so that approvers need no copy. Empty for a reload, because it reads the files again.
-    pub texts: WantedTexts,
 }
 
 /// A change that waits for people.
@@ -160,7 +142,7 @@ impl RuleUseCases {
         if !waiting.gates.is_empty() {
             return Ok(Consent::Waits(waiting));
         }
-        self.check_proposer(&proposed)?;
+        self.check_stands(&proposed)?;
         let open: Vec<String> = gates.iter().map(|gate| gate.id.clone()).collect();
         let left = self.gates_of_change(caller, change.rpc, tenant, change.reason, &open)?;
         if !left.is_empty() {
@@ -181,12 +163,12 @@ impl RuleUseCases {
         change: ChangeQuestion<'_>,
         gates: &[Gate],
     ) -> Result<Arc<ProposedChange>, Refusal> {
-        let open = self.proposed();
-        let own = open.iter().filter(|other| other.by == *caller.id()).count();
+        let open = self.access.proposed_changes();
+        let own = open.iter().filter(|other| is_proposer(other, caller)).count();
         if own >= CHANGES_PER_PERSON_MAX || open.len() >= CHANGES_PROPOSED_MAX {
             let text = format!("{} changes wait for approval, {own} of them are yours", open.len());
             return Err(Refusal::new(Reason::QuotaExceeded, text)
-                .fix("have them approved (leasehold policy history), or wait until they are void"));
+                .fix("withdraw one of yours: leasehold policy history, then leasehold policy withdraw"));
         }
         let now = self.context.clock.now().lease;
         let until = gates.iter().map(|gate| now.plus(gate.approval_ttl)).min().unwrap_or(now);
@@ -213,7 +195,7 @@ impl RuleUseCases {
             until,
         };
         self.record_before(caller, &record)?;
-        self.put_proposed(proposed.clone());
+        self.context.proposals.add(proposed.clone());
         tracing::info!(call = change.rpc.as_str(), to = %change.to, by = %caller.id(), "a change was proposed");
         Ok(proposed)
     }
@@ -267,40 +249,39 @@ impl RuleUseCases {
         let mut next = ProposedChange::clone(proposed);
         next.approvals.extend(new);
         let next = Arc::new(next);
-        self.put_proposed(next.clone());
+        if !self.context.proposals.replace(proposed, next.clone()) {
+            return Err(closed_meanwhile());
+        }
         tracing::info!(call = next.rpc.as_str(), to = %next.to, by = %caller.id(), "a change was approved");
         Ok(next)
     }
 
-    /// Refuses a change whose proposer was locked or disabled since the proposal, because one person would be missing.
-    fn check_proposer(&self, proposed: &ProposedChange) -> Result<(), Refusal> {
-        let rules = self.context.rules();
-        if self.is_good_operator(&rules, &proposed.by) {
-            return Ok(());
+    /// Closes the proposal of a change that comes into force now.
+    pub(super) fn close_applied(&self, caller: &Caller, change: ChangeQuestion<'_>) {
+        if let Some(proposed) = self.find_proposed(change.rpc, change.from, change.to) {
+            let at = self.context.clock.now().wall;
+            let by = caller.actor();
+            self.context.proposals.close(&proposed, ChangeOutcome::Applied, by, change.reason, at);
         }
-        self.drop_proposed(proposed.rpc, proposed.to);
-        let text =
-            format!("{} proposed this change and is locked, disabled or no longer an operator", proposed.by);
-        Err(Refusal::new(Reason::StateConflict, text).fix("propose it again"))
     }
 
-    fn is_good_operator(&self, rules: &Rules, id: &SpiffeId) -> bool {
-        let entry = rules.catalog().principal(id);
-        entry.is_some_and(|p| p.kind == PrincipalKind::Operator && !p.disabled)
-            && self.access.lock_on_identity(id).is_none()
+    /// Refuses a change that was closed meanwhile, or whose proposer was locked or disabled: it would have one person too few.
+    fn check_stands(&self, proposed: &Arc<ProposedChange>) -> Result<(), Refusal> {
+        self.access.void_changes_of_the_lost();
+        if self.context.proposals.is_open(proposed) { Ok(()) } else { Err(closed_meanwhile()) }
     }
 
     /// Returns the gates that lack people. Only people who may still approve count. The proposer does not count.
-    fn waiting(&self, proposed: Option<Arc<ProposedChange>>, gates: &[Gate]) -> WaitingChange {
+    pub(super) fn waiting(&self, proposed: Option<Arc<ProposedChange>>, gates: &[Gate]) -> WaitingChange {
         let rules = self.context.rules();
         let missing = |gate: &Gate| {
             let Some(proposed) = &proposed else { return gate.approvals_needed };
             let counts = |a: &&Approval| {
                 let entry = rules.catalog().principal(&a.by);
                 a.gate == gate.id
-                    && self.is_good_operator(&rules, &a.by)
+                    && self.access.is_good_operator(&rules, &a.by, a.human.as_ref())
                     && entry.is_some_and(|p| p.groups.contains(&gate.approver_group))
-                    && !is_same_person(&rules, proposed, a)
+                    && !is_of_proposer(&rules, proposed, a)
             };
             let humans: Vec<(&Approval, Option<HumanName>)> =
                 proposed.approvals.iter().filter(counts).map(|a| (a, human_of(&rules, &a.by))).collect();
@@ -333,36 +314,12 @@ impl RuleUseCases {
 
     /// Returns the changes that wait, with the gates that lack people.
     pub(super) fn changes_waiting(&self) -> Vec<WaitingChange> {
-        self.proposed().into_iter().map(|change| self.waiting(Some(change.clone()), &change.gates)).collect()
-    }
-
-    /// Returns the proposals that are still valid.
-    pub(super) fn proposed(&self) -> Vec<Arc<ProposedChange>> {
-        let now = self.context.clock.now().lease;
-        let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|change| now < change.until);
-        open.clone()
+        let open = self.access.proposed_changes().into_iter();
+        open.map(|change| self.waiting(Some(change.clone()), &change.gates)).collect()
     }
 
     pub(super) fn find_proposed(&self, rpc: Rpc, from: Digest, to: Digest) -> Option<Arc<ProposedChange>> {
-        self.proposed().into_iter().find(|c| c.rpc == rpc && c.from == from && c.to == to)
-    }
-
-    fn put_proposed(&self, change: Arc<ProposedChange>) {
-        let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|other| (other.rpc, other.from, other.to) != (change.rpc, change.from, change.to));
-        open.push(change);
-    }
-
-    fn drop_proposed(&self, rpc: Rpc, to: Digest) {
-        let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|other| (other.rpc, other.to) != (rpc, to));
-    }
-
-    /// Drops the proposals that were made when other rules were in force.
-    pub(super) fn drop_outdated(&self, policy: Digest, all: Digest) {
-        let mut open = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|other| other.from == if other.rpc == Rpc::ApplyPolicy { policy } else { all });
+        self.access.proposed_changes().into_iter().find(|c| c.rpc == rpc && c.from == from && c.to == to)
     }
 
     /// Writes a record. Blocks until the record is on disk.
@@ -384,15 +341,14 @@ pub(super) fn rules_digest(rules: &Rules) -> Digest {
     Digest::of(&parts.concat())
 }
 
-fn is_proposer(proposed: &ProposedChange, caller: &Caller) -> bool {
-    let human = caller.principal.human(caller.id());
-    proposed.by == *caller.id() || human.is_some() && proposed.human == human
+/// The refusal of a change that was closed while it was being approved.
+pub(super) fn closed_meanwhile() -> Refusal {
+    let text = "the proposal was closed meanwhile: who proposed it withdrew it or is locked, or an approver rejected it";
+    Refusal::new(Reason::StateConflict, text).fix("look at it again: leasehold policy history")
 }
 
-/// Whether the approver is the proposer: the same identity, or the same person then or now.
-fn is_same_person(rules: &Rules, proposed: &ProposedChange, approval: &Approval) -> bool {
-    let of_proposer = [proposed.human.clone(), human_of(rules, &proposed.by)];
-    let of_approver = [approval.human.clone(), human_of(rules, &approval.by)];
-    proposed.by == approval.by
-        || of_proposer.iter().flatten().any(|human| of_approver.iter().flatten().any(|other| other == human))
+/// Whether the caller proposed a change, by any identity.
+pub(super) fn is_proposer(proposed: &ProposedChange, caller: &Caller) -> bool {
+    let human = caller.principal.human(caller.id());
+    proposed.by == *caller.id() || human.is_some() && proposed.human == human
 }

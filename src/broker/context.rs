@@ -13,9 +13,9 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use super::{
-    apply_policy::PolicyOrigin, denials::Denials, kept_rules::KeptRules, presence::Presences, rates::Rates,
-    reach::AudienceReach, reconnect_limiter::ReconnectLimiter, revocation_reasons::RevocationReasons,
-    rules::Rules,
+    apply_policy::PolicyOrigin, denials::Denials, kept_rules::KeptRules, presence::Presences,
+    proposals::Proposals, rates::Rates, reach::AudienceReach, reconnect_limiter::ReconnectLimiter,
+    revocation_reasons::RevocationReasons, rules::Rules,
 };
 use crate::{
     clock::Clock,
@@ -91,6 +91,8 @@ pub struct BrokerContext {
     pub(super) reconnects: ReconnectLimiter,
     pub(super) rates: Rates,
     pub(super) reasons: RevocationReasons,
+    /// The changes of the rules that wait for people.
+    pub(super) proposals: Proposals,
     /// The policies and catalogs that were in force, if there is a folder for them.
     pub(super) kept: OnceLock<KeptRules>,
     /// Set while the ledger's disk is nearly full. Requests for access are then refused.
@@ -134,6 +136,7 @@ impl BrokerContext {
             reconnects,
             rates,
             reasons: RevocationReasons::default(),
+            proposals: Proposals::default(),
             kept: OnceLock::new(),
             held: AtomicBool::new(false),
             changes: watch::Sender::new(()),

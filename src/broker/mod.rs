@@ -17,7 +17,7 @@
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
 //! | `logins`: [`LoginUseCases`](logins::LoginUseCases) | `logins` | people log in to get an SVID, and log out |
 //! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings; their effects, the remnants, and checks for mistakes |
-//! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` `changes` | loads policy and catalog again, or applies another policy, with approvals if policy requires them; shows the catalog |
+//! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` `changes` `close_change` | loads policy and catalog again, or applies another policy, with approvals if policy requires them; shows the catalog |
 //! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | answers questions about present, possible and earlier decisions of policy |
 //! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `record_stream` `tenant_view` `receipt` | shows the ledger or a tenant's part of it, and waits for records |
 //! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` `use_reports` | answers verifiers, and selects the lowerings that they get |
@@ -40,6 +40,7 @@
 //! | `names` | the fences of requests |
 //! | `presence` `reconnect_limiter` | the connected members; the limit on members that reconnect at once |
 //! | `denials` `refusals` `rates` | refused requests in the ledger; shared refusals; the limit on records of a caller |
+//! | `proposals` | the changes of the rules that wait for people |
 //! | `revocation_reasons` | the reasons of recent revocations |
 //! | `background` | [`Task`]: the background work |
 
@@ -53,6 +54,7 @@ mod attempts;
 mod background;
 mod caller;
 mod changes;
+mod close_change;
 mod compromise;
 mod context;
 mod create;
@@ -89,6 +91,7 @@ mod operators;
 mod parts;
 mod prepared;
 mod presence;
+mod proposals;
 mod rates;
 mod reach;
 mod recall;
@@ -112,13 +115,14 @@ mod verifiers;
 mod who_can;
 mod wording;
 
-pub use apply_policy::{PolicyOrder, PolicyOrigin, RuleChange, WantedPolicy};
+pub use apply_policy::{ChangeStep, PolicyOrder, PolicyOrigin, RuleChange, WantedPolicy};
 pub use approvals::{ApproveOrder, WaitingGate, WaitingJob};
 pub use attachment::{Attachment, Notice, NoticeKind};
 pub use attempts::{BeginRequest, Concerned};
 pub use background::Task;
 pub use caller::Caller;
 pub use changes::WaitingChange;
+pub use close_change::ChangeClosing;
 pub use compromise::RevokedAndLocked;
 pub use context::{BrokerContext, BrokerSettings};
 pub use draft::Binding;
@@ -137,6 +141,7 @@ pub use members::JoinRequest;
 pub use offboard::Offboarded;
 pub use offer::{IssueRequest, Offer};
 pub use parts::Broker;
+pub use proposals::ClosedChange;
 pub use recall::Recalled;
 pub use record_stream::{LedgerView, RecordStart, RecordStream};
 pub use remnants::{Remnant, Remnants};

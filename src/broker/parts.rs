@@ -116,7 +116,6 @@ impl Broker {
                 decisions: decisions.clone(),
                 sweeps,
                 reloading: Mutex::new(()),
-                changes: Mutex::default(),
             },
             policies: PolicyUseCases { context: context.clone(), access: access.clone(), decisions },
             records: RecordUseCases {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{
     access::AccessControl,
     caller::Caller,
-    changes::{ChangeQuestion, Consent, ProposedChange, WaitingChange, WantedTexts, rules_digest},
+    changes::{ChangeQuestion, Consent, WaitingChange, WantedTexts, rules_digest},
     context::BrokerContext,
     decide::Decisions,
     kept_rules::{BroughtBy, KeptRules},
@@ -38,8 +38,6 @@ pub struct RuleUseCases {
     pub(super) sweeps: Sweeps,
     /// Allows one reload at a time.
     pub(super) reloading: Mutex<()>,
-    /// The changes that wait for people. At most [`CHANGES_PROPOSED_MAX`](crate::limits::CHANGES_PROPOSED_MAX).
-    pub(super) changes: Mutex<Vec<Arc<ProposedChange>>>,
 }
 
 impl RuleUseCases {
@@ -84,7 +82,10 @@ impl RuleUseCases {
         };
         let reloaded = match dry_run || waits.is_some() {
             true => self.would_reload(&rules),
-            false => self.replace_rules(rules.clone(), caller.actor(), "reload"),
+            false => {
+                self.close_applied(caller, question);
+                self.replace_rules(rules.clone(), caller.actor(), "reload")
+            }
         };
         Ok((rules, reloaded, waits))
     }
@@ -119,7 +120,8 @@ impl RuleUseCases {
         let before = self.context.rules.swap(rules.clone());
         self.context.fences.raise_revision();
         let ended_moved = self.sweeps.end_moved(&moved(&before, &rules));
-        self.drop_outdated(rules.engine.digest(), rules_digest(&rules));
+        self.access.void_outdated_changes(rules.engine.digest(), rules_digest(&rules));
+        self.access.void_changes_of_the_lost();
         let because = "catalog or policy no longer allow it";
         let jobs = self.context.state.open_jobs();
         let ended = self.sweeps.end_no_longer_allowed(&rules, &jobs, because).saturating_add(ended_moved);

@@ -115,7 +115,7 @@ impl TenantView {
             Event::PolicyApplied { .. } => Some(Fields::Only(&["policy", "before"])),
             Event::PolicyNotApplied { .. } => Some(Fields::Only(&["policy"])),
             // Only the platform sees who changes the rules of all tenants.
-            Event::ChangeProposed { .. } | Event::ChangeApproved { .. } => None,
+            Event::ChangeProposed { .. } | Event::ChangeApproved { .. } | Event::ChangeClosed { .. } => None,
             Event::Snapshot(_) => None,
             // Records of this tenant may be among the counted records, so the tenant must know. Their number is about
             // all tenants.

@@ -76,6 +76,7 @@ mod offboard;
 mod people;
 mod policy;
 mod policy_apply;
+mod policy_close;
 mod policy_explain;
 mod policy_sign;
 mod policy_test;

@@ -10,6 +10,7 @@ use super::{
     failure::mistakes,
     output::{Page, columns, fields, note, print},
     policy_apply::{PolicyApplyArgs, PolicyApproveArgs, PolicyDiffArgs, PolicyRollbackArgs, history},
+    policy_close::{PolicyRejectArgs, PolicyWithdrawArgs},
     policy_explain::PolicyExplainArgs,
     policy_sign::{PolicyKeygenArgs, PolicySignArgs},
     policy_test::PolicyTestArgs,
@@ -71,13 +72,17 @@ Examples:
     Apply(PolicyApplyArgs),
     /// Approves a proposed policy, and puts it in force if enough people have approved it.
     Approve(PolicyApproveArgs),
+    /// Rejects a change that someone else proposed.
+    Reject(PolicyRejectArgs),
+    /// Withdraws a change that you proposed.
+    Withdraw(PolicyWithdrawArgs),
     /// Puts an earlier policy in force again, if policy.source of the daemon is "applied".
     Rollback(PolicyRollbackArgs),
     /// Signs the files of a policy directory. Needs no daemon.
     Sign(PolicySignArgs),
     /// Makes a key that signs policies. Needs no daemon.
     Keygen(PolicyKeygenArgs),
-    /// Lists the earlier policies, the policy in force, and the policies that wait for approval.
+    /// Lists the earlier policies, the policy in force, and the changes that wait or were closed.
     #[command(after_help = "\
 Examples:
   leasehold policy history
@@ -95,6 +100,8 @@ impl PolicyArgs {
             PolicyCommand::Diff(args) => args.run(session).await,
             PolicyCommand::Apply(args) => args.run(session).await,
             PolicyCommand::Approve(args) => args.run(session).await,
+            PolicyCommand::Reject(args) => args.run(session).await,
+            PolicyCommand::Withdraw(args) => args.run(session).await,
             PolicyCommand::Sign(args) => args.run(session),
             PolicyCommand::Keygen(args) => args.run(session),
             PolicyCommand::Rollback(args) => args.run(session).await,

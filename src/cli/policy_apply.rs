@@ -1,4 +1,4 @@
-//! Implements `leasehold policy diff`, `apply`, `rollback` and `history`.
+//! Implements `leasehold policy diff`, `apply`, `approve`, `rollback` and `history`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use super::{
     failure::mistakes,
     output::{Page, TableCell, columns, fields, note, note_page, print, print_line},
     parse,
+    policy_close::{closed_page, closed_value},
     text_diff::line_diff,
     timestamp,
 };
@@ -73,8 +74,8 @@ pub(super) struct PolicyRollbackArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The command shows the change and asks before it approves. If enough people have approved, the
-policy comes into force at once. You cannot approve your own proposal. `policy history` lists the
-proposals.
+policy comes into force at once. Approving your own proposal is refused (exit 2). `policy history`
+lists the proposals.
 
 Examples:
   leasehold policy approve sha256:… --dry-run --reason \"a look\"
@@ -131,7 +132,9 @@ impl PolicyRollbackArgs {
 
 impl PolicyApproveArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let request = v1::ApplyPolicyRequest { kept: self.digest.to_string(), ..Default::default() };
+        let kept = self.digest.to_string();
+        let decision = v1::ChangeDecision::Approve.into();
+        let request = v1::ApplyPolicyRequest { kept, decision, ..Default::default() };
         self.change.carry_out(request, ChangePart::Approver, session).await
     }
 }
@@ -154,14 +157,6 @@ impl ChangeArgs {
         let client = session.client(&[PrincipalKind::Operator])?;
         let request = v1::ApplyPolicyRequest { reason: self.reason.clone(), ..request };
         let would = send(&client, v1::ApplyPolicyRequest { dry_run: true, ..request.clone() }).await?;
-        let is_proposed = would.waits.as_ref().is_some_and(|waits| !waits.proposed_by.is_empty());
-        if part == ChangePart::Approver && !is_proposed {
-            return Err(Failure::new(
-                Exit::Failure,
-                "no one has proposed this policy, or the proposal is void",
-            )
-            .fix("leasehold policy history lists the policies that wait for approval"));
-        }
         if self.dry_run {
             show(&would, session)?;
             if !session.for_programs() {
@@ -203,7 +198,10 @@ impl ChangeArgs {
     }
 }
 
-async fn send(client: &Client, request: v1::ApplyPolicyRequest) -> Result<v1::ApplyPolicyResponse, Failure> {
+pub(super) async fn send(
+    client: &Client,
+    request: v1::ApplyPolicyRequest,
+) -> Result<v1::ApplyPolicyResponse, Failure> {
     let kind = CallKind::of_dry_run(request.dry_run);
     client.ask(kind, request, async |r| client.operator().apply_policy(r).await).await
 }
@@ -338,6 +336,7 @@ pub(super) async fn history(session: &Session) -> Result<Exit, Failure> {
         session.print_value(&json!({
             "in_force": answer.in_force, "source": answer.source, "policies": kept.collect::<Vec<_>>(),
             "proposed": answer.proposed.iter().map(pending_value).collect::<Vec<_>>(),
+            "closed": answer.closed.iter().map(closed_value).collect::<Vec<_>>(),
         }))?;
         return Ok(Exit::Ok);
     }
@@ -353,6 +352,9 @@ pub(super) async fn history(session: &Session) -> Result<Exit, Failure> {
     for waits in &answer.proposed {
         let title = Page::line(&format!("{} to {} was proposed", waits.call, waits.to));
         print(&pending_page(waits).below(&title))?;
+    }
+    for closed in &answer.closed {
+        print(&closed_page(closed))?;
     }
     note(&match answer.source.as_str() {
         "" => "The policy is the one that was applied last.".to_owned(),

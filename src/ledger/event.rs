@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, fmt};
 use serde::{Deserialize, Serialize};
 
 use super::job_record::{
-    ApprovalRecord, ConsentRecord, DecisionRecord, EmergencyRecord, GateRecord, InputRecord, JobCreated,
+    ApprovalRecord, ChangeOutcome, ConsentRecord, DecisionRecord, EmergencyRecord, GateRecord, InputRecord,
+    JobCreated,
 };
 use crate::{
     clock::{LeaseTime, Wall},
@@ -69,6 +70,17 @@ pub enum Event {
     /// One person approved a change that another person had proposed.
     #[serde(rename = "change.approved")]
     ChangeApproved { call: String, from: Digest, to: Digest, approvals: Vec<ApprovalRecord> },
+    /// A change that was proposed does not come into force.
+    #[serde(rename = "change.closed")]
+    ChangeClosed {
+        call: String,
+        from: Digest,
+        to: Digest,
+        proposed_by: SpiffeId,
+        outcome: ChangeOutcome,
+        by: Actor,
+        reason: String,
+    },
 
     #[serde(rename = "job.created")]
     JobCreated(Box<JobCreated>),

@@ -75,6 +75,32 @@ pub struct ConsentRecord {
     pub approvals: Vec<ApprovalRecord>,
 }
 
+/// What became of a change of the rules that was proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeOutcome {
+    /// It is in force. Its record is `policy.applied`, or `catalog.loaded` for a reload.
+    Applied,
+    /// Its proposer took it back.
+    Withdrawn,
+    /// An approver refused it.
+    Rejected,
+    /// Its time is over, other rules came into force, or its proposer may no longer propose.
+    Voided,
+}
+
+impl ChangeOutcome {
+    /// The word for the outcome.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ChangeOutcome::Applied => "applied",
+            ChangeOutcome::Withdrawn => "withdrawn",
+            ChangeOutcome::Rejected => "rejected",
+            ChangeOutcome::Voided => "voided",
+        }
+    }
+}
+
 /// The gates that one person opened in an emergency.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EmergencyRecord {

@@ -12,8 +12,8 @@ use super::{
 use crate::{
     clock::{LeaseTime, Wall},
     job::Job,
-    ledger::{Actor, ApprovalRecord, Ending, Event, JobCreated},
-    name::{FenceKind, FenceName, HumanName, JobId, LeaseId, Outcome, SpiffeId, TenantName},
+    ledger::{Actor, ApprovalRecord, ChangeOutcome, Ending, Event, JobCreated},
+    name::{Digest, FenceKind, FenceName, HumanName, JobId, LeaseId, Outcome, SpiffeId, TenantName},
     state::LockName,
 };
 
@@ -47,7 +47,7 @@ pub(super) struct NoticeFacts {
 }
 
 /// The kinds of records that may cause a notice. A reader skips all other records without parsing them.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 15] = [
     "job.created",
     "job.approved",
     "job.approval_withdrawn",
@@ -60,6 +60,9 @@ const KINDS: [&str; 12] = [
     "lock.lifted",
     "member.lost",
     "denied",
+    "change.proposed",
+    "change.approved",
+    "change.closed",
 ];
 
 const LEASES_ENDED: &str = "leases_ended";
@@ -128,6 +131,9 @@ pub(super) fn facts_of(event: &Event, lookup: &dyn NoticeLookup, now: LeaseTime)
             facts.data.insert("count".to_owned(), json!(count));
             Some(facts)
         }
+        Event::ChangeProposed { .. } | Event::ChangeApproved { .. } | Event::ChangeClosed { .. } => {
+            of_change(event)
+        }
         // A kind that is not named here causes no notice.
         _ => None,
     }
@@ -169,6 +175,62 @@ fn of_operator(event: &Event, lookup: &dyn NoticeLookup) -> Option<NoticeFacts> 
         facts.put("until", &Wall(until.0).to_string());
     }
     facts.put_end(by, why, ending);
+    Some(facts)
+}
+
+/// Reads what people said to a change of the rules. It belongs to no tenant: the rules are for all.
+fn of_change(event: &Event) -> Option<NoticeFacts> {
+    let about = |occasion, call: &str, to: &Digest, what: &str| {
+        let mut facts =
+            NoticeFacts::new(occasion, None, &format!("change:{to}"), &format!("{call} to {to} {what}"));
+        facts.put("call", call);
+        facts.put("to", &to.to_string());
+        facts.put("to_look", "leasehold policy history");
+        facts
+    };
+    let facts = match event {
+        Event::ChangeProposed { call, to, by, human, reason, waiting_for, until, .. } => {
+            let gates = waiting_for.iter().map(|g| format!("{} of {}", g.approvals_needed, g.approver_group));
+            let gates: Vec<String> = gates.collect();
+            let what = format!("was proposed by {by} and waits for {}", gates.join(", "));
+            let mut facts = about(Occasion::Waiting, call, to, &what);
+            facts.put("by", &by.to_string());
+            facts.put("human", human.as_ref().map_or("", |human| human.as_str()));
+            facts.put("why", reason);
+            facts.put("until", &Wall(until.0).to_string());
+            facts.data.insert("gates".to_owned(), list(gates));
+            facts
+        }
+        Event::ChangeApproved { call, to, approvals, .. } => {
+            let first = approvals.first()?;
+            let mut facts = about(
+                Occasion::Granted,
+                call,
+                to,
+                &format!("was approved by {}: {}", first.by, first.reason),
+            );
+            facts.put("approver", first.by.as_str());
+            facts.put("human", first.human.as_ref().map_or("", |human| human.as_str()));
+            facts.put("why", &first.reason);
+            facts.data.insert("gates".to_owned(), list(approvals.iter().map(|a| &a.gate)));
+            facts
+        }
+        Event::ChangeClosed { call, to, proposed_by, outcome, by, reason, .. } => {
+            let occasion = match outcome {
+                ChangeOutcome::Rejected => Occasion::Denied,
+                ChangeOutcome::Withdrawn | ChangeOutcome::Voided => Occasion::Voided,
+                ChangeOutcome::Applied => return None,
+            };
+            let what = format!("was {} by {by}: {reason}", outcome.as_str());
+            let mut facts = about(occasion, call, to, &what);
+            facts.put("outcome", outcome.as_str());
+            facts.put("proposed_by", proposed_by.as_str());
+            facts.put("by", &by.to_string());
+            facts.put("why", reason);
+            facts
+        }
+        _ => return None,
+    };
     Some(facts)
 }
 
@@ -381,6 +443,47 @@ mod tests {
         assert_eq!(facts.data["leases_ended"], json!(2));
         assert!(!facts.for_concerned().data.contains_key("leases_ended"));
         assert!(revoked("human:bob").concerns.is_empty());
+    }
+
+    #[test]
+    fn a_change_of_the_rules_is_noticed_by_the_platform() {
+        let (from, to) = (Digest::of(b"from"), Digest::of(b"to"));
+        let by = || Actor::SpiffeId("spiffe://td/second".parse().unwrap());
+        let closed = |outcome| Event::ChangeClosed {
+            call: "ApplyPolicy".into(),
+            from,
+            to,
+            proposed_by: "spiffe://td/first".parse().unwrap(),
+            outcome,
+            by: by(),
+            reason: "it opens too much".into(),
+        };
+        let facts = |event: Event| facts_of(&event, &Empty, LeaseTime(0));
+        for (outcome, occasion) in [
+            (ChangeOutcome::Rejected, Occasion::Denied),
+            (ChangeOutcome::Withdrawn, Occasion::Voided),
+            (ChangeOutcome::Voided, Occasion::Voided),
+        ] {
+            let facts = facts(closed(outcome)).unwrap();
+            assert_eq!((facts.occasion, facts.tenant.clone()), (occasion, None));
+            assert_eq!(facts.data["why"], "it opens too much");
+            assert!(facts.summary.contains(outcome.as_str()), "{}", facts.summary);
+        }
+        let proposed = Event::ChangeProposed {
+            call: "ApplyPolicy".into(),
+            from,
+            to,
+            by: by(),
+            human: None,
+            reason: "CHG-1".into(),
+            waiting_for: Vec::new(),
+            until: LeaseTime(1),
+        };
+        let proposed = facts(proposed).unwrap();
+        assert_eq!((proposed.occasion, proposed.subject), (Occasion::Waiting, format!("change:{to}")));
+        for kind in ["change.proposed", "change.approved", "change.closed"] {
+            assert!(may_matter(&format!(r#"{{"v":1,"index":7,"type":"{kind}"}}"#)), "{kind}");
+        }
     }
 
     #[test]

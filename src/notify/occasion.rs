@@ -5,13 +5,13 @@ use std::{fmt, str::FromStr};
 /// What happened, in one word. The configuration uses these words, and the type of a notice ends in one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Occasion {
-    /// A job was created that people must approve.
+    /// A job was created, or a change of the rules proposed, that people must approve.
     Waiting,
-    /// A person approved a job.
+    /// A person approved a job or a change.
     Granted,
-    /// An approver rejected a job.
+    /// An approver rejected a job or a change.
     Denied,
-    /// An approval no longer counts, or a job waited too long and was closed.
+    /// An approval no longer counts, a job waited too long and was closed, or a change was withdrawn or is void.
     Voided,
     /// A dataset was recalled, or a recall was cancelled.
     Recalled,

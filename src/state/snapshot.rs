@@ -60,6 +60,7 @@ impl Fold for Recorded {
                 | "policy.not_applied"
                 | "change.proposed"
                 | "change.approved"
+                | "change.closed"
                 | "job.conflict"
                 | "use.lost"
                 | "records.coalesced"

@@ -41,7 +41,8 @@ fn in_version_one(event: &Event) -> &'static str {
         Event::PolicyApplied { .. }
         | Event::PolicyNotApplied { .. }
         | Event::ChangeProposed { .. }
-        | Event::ChangeApproved { .. } => "",
+        | Event::ChangeApproved { .. }
+        | Event::ChangeClosed { .. } => "",
         Event::JobCreated(_) => "job.created",
         Event::JobClosed { .. } => "job.closed",
         Event::JobConflict { .. } => "job.conflict",

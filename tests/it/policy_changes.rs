@@ -96,8 +96,11 @@ async fn a_change_of_policy_needs_a_second_person() {
     assert_eq!((waiting.len(), waiting[0]["gates"][0]["approvals_missing"].as_u64()), (1, Some(1)));
     // Neither the same person again, by any identity, …
     for id in [PLATFORM, ROOT_AT_NIGHT] {
-        let approve = ["approve", &digest, "--reason", "mine", "--yes"];
-        assert_eq!(policy(&world, id, &approve).await.0, Some(3), "{id}");
+        let (code, out, err) = policy(&world, id, &["approve", &digest, "--reason", "mine", "--yes"]).await;
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{id}: {err}");
+        for said in ["your approval of it does not count", "spiffe://people.platform.example/ops/*"] {
+            assert!(err.contains(said), "{said}: {err}");
+        }
         assert_eq!(apply(&world, id, &dir).await.0, Some(3), "{id}");
     }
     // … nor people of a tenant who wrote the group into their own file.
@@ -173,9 +176,6 @@ async fn a_proposal_is_void_when_something_else_comes_into_force() {
 
     // A lock on the proposer voids it.
     world.client(THIRD).await.lock(&format!("identity:{PLATFORM}")).await.unwrap();
-    let no = refused(second.operators().apply_policy(one.clone()).await);
-    no.is(Code::FailedPrecondition, "STATE_CONFLICT");
-    assert!(no.text.contains("locked"), "{no:?}");
     assert_eq!(second.apply(&one).await.waits.unwrap().proposed_by, SECOND);
 
     // A restart does.
@@ -237,6 +237,108 @@ async fn a_reload_of_the_catalog_needs_a_second_person() {
     assert!(done.waits.is_none());
     assert_eq!(world.daemon().broker.rules.in_force().catalog().digest().to_string(), done.digest);
     assert_ne!(done.digest, before);
+}
+
+// ---------- withdrawn, rejected, void ----------
+
+fn decide(to: &str, decision: v1::ChangeDecision) -> v1::ApplyPolicyRequest {
+    let (kept, reason) = (to.to_owned(), "CHG-1 is wrong".to_owned());
+    v1::ApplyPolicyRequest { kept, reason, decision: decision.into(), ..Default::default() }
+}
+
+impl Client {
+    async fn history(&self) -> v1::ListPoliciesResponse {
+        self.operators().list_policies(v1::ListPoliciesRequest {}).await.unwrap().into_inner()
+    }
+
+    /// The outcome, the one who closed it and the reason of each closed change, the newest first.
+    async fn closed(&self) -> Vec<(String, String, String)> {
+        let closed = self.history().await.closed.into_iter();
+        closed.map(|change| (change.outcome, change.by, change.reason)).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_proposer_withdraws_and_an_approver_rejects() {
+    let world = gated("applied", GATE, true).await;
+    let dir = next(&world, "next", NO_TICKETS);
+    let propose = async || {
+        assert_eq!(apply(&world, PLATFORM, &dir).await.0, Some(3));
+        proposed(&world).await[0]["to"].as_str().unwrap().to_owned()
+    };
+    let digest = propose().await;
+    let close = async |id: &str, how: &str, more: &[&str]| {
+        let args = [&[how, digest.as_str(), "--reason", "it opens too much"], more].concat();
+        policy(&world, id, &args).await
+    };
+    // Not the other way round, and not by people of another group or tenant.
+    for (id, how) in
+        [(SECOND, "withdraw"), (PLATFORM, "reject"), (INTRUDER, "reject"), (OPERATOR, "withdraw")]
+    {
+        let (code, out, err) = close(id, how, &[]).await;
+        assert_eq!((code, out.as_str()), (Some(2), ""), "{id} {how}: {err}");
+    }
+    let (code, out, err) = close(PLATFORM, "withdraw", &["--dry-run"]).await;
+    assert!(code == Some(0) && out.contains("gate-policy-change"), "{out}{err}");
+    assert_eq!(proposed(&world).await.len(), 1, "a dry run withdraws nothing");
+    let (code, _, err) = close(ROOT_AT_NIGHT, "withdraw", &[]).await;
+    assert!(code == Some(0) && err.contains("is withdrawn"), "{err}");
+    assert_eq!(proposed(&world).await.len(), 0);
+    let (code, _, err) = close(PLATFORM, "withdraw", &[]).await;
+    assert!(code == Some(1) && err.contains("no one has proposed"), "{err}");
+    // It can be proposed again. No approval is left of the first time.
+    assert_eq!(propose().await, digest);
+    let (code, out, err) = close(SECOND, "reject", &["-o", "json"]).await;
+    assert_eq!(code, Some(0), "{err}");
+    let said: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(said["rejected"]["proposed_by"], PLATFORM);
+    let (code, out, _) = policy(&world, PLATFORM, &["history"]).await;
+    assert!(code == Some(0) && out.contains("was rejected") && out.contains("it opens too much"), "{out}");
+    let closed: Vec<_> = world.client(PLATFORM).await.closed().await;
+    assert_eq!(
+        closed.iter().map(|(outcome, by, _)| (outcome.as_str(), by.as_str())).collect::<Vec<_>>(),
+        [("rejected", SECOND), ("withdrawn", ROOT_AT_NIGHT)]
+    );
+    let records = world.records().await;
+    let closed = records.of("change.closed");
+    let about = |record: &Value| (record["outcome"].clone(), record["by"]["spiffe_id"].clone());
+    assert_eq!(
+        closed.iter().map(|record| about(record)).collect::<Vec<_>>(),
+        [("withdrawn".into(), ROOT_AT_NIGHT.into()), ("rejected".into(), SECOND.into())]
+    );
+    assert!(closed.iter().all(|r| r["proposed_by"] == PLATFORM && r["reason"] == "it opens too much"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_withdrawn_proposal_makes_room_for_another() {
+    let world = gated("applied", GATE, false).await;
+    let (root, second) = (world.client(PLATFORM).await, world.client(SECOND).await);
+    let mut waiting = Vec::new();
+    for n in 0..4 {
+        waiting.push(root.apply(&order(&world, &format!("many-{n}"))).await.waits.unwrap().to);
+    }
+    let more = order(&world, "one-more");
+    let night = world.client(ROOT_AT_NIGHT).await;
+    for same in [&root, &night] {
+        let no = refused(same.operators().apply_policy(more.clone()).await);
+        no.is(Code::ResourceExhausted, "QUOTA_EXCEEDED");
+        assert!(format!("{no:?}").contains("policy withdraw"), "{no:?}");
+    }
+    root.apply(&decide(&waiting[0], v1::ChangeDecision::Withdraw)).await;
+    assert!(root.apply(&more).await.waits.is_some());
+    // A reload that waits is closed in the same way.
+    let acme = world.read("catalog.d/acme.toml");
+    world.write("catalog.d/acme.toml", &format!("{acme}\n# another\n"));
+    let reload = v1::ReloadCatalogRequest { dry_run: false };
+    let waits = second.operators().reload_catalog(reload).await.unwrap().into_inner().waits.unwrap();
+    let closed = root.apply(&decide(&waits.to, v1::ChangeDecision::Reject)).await.waits.unwrap();
+    assert_eq!((closed.call.as_str(), closed.proposed_by.as_str()), ("ReloadCatalog", SECOND));
+    root.apply(&decide(&waiting[1], v1::ChangeDecision::Withdraw)).await;
+    let again = root.operators().reload_catalog(reload).await.unwrap().into_inner().waits.unwrap();
+    assert_eq!(again.proposed_by, PLATFORM, "the rejected proposal is gone");
+    for bad in [decide("", v1::ChangeDecision::Reject), decide("previous", v1::ChangeDecision::Approve)] {
+        refused(root.operators().apply_policy(bad).await).is(Code::InvalidArgument, "FIELD_MISSING");
+    }
 }
 
 // ---------- signatures ----------
