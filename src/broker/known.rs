@@ -111,6 +111,7 @@ impl OperatorUseCases {
                         || j.emergency.iter().any(|e| did(&e.by, e.human.as_ref()))
                 };
                 catalog.principals().any(|p| p.may_act_for.iter().any(is_one) || named(p))
+                    || self.context.proposals.has_person(did)
                     || self.context.state.is_logged_in(&human)
                     || some_job(&has_part)
                     || !self.context.state.reviews(None, 1, |r| did(&r.by, r.human.as_ref())).is_empty()

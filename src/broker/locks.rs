@@ -120,6 +120,8 @@ impl OperatorUseCases {
             approvers.chain(breaker).any(|by| shuts_out_approver(&done.value, by))
         };
         let unapproved = self.sweeps.end_unapproved("an approver is locked", is_void);
+        // Before the lock is answered: a change that someone who is locked proposed has one person too few.
+        self.access.void_changes_of_the_lost();
         ending.behind = ending.behind.saturating_add(unapproved);
         self.context.decide_again();
         let recorded = self.endings.recorded(ending, done.record);

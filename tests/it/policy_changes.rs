@@ -341,6 +341,57 @@ async fn a_withdrawn_proposal_makes_room_for_another() {
     }
 }
 
+/// What someone proposed does not become effective on their word after a lock, also when the lock is lifted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_or_an_offboarding_voids_what_someone_proposed() {
+    let mut world = gated("applied", GATE, false).await;
+    let change = order(&world, "one");
+    for turn in 0..4 {
+        let (root, second, third) =
+            (world.client(PLATFORM).await, world.client(SECOND).await, world.client(THIRD).await);
+        let to = second.apply(&change).await.waits.unwrap().to;
+        let (name, id) = ("human:second", format!("identity:{SECOND}"));
+        // Only this proposal makes the person known: the catalog matches people of this group by a pattern.
+        match turn {
+            0 => {
+                let request = v1::LockRequest { name: name.into(), reason: "x".into(), ..Default::default() };
+                root.operators().lock(request).await.map(drop).unwrap();
+            }
+            1 => root.lock(&id).await.map(drop).unwrap(),
+            2 => {
+                let request =
+                    v1::OffboardRequest { name: id.clone(), reason: "left".into(), ..Default::default() };
+                root.operators().offboard(request).await.map(drop).unwrap();
+            }
+            _ => {
+                // The pattern is replaced by the identities of the others.
+                let platform = world.read("catalog.d/platform.toml");
+                let (head, entry) = platform.split_once("[[principal]]").unwrap();
+                let (entry, rest) = entry.split_once("[[principal]]").unwrap();
+                let of = |id: &str| {
+                    format!("[[principal]]{}", entry.replace("spiffe://people.platform.example/ops/*", id))
+                };
+                let without = format!("{head}{}{}[[principal]]{rest}", of(PLATFORM), of(THIRD));
+                world.write("catalog.d/platform.toml", &without);
+                world.daemon().reload();
+            }
+        }
+        assert_eq!(root.history().await.proposed.len(), 0, "{turn}");
+        let (outcome, by, _) = root.closed().await.swap_remove(0);
+        assert!(outcome == "voided" && by.contains("locked, disabled or no longer an operator"), "{by}");
+        if turn < 3 {
+            root.unlock(if turn == 0 { name } else { &id }).await.unwrap();
+        }
+        let approve = decide(&to, v1::ChangeDecision::Approve);
+        refused(third.operators().apply_policy(approve).await).is(Code::FailedPrecondition, "STATE_CONFLICT");
+        assert_eq!(root.history().await.proposed.len(), 0, "the lifted lock brings nothing back");
+        drop((root, second, third));
+    }
+    let voided = world.records().await.of("change.closed").len();
+    assert_eq!(voided, 4);
+    world.restart().await;
+}
+
 // ---------- signatures ----------
 
 async fn leasehold(world: &World, args: &[&str]) -> (Option<i32>, String) {
