@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `REMOVED`: a credential for a store of data or models, or its path | does not get it: with it, a script would reach data without a lease |
 //! | `KEPT`: a credential that a run needs for something else | gets it, and a message names it once |
-//! | by the end of its name, such as `_PASSWORD` or `_SECRET_ACCESS_KEY` | does not get it |
+//! | by a part of its name, such as `_PASSWORD`, `_PAT`, `_SESSION_KEY`, `COOKIE` or `OAUTH` | does not get it |
 //! | by its value: a key, a token of a well-known form, a signed URL, a URL or a connection string with a password | does not get it |
 //! | by its value: it may be encoded bytes, such as a token of an unknown form | gets it, and a message names it once |
 //!
@@ -28,6 +28,7 @@ pub(super) enum Inheritance {
 ///
 /// Regions, endpoints and account names stay, because they give no access.
 const REMOVED: &[&str] = &[
+    "ALIBABA_CLOUD_CREDENTIALS_URI",
     "AWS_ACCESS_KEY_ID",
     "AWS_BEARER_TOKEN_BEDROCK",
     "AWS_CONFIG_FILE",
@@ -58,6 +59,10 @@ const REMOVED: &[&str] = &[
     "AZURE_STORAGE_SAS_TOKEN",
     "B2_APPLICATION_KEY",
     "BOTO_CONFIG",
+    "BW_SESSION",
+    "CIRCLE_OIDC_TOKEN_V2",
+    "CI_JOB_JWT_V1",
+    "CI_JOB_JWT_V2",
     "CLOUDSDK_AUTH_ACCESS_TOKEN",
     "CLOUDSDK_AUTH_ACCESS_TOKEN_FILE",
     "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE",
@@ -86,6 +91,7 @@ const REMOVED: &[&str] = &[
     "LAKEFS_SECRET_ACCESS_KEY",
     "MINIO_ROOT_PASSWORD",
     "MINIO_SECRET_KEY",
+    "MODAL_TOKEN_ID",
     "MSI_SECRET",
     "MYSQL_PWD",
     "NETRC",
@@ -105,9 +111,13 @@ const REMOVED: &[&str] = &[
     "S3_SECRET_KEY",
     "SNOWFLAKE_PASSWORD",
     "SNOWSQL_PWD",
+    "SOPS_AGE_KEY",
+    "SOPS_AGE_KEY_FILE",
+    "SPACES_KEY",
     "SSHPASS",
     "ST_KEY",
     "SWIFT_KEY",
+    "VAULT_ROLE_ID",
     "VAULT_TOKEN",
 ];
 
@@ -115,6 +125,7 @@ const REMOVED: &[&str] = &[
 const KEPT: &[&str] = &[
     "ALL_PROXY",
     "ANTHROPIC_API_KEY",
+    "AZURE_DEVOPS_EXT_PAT",
     "AZURE_OPENAI_API_KEY",
     "CI_JOB_TOKEN",
     "CLEARML_API_ACCESS_KEY",
@@ -124,8 +135,11 @@ const KEPT: &[&str] = &[
     "DOCKER_AUTH_CONFIG",
     "DOCKER_CONFIG",
     "FTP_PROXY",
+    "GH_PAT",
     "GH_TOKEN",
+    "GITHUB_PAT",
     "GITHUB_TOKEN",
+    "GITLAB_PAT",
     "GITLAB_TOKEN",
     "HTTPS_PROXY",
     "HTTP_PROXY",
@@ -139,12 +153,15 @@ const KEPT: &[&str] = &[
     "PIP_EXTRA_INDEX_URL",
     "PIP_INDEX_URL",
     "SENTRY_DSN",
+    "SLACK_WEBHOOK_URL",
     "SLURM_JWT",
     "SSH_AUTH_SOCK",
     "SWANLAB_API_KEY",
+    "SYSTEM_ACCESSTOKEN",
     "TWINE_PASSWORD",
     "UV_EXTRA_INDEX_URL",
     "UV_INDEX_URL",
+    "VSS_NUGET_EXTERNAL_FEED_ENDPOINTS",
     "WANDB_API_KEY",
 ];
 
@@ -164,28 +181,57 @@ const KEPT_IF_SECRET: &[&str] = &[
 /// The ends of the names of other credentials. A name that consists only of such a word counts too.
 const REMOVED_ENDS: &[&str] = &[
     "_ACCESSKEY",
+    "_ACCESSTOKEN",
     "_ACCESS_KEY",
     "_ACCESS_KEY_ID",
+    "_ACCOUNT_KEY",
     "_APIKEY",
     "_API_KEY",
+    "_APPLICATION_KEY",
     "_AUTH",
+    "_AUTHKEY",
     "_AUTHORIZATION",
     "_AUTHTOKEN",
+    "_AUTH_HEADER",
+    "_AUTH_KEY",
+    "_BEARER",
     "_CONNECTION_STRING",
     "_CREDENTIAL",
     "_CREDENTIALS",
+    "_CREDENTIALS_FILE",
+    "_CREDENTIALS_JSON",
     "_CREDS",
+    "_DEPLOY_KEY",
+    "_ENCRYPTION_KEY",
+    "_JWT",
+    "_KEYTAB",
     "_KEY_CONTENT",
+    "_MASTER_KEY",
     "_PASS",
     "_PASSCODE",
+    "_PASSKEY",
     "_PASSPHRASE",
+    "_PASSPHRASE_FILE",
     "_PASSWD",
     "_PASSWORD",
+    "_PASSWORD_COMMAND",
+    "_PASSWORD_FILE",
+    "_PASS_KEY",
+    "_PAT",
     "_PRIVATE_KEY",
     "_PW",
     "_PWD",
     "_SAS",
+    "_SA_KEY",
+    "_SERVICE_KEY",
+    "_SESSIONKEY",
+    "_SESSION_KEY",
+    "_SHARED_KEY",
+    "_SIGNING_KEY",
+    "_SSH_KEY",
+    "_STORAGE_KEY",
     "_TOKEN",
+    "_TOKEN_FILE",
 ];
 
 /// Values that switch something on or off, as in `DB_AUTH=true`. They are not credentials.
@@ -194,8 +240,34 @@ const SWITCHES: &[&str] = &["0", "1", "FALSE", "NO", "NONE", "OFF", "ON", "TRUE"
 /// A word in the names of other credentials.
 const REMOVED_PART: &str = "SECRET";
 
-/// The beginning of the names of connection strings for Azure.
-const REMOVED_BEGINNING: &str = "AZURE_CONN";
+/// Words in the names of other credentials, if the value is not a switch and the name does not end as a setting does.
+const REMOVED_PARTS: &[&str] = &["COOKIE", "OAUTH", "PASSKEY"];
+
+/// The ends of the names of settings that contain such a word, as in `OAUTH_ISSUER_URL`. They give no access.
+const SETTING_ENDS: &[&str] = &[
+    "_AUDIENCE",
+    "_CLIENT_ID",
+    "_DOMAIN",
+    "_ENDPOINT",
+    "_ISSUER",
+    "_NAME",
+    "_PROVIDER",
+    "_SAMESITE",
+    "_SCOPE",
+    "_SCOPES",
+    "_TTL",
+    "_URI",
+    "_URL",
+];
+
+/// The end of the names of personal access tokens. A value with one of `OF_PATTERNS` is a pattern or a path instead.
+const ACCESS_TOKEN_END: &str = "_PAT";
+
+/// Characters that are not in a personal access token.
+const OF_PATTERNS: &[char] = &['*', '?', '[', '(', '^', '$', '\\', '/', '{', ' '];
+
+/// The beginnings of the names of other credentials: connection strings for Azure, session keys of a password manager.
+const REMOVED_BEGINNINGS: &[&str] = &["AZURE_CONN", "OP_SESSION_"];
 
 /// The variable with the shell's directory. Its name ends like the name of a password.
 const SHELL_DIRECTORY: &str = "PWD";
@@ -225,9 +297,13 @@ pub(super) fn inheritance(name: &str, value: &str) -> Inheritance {
     }
     let whole = format!("_{name}");
     let is_switch = SWITCHES.contains(&value.to_ascii_uppercase().as_str());
-    let ends_so =
-        !is_switch && name != SHELL_DIRECTORY && REMOVED_ENDS.iter().any(|end| whole.ends_with(end));
-    let is_named_so = ends_so || name.contains(REMOVED_PART) || name.starts_with(REMOVED_BEGINNING);
+    let is_pattern = whole.ends_with(ACCESS_TOKEN_END) && value.contains(OF_PATTERNS);
+    let ends_so = name != SHELL_DIRECTORY && REMOVED_ENDS.iter().any(|end| whole.ends_with(end));
+    let has_part = REMOVED_PARTS.iter().any(|part| name.contains(part))
+        && !SETTING_ENDS.iter().any(|end| whole.ends_with(end));
+    let is_named_so = !is_switch && !is_pattern && (ends_so || has_part)
+        || name.contains(REMOVED_PART)
+        || REMOVED_BEGINNINGS.iter().any(|begin| name.starts_with(begin));
     if is_named_so && !is_word_of_a_model(&whole, value) || has_secret_form(value) {
         return Inheritance::Removed;
     }
@@ -315,11 +391,50 @@ mod tests {
     }
 
     #[test]
+    fn keys_and_cookies_of_sessions_and_ci_are_removed() {
+        for name in [
+            "GOOGLE_OAUTH",
+            "OAUTH2_REFRESH",
+            "LAKE_OAUTH_CODE",
+            "SESSION_KEY",
+            "LAKE_SESSIONKEY",
+            "JUPYTER_COOKIE",
+            "COOKIES_FILE",
+            "ERLANG_COOKIE",
+            "LAKE_PASSKEY",
+            "LAKE_PASS_KEY",
+            "GCLOUD_SERVICE_KEY",
+            "GCP_SA_KEY",
+            "BLOB_ACCOUNT_KEY",
+            "RAILS_MASTER_KEY",
+            "RESTIC_PASSWORD_FILE",
+            "OCI_CLI_SECURITY_TOKEN_FILE",
+            "ALIBABA_CLOUD_CREDENTIALS_FILE",
+            "CI_JOB_JWT",
+            "CI_JOB_JWT_V2",
+            "SOPS_AGE_KEY_FILE",
+            "TS_AUTHKEY",
+            "BW_SESSION",
+            "OP_SESSION_acme",
+            "MODAL_TOKEN_ID",
+        ] {
+            assert_eq!(inheritance(name, "/a/path-or-value"), Inheritance::Removed, "{name}");
+        }
+        for name in ["LAKE_PAT", "pat", "SNOWFLAKE_PAT"] {
+            assert_eq!(inheritance(name, "x7f3c9a0"), Inheritance::Removed, "{name}");
+        }
+    }
+
+    #[test]
     fn what_a_run_needs_for_something_else_is_named() {
         for (name, value) in [
             ("WANDB_API_KEY", SECRET),
             ("GITHUB_TOKEN", "ghp_0123456789abcdefABCDEF0123456789abcd"),
             ("gh_token", "x"),
+            ("GITLAB_PAT", "x7f3c9a0"),
+            ("AZURE_DEVOPS_EXT_PAT", "x7f3c9a0"),
+            ("SYSTEM_ACCESSTOKEN", "x7f3c9a0"),
+            ("SLACK_WEBHOOK_URL", "https://hooks.acme.example/services/T0/B0/x"),
             ("KUBECONFIG", "/home/ada/.kube/config"),
             ("HTTPS_PROXY", "http://ada:hunter2@proxy.acme.example:3128"),
             ("WHATEVER", "4kX9cQ2mZr7bT5wYv1LsNd8HfGa0Pq3E4kX9cQ2m"),
@@ -346,6 +461,13 @@ mod tests {
             ("OLDPWD", "/home/ada/project"),
             ("DATASET_URL", "https://data.acme.example/tickets?version=3&format=parquet"),
             ("REDIS_AUTH", "true"),
+            ("LOG_PAT", "*.log"),
+            ("SESSION_COOKIE_SECURE", "true"),
+            ("SESSION_COOKIE_NAME", "sid"),
+            ("OAUTH_ISSUER_URL", "https://login.acme.example"),
+            ("OAUTH_CLIENT_ID", "leasehold"),
+            ("XDG_SESSION_ID", "2"),
+            ("SORT_KEY", "name"),
             ("XAUTHORITY", "/home/ada/.Xauthority"),
             ("GIT_AUTHOR_NAME", "Ada"),
             ("COMPASS", "north"),
@@ -358,7 +480,17 @@ mod tests {
 
     #[test]
     fn the_lists_are_sorted_and_have_no_duplicates() {
-        for list in [REMOVED, KEPT, KEPT_IF_SECRET, REMOVED_ENDS, SETTINGS, SWITCHES] {
+        for list in [
+            REMOVED,
+            REMOVED_BEGINNINGS,
+            REMOVED_ENDS,
+            REMOVED_PARTS,
+            KEPT,
+            KEPT_IF_SECRET,
+            SETTINGS,
+            SETTING_ENDS,
+            SWITCHES,
+        ] {
             assert!(list.is_sorted_by(|a, b| a < b), "{list:?}");
         }
         assert!(KEPT_IF_SECRET.iter().all(|name| KEPT.contains(name)));
