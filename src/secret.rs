@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 #[cfg(feature = "server")]
-pub(crate) use prose::holds_secret;
+pub(crate) use prose::{as_read, holds_secret};
 #[cfg(feature = "cli")]
 pub(crate) use redaction::has_secret_form;
 pub(crate) use redaction::{looks_secret, redacted, withheld};

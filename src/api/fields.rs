@@ -7,7 +7,7 @@ use crate::{
     limits,
     name::{AttemptNumber, JobId, NameError},
     reason::{Reason, Refusal},
-    secret::{holds_secret, looks_secret},
+    secret::{as_read, holds_secret, looks_secret},
 };
 
 /// Reads a required name.
@@ -47,7 +47,7 @@ pub(super) fn read_text(field: &'static str, text: &str, max: usize) -> Result<S
         return Err(Refusal::new(Reason::FieldInvalid, format!("`{field}` has control characters in it"))
             .with("field", field));
     }
-    if looks_secret(text) {
+    if looks_secret(&as_read(text)) {
         return Err(secret_refused(field));
     }
     Ok(text.to_owned())
@@ -62,10 +62,9 @@ fn secret_refused(field: &'static str) -> Refusal {
 /// Reads a reason that a person wrote for other people. It must be within its bound, without control characters and
 /// without secrets.
 pub(super) fn read_reason(field: &'static str, text: &str) -> Result<String, Refusal> {
-    if holds_secret(text) {
-        return Err(secret_refused(field));
-    }
-    read_text(field, text, limits::TEXT_BYTES_MAX)
+    // The bound comes first, because other spellings of a text may be many times as long.
+    let read = read_text(field, text, limits::TEXT_BYTES_MAX)?;
+    if holds_secret(&read) { Err(secret_refused(field)) } else { Ok(read) }
 }
 
 /// Returns the message for a free text that contains a key or a token. The message does not show the secret. Free texts

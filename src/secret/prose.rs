@@ -4,7 +4,10 @@
 //! only its name makes a secret, and long random digits. A text that only mentions a secret, a digest or a commit does
 //! not contain a secret.
 
+use unicode_normalization::UnicodeNormalization;
+
 use super::redaction::{is_encoded, looks_secret};
+use crate::plain::is_plain;
 
 /// The endings of names whose values are secrets, in lower case and without separators between words.
 const NAME_ENDS: &[&str] = &[
@@ -101,9 +104,44 @@ const COMMIT: usize = 40;
 /// The lowest length of a secret value. Shorter values are numbers and words.
 const VALUE: usize = 6;
 
+/// The commands that take a password among their words: their names, the flags of the password, and where it stands.
+const COMMANDS: &[(&[&str], &[&str], PasswordPlace)] = &[
+    (&["curl"], &["-u", "--user", "-U", "--proxy-user"], PasswordPlace::After(':')),
+    (&["http", "https", "xh"], &["-a", "--auth"], PasswordPlace::After(':')),
+    (&["smbclient", "rpcclient"], &["-U", "--user"], PasswordPlace::After('%')),
+    (&["openssl"], &["-pass", "-passin", "-passout"], PasswordPlace::After(':')),
+    (&["sshpass"], &["-p"], PasswordPlace::Whole),
+    (&["redis-cli"], &["-a"], PasswordPlace::Whole),
+    (&["ldapsearch", "ldapmodify", "ldapadd", "ldapdelete", "ldappasswd"], &["-w"], PasswordPlace::Whole),
+    (&["mysql", "mysqldump", "mysqladmin", "mariadb"], &["-p"], PasswordPlace::Attached),
+];
+
+/// The place of the password of a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PasswordPlace {
+    /// After this character, in the next word or in the rest of the flag's word.
+    After(char),
+    /// The next word, or the rest of the flag's word.
+    Whole,
+    /// The rest of the flag's word.
+    Attached,
+}
+
+/// Returns a text as people read it: without invisible characters, and with wide and decorated letters as plain letters.
+/// People can still read and use a secret that is spelled in such a way.
+pub(crate) fn as_read(text: &str) -> String {
+    text.nfkc().filter(|c| is_plain(*c) || c.is_whitespace()).collect()
+}
+
 /// Whether a text that people write contains a secret.
 pub(crate) fn holds_secret(text: &str) -> bool {
+    let text = as_read(text);
+    is_secret_as_read(&text)
+}
+
+fn is_secret_as_read(text: &str) -> bool {
     looks_secret(text)
+        || has_password_of_command(text)
         || has_token(text, TOKENS, |c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
         || has_token(text, SHORT_TOKENS, |c| c.is_ascii_alphanumeric())
         || runs(text, |c| c.is_ascii_alphanumeric()).any(|(at, run)| is_random(text, at, run))
@@ -137,6 +175,53 @@ fn has_token(text: &str, tokens: &[(&str, usize)], counts: impl Fn(char) -> bool
                 && tail.contains(|c: char| c.is_ascii_digit())
         })
     })
+}
+
+/// Whether a command in a text has a password among its words, as in `curl -u ada:hunter2`.
+fn has_password_of_command(text: &str) -> bool {
+    text.split(['\n', '|', ';', '&']).any(|line| {
+        let words: Vec<&str> = line.split_whitespace().map(|word| word.trim_matches(is_quote)).collect();
+        COMMANDS.iter().any(|(commands, flags, place)| {
+            let is_command = |word: &&str| commands.contains(&word.rsplit('/').next().unwrap_or_default());
+            let Some(at) = words.iter().position(is_command) else { return false };
+            let after = words.get(at + 1..).unwrap_or_default();
+            after.iter().enumerate().any(|(i, word)| {
+                let next = after.get(i + 1).copied().unwrap_or_default();
+                flags.iter().filter_map(|flag| value_of_flag(flag, word, next)).any(|(value, is_next)| {
+                    let password = match place {
+                        PasswordPlace::After(mark) => value.split_once(*mark).map(|(_, password)| password),
+                        PasswordPlace::Whole => Some(value),
+                        PasswordPlace::Attached => (!is_next).then_some(value),
+                    };
+                    let password = password.map(|p| p.trim_matches(is_quote)).unwrap_or_default();
+                    !password.is_empty() && !password.starts_with('-') && !is_reference(password)
+                })
+            })
+        })
+    })
+}
+
+fn is_quote(c: char) -> bool {
+    matches!(c, '"' | '\'' | '`' | '(' | ')' | ',')
+}
+
+/// Returns the value of a flag, and whether the value is the next word. Otherwise it is a part of this word. A flag of one
+/// letter may stand behind others, as in `-su`.
+fn value_of_flag<'t>(flag: &str, word: &'t str, next: &'t str) -> Option<(&'t str, bool)> {
+    if word == flag {
+        return Some((next, true));
+    }
+    if let Some(value) = word.strip_prefix(flag) {
+        let is_long = flag.len() > 2;
+        return match value.strip_prefix('=') {
+            Some(value) if is_long => Some((value, false)),
+            _ => (!is_long).then_some((value, false)),
+        };
+    }
+    let letter = flag.strip_prefix('-').filter(|letter| letter.len() == 1)?;
+    let (before, value) = word.strip_prefix('-')?.split_once(letter)?;
+    let is_cluster = before.chars().all(|c| c.is_ascii_alphabetic());
+    is_cluster.then_some(if value.is_empty() { (next, true) } else { (value, false) })
 }
 
 /// Whether a run of letters and digits is random: hex digits without a label before them, or letters and digits that
@@ -250,4 +335,83 @@ fn is_unlike_prose(value: &str) -> bool {
     let has = |is: fn(&char) -> bool| value.chars().any(|c| is(&c));
     has(char::is_ascii_digit) && has(char::is_ascii_alphabetic)
         || value.contains(|c: char| "!#$%^&*+=~".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_of_a_command_is_found() {
+        for secret in [
+            "curl -u ada:hunter2 https://files.acme.example/x",
+            "curl -u user:pass https://files.acme.example",
+            "it worked with `curl -sSu ada:hunter2 https://x`",
+            "/usr/bin/curl --user=ada:hunter2 x",
+            "curl --proxy-user 'ada:hunter2' x",
+            "curl https://x -uada:hunter2",
+            "http -a ada:hunter2 files.acme.example",
+            "smbclient //files/x -U ada%hunter2",
+            "openssl pkcs12 -in x.p12 -passin pass:hunter2",
+            "sshpass -p hunter2 ssh node7",
+            "cd /x && redis-cli -a hunter2 ping",
+            "ldapsearch -x -w hunter2",
+            "mysql -u ada -phunter2 features",
+        ] {
+            assert!(holds_secret(secret), "{secret}");
+        }
+        for plain in [
+            "curl -u $USER:$PASS https://x",
+            "curl -u ada https://files.acme.example",
+            "curl -u ada:<password> https://x",
+            "curl -o out:1 -X PUT https://x",
+            "we use curl; the key is -u user",
+            "mysql -u ada -p features",
+            "http -a $AUTH files.acme.example",
+            "see ticket CHG-1412: data:v3, at 10:30",
+            "ssh -p 2222 node7",
+            "docker run -p 8080:80 image",
+        ] {
+            assert!(!holds_secret(plain), "{plain}");
+        }
+    }
+
+    #[test]
+    fn a_secret_in_other_spelling_is_found() {
+        let key = "AKIAIOSFODNN7EXAMPLE";
+        let between = |c: char| key.chars().flat_map(|k| [k, c]).collect::<String>();
+        for hidden in [
+            '\u{200b}',
+            '\u{200d}',
+            '\u{2060}',
+            '\u{feff}',
+            '\u{ad}',
+            '\u{fe0f}',
+            '\u{34f}',
+            '\u{e0041}',
+            '\u{202e}',
+            '\u{3164}',
+        ] {
+            let spelled = between(hidden);
+            assert!(holds_secret(&spelled) && looks_secret(&as_read(&spelled)), "{hidden:?}");
+            assert!(holds_secret(&format!("pass{hidden}word=hunter2")), "{hidden:?}");
+        }
+        let wide = |text: &str| -> String {
+            text.chars()
+                .map(|c| char::from_u32(u32::from(c) + 0xfee0).filter(|_| c.is_ascii_graphic()).unwrap_or(c))
+                .collect()
+        };
+        for text in ["AKIAIOSFODNN7EXAMPLE", "password=hunter2", "curl -u ada:hunter2"] {
+            assert!(holds_secret(&wide(text)), "{}", wide(text));
+        }
+        // Mathematical letters.
+        assert!(holds_secret(
+            "\u{1d429}\u{1d41a}\u{1d42c}\u{1d42c}\u{1d430}\u{1d428}\u{1d42b}\u{1d41d}=hunter2"
+        ));
+        for plain in
+            ["ｗｉｄｅ words", "Müller, naïve café", "one\nline\tmore", "ﬁne-tuning №5", "日本語の理由"]
+        {
+            assert!(!holds_secret(plain), "{plain}");
+        }
+    }
 }
