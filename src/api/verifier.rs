@@ -35,14 +35,27 @@ use crate::{
 
 pub(super) struct Verifiers(pub Edge);
 
+/// Reads one use. The report is refused whole if it cannot be true, so that the gateway's log says so.
 fn reported_use(reported: &v1::LeaseUse) -> Result<(JobId, ReportedUse), Refusal> {
-    let time = |time: &Option<prost_types::Timestamp>| time.as_ref().map_or(Wall(0), nearest_wall);
+    let (first, last) =
+        (use_time("uses.first", reported.first.as_ref())?, use_time("uses.last", reported.last.as_ref())?);
+    if first > last {
+        let text = format!("`uses.first` ({first}) is later than `uses.last` ({last})");
+        return Err(Refusal::new(Reason::FieldInvalid, text)
+            .with("field", "uses.first")
+            .fix("report the earlier time as `first`; nothing of this report was recorded"));
+    }
     let v1::LeaseUse { objects, reads, read_bytes, writes, written_bytes, cut, refused, .. } = *reported;
-    let (first, last) = (time(&reported.first), time(&reported.last));
     let done = ResourceUse { objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last };
     let lease = read_name("uses.lease", &reported.lease)?;
     let resource = read_name("uses.resource", &reported.resource)?;
     Ok((read_name("uses.job", &reported.job)?, ReportedUse { lease, resource, done }))
+}
+
+fn use_time(field: &'static str, time: Option<&prost_types::Timestamp>) -> Result<Wall, Refusal> {
+    time.map(nearest_wall).ok_or_else(|| {
+        Refusal::new(Reason::FieldMissing, format!("`{field}` is required")).with("field", field)
+    })
 }
 
 /// The number of messages that wait for a slow verifier. If more wait, the verifier must start over, because the daemon

@@ -84,6 +84,12 @@ struct RecordTail<'a> {
 impl TailArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         let now = session.now().wall;
+        let (since, until) =
+            (self.since.map(|since| since.wall(now)), self.until.map(|until| until.wall(now)));
+        if since.zip(until).is_some_and(|(since, until)| since > until) {
+            let failure = Failure::usage("--since is later than --until, so no record can match".to_owned());
+            return Err(failure.fix("a span is counted back from now: --since 2h --until 1h"));
+        }
         let name = match &self.about {
             Some(name) => {
                 let client = session.client(&READERS)?;
@@ -103,8 +109,8 @@ impl TailArgs {
             about: name.as_deref().map(About::new),
             shown: 0,
             matched: 0,
-            since: self.since.map(|since| since.wall(now)),
-            until: self.until.map(|until| until.wall(now)),
+            since,
+            until,
             no_follow: self.no_follow,
             next: self.from,
             after: String::new(),

@@ -110,7 +110,8 @@ impl UseTally {
     }
 
     fn add(&mut self, transfer: &Transfer, is_new_object: bool, now: Wall) {
-        self.last = now;
+        // The clock may have been set back since.
+        self.last = self.last.max(now);
         self.objects = self.objects.saturating_add(u64::from(is_new_object));
         self.cuts = self.cuts.saturating_add(u64::from(transfer.end == "cut"));
         let (count, bytes) = match transfer.direction {
@@ -260,7 +261,7 @@ impl Usages {
         let new = usage.new.get_or_insert_with(|| UseTally::at(now.wall));
         for counts in [&mut usage.all, new] {
             counts.refused = counts.refused.saturating_add(1);
-            counts.last = now.wall;
+            counts.last = counts.last.max(now.wall);
         }
     }
 

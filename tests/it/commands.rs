@@ -219,6 +219,7 @@ async fn audit_tail_filters_by_type_and_time() {
     assert!(only.lines().count() == 1 && only.contains(&job), "{only}");
     assert_eq!(tail(&["--since", "1h"]).await, all);
     assert_eq!(tail(&["--since", "2100-01-01T00:00:00Z"]).await, "");
+    assert_eq!(tail(&["--since", "2h", "--until", "1h"]).await, "");
     assert_eq!(tail(&["--from", "1", "--until", "1h"]).await, "");
     let (code, said) = refused(&world, PLATFORM, &["audit", "tail", "--type", "job"]).await;
     assert_eq!(code, Some(64));

@@ -245,3 +245,41 @@ async fn what_a_job_read_is_recorded() {
     world.restart().await;
     assert_eq!(world.client(LAUNCHER).await.job(&worker.job).await.uses, uses, "it outlives the daemon");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_use_that_ends_before_it_begins_is_refused() {
+    let world = world().await;
+    let (launcher, gateway) = (world.client(LAUNCHER).await, world.client(GATEWAY).await);
+    let mut worker = world.working().await;
+    worker.beat().await;
+    let [reading, _] = worker.issue_both().await;
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let report = |seq, first, last| v1::ReportUseRequest {
+        audience: GATEWAY.into(),
+        run: 7,
+        seq,
+        uses: vec![v1::LeaseUse {
+            lease: reading.lease.id.clone(),
+            job: worker.job.clone(),
+            resource: TICKETS.into(),
+            reads: 1,
+            first,
+            last,
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let send = async |report| gateway.verifiers().report_use(report).await;
+    let no = refused(send(report(1, at(1_790_000_060), at(1_790_000_000))).await);
+    no.is(tonic::Code::InvalidArgument, "FIELD_INVALID");
+    for said in ["`uses.first`", "is later than", "2026-"] {
+        assert!(no.text.contains(said), "{no:?}");
+    }
+    for (first, last) in [(None, at(1)), (at(1), None)] {
+        refused(send(report(1, first, last)).await).is(tonic::Code::InvalidArgument, "FIELD_MISSING");
+    }
+    assert_eq!(launcher.job(&worker.job).await.uses.len(), 0);
+    // The same moment is an interval, too.
+    let taken = send(report(1, at(1_790_000_000), at(1_790_000_000))).await.unwrap().into_inner();
+    assert_eq!((taken.unknown, launcher.job(&worker.job).await.uses.len()), (0, 1));
+}
