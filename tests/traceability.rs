@@ -168,3 +168,24 @@ fn ids_are_read_from_the_proves_line() {
     let proved = tests().into_iter().filter(|t| t.proves.is_some()).count();
     assert!(proved > 100, "{proved} tests have a `// Proves` line");
 }
+
+/// Clients in Python, Node and Java want a DNS name in the daemon's certificate.
+#[test]
+fn each_page_that_begins_a_client_wants_a_dns_name() {
+    for (file, beginning, before) in [
+        ("docs/integrate.md", "## Resource servers in Python and other languages", "### A feed of your own"),
+        ("docs/tutorial.md", "# ", "\0"),
+        ("docs/spire.md", "# ", "\0"),
+        ("src/proto.rs", "//!", "pub mod convert"),
+        ("examples/python/README.md", "# ", "\0"),
+    ] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let (_, part) = text.split_once(beginning).unwrap_or_else(|| panic!("{file} has no `{beginning}`"));
+        let part = part.split(before).next().unwrap();
+        let words = part.replace("//!", "").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(
+            (words.contains("DNS name") || words.contains("DNS SAN")) && words.contains("host name"),
+            "{file} does not say so"
+        );
+    }
+}
