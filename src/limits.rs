@@ -261,6 +261,9 @@ pub const WILDCARD_BYTES_MAX: usize = 256;
 
 // ---------- connections ----------
 
+/// Connections that the kernel keeps until they are accepted. If there are more, it drops them, and a client tries again only after a
+/// second. The kernel takes less if `net.core.somaxconn` is lower.
+pub const LISTEN_BACKLOG: u32 = 4_096;
 /// The longest TLS handshake, from the accept to its end.
 pub const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes under way at once.
@@ -461,6 +464,8 @@ pub const POLICY_BRACKETS_MAX: usize = 16;
 pub const POLICY_OPERATORS_MAX: usize = 48;
 /// The highest number of attributes in one chain, as in `a.b.c`.
 pub const POLICY_CHAIN_MAX: usize = 32;
+/// Moments with which the policies for one act compare the time. With more, their decisions are kept for a second only.
+pub const POLICY_MOMENTS_MAX: usize = 16;
 /// Policies of a set. Each policy that applies to an action adds less than a microsecond to decisions about this
 /// action.
 pub const POLICIES_MAX: usize = 1_000;
@@ -680,6 +685,8 @@ pub const NEAREST_NAMES_MAX: usize = 4_096;
 pub const NEAREST_JOBS_MAX: usize = 256;
 /// Names of variables that one message lists. The message counts the others.
 pub const NAMES_SHOWN_MAX: usize = 20;
+/// Digits of a value of only hexadecimal digits that messages do not show: the shortest such keys have 32.
+pub const HEX_SECRET_MIN: usize = 32;
 /// Characters of a value that a message quotes. More characters do not help to find the value.
 pub const SHOWN_CHARS_MAX: usize = 80;
 /// Combining marks on one letter that are shown as they are. All scripts need fewer.

@@ -6,7 +6,7 @@
 use std::{borrow::Cow, path::Path};
 
 use crate::{
-    limits::{MARKS_IN_A_ROW_MAX, SHOWN_CHARS_MAX},
+    limits::{HEX_SECRET_MIN, MARKS_IN_A_ROW_MAX, SHOWN_CHARS_MAX},
     secret::{looks_secret, redacted, withheld},
 };
 
@@ -70,13 +70,20 @@ pub fn bytes_shown(bytes: u64) -> String {
 }
 
 fn bounded(text: &str, show: impl Fn(&str) -> String) -> String {
-    if looks_secret(text) {
+    if looks_secret(text) || is_bare_hex(text) {
         return withheld(text);
     }
     match text.char_indices().nth(SHOWN_CHARS_MAX) {
         Some((end, _)) => format!("{}…", show(text.get(..end).unwrap_or_default())),
         None => show(text),
     }
+}
+
+/// Whether a whole value is hexadecimal digits, as the keys of some services are. Our own digests say what they are: `sha256:…`.
+fn is_bare_hex(text: &str) -> bool {
+    text.len() >= HEX_SECRET_MIN
+        && text.bytes().all(|b| b.is_ascii_hexdigit())
+        && text.bytes().any(|b| b.is_ascii_digit())
 }
 
 /// Writes each character that may not stay with `write`. This includes marks after the first few in a row, because many

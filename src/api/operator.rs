@@ -389,6 +389,7 @@ impl OperatorService for Operators {
                 false => Vec::new(),
             },
             observed: seen.as_ref().map(|caller| observed_tenants(broker, caller)).unwrap_or_default(),
+            locked: broker.access.locked_because(connection.peer.spiffe_id()).unwrap_or_default(),
         }))
     }
 }

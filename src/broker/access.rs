@@ -52,8 +52,16 @@ impl AccessControl {
         self.context.state.lock_on(names::of_identity(&self.context.rules(), id).iter())
     }
 
-    /// Waits until the caller may no longer have an open stream, and returns the refusal. Decides again after each lock
-    /// and each reload, and within [`limits::REAUTHORIZE`] for rules that read the time.
+    /// Says which lock shuts an identity out, and why. `None` if none does.
+    pub fn locked_because(&self, id: &SpiffeId) -> Option<String> {
+        let refusal = self.context.locked(&self.lock_on_identity(id)?);
+        let facts = refusal.facts.iter().filter(|(label, _)| label != "fix");
+        let facts: Vec<String> = facts.map(|(label, value)| format!("{label}: {value}")).collect();
+        Some(format!("{}; {}", refusal.text, facts.join("; ")))
+    }
+
+    /// Waits until a caller may no longer make a call that goes on, and returns why. Decides again after each lock and each
+    /// reload, and within [`limits::REAUTHORIZE`] for rules that read the time.
     pub async fn until_refused(
         &self,
         peer: &Peer,

@@ -365,7 +365,7 @@ impl RuleUseCases {
             catalog: wanted.catalog().digest(),
             by: caller.actor(),
             reason: order.reason.clone(),
-            ends: change.ended,
+            would_end: change.ended,
             consent,
         };
         self.record_before(caller, &record)?;

@@ -17,7 +17,7 @@ use crate::{
     clock::LeaseTime,
     job::{Emergency, GlassBreaker, Job},
     limits,
-    name::{Digest, FenceName, HumanName, JobId, Outcome, SpiffeId},
+    name::{Digest, FenceName, HumanName, JobId, Outcome, SpiffeId, TenantName},
     policy::{Call, Rpc},
     reason::{Reason, Refusal},
     state::{DueReview, request_digest},
@@ -127,9 +127,17 @@ impl ApprovalUseCases {
     ) -> Result<DueReview, Refusal> {
         self.context.refuse_if_held()?;
         let absent = || self.access.absent_job(caller, Rpc::FinishReview);
-        let review = self.context.state.review(job).ok_or_else(absent)?;
-        let allowed = self.access.authorize(caller, Rpc::FinishReview, Some(&review.tenant), &[], reason);
-        // A caller that may not see the job gets the answer for a job without a review.
+        let may_review =
+            |tenant: &TenantName| self.access.authorize(caller, Rpc::FinishReview, Some(tenant), &[], reason);
+        let review = self.context.state.review(job).ok_or_else(|| match self.context.state.job(job) {
+            Some(job) if may_review(&job.spec.tenant).is_ok() => {
+                let text = format!("no review of job {} is due", job.id);
+                Refusal::new(Reason::StateConflict, text).fix("`leasehold reviews due` lists those that are")
+            }
+            _ => absent(),
+        })?;
+        let allowed = may_review(&review.tenant);
+        // A stranger gets the answer for a job without a review.
         allowed
             .map_err(|refusal| if self.access.sees(caller, &review.tenant) { refusal } else { absent() })?;
         check_reviewer(&self.context.rules(), &review, self.context.state.job(job).as_deref(), caller)?;

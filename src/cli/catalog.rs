@@ -56,8 +56,8 @@ Examples:
     },
     /// Makes the manifest of a folder: each file with its size and SHA-256. Needs no daemon.
     #[command(after_help = "\
-Writes SHA256.manifest, and prints the pin for the catalog. A gateway that has the manifest in its
-folder `manifests` serves only these files, and only with these bytes.
+Writes the manifest into a file named after its SHA-256, and prints the pin for the catalog. A
+gateway that has it in its folder `manifests` serves only these files, and only with these bytes.
 
 Examples:
   leasehold catalog pin /srv/acme-prod-data/tickets/v3 --to /etc/leasehold/manifests")]
@@ -65,7 +65,7 @@ Examples:
         /// The folder that is the location of the resource
         #[arg(value_name = "DIR")]
         folder: PathBuf,
-        /// Where to write the manifest
+        /// Where to write the manifest. The folder is made if it is missing
         #[arg(long, value_name = "DIR", default_value = ".")]
         to: PathBuf,
     },
@@ -81,11 +81,11 @@ Examples:
         #[arg(long, value_name = "DIR")]
         policy: Option<PathBuf>,
     },
-    /// Makes the daemon read its catalog again.
+    /// Makes the daemon read its catalog and policy files again.
     #[command(after_help = "\
-The daemon keeps the old version of a file that has a mistake. It takes all other files, and ends
-access that they no longer allow. If a gate needs approval, the command exits with 3, and others
-approve the change by the same command.
+The daemon keeps the old version of a file that has a mistake. It takes all other files, and the
+policy files, and ends access that they no longer allow. If a gate of the policy asks for people, it
+exits with 3, and other people approve the change by the same command.
 
 Examples:
   leasehold catalog reload --dry-run
@@ -120,7 +120,8 @@ fn pin(folder: &Path, to: &Path, session: &Session) -> Result<Exit, Failure> {
     }
     let digest = manifest.digest();
     let path = to.join(manifest_file_name(&digest));
-    std::fs::write(&path, manifest.text())
+    std::fs::create_dir_all(to)
+        .and_then(|()| std::fs::write(&path, manifest.text()))
         .map_err(|error| failed(format!("`{}` cannot be written: {error}", plain::path(&path))))?;
     let shown = digest.to_string();
     let sha256 = shown.strip_prefix("sha256:").unwrap_or(&shown);

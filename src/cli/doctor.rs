@@ -389,6 +389,10 @@ async fn check_daemon(
         };
         report.add_ok(asked.of("catalog"), format!("you are {kind} of {}{matched}", answer.tenant));
     }
+    if !answer.locked.is_empty() {
+        let fix = "ask an operator: `leasehold lock list` shows the lock, and `leasehold unlock` lifts it";
+        report.add_problem(asked.of("lock"), answer.locked.clone(), fix);
+    }
     if !is_first {
         return;
     }

@@ -108,7 +108,9 @@ async fn lock(mut request: v1::LockRequest, args: &EndingArgs, session: &Session
         }))?;
     } else {
         let closes = !answer.jobs_closed.is_empty();
-        print(&fields(ending_rows(&name, dry_run, &ending, answer.jobs_closed)))?;
+        let [_, rest @ ..] = ending_rows(&name, dry_run, &ending, answer.jobs_closed);
+        let what = if dry_run { "would lock" } else { "locked" };
+        print(&fields([(what, name.clone().into())].into_iter().chain(rest)))?;
         if ending.behind == 0 && !closes {
             note(&no_lease(&name));
         }

@@ -29,8 +29,8 @@ const LEFT_OUT: [&str; 14] = [
 const MOMENTS: [&str; 7] =
     ["ends", "until", "issued", "expires", "expires_at_latest", "reading_ends", "writing_ends"];
 
-/// More fields that contain such a time. They repeat the time of the row, or are in records that people seldom read.
-const MORE_MOMENTS: [&str; 3] = ["at", "last", "latest"];
+/// More fields with such a time. They repeat the time of the row, or are in records that people seldom read.
+const MORE_MOMENTS: [&str; 4] = ["at", "first", "last", "latest"];
 
 /// The fields at the beginning of a row, in this order. The others follow in the order of the record.
 const FIRST: [&str; 8] = ["job", "attempt", "lease", "name", "instance", "member", "half", "scopes"];
@@ -308,11 +308,13 @@ mod tests {
             "time": "2026-11-20T04:13:20.000Z", "at": 1_795_148_000_000_u64, "count": 7, "seq": 1_795_148_000_000_u64,
             "issued": 1_795_148_000_000_u64, "credential": { "jti": "x", "expires": 1_795_148_000_u64 },
             "until": null, "spec": { "max_duration_ms": 3_600_000 },
+            "uses": [{ "objects": 2, "first": 1_795_148_000_000_u64, "last": 1_795_148_000_000_u64 }],
         });
         let at = "2026-11-20T04:13:20.000Z";
         let wanted = json!({
             "time": at, "at": at, "count": 7, "seq": 1_795_148_000_000_u64, "issued": at,
             "credential": { "jti": "x", "expires": at }, "until": null, "spec": { "max_duration_ms": 3_600_000 },
+            "uses": [{ "objects": 2, "first": at, "last": at }],
         });
         assert_eq!(with_times(&record), wanted);
     }

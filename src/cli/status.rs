@@ -9,7 +9,7 @@ use super::{
     output::{TableCell, fields, note, print},
     render, timestamp,
 };
-use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1};
+use crate::{limits::PAGE_MAX, name::PrincipalKind, proto::v1, reason::Reason};
 
 /// Shows the state of the daemon: its version, and the jobs, live leases and locks that you may see.
 #[derive(Debug, Args)]
@@ -50,10 +50,12 @@ impl Count {
     }
 }
 
-/// Turns a denial into a hidden count. Any other failure ends the command.
+/// Turns a denial into a hidden count. Any other failure ends the command, and so does a lock on the caller.
 fn or_hidden(counted: Result<Count, Failure>) -> Result<Count, Failure> {
     match counted {
-        Err(failure) if failure.exit == Exit::Denied => Ok(Count::Hidden),
+        Err(failure) if failure.exit == Exit::Denied && failure.reason != Some(Reason::Locked) => {
+            Ok(Count::Hidden)
+        }
         other => other,
     }
 }
@@ -147,6 +149,7 @@ impl WhoamiArgs {
         if session.for_programs() {
             session.print_value(&json!({
                 "spiffe_id": answer.spiffe_id, "kind": render::none_if_empty(answer.kind), "tenant": render::none_if_empty(answer.tenant),
+                "locked": render::none_if_empty(answer.locked),
                 "roles": answer.roles, "groups": answer.groups, "matched": render::none_if_empty(answer.matched),
                 "svid_expires": timestamp::value(answer.svid_expires.as_ref(), now),
                 "login": answer.login.as_ref().map(|login| json!({
@@ -178,6 +181,7 @@ impl WhoamiArgs {
                     "logged in until",
                     login.until.as_ref().map(|at| timestamp::both(Some(at), now)).unwrap_or_default(),
                 ),
+                ("LOCKED", answer.locked),
                 ("observed", answer.observed.join(", ")),
                 ("SVID expires", timestamp::both(answer.svid_expires.as_ref(), now)),
                 ("daemon", format!("leasehold {}, epoch {}", answer.server_version, answer.epoch)),

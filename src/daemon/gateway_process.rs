@@ -7,7 +7,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{ConfigFaults, StartError, Stopped, identity};
@@ -19,7 +19,7 @@ use crate::{
     gateway::{CatalogReader, Gateway, GatewaySettings},
     identity::{IdentitySource, wait_for_identity},
     limits,
-    link::{Connector, Endpoint, ServeOptions},
+    link::{Connector, Endpoint, ServeOptions, listen},
     verify::{UseReporter, Verifier, VerifierSettings},
 };
 
@@ -44,13 +44,12 @@ impl GatewayProcess {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let stores = config.gateway.open_stores()?;
         let catalog = Catalog::load_at_start(&config.catalog).map_err(|errors| faults(&errors))?;
-        for warning in config.gateway.unserved(&catalog) {
+        for warning in config.gateway.warnings(&catalog) {
             tracing::warn!(%warning, "configuration");
         }
         let identity = identity::open(&config.identity, None, clock.clone())?;
         let (what, address) = ("S3", config.gateway.listen);
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|source| StartError::Listen { what, address, source })?;
+        let listener = listen(address).map_err(|source| StartError::Listen { what, address, source })?;
         let address = listener.local_addr().unwrap_or(address);
 
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());

@@ -349,7 +349,7 @@ impl Inspection {
         let look = self.look_mut("gateway.audience");
         look.means = gateway.audience.to_string();
         match catalog.audience(&gateway.audience) {
-            Some(_) => look.warnings.extend(gateway.unserved(catalog)),
+            Some(_) => look.warnings.extend(gateway.warnings(catalog)),
             None => look.warnings.push(format!(
                 "the catalog has no [[audience]] named {}: the gateway refuses every request until it has",
                 gateway.audience

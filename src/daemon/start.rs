@@ -30,7 +30,7 @@ use crate::{
     identity::{IdentitySource, login_server_config, wait_for_identity},
     ledger::{Actor, EpochBegan, Event, Head, HeadCopy, HeadKey, Health, Ledger},
     limits,
-    link::{Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
+    link::{self, Acceptor, HandshakeFailure, HandshakeObserver, Protocol, ServeOptions},
     people::People,
     reason::Reason,
     secret::random_u128,
@@ -216,7 +216,7 @@ impl Daemon {
         let service = edge.service(health_service).map_err(|e| StartError::Services(e.to_string()))?;
         let acceptor = Acceptor::new(self.identity.clone(), clock.clone(), Protocol::Grpc);
         let options = ServeOptions { classify, ..listener_options(room) };
-        self.spawn("the gRPC listener", crate::link::serve(listener, acceptor, service, options, stop));
+        self.spawn("the gRPC listener", link::serve(listener, acceptor, service, options, stop));
         Ok(())
     }
 
@@ -398,15 +398,15 @@ struct Listeners {
 
 impl Listeners {
     async fn bind(config: &Config, tls: Option<TlsAcceptor>) -> Result<Self, StartError> {
-        let grpc = listen("gRPC", config.server.grpc).await?;
-        let issuer = listen("discovery and keys", config.issuer.listen.address()).await?;
-        let probe = listen("probes", config.server.probe).await?;
+        let grpc = listen("gRPC", config.server.grpc)?;
+        let issuer = listen("discovery and keys", config.issuer.listen.address())?;
+        let probe = listen("probes", config.server.probe)?;
         let gateway = match &config.gateway {
-            Some(gateway) => Some(listen("S3", gateway.listen).await?),
+            Some(gateway) => Some(listen("S3", gateway.listen)?),
             None => None,
         };
         let login = match &config.people {
-            Some(people) => Some(listen("logins", people.listen).await?),
+            Some(people) => Some(listen("logins", people.listen)?),
             None => None,
         };
         Ok(Listeners { grpc, issuer, probe, gateway, login, tls })
@@ -510,8 +510,8 @@ fn is_good(ledger: &Ledger) -> bool {
     matches!(ledger.health(), crate::ledger::Health::Good)
 }
 
-async fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { what, address, source })
+fn listen(what: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
+    link::listen(address).map_err(|source| StartError::Listen { what, address, source })
 }
 
 fn bound_address(listener: &TcpListener, asked: SocketAddr) -> SocketAddr {

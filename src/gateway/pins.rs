@@ -342,6 +342,7 @@ fn missing(error: StoreError, key: &SubKey) -> StoreError {
 fn differs(key: &SubKey, how: &str) -> StoreError {
     let shown = plain::value(key.as_str());
     tracing::error!(object = shown, how, "an object is not what the catalog pins");
+    metrics::counter!("leasehold_gateway_refused_total", "reason" => Reason::PinMismatch.code()).increment(1);
     let refusal = Refusal::new(
         Reason::PinMismatch,
         format!("the object `{shown}` differs from the pin in the catalog: {how}"),

@@ -9,13 +9,14 @@ use std::{
 use super::{
     bucket_client::{self, BucketSettings, S3Settings, StoreFault},
     directory::DirectoryStore,
+    pins::file_name,
     store::LocationStore,
     stores::Stores,
 };
 use crate::{
-    catalog::Catalog,
+    catalog::{Catalog, Resource},
     limits::GATEWAY_STORES_MAX,
-    name::SpiffeId,
+    name::{Pin, SpiffeId},
     plain,
     written::{Notes, Section, path},
 };
@@ -76,13 +77,33 @@ impl GatewaySettings {
         Some(GatewaySettings { listen: listen?, audience: audience?, stores, manifests })
     }
 
-    /// Returns a line for each resource of the gateway's audience without a store.
-    pub fn unserved(&self, catalog: &Catalog) -> Vec<String> {
+    /// Returns a line for each resource of its audience that it cannot serve, or whose pin it does not compare. Blocks.
+    pub fn warnings(&self, catalog: &Catalog) -> Vec<String> {
+        let resources = || catalog.resources().filter(|r| r.audience == self.audience);
+        let mut lines = self.unserved(resources());
+        lines.extend(resources().filter_map(|r| {
+            let Pin::Manifest(digest) = &r.pin else { return None };
+            let (declared, name) = (&r.declared, &r.name);
+            let Some(folder) = &self.manifests else {
+                return Some(format!(
+                    "{declared}: [gateway] has no `manifests`, so `{name}` is not compared with its pin"
+                ));
+            };
+            let file = folder.join(file_name(digest));
+            let shown = plain::path(&file);
+            (!file.is_file())
+                .then(|| format!("{declared}: the manifest `{shown}` is missing, so `{name}` cannot be read"))
+        }));
+        lines.sort();
+        lines
+    }
+
+    /// Returns a line for each resource that it has no store for.
+    fn unserved<'a>(&self, resources: impl Iterator<Item = &'a Resource>) -> Vec<String> {
         let has_store =
             |location: &str| self.stores.iter().any(|store| location.starts_with(&store.location));
-        let resources =
-            catalog.resources().filter(|r| r.audience == self.audience && !has_store(&r.location));
-        let mut lines: Vec<String> = resources
+        resources
+            .filter(|r| !has_store(&r.location))
             .map(|r| {
                 let location = plain::value(&r.location);
                 format!(
@@ -90,9 +111,7 @@ impl GatewaySettings {
                     r.declared, r.name
                 )
             })
-            .collect();
-        lines.sort();
-        lines
+            .collect()
     }
 
     /// Opens the stores.
@@ -213,4 +232,45 @@ fn address(text: &str) -> Result<SocketAddr, String> {
             plain::value(text)
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::name::Digest;
+
+    #[test]
+    fn a_pin_that_is_not_compared_gets_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let pinned = Digest::of(b"manifest");
+        let sha256 = pinned.to_string().split_off("sha256:".len());
+        let catalog = format!(
+            "[tenant.acme]\n[[principal]]\nmatch = \"spiffe://acme.example/gw\"\nkind = \"verifier\"\n\
+             [[audience]]\nname = \"spiffe://acme.example/gw\"\nverifiers = [\"spiffe://acme.example/gw\"]\n\
+             checks = \"feed\"\npresenter = \"mtls\"\n\
+             [[dataset]]\nname = \"d@v1\"\nlocation = \"s3://d/\"\naudience = \"spiffe://acme.example/gw\"\n\
+             pin = {{ kind = \"manifest\", sha256 = \"{sha256}\" }}\nclassification = \"internal\"\ndata_classes = []\n\
+             source_trust = \"curated\"\npurposes = [\"p\"]\nowner = \"a\"\n"
+        );
+        fs::write(dir.path().join("acme.toml"), catalog).unwrap();
+        let catalog = Catalog::load(dir.path()).unwrap();
+        let store =
+            StoreSettings { location: "s3://d/".into(), kept_in: KeptIn::Directory(dir.path().to_owned()) };
+        let settings = |manifests| GatewaySettings {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            audience: "spiffe://acme.example/gw".parse().unwrap(),
+            stores: vec![store.clone()],
+            manifests,
+        };
+        let one = |lines: Vec<String>, words: &str| {
+            assert!(lines.len() == 1 && lines[0].contains(words), "{lines:?}");
+        };
+        one(settings(None).warnings(&catalog), "is not compared with its pin");
+        let folder = Some(dir.path().to_owned());
+        one(settings(folder.clone()).warnings(&catalog), "is missing, so `dataset:acme/d@v1` cannot be read");
+        fs::write(dir.path().join(file_name(&pinned)), "manifest").unwrap();
+        assert_eq!(settings(folder).warnings(&catalog), Vec::<String>::new());
+    }
 }

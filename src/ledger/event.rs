@@ -42,8 +42,9 @@ pub enum Event {
         catalog: Digest,
         by: Actor,
         reason: String,
-        /// The number of live leases that the policy ends, as counted before it was applied.
-        ends: u64,
+        /// How many live leases the policy ends, as counted before it was applied. `ends` is a time in all other records.
+        #[serde(alias = "ends")]
+        would_end: u64,
         /// The people who proposed and approved the change, if a gate required approval.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         consent: Option<ConsentRecord>,

@@ -7,6 +7,7 @@
 //! | File | Noun |
 //! |---|---|
 //! | `accept` | [`serve`]: the accept loop, the handshakes, the deadlines |
+//! | `listen` | [`listen`]: a listener with capacity for a burst |
 //! | `options` | [`ServeOptions`]: the limits of one listener |
 //! | `class` | [`PeerClass`]: the class of a peer, which decides which limits apply |
 //! | `handshake_queue` | the queue of handshakes: fair turns by address |
@@ -26,6 +27,7 @@ mod connect_error;
 mod connection;
 mod failure;
 mod handshake_queue;
+mod listen;
 mod options;
 mod primed;
 mod room;
@@ -40,6 +42,7 @@ pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
 pub use connect_error::{ConnectError, explain};
 pub use connection::{Connection, ConnectionEnd};
 pub use failure::{FailureCause, HandshakeFailure, HandshakeObserver};
+pub use listen::listen;
 pub use options::{Protocol, ServeOptions};
 pub use rotating_channel::RotatingChannel;
 #[cfg(feature = "server")]

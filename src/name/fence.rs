@@ -208,7 +208,7 @@ fn parse(text: &str) -> Result<FenceKind, &'static str> {
             .map_err(|_| "write lease: and the id of a lease, as `leasehold lease list` shows it"),
         _ => Err(
             "there is no such kind: write job:, lease:, identity:, dataset:, model:, checkpoint:, tenant:, domain:, human:, \
-             image:, attempt: or member:, and the name",
+             image:, attempt: or member:, and the name; to lock, also launcher: or identity-prefix:",
         ),
     }
 }

@@ -35,12 +35,15 @@ impl TenantName {
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident, $wanted:literal, $check:expr) => {
+        label! { $(#[$doc])* $name, $wanted, $check, |text| text.into() }
+    };
+    ($(#[$doc:meta])* $name:ident, $wanted:literal, $check:expr, $form:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Returns the name as it was given: 1 to [`NAME_BYTES_MAX`] bytes of ASCII.
+            /// The name: 1 to [`NAME_BYTES_MAX`] bytes of ASCII.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -51,7 +54,8 @@ macro_rules! label {
             fn from_str(text: &str) -> Result<Self, NameError> {
                 let check: fn(&str) -> Result<(), &'static str> = $check;
                 check(text).map_err(|why| NameError::new(text, $wanted, why))?;
-                Ok($name(text.into()))
+                let form: fn(&str) -> Arc<str> = $form;
+                Ok($name(form(text)))
             }
         }
 
@@ -81,8 +85,8 @@ label! {
     InstanceName, "an instance name", check_part
 }
 label! {
-    /// The name of a person, for separation of duties: `ada`.
-    HumanName, "the name of a person", check_part
+    /// A person, for separation of duties: `ada`. `Ada` is the same person: it is read as `ada`.
+    HumanName, "the name of a person", check_part, |text| text.to_ascii_lowercase().into()
 }
 label! {
     /// A group of people as Leasehold calls it: `ml-platform`. Lower-case letters, digits and `-`, so that different
@@ -100,6 +104,12 @@ label! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_person_is_one_whatever_the_case() {
+        let [a, b] = ["Ada", "ada"].map(|text| text.parse::<HumanName>().unwrap());
+        assert!(a == b && a.as_str() == "ada");
+    }
 
     #[test]
     fn names_with_dots_controls_or_excess_are_refused() {

@@ -183,8 +183,8 @@ pub(super) fn call_denied(
         (PrincipalKind::Workload, _) if call.rpc == Rpc::BeginAttempt => {
             "leave --attempt-key out to join the attempt that a launcher began, or have members.start name you".to_owned()
         }
-        (PrincipalKind::Operator, _) => {
-            format!("ask an operator of tenant {} whose groups allow it: `leasehold whoami` shows yours", principal.tenant)
+        (PrincipalKind::Operator, Some(tenant)) => {
+            format!("ask someone whom policy lets: `leasehold who-can {} {tenant}` shows their entries", call.rpc)
         }
         _ => format!("ask an operator of tenant {}", principal.tenant),
     };

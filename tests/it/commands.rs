@@ -682,3 +682,25 @@ async fn dev_stops_without_a_warning() {
     let status = soon("the end of dev", dev.wait()).await.unwrap();
     assert!(status.success() && !said.contains("WARN"), "{status}: {said}");
 }
+
+// A locked person learns it from the commands that look for what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_on_the_caller_is_shown_by_each_command() {
+    let world = world().await;
+    let lock = v1::LockRequest {
+        name: format!("identity:{OPERATOR}"),
+        reason: "CASE-9".into(),
+        ..Default::default()
+    };
+    world.client(PLATFORM).await.operators().lock(lock).await.unwrap();
+    let who = shown(&world, OPERATOR, &["whoami", "--as", "workload"]).await;
+    assert!(who.lines().any(|l| l.starts_with("LOCKED") && l.contains("CASE-9")), "{who}");
+    let mut doctor = world.leasehold(OPERATOR, &[], &["doctor"]);
+    assert_eq!(doctor.exit().await, Some(1));
+    let report = doctor.stdout();
+    assert!(report.lines().any(|l| l.starts_with("FAIL  lock") && l.contains("CASE-9")), "{report}");
+    let (code, said) = refused(&world, OPERATOR, &["status", "--as", "workload"]).await;
+    assert!(code == Some(2) && said.contains("LOCKED") && said.contains("CASE-9"), "{code:?} {said}");
+    let who = shown(&world, PLATFORM, &["whoami", "--as", "workload"]).await;
+    assert!(!who.contains("LOCKED"), "{who}");
+}

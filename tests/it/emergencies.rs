@@ -83,7 +83,7 @@ async fn an_emergency_opens_gates_shortly_and_must_be_reviewed() {
     let done = pia.finish_review(&job.id).await.unwrap().into_inner().review.unwrap();
     assert_eq!(done.by, ONCALL);
     assert_eq!(operator.due().await, []);
-    refused(pia.finish_review(&job.id).await).is(Code::NotFound, "JOB_NOT_FOUND");
+    refused(pia.finish_review(&job.id).await).is(Code::FailedPrecondition, "STATE_CONFLICT");
     world.restart().await;
     assert_eq!(world.client(OPERATOR).await.due().await, []);
     assert_eq!(world.records().await.one("review.done")["reason"], "looked at");

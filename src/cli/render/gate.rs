@@ -70,7 +70,7 @@ pub(super) fn emergency_text(emergency: Option<&v1::Emergency>, now: Wall) -> St
     let review = if e.review_due { "; its review is due" } else { "; reviewed" };
     let void = if e.void_because.is_empty() { String::new() } else { format!("; void: {}", e.void_because) };
     format!(
-        "{} opened {} until {}: {}{void}{review}",
+        "{} opened {}, which ends {}: {}{void}{review}",
         e.by,
         e.gates.join(", "),
         short(e.until.as_ref(), now),
