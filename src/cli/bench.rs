@@ -15,7 +15,9 @@ use super::{
     output::{Page, columns, note, print},
     stage::set_up_stage,
 };
-use crate::dev::bench::{self, BenchFinding, BenchPlan, Delay, Figure, Machine, Measured, Workload};
+use crate::dev::bench::{
+    self, BenchFinding, BenchPlan, Delay, EchoWork, Figure, Machine, Measured, StageFigure, Workload,
+};
 
 /// Measures how many requests a daemon handles on this machine, compared with the machine's limit.
 #[derive(Debug, Args)]
@@ -30,7 +32,7 @@ Examples:
   leasehold bench issue renew --in-flight 1,64,256 --seconds 10
   leasehold bench --quick --floor docs/performance.md")]
 pub struct BenchArgs {
-    /// What to measure: issue, renew, introspect, check, end [default: all; with --quick all but end]
+    /// What to measure: issue, renew, introspect, check, end, stages [default: all; with --quick the first four]
     #[arg(value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub what: Vec<Workload>,
     /// Requests under way at once; several numbers are measured one after the other
@@ -62,13 +64,16 @@ pub struct BenchArgs {
     pub echo_port: Option<u16>,
     #[arg(long, hide = true)]
     pub echo_folder: Option<PathBuf>,
+    /// How much of the daemon's work the limit does
+    #[arg(long, hide = true, value_enum, default_value = "signature")]
+    pub echo_work: EchoWork,
 }
 
 impl BenchArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         if let (Some(port), Some(folder)) = (self.echo_port, &self.echo_folder) {
             let stop = CancellationToken::new();
-            let served = bench::serve_echo(folder, port, session.clock.clone(), stop).await;
+            let served = bench::serve_echo(folder, port, self.echo_work, session.clock.clone(), stop).await;
             return served.map(|()| Exit::Ok).map_err(|e| Failure::new(Exit::Failure, e));
         }
         let floors =
@@ -86,27 +91,30 @@ impl BenchArgs {
         if cfg!(debug_assertions) {
             note("this build is not optimized: its figures say nothing about a release build");
         }
-        let (mut figures, mut delays) = (Vec::new(), Vec::new());
+        let mut results = BenchResults::default();
         let mut report = |finding: BenchFinding| {
             let what = match &finding {
                 BenchFinding::Rate(f) => format!("{} with {} in flight", f.workload.as_str(), f.in_flight),
                 BenchFinding::Delay(d) => d.event.as_str().to_owned(),
+                BenchFinding::Stages(_) => "stages".to_owned(),
             };
             if !session.for_programs() {
                 note(&format!("{what}: measured"));
             }
             match finding {
-                BenchFinding::Rate(figure) => figures.push(figure),
-                BenchFinding::Delay(delay) => delays.push(delay),
+                BenchFinding::Rate(figure) => results.figures.push(figure),
+                BenchFinding::Delay(delay) => results.delays.push(delay),
+                BenchFinding::Stages(stages) => results.stages.extend(stages),
             }
         };
         let done = bench::run(&self.plan(), &stage, &mut report).await;
         done.map_err(|why| failed("the bench could not go on", &why))?;
         if let Some(page) = &self.page {
-            write_page(page, &machine, session, &figures).map_err(|e| Failure::new(Exit::Failure, e))?;
+            write_page(page, &machine, session, &results.figures)
+                .map_err(|e| Failure::new(Exit::Failure, e))?;
         }
-        show(session, &machine, &figures, &delays)?;
-        let slow = bench::below(&floors.unwrap_or_default(), &figures);
+        show(session, &machine, &results)?;
+        let slow = bench::below(&floors.unwrap_or_default(), &results.figures);
         if slow.is_empty() {
             return Ok(Exit::Ok);
         }
@@ -147,11 +155,43 @@ fn write_page(page: &Path, machine: &Machine, session: &Session, figures: &[Figu
     std::fs::write(page, text).map_err(|e| named(page, &e))
 }
 
-fn show(session: &Session, machine: &Machine, figures: &[Figure], delays: &[Delay]) -> Result<(), Failure> {
+/// What a run found.
+#[derive(Default)]
+struct BenchResults {
+    figures: Vec<Figure>,
+    delays: Vec<Delay>,
+    stages: Vec<StageFigure>,
+}
+
+fn microseconds(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1e6)
+}
+
+fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<(), Failure> {
     if session.for_programs() {
-        return session.print_value(&to_json(machine, figures, delays));
+        return session.print_value(&to_json(machine, results));
     }
-    let microseconds = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e6);
+    let mut limits: Vec<String> = Vec::new();
+    for figure in &results.figures {
+        let line = format!("limit of {}: {}", figure.workload.as_str(), figure.workload.limit());
+        if !limits.contains(&line) {
+            limits.push(line);
+        }
+    }
+    let machine = format!(
+        "{} cores, {}, Linux {}, load {} before; one fdatasync of a record {} µs",
+        machine.cores,
+        machine.processor,
+        machine.kernel,
+        machine.load,
+        microseconds(machine.disk_sync),
+    );
+    let rates = rate_table(&results.figures).below(&Page::lines(limits));
+    let rest = end_table(&results.delays).below(&stage_table(&results.stages));
+    print(&rates.below(&rest).then(&Page::line(&machine)))
+}
+
+fn rate_table(figures: &[Figure]) -> Page {
     let rows = figures.iter().map(|f| {
         vec![
             f.workload.as_str().to_owned(),
@@ -166,15 +206,6 @@ fn show(session: &Session, machine: &Machine, figures: &[Figure], delays: &[Dela
             microseconds(f.limit.processor),
         ]
     });
-    let milliseconds = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
-    let ends = delays.iter().map(|d| {
-        let Measured { calls, p50, longest, .. } = &d.times;
-        vec![d.event.as_str().to_owned(), calls.to_string(), milliseconds(*p50), milliseconds(*longest)]
-    });
-    let ends = match delays {
-        [] => Page::default(),
-        _ => columns(&["EVENT", "TIMES", "LAST ACCEPTED USE, P50 ms", "LONGEST ms"], ends),
-    };
     let headings = [
         "WHAT",
         "IN FLIGHT",
@@ -187,26 +218,34 @@ fn show(session: &Session, machine: &Machine, figures: &[Figure], delays: &[Dela
         "CPU µs",
         "LIMIT'S CPU µs",
     ];
-    let mut limits: Vec<String> = Vec::new();
-    for figure in figures {
-        let line = format!("limit of {}: {}", figure.workload.as_str(), figure.workload.limit());
-        if !limits.contains(&line) {
-            limits.push(line);
-        }
-    }
-    let machine = format!(
-        "{} cores, {}, Linux {}, load {} before; one fdatasync of a record {} µs",
-        machine.cores,
-        machine.processor,
-        machine.kernel,
-        machine.load,
-        microseconds(machine.disk_sync),
-    );
-    let rates = if figures.is_empty() { Page::default() } else { columns(&headings, rows) };
-    print(&rates.below(&Page::lines(limits)).below(&ends).then(&Page::line(&machine)))
+    if figures.is_empty() { Page::default() } else { columns(&headings, rows) }
 }
 
-fn to_json(machine: &Machine, figures: &[Figure], delays: &[Delay]) -> Value {
+fn end_table(delays: &[Delay]) -> Page {
+    let milliseconds = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
+    let rows = delays.iter().map(|d| {
+        let Measured { calls, p50, longest, .. } = &d.times;
+        vec![d.event.as_str().to_owned(), calls.to_string(), milliseconds(*p50), milliseconds(*longest)]
+    });
+    let headings = ["EVENT", "TIMES", "LAST ACCEPTED USE, P50 ms", "LONGEST ms"];
+    if delays.is_empty() { Page::default() } else { columns(&headings, rows) }
+}
+
+fn stage_table(stages: &[StageFigure]) -> Page {
+    let rows = stages.iter().map(|s| {
+        vec![
+            s.adds().to_owned(),
+            s.in_flight.to_string(),
+            format!("{:.0}", s.measured.per_second),
+            microseconds(s.measured.p50),
+            microseconds(s.measured.processor),
+        ]
+    });
+    let headings = ["AN ISSUE, WITH ALSO", "IN FLIGHT", "A SECOND", "P50 µs", "CPU µs"];
+    if stages.is_empty() { Page::default() } else { columns(&headings, rows) }
+}
+
+fn to_json(machine: &Machine, results: &BenchResults) -> Value {
     let seconds = |time: Duration| time.as_secs_f64();
     let measured = |m: &Measured| {
         json!({
@@ -215,7 +254,8 @@ fn to_json(machine: &Machine, figures: &[Figure], delays: &[Delay]) -> Value {
             "processor_seconds": seconds(m.processor),
         })
     };
-    let figures: Vec<Value> = figures
+    let figures: Vec<Value> = results
+        .figures
         .iter()
         .map(|f| {
             json!({
@@ -224,7 +264,8 @@ fn to_json(machine: &Machine, figures: &[Figure], delays: &[Delay]) -> Value {
             })
         })
         .collect();
-    let delays: Vec<Value> = delays
+    let delays: Vec<Value> = results
+        .delays
         .iter()
         .map(|d| {
             json!({
@@ -232,6 +273,11 @@ fn to_json(machine: &Machine, figures: &[Figure], delays: &[Delay]) -> Value {
                 "p50_seconds": seconds(d.times.p50), "longest_seconds": seconds(d.times.longest),
             })
         })
+        .collect();
+    let stages: Vec<Value> = results
+        .stages
+        .iter()
+        .map(|s| json!({ "adds": s.adds(), "in_flight": s.in_flight, "measured": measured(&s.measured) }))
         .collect();
     json!({
         "machine": {
@@ -241,5 +287,6 @@ fn to_json(machine: &Machine, figures: &[Figure], delays: &[Delay]) -> Value {
         "release": !cfg!(debug_assertions),
         "figures": figures,
         "delays": delays,
+        "stages": stages,
     })
 }

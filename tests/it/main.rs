@@ -14,6 +14,7 @@ mod accounting;
 mod approvals;
 mod audit;
 mod bad_input;
+mod bench;
 mod commands;
 mod configuration;
 mod controls;

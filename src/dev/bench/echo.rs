@@ -4,14 +4,11 @@ use std::{path::Path, pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use prost::Message;
-use ring::{
-    rand::SystemRandom,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair},
-};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, service::Routes};
 
+use super::echo_work::{EchoWork, Worker};
 use crate::{
     clock::Clock,
     dev::{Role, TRUST_DOMAIN, deployment::TENANT},
@@ -35,17 +32,19 @@ pub(super) const ANSWERS: [&str; 3] = ["echo.issue", "echo.renew", "echo.introsp
 pub async fn serve_echo(
     folder: &Path,
     port: u16,
+    work: EchoWork,
     clock: Arc<dyn Clock>,
     stop: CancellationToken,
 ) -> Result<(), String> {
     let text = |e: &dyn std::fmt::Display| e.to_string();
     let [issue, renew, introspect] = ANSWERS;
     let read = |name: &str| std::fs::read(folder.join(name)).map_err(|e| format!("{name}: {e}"));
+    let issue = v1::IssueCredentialResponse::decode(read(issue)?.as_slice()).map_err(|e| text(&e))?;
     let echo = Echo {
-        issue: v1::IssueCredentialResponse::decode(read(issue)?.as_slice()).map_err(|e| text(&e))?,
+        worker: Worker::new(work, folder, &issue.token, clock.clone())?,
+        issue,
         renew: v1::RenewLeaseResponse::decode(read(renew)?.as_slice()).map_err(|e| text(&e))?,
         introspect: v1::IntrospectResponse::decode(read(introspect)?.as_slice()).map_err(|e| text(&e))?,
-        signer: Signer::generate().ok_or("the system could not make an ES256 key")?,
     };
     let echo = Arc::new(echo);
     let svid = |ending: &str| folder.join(format!("svid/{}.{ending}", Role::Daemon.as_str()));
@@ -66,29 +65,7 @@ struct Echo {
     issue: v1::IssueCredentialResponse,
     renew: v1::RenewLeaseResponse,
     introspect: v1::IntrospectResponse,
-    signer: Signer,
-}
-
-/// Makes one signature for each issue, as the daemon does.
-struct Signer {
-    pair: EcdsaKeyPair,
-    random: SystemRandom,
-}
-
-impl Signer {
-    fn generate() -> Option<Self> {
-        let random = SystemRandom::new();
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).ok()?;
-        let pair =
-            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).ok()?;
-        Some(Signer { pair, random })
-    }
-
-    fn sign(&self, token: &str) -> Result<(), Status> {
-        let signature = self.pair.sign(&self.random, token.as_bytes());
-        std::hint::black_box(signature).map_err(|_| Status::internal("it could not be signed"))?;
-        Ok(())
-    }
+    worker: Worker,
 }
 
 fn not_echoed() -> Status {
@@ -103,7 +80,7 @@ impl MemberService for Echo {
         &self,
         _: Request<v1::IssueCredentialRequest>,
     ) -> Result<Response<v1::IssueCredentialResponse>, Status> {
-        self.signer.sign(&self.issue.token)?;
+        self.worker.work_once(&self.issue.token).await?;
         Ok(Response::new(self.issue.clone()))
     }
 
@@ -111,7 +88,7 @@ impl MemberService for Echo {
         &self,
         _: Request<v1::RenewLeaseRequest>,
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
-        self.signer.sign(&self.renew.token)?;
+        self.worker.work_once(&self.renew.token).await?;
         Ok(Response::new(self.renew.clone()))
     }
 

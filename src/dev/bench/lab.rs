@@ -8,6 +8,7 @@ use tonic::transport::Channel;
 
 use super::{
     echo::ANSWERS,
+    echo_work::{EchoWork, RECORD, last_issued},
     figure::{Figure, Sample},
     load::Load,
     machine::processor_time,
@@ -35,27 +36,37 @@ const JOBS: usize = 8;
 /// The longest that the echo may take to start.
 const ECHO_START: Duration = Duration::from_secs(15);
 
-/// The server that answers the requests.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Server {
+/// The server that answers.
+#[derive(Clone, Copy)]
+pub(super) enum Server<'a> {
     Daemon,
+    /// The limit.
     Echo,
+    /// An echo with more work, or less.
+    Other(&'a EchoProcess),
+}
+
+/// A process that answers like the daemon, and the connections to it.
+pub(super) struct EchoProcess {
+    process: Child,
+    connections: Connections,
 }
 
 /// The processes to measure: a daemon with a ledger on disk, an echo, and a verifier on the daemon's feed.
 pub(super) struct BenchLab<'a> {
     stage: &'a Stage,
     daemon: Child,
-    echo: Child,
+    echo: EchoProcess,
     running: Running,
     holder: Leaf,
     members: Vec<DemoMember>,
     /// The lease that each worker renews, and the token of that lease. The leases are shared out evenly to the members.
     leases: Vec<(String, SecretText)>,
-    /// The connections of members and of the verifier: first to the daemon, and then to the echo.
-    connections: [Connections; 2],
+    /// Connections to the daemon.
+    connections: Connections,
 }
 
+/// Connections to one server, of members and of the verifier.
 struct Connections {
     member: Vec<Channel>,
     verifier: Vec<Channel>,
@@ -83,22 +94,15 @@ impl<'a> BenchLab<'a> {
         }
         let holder = stage.trainer()?;
         keep_answers(stage, &mut members, &leases, &holder).await?;
-        let (echo, echo_port) = start_echo(stage).await?;
-        let connect = |port: Option<u16>| -> Result<Connections, String> {
-            let channels = |role| -> Result<Vec<Channel>, String> {
-                let connector = connector(stage, role, port)?;
-                Ok((0..plan.connections).map(|_| connector.channel()).collect())
-            };
-            Ok(Connections { member: channels(Role::Trainer)?, verifier: channels(Role::Files)? })
-        };
-        let connections = [connect(None)?, connect(Some(echo_port))?];
+        let echo = start_echo(stage, EchoWork::Signature, plan).await?;
+        let connections = connect(stage, plan, stage.deployment.ports.grpc)?;
         Ok(BenchLab { stage, daemon, echo, running, holder, members, leases, connections })
     }
 
     /// Stops the processes.
     pub(super) async fn close(mut self) -> Result<(), String> {
         self.running.stop().await;
-        self.echo.kill().await.map_err(|e| e.to_string())?;
+        self.echo.process.kill().await.map_err(|e| e.to_string())?;
         self.stage.stop_daemon(self.daemon).await
     }
 
@@ -110,35 +114,59 @@ impl<'a> BenchLab<'a> {
         in_flight: usize,
     ) -> Result<Figure, String> {
         let load = Load { in_flight, time: plan.part(), rate: plan.rate };
-        let object: Object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
-        let apply = async |server: Server, load: Load| {
-            load.apply(|worker| self.work(workload, server, worker, object.clone())).await
-        };
-        // A first load warms up connections, caches and allocators.
+        // This warms up connections, caches and allocators.
         let warm_up = Load { time: load.time / 4, rate: None, ..load };
         for server in [Server::Daemon, Server::Echo] {
-            apply(server, warm_up).await?;
+            self.apply(workload, server, warm_up).await?;
         }
         let (mut ours, mut limit) = (Sample::new()?, Sample::new()?);
         for _ in 0..plan.rounds {
-            for (server, all) in [(Server::Echo, &mut limit), (Server::Daemon, &mut ours)] {
-                let before = self.processor_time(workload, server);
-                let part = apply(server, load).await?;
-                all.add(&part)?;
-                all.time = all.time.saturating_add(part.time);
-                let taken = self.processor_time(workload, server).saturating_sub(before);
-                all.processor = all.processor.saturating_add(taken);
-            }
+            self.measure_part(workload, Server::Echo, load, &mut limit).await?;
+            self.measure_part(workload, Server::Daemon, load, &mut ours).await?;
         }
         Ok(Figure { workload, in_flight, ours: ours.measured(), limit: limit.measured() })
     }
 
-    /// Returns the processor time of the answering process. Zero for a check, because this process does it.
-    fn processor_time(&self, workload: Workload, server: Server) -> Duration {
+    /// Puts a load on a server.
+    pub(super) async fn apply(
+        &self,
+        workload: Workload,
+        server: Server<'_>,
+        load: Load,
+    ) -> Result<Sample, String> {
+        let object: Object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
+        load.apply(|worker| self.work(workload, server, worker, object.clone())).await
+    }
+
+    /// Measures one part, and adds it to a sample.
+    pub(super) async fn measure_part(
+        &self,
+        workload: Workload,
+        server: Server<'_>,
+        load: Load,
+        all: &mut Sample,
+    ) -> Result<(), String> {
+        let before = self.processor_time(workload, server);
+        let part = self.apply(workload, server, load).await?;
+        all.add(&part)?;
+        all.time = all.time.saturating_add(part.time);
+        let taken = self.processor_time(workload, server).saturating_sub(before);
+        all.processor = all.processor.saturating_add(taken);
+        Ok(())
+    }
+
+    /// Starts an echo that does this much of the daemon's work. It ends when it is dropped.
+    pub(super) async fn start_echo(&self, work: EchoWork, plan: &BenchPlan) -> Result<EchoProcess, String> {
+        start_echo(self.stage, work, plan).await
+    }
+
+    /// Returns the processor time of the process that answers. Zero for a check, which this process does itself.
+    fn processor_time(&self, workload: Workload, server: Server<'_>) -> Duration {
         let process = match (workload, server) {
             (Workload::Check, _) => None,
             (_, Server::Daemon) => self.daemon.id(),
-            (_, Server::Echo) => self.echo.id(),
+            (_, Server::Echo) => self.echo.process.id(),
+            (_, Server::Other(echo)) => echo.process.id(),
         };
         process.and_then(processor_time).unwrap_or_default()
     }
@@ -158,9 +186,12 @@ impl<'a> BenchLab<'a> {
         })
     }
 
-    fn work(&self, workload: Workload, server: Server, worker: usize, object: Object) -> Work {
-        let [daemon, echo] = &self.connections;
-        let connections = if server == Server::Daemon { daemon } else { echo };
+    fn work(&self, workload: Workload, server: Server<'_>, worker: usize, object: Object) -> Work {
+        let connections = match server {
+            Server::Daemon => &self.connections,
+            Server::Echo => &self.echo.connections,
+            Server::Other(echo) => &echo.connections,
+        };
         let turn = |all: &[Channel]| all.get(worker % all.len().max(1)).cloned();
         let member = self.members.get(worker % JOBS).map(|member| member.session.clone());
         let (lease, token) = match self.leases.get(worker) {
@@ -180,7 +211,7 @@ impl<'a> BenchLab<'a> {
                 at: VerifierServiceClient::new(channel),
                 request: introspect_request(&token, &self.holder),
             },
-            _ if server == Server::Echo => Work::Digest(token),
+            _ if !matches!(server, Server::Daemon) => Work::Digest(token),
             _ => Work::Check(Box::new(OfflineCheck {
                 verifier: self.running.verifier.clone(),
                 holder: self.holder.clone(),
@@ -236,16 +267,17 @@ async fn keep_answers(
     for (name, bytes) in ANSWERS.iter().zip(answers) {
         std::fs::write(stage.deployment.path(name), bytes).map_err(|e| format!("{name}: {e}"))?;
     }
-    Ok(())
+    let record = last_issued(&stage.deployment.path("state"))?;
+    std::fs::write(stage.deployment.path(RECORD), record).map_err(|e| format!("{RECORD}: {e}"))
 }
 
 /// Starts the echo on a free port.
-async fn start_echo(stage: &Stage) -> Result<(Child, u16), String> {
+async fn start_echo(stage: &Stage, work: EchoWork, plan: &BenchPlan) -> Result<EchoProcess, String> {
     let free = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(|e| e.to_string())?;
     let port = free.local_addr().map_err(|e| e.to_string())?.port();
     drop(free);
-    let child = Command::new(&stage.program)
-        .args(["bench", "--echo-port", &port.to_string(), "--echo-folder"])
+    let process = Command::new(&stage.program)
+        .args(["bench", "--echo-port", &port.to_string(), "--echo-work", work.as_str(), "--echo-folder"])
         .arg(stage.deployment.root())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -258,13 +290,20 @@ async fn start_echo(stage: &Stage) -> Result<(Child, u16), String> {
         }
     };
     tokio::time::timeout(ECHO_START, listening).await.map_err(|_| "the echo did not start")?;
-    Ok((child, port))
+    Ok(EchoProcess { process, connections: connect(stage, plan, port)? })
 }
 
-/// Connects to the daemon, or to the echo on a port.
-fn connector(stage: &Stage, role: Role, port: Option<u16>) -> Result<Connector, String> {
+/// Prepares the connections to a server on this port.
+fn connect(stage: &Stage, plan: &BenchPlan, port: u16) -> Result<Connections, String> {
+    let channels = |role| -> Result<Vec<Channel>, String> {
+        let connector = connector(stage, role, port)?;
+        Ok((0..plan.connections).map(|_| connector.channel()).collect())
+    };
+    Ok(Connections { member: channels(Role::Trainer)?, verifier: channels(Role::Files)? })
+}
+
+fn connector(stage: &Stage, role: Role, port: u16) -> Result<Connector, String> {
     let deployment = &stage.deployment;
-    let port = port.unwrap_or(deployment.ports.grpc);
     let daemon = deployment.id(Role::Daemon).map_err(|e| e.to_string())?;
     let endpoint = Endpoint::new(&format!("localhost:{port}"), daemon).map_err(|e| e.to_string())?;
     let identity = deployment.identity(role).map_err(|e| e.to_string())?;

@@ -9,6 +9,8 @@
 //! | `plan` | [`BenchPlan`]: what is measured, and for how long |
 //! | `lab` | `BenchLab`: the daemon and the echo, each a process, and the members that call both |
 //! | `echo` | [`serve_echo`]: the server that is the limit |
+//! | `echo_work` | [`EchoWork`]: how much of the daemon's work it does |
+//! | `stages` | [`StageFigure`]: an issue by servers that do one more stage of it each |
 //! | `work` | `Work`: one request, repeated |
 //! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |
 //! | `load` | `Load`: many requests at once, and how long each took |
@@ -17,6 +19,7 @@
 //! | `machine` | [`Machine`]: the machine on which the figures were measured |
 
 mod echo;
+mod echo_work;
 mod endings;
 mod figure;
 mod lab;
@@ -24,14 +27,17 @@ mod load;
 mod machine;
 mod page;
 mod plan;
+mod stages;
 mod work;
 
 pub use echo::serve_echo;
+pub use echo_work::EchoWork;
 pub use endings::{Delay, EndingEvent};
 pub use figure::{Figure, Measured};
 pub use machine::Machine;
 pub use page::{below, floors, with_figures};
 pub use plan::{BenchPlan, Workload};
+pub use stages::StageFigure;
 
 use lab::BenchLab;
 
@@ -42,6 +48,7 @@ use super::demo::Stage;
 pub enum BenchFinding {
     Rate(Figure),
     Delay(Delay),
+    Stages(Vec<StageFigure>),
 }
 
 /// Measures all workloads of the plan, and calls `report` with each result.
@@ -63,6 +70,10 @@ pub async fn run(
             continue;
         }
         for in_flight in plan.in_flight_of(*workload) {
+            if *workload == Workload::Stages {
+                report(BenchFinding::Stages(lab.measure_stages(plan, in_flight).await?));
+                continue;
+            }
             let figure = lab.measure(plan, *workload, in_flight).await?;
             report(BenchFinding::Rate(figure));
         }

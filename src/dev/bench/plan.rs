@@ -15,12 +15,20 @@ pub enum Workload {
     Check,
     /// The time from an event that ends access to the last use that a server accepts
     End,
+    /// Where the time of an issue goes: servers that do one more stage of it each
+    Stages,
 }
 
 impl Workload {
     /// All workloads, in the order in which they are measured.
-    pub const ALL: [Workload; 5] =
-        [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check, Workload::End];
+    pub const ALL: [Workload; 6] = [
+        Workload::Issue,
+        Workload::Renew,
+        Workload::Introspect,
+        Workload::Check,
+        Workload::End,
+        Workload::Stages,
+    ];
     /// The workloads whose rate has a limit.
     pub const RATES: [Workload; 4] =
         [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check];
@@ -33,6 +41,7 @@ impl Workload {
             Workload::Introspect => "introspect",
             Workload::Check => "check",
             Workload::End => "end",
+            Workload::Stages => "stages",
         }
     }
 
@@ -44,7 +53,7 @@ impl Workload {
             }
             Workload::Introspect => "an echo of the same messages over the same accept loop",
             Workload::Check => "the SHA-256 of the token",
-            Workload::End => "none",
+            Workload::End | Workload::Stages => "none",
         }
     }
 }
