@@ -19,7 +19,7 @@ enum ContextField<'a> {
     Number(u64),
     Truth(bool),
     Words(Vec<&'a str>),
-    /// Whole seconds, rounded down: policies do not read fractions, so a decision can be cached for a second.
+    /// Policies see whole seconds, rounded down.
     Moment(Wall),
     Tenant(&'a TenantName),
 }
@@ -30,7 +30,8 @@ impl ContextField<'_> {
             ContextField::Text(t) => question.add(t),
             ContextField::Number(n) => question.add_number(*n),
             ContextField::Truth(t) => question.add_number(u64::from(*t)),
-            ContextField::Moment(now) => question.add_number(now.seconds()),
+            // A key has the time as `TimeReads` adds it.
+            ContextField::Moment(_) => {}
             ContextField::Tenant(t) => question.add(t.as_str()),
             ContextField::Words(words) => {
                 question.add_number(words.len() as u64);
@@ -117,7 +118,8 @@ impl<'a> ContextFields<'a> {
         ])
     }
 
-    /// Adds all fields that a set of slices reads to a key. `reads` has one bit for each field of `JobContext`, in its order.
+    /// Adds all fields that a set of slices reads to a key, except the time. `reads` has one bit for each field of `JobContext`, in
+    /// its order.
     pub(super) fn add_read_fields(&self, reads: JobReads, question: &mut DecisionKey) {
         for (at, (_, fact)) in self.0.iter().enumerate() {
             if reads.has(at) {
@@ -149,10 +151,14 @@ impl<'a> ContextFields<'a> {
         ContextFields(fields)
     }
 
-    /// Adds to a key the fields that a slice reads, so that a change in another field makes no new key.
-    pub(super) fn add_to_key(&self, reads: &Reads, question: &mut DecisionKey) {
+    /// Adds to a key the fields that a slice reads, so that a change in another field makes no new key. `retain_until` is that of the
+    /// resource.
+    pub(super) fn add_to_key(&self, reads: &Reads, retain_until: Option<Wall>, question: &mut DecisionKey) {
         for (_, fact) in self.0.iter().filter(|(field, _)| reads.of(field)) {
             fact.add_to_key(question);
+            if let ContextField::Moment(now) = fact {
+                reads.time().add_to_key(*now, retain_until, question);
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use dashmap::DashMap;
 use super::outcome::Outcome;
 
 /// A text with everything on which a decision depends.
+#[derive(PartialEq, Eq)]
 pub(super) struct DecisionKey(String);
 
 impl DecisionKey {

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, Principal, Resource},
+    clock::Wall,
     fence::{Revision, Stand},
     job::Gate,
     limits,
@@ -168,7 +169,8 @@ impl Engine {
             return deny(explain::wrong_kind(call, principal, &self.kinds(act)));
         };
         let tenant = self.prepared.tenant_uid(&self.types, call.tenant);
-        match &*self.outcome(slice, principal, &tenant, &ContextFields::of_change(call, approved)) {
+        let facts = ContextFields::of_change(call, approved);
+        match &*self.outcome(slice, principal, (&tenant, None), &facts) {
             Outcome::Allow(rules) => CallVerdict::Allow(ids(rules)),
             Outcome::Wait(gates, permits) => CallVerdict::Wait {
                 gates: gates.iter().filter_map(|rule| rule.gate.clone()).collect(),
@@ -264,6 +266,7 @@ impl Engine {
                 return self.judge_parts(who, parts);
             };
             reads = reads.and(slice.job_reads);
+            slice.reads.time().add_to_key(who.bundle.now, retain_until(resource), &mut question);
         }
         ContextFields::of_job(who.name, who.bundle, &[]).add_read_fields(reads, &mut question);
         if let Some(parts) = self.allowed.find(&question) {
@@ -363,17 +366,17 @@ impl Engine {
     ) -> Arc<Outcome> {
         let slice = self.slices.get(&(principal.kind, PolicyAct::Part(action)));
         match (slice, self.prepared.resources.get(&on.name)) {
-            (Some(slice), Some(uid)) => self.outcome(slice, principal, uid, facts),
+            (Some(slice), Some(uid)) => self.outcome(slice, principal, (uid, retain_until(on)), facts),
             _ => Arc::new(Outcome::Nothing),
         }
     }
 
-    /// Returns the outcome for one act, cached or evaluated.
+    /// Returns the outcome for one act, cached or evaluated. `on` is what it is done on, and until when that may be kept.
     fn outcome(
         &self,
         slice: &Slice,
         principal: &Principal,
-        on: &EntityUid,
+        (on, retain_until): (&EntityUid, Option<Wall>),
         facts: &ContextFields<'_>,
     ) -> Arc<Outcome> {
         let Some(me) = self.prepared.principals.get(&principal.pattern) else {
@@ -383,7 +386,7 @@ impl Engine {
         question.add(slice.action.id().unescaped());
         question.add(me.id().unescaped());
         question.add(on.id().unescaped());
-        facts.add_to_key(&slice.reads, &mut question);
+        facts.add_to_key(&slice.reads, retain_until, &mut question);
         self.memo.answer(question, || self.evaluate(slice, &self.prepared.entities, me, on, facts))
     }
 
@@ -479,6 +482,10 @@ fn observed_verdict(
         tracing::debug!(job = who.bundle.job, tenant = %who.bundle.tenant, %part, "the tenant is only observed, so this was not refused");
     }
     Verdict::Allow { parts: decided }
+}
+
+fn retain_until(resource: &Resource) -> Option<Wall> {
+    resource.dataset()?.retain_until
 }
 
 fn ids<'r>(rules: impl IntoIterator<Item = &'r Arc<Rule>>) -> Vec<String> {

@@ -14,6 +14,7 @@
 //! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; the outcome for one act, and a cache of outcomes |
 //! | `source` `rules` `entity_references` `fault` | policies as they are read and validated; their mistakes |
 //! | `entities` `context` `slice` | the input of Cedar: entities, context, and the rules that can apply |
+//! | `time_reads` | how the rules use the time of a decision |
 //! | `bundle` | [`PolicyBundle`]: the files of a policy and of its test cases |
 //! | `signature` | [`SignedBundle`], [`TrustedKeys`]: the signatures on the files of a policy, and the keys that may sign |
 //! | `cases` `case_run` | [`PolicyCase`]: a test case with its expected answer; the run of all cases |
@@ -47,6 +48,7 @@ mod rules;
 mod signature;
 mod slice;
 mod source;
+mod time_reads;
 mod ungated;
 
 pub use ask::{AskedAct, Asker, Bundle, Call, Phase, RequestFacts};

@@ -7,7 +7,9 @@ use cedar_policy::{
 };
 use serde_json::Value as Json;
 
-use super::{PolicyErrors, Rpc, Rule, context::JobReads, entities::Types, rules::RuleSet};
+use super::{
+    PolicyErrors, Rpc, Rule, context::JobReads, entities::Types, rules::RuleSet, time_reads::TimeReads,
+};
 use crate::name::{Action, PrincipalKind};
 
 /// An action on a resource, or a call.
@@ -129,6 +131,7 @@ pub(super) struct Reads {
     fields: BTreeSet<String>,
     /// Set if a policy uses the context in a way that hides which fields it reads.
     everything: bool,
+    time: TimeReads,
 }
 
 impl Reads {
@@ -136,16 +139,26 @@ impl Reads {
         self.everything || self.fields.contains(field)
     }
 
+    /// How they use the time.
+    pub(super) fn time(&self) -> &TimeReads {
+        &self.time
+    }
+
     #[cfg(test)]
     pub(super) fn everything() -> Self {
-        Reads { fields: BTreeSet::new(), everything: true }
+        Reads { fields: BTreeSet::new(), everything: true, time: TimeReads::any() }
     }
 
     fn add_policy(&mut self, policy: &Policy) {
         match policy.to_json() {
             Ok(json) => self.add_json(&json),
-            Err(_) => self.everything = true,
+            Err(_) => self.add_everything(),
         }
+    }
+
+    fn add_everything(&mut self) {
+        self.everything = true;
+        self.time.add_other_use();
     }
 
     /// Walks Cedar's JSON form, in which `context.x` is `{".": {"left": {"Var": "context"}, "attr": "x"}}` and
@@ -159,8 +172,14 @@ impl Reads {
                     match (key.as_str(), value.get("left"), attribute) {
                         ("." | "has", Some(left), Some(field)) if context(left) => {
                             self.fields.insert(field.to_owned());
+                            if field == "now" {
+                                self.time.add_other_use();
+                            }
                         }
-                        ("Var", _, _) if value.as_str() == Some("context") => self.everything = true,
+                        ("Var", _, _) if value.as_str() == Some("context") => self.add_everything(),
+                        (operator, ..) if self.time.add_comparison(operator, value) => {
+                            self.fields.insert("now".to_owned());
+                        }
                         _ => self.add_json(value),
                     }
                 }
@@ -188,11 +207,50 @@ mod tests {
         assert!(!some.everything, "{some:?}");
         assert_eq!(some.fields.iter().map(String::as_str).collect::<Vec<_>>(), ["a", "b", "d"]);
         assert!(!some.of("now") && some.of("d"));
+        assert!(!some.time.needs_seconds());
         assert_eq!(reads("principal.context == \"context\""), Reads::default());
         for whole in
             ["context == resource.x", "[context].contains(context)", "(if true then context else context).a"]
         {
-            assert!(reads(whole).of("now"), "{whole}");
+            let reads = reads(whole);
+            assert!(reads.of("now") && reads.time.needs_seconds(), "{whole}");
+        }
+    }
+
+    // A comparison with fixed moments changes only when one of them passes. Any other use may change each second.
+    #[test]
+    fn the_time_counts_as_moments_only_in_comparisons() {
+        let key = |reads: &Reads, now: &str, until: Option<&str>| {
+            let at = |text| crate::clock::Wall::parse(text).unwrap();
+            let mut key = crate::policy::decision_cache::DecisionKey::new(0);
+            reads.time.add_to_key(at(now), until.map(at), &mut key);
+            key
+        };
+        let (before, day, after) = ("2027-01-30T23:59:59Z", "2027-01-31T00:00:00Z", "2027-01-31T00:00:01.5Z");
+        let much_later = "2027-02-01T00:00:00Z";
+        for fixed in [
+            "context.now >= datetime(\"2027-01-31\")",
+            "datetime(\"2027-01-31T00:00:00.000Z\") == context.now",
+            "resource has retain_until && context.now < resource.retain_until",
+        ] {
+            let reads = reads(fixed);
+            assert!(reads.of("now") && !reads.time.needs_seconds(), "{fixed}");
+            let keys = [before, day, after].map(|now| key(&reads, now, Some(day)));
+            assert!(keys[0] != keys[1] && keys[1] != keys[2] && keys[0] != keys[2], "{fixed}");
+            assert!(key(&reads, much_later, Some(day)) == keys[2], "{fixed}");
+        }
+        for other in [
+            "context.now.offset(duration(\"1h\")) > datetime(\"2027-01-31\")",
+            "context.now > principal.hired",
+            "context.now.toDate() == datetime(\"2027-01-31\")",
+            "context.now > datetime(\"2027-01-31\").offset(duration(\"1h\"))",
+            "[context.now].contains(datetime(\"2027-01-31\"))",
+            "context.now > context.now",
+            "context.now > datetime(\"2027-01-31T00:00:00+0100\")",
+        ] {
+            let reads = reads(other);
+            assert!(reads.of("now") && reads.time.needs_seconds(), "{other}");
+            assert!(key(&reads, after, None) != key(&reads, much_later, None), "{other}");
         }
     }
 }
