@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{error::FolderError, objects::is_own_name, progress::files_shown};
+use super::{error::FolderError, objects::is_own_name, own_folder::OwnFolder, progress::files_shown};
 use crate::{
     backoff::Backoff,
     clock::LeaseTime,
@@ -170,9 +170,10 @@ impl FolderChanges {
 }
 
 /// Lists the regular files below a folder. Does not follow links, and leaves out leasehold's files. Blocks.
-pub(super) fn files_below(root: &Path) -> Result<Vec<FoundFile>, FolderError> {
-    let failed = |error| FolderError::disk(root, error);
-    let too_many = || FolderError::TooManyFiles(root.to_owned());
+pub(super) fn files_below(own: &OwnFolder) -> Result<Vec<FoundFile>, FolderError> {
+    let root = own.inside();
+    let failed = |error| FolderError::disk(own.path(), error);
+    let too_many = || FolderError::TooManyFiles(own.path().to_owned());
     let (mut found, mut folders) = (Vec::new(), vec![(root.to_owned(), 0)]);
     while let Some((folder, depth)) = folders.pop() {
         let entries = match fs::read_dir(&folder) {
@@ -283,11 +284,12 @@ mod tests {
         std::os::unix::fs::symlink(outside.path(), at("link")).unwrap();
         std::os::unix::fs::symlink(outside.path().join("secret"), at("file-link")).unwrap();
         nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let mut found = names(files_below(folder.path()).unwrap());
+        let own = OwnFolder::open(folder.path()).unwrap();
+        let mut found = names(files_below(&own).unwrap());
         found.sort();
         assert_eq!(found, ["deep/x", "y"]);
         let deep = (0..=SYNC_DEPTH_MAX).fold(at("deep"), |path, _| path.join("d"));
         fs::create_dir_all(deep).unwrap();
-        assert!(matches!(files_below(folder.path()), Err(FolderError::TooManyFiles(_))));
+        assert!(matches!(files_below(&own), Err(FolderError::TooManyFiles(_))));
     }
 }

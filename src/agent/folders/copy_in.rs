@@ -20,6 +20,7 @@ use tokio::{
 use super::{
     error::FolderError,
     objects::{RemoteObject, ResourceObjects, is_passing, shown},
+    own_folder::OwnFolder,
     progress::CopyProgress,
 };
 use crate::{
@@ -34,7 +35,7 @@ pub(super) const PART: &str = ".leasehold-part";
 /// A copy of some objects into a folder.
 pub(super) struct CopyIn<'a> {
     pub(super) objects: &'a ResourceObjects,
-    pub(super) folder: &'a Path,
+    pub(super) folder: &'a OwnFolder,
     pub(super) clock: &'a Arc<dyn Clock>,
     pub(super) progress: &'a CopyProgress,
 }
@@ -50,11 +51,11 @@ pub(super) struct CopiedObject {
 impl CopyIn<'_> {
     /// Fails if the disk has too little space for this many bytes.
     pub(super) fn check_room(&self, needed: u64) -> Result<(), FolderError> {
-        let stat = nix::sys::statvfs::statvfs(self.folder)
-            .map_err(|error| FolderError::disk(self.folder, error.into()))?;
+        let stat = nix::sys::statvfs::statvfs(self.folder.inside())
+            .map_err(|error| FolderError::disk(self.folder.path(), error.into()))?;
         let free = stat.blocks_available().saturating_mul(stat.fragment_size());
         if needed > free {
-            let (path, resource) = (self.folder.to_owned(), self.objects.resource.clone());
+            let (path, resource) = (self.folder.path().to_owned(), self.objects.resource.clone());
             return Err(FolderError::NoRoom { path, resource, needed, free });
         }
         Ok(())
@@ -82,10 +83,11 @@ impl CopyIn<'_> {
         requests: &Semaphore,
     ) -> Result<CopiedObject, FolderError> {
         self.objects.key(&object.name).map_err(|why| self.objects.fault(&object.name, why))?;
-        let target = self.folder.join(&object.name);
+        let target = self.folder.inside().join(&object.name);
         let part = part_of(&target);
-        let failed = |error| FolderError::disk(&target, error);
-        make_file(self.folder, &part, object.size).map_err(failed)?;
+        let shown_target = self.folder.shown(&target);
+        let failed = |error| FolderError::disk(&shown_target, error);
+        make_file(self.folder.inside(), &part, object.size).map_err(failed)?;
         let chunks = stream::iter(chunks_of(object.size)).map(Ok::<_, FolderError>);
         chunks
             .try_for_each_concurrent(STAGE_REQUESTS, |range| self.copy_chunk(&object, &part, range, requests))
@@ -111,7 +113,8 @@ impl CopyIn<'_> {
         requests: &Semaphore,
     ) -> Result<(), FolderError> {
         let _turn = requests.acquire().await;
-        let failed = |error| FolderError::disk(part, error);
+        let shown_part = self.folder.shown(part);
+        let failed = |error| FolderError::disk(&shown_part, error);
         let mut file = tokio::fs::OpenOptions::new().write(true).open(part).await.map_err(failed)?;
         file.seek(SeekFrom::Start(range.start)).await.map_err(failed)?;
         let (mut left, mut backoff, mut tries) = (range, Backoff::default(), 0_u32);
@@ -260,7 +263,8 @@ mod tests {
         let objects = objects(&[("a/b/large", large.clone()), ("empty", Vec::new())]).await;
         let folder = tempfile::tempdir().unwrap();
         let (clock, progress): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::new()), CopyProgress::new(0));
-        let copy = CopyIn { objects: &objects, folder: folder.path(), clock: &clock, progress: &progress };
+        let own = OwnFolder::open(folder.path()).unwrap();
+        let copy = CopyIn { objects: &objects, folder: &own, clock: &clock, progress: &progress };
         let done = Mutex::new(Vec::new());
         let listed = objects.list().await.unwrap();
         copy.check_room(large.len() as u64).unwrap();
@@ -291,7 +295,8 @@ mod tests {
         objects.store.put(&Key::from("m/x"), PutPayload::from(vec![2; 10])).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (clock, progress): (Arc<dyn Clock>, _) = (Arc::new(SystemClock::new()), CopyProgress::new(0));
-        let copy = CopyIn { objects: &objects, folder: folder.path(), clock: &clock, progress: &progress };
+        let own = OwnFolder::open(folder.path()).unwrap();
+        let copy = CopyIn { objects: &objects, folder: &own, clock: &clock, progress: &progress };
         let error = copy.copy(listed, |_| Ok(())).await.unwrap_err();
         assert!(error.to_string().contains("it was changed"), "{error}");
         assert!(!folder.path().join("x").exists());

@@ -116,8 +116,15 @@ impl LocalFolders {
     fn begin_to_remove_copies(&mut self) {
         for staged in std::mem::take(&mut self.staged) {
             let messages = self.messages.clone();
+            let was_in_place = staged.is_in_place();
             self.removing.push(spawn_blocking(move || match staged.wipe() {
-                Ok(()) => messages.send(&format!("removed the copy in {}", plain::path(staged.path()))),
+                Ok(()) if was_in_place => {
+                    messages.send(&format!("removed the copy in {}", plain::path(staged.path())));
+                }
+                Ok(()) => messages.send(&format!(
+                    "removed the files of the copy in {}, which was moved; what is in its place now stays",
+                    plain::path(staged.path())
+                )),
                 Err(error) => messages.send(&format!(
                     "the copy in {} could not be removed: {error}; remove it yourself",
                     plain::path(staged.path())

@@ -8,6 +8,7 @@
 //! | What | File |
 //! |---|---|
 //! | all folders of one run, from the start to the end | `local_folders` |
+//! | a folder of the user, held open | `own_folder` |
 //! | a folder with the copy of a resource, and its end | `staged` |
 //! | copies objects into a folder: in parallel, and after a broken transfer from the last byte | `copy_in` |
 //! | a folder whose files are uploaded | `synced` |
@@ -22,6 +23,7 @@ mod copy_in;
 mod error;
 mod local_folders;
 mod objects;
+mod own_folder;
 mod progress;
 mod staged;
 mod synced;
@@ -31,4 +33,4 @@ mod upload;
 
 pub use error::FolderError;
 pub(super) use local_folders::{FolderContext, LocalFolders};
-pub(super) use staged::remove_left_copy;
+pub(super) use staged::ForeignCopy;

@@ -6,29 +6,27 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use nix::{
-    fcntl::{Flock, FlockArg, OFlag},
-    unistd::geteuid,
-};
+use nix::fcntl::{Flock, FlockArg, OFlag};
 use serde_json::{Value, json};
 
 use super::{
     copy_in::{CopiedObject, CopyIn, in_background, sha256_of},
     error::FolderError,
     objects::{RemoteObject, ResourceObjects},
+    own_folder::OwnFolder,
     progress::{CopyProgress, files_shown},
 };
 use crate::{
     agent::messages::MessageSink,
     clock::Clock,
-    limits::{STAGE_JOURNAL_BYTES_MAX, STAGE_WIPE_TRIES},
+    limits::STAGE_JOURNAL_BYTES_MAX,
     plain::{self, bytes_shown},
 };
 
@@ -38,7 +36,7 @@ pub(super) const JOURNAL: &str = ".leasehold-stage";
 /// A folder with the copy of a resource. It is removed when the value is dropped.
 #[derive(Debug)]
 pub(super) struct StagedFolder {
-    path: PathBuf,
+    folder: OwnFolder,
     /// The locked journal. No other run can use the folder.
     journal: Flock<File>,
     /// The objects that an earlier run has copied, by name.
@@ -51,9 +49,9 @@ impl StagedFolder {
         let path = std::path::absolute(path).map_err(|error| FolderError::disk(path, error))?;
         let unfit = |why: &str| FolderError::Unfit { path: path.clone(), why: why.to_owned() };
         let failed = |error| FolderError::disk(&path, error);
-        make_own_folder(&path)?;
-        let is_new = fs::read_dir(&path).map_err(failed)?.next().is_none();
-        let name = path.join(JOURNAL);
+        let folder = OwnFolder::make(&path)?;
+        let is_new = fs::read_dir(folder.inside()).map_err(failed)?.next().is_none();
+        let name = folder.inside().join(JOURNAL);
         if !is_new && fs::symlink_metadata(&name).is_err() {
             return Err(unfit("it contains other files: name a folder that does not exist"));
         }
@@ -61,7 +59,7 @@ impl StagedFolder {
         let journal = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|_| unfit("another run uses it: name another folder"))?;
         let head = json!({ "resource": objects.resource.as_str() });
-        let mut staged = StagedFolder { path: path.clone(), journal, left: HashMap::new() };
+        let mut staged = StagedFolder { folder, journal, left: HashMap::new() };
         match read_journal(&staged.journal, &head) {
             Some(left) if !is_new => staged.left = left,
             _ => {
@@ -73,7 +71,7 @@ impl StagedFolder {
     }
 
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.folder.path()
     }
 
     /// Copies all objects into the folder, except the objects that are already there.
@@ -89,10 +87,11 @@ impl StagedFolder {
         let bytes = |objects: &[RemoteObject]| objects.iter().map(|object| object.size).sum::<u64>();
         let (all, wanted) = (bytes(&listed), bytes(&missing));
         let progress = CopyProgress::new(wanted);
-        let path = self.path.clone();
-        let copy = CopyIn { objects, folder: &path, clock, progress: &progress };
+        let folder = self.folder.clone();
+        let path = folder.path();
+        let copy = CopyIn { objects, folder: &folder, clock, progress: &progress };
         copy.check_room(wanted)?;
-        let what = format!("copying {} to {}", objects.resource, plain::path(&path));
+        let what = format!("copying {} to {}", objects.resource, plain::path(path));
         let copied = copy.copy(missing, |copied| self.note_copied(&copied));
         progress.report(&what, copied, &**clock, messages).await?;
         let kept = match all.saturating_sub(wanted) {
@@ -102,7 +101,7 @@ impl StagedFolder {
         messages.send(&format!(
             "copied {} to {}: {}, {} in {} s{kept}",
             objects.resource,
-            plain::path(&path),
+            plain::path(path),
             files_shown(listed.len() as u64),
             bytes_shown(all),
             clock.now().lease.since(began).as_secs()
@@ -114,10 +113,10 @@ impl StagedFolder {
     async fn keep_what_fits(&mut self, listed: Vec<RemoteObject>) -> Result<Vec<RemoteObject>, FolderError> {
         let left = std::mem::take(&mut self.left);
         if left.is_empty() {
-            self.empty().map_err(|error| FolderError::disk(&self.path, error))?;
+            self.empty().map_err(|error| FolderError::disk(self.path(), error))?;
             return Ok(listed);
         }
-        let folder = self.path.clone();
+        let folder = self.folder.inside().to_owned();
         let compared = in_background(move || {
             let (mut kept, mut missing) = (Vec::new(), Vec::new());
             for object in listed {
@@ -127,15 +126,15 @@ impl StagedFolder {
                     None => missing.push(object),
                 }
             }
-            remove_others(&folder, &folder, &kept)?;
+            remove_others(&folder, &kept)?;
             Ok(missing)
         });
-        compared.await.map_err(|error| FolderError::disk(&self.path, error))
+        compared.await.map_err(|error| FolderError::disk(self.path(), error))
     }
 
     /// Removes all files in the folder, except the journal.
     fn empty(&self) -> io::Result<()> {
-        remove_others(&self.path, &self.path, &[])
+        remove_others(self.folder.inside(), &[])
     }
 
     fn note_copied(&self, copied: &CopiedObject) -> Result<(), FolderError> {
@@ -143,89 +142,56 @@ impl StagedFolder {
         let line = json!({
             "name": object.name, "size": object.size, "e_tag": object.e_tag, "modified_ms": object.modified_ms, "sha256": sha256,
         });
-        self.note(&line).map_err(|error| FolderError::disk(&self.path, error))
+        self.note(&line).map_err(|error| FolderError::disk(self.path(), error))
     }
 
     fn note(&self, line: &Value) -> io::Result<()> {
         (&*self.journal).write_all(format!("{line}\n").as_bytes())
     }
 
-    /// Removes the folder and its content. The command may still write into it, so this tries a few times.
+    /// Removes the folder and everything in it, wherever it is.
     pub(super) fn wipe(&self) -> io::Result<()> {
-        remove_folder(&self.path)
+        self.folder.remove()
+    }
+
+    /// Whether the path still leads to the folder.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.folder.is_in_place()
     }
 }
 
 impl Drop for StagedFolder {
     fn drop(&mut self) {
         if let Err(error) = self.wipe() {
-            tracing::error!(path = %self.path.display(), %error, "a copy of a resource could not be removed");
+            tracing::error!(path = %self.path().display(), %error, "a copy of a resource could not be removed");
         }
     }
 }
 
-/// Removes the copy that a killed wrapper left behind. Keeps the folder if another run uses it now, or if it is not ours.
-pub(in crate::agent) fn remove_left_copy(path: &Path) -> io::Result<()> {
-    let journal = match open_journal(&path.join(JOURNAL), false) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        opened => opened?,
-    };
-    match Flock::lock(journal, FlockArg::LockExclusiveNonblock) {
-        Ok(_lock) => remove_folder(path),
-        Err(_) => Ok(()),
-    }
-}
+/// The copy of another process, which this one removes if that process is killed.
+#[derive(Debug)]
+pub(in crate::agent) struct ForeignCopy(OwnFolder);
 
-/// Removes a folder. Does not follow links in it.
-fn remove_folder(path: &Path) -> io::Result<()> {
-    let mut last = Ok(());
-    for _ in 0..STAGE_WIPE_TRIES {
-        last = match fs::remove_dir_all(path) {
+impl ForeignCopy {
+    /// Opens the folder, so that it is found later although it was moved.
+    pub(in crate::agent) fn open(path: &Path) -> Result<Self, FolderError> {
+        OwnFolder::open(path).map(ForeignCopy)
+    }
+
+    pub(in crate::agent) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Removes the copy that a killed wrapper left. Leaves a folder that another run has taken since.
+    pub(in crate::agent) fn remove(&self) -> io::Result<()> {
+        let journal = match open_journal(&self.0.inside().join(JOURNAL), false) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Ok(()) => return Ok(()),
-            failed => failed,
+            opened => opened?,
         };
-    }
-    if last.is_err() {
-        last = remove_each(path);
-    }
-    last
-}
-
-/// Removes as much of a folder as possible. A command may have made a folder read-only.
-fn remove_each(folder: &Path) -> io::Result<()> {
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
-    let mut result = Ok(());
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let is_folder = fs::symlink_metadata(&path).is_ok_and(|seen| seen.is_dir());
-        let removed = if is_folder { remove_each(&path) } else { fs::remove_file(&path) };
-        result = result.and(removed);
-    }
-    result.and_then(|()| fs::remove_dir(folder))
-}
-
-/// Makes a folder that only its owner can enter. If the path exists, it must be a folder, and belong only to this user.
-pub(super) fn make_own_folder(path: &Path) -> Result<(), FolderError> {
-    let failed = |error| FolderError::disk(path, error);
-    let unfit = |why: &str| FolderError::Unfit { path: path.to_owned(), why: why.to_owned() };
-    if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(failed)?;
-    }
-    match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let seen = fs::symlink_metadata(path).map_err(failed)?;
-            if !seen.is_dir() {
-                return Err(unfit("it is not a folder, or is a link: name a folder that does not exist"));
-            }
-            if seen.uid() != geteuid().as_raw() || seen.mode() & 0o022 != 0 {
-                return Err(unfit(
-                    "other users own it or may write to it: name a folder that does not exist",
-                ));
-            }
-            Ok(())
+        match Flock::lock(journal, FlockArg::LockExclusiveNonblock) {
+            Ok(_lock) => self.0.remove(),
+            Err(_) => Ok(()),
         }
-        made => made.map_err(failed),
     }
 }
 
@@ -262,11 +228,11 @@ fn is_whole(path: &Path, copied: &CopiedObject) -> bool {
 }
 
 /// Removes everything in a folder, except the journal and these files.
-fn remove_others(root: &Path, folder: &Path, kept: &[CopiedObject]) -> io::Result<()> {
+fn remove_others(root: &Path, kept: &[CopiedObject]) -> io::Result<()> {
     let names: std::collections::HashSet<PathBuf> =
         kept.iter().map(|copied| root.join(&copied.object.name)).collect();
     let above: std::collections::HashSet<&Path> = names.iter().flat_map(|name| name.ancestors()).collect();
-    let mut folders = vec![folder.to_owned()];
+    let mut folders = vec![root.to_owned()];
     while let Some(next) = folders.pop() {
         for entry in fs::read_dir(next)? {
             let entry = entry?;
@@ -284,7 +250,7 @@ fn remove_others(root: &Path, folder: &Path, kept: &[CopiedObject]) -> io::Resul
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{os::unix::fs::MetadataExt, sync::Mutex};
 
     use object_store::{ObjectStoreExt, PutPayload, memory::InMemory, path::Path as Key};
 
@@ -325,12 +291,13 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
         let second = StagedFolder::claim(&path, &objects).unwrap_err();
         assert!(second.to_string().contains("another run uses it"), "{second}");
-        remove_left_copy(&path).unwrap();
+        let foreign = ForeignCopy::open(&path).unwrap();
+        foreign.remove().unwrap();
         assert!(path.exists(), "the guard leaves a folder that is in use");
         fs::write(path.join("of-the-command"), "x").unwrap();
         drop(staged);
         assert!(!path.exists());
-        remove_left_copy(&path).unwrap();
+        foreign.remove().unwrap();
     }
 
     // Complete files that a stopped machine left behind are used again. The rest is replaced.
@@ -352,21 +319,6 @@ mod tests {
         assert!(said.contains("; 3 bytes were there already"), "{said}");
         assert_eq!((read(&left, "deep/b"), read(&left, "deep/c")), ("two".into(), "three".into()));
         assert!(!left.join("deep/part.leasehold-part").exists());
-    }
-
-    // A command can remove the write permission of its folders. The copy is removed all the same.
-    #[test]
-    fn a_folder_without_the_right_to_write_is_removed() {
-        let base = tempfile::tempdir().unwrap();
-        let closed = base.path().join("copy/closed/deep");
-        fs::create_dir_all(&closed).unwrap();
-        fs::write(closed.join("x"), "1").unwrap();
-        fs::write(base.path().join("copy/big"), "2").unwrap();
-        for folder in [closed.clone(), base.path().join("copy/closed")] {
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o555)).unwrap();
-        }
-        remove_each(&base.path().join("copy")).unwrap();
-        assert_eq!(fs::read_dir(base.path()).unwrap().count(), 0);
     }
 
     // A folder is not filled if it belongs to another resource or user, or is a link.

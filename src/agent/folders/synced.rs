@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -14,8 +14,8 @@ use super::{
     copy_in::{CopyIn, in_background},
     error::FolderError,
     objects::{RemoteObject, ResourceObjects},
+    own_folder::OwnFolder,
     progress::{CopyProgress, files_shown},
-    staged::make_own_folder,
     upload::{Uploaded, upload},
 };
 use crate::{
@@ -35,7 +35,7 @@ pub(super) struct SyncedFolder {
 
 /// The state that the task and its owner share.
 struct Syncing {
-    path: PathBuf,
+    folder: Mutex<OwnFolder>,
     objects: ResourceObjects,
     clock: Arc<dyn Clock>,
     messages: MessageSink,
@@ -63,9 +63,9 @@ impl SyncedFolder {
     ) -> Result<Self, FolderError> {
         let path = std::path::absolute(path).map_err(|error| FolderError::disk(path, error))?;
         // Files that other users put there would be uploaded with the access of the job.
-        make_own_folder(&path)?;
+        let folder = Mutex::new(OwnFolder::make(&path)?);
         let (changes, totals) = Default::default();
-        let syncing = Arc::new(Syncing { path, objects, clock, messages, changes, totals });
+        let syncing = Arc::new(Syncing { folder, objects, clock, messages, changes, totals });
         syncing.copy_earlier_files().await?;
         let ended = CancellationToken::new();
         let task = tokio::spawn(syncing.clone().upload_changes(ended.clone()));
@@ -87,15 +87,15 @@ impl SyncedFolder {
     pub(super) async fn left(&self) -> Option<String> {
         self.syncing.look().await;
         let left = self.syncing.changes().left()?;
-        Some(format!("{left} of {} are not uploaded", plain::path(&self.syncing.path)))
+        Some(format!("{left} of {} are not uploaded", plain::path(self.syncing.folder().path())))
     }
 
     /// Describes what was uploaded, for people.
     pub(super) fn summary(&self) -> String {
-        let Syncing { path, objects, .. } = &*self.syncing;
+        let (folder, resource) = (self.syncing.folder(), &self.syncing.objects.resource);
         let totals = self.syncing.totals();
         let (files, bytes) = (files_shown(totals.files), bytes_shown(totals.bytes));
-        format!("uploaded {files}, {bytes}, from {} to {}", plain::path(path), objects.resource)
+        format!("uploaded {files}, {bytes}, from {} to {resource}", plain::path(folder.path()))
     }
 }
 
@@ -111,13 +111,14 @@ impl Syncing {
         let mut uploaded: HashSet<String> = listed.iter().filter(is_copied).map(|o| o.name.clone()).collect();
         let missing: Vec<_> = listed.into_iter().filter(|object| !here.contains_key(&object.name)).collect();
         let bytes = missing.iter().map(|object| object.size).sum();
+        let folder = self.folder();
         let what =
-            format!("copying earlier files of {} to {}", self.objects.resource, plain::path(&self.path));
+            format!("copying earlier files of {} to {}", self.objects.resource, plain::path(folder.path()));
         let count = missing.len() as u64;
         uploaded.extend(missing.iter().map(|object| object.name.clone()));
         let progress = CopyProgress::new(bytes);
         let (objects, clock) = (&self.objects, &self.clock);
-        let copy = CopyIn { objects, folder: &self.path, clock, progress: &progress };
+        let copy = CopyIn { objects, folder: &folder, clock, progress: &progress };
         copy.check_room(bytes)?;
         progress.report(&what, copy.copy(missing, |_| Ok(())), &**clock, &self.messages).await?;
         if count > 0 {
@@ -146,9 +147,9 @@ impl Syncing {
             }
             let room = SYNC_UPLOADS.saturating_sub(uploads.len());
             for file in self.changes().take_finished(phase, self.now(), room) {
-                let syncing = &self;
+                let (syncing, folder) = (&self, self.folder());
                 uploads.push(Box::pin(async move {
-                    let uploaded = upload(&syncing.objects, &syncing.path, &file).await;
+                    let uploaded = upload(&syncing.objects, folder.inside(), &file).await;
                     (file, uploaded)
                 }));
             }
@@ -185,7 +186,7 @@ impl Syncing {
             }
         };
         if std::mem::replace(&mut self.totals().failure, why.clone()) != why {
-            let shown = plain::path(&self.path.join(name));
+            let shown = plain::path(&self.folder().path().join(name));
             self.messages.send(&format!("{shown} could not be uploaded: {why}"));
         }
     }
@@ -210,9 +211,30 @@ impl Syncing {
     }
 
     async fn files(&self) -> Result<Vec<FoundFile>, FolderError> {
-        let path = self.path.clone();
-        let found = in_background(move || Ok(files_below(&path))).await;
-        found.map_err(|error| FolderError::disk(&self.path, error))?
+        self.follow_command()?;
+        let folder = self.folder();
+        let path = folder.path().to_owned();
+        let found = in_background(move || Ok(files_below(&folder))).await;
+        found.map_err(|error| FolderError::disk(&path, error))?
+    }
+
+    /// Takes the new folder if the command has removed the old one and made another. If others could have put it there, what is in it
+    /// is not uploaded.
+    fn follow_command(&self) -> Result<(), FolderError> {
+        let folder = self.folder();
+        if folder.is_in_place() || !folder.path().exists() {
+            return Ok(());
+        }
+        if folder.others_can_replace() {
+            let why = "another folder is in its place, and other users may have put it there: keep folders that are uploaded where                        only you can write";
+            return Err(FolderError::Unfit { path: folder.path().to_owned(), why: why.to_owned() });
+        }
+        *self.folder.lock().unwrap_or_else(PoisonError::into_inner) = OwnFolder::open(folder.path())?;
+        Ok(())
+    }
+
+    fn folder(&self) -> OwnFolder {
+        self.folder.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn now(&self) -> LeaseTime {
@@ -230,7 +252,7 @@ impl Syncing {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Duration};
+    use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
     use object_store::{ObjectStore, ObjectStoreExt, PutPayload, memory::InMemory, path::Path as Key};
 
@@ -250,12 +272,16 @@ mod tests {
         }
 
         async fn start(&self) -> SyncedFolder {
+            self.start_in(self.folder.path()).await
+        }
+
+        async fn start_in(&self, folder: &Path) -> SyncedFolder {
             let store: Arc<dyn ObjectStore> = self.store.clone();
             let objects = ResourceObjects::of_test(store, "out");
             let said = self.said.clone();
             let messages = MessageSink::new(move |line| said.lock().unwrap().push(line.to_owned()));
             let clock = Arc::new(SystemClock::new());
-            SyncedFolder::start(self.folder.path(), objects, clock, messages).await.unwrap()
+            SyncedFolder::start(folder, objects, clock, messages).await.unwrap()
         }
 
         fn write(&self, name: &str, text: &str) {
@@ -304,6 +330,36 @@ mod tests {
         synced.finish().await;
         assert_eq!(scene.stored("log").await.as_deref(), Some("newer"));
         assert!(synced.summary().starts_with("uploaded 1 file, 5 bytes"), "{}", synced.summary());
+    }
+
+    // A script may remove its output folder and make it again. What another user puts in its place is not uploaded.
+    #[tokio::test]
+    async fn a_folder_that_is_replaced_is_uploaded_only_if_it_is_ours() {
+        let (base, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("private"), "secret").unwrap();
+        let above = base.path().join("project");
+        let out = above.join("out");
+        for (mode, stored) in [(0o755, Some("new")), (0o2775, None)] {
+            fs::create_dir_all(&out).unwrap();
+            fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
+            let scene = Scene::new();
+            let mut synced = scene.start_in(&out).await;
+            fs::write(out.join("old"), "old").unwrap();
+            fs::remove_dir_all(&out).unwrap();
+            fs::create_dir(&out).unwrap();
+            fs::write(out.join("new"), "new").unwrap();
+            synced.finish().await;
+            assert_eq!(scene.stored("new").await.as_deref(), stored, "{mode:o}");
+            assert_eq!(synced.left().await.is_some(), stored.is_none(), "{mode:o}");
+        }
+        fs::remove_dir_all(&out).unwrap();
+        let scene = Scene::new();
+        let mut synced = scene.start_in(&out).await;
+        fs::rename(&out, above.join("moved")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), &out).unwrap();
+        synced.finish().await;
+        assert_eq!(scene.stored("private").await, None);
+        assert!(synced.left().await.unwrap().contains("another folder is in its place"));
     }
 
     // If uploads are ended, their files stay behind and are named.

@@ -52,7 +52,7 @@ use super::{
     terminal,
 };
 use crate::{
-    agent::{access::credential_dir, folders::remove_left_copy, messages::MessageSink},
+    agent::{access::credential_dir, folders::ForeignCopy, messages::MessageSink},
     clock::SystemClock,
     limits::GUARD_PATIENCE,
     plain,
@@ -224,9 +224,21 @@ struct CommandGuard {
     deaths: tokio::signal::unix::Signal,
     events: File,
     command: process::Child,
+    /// Opened before the command started, so that they are found although it moved them.
+    copies: Vec<ForeignCopy>,
     has_ended: bool,
     /// The signals, which are received and only reported. No signal for the job or the wrapper ends the guard.
     signals: Signals,
+}
+
+/// Opens the copies that can be opened. Each of the others is reported.
+fn open_copies(paths: &[PathBuf]) -> Vec<ForeignCopy> {
+    let opened = paths.iter().filter_map(|path| {
+        ForeignCopy::open(path)
+            .inspect_err(|error| MessageSink::stderr().send(&format!("its end is not watched: {error}")))
+            .ok()
+    });
+    opened.collect()
 }
 
 impl CommandGuard {
@@ -244,6 +256,7 @@ impl CommandGuard {
             MessageSink::stderr()
                 .send(&format!("a process that loses its parent is not ended with the job: {e}"));
         }
+        let copies = open_copies(&args.copies);
         let mut argv = args.argv.iter();
         let mut command = Command::new(&args.program);
         if let Some(name) = argv.next() {
@@ -272,6 +285,7 @@ impl CommandGuard {
             deaths,
             events,
             command,
+            copies,
             has_ended: false,
             signals,
         };
@@ -286,11 +300,11 @@ impl CommandGuard {
 
     /// Removes the copies of resources, because the wrapper has ended and cannot remove them.
     fn remove_copies(&self) {
-        for copy in &self.args.copies {
-            if let Err(error) = remove_left_copy(copy) {
+        for copy in &self.copies {
+            if let Err(error) = copy.remove() {
                 MessageSink::stderr().send(&format!(
                     "the copy in {} could not be removed: {error}; remove it yourself",
-                    plain::path(copy)
+                    plain::path(copy.path())
                 ));
             }
         }
