@@ -18,7 +18,7 @@ const FILES: [&str; 7] = [
 ];
 
 /// Messages that carry a secret: their `Debug` is written by hand, in `src/proto.rs`.
-const SECRET: [&str; 9] = [
+const SECRET: [&str; 11] = [
     "leasehold.v1.Session",
     "leasehold.v1.JoinAttemptRequest",
     "leasehold.v1.BeginAttemptRequest",
@@ -28,6 +28,8 @@ const SECRET: [&str; 9] = [
     "leasehold.v1.IssueCredentialResponse",
     "leasehold.v1.RenewLeaseResponse",
     "leasehold.v1.IntrospectRequest",
+    "leasehold.v1.ResolveKeyResponse",
+    "leasehold.v1.S3Key",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -161,6 +161,7 @@ impl Side {
             now: Wall(NOW + second as u64 * 1_000),
             approved: &self.approved,
             own_checkpoint: true,
+            binding: "",
             parts: &parts,
         };
         let stand = self.fences.stand([] as [FenceName; 0]);
@@ -197,6 +198,7 @@ impl Side {
             ("image".to_owned(), text("")),
             ("waived".to_owned(), Value::new_set([])),
             ("own_checkpoint".to_owned(), Value::new_bool(true)),
+            ("binding".to_owned(), text("subject")),
         ])
         .unwrap();
         let request = Request::new(

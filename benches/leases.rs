@@ -415,6 +415,7 @@ impl Asking {
             now: Wall(NOW.0),
             approved: &self.approved,
             own_checkpoint: true,
+            binding: "",
             parts: &self.parts,
         };
         match self.engine.decide(&self.holder, &bundle, stand, fences.revision()) {
@@ -486,7 +487,14 @@ fn facts(j: usize, member: usize) -> Arc<Facts> {
 }
 
 fn terms(i: usize, facts: Arc<Facts>, ttl: Duration) -> Terms {
-    Terms { id: id(i), issued: NOW, deadline: NOW.plus(ttl), latest: NOW.plus(TTL * 100), facts }
+    Terms {
+        id: id(i),
+        issued: NOW,
+        deadline: NOW.plus(ttl),
+        latest: NOW.plus(TTL * 100),
+        facts,
+        s3_secret: None,
+    }
 }
 
 fn each(times: usize, took: Duration) -> f64 {

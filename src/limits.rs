@@ -747,6 +747,22 @@ pub const GATEWAY_HEADER_BYTES_MAX: u32 = 64 << 10;
 pub const GATEWAY_TOKENS_PER_REQUEST_MAX: usize = 2;
 /// Accepted tokens that are kept: at about 8 KiB each, 64 MiB.
 pub const GATEWAY_SESSIONS_MAX: usize = 8_192;
+/// Leases whose direct keys a gateway keeps, at under 1 KiB each: 4 MiB. A key that was removed is resolved again.
+pub const GATEWAY_DIRECT_KEYS_MAX: usize = 4_096;
+/// Dates for which the key of one lease is kept: yesterday, today and tomorrow.
+pub const GATEWAY_DATES_PER_KEY_MAX: usize = 3;
+/// Headers that one signature covers: a usual client signs under 20.
+pub const GATEWAY_SIGNED_HEADERS_MAX: usize = 64;
+/// Connections of clients without an SVID, before their first signature was checked. Each takes some 100 KiB at most: 25 MiB.
+pub const GATEWAY_DIRECT_UNPROVEN_MAX: usize = 256;
+/// Such connections of one address: a quarter.
+pub const GATEWAY_DIRECT_UNPROVEN_PER_ADDRESS_MAX: usize = GATEWAY_DIRECT_UNPROVEN_MAX / 4;
+/// Connections of clients without an SVID whose signature was checked.
+pub const GATEWAY_DIRECT_CONNECTIONS_MAX: usize = 1_024;
+/// Such connections of one holder: as many as its requests in progress.
+pub const GATEWAY_DIRECT_CONNECTIONS_PER_HOLDER_MAX: usize = GATEWAY_REQUESTS_PER_PEER_MAX;
+/// Between two looks at the certificate of the listener for clients without an SVID.
+pub const GATEWAY_CERTIFICATE_LOOK: Duration = Duration::from_secs(60);
 /// The time for which a request is held while tokens cannot be checked. Then the client is asked to try again. It is
 /// longer than a restart of the daemon, shorter than the timeouts of clients.
 pub const GATEWAY_HOLD: Duration = Duration::from_secs(10);

@@ -72,6 +72,8 @@ redacted! {
     IssueCredentialResponse { lease, token_expires }
     RenewLeaseResponse { lease, token_expires }
     IntrospectRequest { presenter }
+    ResolveKeyResponse { }
+    S3Key { access_key }
 }
 
 #[cfg(test)]
@@ -82,7 +84,7 @@ mod tests {
     fn no_message_with_a_secret_shows_it_in_its_debug() {
         let session = v1::Session { secret: b"5ecret".to_vec(), ..Default::default() };
         let shown = format!(
-            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
+            "{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}{:?}",
             v1::KeepAliveRequest { session: Some(session.clone()), ..Default::default() },
             v1::IssueCredentialRequest { session: Some(session), ..Default::default() },
             v1::IssueCredentialResponse { token: "5ecret".into(), ..Default::default() },
@@ -90,6 +92,8 @@ mod tests {
             v1::BeginAttemptResponse { ticket: "5ecret".into(), ..Default::default() },
             v1::JoinAttemptRequest { ticket: "5ecret".into(), ..Default::default() },
             v1::IntrospectRequest { token: "5ecret".into(), ..Default::default() },
+            v1::S3Key { secret_key: "5ecret".into(), ..Default::default() },
+            v1::ResolveKeyResponse { date_key: b"5ecret".to_vec() },
         );
         assert!(!shown.contains("5ecret") && !shown.contains("53, 101"), "{shown}");
     }

@@ -3,6 +3,8 @@
 #[cfg(feature = "server")]
 mod prose;
 mod redaction;
+#[cfg(feature = "server")]
+mod signing;
 
 use std::fmt;
 
@@ -19,6 +21,8 @@ pub(crate) use prose::{as_read, holds_secret};
 #[cfg(feature = "cli")]
 pub(crate) use redaction::has_secret_form;
 pub(crate) use redaction::{looks_secret, redacted, withheld};
+#[cfg(feature = "server")]
+pub(crate) use signing::{DateKey, S3Secret, hex};
 
 /// Text that must not be shown: a token, a ticket.
 #[derive(Clone)]

@@ -12,7 +12,10 @@ use super::{
     messages::{self, at, ending, read_half, read_scopes},
 };
 use crate::{
-    broker::{Attachment, Broker, Caller, IssueRequest, JoinRequest, MemberSession, Notice, NoticeKind},
+    broker::{
+        Attachment, Broker, Caller, CredentialKind, IssueRequest, JoinRequest, MemberSession, Notice,
+        NoticeKind,
+    },
     limits,
     link::Connection,
     name::{InstanceName, JobId},
@@ -43,6 +46,17 @@ fn session(wire: Option<v1::Session>) -> Result<MemberSession, Refusal> {
         instance: read_name("session.instance", &wire.instance)?,
         secret,
     })
+}
+
+fn read_kind(kind: i32) -> Result<CredentialKind, Refusal> {
+    match v1::CredentialKind::try_from(kind) {
+        Ok(v1::CredentialKind::Unspecified | v1::CredentialKind::Token) => Ok(CredentialKind::Token),
+        Ok(v1::CredentialKind::S3) => Ok(CredentialKind::S3Key),
+        Err(_) => {
+            Err(Refusal::new(Reason::FieldInvalid, "`kind` is not a kind of credential")
+                .with("field", "kind"))
+        }
+    }
 }
 
 #[tonic::async_trait]
@@ -136,6 +150,7 @@ impl MemberService for MembersService {
                     audience: read_optional_name("audience", &q.audience)?,
                     scopes: read_scopes(&q.scopes)?,
                     ttl: read_duration("ttl", q.ttl.as_ref(), limits::JOB_DURATION_MAX)?,
+                    kind: read_kind(q.kind)?,
                 };
                 let issued = broker.credentials.issue(&caller, &request).await?;
                 let now = broker.clock().now();
@@ -150,6 +165,10 @@ impl MemberService for MembersService {
                     binding: messages::binding(issued.binding) as i32,
                     shortened_by: issued.shortened_by,
                     locations: issued.locations.into_iter().map(|(n, l)| (n.to_string(), l)).collect(),
+                    s3_key: issued.s3_secret.map(|secret| v1::S3Key {
+                        access_key: issued.lease.id.to_access_key(),
+                        secret_key: secret.expose().to_owned(),
+                    }),
                 })
             })
             .await

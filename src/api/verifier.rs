@@ -120,6 +120,19 @@ impl VerifierService for Verifiers {
             .await
     }
 
+    async fn resolve_key(
+        &self,
+        request: Request<v1::ResolveKeyRequest>,
+    ) -> Result<Response<v1::ResolveKeyResponse>, Status> {
+        self.0
+            .call(Rpc::ResolveKey, request, |broker, caller, q| async move {
+                let audience: SpiffeId = read_name("audience", &q.audience)?;
+                let key = broker.verifiers.resolve_key(&caller, &audience, &q.access_key, &q.date)?;
+                Ok(v1::ResolveKeyResponse { date_key: key.expose().to_vec() })
+            })
+            .await
+    }
+
     type WatchFencesStream = Pin<Box<dyn Stream<Item = Result<v1::WatchFencesResponse, Status>> + Send>>;
 
     async fn watch_fences(

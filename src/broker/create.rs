@@ -189,7 +189,17 @@ impl JobUseCases {
         let mut by = BTreeSet::new();
         let judge = |asker: Asker<'_>, parts: &[_]| {
             let attempt = job.attempts.len() as u64;
-            self.decisions.judge(WorkQuestion { rules, asker, job, attempt, phase, ttl, parts, risk: None })
+            self.decisions.judge(WorkQuestion {
+                rules,
+                asker,
+                job,
+                attempt,
+                phase,
+                ttl,
+                parts,
+                risk: None,
+                binding: "",
+            })
         };
         // If policy denies a workload of another tenant, the answer is as if the catalog had no such entry.
         let is_foreign = |asker: Asker<'_>, p: &Principal| {

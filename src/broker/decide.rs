@@ -96,6 +96,8 @@ pub(super) struct WorkQuestion<'a> {
     pub parts: &'a [(Action, ResourceName)],
     /// The risk of the job for the asker, if it was computed before.
     pub risk: Option<&'a JobRisk>,
+    /// What the credential is bound to. Empty if the question is not about one credential.
+    pub binding: &'a str,
 }
 
 /// Asks policy about the work of jobs.
@@ -191,6 +193,7 @@ impl Decisions {
             now: self.context.clock.now().wall,
             approved: &approved,
             own_checkpoint: true,
+            binding: q.binding,
             parts: q.parts,
         };
         f(&q.rules.engine, q.asker, &bundle)

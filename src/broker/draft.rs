@@ -7,6 +7,7 @@ use super::{
     caller::Caller,
     credentials::CredentialUseCases,
     decide::{WorkQuestion, granted_by},
+    offer::CredentialKind,
     prepared::PreparedCredential,
     refusals::move_refusal,
     rules::Rules,
@@ -35,7 +36,11 @@ pub(super) struct CredentialDraft<'a> {
     pub session: &'a MemberSession,
     pub prepared: &'a PreparedCredential,
     pub phase: Phase,
+    /// What a user of the credential must show.
     pub binding: Binding,
+    /// Whether its token is bound to the holder's certificate.
+    pub has_certificate: bool,
+    pub kind: CredentialKind,
     pub now: Now,
 }
 
@@ -129,6 +134,7 @@ impl CredentialDraft<'_> {
             ttl,
             parts: &self.prepared.parts,
             risk: Some(&self.prepared.risk),
+            binding: self.binding.as_str(),
         })
     }
 }
@@ -141,11 +147,15 @@ impl CredentialUseCases {
         job: &'a Job,
         session: &'a MemberSession,
         prepared: &'a PreparedCredential,
+        kind: CredentialKind,
     ) -> Result<CredentialDraft<'a>, Refusal> {
         let phase = phase(job, session, prepared.offer.half)?;
-        let binding = self.binding(&request.caller, &prepared.audience, session);
+        let of_token = self.binding(&request.caller, &prepared.audience, session);
+        // The key works from any machine. Its token stays bound for servers that see the presenter.
+        let binding = if kind == CredentialKind::S3Key { Binding::Bearer } else { of_token };
+        let has_certificate = of_token == Binding::Certificate;
         let now = self.context.clock.now();
-        Ok(CredentialDraft { request, job, session, prepared, phase, binding, now })
+        Ok(CredentialDraft { request, job, session, prepared, phase, binding, has_certificate, kind, now })
     }
 
     /// Returns the proof that the presenter of the token must show. If an earlier token of this member was bound to a
@@ -195,7 +205,7 @@ impl CredentialUseCases {
             stood,
             issued: draft.now.wall,
             expires: life.token_expires,
-            certificate: (draft.binding == Binding::Certificate).then_some(certificate),
+            certificate: draft.has_certificate.then_some(certificate),
         };
         let claims = self.tokens.make_claims(&draft.prepared.claims, &wording)?;
         let minted = self.tokens.prepare(&claims)?;
@@ -265,6 +275,7 @@ impl CredentialUseCases {
             claims_sha256: minted.claims_digest,
             expires: claims.exp,
             binding: draft.binding.as_str().to_owned(),
+            s3_access_key: (draft.kind == CredentialKind::S3Key).then(|| claims.lh.lease.to_access_key()),
         }
     }
 }

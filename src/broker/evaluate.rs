@@ -119,10 +119,9 @@ impl PolicyUseCases {
                     attempt: 1,
                     phase: Phase::Running,
                     purpose: job.as_ref().map_or(&q.purpose, |job| &job.spec.purpose),
-                    facts: match &job {
-                        Some(job) => RequestFacts::of(&job.spec),
-                        None => RequestFacts::assumed(on),
-                    },
+                    facts: job
+                        .as_ref()
+                        .map_or_else(|| RequestFacts::assumed(on), |job| RequestFacts::of(&job.spec)),
                     risk: &risk,
                     method: match &job {
                         Some(job) => job.spec.tune.as_ref().map(|tune| tune.method),
@@ -132,6 +131,7 @@ impl PolicyUseCases {
                     now: self.context.clock.now().wall,
                     approved: &approved,
                     own_checkpoint: true,
+                    binding: "",
                     parts: &parts,
                 };
                 match rules.engine.judge(Asker::Identity(identity), &bundle) {

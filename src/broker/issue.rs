@@ -12,7 +12,7 @@ use super::{
     credentials::CredentialUseCases,
     decide::check_inputs,
     draft::Binding,
-    offer::IssueRequest,
+    offer::{CredentialKind, IssueRequest},
     prepared::PreparedCredential,
     refusals::{job_not_found, no_random},
     wording::TokenStand,
@@ -26,7 +26,7 @@ use crate::{
     name::{JobId, LeaseId, ResourceName},
     policy::Rpc,
     reason::{Reason, Refusal},
-    secret::SecretText,
+    secret::{S3Secret, SecretText},
 };
 
 /// A credential and its terms.
@@ -39,6 +39,8 @@ pub struct Issued {
     pub locations: BTreeMap<ResourceName, String>,
     pub bound: Bound,
     pub binding: Binding,
+    /// The secret of its S3 key, if that was asked for.
+    pub s3_secret: Option<SecretText>,
 }
 
 /// The longest time until a revocation takes effect at an audience, and the mechanism.
@@ -69,12 +71,13 @@ impl CredentialUseCases {
         let request = self.access.access_request(&caller.peer, Rpc::IssueCredential)?;
         let (job, _) = self.access.member(&request.caller, session)?;
         let prepared = self.prepared.for_issue(&request.rules, &job, request.caller.id(), wanted)?;
+        let s3_secret = new_s3_secret(wanted.kind, &prepared.audience)?;
         let StandingRequest { request, stand } = request.stand(&prepared.names);
 
         // The stand was taken before all reads below, so `look_again` notices a revocation in between.
         let job = self.access.member_still(&request.caller, session, job)?;
         self.may_issue(&request, &job, &prepared)?;
-        let draft = self.draft(&request, &job, session, &prepared)?;
+        let draft = self.draft(&request, &job, session, &prepared, wanted.kind)?;
         let life =
             draft.life(wanted.ttl.or(job.spec.credential_ttl).unwrap_or(self.context.settings.lease_ttl));
         let grant = self.grant(&draft, &life, stand)?;
@@ -89,7 +92,8 @@ impl CredentialUseCases {
         self.record_credential(&request.caller, id, job.id, &record).await?;
 
         let issued = draft.now.lease;
-        let terms = Terms { id, issued, deadline: life.deadline, latest: life.latest, facts };
+        let shown = s3_secret.as_ref().map(|secret| secret.to_text());
+        let terms = Terms { id, issued, deadline: life.deadline, latest: life.latest, facts, s3_secret };
         let lease = self
             .context
             .table
@@ -112,6 +116,7 @@ impl CredentialUseCases {
             token_expires: life.token_expires,
             bound: revocation_bound(&prepared.audience),
             binding: draft.binding,
+            s3_secret: shown,
             shortened_by: life.shortened_by,
             locations: prepared.offer.locations.clone(),
         }))
@@ -146,6 +151,19 @@ impl CredentialUseCases {
         self.context.table.remove(id, self.context.clock.now().lease, cause);
         self.cancel(id, job, reason);
     }
+}
+
+/// Makes the secret of an S3 key, if one is asked for. Only an S3 gateway can use it.
+fn new_s3_secret(kind: CredentialKind, audience: &Audience) -> Result<Option<Box<S3Secret>>, Refusal> {
+    if kind == CredentialKind::Token {
+        return Ok(None);
+    }
+    if audience.s3.is_none() || audience.checks != Checks::Feed {
+        let text = format!("{} has no S3 gateway, so it cannot use S3 keys", audience.name);
+        return Err(Refusal::new(Reason::NotSupported, text)
+            .fix("ask for a token, or have s3_endpoint written into that [[audience]] of the catalog"));
+    }
+    S3Secret::random().map(|secret| Some(Box::new(secret))).map_err(|_| no_random())
 }
 
 fn revocation_bound(audience: &Audience) -> Bound {

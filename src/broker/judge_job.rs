@@ -71,6 +71,7 @@ pub(super) fn judge_job(rules: &Rules, q: &JobQuestion<'_>) -> JobAnswer {
             now: q.at,
             approved: q.approved,
             own_checkpoint: true,
+            binding: "",
             parts: &parts,
         };
         rules.engine.judge(asker, &bundle)

@@ -99,7 +99,8 @@ impl Decisions {
         let LauncherWork { parts, risk } = &*work;
         let ttl = self.ttl_of(job);
         let (asker, attempt, phase) = (Asker::Identity(&job.launcher), 0, Phase::Creating);
-        let question = WorkQuestion { rules, asker, job, attempt, phase, ttl, parts, risk: Some(risk) };
+        let question =
+            WorkQuestion { rules, asker, job, attempt, phase, ttl, parts, risk: Some(risk), binding: "" };
         match self.judge(question) {
             Verdict::Deny { refusal, .. } => Err(refusal),
             Verdict::Allow { .. } | Verdict::Wait { .. } => Ok(()),

@@ -20,7 +20,7 @@
 //! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` `changes` `close_change` | loads policy and catalog again, or applies another policy, with approvals if policy requires them; shows the catalog |
 //! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | answers questions about present, possible and earlier decisions of policy |
 //! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `record_stream` `tenant_view` `receipt` | shows the ledger or a tenant's part of it, and waits for records |
-//! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` `use_reports` | answers verifiers, and selects the lowerings that they get |
+//! | `verifiers`: [`VerifierUseCases`](verifiers::VerifierUseCases) | `verifiers` `introspect` `feed` `reach` `use_reports` `resolve_key` | answers verifiers, and selects the lowerings that they get |
 //!
 //! | Shared by the parts | Files | What it does |
 //! |---|---|---|
@@ -103,6 +103,7 @@ mod refusals;
 mod reload;
 mod remnants;
 mod renew;
+mod resolve_key;
 mod revocation_reasons;
 mod revocations;
 mod rules;
@@ -139,7 +140,7 @@ pub use locks::LockOrder;
 pub use logins::{LoggedIn, LoginOrder};
 pub use members::JoinRequest;
 pub use offboard::Offboarded;
-pub use offer::{IssueRequest, Offer};
+pub use offer::{CredentialKind, IssueRequest, Offer};
 pub use parts::Broker;
 pub use proposals::ClosedChange;
 pub use recall::Recalled;

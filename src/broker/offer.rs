@@ -31,6 +31,16 @@ pub struct IssueRequest {
     /// Narrows the access. If it is empty, the request is for all access of the job in this half at this audience.
     pub scopes: Vec<Scope>,
     pub ttl: Option<Duration>,
+    pub kind: CredentialKind,
+}
+
+/// What a credential consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CredentialKind {
+    /// A token, which its holder presents.
+    Token,
+    /// A token and an S3 key, for clients of a gateway that have no SVID.
+    S3Key,
 }
 
 impl Offer {

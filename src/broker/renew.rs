@@ -11,6 +11,7 @@ use super::{
     endings::RecordedEnding,
     leases::LeaseView,
     names,
+    offer::CredentialKind,
     prepared::PreparedCredential,
     refusals::lease_not_found,
     rules::Rules,
@@ -78,7 +79,7 @@ impl CredentialUseCases {
             Err(refusal) => return self.end_unless_new_rules(&request, &lease, refusal),
         };
         lease.check(self.context.clock.now().lease).map_err(|r| lease_refusal(&lease, r))?;
-        let draft = self.draft(&request, &job, session, &prepared)?;
+        let draft = self.draft(&request, &job, session, &prepared, kind_of(&lease))?;
         let wanted = ttl.or(job.spec.credential_ttl).unwrap_or(self.context.settings.lease_ttl);
         let mut life = life_within(&draft, &lease, wanted);
         let before = lease.deadline();
@@ -247,6 +248,11 @@ impl CredentialUseCases {
 const RELEASED: &str = "released";
 /// The beginning of the cause of a lease that a new decision did not allow. The reason follows.
 const NOT_RENEWED: &str = "not renewed: ";
+
+/// A renewal keeps the S3 key of a lease.
+fn kind_of(lease: &Lease) -> CredentialKind {
+    if lease.s3_secret.is_some() { CredentialKind::S3Key } else { CredentialKind::Token }
+}
 
 /// Returns the lifetime that a renewal gives. It is never past the latest end of the lease.
 fn life_within(draft: &CredentialDraft<'_>, lease: &Lease, wanted: Duration) -> Life {

@@ -6,6 +6,7 @@ use super::{
     caller::relations,
     context::BrokerContext,
     decide::{Decisions, WorkQuestion, check_inputs, work_of},
+    draft::Binding,
     endings::Endings,
     renew::stands_behind_todays_names,
     rules::Rules,
@@ -90,19 +91,42 @@ impl Sweeps {
                 let name = FenceName::member(job.id, a.number, instance);
                 let allowed = launched
                     .clone()
-                    .and_then(|()| self.still_allowed(rules, job, &id).map_err(|r| why(&r)))
+                    .and_then(|()| self.still_allowed(rules, job, &id, "").map_err(|r| why(&r)))
                     .and_then(|()| match self.stand_behind_todays_names(rules, job, &name) {
                         true => Ok(()),
                         false => {
                             Err("the catalog entry of something that the job uses has changed".to_owned())
                         }
                     });
-                if let Err(why) = allowed {
-                    names.push((name, why));
+                match allowed {
+                    Err(why) => names.push((name, why)),
+                    Ok(()) => names.extend(self.keys_no_longer_allowed(rules, job, &name, &id)),
                 }
             }
         }
         names
+    }
+
+    /// Returns the fence of each lease of a member that has an S3 key, if the rules no longer allow such keys, with the reason.
+    fn keys_no_longer_allowed(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        member: &FenceName,
+        id: &SpiffeId,
+    ) -> Vec<(FenceName, String)> {
+        let mut leases = self.context.table.live(Some(member));
+        leases.retain(|lease| lease.s3_secret.is_some());
+        if leases.is_empty() {
+            return Vec::new();
+        }
+        match self.still_allowed(rules, job, id, Binding::Bearer.as_str()) {
+            Ok(()) => Vec::new(),
+            Err(refusal) => {
+                let why = why(&refusal);
+                leases.iter().map(|lease| (FenceName::lease(lease.id), why.clone())).collect()
+            }
+        }
     }
 
     /// Whether each lease of this member would have the same fences if it were issued by these rules.
@@ -114,7 +138,8 @@ impl Sweeps {
         leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
     }
 
-    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId) -> Result<(), Refusal> {
+    /// Decides again whether a member may do the work of its job, by credentials that are bound like this. Empty: by any.
+    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId, binding: &str) -> Result<(), Refusal> {
         let parts = work_of(rules, &job.spec.read, &job.spec.write);
         let question = WorkQuestion {
             rules,
@@ -125,6 +150,7 @@ impl Sweeps {
             ttl: self.decisions.ttl_of(job),
             parts: &parts,
             risk: None,
+            binding,
         };
         let scopes: Vec<Scope> =
             job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();

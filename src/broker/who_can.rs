@@ -188,6 +188,7 @@ impl PolicyUseCases {
                 now: self.context.clock.now().wall,
                 approved: &approved,
                 own_checkpoint: true,
+                binding: "",
                 parts: &[],
             };
             let Some(answer) = rules.engine.entry_may_do(entry, action, &on.name, &bundle) else { continue };

@@ -125,7 +125,7 @@ async fn start_gateway(
         store("out/", deployment.path("s3/out")),
     ];
     let listen = (Ipv4Addr::LOCALHOST, deployment.ports.s3).into();
-    let stores = GatewaySettings { listen, audience, stores, manifests: None }.open_stores()?;
+    let stores = GatewaySettings { listen, direct: None, audience, stores, manifests: None }.open_stores()?;
     let catalog = Catalog::load(&deployment.path("catalog.d")).map_err(|e| {
         RunningError::Catalog(e.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     })?;

@@ -41,8 +41,14 @@ impl QuotaScene {
             scopes: [].into(),
         };
         let stand = self.fences.stand([FenceName::job(job)]);
-        let terms =
-            Terms { id: LeaseId(self.next), issued: NOW, deadline: DUE, latest: DUE, facts: Arc::new(facts) };
+        let terms = Terms {
+            id: LeaseId(self.next),
+            issued: NOW,
+            deadline: DUE,
+            latest: DUE,
+            facts: Arc::new(facts),
+            s3_secret: None,
+        };
         self.table.insert(Grant::for_test(stand, self.fences.revision()), terms)
     }
 }

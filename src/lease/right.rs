@@ -8,6 +8,7 @@ use crate::{
     fence::Stand,
     name::{AttemptNumber, Half, InstanceName, JobId, LeaseId, Scope, SpiffeId, TenantName},
     policy::Grant,
+    secret::S3Secret,
 };
 
 /// The facts of a lease. Leases of one member, half and audience share one value.
@@ -54,6 +55,8 @@ pub struct Terms {
     pub latest: LeaseTime,
     /// The facts of the lease.
     pub facts: Arc<Facts>,
+    /// The secret of its S3 key, if clients without an SVID may use it.
+    pub s3_secret: Option<Box<S3Secret>>,
 }
 
 /// A lease: a bounded right to resources.
@@ -69,13 +72,15 @@ pub struct Lease {
     pub latest: LeaseTime,
     /// The facts of the lease.
     pub facts: Arc<Facts>,
+    /// The secret of its S3 key, if it has one. It is nowhere else, so it is gone when the lease is.
+    pub s3_secret: Option<Box<S3Secret>>,
 }
 
 impl Lease {
     /// Makes a lease that is not in the table yet.
     pub(super) fn new(stand: Stand, terms: Terms) -> Self {
-        let Terms { id, issued, deadline, latest, facts } = terms;
-        Lease { id, cell: LeaseCell::new(deadline.min(latest)), stand, issued, latest, facts }
+        let Terms { id, issued, deadline, latest, facts, s3_secret } = terms;
+        Lease { id, cell: LeaseCell::new(deadline.min(latest)), stand, issued, latest, facts, s3_secret }
     }
 
     /// Checks that the lease is valid at `now`. The check takes no lock and only a few loads.

@@ -76,6 +76,7 @@ fn terms(id: u128, who: LeaseHolder, now: LeaseTime, ttl: u64) -> Terms {
         deadline,
         latest: now.plus(Duration::from_secs(60)),
         facts: who.facts(),
+        s3_secret: None,
     }
 }
 

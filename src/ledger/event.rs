@@ -527,6 +527,9 @@ pub struct Credential {
     /// The expiry of the token, in Unix seconds.
     pub expires: u64,
     pub binding: String,
+    /// The access key that S3 clients use with it, if there is one. Its secret is in no record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3_access_key: Option<String>,
 }
 
 /// The cause for which leases ended.

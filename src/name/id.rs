@@ -81,6 +81,24 @@ id! {
     LeaseId, "l-", "a lease id"
 }
 
+/// The beginning of an access key. Access keys of S3 have letters and digits only, in upper case.
+const ACCESS_KEY_PREFIX: &str = "LHK";
+
+impl LeaseId {
+    /// Returns the access key of a lease, for S3 clients: `LHK` and the characters of the id.
+    pub fn to_access_key(self) -> String {
+        let id = self.to_string();
+        format!("{ACCESS_KEY_PREFIX}{}", id.trim_start_matches("l-").to_ascii_uppercase())
+    }
+
+    /// Returns the lease that an access key names. `None` for any other text.
+    pub fn of_access_key(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(ACCESS_KEY_PREFIX)?;
+        let is_upper = !digits.bytes().any(|byte| byte.is_ascii_lowercase());
+        is_upper.then(|| read_base32(&digits.to_ascii_lowercase())).flatten().map(LeaseId)
+    }
+}
+
 /// The number of an attempt, counted from 1. It is a fencing number: an attempt with a greater number ends all earlier
 /// attempts.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,6 +149,27 @@ impl<'de> serde::Deserialize<'de> for AttemptNumber {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_access_key_names_its_lease_in_one_way_only() {
+        for id in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef] {
+            let key = LeaseId(id).to_access_key();
+            assert!(
+                key.len() == 29 && key.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()),
+                "{key}"
+            );
+            assert_eq!(LeaseId::of_access_key(&key), Some(LeaseId(id)));
+            for other in [
+                key.to_ascii_lowercase(),
+                format!("{key}0"),
+                key.replace("LHK", "AKIA"),
+                key.replace("LHK", "LHKl-"),
+            ] {
+                assert_eq!(LeaseId::of_access_key(&other), None, "{other}");
+            }
+        }
+        assert_eq!(LeaseId::of_access_key("LHK7zzzzzzzzzzzzzzzzzzzzzzzzz"), None);
+    }
 
     #[test]
     fn ids_read_back_and_nothing_else_is_one() {

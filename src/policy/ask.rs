@@ -50,6 +50,8 @@ pub struct Bundle<'a> {
     pub approved: &'a BTreeSet<String>,
     /// Whether the checkpoints to read or delete belong to this job.
     pub own_checkpoint: bool,
+    /// What the credential is bound to: `subject`, `certificate` or `bearer`. Empty if the question is not about one credential.
+    pub binding: &'a str,
     /// The actions, each with its resource. Never empty.
     pub parts: &'a [(Action, ResourceName)],
 }

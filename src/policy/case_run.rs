@@ -125,6 +125,7 @@ impl Engine {
                     now: case.now,
                     approved: &case.approved,
                     own_checkpoint: case.own_checkpoint,
+                    binding: &case.binding,
                     parts: &parts,
                 };
                 match self.judge(Asker::Identity(&case.caller), &bundle) {

@@ -93,6 +93,7 @@ pub struct PolicyCase {
     pub(super) ttl: Duration,
     pub(super) approved: BTreeSet<String>,
     pub(super) own_checkpoint: bool,
+    pub(super) binding: String,
     pub(super) phase: Phase,
     pub(super) now: Wall,
     pub(super) relations: Vec<Relation>,
@@ -244,6 +245,7 @@ fn read_case(
         ttl: ttl(table, notes).unwrap_or(shared.ttl),
         approved: values(table.list("approved", SPEC_LIST_MAX, notes, line)).collect(),
         own_checkpoint: table.value("own_checkpoint", notes, Value::truth).unwrap_or(true),
+        binding: table.text("binding", notes, binding).unwrap_or_default(),
         phase: table.text("phase", notes, phase).unwrap_or(Phase::Running),
         now: table.text("now", notes, moment).unwrap_or(shared.now),
         relations: values(relations).collect(),
@@ -305,6 +307,11 @@ fn phase(text: &str) -> Result<Phase, String> {
     let all = [Phase::Creating, Phase::Running, Phase::Draining];
     let found = all.into_iter().find(|phase| phase.as_str() == text);
     found.ok_or_else(|| unknown(text, all.iter().map(|phase| phase.as_str())))
+}
+
+fn binding(text: &str) -> Result<String, String> {
+    const ALL: [&str; 3] = ["subject", "certificate", "bearer"];
+    if ALL.contains(&text) { Ok(text.to_owned()) } else { Err(unknown(text, ALL.into_iter())) }
 }
 
 fn moment(text: &str) -> Result<Wall, String> {

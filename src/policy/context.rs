@@ -42,7 +42,7 @@ impl ContextField<'_> {
 }
 
 /// The fields of `JobContext`, in the order of [`ContextFields::of_job`].
-const JOB_FIELDS: [&str; 20] = [
+const JOB_FIELDS: [&str; 21] = [
     "spiffe_id",
     "job",
     "tenant",
@@ -63,6 +63,7 @@ const JOB_FIELDS: [&str; 20] = [
     "approved",
     "waived",
     "own_checkpoint",
+    "binding",
 ];
 
 /// The set of `JobContext` fields that are read: one bit for each of [`JOB_FIELDS`].
@@ -115,6 +116,7 @@ impl<'a> ContextFields<'a> {
             ("approved", ContextField::Words(b.approved.iter().map(String::as_str).collect())),
             ("waived", ContextField::Words(waived.to_vec())),
             ("own_checkpoint", ContextField::Truth(b.own_checkpoint)),
+            ("binding", ContextField::Text(b.binding)),
         ])
     }
 
@@ -210,6 +212,7 @@ mod tests {
             now: Wall(0),
             approved: &approved,
             own_checkpoint: true,
+            binding: "",
             parts: &[],
         };
         let fields = ContextFields::of_job("name", &bundle, &[]);

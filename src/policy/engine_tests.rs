@@ -87,6 +87,7 @@ impl Ask {
             now: self.now,
             approved: &self.approved,
             own_checkpoint: self.own_checkpoint,
+            binding: "",
             parts: &self.parts,
         }
     }

@@ -184,6 +184,7 @@ impl Engine {
                         now: Wall(0),
                         approved: &approved,
                         own_checkpoint: true,
+                        binding: "",
                         parts: &[],
                     };
                     self.answers(slice, p, on, &ContextFields::of_job(&name, &bundle, &[]), asked)

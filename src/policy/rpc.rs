@@ -81,6 +81,7 @@ closed! {
         Introspect = "Introspect",
         WatchFences = "WatchFences",
         ReportUse = "ReportUse",
+        ResolveKey = "ResolveKey",
         GetKeys = "GetKeys",
     }
 }

@@ -98,6 +98,7 @@ impl Engine {
             now: Wall(0),
             approved: &approved,
             own_checkpoint: true,
+            binding: "",
             parts: &[],
         };
         let context = ContextFields::of_job(&name, &bundle, &[]);

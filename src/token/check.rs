@@ -7,7 +7,7 @@ use super::{claims::Claims, keys::KeySet};
 use crate::{
     clock::Wall,
     limits::TOKEN_BYTES_MAX,
-    name::SpiffeId,
+    name::{LeaseId, SpiffeId},
     reason::{Reason, Refusal},
 };
 
@@ -54,6 +54,11 @@ pub enum TokenError {
         "the token is bound to another certificate of its holder: renew the lease with the present certificate"
     )]
     Certificate,
+    /// The request is signed with the S3 key of another lease.
+    #[error(
+        "the token is of another lease than the access key: send the session token that came with the key"
+    )]
+    OtherLease,
 }
 
 impl TokenError {
@@ -72,7 +77,9 @@ impl TokenError {
             TokenError::Audience(_) => Reason::TokenAudience,
             TokenError::Expired(_) => Reason::TokenExpired,
             TokenError::NotYetValid(_) => Reason::TokenNotYetValid,
-            TokenError::NoPresenter | TokenError::Presenter { .. } => Reason::TokenPresenter,
+            TokenError::NoPresenter | TokenError::Presenter { .. } | TokenError::OtherLease => {
+                Reason::TokenPresenter
+            }
             TokenError::Certificate => Reason::TokenCertificate,
         }
     }
@@ -97,6 +104,11 @@ pub enum Presenter<'a> {
     },
     /// The presenter is unknown, because the catalog says that the audience does not see it. A bound token is refused.
     Unseen,
+    /// A client without an SVID whose request names an S3 key, and must be signed with it. The token must be of this lease.
+    KeyHolder {
+        /// The lease that the access key names.
+        lease: LeaseId,
+    },
 }
 
 impl Presenter<'_> {
@@ -107,6 +119,8 @@ impl Presenter<'_> {
     /// Fails if the presenter is not the `sub`, or does not show the certificate of the `cnf`.
     pub fn may_present(self, claims: &Claims) -> Result<(), TokenError> {
         match (self, &claims.cnf) {
+            (Presenter::KeyHolder { lease }, _) if lease == claims.lh.lease => Ok(()),
+            (Presenter::KeyHolder { .. }, _) => Err(TokenError::OtherLease),
             (Presenter::Unseen, None) => Ok(()),
             (Presenter::Unseen, Some(_)) => Err(TokenError::NoPresenter),
             (Presenter::Svid { id, .. }, _) if *id != claims.sub => {

@@ -84,12 +84,16 @@
 //! | `feed_state` | the state of the feed, which the follower writes and checks read |
 //! | `fences` | the lowered fences |
 //! | `keys` | the public keys |
+//! | `use_reporter` | reports what leases were used for |
+//! | `key_resolver` | resolves the access keys of S3 clients |
 
 mod access;
 mod feed;
 mod feed_state;
 mod fences;
 mod introspect;
+#[cfg(feature = "server")]
+mod key_resolver;
 mod keys;
 mod session;
 mod subscription;
@@ -101,5 +105,7 @@ pub(crate) mod testing;
 
 pub use access::Access;
 pub use introspect::{Introspection, Introspector};
+#[cfg(feature = "server")]
+pub(crate) use key_resolver::KeyResolver;
 pub use use_reporter::{Report, UseReporter};
 pub use verifier::{Verifier, VerifierSettings};

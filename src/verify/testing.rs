@@ -32,11 +32,13 @@ use crate::{
         v1::{
             FeedLowered, FeedSnapshot, FeedStart, FeedTick, GetKeysRequest, GetKeysResponse,
             IntrospectRequest, IntrospectResponse, LoweredFence, ReportUseRequest, ReportUseResponse,
-            WatchFencesRequest, WatchFencesResponse,
+            ResolveKeyRequest, ResolveKeyResponse, WatchFencesRequest, WatchFencesResponse,
             verifier_service_server::{VerifierService, VerifierServiceServer},
             watch_fences_response::Event,
         },
     },
+    reason::{Reason, Refusal},
+    secret::S3Secret,
     token::{AuthorizationDetail, Claims, FenceKey, LeaseClaims, SigningKey, mint},
 };
 
@@ -69,6 +71,10 @@ pub(crate) struct Wire {
     pub(crate) keys_asked: AtomicUsize,
     pub(crate) introspected: Mutex<Vec<IntrospectRequest>>,
     pub(crate) introspection: Mutex<Result<IntrospectResponse, Status>>,
+    /// How often an access key was resolved.
+    pub(crate) keys_resolved: AtomicUsize,
+    /// The secret of all access keys, or why none is resolved.
+    pub(crate) s3_secret: Mutex<Result<Arc<S3Secret>, Reason>>,
 }
 
 /// The daemon's side of one `WatchFences` stream.
@@ -96,6 +102,8 @@ impl ScriptedDaemon {
             keys_asked: AtomicUsize::new(0),
             introspected: Mutex::default(),
             introspection: Mutex::new(Err(Status::unimplemented(""))),
+            keys_resolved: AtomicUsize::new(0),
+            s3_secret: Mutex::new(Err(Reason::LeaseNotFound)),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -341,6 +349,17 @@ impl VerifierService for Wire {
         self.keys_asked.fetch_add(1, Ordering::SeqCst);
         let epoch = self.epoch.load(Ordering::SeqCst);
         Ok(Response::new(GetKeysResponse { jwks: self.jwks.lock().unwrap().clone(), epoch }))
+    }
+
+    async fn resolve_key(
+        &self,
+        asked: Request<ResolveKeyRequest>,
+    ) -> Result<Response<ResolveKeyResponse>, Status> {
+        self.keys_resolved.fetch_add(1, Ordering::SeqCst);
+        let secret = self.s3_secret.lock().unwrap().clone();
+        let secret = secret.map_err(|reason| Refusal::new(reason, "there is no such lease").status())?;
+        let date_key = secret.date_key(&asked.into_inner().date).expose().to_vec();
+        Ok(Response::new(ResolveKeyResponse { date_key }))
     }
 
     async fn report_use(&self, _: Request<ReportUseRequest>) -> Result<Response<ReportUseResponse>, Status> {

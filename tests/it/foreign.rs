@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::harness::*;
 
 /// Calls that take a name and are not about one job, member or lease.
-pub const ASKS_BY_NAME: [&str; 14] = [
+pub const ASKS_BY_NAME: [&str; 15] = [
     "CreateJob",
     "EvaluatePolicy",
     "Introspect",
@@ -23,6 +23,7 @@ pub const ASKS_BY_NAME: [&str; 14] = [
     "Offboard",
     "RecallDataset",
     "ReportUse",
+    "ResolveKey",
     "TailLedger",
     "UnrecallDataset",
     "WatchFences",
@@ -79,7 +80,7 @@ fn names(call: &str, worker: &Worker, token: &Token, gone: &Token, hashes: &[Str
         "TailLedger" => {
             vec![[hashes[0].clone(), hashes[1].clone(), Digest::of(b"none").to_string()]]
         }
-        "WatchFences" | "ReportUse" => {
+        "WatchFences" | "ReportUse" | "ResolveKey" => {
             vec![[own(GLOBEX_GATEWAY), own(GATEWAY), own("spiffe://k8s.acme.example/none")]]
         }
         other => panic!("{other} takes a name: say here which ones to try"),
@@ -191,6 +192,10 @@ async fn ask(client: &Client, call: &str, turn: usize, name: &str) -> String {
                 Err(status) => return text::<()>(Err(status), name),
             };
             text(stream.message().await.map(tonic::Response::new), name)
+        }
+        "ResolveKey" => {
+            let request = v1::ResolveKeyRequest { audience: owned, ..Default::default() };
+            text(verifiers.resolve_key(request).await, name)
         }
         "ReportUse" => {
             let request = v1::ReportUseRequest { audience: owned, ..Default::default() };

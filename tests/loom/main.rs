@@ -50,6 +50,7 @@ fn terms() -> Terms {
             audience: "spiffe://td.example/files".parse().unwrap(),
             scopes: [].into(),
         }),
+        s3_secret: None,
     }
 }
 

@@ -76,6 +76,7 @@ pub fn terms(id: u128) -> Terms {
         deadline: LeaseTime(NOW.0 + 60_000),
         latest: LeaseTime(NOW.0 + 600_000),
         facts: facts(),
+        s3_secret: None,
     }
 }
 

@@ -139,6 +139,13 @@ impl VerifierService for Echo {
         Err(not_echoed())
     }
 
+    async fn resolve_key(
+        &self,
+        _: Request<v1::ResolveKeyRequest>,
+    ) -> Result<Response<v1::ResolveKeyResponse>, Status> {
+        Err(not_echoed())
+    }
+
     async fn get_keys(
         &self,
         _: Request<v1::GetKeysRequest>,
