@@ -42,7 +42,7 @@ impl GatewayArgs {
             })?,
             () = stops.stop() => return Ok(Exit::Ok),
         };
-        tracing::info!(s3 = %gateway.address, version = env!("CARGO_PKG_VERSION"), "ready");
+        tracing::info!(s3 = %gateway.address, s3_direct = gateway.direct.map(tracing::field::display), version = env!("CARGO_PKG_VERSION"), "ready");
         let (stopper, reload) = (gateway.stopper(), gateway.reloader());
         let signals = tokio::spawn(stops.until_stopped(stopper, reload));
         let stopped = gateway.run().await;

@@ -79,6 +79,7 @@ impl ServeArgs {
             issuer = %daemon.issuer,
             probe = %daemon.probe,
             s3 = daemon.gateway.map(tracing::field::display),
+            s3_direct = daemon.gateway_direct.map(tracing::field::display),
             people = daemon.login.map(tracing::field::display),
             epoch = daemon.broker.epoch(),
             version = env!("CARGO_PKG_VERSION"),

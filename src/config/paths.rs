@@ -146,6 +146,10 @@ fn store_paths(gateway: &GatewaySettings) -> Vec<ConfiguredPath> {
     let manifests = gateway.manifests.iter();
     let mut out: Vec<_> =
         manifests.map(|folder| one("gateway.manifests", folder, PathUse::Directory)).collect();
+    if let Some(direct) = &gateway.direct {
+        out.push(one("gateway.direct_cert", &direct.certificate.cert, PathUse::File));
+        out.push(one("gateway.direct_key", &direct.certificate.key, PathUse::PrivateFile));
+    }
     for store in &gateway.stores {
         let key = |key: &str| format!("gateway.store.\"{}\".{key}", store.location);
         match &store.kept_in {

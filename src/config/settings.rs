@@ -53,8 +53,10 @@ impl Config {
             ("issuer.listen", self.issuer.listen.address()),
         ];
         let gateway = self.gateway.as_ref().map(|gateway| ("gateway.listen", gateway.listen));
+        let direct = self.gateway.as_ref().and_then(|gateway| gateway.direct.as_ref());
+        let direct = direct.map(|direct| ("gateway.direct", direct.listen));
         let people = self.people.as_ref().map(|people| ("people.listen", people.listen));
-        all.into_iter().chain(gateway).chain(people).collect()
+        all.into_iter().chain(gateway).chain(direct).chain(people).collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{ConfigFaults, rules};
 use crate::{
-    gateway::StoreFault,
+    gateway::{DirectFault, StoreFault},
     identity::{EndpointFault, LoadError, NoIdentity},
     ledger::{CopyError, HeadKeyError, LedgerError, OpenError},
     reason::Refusal,
@@ -58,6 +58,9 @@ pub enum StartError {
     /// A store of the gateway cannot be opened, for example because a file with its key is missing.
     #[error(transparent)]
     Store(#[from] StoreFault),
+    /// The gateway's listener for clients without an SVID cannot serve, for example because its certificate is missing.
+    #[error(transparent)]
+    Direct(#[from] DirectFault),
     /// The gRPC services could not be joined, for example because reflection refused our descriptors.
     #[error("the gRPC services could not be made: {0}")]
     Services(String),

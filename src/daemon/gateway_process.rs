@@ -16,17 +16,19 @@ use crate::{
     catalog::{Catalog, CatalogErrors},
     clock::{Clock, SystemClock},
     config::GatewayConfig,
-    gateway::{CatalogReader, Gateway, GatewaySettings},
+    gateway::{CatalogReader, DirectListener, Gateway, GatewaySettings},
     identity::{IdentitySource, wait_for_identity},
     limits,
     link::{Connector, Endpoint, ServeOptions, listen},
-    verify::{UseReporter, Verifier, VerifierSettings},
+    verify::{KeyResolver, UseReporter, Verifier, VerifierSettings},
 };
 
 /// A gateway that serves.
 pub struct GatewayProcess {
     /// The address for S3. The system chose it, so the port is never 0.
     pub address: SocketAddr,
+    /// Serves S3 to clients without an SVID, if the configuration says so.
+    pub direct: Option<SocketAddr>,
     identity: Arc<dyn IdentitySource>,
     catalog: Arc<ArcSwap<Catalog>>,
     catalog_files: PathBuf,
@@ -51,6 +53,8 @@ impl GatewayProcess {
         let (what, address) = ("S3", config.gateway.listen);
         let listener = listen(address).map_err(|source| StartError::Listen { what, address, source })?;
         let address = listener.local_addr().unwrap_or(address);
+        let for_direct = bind_direct(&config.gateway)?;
+        let direct = for_direct.as_ref().and_then(|listener| listener.local_addr().ok());
 
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         let (follower, shutdown) = (identity.clone(), stop.clone());
@@ -66,18 +70,26 @@ impl GatewayProcess {
         let connector = Connector::new(identity.clone(), clock.clone(), config.daemon.clone());
         let audience = config.gateway.audience.clone();
         let reporter = UseReporter::new(&connector, audience.clone(), clock.clone());
+        let resolver = KeyResolver::new(&connector, audience.clone(), clock.clone());
         let verifier = Verifier::start(VerifierSettings { connector, audience, clock: clock.clone() });
         let catalog = Arc::new(ArcSwap::from_pointee(catalog));
         let in_force = catalog.clone();
         let reader: CatalogReader = Arc::new(move || Catalog::clone(&in_force.load()));
         let gateway = Gateway::new(verifier, reader, stores, clock).reporting_to(reporter);
+        if let Some(direct) = direct_listener(&config.gateway, for_direct, resolver)? {
+            let serving = gateway.clone().serve_direct(direct, stop.clone());
+            tasks.spawn(async move {
+                serving.await;
+                "the gateway's listener for clients without an SVID"
+            });
+        }
         let serving = gateway.serve(listener, identity.clone(), ServeOptions::default(), stop.clone());
         tasks.spawn(async move {
             serving.await;
             "the gateway"
         });
         let catalog_files = config.catalog.clone();
-        Ok(GatewayProcess { address, identity, catalog, catalog_files, stop, tasks })
+        Ok(GatewayProcess { address, direct, identity, catalog, catalog_files, stop, tasks })
     }
 
     /// Returns the token that stops the gateway.
@@ -134,6 +146,23 @@ fn faults(errors: &CatalogErrors) -> StartError {
     ConfigFaults(errors.iter().map(|error| format!("gateway.catalog: {error}")).collect()).into()
 }
 
+/// Binds the listener for clients without an SVID, if the settings have one.
+pub(super) fn bind_direct(settings: &GatewaySettings) -> Result<Option<TcpListener>, StartError> {
+    let Some(direct) = &settings.direct else { return Ok(None) };
+    let (what, address) = ("S3 of clients without an SVID", direct.listen);
+    listen(address).map(Some).map_err(|source| StartError::Listen { what, address, source })
+}
+
+/// Makes the listener for clients without an SVID ready to serve.
+pub(super) fn direct_listener(
+    settings: &GatewaySettings,
+    listener: Option<TcpListener>,
+    resolver: KeyResolver,
+) -> Result<Option<DirectListener>, StartError> {
+    let (Some(direct), Some(listener)) = (&settings.direct, listener) else { return Ok(None) };
+    Ok(Some(DirectListener::new(listener, direct.certificate.clone(), resolver)?))
+}
+
 /// Makes the gateway that runs inside the daemon. It calls this daemon over mutual TLS, like a gateway on another
 /// machine.
 pub(super) fn gateway_of_daemon(
@@ -142,7 +171,7 @@ pub(super) fn gateway_of_daemon(
     grpc: SocketAddr,
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,
-) -> Result<Gateway, StartError> {
+) -> Result<(Gateway, KeyResolver), StartError> {
     let own = identity.current().svid.as_ref().map(|svid| svid.spiffe_id().clone());
     let own = own.ok_or_else(|| StartError::BrokenOff("the daemon's SVID is gone".to_owned()))?;
     let daemon = Endpoint::new(&reachable(grpc).to_string(), own);
@@ -150,9 +179,11 @@ pub(super) fn gateway_of_daemon(
     let connector = Connector::new(identity.clone(), clock.clone(), daemon);
     let audience = settings.audience.clone();
     let reporter = UseReporter::new(&connector, audience.clone(), clock.clone());
+    let resolver = KeyResolver::new(&connector, audience.clone(), clock.clone());
     let verifier = Verifier::start(VerifierSettings { connector, audience, clock: clock.clone() });
     let catalog: CatalogReader = Arc::new(move || broker.rules.in_force().catalog().clone());
-    Ok(Gateway::new(verifier, catalog, settings.open_stores()?, clock).reporting_to(reporter))
+    let gateway = Gateway::new(verifier, catalog, settings.open_stores()?, clock).reporting_to(reporter);
+    Ok((gateway, resolver))
 }
 
 /// Returns the address at which this machine reaches a listener. A wildcard becomes the loopback address.

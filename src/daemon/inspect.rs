@@ -11,17 +11,18 @@ use std::{
 
 use tokio_rustls::TlsAcceptor;
 
-use super::{listeners, rules};
+use super::rules;
 use crate::{
     broker::KeptRules,
     broker::Rules,
     catalog::Catalog,
     clock::{Clock, Wall},
     config::{Config, ConfiguredPath, GatewayConfig, IdentityConfig, IdentityFrom, IssuerListen},
-    gateway::GatewaySettings,
+    gateway::{GatewaySettings, WebCertificate},
     identity::{BundleSource, EndpointProfile, LoadError, TrustBundles, X509Svid, web_client},
     ledger::Dir,
     limits,
+    link::web_tls,
     name::{SpiffeId, TrustDomain},
     people::{
         AuthorityFault, IdentityProvider, People, PeopleAuthority, ProviderHttp, SpentTokens, has_https,
@@ -279,9 +280,9 @@ impl Inspection {
         if !self.is_there("issuer.cert", cert) || !self.is_there("issuer.key", key) {
             return;
         }
-        match listeners::web_tls(cert, key) {
+        match web_tls(cert, key) {
             Ok(acceptor) => self.tls = Some(acceptor),
-            Err(fault) => self.look_mut(fault.key).faults.push(fault.what),
+            Err(fault) => self.look_mut(&format!("issuer.{}", fault.file)).faults.push(fault.what),
         }
     }
 
@@ -359,6 +360,13 @@ impl Inspection {
 
     /// Opens the stores as a start does, unless a fault of their files was reported before.
     fn look_at_stores(&mut self, gateway: &GatewaySettings) {
+        if let Some(WebCertificate { cert, key }) = gateway.direct.as_ref().map(|direct| &direct.certificate)
+            && self.is_there("gateway.direct_cert", cert)
+            && self.is_there("gateway.direct_key", key)
+            && let Err(fault) = web_tls(cert, key)
+        {
+            self.look_mut(&format!("gateway.direct_{}", fault.file)).faults.push(fault.what);
+        }
         let is_noted = self.looks.iter().any(|look| look.key.starts_with("gateway.store") && !look.is_ok());
         if let Some(fault) = gateway.open_stores().err().filter(|_| !is_noted) {
             self.look_mut("gateway.store").faults.push(fault.to_string());

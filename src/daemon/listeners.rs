@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -15,10 +14,6 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use rustls::{
-    ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
-};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,42 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     clock::Clock,
     limits::{HANDSHAKE, WEB_CONNECTION, WEB_CONNECTIONS_MAX, WEB_REQUEST_BYTES_MAX},
-    plain,
 };
-
-/// A mistake in the issuer's certificate or key.
-pub(super) struct WebFault {
-    /// The key in the configuration: `issuer.cert` or `issuer.key`.
-    pub(super) key: &'static str,
-    pub(super) what: String,
-}
-
-/// Loads a web certificate, because the clients of the issuer's listener check host names, not SPIFFE IDs.
-pub(super) fn web_tls(cert: &Path, key: &Path) -> Result<TlsAcceptor, WebFault> {
-    let bad = |key: &'static str, path: &Path, what: String| WebFault {
-        key,
-        what: format!("`{}` cannot be used: {what}", plain::path(path)),
-    };
-    let bad_cert = |e: &dyn std::error::Error| bad("issuer.cert", cert, e.to_string());
-    let chain = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| bad_cert(&e))?;
-    let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| match e {
-        pem::Error::NoItemsFound => {
-            bad("issuer.key", key, "it contains no unencrypted private key in PEM".to_owned())
-        }
-        e => bad("issuer.key", key, e.to_string()),
-    })?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| bad_cert(&e))?
-        .with_no_client_auth()
-        .with_single_cert(chain, key_der)
-        .map_err(|e| bad_cert(&e))?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
 
 /// Serves a router until `shutdown`, over TLS if an acceptor is given. HTTP/1.1 only.
 ///

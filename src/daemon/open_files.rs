@@ -74,8 +74,14 @@ fn wanted(room: &RoomConfig, listeners: usize) -> u64 {
         limits::HANDSHAKES_WAITING_MAX,
         limits::HANDSHAKES_ENDING_MAX,
     ];
-    // The listeners of the issuer and the probes.
-    let others = [limits::WEB_CONNECTIONS_MAX, limits::WEB_CONNECTIONS_MAX, OTHERS];
+    // Issuer, probes, and the gateway's clients without an SVID.
+    let others = [
+        limits::WEB_CONNECTIONS_MAX,
+        limits::WEB_CONNECTIONS_MAX,
+        limits::GATEWAY_DIRECT_UNPROVEN_MAX,
+        limits::GATEWAY_DIRECT_CONNECTIONS_MAX,
+        OTHERS,
+    ];
     let sum = |files: &[usize]| files.iter().fold(0, |sum: u64, n| sum.saturating_add(*n as u64));
     sum(&of_one).saturating_mul(listeners as u64).saturating_add(sum(&others))
 }

@@ -11,7 +11,7 @@ use tonic_health::ServingStatus;
 use super::{
     failure::{StartError, with_mistakes},
     free_space::watch_free_space,
-    gateway_process::gateway_of_daemon,
+    gateway_process::{bind_direct, direct_listener, gateway_of_daemon},
     identity,
     inspect::{self, StartParts},
     ledger::{self, OpenedLedger},
@@ -57,6 +57,8 @@ pub struct Daemon {
     pub probe: SocketAddr,
     /// Serves S3, if the configuration has a gateway.
     pub gateway: Option<SocketAddr>,
+    /// Serves S3 to clients without an SVID, if the gateway does.
+    pub gateway_direct: Option<SocketAddr>,
     /// Serves `/login`, if people log in.
     pub login: Option<SocketAddr>,
     /// Problems that did not stop the start, for the operator.
@@ -146,6 +148,7 @@ impl Daemon {
             issuer: bound_address(&listeners.issuer, config.issuer.listen.address()),
             probe: bound_address(&listeners.probe, config.server.probe),
             gateway: listeners.gateway.as_ref().and_then(|listener| listener.local_addr().ok()),
+            gateway_direct: listeners.direct.as_ref().and_then(|listener| listener.local_addr().ok()),
             login: listeners.login.as_ref().and_then(|listener| listener.local_addr().ok()),
             warnings: opened.warnings,
             broker,
@@ -178,7 +181,7 @@ impl Daemon {
         }
         self.spawn_background(config, clock);
         if let (Some(settings), Some(listener)) = (&config.gateway, listeners.gateway) {
-            self.serve_gateway(settings, &config.server.room, listener, clock)?;
+            self.serve_gateway(settings, &config.server.room, (listener, listeners.direct), clock)?;
         }
         Ok(())
     }
@@ -249,11 +252,15 @@ impl Daemon {
         &mut self,
         settings: &GatewaySettings,
         room: &RoomConfig,
-        listener: TcpListener,
+        (listener, direct): (TcpListener, Option<TcpListener>),
         clock: &Arc<dyn Clock>,
     ) -> Result<(), StartError> {
-        let gateway =
+        let (gateway, resolver) =
             gateway_of_daemon(settings, &self.identity, self.grpc, self.broker.clone(), clock.clone())?;
+        if let Some(direct) = direct_listener(settings, direct, resolver)? {
+            let serving = gateway.clone().serve_direct(direct, self.stop.clone());
+            self.spawn("the gateway's listener for clients without an SVID", serving);
+        }
         let serving =
             gateway.serve(listener, self.identity.clone(), listener_options(room), self.stop.clone());
         self.spawn("the gateway", serving);
@@ -390,6 +397,8 @@ struct Listeners {
     issuer: TcpListener,
     probe: TcpListener,
     gateway: Option<TcpListener>,
+    /// The gateway's for clients without an SVID.
+    direct: Option<TcpListener>,
     /// The listener for the logins of people.
     login: Option<TcpListener>,
     /// TLS of the issuer's listener, if it has TLS.
@@ -405,11 +414,15 @@ impl Listeners {
             Some(gateway) => Some(listen("S3", gateway.listen)?),
             None => None,
         };
+        let direct = match &config.gateway {
+            Some(gateway) => bind_direct(gateway)?,
+            None => None,
+        };
         let login = match &config.people {
             Some(people) => Some(listen("logins", people.listen)?),
             None => None,
         };
-        Ok(Listeners { grpc, issuer, probe, gateway, login, tls })
+        Ok(Listeners { grpc, issuer, probe, gateway, direct, login, tls })
     }
 }
 

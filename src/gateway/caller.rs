@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use http::Extensions;
 use s3s::{S3Error, S3ErrorCode, S3Result};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     live_access::LiveAccess,
@@ -14,8 +15,8 @@ use super::{
     view::{Found, Mount, Need},
 };
 use crate::{
-    link::{Connection, Share},
-    name::Object,
+    link::Share,
+    name::{Object, SpiffeId},
     plain,
     reason::{Reason, Refusal},
     verify::Access,
@@ -26,7 +27,10 @@ use crate::{
 pub(super) struct GatewayCaller {
     pub(super) session: TokenSession,
     pub(super) sessions: TokenSessions,
-    pub(super) connection: Connection,
+    /// The holder of its tokens.
+    pub(super) holder: SpiffeId,
+    /// Closes its connection at once.
+    pub(super) cut: CancellationToken,
     pub(super) rooms: Arc<GatewayRoom>,
     /// The caller's slot among the requests under way. Transfers keep the slot until they end.
     pub(super) room: Arc<Share>,
@@ -49,7 +53,7 @@ impl GatewayCaller {
 
     /// Returns the memory for the caller's uploads into object stores.
     pub(super) fn upload_memory(&self) -> UploadMemory {
-        UploadMemory::new(self.rooms.upload_kib.clone(), self.connection.peer.spiffe_id().clone())
+        UploadMemory::new(self.rooms.upload_kib.clone(), self.holder.clone())
     }
 
     /// Authorizes the use of a key. A key that the caller may not see gets the same answer as an absent key.
@@ -141,7 +145,7 @@ impl GatewayCaller {
 
 impl fmt::Debug for GatewayCaller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "GatewayCaller({})", self.connection.peer.spiffe_id())
+        write!(f, "GatewayCaller({})", self.holder)
     }
 }
 

@@ -47,7 +47,7 @@ impl Download {
     ) -> Self {
         let over = CancellationToken::new();
         let (ended, done) = (access.ended(), over.clone());
-        let (clock, connection) = (caller.sessions.clock().clone(), caller.connection.clone());
+        let (clock, connection) = (caller.sessions.clock().clone(), caller.cut.clone());
         tokio::spawn(async move {
             let last_resort = async {
                 ended.await;
@@ -55,7 +55,7 @@ impl Download {
             };
             tokio::select! {
                 () = done.cancelled() => {}
-                () = last_resort => connection.cut(),
+                () = last_resort => connection.cancel(),
             }
         });
         Download {

@@ -18,7 +18,7 @@ use super::{
     refusal::{failed, not_implemented, refused},
     room::GatewayRoom,
     service::{SIGNED_WITH, service},
-    session::{CatalogReader, TokenSessions},
+    session::{CatalogReader, TokenSession, TokenSessions},
     stores::Stores,
     unread_body::UnreadBody,
 };
@@ -26,22 +26,24 @@ use crate::{
     clock::Clock,
     identity::IdentitySource,
     limits::{GATEWAY_HEADER_BYTES_MAX, GATEWAY_TOKENS_PER_REQUEST_MAX, GATEWAY_XML_BYTES_MAX},
-    link::{Acceptor, ClassifiedPeer, Classify, Connection, PeerClass, Protocol, ServeOptions, serve},
+    link::{Acceptor, ClassifiedPeer, Classify, Connection, PeerClass, Protocol, ServeOptions, Share, serve},
+    name::SpiffeId,
     reason::{Reason, Refusal},
+    token::Presenter,
     verify::{UseReporter, Verifier},
 };
 
 /// A member's access token for this audience: one header for each half.
-const TOKEN: &str = "x-leasehold-token";
+pub(super) const TOKEN: &str = "x-leasehold-token";
 /// The secret of the key that the wrapper gave to the client.
-const SECRET_KEY: &str = "x-leasehold-secret-key";
+pub(super) const SECRET_KEY: &str = "x-leasehold-secret-key";
 /// The path at which wrappers present newer tokens for transfers under way. A bucket cannot have this name.
 const RENEW_PATH: &str = "/.leasehold/renew";
 
 /// An S3 server for the resources of leases. A clone is cheap.
 #[derive(Clone)]
 pub struct Gateway {
-    sessions: TokenSessions,
+    pub(super) sessions: TokenSessions,
     uploads: Arc<OpenUploads>,
     s3: S3Service,
     rooms: Arc<GatewayRoom>,
@@ -118,11 +120,7 @@ impl Gateway {
 
     async fn handle(&self, request: Request<Incoming>) -> S3Result<Response<Body>> {
         let clock = self.sessions.clock();
-        let request = request.map(|body| {
-            let paced = Body::http_body_unsync(PacedBody::new(body.into(), clock.clone()));
-            Body::http_body_unsync(UnreadBody::new(paced, clock.clone()))
-        });
-        let mut request = guarded(request);
+        let mut request = bounded(request, clock);
         let connection = request.extensions().get::<Connection>().cloned().ok_or_else(|| {
             refused(&Refusal::new(Reason::NoClientCertificate, "the connection has no client certificate"))
         })?;
@@ -131,27 +129,61 @@ impl Gateway {
         check_form(&request)?;
         check_document(&request)?;
         let peer = &connection.peer;
-        let share = self.rooms.requests.take(peer.spiffe_id(), 1).map_err(|_| {
-            let text = "too many requests are under way: try again";
-            refused(&Refusal::new(Reason::Overloaded, text))
-        })?;
+        let share = self.take_room(peer.spiffe_id())?;
         let tokens: Vec<&str> = added.tokens.iter().map(String::as_str).collect();
-        let session = self.sessions.open(&tokens, peer).await.map_err(|refusal| refused(&refusal))?;
+        let presenter = Presenter::Svid { id: peer.spiffe_id(), x5t_s256: Some(peer.x5t_s256()) };
+        let session = self.sessions.open(&tokens, presenter).await.map_err(|refusal| refused(&refusal))?;
         if request.uri().path() == RENEW_PATH {
             return Ok(renewed(request.method(), session.refused.as_ref()));
         }
-        let (sessions, rooms) = (self.sessions.clone(), self.rooms.clone());
-        let caller = GatewayCaller { session, sessions, connection, rooms, room: Arc::new(share) };
+        let caller = self.caller(session, peer.spiffe_id().clone(), connection.cutter(), share);
         if is_for_hub {
             return hub::answer(&caller, &request).await;
         }
+        self.serve_signed(request, caller, added.secret).await
+    }
+
+    /// Takes room for one request of a holder.
+    pub(super) fn take_room(&self, holder: &SpiffeId) -> S3Result<Share> {
+        self.rooms.requests.take(holder, 1).map_err(|_| {
+            let text = "too many requests are under way: try again";
+            refused(&Refusal::new(Reason::Overloaded, text))
+        })
+    }
+
+    pub(super) fn caller(
+        &self,
+        session: TokenSession,
+        holder: SpiffeId,
+        cut: CancellationToken,
+        room: Share,
+    ) -> GatewayCaller {
+        let (sessions, rooms) = (self.sessions.clone(), self.rooms.clone());
+        GatewayCaller { session, sessions, holder, cut, rooms, room: Arc::new(room) }
+    }
+
+    /// Serves a request that is signed with this secret.
+    pub(super) async fn serve_signed(
+        &self,
+        mut request: Request<Body>,
+        caller: GatewayCaller,
+        secret: SecretKey,
+    ) -> S3Result<Response<Body>> {
         request.extensions_mut().insert(caller);
-        let served = SIGNED_WITH.scope(added.secret, self.s3.call(request)).await;
+        let served = SIGNED_WITH.scope(secret, self.s3.call(request)).await;
         served.map_err(|error| {
             tracing::error!(error = %s3s::StdError::from(error), "a request could not be served");
             failed(S3ErrorCode::InternalError, "the request could not be served")
         })
     }
+}
+
+/// Bounds what the body of a request takes: time, memory for chunks, and bytes that no one reads.
+pub(super) fn bounded(request: Request<Incoming>, clock: &Arc<dyn Clock>) -> Request<Body> {
+    guarded(request.map(|body| {
+        let paced = Body::http_body_unsync(PacedBody::new(body.into(), clock.clone()));
+        Body::http_body_unsync(UnreadBody::new(paced, clock.clone()))
+    }))
 }
 
 /// Classifies peers by the catalog. An identity without a catalog entry cannot hold a lease, so it gets few
@@ -217,7 +249,7 @@ impl Added {
 }
 
 /// Refuses the kinds of signature that the gateway does not support, with their names. s3s would accept them.
-fn check_form<B>(request: &Request<B>) -> S3Result<()> {
+pub(super) fn check_form<B>(request: &Request<B>) -> S3Result<()> {
     let query = request.uri().query().unwrap_or_default();
     // s3s decodes the names of parameters. So this code decodes names before it compares them.
     let has_parameter = |wanted: &str| {
@@ -239,7 +271,7 @@ fn check_form<B>(request: &Request<B>) -> S3Result<()> {
 }
 
 /// Refuses a document that is too long, or whose length is not declared. s3s would report both as faults of the server.
-fn check_document<B>(request: &Request<B>) -> S3Result<()> {
+pub(super) fn check_document<B>(request: &Request<B>) -> S3Result<()> {
     // The body of a PUT is an object or a part, unless the request has a parameter that is not among these.
     const OF_OBJECTS: [&[u8]; 4] = [b"", b"partNumber", b"uploadId", b"x-id"];
     let names = || request.uri().query().unwrap_or_default().split('&').filter_map(decoded_name);
@@ -285,7 +317,7 @@ fn decoded_name(pair: &str) -> Option<Vec<u8>> {
     Some(name)
 }
 
-fn error_response(error: S3Error) -> Response<Body> {
+pub(super) fn error_response(error: S3Error) -> Response<Body> {
     error.to_http_response().unwrap_or_else(|_| {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;

@@ -36,7 +36,7 @@ impl Listing {
     ///
     /// The caller, or all callers together, have too many listings under way.
     pub(super) fn begin(caller: &GatewayCaller) -> S3Result<Self> {
-        let place = caller.rooms.listings.take(caller.connection.peer.spiffe_id(), 1).map_err(|_| {
+        let place = caller.rooms.listings.take(&caller.holder, 1).map_err(|_| {
             let text = "too many listings are under way: try again, with fewer at once";
             refused(&Refusal::new(Reason::Overloaded, text))
         })?;

@@ -7,12 +7,17 @@
 //!
 //! Background tasks: the accept loop of [`link`](crate::link), a task for unfinished uploads, and a task for usages
 //! (all end with the gateway). Each download has a task that cuts a client that stopped reading (it ends with the
-//! download).
+//! download), and each direct key has one that forgets the key when its access ends.
 //!
 //! | File | Contains |
 //! |---|---|
 //! | `front` | [`Gateway`]: takes the tokens out of a request, and hands the client's own request on |
 //! | `settings` | [`GatewaySettings`]: the section `[gateway]` |
+//! | `direct_listener` | [`DirectListener`]: clients without an SVID |
+//! | `direct` | their requests |
+//! | `signed_request` | the signature of such a request |
+//! | `direct_keys` | their keys, resolved at the daemon |
+//! | `address_room` | connections of clients that have not proven who they are |
 //! | `session` | sessions: each token is checked once, and kept |
 //! | `caller` | the caller of a request, and what it may open |
 //! | `live_access` | an access that goes on with newer tokens of its lease |
@@ -42,6 +47,7 @@
 //! | `directory` `directory_upload` `folder` `walk` | a directory of this machine as a store |
 //! | `bucket` `bucket_upload` `bucket_client` | a bucket of an object store as a store |
 
+mod address_room;
 mod bucket;
 mod bucket_client;
 mod bucket_upload;
@@ -49,6 +55,9 @@ mod caller;
 mod checksum;
 mod chunk_guard;
 mod conditions;
+mod direct;
+mod direct_keys;
+mod direct_listener;
 mod directory;
 mod directory_upload;
 mod download;
@@ -73,6 +82,7 @@ mod room;
 mod service;
 mod session;
 mod settings;
+mod signed_request;
 mod store;
 mod stores;
 #[cfg(test)]
@@ -86,6 +96,7 @@ mod walk;
 mod write;
 
 pub use bucket_client::{BucketSettings, StoreFault};
+pub use direct_listener::{DirectFault, DirectListener, WebCertificate};
 pub use front::Gateway;
 pub use listing::encode_path;
 pub use pins::{file_name as manifest_file_name, manifest_of_folder};

@@ -298,7 +298,7 @@ pub(super) fn list_uploads(
     let after =
         (input.key_marker.clone().unwrap_or_default(), input.upload_id_marker.clone().unwrap_or_default());
     let max = usize::try_from(input.max_uploads.unwrap_or(i32::MAX)).unwrap_or(0).min(GATEWAY_LIST_MAX);
-    let own = uploads.of_holder(caller.connection.peer.spiffe_id());
+    let own = uploads.of_holder(&caller.holder);
     let mut matching = own.iter().filter(|upload| {
         let is_after = (&upload.key, &upload.id) > (&after.0, &after.1);
         upload.bucket == input.bucket

@@ -100,7 +100,7 @@ impl OpenUploads {
             began: now.wall,
             parts,
             found: opened.found.clone(),
-            holder: caller.connection.peer.spiffe_id().clone(),
+            holder: caller.holder.clone(),
             state: Mutex::new(UploadState {
                 stored: BTreeMap::new(),
                 access: opened.access.clone(),
@@ -204,7 +204,7 @@ impl OpenUploads {
     ) -> Option<String> {
         let table = self.table();
         let known = table.completed.iter().find(|known| known.id == id)?;
-        let same = known.holder == *caller.connection.peer.spiffe_id()
+        let same = known.holder == caller.holder
             && known.found.object == opened.found.object
             && known.found.path.key == opened.found.path.key;
         same.then(|| known.e_tag.clone())
@@ -310,7 +310,7 @@ impl OpenUpload {
 
     fn is_of(&self, caller: &GatewayCaller, opened: &OpenedObject) -> bool {
         let (now, then) = (opened.access.access().claims(), self.state().access.access().claims().lh.attempt);
-        self.holder == *caller.connection.peer.spiffe_id()
+        self.holder == caller.holder
             && self.found.object == opened.found.object
             && self.found.path.key == opened.found.path.key
             && now.lh.attempt == then

@@ -13,7 +13,6 @@ use super::{
 use crate::{
     catalog::Catalog,
     clock::Clock,
-    identity::Peer,
     limits::{GATEWAY_HOLD, GATEWAY_SESSIONS_MAX},
     name::LeaseId,
     reason::{Reason, Refusal},
@@ -86,10 +85,14 @@ impl TokenSessions {
     /// # Errors
     ///
     /// The reason for which no token is accepted.
-    pub(super) async fn open(&self, tokens: &[&str], peer: &Peer) -> Result<TokenSession, Refusal> {
+    pub(super) async fn open(
+        &self,
+        tokens: &[&str],
+        presenter: Presenter<'_>,
+    ) -> Result<TokenSession, Refusal> {
         let until = self.0.clock.now().lease.plus(GATEWAY_HOLD);
         loop {
-            let opened = self.open_now(tokens, peer).await;
+            let opened = self.open_now(tokens, presenter).await;
             let waits =
                 |refusal: &Refusal| matches!(refusal.reason, Reason::FeedStale | Reason::ClockDifference);
             match &opened {
@@ -103,10 +106,10 @@ impl TokenSessions {
         }
     }
 
-    async fn open_now(&self, tokens: &[&str], peer: &Peer) -> Result<TokenSession, Refusal> {
+    async fn open_now(&self, tokens: &[&str], presenter: Presenter<'_>) -> Result<TokenSession, Refusal> {
         let mut session = TokenSession { tokens: Vec::with_capacity(tokens.len()), refused: None };
         for token in tokens {
-            match self.accept(token, peer).await {
+            match self.accept(token, presenter).await {
                 Ok(accepted) => session.tokens.push(accepted),
                 Err(refusal) => session.refused = session.refused.or(Some(refusal)),
             }
@@ -117,8 +120,8 @@ impl TokenSessions {
         }
     }
 
-    async fn accept(&self, token: &str, peer: &Peer) -> Result<AcceptedToken, Refusal> {
-        let digest = digest(token, peer);
+    async fn accept(&self, token: &str, presenter: Presenter<'_>) -> Result<AcceptedToken, Refusal> {
+        let digest = digest(token, presenter);
         let catalog = (self.0.catalog)();
         let kept = self.kept().by_digest.get(&digest).cloned();
         if let Some(kept) = kept {
@@ -131,7 +134,6 @@ impl TokenSessions {
             }
             return Ok(self.keep(digest, kept.access, &catalog));
         }
-        let presenter = Presenter::Svid { id: peer.spiffe_id(), x5t_s256: Some(peer.x5t_s256()) };
         let access = self.0.verifier.accept(token, presenter).await?;
         Ok(self.keep(digest, access, &catalog))
     }
@@ -199,9 +201,15 @@ impl KeptTokens {
 }
 
 /// Returns the key of a token in the cache. A token that is shown with another certificate gets another key.
-fn digest(token: &str, peer: &Peer) -> [u8; 32] {
+fn digest(token: &str, presenter: Presenter<'_>) -> [u8; 32] {
+    let shown_with = match presenter {
+        Presenter::Svid { x5t_s256: Some(certificate), .. } => *certificate,
+        Presenter::Svid { id, x5t_s256: None } => sha256(id.as_str().as_bytes()),
+        Presenter::KeyHolder { lease } => sha256(lease.to_access_key().as_bytes()),
+        Presenter::Unseen => sha256(b""),
+    };
     let mut bytes = Vec::with_capacity(token.len().saturating_add(32));
-    bytes.extend_from_slice(peer.x5t_s256());
+    bytes.extend_from_slice(&shown_with);
     bytes.extend_from_slice(token.as_bytes());
     sha256(&bytes)
 }

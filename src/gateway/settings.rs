@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     bucket_client::{self, BucketSettings, S3Settings, StoreFault},
+    direct_listener::WebCertificate,
     directory::DirectoryStore,
     pins::file_name,
     store::LocationStore,
@@ -26,12 +27,22 @@ use crate::{
 pub struct GatewaySettings {
     /// The address for S3 over mutual TLS.
     pub listen: SocketAddr,
+    /// S3 for clients without an SVID. `None`: there are none.
+    pub direct: Option<DirectSettings>,
     /// The audience of the tokens that the gateway accepts: an `[[audience]]` of the catalog.
     pub audience: SpiffeId,
     /// The stores of the gateway. If there are none, it serves nothing.
     pub stores: Vec<StoreSettings>,
     /// The folder of the manifests that the catalog pins. `None` if pins are not compared.
     pub manifests: Option<PathBuf>,
+}
+
+/// The listener for clients without an SVID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectSettings {
+    /// S3 over TLS.
+    pub listen: SocketAddr,
+    pub certificate: WebCertificate,
 }
 
 /// A store: its locations, and the place of their bytes.
@@ -55,6 +66,8 @@ impl GatewaySettings {
     /// Reads the section `[gateway]`.
     pub(crate) fn read(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Self> {
         let listen = table.or("listen", "0.0.0.0:8446", notes, address);
+        let has_direct = table.has("direct");
+        let direct = read_direct(&mut table, folder, notes);
         let example = "\"spiffe://hpc.acme.example/gateway\", the name of an [[audience]] of the catalog";
         let audience = table.need("audience", example, notes, str::parse::<SpiffeId>);
         let tables = table.list_of_sections("store", GATEWAY_STORES_MAX, notes);
@@ -74,7 +87,10 @@ impl GatewaySettings {
         let manifests = table.text("manifests", notes, |text| path(text, folder));
         table.finish(notes);
         let stores = all_read.then_some(stores)?;
-        Some(GatewaySettings { listen: listen?, audience: audience?, stores, manifests })
+        if has_direct && direct.is_none() {
+            return None;
+        }
+        Some(GatewaySettings { listen: listen?, direct, audience: audience?, stores, manifests })
     }
 
     /// Returns a line for each resource of its audience that it cannot serve, or whose pin it does not compare. Blocks.
@@ -134,6 +150,27 @@ impl GatewaySettings {
         let stores = Stores::new(self.stores.iter().map(open).collect::<Result<Vec<_>, StoreFault>>()?);
         Ok(stores.with_manifests(self.manifests.clone()))
     }
+}
+
+/// Reads where clients without an SVID connect, if they may.
+fn read_direct(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<DirectSettings> {
+    if !table.has("direct") {
+        for key in ["direct_cert", "direct_key"] {
+            if table.has(key) {
+                table.wrong(
+                    key,
+                    "write direct = \"IP:PORT\" too, where clients without an SVID connect",
+                    notes,
+                );
+            }
+        }
+        return None;
+    }
+    let listen = table.text("direct", notes, address);
+    let example = "\"gateway.pem\", a web certificate whose names clients compare";
+    let cert = table.need("direct_cert", example, notes, |text| path(text, folder));
+    let key = table.need("direct_key", "\"gateway.key\"", notes, |text| path(text, folder));
+    Some(DirectSettings { listen: listen?, certificate: WebCertificate { cert: cert?, key: key? } })
 }
 
 fn read_store(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<StoreSettings> {

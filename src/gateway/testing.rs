@@ -64,11 +64,16 @@ pub(super) fn signed(
 
 /// Returns a presigned target for a GET.
 pub(super) fn presigned(host: &str, path: &str, seconds: u32) -> String {
+    presigned_with(host, path, seconds, "")
+}
+
+/// A presigned target with a parameter that comes before the signed headers.
+pub(super) fn presigned_with(host: &str, path: &str, seconds: u32, more: &str) -> String {
     let date = amz_date();
     let day = &date[..8];
     let query = format!(
         "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential={ACCESS_KEY}%2F{day}%2F{REGION}%2Fs3%2Faws4_request\
-         &X-Amz-Date={date}&X-Amz-Expires={seconds}&X-Amz-SignedHeaders=host"
+         &X-Amz-Date={date}&X-Amz-Expires={seconds}{more}&X-Amz-SignedHeaders=host"
     );
     let request = format!("GET\n{path}\n{query}\nhost:{host}\n\nhost\nUNSIGNED-PAYLOAD");
     format!("{path}?{query}&X-Amz-Signature={}", signature(&date, &request).1)

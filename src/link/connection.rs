@@ -130,6 +130,11 @@ impl Connection {
         self.cut.cancel();
     }
 
+    /// The token that closes it at once when it is cancelled.
+    pub fn cutter(&self) -> CancellationToken {
+        self.cut.clone()
+    }
+
     /// Ends the connection because the client does not read its responses: sends GOAWAY, and closes the connection after the
     /// grace period.
     pub fn end_unread(&self, waited: std::time::Duration) {

@@ -227,7 +227,7 @@ impl Drop for HandshakePlace {
 
 /// Returns the network of an IPv6 address, because one host can have every address of its /64. Returns an IPv4 address
 /// unchanged.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.into(),
         IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),

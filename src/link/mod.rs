@@ -18,6 +18,7 @@
 //! | `connect` | [`Connector`]: connects a client to a server with a known SPIFFE ID |
 //! | `rotating_channel` | [`RotatingChannel`]: a channel that is replaced after our SVID is rotated |
 //! | `connect_error` | [`ConnectError`]: why there is no connection, and what to do |
+//! | `web_tls` | TLS with a web certificate, for clients without an SVID |
 //! | `primed` | a stream whose first bytes have been read ahead |
 
 mod accept;
@@ -35,6 +36,8 @@ mod rotating_channel;
 mod share;
 #[cfg(test)]
 mod testing;
+#[cfg(feature = "server")]
+mod web_tls;
 
 pub use accept::{Acceptor, serve};
 pub use class::{ClassifiedPeer, Classify, PeerClass};
@@ -42,8 +45,12 @@ pub use connect::{Alpn, Connector, Dialed, Endpoint, EndpointError};
 pub use connect_error::{ConnectError, explain};
 pub use connection::{Connection, ConnectionEnd};
 pub use failure::{FailureCause, HandshakeFailure, HandshakeObserver};
+#[cfg(feature = "server")]
+pub(crate) use handshake_queue::network;
 pub use listen::listen;
 pub use options::{Protocol, ServeOptions};
 pub use rotating_channel::RotatingChannel;
 #[cfg(feature = "server")]
 pub(crate) use share::{Full, Share, Shares};
+#[cfg(feature = "server")]
+pub(crate) use web_tls::{WebFault, web_tls};

@@ -19,6 +19,7 @@ mod commands;
 mod configuration;
 mod controls;
 mod decided;
+mod direct_keys;
 mod emergencies;
 mod endings;
 mod exceptions;

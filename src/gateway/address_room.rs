@@ -1,0 +1,125 @@
+//! The room for connections of clients that have not proven who they are, by address.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::link::network;
+
+/// Places for connections. If all are taken, the address with the most loses its oldest one, so a newcomer gets in.
+///
+/// The mutex is held for one look-up; no clock and no await here.
+#[derive(Debug)]
+pub(super) struct AddressRoom {
+    all: usize,
+    most: usize,
+    taken: Mutex<TakenPlaces>,
+}
+
+#[derive(Debug, Default)]
+struct TakenPlaces {
+    next: u64,
+    total: usize,
+    /// The connections of each address, the oldest first. An address without one has no entry.
+    each: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
+}
+
+/// The place of one connection. Dropping it returns it.
+#[derive(Debug)]
+pub(super) struct AddressPlace {
+    room: Arc<AddressRoom>,
+    address: IpAddr,
+    number: u64,
+}
+
+impl AddressRoom {
+    /// `all` is the limit of all addresses together, `most` that of one.
+    pub(super) fn new(all: usize, most: usize) -> Arc<Self> {
+        Arc::new(AddressRoom { all, most, taken: Mutex::default() })
+    }
+
+    /// Takes a place. `cut` closes the connection if another address needs the place. `None` if there is no place for this
+    /// address.
+    pub(super) fn take(self: &Arc<Self>, address: IpAddr, cut: CancellationToken) -> Option<AddressPlace> {
+        let address = network(address);
+        let mut taken = self.lock();
+        let has = taken.each.get(&address).map_or(0, BTreeMap::len);
+        if has >= self.most || (taken.total >= self.all && !taken.cut_of_the_busiest(has)) {
+            return None;
+        }
+        let number = taken.next;
+        taken.next = number.wrapping_add(1);
+        taken.total = taken.total.saturating_add(1);
+        taken.each.entry(address).or_default().insert(number, cut);
+        Some(AddressPlace { room: self.clone(), address, number })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, TakenPlaces> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TakenPlaces {
+    /// Closes the oldest connection of the address with the most, if that has at least two more than the newcomer's `has`.
+    fn cut_of_the_busiest(&mut self, has: usize) -> bool {
+        let busiest = self.each.iter().max_by_key(|(_, places)| places.len());
+        let Some((&address, places)) = busiest else { return false };
+        if places.len() < has.saturating_add(2) {
+            return false;
+        }
+        let Some((&oldest, cut)) = places.first_key_value() else { return false };
+        cut.cancel();
+        self.remove(address, oldest);
+        true
+    }
+
+    fn remove(&mut self, address: IpAddr, number: u64) {
+        let Some(places) = self.each.get_mut(&address) else { return };
+        if places.remove(&number).is_some() {
+            self.total = self.total.saturating_sub(1);
+        }
+        if places.is_empty() {
+            self.each.remove(&address);
+        }
+    }
+}
+
+impl Drop for AddressPlace {
+    fn drop(&mut self) {
+        self.room.lock().remove(self.address, self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(n: u8) -> IpAddr {
+        [10, 0, 0, n].into()
+    }
+
+    #[test]
+    fn a_newcomer_gets_the_oldest_place_of_the_busiest_address() {
+        let room = AddressRoom::new(4, 3);
+        let cuts: Vec<CancellationToken> = (0..3).map(|_| CancellationToken::new()).collect();
+        let held: Vec<_> = cuts.iter().map(|cut| room.take(address(1), cut.clone()).unwrap()).collect();
+        assert!(room.take(address(1), CancellationToken::new()).is_none(), "one address has its most");
+        let second = room.take(address(2), CancellationToken::new()).unwrap();
+        let third = room.take(address(3), CancellationToken::new()).unwrap();
+        assert_eq!(
+            cuts.iter().map(CancellationToken::is_cancelled).collect::<Vec<_>>(),
+            [true, false, false]
+        );
+        assert!(
+            room.take(address(2), CancellationToken::new()).is_none(),
+            "no address has two more than this one"
+        );
+        drop((held, second, third));
+        let taken = room.lock();
+        assert!(taken.each.is_empty() && taken.total == 0);
+    }
+}
