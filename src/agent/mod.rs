@@ -30,6 +30,7 @@ pub use access::{
     advice::explain_refusal,
     folder::Readers,
     obtain::{JoinOptions, JoinTarget, RunContext, RunError, SvidPaths},
+    session::session_in,
 };
 pub use forward::read_local_key;
 pub use messages::MessageSink;

@@ -101,6 +101,7 @@ Launch jobs:
   job, lease               Create, list and end jobs; look at who has access to what
   can-i, who-can           Ask policy who may do what, without changing anything
   token                    Shows what a credential says, and whether it is valid now
+  s3-key                   Gets an S3 key for a client without a wrapper
   slurm                    For the prologs and epilogs of slurm.conf
 Operate:
   status, whoami           Show the state of the daemon, and your identity there
@@ -175,6 +176,8 @@ enum CliCommand {
     Reviews(super::reviews::ReviewsArgs),
     Waivers(super::waivers::WaiversArgs),
     Token(super::token::TokenArgs),
+    #[command(name = "s3-key")]
+    S3Key(super::s3_key::S3KeyArgs),
     Svid(super::svid::SvidArgs),
     Audit(super::audit::AuditArgs),
     Login(super::login::LoginArgs),
@@ -437,6 +440,7 @@ impl CliCommand {
             CliCommand::Catalog(args) => args.run(session).await,
             CliCommand::Svid(args) => args.run(session),
             CliCommand::Token(args) => args.run(session).await,
+            CliCommand::S3Key(args) => args.run(session).await,
             CliCommand::Audit(args) => args.run(session).await,
             CliCommand::Status(args) => args.run(session).await,
             CliCommand::Login(args) => args.run(session).await,

@@ -33,7 +33,7 @@ fn every_subcommand_has_help_and_examples() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 43);
+    assert_eq!(seen, 44);
 }
 
 /// Returns the output of `--help` of a command on a terminal of 100 columns.

@@ -21,7 +21,8 @@ use crate::{
         DaemonRefusal, transport_refusal,
         v1::{
             self, approval_service_client::ApprovalServiceClient, job_service_client::JobServiceClient,
-            operator_service_client::OperatorServiceClient, verifier_service_client::VerifierServiceClient,
+            member_service_client::MemberServiceClient, operator_service_client::OperatorServiceClient,
+            verifier_service_client::VerifierServiceClient,
         },
     },
     reason::{Reason, Refusal},
@@ -73,6 +74,10 @@ impl Client {
 
     pub(super) fn jobs(&self) -> JobServiceClient<Channel> {
         JobServiceClient::new(self.daemon.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+
+    pub(super) fn members(&self) -> MemberServiceClient<Channel> {
+        MemberServiceClient::new(self.daemon.channel()).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
 
     pub(super) fn operator(&self) -> OperatorServiceClient<Channel> {

@@ -84,6 +84,7 @@ mod record;
 mod reviews;
 mod revoke;
 mod run;
+mod s3_key;
 mod serve;
 mod slurm;
 mod stage;

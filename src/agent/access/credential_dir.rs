@@ -24,7 +24,7 @@ use crate::{
 
 /// The file with the session of a sidecar. A sidecar that was killed and restarted comes back by it. Only its user may read
 /// this file, even if others may read the credentials.
-const SESSION: &str = ".leasehold-session";
+pub(super) const SESSION: &str = ".leasehold-session";
 const OWN_NAMES: [&str; 3] = [INDEX, DRAIN, SESSION];
 
 /// A private directory of token files, in memory if possible.

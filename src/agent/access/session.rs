@@ -1,14 +1,19 @@
 //! The saved session of a sidecar. If the sidecar is killed and restarted, it is the same member again.
 
+use std::path::Path;
+
 use prost::Message;
 use serde_json::json;
 
 use super::{
+    credential_dir::SESSION,
+    manifest::Manifest,
     member::stream::AttemptSession,
     obtain::{JoinOptions, JoinTarget},
 };
 use crate::{
     name::{AttemptNumber, Digest},
+    proto::v1,
     secret::{Secret, SecretText},
 };
 
@@ -58,6 +63,20 @@ impl SavedSession {
     }
 }
 
+/// Reads the session of the sidecar that keeps its credentials in a folder, for another program of the same user. `None` if there
+/// is none.
+pub fn session_in(folder: &Path) -> Option<v1::Session> {
+    let text = SecretText::new(Manifest::read_own_text(&folder.join(SESSION))?);
+    let file: serde_json::Value = serde_json::from_str(text.expose()).ok()?;
+    let word = |key: &str| file.get(key).and_then(|v| v.as_str());
+    Some(v1::Session {
+        job: word("job")?.to_owned(),
+        attempt: file.get("attempt")?.as_u64()?,
+        instance: word("instance")?.to_owned(),
+        secret: Secret::from_text(word("secret")?)?.expose().to_vec(),
+    })
+}
+
 /// A digest of the options with which a sidecar was started. Two sidecars with the same digest and directory never run at the
 /// same time.
 fn options_digest(options: &JoinOptions) -> String {
@@ -79,7 +98,7 @@ fn options_digest(options: &JoinOptions) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{agent::RunSettings, name::JobId, proto::v1};
+    use crate::{agent::RunSettings, name::JobId};
 
     fn options(what: JoinTarget) -> JoinOptions {
         JoinOptions {
@@ -92,6 +111,24 @@ mod tests {
             settings: RunSettings::default(),
             svid: None,
         }
+    }
+
+    #[test]
+    fn another_program_of_the_user_reads_the_session() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(session_in(folder.path()).is_none());
+        let session = AttemptSession {
+            job: JobId(7),
+            attempt: AttemptNumber::FIRST,
+            instance: "node-1".parse().unwrap(),
+            secret: Secret::random().unwrap(),
+            ticket: SecretText::new(String::new()),
+        };
+        let text = SavedSession::to_file_text(&session, true, &options(JoinTarget::Job(JobId(7))));
+        std::fs::write(folder.path().join(SESSION), text.expose()).unwrap();
+        assert_eq!(session_in(folder.path()), Some(session.to_wire()));
+        std::fs::write(folder.path().join(SESSION), "{}").unwrap();
+        assert!(session_in(folder.path()).is_none());
     }
 
     #[test]
