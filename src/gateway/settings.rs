@@ -296,6 +296,7 @@ mod tests {
         let store =
             StoreSettings { location: "s3://d/".into(), kept_in: KeptIn::Directory(dir.path().to_owned()) };
         let settings = |manifests| GatewaySettings {
+            direct: None,
             listen: "127.0.0.1:0".parse().unwrap(),
             audience: "spiffe://acme.example/gw".parse().unwrap(),
             stores: vec![store.clone()],
