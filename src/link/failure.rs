@@ -45,8 +45,8 @@ pub enum FailureCause {
         limits::HANDSHAKES_WAITING_PER_ADDRESS_MAX
     )]
     AddressFull,
-    /// The handshake succeeded, but the peer did not begin HTTP/2.
-    #[error("the peer did not begin HTTP/2 within {} s", limits::HANDSHAKE.as_secs())]
+    /// The handshake succeeded, but the peer sent no request.
+    #[error("the handshake succeeded, but the peer sent no request within {} s", limits::HANDSHAKE.as_secs())]
     Silent,
     /// The handshake succeeded, but the requests on the connection are refused.
     #[error("`{id}` has {max} connections open, which is the limit for one identity now")]
