@@ -726,7 +726,8 @@ pub const GATEWAY_KEY_BYTES_MAX: usize = 1_024;
 pub const GATEWAY_KEY_DEPTH_MAX: usize = 64;
 /// Bytes of one such name: the limit of file systems.
 pub const GATEWAY_SEGMENT_BYTES_MAX: usize = 255;
-/// Entries of one listed folder: some 20 MiB. A folder with more entries is refused, never shown in part.
+/// Entries of one listed folder: some tenths of a second of work on the disk. A folder with more entries is refused, never shown
+/// in part.
 pub const GATEWAY_FOLDER_ENTRIES_MAX: usize = 200_000;
 /// Keys and common prefixes of one page of a listing: S3's limit.
 pub const GATEWAY_LIST_MAX: usize = 1_000;
@@ -798,9 +799,18 @@ pub const GATEWAY_JOIN_STEP: u64 = 64 << 20;
 pub const GATEWAY_LISTINGS_MAX: usize = 256;
 /// Listings of one SPIFFE ID under way at once.
 pub const GATEWAY_LISTINGS_PER_PEER_MAX: usize = 64;
-/// Listings in one directory that use the disk at once, out of [`GATEWAY_DISK_WORK_MAX`]. Reads and writes have the
-/// rest. Each listing has the names of one folder in memory, at most [`GATEWAY_FOLDER_ENTRIES_MAX`] of 255 bytes.
+/// Listings in one directory that use the disk at once, out of [`GATEWAY_DISK_WORK_MAX`]. Reads and writes have the rest.
 pub const GATEWAY_WALKS_MAX: usize = 4;
+/// Listings in all directories that use the disk at once. More wait. Each keeps [`GATEWAY_WALK_NAMES_BYTES`] of names and up to
+/// [`GATEWAY_LIST_MAX`] entries of some KiB at the most, so together they take under 128 MiB.
+pub const GATEWAY_WALKS_IN_ALL_MAX: usize = 16;
+/// Bytes of the names that a listing keeps while it walks: more than a page of the longest ones. If a folder has more names, it
+/// is read again when the kept ones are used up.
+pub const GATEWAY_WALK_NAMES_BYTES: usize = 4 << 20;
+/// Bytes of the names of one folder that such a listing keeps at the least, however deep the folder lies: some 50.
+pub const GATEWAY_WALK_LEVEL_BYTES_MIN: usize = 16 << 10;
+/// Bytes that a kept name takes beside its letters.
+pub const GATEWAY_WALK_NAME_BYTES: usize = 48;
 /// Pages of an object store without an entry that one listing reads. Such a page has only marks of folders.
 pub const GATEWAY_EMPTY_PAGES_MAX: usize = 100;
 /// Entries of folders that one listing visits: some seconds of work on the disk. A listing that needs more is refused.

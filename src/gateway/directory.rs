@@ -2,17 +2,15 @@
 
 use std::{
     collections::hash_map::DefaultHasher,
-    fs::File,
     hash::{Hash, Hasher},
     io,
-    os::fd::AsFd,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use nix::{errno::Errno, unistd::Whence, unistd::lseek};
+use nix::errno::Errno;
 use s3s::dto;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -20,14 +18,17 @@ use tokio_util::sync::CancellationToken;
 use super::{
     conditions::Conditions,
     directory_upload::{DirectoryParts, DirectoryUpload},
+    file_chunks::FileChunks,
     folder::{Missing, OpenFolder},
     key::{ObjectPath, STAGING, SubKey},
     list_work::ListWork,
     listing::ListQuery,
     store::{Entries, FinalCheck, ObjectInfo, ObjectReading, StoreError},
-    walk,
+    walk::{self, WalkBounds},
 };
-use crate::limits::{GATEWAY_CHUNK, GATEWAY_DISK_WORK_MAX, GATEWAY_WALKS_MAX};
+use crate::limits::{
+    GATEWAY_DISK_WORK_MAX, GATEWAY_WALK_NAMES_BYTES, GATEWAY_WALKS_IN_ALL_MAX, GATEWAY_WALKS_MAX,
+};
 
 /// A directory, and the bound on work in it. A clone is a few pointers.
 #[derive(Clone, Debug)]
@@ -37,6 +38,8 @@ pub(super) struct DirectoryStore {
     /// Permits for listings. A listing also takes a permit of `work`, so that listings leave permits to reads and
     /// writes.
     walks: Arc<Semaphore>,
+    /// Permits for the listings in all directories of the gateway, because each listing takes memory.
+    all_walks: Arc<Semaphore>,
     /// Each name has one of these locks. The request that holds the lock may check and change the name.
     names: Arc<[Mutex<()>; NAME_LOCKS]>,
 }
@@ -47,11 +50,23 @@ impl DirectoryStore {
     /// Makes a store in a directory. Does not open the directory.
     pub(super) fn new(root: PathBuf) -> Self {
         DirectoryStore {
+            all_walks: Self::all_walks(),
             root: Arc::new(root),
             work: Arc::new(Semaphore::new(GATEWAY_DISK_WORK_MAX)),
             walks: Arc::new(Semaphore::new(GATEWAY_WALKS_MAX)),
             names: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
         }
+    }
+
+    /// Makes its listings share their permits with those in other directories.
+    #[must_use]
+    pub(super) fn sharing_walks(self, all_walks: &Arc<Semaphore>) -> Self {
+        DirectoryStore { all_walks: all_walks.clone(), ..self }
+    }
+
+    /// Returns the permits for the listings in all directories of one gateway.
+    pub(super) fn all_walks() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(GATEWAY_WALKS_IN_ALL_MAX))
     }
 
     /// Waits for a permit, and runs work on a thread that may block. The work keeps the permit until it ends, even if
@@ -126,14 +141,14 @@ impl DirectoryStore {
         conditions: &Conditions,
     ) -> Result<ObjectReading, StoreError> {
         let (store, path, conditions) = (self.clone(), path.clone(), conditions.clone());
-        let (file, info, range) = self
+        let (info, range, first, rest) = self
             .run(move || {
                 let (parent, name) = store.open_parent(&path, Missing::Fails).map_err(absent)?;
                 if path.key.is_folder() {
                     let marked = parent.enter(name, Missing::Fails).map_err(absent)?;
                     let info = marked.own_info()?;
                     conditions.check_read(&info)?;
-                    return Ok((None, info, 0..0));
+                    return Ok((info, 0..0, None, None));
                 }
                 let (file, info) = parent.file(name).map_err(absent)?;
                 conditions.check_read(&info)?;
@@ -141,32 +156,33 @@ impl DirectoryStore {
                     None => 0..info.size,
                     Some(range) => range.check(info.size).map_err(|_| StoreError::Range(info.size))?,
                 };
-                if range.start > 0 {
-                    let start = i64::try_from(range.start).map_err(|_| StoreError::Range(info.size))?;
-                    lseek(file.as_fd(), start, Whence::SeekSet).map_err(io::Error::from)?;
-                }
-                Ok((Some(file), info, range))
+                let mut rest = FileChunks::new(file, range.clone());
+                // Most ranges that clients read are one chunk, which needs no second turn.
+                let first = if rest.is_over() { None } else { Some(rest.read()?) };
+                Ok((info, range, first, Some(rest)))
             })
             .await?;
-        let left = range.end.saturating_sub(range.start);
-        let chunks = match file {
-            None => stream::empty().boxed(),
-            Some(file) => self.clone().chunks(file, left),
-        };
+        let rest = rest.map_or_else(|| stream::empty().boxed(), |rest| self.clone().chunks(rest));
+        let chunks = stream::iter(first.map(Ok)).chain(rest).boxed();
         Ok(ObjectReading { info, range, chunks })
     }
 
-    /// Streams the next bytes of a file.
-    fn chunks(self, file: File, left: u64) -> stream::BoxStream<'static, Result<Bytes, StoreError>> {
-        let state = (self, Arc::new(file), left);
-        stream::try_unfold(state, |(store, file, left)| async move {
-            if left == 0 {
+    /// Streams the next bytes of a file. What the system has in memory is read at once, and anything else by a thread that may
+    /// block.
+    fn chunks(self, file: FileChunks) -> stream::BoxStream<'static, Result<Bytes, StoreError>> {
+        stream::try_unfold((self, file), |(store, mut file)| async move {
+            if file.is_over() {
                 return Ok(None);
             }
-            let (reader, most) = (file.clone(), left.min(GATEWAY_CHUNK));
-            let chunk = store.run(move || read_chunk(&reader, most)).await?;
-            let left = left.saturating_sub(chunk.len() as u64);
-            Ok(Some((chunk, (store, file, left))))
+            if let Some(chunk) = file.read_memory() {
+                return Ok(Some((chunk, (store, file))));
+            }
+            let read = move || {
+                let chunk = file.read()?;
+                Ok((chunk, file))
+            };
+            let (chunk, file) = store.run(read).await?;
+            Ok(Some((chunk, (store, file))))
         })
         .boxed()
     }
@@ -179,11 +195,12 @@ impl DirectoryStore {
     ) -> Result<Entries, StoreError> {
         let (store, folder, query, work) = (self.clone(), folder.to_owned(), query.clone(), work.clone());
         let walk = self.walks.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let memory = self.all_walks.clone().acquire_owned().await.map_err(io::Error::other)?;
         let gone = CancellationToken::new();
         let _client = gone.clone().drop_guard();
         self.run(move || {
-            // The walk keeps its permit until it ends, also if its client disconnects.
-            let _walk = walk;
+            // The walk keeps its permits until it ends, also if its client disconnects.
+            let _permits = (walk, memory);
             // A job that has not written yet has no folder.
             let open = match store.open_location(&folder, Missing::Fails).map_err(absent) {
                 Ok(open) => open,
@@ -194,7 +211,8 @@ impl DirectoryStore {
                 true => Err(io::Error::other("the client of a listing disconnected").into()),
                 false => work.visit(entries),
             };
-            walk::list(open, &query, &go_on)
+            let bounds = WalkBounds { go_on: &go_on, name_bytes: GATEWAY_WALK_NAMES_BYTES };
+            walk::list(open, &query, bounds)
         })
         .await
     }
@@ -268,14 +286,6 @@ impl DirectoryStore {
         })
         .await
     }
-}
-
-/// Reads the next bytes of a file into uninitialized memory.
-fn read_chunk(file: &File, most: u64) -> Result<Bytes, StoreError> {
-    use io::Read;
-    let mut chunk = Vec::with_capacity(usize::try_from(most).unwrap_or(usize::MAX));
-    let read = file.take(most).read_to_end(&mut chunk)?;
-    if read == 0 { Err(StoreError::Changed) } else { Ok(Bytes::from(chunk)) }
 }
 
 pub(super) fn errno(error: &io::Error) -> Option<Errno> {

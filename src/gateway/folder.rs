@@ -4,6 +4,7 @@
 use std::{
     fs::File,
     io,
+    ops::ControlFlow,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -28,13 +29,6 @@ const DIRECTORY: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::
 pub(super) struct OpenFolder {
     fd: OwnedFd,
     device: libc::dev_t,
-}
-
-/// A name in a folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FolderItem {
-    /// The name. The name of a folder ends in a slash, so that names have the same order as the keys below them.
-    pub(super) name: String,
 }
 
 /// The action if a folder on the way is missing.
@@ -110,29 +104,36 @@ impl OpenFolder {
         Ok(ObjectInfo { size: 0, ..info(&seen) })
     }
 
-    /// Lists files and folders, in the order of their keys. Leaves out links, devices and names that cannot be in a
-    /// key.
-    pub(super) fn items(&self) -> io::Result<Vec<FolderItem>> {
+    /// Shows the names of files and folders, in no order, until `see` breaks. The name of a folder ends in a slash, so that names
+    /// have the same order as the keys below them. Leaves out links, devices and names that cannot be in a key. Returns the
+    /// number of names.
+    pub(super) fn visit(&self, see: &mut dyn FnMut(&str) -> ControlFlow<()>) -> io::Result<usize> {
         let mut open = Dir::from_fd(openat(&self.fd, ".", DIRECTORY, Mode::empty())?)?;
-        let mut items = Vec::new();
+        let (mut seen, mut folder) = (0_usize, String::new());
         for entry in open.iter() {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
             if matches!(name, "." | ".." | STAGING) {
                 continue;
             }
-            let is_folder = match entry.file_type().or_else(|| self.kind_of(name)) {
-                Some(Type::File) => false,
-                Some(Type::Directory) => true,
+            let shown = match entry.file_type().or_else(|| self.kind_of(name)) {
+                Some(Type::File) => name,
+                Some(Type::Directory) => {
+                    folder.clear();
+                    folder.extend([name, "/"]);
+                    folder.as_str()
+                }
                 _ => continue,
             };
-            if items.len() >= GATEWAY_FOLDER_ENTRIES_MAX {
+            if seen >= GATEWAY_FOLDER_ENTRIES_MAX {
                 return Err(Errno::E2BIG.into());
             }
-            items.push(FolderItem { name: if is_folder { format!("{name}/") } else { name.to_owned() } });
+            seen = seen.saturating_add(1);
+            if see(shown).is_break() {
+                break;
+            }
         }
-        items.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(items)
+        Ok(seen)
     }
 
     /// Returns the kind of a name, for file systems whose listings do not have it.

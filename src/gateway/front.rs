@@ -11,16 +11,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     caller::GatewayCaller,
-    chunk_guard::guarded,
     hub,
     open_uploads::OpenUploads,
-    paced_body::PacedBody,
+    received_body::ReceivedBody,
     refusal::{failed, not_implemented, refused},
     room::GatewayRoom,
     service::{SIGNED_WITH, service},
     session::{CatalogReader, TokenSession, TokenSessions},
     stores::Stores,
-    unread_body::UnreadBody,
 };
 use crate::{
     clock::Clock,
@@ -180,10 +178,9 @@ impl Gateway {
 
 /// Bounds what the body of a request takes: time, memory for chunks, and bytes that no one reads.
 pub(super) fn bounded(request: Request<Incoming>, clock: &Arc<dyn Clock>) -> Request<Body> {
-    guarded(request.map(|body| {
-        let paced = Body::http_body_unsync(PacedBody::new(body.into(), clock.clone()));
-        Body::http_body_unsync(UnreadBody::new(paced, clock.clone()))
-    }))
+    let (parts, body) = request.into_parts();
+    let body = ReceivedBody::new(body.into(), &parts.headers, clock.clone());
+    Request::from_parts(parts, Body::http_body_unsync(body))
 }
 
 /// Classifies peers by the catalog. An identity without a catalog entry cannot hold a lease, so it gets few

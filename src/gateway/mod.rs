@@ -31,10 +31,10 @@
 //! | `conditions` | If-Match and the other conditions |
 //! | `download` | the body of a download |
 //! | `receive` | the body of an upload |
-//! | `paced_body` | the pace of a body: slow clients lose their slots |
-//! | `unread_body` | the rest of a body that no operation reads |
+//! | `received_body` | the body of a request, within its bounds |
+//! | `body_pace` | the pace of a body: slow clients lose their slots |
 //! | `checksum` | the checksums that clients send |
-//! | `chunk_guard` | a bound on the chunks of an upload |
+//! | `chunk_framing` | a bound on the chunks of an upload |
 //! | `room` | the work that holders may have under way |
 //! | `upload_memory` | memory for uploads into object stores |
 //! | `open_uploads` | uploads in parts that are under way |
@@ -44,16 +44,17 @@
 //! | `hub/` | the API of the Hugging Face Hub |
 //! | `stores` `store` | the stores, and their operations |
 //! | `upload` | bytes that are not visible yet |
-//! | `directory` `directory_upload` `folder` `walk` | a directory of this machine as a store |
+//! | `directory` `directory_upload` `file_chunks` `folder` `walk` `kept_names` | a directory of this machine as a store |
 //! | `bucket` `bucket_upload` `bucket_client` | a bucket of an object store as a store |
 
 mod address_room;
+mod body_pace;
 mod bucket;
 mod bucket_client;
 mod bucket_upload;
 mod caller;
 mod checksum;
-mod chunk_guard;
+mod chunk_framing;
 mod conditions;
 mod direct;
 mod direct_keys;
@@ -61,9 +62,11 @@ mod direct_listener;
 mod directory;
 mod directory_upload;
 mod download;
+mod file_chunks;
 mod folder;
 mod front;
 mod hub;
+mod kept_names;
 mod key;
 mod list;
 mod list_work;
@@ -73,10 +76,10 @@ mod manifest;
 mod multipart;
 mod open_uploads;
 mod operation;
-mod paced_body;
 mod pins;
 mod read;
 mod receive;
+mod received_body;
 mod refusal;
 mod room;
 mod service;
@@ -87,7 +90,6 @@ mod store;
 mod stores;
 #[cfg(test)]
 mod testing;
-mod unread_body;
 mod upload;
 mod upload_memory;
 mod usage;

@@ -173,14 +173,16 @@ impl PinnedTo {
         self.manifest()?.object(key.as_str()).copied().ok_or(StoreError::NotFound)
     }
 
+    /// Describes an object after its bytes were compared, so that it is refused exactly if it cannot be read.
     pub(super) async fn head(
         &self,
-        store: &LocationStore,
+        store: &Arc<LocationStore>,
         path: &ObjectPath,
     ) -> Result<ObjectInfo, StoreError> {
         let pinned = self.object(&path.key)?;
         let info = store.head(path).await.map_err(|error| missing(error, &path.key))?;
         check_size(&path.key, &pinned, &info)?;
+        self.compare(store, path, pinned, &info).await?;
         Ok(info)
     }
 
@@ -192,10 +194,8 @@ impl PinnedTo {
         range: Option<dto::Range>,
         conditions: &Conditions,
     ) -> Result<ObjectReading, StoreError> {
-        let pinned = self.object(&path.key)?;
         for _ in 0..PINNED_TRIES {
             let info = self.head(store, path).await?;
-            self.compare(store, path, pinned, &info).await?;
             let reading = store.read(path, range, conditions).await?;
             if reading.info.e_tag == info.e_tag {
                 let chunks = while_unchanged(reading.chunks, store.clone(), path.clone(), info.e_tag);
@@ -435,6 +435,20 @@ mod tests {
         assert!(read(&place, "readme").await.unwrap_err().contains("it is gone"));
         scene.write("train/part-0", "0123456789");
         assert_eq!(read(&place, "train/part-0").await.unwrap(), "0123456789", "it is what it was");
+    }
+
+    // HEAD says what GET would say, also of an object that no one has read yet.
+    #[tokio::test]
+    async fn a_look_at_an_object_compares_its_bytes() {
+        let scene = Scene::new();
+        let place = scene.place();
+        let path = ObjectPath { folder: place.folder.clone(), key: SubKey::parse("train/part-0").unwrap() };
+        let head = async || place.pin.as_ref().unwrap().head(&place.store, &path).await;
+        assert_eq!(head().await.unwrap().size, 10);
+        scene.write("train/part-0", "0123456780");
+        let differs = head().await.unwrap_err().to_string();
+        assert!(differs.contains("its SHA-256 is sha256:"), "{differs}");
+        assert_eq!(read(&place, "train/part-0").await.unwrap_err(), differs);
     }
 
     // A program can give a file the time and the length that it had.

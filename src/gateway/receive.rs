@@ -7,9 +7,9 @@ use http::HeaderMap;
 use s3s::{S3Error, S3ErrorCode, S3Result, dto::StreamingBlob};
 
 use super::{
+    body_pace::TooSlow,
     checksum::{Checksums, Compared},
     live_access::LiveAccess,
-    paced_body::TooSlow,
     refusal::{custom, failed, refused},
     upload::Upload,
     usage::{Direction, Transfer},

@@ -136,10 +136,11 @@ impl GatewaySettings {
     ///
     /// A file with a key cannot be read, or the client of a store refuses its settings.
     pub fn open_stores(&self) -> Result<Stores, StoreFault> {
+        let walks = DirectoryStore::all_walks();
         let open = |settings: &StoreSettings| -> Result<(String, Arc<LocationStore>), StoreFault> {
             let store = match &settings.kept_in {
                 KeptIn::Directory(directory) => {
-                    LocationStore::Directory(DirectoryStore::new(directory.clone()))
+                    LocationStore::Directory(DirectoryStore::new(directory.clone()).sharing_walks(&walks))
                 }
                 KeptIn::Bucket(bucket) => {
                     LocationStore::Bucket(bucket_client::open(&settings.location, bucket)?)

@@ -1,58 +1,127 @@
 //! A walk over the files below a folder, in the order of their keys. Blocks.
 
+use std::ops::ControlFlow;
+
 use nix::errno::Errno;
 
 use super::{
     directory::errno,
-    folder::{FolderItem, Missing, OpenFolder},
+    folder::{Missing, OpenFolder},
+    kept_names::{FirstNames, KeptNames, NameBounds},
     listing::ListQuery,
     store::{Entries, Entry, StoreError},
 };
-use crate::limits::GATEWAY_KEY_DEPTH_MAX;
+use crate::limits::{GATEWAY_KEY_DEPTH_MAX, GATEWAY_WALK_LEVEL_BYTES_MIN};
 
 /// A folder on the way down, and its next names.
 struct Level {
     folder: OpenFolder,
     /// The key of the folder. It is empty, or ends in a slash.
     key: String,
-    items: std::vec::IntoIter<FolderItem>,
+    names: FirstNames,
+    /// The name that was taken last.
+    last: String,
 }
 
 /// A function that is called before entries are visited. An error ends the walk.
 type GoOn<'a> = &'a dyn Fn(usize) -> Result<(), StoreError>;
 
-/// Reads the names in a folder, if the walk may go on. A folder without entries counts as work too.
-fn items(folder: &OpenFolder, go_on: GoOn<'_>) -> Result<Vec<FolderItem>, StoreError> {
-    go_on(1)?;
-    let items = folder.items().map_err(|error| match errno(&error) {
-        Some(Errno::E2BIG) => StoreError::TooManyEntries,
-        _ => error.into(),
-    })?;
-    go_on(items.len())?;
-    Ok(items)
+/// The bounds of a walk.
+#[derive(Clone, Copy)]
+pub(super) struct WalkBounds<'a> {
+    pub(super) go_on: GoOn<'a>,
+    /// Bytes of the names that it keeps in memory at once.
+    pub(super) name_bytes: usize,
+}
+
+impl WalkBounds<'_> {
+    /// The bound of a folder at this depth: each level takes half of what those above it leave.
+    fn of_level(&self, depth: usize, names_max: usize) -> NameBounds {
+        let shift = u32::try_from(depth.saturating_add(1)).unwrap_or(u32::MAX);
+        let bytes = self.name_bytes.checked_shr(shift).unwrap_or(0);
+        NameBounds { names_max, bytes_max: bytes.max(GATEWAY_WALK_LEVEL_BYTES_MIN.min(self.name_bytes)) }
+    }
+
+    /// Shows the names in a folder, if the walk may go on. A folder without entries counts as work too.
+    fn visit(
+        &self,
+        folder: &OpenFolder,
+        see: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        (self.go_on)(1)?;
+        let seen = folder.visit(see).map_err(|error| match errno(&error) {
+            Some(Errno::E2BIG) => StoreError::TooManyEntries,
+            _ => error.into(),
+        })?;
+        (self.go_on)(seen)
+    }
+}
+
+impl Level {
+    fn open(folder: OpenFolder, key: String) -> Self {
+        let names = FirstNames { names: Vec::new().into_iter(), is_all: false };
+        Level { folder, key, names, last: String::new() }
+    }
+
+    /// The next name that may lead to an entry. If the names that were kept are used up, looks for those after them.
+    fn next(
+        &mut self,
+        query: &ListQuery,
+        walk: WalkBounds<'_>,
+        bounds: NameBounds,
+    ) -> Result<Option<String>, StoreError> {
+        loop {
+            if let Some(name) = self.names.names.next() {
+                self.last.clone_from(&name);
+                return Ok(Some(name));
+            }
+            if self.names.is_all {
+                return Ok(None);
+            }
+            let (mut kept, mut key) = (KeptNames::new(bounds), self.key.clone());
+            walk.visit(&self.folder, &mut |name| {
+                key.truncate(self.key.len());
+                key.push_str(name);
+                if name > self.last.as_str() && may_lead_to(&key, query) {
+                    kept.offer(name);
+                }
+                ControlFlow::Continue(())
+            })?;
+            self.names = kept.into_order();
+        }
+    }
 }
 
 /// Lists the entries below a folder, with keys relative to the folder. Lists at most one entry more than requested.
-pub(super) fn list(folder: OpenFolder, query: &ListQuery, go_on: GoOn<'_>) -> Result<Entries, StoreError> {
+///
+/// Keeps only as many names of each folder as it may need, and reads a folder again if they do not suffice.
+pub(super) fn list(
+    folder: OpenFolder,
+    query: &ListQuery,
+    walk: WalkBounds<'_>,
+) -> Result<Entries, StoreError> {
     let by_folder = query.delimiter.as_deref() == Some("/");
     let most = query.max.saturating_add(1);
     let mut entries = Entries::default();
-    let mut levels = vec![Level { items: items(&folder, go_on)?.into_iter(), folder, key: String::new() }];
-    while let Some(level) = levels.last_mut() {
-        let Some(item) = level.items.next() else {
-            levels.pop();
-            continue;
-        };
-        let key = format!("{}{}", level.key, item.name);
-        if !may_lead_to(&key, query) {
-            continue;
-        }
+    let mut levels = vec![Level::open(folder, String::new())];
+    while let Some(depth) = levels.len().checked_sub(1)
+        && let Some(level) = levels.last_mut()
+    {
         if entries.all.len() >= most {
             return Ok(entries);
         }
-        let Some(name) = item.name.strip_suffix('/') else {
+        // Most names are entries, so a page needs no more of them than it has room for. If folders turn out to be empty, the next
+        // look keeps as many as fit.
+        let is_first_look = level.last.is_empty();
+        let need = if is_first_look { most.saturating_sub(entries.all.len()).max(1) } else { usize::MAX };
+        let Some(name) = level.next(query, walk, walk.of_level(depth, need))? else {
+            levels.pop();
+            continue;
+        };
+        let key = format!("{}{name}", level.key);
+        let Some(folder_name) = name.strip_suffix('/') else {
             // A file that was removed meanwhile is left out.
-            if let Ok(info) = level.folder.info(&item.name) {
+            if let Ok(info) = level.folder.info(&name) {
                 entries.all.push(Entry::Object(key, info));
             }
             continue;
@@ -60,15 +129,15 @@ pub(super) fn list(folder: OpenFolder, query: &ListQuery, go_on: GoOn<'_>) -> Re
         if key.matches('/').count() > GATEWAY_KEY_DEPTH_MAX {
             continue; // no key can name what is below
         }
-        let Ok(inner) = level.folder.enter(name, Missing::Fails) else { continue };
-        if by_folder && key.len() > query.prefix.len() {
-            let depth = key.matches('/').count();
-            if has_file(&inner, GATEWAY_KEY_DEPTH_MAX.saturating_sub(depth), go_on)? {
-                entries.all.push(Entry::Prefix(key));
+        let Ok(inner) = level.folder.enter(folder_name, Missing::Fails) else { continue };
+        let inner = Level::open(inner, key);
+        if by_folder && inner.key.len() > query.prefix.len() {
+            if has_file(&inner, walk, depth.saturating_add(1))? {
+                entries.all.push(Entry::Prefix(inner.key));
             }
             continue;
         }
-        levels.push(Level { items: items(&inner, go_on)?.into_iter(), folder: inner, key });
+        levels.push(inner);
     }
     entries.is_complete = true;
     Ok(entries)
@@ -85,20 +154,40 @@ fn may_lead_to(key: &str, query: &ListQuery) -> bool {
     in_prefix && comes_after
 }
 
-/// Whether there is a file below a folder that a key can name. Searches at most `depth` folders deep.
-fn has_file(folder: &OpenFolder, depth: usize, go_on: GoOn<'_>) -> Result<bool, StoreError> {
-    let items = items(folder, go_on)?;
-    if items.iter().any(|item| !item.name.ends_with('/')) {
-        return Ok(true);
-    }
-    let Some(depth) = depth.checked_sub(1) else { return Ok(false) };
-    for item in items {
-        let Ok(inner) = folder.enter(item.name.trim_end_matches('/'), Missing::Fails) else { continue };
-        if has_file(&inner, depth, go_on)? {
+/// Whether there is a file below a folder that a key can name.
+fn has_file(level: &Level, walk: WalkBounds<'_>, depth: usize) -> Result<bool, StoreError> {
+    let Level { folder, key, .. } = level;
+    let mut last = String::new();
+    loop {
+        let (mut kept, mut has_file) = (KeptNames::new(walk.of_level(depth, usize::MAX)), false);
+        walk.visit(folder, &mut |name| {
+            if !name.ends_with('/') {
+                has_file = true;
+                return ControlFlow::Break(());
+            }
+            if name > last.as_str() {
+                kept.offer(name);
+            }
+            ControlFlow::Continue(())
+        })?;
+        if has_file {
             return Ok(true);
         }
+        let FirstNames { names, is_all } = kept.into_order();
+        for name in names {
+            let inner_key = format!("{key}{name}");
+            if inner_key.matches('/').count() <= GATEWAY_KEY_DEPTH_MAX
+                && let Ok(inner) = folder.enter(name.trim_end_matches('/'), Missing::Fails)
+                && self::has_file(&Level::open(inner, inner_key), walk, depth.saturating_add(1))?
+            {
+                return Ok(true);
+            }
+            last = name;
+        }
+        if is_all {
+            return Ok(false);
+        }
     }
-    Ok(false)
 }
 
 #[cfg(test)]
@@ -108,11 +197,13 @@ mod tests {
     use super::*;
     use crate::{
         gateway::{list_work::ListWork, store::FinalCheck},
+        limits::GATEWAY_WALK_NAMES_BYTES,
         reason::{Reason, Refusal},
     };
 
     fn walked(root: &std::path::Path, query: &ListQuery, go_on: GoOn<'_>) -> Result<Vec<String>, StoreError> {
-        let entries = list(OpenFolder::root(root).unwrap(), query, go_on)?;
+        let walk = WalkBounds { go_on, name_bytes: GATEWAY_WALK_NAMES_BYTES };
+        let entries = list(OpenFolder::root(root).unwrap(), query, walk)?;
         Ok(entries.all.iter().map(|entry| entry.name().to_owned()).collect())
     }
 
@@ -152,6 +243,39 @@ mod tests {
         assert_eq!(walk().unwrap().len(), 10);
         assert_eq!(walk().unwrap().len(), 10);
         assert!(matches!(walk(), Err(StoreError::TooManyEntries)));
+    }
+
+    // A listing that may keep next to no names finds the same entries, by reading folders again.
+    #[test]
+    fn a_listing_with_little_memory_finds_the_same() {
+        let root = tempfile::tempdir().unwrap();
+        for n in 0..40 {
+            std::fs::create_dir_all(root.path().join(format!("empty-{n:02}/a"))).unwrap();
+            std::fs::create_dir_all(root.path().join(format!("full-{n:02}/a"))).unwrap();
+            std::fs::write(root.path().join(format!("full-{n:02}/a/file")), "").unwrap();
+            std::fs::write(root.path().join(format!("full-{n:02}.txt")), "").unwrap();
+        }
+        let go_on = |_| Ok(());
+        for delimiter in [None, Some("/".to_owned())] {
+            for (max, after) in [(1_000, ""), (1, ""), (7, "full-03/a/file"), (1_000, "full-20.txt")] {
+                let query = ListQuery {
+                    delimiter: delimiter.clone(),
+                    max,
+                    after: after.into(),
+                    ..ListQuery::default()
+                };
+                let listed = |name_bytes| {
+                    let walk = WalkBounds { go_on: &go_on, name_bytes };
+                    let entries = list(OpenFolder::root(root.path()).unwrap(), &query, walk).unwrap();
+                    let names: Vec<String> = entries.all.iter().map(|e| e.name().to_owned()).collect();
+                    (names, entries.is_complete)
+                };
+                let whole = listed(GATEWAY_WALK_NAMES_BYTES);
+                assert!(!whole.0.is_empty() && whole.0.is_sorted(), "{whole:?}");
+                assert_eq!(listed(1), whole, "{query:?}");
+                assert_eq!(listed(300), whole, "{query:?}");
+            }
+        }
     }
 
     // Files that are too deep for a key are not searched. Each level on the way keeps an open folder.

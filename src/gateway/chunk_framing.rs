@@ -1,20 +1,26 @@
 //! A bound on the chunks of a chunked upload (`aws-chunked`). s3s keeps a chunk in memory until it is complete.
 
-use std::{
-    pin::Pin,
-    task::{Context, Poll, ready},
-};
-
-use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
-use s3s::StdError;
-
 use crate::limits::GATEWAY_CHUNK_BYTES_MAX;
 
-/// Passes a body on unchanged. Fails at a chunk that is longer than clients send.
-pub(super) struct ChunkGuard<B> {
-    body: B,
-    state: ChunkState,
+/// Follows a body in chunks, and fails at a chunk that is longer than any client sends.
+pub(super) struct ChunkFraming(ChunkState);
+
+impl Default for ChunkFraming {
+    fn default() -> Self {
+        ChunkFraming(ChunkState::Size(0))
+    }
+}
+
+impl ChunkFraming {
+    /// Follows the framing over some bytes.
+    ///
+    /// # Errors
+    ///
+    /// A chunk is too long, or its size is malformed.
+    pub(super) fn follow(&mut self, bytes: &[u8]) -> Result<(), BadChunk> {
+        self.0 = self.0.follow(bytes)?;
+        Ok(())
+    }
 }
 
 /// The position of the next byte in the framing (`HEX[;extension]\r\n`, data, `\r\n`).
@@ -75,51 +81,6 @@ impl ChunkState {
     fn after(size: usize) -> Self {
         if size == 0 { ChunkState::End } else { ChunkState::Data(size.saturating_add(2)) }
     }
-}
-
-impl<B> ChunkGuard<B> {
-    pub(super) fn new(body: B) -> Self {
-        ChunkGuard { body, state: ChunkState::Size(0) }
-    }
-}
-
-impl<B: Body<Data = Bytes, Error = StdError> + Unpin> Body for ChunkGuard<B> {
-    type Data = Bytes;
-    type Error = StdError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, StdError>>> {
-        let this = self.get_mut();
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(data) = frame.data_ref()
-        {
-            match this.state.follow(data) {
-                Ok(state) => this.state = state,
-                Err(error) => return Poll::Ready(Some(Err(error.into()))),
-            }
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// Guards the body of a request, if the request says that its body is chunked.
-pub(super) fn guarded(request: http::Request<s3s::Body>) -> http::Request<s3s::Body> {
-    let kind = request.headers().get("x-amz-content-sha256").map(http::HeaderValue::as_bytes);
-    if !kind.is_some_and(|kind| kind.starts_with(b"STREAMING-")) {
-        return request;
-    }
-    request.map(|body| s3s::Body::http_body_unsync(ChunkGuard::new(body)))
 }
 
 #[cfg(test)]
