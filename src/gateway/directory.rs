@@ -175,6 +175,8 @@ impl DirectoryStore {
                 return Ok(None);
             }
             if let Some(chunk) = file.read_memory() {
+                // Between two chunks other tasks run, above all the one that follows the fence feed.
+                tokio::task::yield_now().await;
                 return Ok(Some((chunk, (store, file))));
             }
             let read = move || {
