@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 use leasehold::proto::v1::{self, AttemptState, JobState, ListJobsRequest, MemberState, Outcome};
 use nix::sys::signal::Signal;
 
-use crate::harness::*;
+use crate::{harness::*, policy_code::NO_TICKETS};
 
 /// Prints that it runs, and waits for the file `go`.
 const UNTIL_TOLD: &str = "echo up; while [ ! -e $HERE/go ]; do sleep 0.02; done; echo down";
@@ -198,6 +198,21 @@ async fn run_passes_sigterm_on_and_the_attempt_drains() {
     let (job, attempt) = client.stands(&job).await;
     assert_eq!((job.outcome(), job.live_leases), (Outcome::Interrupted, 0));
     assert!(attempt.detail.ends_with("exit code 9 after SIGTERM"), "{}", attempt.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_by_a_reload_names_its_rule() {
+    let world = world().await;
+    let mut wrapper = world.wrap(&job_toml("", ""), &[], UNTIL_TOLD);
+    wrapper.child_says("up").await;
+    world.write("policy/no-tickets.cedar", NO_TICKETS);
+    world.daemon().reload();
+    assert_eq!(wrapper.exit().await, Some(143));
+    let said = wrapper.stderr();
+    for part in ["(POLICY_DENIED)", "no-tickets", "the tickets are under review"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_wiped(&wrapper);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,9 +18,10 @@ pub(crate) struct AccessEnd {
 impl AccessEnd {
     /// The end of access after a final refusal. The attempt may go on without this member.
     pub(crate) fn of_refusal(refusal: Refusal) -> Self {
+        let rule = refusal.fact("rule").map(|rule| format!(" (rule {rule})")).unwrap_or_default();
         let fix = refusal.fact("fix").map(|fix| format!("; {fix}")).unwrap_or_default();
         let attempt = AttemptStatus::from_reason(refusal.reason);
-        AccessEnd { reason: refusal.reason, message: format!("{}{fix}", refusal.text), attempt }
+        AccessEnd { reason: refusal.reason, message: format!("{}{rule}{fix}", refusal.text), attempt }
     }
 
     /// Prints what happened, whose fault it was, and what happens to the work.
@@ -75,6 +76,9 @@ mod tests {
         let end = AccessEnd::of_refusal(locked);
         assert_eq!(end.message, "identity:x is locked; ask an operator");
         assert_eq!(end.attempt, AttemptStatus::Open);
+        let denied =
+            Refusal::new(Reason::PolicyDenied, "not for you").with("rule", "no-tickets: under review");
+        assert_eq!(AccessEnd::of_refusal(denied).message, "not for you (rule no-tickets: under review)");
         for reason in [Reason::JobClosed, Reason::AttemptEnded, Reason::AttemptStale] {
             assert_eq!(AttemptStatus::from_reason(reason), AttemptStatus::Ended, "{reason}");
         }
