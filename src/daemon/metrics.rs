@@ -29,6 +29,11 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     ("leasehold_fences", Gauge, "Names that were lowered and are still remembered."),
     ("leasehold_gateway_read_bytes_total", Counter, "Bytes of objects that the S3 gateway sent."),
     (
+        "leasehold_gateway_direct_refused_total",
+        Counter,
+        "Connections to the direct listener of the S3 gateway that were refused for lack of capacity.",
+    ),
+    (
         "leasehold_gateway_refused_total",
         CounterOf("reason", reasons),
         "Requests to the S3 gateway that the lease did not allow, by reason.",
