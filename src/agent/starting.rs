@@ -50,7 +50,7 @@ impl Starting<'_> {
                         return stopped(end.reason, &end.message);
                     }
                     if now.is_draining {
-                        return stopped(Reason::AttemptDraining, "the job is to finish, and its command was not started yet");
+                        return stopped(Reason::AttemptDraining, "the job was asked to finish before its command was started");
                     }
                 }
                 _ = &mut self.member.serving => {}

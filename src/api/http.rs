@@ -28,8 +28,14 @@ impl std::fmt::Display for ReadyNotes {
         writeln!(f, "ok")?;
         match self.catalog_mistakes {
             0 => Ok(()),
-            1 => writeln!(f, "catalog: 1 mistake is not in force; the log names it"),
-            n => writeln!(f, "catalog: {n} mistakes are not in force; the log names them"),
+            1 => writeln!(
+                f,
+                "catalog: 1 mistake; the file or entry with it is not in force; the log names the mistake"
+            ),
+            n => writeln!(
+                f,
+                "catalog: {n} mistakes; the files or entries with them are not in force; the log names the mistakes"
+            ),
         }
     }
 }

@@ -49,7 +49,7 @@ pub enum WantedPolicy {
     Previous,
 }
 
-/// What the caller of a change does.
+/// What the caller wants to do with a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeStep {
     /// Wants it: proposes it, or approves it if someone else has proposed it.
@@ -166,7 +166,7 @@ impl RuleUseCases {
             return Ok(change);
         }
         unsigned?;
-        let kept = self.may_apply(order, &change)?;
+        let kept = self.check_order(order, &change)?;
         if change.before == change.after {
             return Ok(change);
         }
@@ -192,8 +192,9 @@ impl RuleUseCases {
     /// Returns the texts of a policy. They include its test cases, if the policy came with test cases.
     fn texts_of(&self, wanted: &WantedPolicy) -> Result<WantedTexts, Refusal> {
         let kept = |digest: Digest| {
-            let kept = self.context.kept.get().ok_or_else(|| no_previous("this daemon keeps no policies"))?;
-            let (policies, signed) = kept.policy(digest).map_err(|e| no_previous(&e.to_string()))?;
+            let kept =
+                self.context.kept.get().ok_or_else(|| no_such_policy("this daemon keeps no policies"))?;
+            let (policies, signed) = kept.policy(digest).map_err(|e| no_such_policy(&e.to_string()))?;
             Ok(WantedTexts { policies, cases: Vec::new(), signed })
         };
         match wanted {
@@ -211,7 +212,7 @@ impl RuleUseCases {
             WantedPolicy::Previous => {
                 let last = self.context.kept.get().and_then(|kept| kept.applied().ok().flatten());
                 let previous = last.and_then(|last| last.before);
-                let previous = previous.ok_or_else(|| no_previous("no policy was applied before"))?;
+                let previous = previous.ok_or_else(|| no_such_policy("no policy was applied before"))?;
                 kept(previous)
             }
         }
@@ -311,8 +312,8 @@ impl RuleUseCases {
         }
     }
 
-    /// Refuses an order that must not take effect.
-    fn may_apply(&self, order: &PolicyOrder, change: &PolicyChange) -> Result<&KeptRules, Refusal> {
+    /// Refuses an order that must not take effect. Returns the folder of the kept policies.
+    fn check_order(&self, order: &PolicyOrder, change: &PolicyChange) -> Result<&KeptRules, Refusal> {
         let conflict = |text: String| Refusal::new(Reason::StateConflict, text);
         if let PolicyOrigin::Files(dir) = &self.context.settings.policy {
             return Err(conflict(format!("this daemon reads its policy from files in {}", dir.display())).fix(
@@ -340,7 +341,7 @@ impl RuleUseCases {
             .ok_or_else(|| conflict("this daemon has no folder for kept policies".to_owned()))
     }
 
-    /// Keeps the policy and records the change. Only then does the next start read this policy.
+    /// Saves the policy and records the change. Then marks the policy as the one that the next start reads.
     fn record_change(
         &self,
         caller: &Caller,
@@ -413,6 +414,6 @@ fn mistakes(refusal: Refusal, lines: &[String]) -> Refusal {
     }
 }
 
-fn no_previous(why: &str) -> Refusal {
+fn no_such_policy(why: &str) -> Refusal {
     Refusal::new(Reason::StateConflict, why.to_owned()).fix("choose one of `leasehold policy history`")
 }

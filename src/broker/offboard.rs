@@ -25,7 +25,8 @@ pub struct Offboarded {
 
 impl OperatorUseCases {
     /// Locks an identity or a tenant, closes its open jobs, and lists its remnants. The lock comes first, so no new
-    /// access begins meanwhile. Only the platform may offboard a tenant.
+    /// access begins meanwhile. Only the platform may offboard a tenant. `locks_out` names the operators that the caller knows it
+    /// will lock out.
     pub fn offboard(
         &self,
         caller: &Caller,
@@ -117,7 +118,8 @@ impl OperatorUseCases {
         let mut add = |kind, name: String, detail: String| stays.push(Remnant::new(kind, name, &detail));
         let entries = catalog.principals().filter(|p| p.tenant == *tenant).count();
         if entries > 0 {
-            let detail = format!("{entries} principal(s), who may still look: remove the file");
+            let detail =
+                format!("{entries} principal(s), who can still read lists and states: remove the file");
             add("catalog file", format!("{tenant}.toml"), detail);
         }
         let mut resources: Vec<_> = catalog.resources().filter(|r| r.tenant == *tenant).collect();
@@ -138,7 +140,7 @@ impl OperatorUseCases {
         for job in self.context.state.open_jobs().into_iter().filter(|job| job.spec.tenant != *tenant) {
             let used = job.spec.read.iter().chain(&job.spec.write).find(|r| r.tenant() == *tenant);
             if let Some(used) = used {
-                let detail = format!("of {}: open, and has lost {used}", job.spec.tenant);
+                let detail = format!("an open job of {}, which can no longer use {used}", job.spec.tenant);
                 add("job", job.id.to_string(), detail);
             }
         }

@@ -1,4 +1,4 @@
-//! The reload of policy and catalog. It accepts the catalog files without mistakes, then ends the leases that the new
+//! The reload of policy and catalog. It takes those catalog files that have no mistakes, then ends the leases that the new
 //! rules do not allow.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,7 +46,8 @@ impl RuleUseCases {
         self.context.rules()
     }
 
-    /// Refuses a caller that may not reload the files of all tenants.
+    /// Refuses a caller that may not reload the files of all tenants. Returns the caller's tenant if it may only because its
+    /// tenant is the only one.
     pub fn may_reload(&self, caller: &Caller) -> Result<Option<TenantName>, Refusal> {
         let text = "a reload reads the files of every tenant, and you are an operator of only one tenant";
         let fix = "ask a platform operator to reload, once your file has changed";
@@ -99,7 +100,7 @@ impl RuleUseCases {
         RulesReloaded { catalog, policy, ended }
     }
 
-    /// Reads the rules again and puts them in force, for the administrators of the host. No gate requires approval.
+    /// Reads the rules again and puts them in force, for the administrators of the host. No approval is needed.
     /// Only one reload runs at a time. Blocks.
     pub fn reload(
         &self,
@@ -113,8 +114,8 @@ impl RuleUseCases {
     }
 
     /// Puts new rules in force. The revision is raised after the rules are in place, so that a request that read the
-    /// old rules decides again. It is raised before the sweep, so that the sweep or that request finds every lease made
-    /// by the old rules.
+    /// old rules decides again. It is raised before the sweep. So each lease made by the old rules is found: by the sweep, or by
+    /// the request that made the lease, because that request compares the revision afterwards.
     pub(super) fn replace_rules(&self, rules: Arc<Rules>, by: Actor, reason: &str) -> RulesReloaded {
         self.context.reach.widen(rules.catalog());
         let before = self.context.rules.swap(rules.clone());
@@ -143,7 +144,7 @@ impl RuleUseCases {
             reason: "its start".to_owned(),
         };
         if let Err(error) = self.context.kept.get_or_init(|| folder).keep(&self.context.rules(), &how) {
-            tracing::error!(%error, "the policy and the catalog in force are not kept");
+            tracing::error!(%error, "the policy and the catalog in force could not be saved to disk");
         }
     }
 
@@ -157,12 +158,12 @@ impl RuleUseCases {
             false => kept.keep_policy(rules, &how),
         };
         if let Err(error) = policy.and_then(|()| kept.keep(rules, &how)) {
-            tracing::error!(%error, "the policy and the catalog in force are not kept");
+            tracing::error!(%error, "the policy and the catalog in force could not be saved to disk");
         }
     }
 
     /// Returns the resources that the caller may see, in the order of their names: those that it may name in a job, or
-    /// all. Begins behind `after`.
+    /// all. Begins after the name `after`.
     pub fn list_resources(
         &self,
         caller: &Caller,

@@ -117,7 +117,7 @@ impl Contexts {
         let folder = path.parent().unwrap_or(Path::new(""));
         let written = text.parse::<toml::Table>().unwrap_or_default();
         let (contexts, _) =
-            read_document(path, parse_toml(text), |root, notes| whole(root, folder, &written, notes))?;
+            read_document(path, parse_toml(text), |root, notes| read_root(root, folder, &written, notes))?;
         Ok(contexts)
     }
 
@@ -140,7 +140,7 @@ impl Contexts {
     }
 }
 
-fn whole(
+fn read_root(
     root: &mut Section<'_>,
     folder: &Path,
     written: &toml::Table,

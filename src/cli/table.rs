@@ -17,7 +17,7 @@ pub(super) struct TableSize {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Column {
     heading: &'static str,
-    /// The width below which cells are not cut. `None` if cells are never cut.
+    /// The smallest width to which cells are cut. `None` if cells are never cut.
     floor: Option<usize>,
     is_extra: bool,
     /// The rank of the column. If the columns do not fit, the columns with the highest rank are left out first.

@@ -20,7 +20,7 @@ pub(super) fn open(
     people: Option<&PeopleConfig>,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<dyn IdentitySource>, StartError> {
-    // The roots of the people trust domain are trusted, so that they need not be configured twice.
+    // The roots of the trust domain for people are added here, so that operators do not have to configure them twice.
     let of_people = people.map(|people| (people.trust_domain.clone(), people.ca_cert.clone()));
     let mut allowed = config.trust_domains.clone();
     if let (Some(allowed), Some((domain, _))) = (&mut allowed, &of_people) {

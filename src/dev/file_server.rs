@@ -102,8 +102,8 @@ impl FileServer {
         self.ended.subscribe()
     }
 
-    /// Serves until the shutdown. First removes the unfinished uploads of an earlier server, because a folder of checkpoints
-    /// has only one server at a time.
+    /// Serves until the shutdown. First removes the unfinished uploads of an earlier server. This is safe, because only one
+    /// server uses a folder of checkpoints at a time.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -388,7 +388,7 @@ fn disk_error_response(error: &io::Error) -> Response<FileBody> {
             answer(StatusCode::CONFLICT, Reason::StateConflict, "the path is a folder: name a file in it")
         }
         Some(Errno::E2BIG) => {
-            answer(StatusCode::CONFLICT, Reason::QuotaExceeded, "the folder has more entries than are listed")
+            answer(StatusCode::CONFLICT, Reason::QuotaExceeded, "the folder has too many entries to list")
         }
         _ => {
             tracing::error!(%error, "a file could not be served");

@@ -42,9 +42,8 @@ pub struct Lowered {
 /// A mutex orders [`Registry::stand`] and [`Registry::lower`]. It is never held across an await or while another lock
 /// is taken. Checks do not use the mutex: they load the fences of a [`Stand`].
 ///
-/// A check after an acknowledged lowering cannot miss the lowering. `lower` stores with Release before it returns. The
-/// acknowledgement is a happens-before edge to the thread that acts on it. So the Acquire load of the check is ordered
-/// after the store.
+/// A check after an acknowledged lowering cannot miss the lowering. `lower` stores with Release before it returns. A
+/// thread that acts on the acknowledgement runs after the store, so the Acquire load of its check sees the store.
 pub struct Registry {
     inner: Mutex<RegistryState>,
     revision: AtomicU64,
@@ -56,7 +55,7 @@ pub(super) struct RegistryState {
     pub(super) seq: Seq,
     /// The fences by name. The name is in the fence.
     pub(super) by_name: HashTable<Arc<Fence>>,
-    /// One set for the same fences. Fences are compared by their addresses.
+    /// The sets of fences. All stands behind the same fences share one set. Two fences are the same if their addresses are.
     pub(super) sets: HashTable<FenceSet>,
     /// The recent lowerings, oldest first, kept until no token issued before them can be valid.
     recent: VecDeque<(LeaseTime, Arc<Fence>)>,
@@ -79,14 +78,14 @@ impl Registry {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a stand behind all of these names at one instant. The set keeps the names sorted and distinct.
+    /// Takes a stand behind all of these names at one instant. The order of the names and repeated names do not matter.
     ///
     /// Take the stand before reading jobs, locks, catalog and policy. If one of them changes after it was read, the lowering
     /// that follows the change ends the stand.
     pub fn stand(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
         let names = sorted(names);
         let mut inner = self.lock();
-        let stand = inner.place(&names);
+        let stand = inner.make_stand(&names);
         for f in stand.fences() {
             f.stood_since.store(true, Ordering::Relaxed);
         }
@@ -107,10 +106,10 @@ impl Registry {
     /// Returns a stand that only observes lowerings. It does not count for [`Lowered::first`].
     pub fn observe(&self, names: impl IntoIterator<Item = FenceName>) -> Stand {
         let names = sorted(names);
-        self.lock().place(&names)
+        self.lock().make_stand(&names)
     }
 
-    /// Ends all leases behind a name with one store, regardless of their number, and one event in the feed.
+    /// Ends all leases behind a name, however many there are, with one atomic write and one event in the feed.
     ///
     /// A name without a fence gets one. If no stand was taken behind a name since its last lowering, the answer of that
     /// lowering is repeated.
@@ -143,8 +142,8 @@ impl Registry {
         self.lock().seq
     }
 
-    /// Returns the present revision. Issuing reads it before it computes the names of a request, and compares it after
-    /// it inserts the lease.
+    /// Returns the present revision. The code that issues credentials reads the revision before it computes the names of a
+    /// request, and compares the revision after it has inserted the lease.
     pub fn revision(&self) -> Revision {
         Revision(self.revision.load(Ordering::Acquire))
     }
@@ -173,7 +172,7 @@ impl Registry {
         Subscription { snapshot, at: inner.seq, lowerings: self.feed.subscribe() }
     }
 
-    /// Drops the fences that have no holder and whose lowering is older than any token can be. Returns their number.
+    /// Drops the fences that no stand uses and whose lowering is older than any token can be. Returns their number.
     ///
     /// `retention` is the longest token life in this epoch, plus a margin.
     pub fn prune(&self, now: LeaseTime, retention: Duration) -> usize {
@@ -181,8 +180,8 @@ impl Registry {
         while inner.recent.front().is_some_and(|(at, _)| now.since(*at) > retention) {
             inner.recent.pop_front();
         }
-        // New holders are made only under this mutex, so a count of one means that there is no holder and that none can
-        // appear.
+        // The map's own reference counts as one, and new references are made only under this mutex. So a count of one
+        // means that nothing else uses the set or fence, and that nothing can begin to use it now.
         inner.sets.retain(|set| ThinArc::strong_count(set) > 1);
         let before = inner.by_name.len();
         inner.by_name.retain(|fence| Arc::strong_count(fence) > 1);
@@ -208,7 +207,7 @@ fn sorted(names: impl IntoIterator<Item = FenceName>) -> Vec<FenceName> {
 }
 
 impl RegistryState {
-    fn place(&mut self, names: &[FenceName]) -> Stand {
+    fn make_stand(&mut self, names: &[FenceName]) -> Stand {
         let fences: Vec<Arc<Fence>> = names.iter().map(|name| self.fence(name)).collect();
         let RegistryState { seq, sets, hasher, .. } = self;
         let hash_of = |fences: &[Arc<Fence>]| {

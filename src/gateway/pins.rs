@@ -40,7 +40,7 @@ use crate::{
 /// The manifests of a gateway, and the objects that were compared with them.
 #[derive(Debug, Default)]
 pub(super) struct Pins {
-    /// The folder of the manifests, each in a file `SHA256.manifest`. `None` if pins are not compared.
+    /// The folder of the manifests, each in a file `SHA256.manifest`. `None` if data is not compared with its pin.
     folder: Option<PathBuf>,
     read: Mutex<HashMap<Digest, Arc<PinManifest>>>,
     compared: Arc<ComparedObjects>,

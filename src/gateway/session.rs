@@ -1,4 +1,5 @@
-//! Sessions: the access from the tokens of a request. Each token is checked once and kept.
+//! Sessions: the access that the tokens of a request give. An accepted token is kept, so that its next use needs no new
+//! check of the signature.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -53,7 +54,7 @@ pub(super) struct AcceptedToken {
     pub(super) view: SharedView,
 }
 
-/// The access from the tokens of one request.
+/// The access that the tokens of one request give.
 #[derive(Clone)]
 pub(super) struct TokenSession {
     /// The accepted tokens: at most one of the reading half and one of the writing half.

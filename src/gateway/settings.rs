@@ -27,13 +27,13 @@ use crate::{
 pub struct GatewaySettings {
     /// The address for S3 over mutual TLS.
     pub listen: SocketAddr,
-    /// S3 for clients without an SVID. `None`: there are none.
+    /// S3 for clients without an SVID. `None` if such clients are not served.
     pub direct: Option<DirectSettings>,
     /// The audience of the tokens that the gateway accepts: an `[[audience]]` of the catalog.
     pub audience: SpiffeId,
     /// The stores of the gateway. If there are none, it serves nothing.
     pub stores: Vec<StoreSettings>,
-    /// The folder of the manifests that the catalog pins. `None` if pins are not compared.
+    /// The folder of the manifests that the catalog pins. `None` if the gateway does not compare data with its pin.
     pub manifests: Option<PathBuf>,
 }
 
@@ -93,7 +93,8 @@ impl GatewaySettings {
         Some(GatewaySettings { listen: listen?, direct, audience: audience?, stores, manifests })
     }
 
-    /// Returns a line for each resource of its audience that it cannot serve, or whose pin it does not compare. Blocks.
+    /// Returns a line for each resource that the gateway should serve but cannot, and for each resource that it does not
+    /// compare with its pin. Blocks.
     pub fn warnings(&self, catalog: &Catalog) -> Vec<String> {
         let resources = || catalog.resources().filter(|r| r.audience == self.audience);
         let mut lines = self.unserved(resources());
@@ -153,14 +154,14 @@ impl GatewaySettings {
     }
 }
 
-/// Reads where clients without an SVID connect, if they may.
+/// Reads the address for clients without an SVID, if there is one, and the certificate for it.
 fn read_direct(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<DirectSettings> {
     if !table.has("direct") {
         for key in ["direct_cert", "direct_key"] {
             if table.has(key) {
                 table.wrong(
                     key,
-                    "write direct = \"IP:PORT\" too, where clients without an SVID connect",
+                    "also write direct = \"IP:PORT\", the address for clients without an SVID",
                     notes,
                 );
             }
@@ -168,7 +169,7 @@ fn read_direct(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Opt
         return None;
     }
     let listen = table.text("direct", notes, address);
-    let example = "\"gateway.pem\", a web certificate whose names clients compare";
+    let example = "\"gateway.pem\", a web certificate that names the host to which clients connect";
     let cert = table.need("direct_cert", example, notes, |text| path(text, folder));
     let key = table.need("direct_key", "\"gateway.key\"", notes, |text| path(text, folder));
     Some(DirectSettings { listen: listen?, certificate: WebCertificate { cert: cert?, key: key? } })
@@ -258,7 +259,9 @@ fn location(text: &str) -> Result<String, String> {
         return wrong("names no bucket");
     }
     if rest.starts_with("leasehold/") && scheme == "s3" {
-        return wrong("is the bucket of the stable names, which every gateway has");
+        return wrong(
+            "is reserved, because every gateway has a bucket `leasehold` with the resources under their own names",
+        );
     }
     Ok(text.to_owned())
 }

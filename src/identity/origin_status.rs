@@ -1,4 +1,4 @@
-//! The state of a source over the network, also while it retries.
+//! The state of an identity source that asks over the network, also between its retries.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -70,7 +70,11 @@ impl OriginStatus {
     pub(super) fn may_log(&self) -> bool {
         let admitted = self.log.admit();
         if let Some(left_out @ 1..) = admitted {
-            tracing::warn!(origin = self.origin, left_out, "more happened than the log has lines for");
+            tracing::warn!(
+                origin = self.origin,
+                left_out,
+                "some lines about this origin were left out of the log, because there were too many"
+            );
         }
         admitted.is_some()
     }

@@ -29,8 +29,8 @@ impl SigningLife {
         }
         check_key(&cert)?;
         for name in alternative_names(&cert)?.map(|san| san.names).unwrap_or_default() {
-            // A SPIFFE ID is optional here. It may have another trust domain, because only the bundle with the root
-            // counts.
+            // A SPIFFE ID is optional here. It may name any trust domain, because the bundle that contains the root
+            // determines the trust domain.
             if let GeneralName::URI(uri) = name
                 && let Some(domain) = uri.strip_prefix("spiffe://")
                 && domain.parse::<TrustDomain>().is_err()

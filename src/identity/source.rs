@@ -31,7 +31,7 @@ pub struct Trust {
     pub svid: Option<Arc<X509Svid>>,
     /// The roots that we trust. The revision of the bundles grows only when the roots change.
     pub bundles: Arc<TrustBundles>,
-    /// Whether this is the current answer or the last good answer.
+    /// Whether the source shows the present answer of its origin (files, an agent or a bundle endpoint). If not, why.
     pub standing: SourceState,
 }
 
@@ -65,7 +65,7 @@ impl Trust {
 pub enum ReloadOutcome {
     /// The SVID or the roots have changed.
     Changed,
-    /// The origin still gives the present SVID and roots.
+    /// The origin of the source, for example its files, still gives the present SVID and roots.
     Unchanged,
 }
 
@@ -78,8 +78,8 @@ pub trait IdentitySource: Send + Sync + 'static {
     /// Reports every change after this call, including changes of the state.
     fn watch(&self) -> watch::Receiver<Arc<Trust>>;
 
-    /// Keeps the trust current until `shutdown`. Run it once, as a separate task. The default does nothing, for a source whose
-    /// owner replaces the trust.
+    /// Keeps the trust current until `shutdown`. Run it once, as a separate task. The default does nothing. It is enough for a
+    /// source whose owner replaces the trust.
     fn follow(self: Arc<Self>, shutdown: CancellationToken) -> BoxFuture<'static, ()> {
         Box::pin(shutdown.cancelled_owned())
     }
@@ -185,7 +185,7 @@ fn warn_of_shared_roots(bundles: &TrustBundles, warned: &Mutex<BTreeSet<String>>
     }
 }
 
-/// The reasons for which a process has no first identity.
+/// Why a process did not get its first SVID.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoIdentity {
     /// The wait was over before the origin gave an SVID.

@@ -178,7 +178,7 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// Returns the scope with all actions of one half on this resource.
+    /// Returns the scope with every action that a credential for this resource can have.
     pub fn whole(resource: ResourceName) -> Self {
         let actions = match resource.kind() {
             ResourceKind::Dataset => BTreeSet::from([Action::ReadDataset]),

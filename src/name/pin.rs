@@ -1,10 +1,11 @@
-//! Pins: they make versions immutable.
+//! Pins: the digests or commits that identify the exact content of a dataset or model version.
 
 use std::{fmt, str::FromStr};
 
 use super::{Digest, NameError, digest::read_hex, label::check_part, text_form};
 
-/// The proof that a version has not changed since it was approved. There is no default: write `none` explicitly.
+/// Identifies the exact content of a version, so that a change after its approval can be noticed. There is no default: write
+/// `none` explicitly.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Pin {
     /// SHA-256 of a manifest of files: `manifest:<hex>`.

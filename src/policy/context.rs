@@ -25,17 +25,17 @@ enum ContextField<'a> {
 }
 
 impl ContextField<'_> {
-    fn add_to_key(&self, question: &mut DecisionKey) {
+    fn add_to_key(&self, key: &mut DecisionKey) {
         match self {
-            ContextField::Text(t) => question.add(t),
-            ContextField::Number(n) => question.add_number(*n),
-            ContextField::Truth(t) => question.add_number(u64::from(*t)),
-            // A key has the time as `TimeReads` adds it.
+            ContextField::Text(t) => key.add(t),
+            ContextField::Number(n) => key.add_number(*n),
+            ContextField::Truth(t) => key.add_number(u64::from(*t)),
+            // Nothing to add here: `TimeReads` adds the time to the key.
             ContextField::Moment(_) => {}
-            ContextField::Tenant(t) => question.add(t.as_str()),
+            ContextField::Tenant(t) => key.add(t.as_str()),
             ContextField::Words(words) => {
-                question.add_number(words.len() as u64);
-                words.iter().for_each(|w| question.add(w));
+                key.add_number(words.len() as u64);
+                words.iter().for_each(|w| key.add(w));
             }
         }
     }
@@ -86,7 +86,7 @@ impl JobReads {
     }
 }
 
-/// All fields of the context that an action has by the schema.
+/// All fields that the schema gives to the context of an action.
 pub(super) struct ContextFields<'a>(Vec<(&'static str, ContextField<'a>)>);
 
 impl<'a> ContextFields<'a> {
@@ -120,12 +120,12 @@ impl<'a> ContextFields<'a> {
         ])
     }
 
-    /// Adds all fields that a set of slices reads to a key, except the time. `reads` has one bit for each field of `JobContext`, in
+    /// Adds to a key all fields that a set of slices reads, except the time. `reads` has one bit for each field of `JobContext`, in
     /// its order.
-    pub(super) fn add_read_fields(&self, reads: JobReads, question: &mut DecisionKey) {
+    pub(super) fn add_read_fields(&self, reads: JobReads, key: &mut DecisionKey) {
         for (at, (_, fact)) in self.0.iter().enumerate() {
             if reads.has(at) {
-                fact.add_to_key(question);
+                fact.add_to_key(key);
             }
         }
     }
@@ -155,11 +155,11 @@ impl<'a> ContextFields<'a> {
 
     /// Adds to a key the fields that a slice reads, so that a change in another field makes no new key. `retain_until` is that of the
     /// resource.
-    pub(super) fn add_to_key(&self, reads: &Reads, retain_until: Option<Wall>, question: &mut DecisionKey) {
+    pub(super) fn add_to_key(&self, reads: &Reads, retain_until: Option<Wall>, key: &mut DecisionKey) {
         for (_, fact) in self.0.iter().filter(|(field, _)| reads.of(field)) {
-            fact.add_to_key(question);
+            fact.add_to_key(key);
             if let ContextField::Moment(now) = fact {
-                reads.time().add_to_key(*now, retain_until, question);
+                reads.time().add_to_key(*now, retain_until, key);
             }
         }
     }

@@ -50,7 +50,7 @@ pub(super) struct Slice {
 /// The slices, by kind of principal and act. An act that the schema does not know for a kind has no slice.
 pub(super) type Slices = HashMap<(PrincipalKind, PolicyAct), Slice>;
 
-/// Sorts policies by the kinds of principal and the acts that their scopes can match.
+/// Groups the policies by the kinds of principal and the acts that the head of each policy (its Cedar scope) can match.
 pub(super) fn build_slices(rules: &RuleSet, types: &Types) -> Result<Slices, PolicyErrors> {
     let actions = rules.schema.action_entities().map_err(schema_fault)?;
     let mut out = Slices::new();
@@ -73,8 +73,8 @@ pub(super) fn build_slices(rules: &RuleSet, types: &Types) -> Result<Slices, Pol
                 .iter()
                 .filter(|(r, _)| r.gate.is_some() && matches!(act, PolicyAct::Rpc(rpc) if !rpc.is_change()))
             {
-                let what = "a gate holds back what jobs do and changes of the rules, and no other calls; \
-                            name actions of tune_part, ApplyPolicy or ReloadCatalog";
+                let what = "a gate can hold back only actions of jobs and changes of the rules: \
+                            name actions of tune_part, or ApplyPolicy, or ReloadCatalog";
                 faults.push(rules.fault(rule, what));
             }
             out.insert((kind, act), slice(action.clone(), &speaking)?);
@@ -135,11 +135,12 @@ pub(super) struct Reads {
 }
 
 impl Reads {
+    /// Whether the policies of the slice can read this field.
     pub(super) fn of(&self, field: &str) -> bool {
         self.everything || self.fields.contains(field)
     }
 
-    /// How they use the time.
+    /// Returns how the policies of the slice use the time.
     pub(super) fn time(&self) -> &TimeReads {
         &self.time
     }

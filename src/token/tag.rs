@@ -11,8 +11,9 @@ use crate::name::{FenceName, SpiffeId};
 /// The number of bytes in a tag.
 ///
 /// If two names have the same tag, a request is refused wrongly, and never allowed wrongly. 96 bits are more than the 80 bits
-/// that RFC 2104 section 5 requires. Without the key, a guess of the name behind a tag needs a lease or a lowering for each
-/// try. Three bytes are four characters of base64url, so adjacent tags need no padding.
+/// that RFC 2104 section 5 requires. Someone without the key who guesses the name behind a tag must get a lease, or cause a
+/// lowering, for each guess. base64url writes three bytes as four characters. Twelve is a multiple of three, so adjacent tags
+/// need no padding.
 const TAG_BYTES: usize = 12;
 
 /// The name of a fence at one audience: HMAC-SHA256 with the key of that audience, truncated to 96 bits.

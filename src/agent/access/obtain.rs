@@ -143,7 +143,7 @@ impl From<ObtainError> for RunError {
 /// What happens to the work if the wrapper or the sidecar is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnKill {
-    /// The guard ends the command. The next start has nothing to continue.
+    /// A helper process, the guard, ends the command. The next start has nothing to continue.
     EndCommand,
     /// The work goes on, and the next sidecar becomes the same member again.
     Rejoin,
@@ -208,8 +208,8 @@ impl ObtainedAccess {
         self.state.undo(why, messages).await;
     }
 
-    /// The environment variables for the programs that use the access. Leaves out the variables of the S3 endpoint that the
-    /// user keeps.
+    /// The environment variables for the programs that use the access. Leaves out those variables of the S3 endpoint that
+    /// `keep` names, because the user keeps other values for them.
     pub(crate) fn env(&self, svid: Option<&SvidPaths>, keep: &[String]) -> Vec<(OsString, OsString)> {
         let mut set = self.dir.env();
         if let Some(svid) = svid {
@@ -273,7 +273,7 @@ pub(crate) async fn undo_start(
     {
         let span = UNDO.as_secs();
         messages.send(&format!(
-            "{signal}: nothing was started; what was created is ended within {span} s; a second signal leaves at once"
+            "{signal}: nothing was started; the job or attempt that was created is ended within {span} s; send a second signal to leave at once"
         ));
     }
     let why = error.to_string();
@@ -310,7 +310,7 @@ pub(crate) async fn next_end_signal(
     loop {
         let arrival = signals.next_arrival().await;
         let is_new = arrivals.add(arrival, clock.now().lease);
-        // SIGKILL here means that the process in front has ended.
+        // `Signals` reports SIGKILL if the front process has ended. It passes signals on to the wrapper.
         let ends = |s: &Signal| asks_to_finish(*s) || matches!(s, Signal::SIGQUIT | Signal::SIGKILL);
         if let Some(signal) = arrival.signal.named().filter(ends).filter(|_| is_new) {
             return signal;

@@ -2,7 +2,7 @@
 //!
 //! | File | Renders |
 //! |---|---|
-//! | `words` | the values of closed lists |
+//! | `words` | the values of enums, such as states and outcomes |
 //! | `job` `gate` | jobs; their gates, approvals and decisions |
 //! | `lease` `resource` `lock` | leases, resources of the catalog, locks and endings |
 

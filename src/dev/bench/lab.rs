@@ -1,4 +1,5 @@
-//! The daemon, the echo as its limit, and the members that send requests to both.
+//! The processes of a benchmark: the daemon, the echo, and the members that send requests to both. The echo answers like the
+//! daemon and does only a part of its work. Its speed is the limit for the daemon.
 
 use std::{process::Stdio, time::Duration};
 
@@ -40,9 +41,9 @@ const ECHO_START: Duration = Duration::from_secs(15);
 #[derive(Clone, Copy)]
 pub(super) enum Server<'a> {
     Daemon,
-    /// The limit.
+    /// The echo that makes one signature for each issue and renewal. Its speed is the limit for the daemon.
     Echo,
-    /// An echo with more work, or less.
+    /// An echo that does more, or less, of the daemon's work than `Echo`.
     Other(&'a EchoProcess),
 }
 

@@ -1,4 +1,4 @@
-//! The member while it runs: `live` is its loop, `handle` is for the run or sidecar that it belongs to.
+//! A member while it runs. `live` is its loop. `leasehold run` or the sidecar controls it through `handle`.
 
 mod answers;
 mod connection;
