@@ -101,7 +101,9 @@ impl OperatorUseCases {
                 let is =
                     |id: &SpiffeId| catalog.principal(id).and_then(|p| p.human(id)).as_ref() == Some(&human);
                 // A pattern that matches all people does not name a person.
-                let named = |p: &Principal| p.human_text().is_some_and(|text| text == human.as_str());
+                let named = |p: &Principal| {
+                    p.human_text().is_some_and(|text| text.eq_ignore_ascii_case(human.as_str()))
+                };
                 // A person whom only a pattern matches is known if they approved a job, opened its gates or took part.
                 let did = |by: &SpiffeId, recorded: Option<&HumanName>| recorded == Some(&human) || is(by);
                 let has_part = |j: &Job| {
@@ -166,7 +168,8 @@ impl OperatorUseCases {
                 some(exact().chain(of_jobs).map(FenceName::identity))
             }
             FenceKind::Human(_) => {
-                let people = principals().filter_map(|p| p.human_text()?.parse::<HumanName>().ok());
+                let people = principals()
+                    .filter_map(|p| p.human_text()?.to_ascii_lowercase().parse::<HumanName>().ok());
                 some(people.chain(jobs().filter_map(|j| j.acting_for.clone())).map(FenceName::human))
             }
             FenceKind::Image(_) => some(jobs().filter_map(|j| j.spec.image.clone()).map(FenceName::image)),

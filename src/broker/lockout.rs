@@ -83,7 +83,7 @@ pub(super) fn extent(lock: &Lock, p: &Principal) -> Extent {
     match (locked_human(lock), p.human_text()) {
         (None, _) => lock.shuts_out_of(&p.pattern),
         (Some(_), Some("*")) => Extent::Some,
-        (Some(human), Some(text)) if text == human.as_str() => Extent::All,
+        (Some(human), Some(text)) if text.eq_ignore_ascii_case(human.as_str()) => Extent::All,
         (Some(_), _) => Extent::None,
     }
 }

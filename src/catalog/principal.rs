@@ -62,7 +62,7 @@ impl Principal {
 
     /// Returns the person who uses an identity of this entry, if the catalog says which path segment names the person.
     pub fn human(&self, id: &SpiffeId) -> Option<HumanName> {
-        id.segments().nth(self.human_segment?.checked_sub(1)?)?.parse().ok()
+        id.segments().nth(self.human_segment?.checked_sub(1)?)?.to_ascii_lowercase().parse().ok()
     }
 
     /// Whether this path segment, counted from 1, names the person in the identities of this entry.

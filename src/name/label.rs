@@ -35,9 +35,6 @@ impl TenantName {
 
 macro_rules! label {
     ($(#[$doc:meta])* $name:ident, $wanted:literal, $check:expr) => {
-        label! { $(#[$doc])* $name, $wanted, $check, |text| text.into() }
-    };
-    ($(#[$doc:meta])* $name:ident, $wanted:literal, $check:expr, $form:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
         pub struct $name(Arc<str>);
@@ -54,8 +51,7 @@ macro_rules! label {
             fn from_str(text: &str) -> Result<Self, NameError> {
                 let check: fn(&str) -> Result<(), &'static str> = $check;
                 check(text).map_err(|why| NameError::new(text, $wanted, why))?;
-                let form: fn(&str) -> Arc<str> = $form;
-                Ok($name(form(text)))
+                Ok($name(text.into()))
             }
         }
 
@@ -85,8 +81,14 @@ label! {
     InstanceName, "an instance name", check_part
 }
 label! {
-    /// A person, for separation of duties: `ada`. `Ada` is the same person: it is read as `ada`.
-    HumanName, "the name of a person", check_part, |text| text.to_ascii_lowercase().into()
+    /// The name of a person, for separation of duties: `ada`. In lower case, so that one person does not have two names.
+    HumanName, "the name of a person", |text| {
+        check_part(text)?;
+        if text.bytes().any(|b| b.is_ascii_uppercase()) {
+            return Err("the name of a person is written in lower case");
+        }
+        Ok(())
+    }
 }
 label! {
     /// A group of people as Leasehold calls it: `ml-platform`. Lower-case letters, digits and `-`, so that different
@@ -106,9 +108,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_person_is_one_whatever_the_case() {
-        let [a, b] = ["Ada", "ada"].map(|text| text.parse::<HumanName>().unwrap());
-        assert!(a == b && a.as_str() == "ada");
+    fn a_person_has_one_name() {
+        assert!("ada".parse::<HumanName>().is_ok());
+        assert!("Ada".parse::<HumanName>().unwrap_err().to_string().contains("lower case"));
     }
 
     #[test]

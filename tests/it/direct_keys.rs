@@ -257,7 +257,7 @@ when { context.binding == "bearer" };
 
 // Policy can demand a binding: it refuses keys, and it ends live ones, while tokens go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn policy_can_forbid_keys() {
+async fn a_policy_can_forbid_direct_keys() {
     let world = world().await;
     let mut worker = world.working().await;
     worker.beat().await;

@@ -318,6 +318,7 @@ fn word(answer: &Result<(), Status>) -> String {
                 "KIND_NOT_ALLOWED" => "kind".into(),
                 "SESSION_MISMATCH" => "session".into(),
                 "NOT_A_MEMBER" => "member".into(),
+                "STATE_CONFLICT" => "state".into(),
                 other => other.to_owned(),
             }
         }
