@@ -10,13 +10,14 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit, Failure, Session,
+    Exit, Failure, Session, bench_gateway,
     dev::failed,
     output::{Page, columns, note, print},
     stage::set_up_stage,
 };
 use crate::dev::bench::{
-    self, BenchFinding, BenchPlan, Delay, EchoWork, Figure, Machine, Measured, StageFigure, Workload,
+    self, BenchFinding, BenchPlan, Delay, EchoWork, Figure, GatewayFinding, GatewayPlan, Machine, Measured,
+    StageFigure, Workload,
 };
 
 /// Measures how many requests a daemon handles on this machine, compared with the machine's limit.
@@ -26,13 +27,14 @@ The command starts a daemon with new identities in a temporary folder, with its 
 second server without a broker that answers the same messages: the limit. Both are measured in
 turns, so a busy machine slows both. Clients and servers share the processors of this machine.
 Use a release build, and stop other work: the ratio is steady, the rates are not.
+`gateway` measures an S3 gateway beside nginx with the same files. It needs 1.4 GB on the disk.
 
 Examples:
   leasehold bench
-  leasehold bench issue renew --in-flight 1,64,256 --seconds 10
+  leasehold bench gateway --nginx /opt/nginx/sbin/nginx
   leasehold bench --quick --floor docs/performance.md")]
 pub struct BenchArgs {
-    /// What to measure: issue, renew, introspect, check, end, stages [default: all; with --quick the first four]
+    /// What to measure: issue, renew, introspect, check, end, stages, gateway [default: not the last two]
     #[arg(value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub what: Vec<Workload>,
     /// Requests under way at once; several numbers are measured one after the other
@@ -47,16 +49,22 @@ pub struct BenchArgs {
     /// Begin this many requests a second [default: begin a request when another has ended]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
-    /// Measure for twenty seconds in all, with one number of requests in flight
+    /// Streams of a gateway, measured one number after the other
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 8], value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub streams: Vec<u16>,
+    /// The nginx to measure a gateway beside [default: that of PATH]
+    #[arg(long, value_name = "PROGRAM")]
+    pub nginx: Option<PathBuf>,
+    /// Measure for twenty seconds, with 64 requests in flight and without end
     #[arg(long)]
     pub quick: bool,
-    /// The folder for the daemon and its ledger, on the disk to measure [default: a temporary folder]
+    /// The folder for the daemon and its ledger [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Write the figures into this page, between the two lines that mark their place
+    /// Write the daemon's rates into this page, between the two lines for them
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
-    /// Fail if a ratio is below half of the ratio on this page
+    /// Fail if the ratio of a rate is below half of the ratio on this page
     #[arg(long, value_name = "FILE")]
     pub floor: Option<PathBuf>,
     /// Serve as the limit
@@ -91,12 +99,24 @@ impl BenchArgs {
         if cfg!(debug_assertions) {
             note("this build is not optimized: its figures say nothing about a release build");
         }
+        let plan = self.plan();
+        let has_rates = Workload::RATES.iter().any(|rate| plan.workloads.contains(rate));
+        if self.page.is_some() && !has_rates {
+            let text = "`--page` writes the rates of a daemon: measure issue, renew, introspect or check";
+            return Err(Failure::new(Exit::Usage, text.to_owned()));
+        }
+        if plan.workloads.contains(&Workload::Gateway) && plan.gateway.nginx.is_none() {
+            note(
+                "there is no nginx in PATH, so the gateway is measured without its limit: install nginx, or use --nginx",
+            );
+        }
         let mut results = BenchResults::default();
         let mut report = |finding: BenchFinding| {
             let what = match &finding {
                 BenchFinding::Rate(f) => format!("{} with {} in flight", f.workload.as_str(), f.in_flight),
                 BenchFinding::Delay(d) => d.event.as_str().to_owned(),
                 BenchFinding::Stages(_) => "stages".to_owned(),
+                BenchFinding::Gateway(finding) => bench_gateway::name_of(finding),
             };
             if !session.for_programs() {
                 note(&format!("{what}: measured"));
@@ -105,9 +125,10 @@ impl BenchArgs {
                 BenchFinding::Rate(figure) => results.figures.push(figure),
                 BenchFinding::Delay(delay) => results.delays.push(delay),
                 BenchFinding::Stages(stages) => results.stages.extend(stages),
+                BenchFinding::Gateway(finding) => results.gateway.push(finding),
             }
         };
-        let done = bench::run(&self.plan(), &stage, &mut report).await;
+        let done = bench::run(&plan, &stage, &mut report).await;
         done.map_err(|why| failed("the bench could not go on", &why))?;
         if let Some(page) = &self.page {
             write_page(page, &machine, session, &results.figures)
@@ -135,8 +156,43 @@ impl BenchArgs {
                 Duration::from_secs(self.seconds.into()),
             ),
         };
-        let connections = self.connections.into();
-        BenchPlan { workloads, in_flight, connections, time, rounds: 4, endings: 20, rate: self.rate }
+        let (connections, gateway) = (self.connections.into(), self.gateway_plan());
+        BenchPlan {
+            workloads,
+            in_flight,
+            connections,
+            time,
+            rounds: 4,
+            endings: 20,
+            rate: self.rate,
+            gateway,
+        }
+    }
+
+    fn gateway_plan(&self) -> GatewayPlan {
+        let (nginx, streams) = (
+            self.nginx.clone().or_else(bench::find_nginx),
+            self.streams.iter().copied().map(usize::from).collect(),
+        );
+        let whole = GatewayPlan {
+            nginx,
+            streams,
+            time: Duration::from_secs(self.seconds.into()),
+            rounds: 4,
+            cuts: 1_000,
+            upload_bytes: 1 << 30,
+            memory_streams: 64,
+        };
+        match self.quick {
+            true => GatewayPlan {
+                time: Duration::from_millis(800),
+                rounds: 2,
+                cuts: 50,
+                upload_bytes: 128 << 20,
+                ..whole
+            },
+            false => whole,
+        }
     }
 }
 
@@ -161,6 +217,7 @@ struct BenchResults {
     figures: Vec<Figure>,
     delays: Vec<Delay>,
     stages: Vec<StageFigure>,
+    gateway: Vec<GatewayFinding>,
 }
 
 fn microseconds(time: Duration) -> String {
@@ -169,7 +226,11 @@ fn microseconds(time: Duration) -> String {
 
 fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<(), Failure> {
     if session.for_programs() {
-        return session.print_value(&to_json(machine, results));
+        let mut value = to_json(machine, results);
+        if let (Value::Object(fields), false) = (&mut value, results.gateway.is_empty()) {
+            fields.insert("gateway".to_owned(), bench_gateway::to_json(&results.gateway));
+        }
+        return session.print_value(&value);
     }
     let mut limits: Vec<String> = Vec::new();
     for figure in &results.figures {
@@ -188,6 +249,7 @@ fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<
     );
     let rates = rate_table(&results.figures).below(&Page::lines(limits));
     let rest = end_table(&results.delays).below(&stage_table(&results.stages));
+    let rest = rest.below(&bench_gateway::page_of(&results.gateway));
     print(&rates.below(&rest).then(&Page::line(&machine)))
 }
 
@@ -221,6 +283,15 @@ fn rate_table(figures: &[Figure]) -> Page {
     if figures.is_empty() { Page::default() } else { columns(&headings, rows) }
 }
 
+pub(super) fn measured_json(m: &Measured) -> Value {
+    let seconds = |time: Duration| time.as_secs_f64();
+    json!({
+        "calls": m.calls, "per_second": m.per_second,
+        "p50_seconds": seconds(m.p50), "p99_seconds": seconds(m.p99), "longest_seconds": seconds(m.longest),
+        "processor_seconds": seconds(m.processor),
+    })
+}
+
 fn end_table(delays: &[Delay]) -> Page {
     let milliseconds = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
     let rows = delays.iter().map(|d| {
@@ -247,20 +318,13 @@ fn stage_table(stages: &[StageFigure]) -> Page {
 
 fn to_json(machine: &Machine, results: &BenchResults) -> Value {
     let seconds = |time: Duration| time.as_secs_f64();
-    let measured = |m: &Measured| {
-        json!({
-            "calls": m.calls, "per_second": m.per_second,
-            "p50_seconds": seconds(m.p50), "p99_seconds": seconds(m.p99), "longest_seconds": seconds(m.longest),
-            "processor_seconds": seconds(m.processor),
-        })
-    };
     let figures: Vec<Value> = results
         .figures
         .iter()
         .map(|f| {
             json!({
                 "what": f.workload.as_str(), "in_flight": f.in_flight, "ratio": f.ratio(),
-                "ours": measured(&f.ours), "limit": measured(&f.limit), "limit_is": f.workload.limit(),
+                "ours": measured_json(&f.ours), "limit": measured_json(&f.limit), "limit_is": f.workload.limit(),
             })
         })
         .collect();
@@ -277,7 +341,9 @@ fn to_json(machine: &Machine, results: &BenchResults) -> Value {
     let stages: Vec<Value> = results
         .stages
         .iter()
-        .map(|s| json!({ "adds": s.adds(), "in_flight": s.in_flight, "measured": measured(&s.measured) }))
+        .map(
+            |s| json!({ "adds": s.adds(), "in_flight": s.in_flight, "measured": measured_json(&s.measured) }),
+        )
         .collect();
     json!({
         "machine": {

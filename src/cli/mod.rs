@@ -21,6 +21,7 @@
 //! | `approval_request` | a job's request as its approver reads it |
 //! | `login_call` `login_files` | the calls of a login to the daemon; its files |
 //! | `runtime` | the threads on which a command runs |
+//! | `bench_gateway` | the results of `bench gateway` as they are printed |
 //! | all others | one subcommand in each |
 
 #![allow(clippy::doc_markdown, reason = "clap prints doc comments as help, without Markdown")]
@@ -50,6 +51,7 @@ mod approve;
 mod audit;
 mod audit_tail;
 mod bench;
+mod bench_gateway;
 mod can_i;
 mod catalog;
 mod completions;

@@ -14,6 +14,7 @@
 //! | `work` | `Work`: one request, repeated |
 //! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |
 //! | `load` | `Load`: many requests at once, and how long each took |
+//! | `gateway/` | [`GatewayPlan`]: what is measured of an S3 gateway, beside nginx |
 //! | `figure` | [`Figure`]: a measurement and its limit |
 //! | `page` | the figures as a table in a page, and the ratios that a page states |
 //! | `machine` | [`Machine`]: the machine on which the figures were measured |
@@ -22,6 +23,7 @@ mod echo;
 mod echo_work;
 mod endings;
 mod figure;
+mod gateway;
 mod lab;
 mod load;
 mod machine;
@@ -34,6 +36,7 @@ pub use echo::serve_echo;
 pub use echo_work::EchoWork;
 pub use endings::{Delay, EndingEvent};
 pub use figure::{Figure, Measured};
+pub use gateway::{GatewayCuts, GatewayFigure, GatewayFinding, GatewayMemory, GatewayPlan, find_nginx};
 pub use machine::Machine;
 pub use page::{below, floors, with_figures};
 pub use plan::{BenchPlan, Workload};
@@ -49,6 +52,7 @@ pub enum BenchFinding {
     Rate(Figure),
     Delay(Delay),
     Stages(Vec<StageFigure>),
+    Gateway(GatewayFinding),
 }
 
 /// Measures all workloads of the plan, and calls `report` with each result.
@@ -61,8 +65,23 @@ pub async fn run(
     stage: &Stage,
     report: &mut (dyn FnMut(BenchFinding) + Send),
 ) -> Result<(), String> {
+    if plan.workloads.iter().any(|workload| *workload != Workload::Gateway) {
+        run_daemon(plan, stage, report).await?;
+    }
+    if plan.workloads.contains(&Workload::Gateway) {
+        gateway::run(&plan.gateway, stage, &mut |finding| report(BenchFinding::Gateway(finding))).await?;
+    }
+    Ok(())
+}
+
+/// Measures the requests to a daemon.
+async fn run_daemon(
+    plan: &BenchPlan,
+    stage: &Stage,
+    report: &mut (dyn FnMut(BenchFinding) + Send),
+) -> Result<(), String> {
     let lab = BenchLab::open(stage, plan).await?;
-    for workload in &plan.workloads {
+    for workload in plan.workloads.iter().filter(|workload| **workload != Workload::Gateway) {
         if *workload == Workload::End {
             for event in EndingEvent::ALL {
                 report(BenchFinding::Delay(lab.measure_ending(event, plan.endings).await?));

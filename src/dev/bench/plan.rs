@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::gateway::GatewayPlan;
+
 /// A request whose rate and latency are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Workload {
@@ -17,18 +19,14 @@ pub enum Workload {
     End,
     /// Where the time of an issue goes: servers that do one more stage of it each
     Stages,
+    /// A gateway reads and writes, and is cut
+    Gateway,
 }
 
 impl Workload {
-    /// All workloads, in the order in which they are measured.
-    pub const ALL: [Workload; 6] = [
-        Workload::Issue,
-        Workload::Renew,
-        Workload::Introspect,
-        Workload::Check,
-        Workload::End,
-        Workload::Stages,
-    ];
+    /// The workloads of a daemon, in the order in which they are measured.
+    pub const ALL: [Workload; 5] =
+        [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check, Workload::End];
     /// The workloads whose rate has a limit.
     pub const RATES: [Workload; 4] =
         [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check];
@@ -42,6 +40,7 @@ impl Workload {
             Workload::Check => "check",
             Workload::End => "end",
             Workload::Stages => "stages",
+            Workload::Gateway => "gateway",
         }
     }
 
@@ -54,6 +53,7 @@ impl Workload {
             Workload::Introspect => "an echo of the same messages over the same accept loop",
             Workload::Check => "the SHA-256 of the token",
             Workload::End | Workload::Stages => "none",
+            Workload::Gateway => "nginx with the same files",
         }
     }
 }
@@ -77,6 +77,8 @@ pub struct BenchPlan {
     /// The number of requests for each second, if they begin at fixed times. The latency of each request counts from its time.
     /// If `None`, a request begins when another request has ended.
     pub rate: Option<u32>,
+    /// What is measured of a gateway.
+    pub gateway: GatewayPlan,
 }
 
 impl BenchPlan {

@@ -1,0 +1,134 @@
+//! The results of a bench of a gateway.
+
+use crate::dev::bench::figure::Measured;
+
+/// What a gateway does again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayWork {
+    /// Ranges of a large object are read over mutual TLS.
+    Ranges,
+    /// Whole objects are read over mutual TLS.
+    Files,
+    /// Ranges are read through the local endpoint of a wrapper.
+    ForwardedRanges,
+    /// Whole objects are read through the local endpoint of a wrapper.
+    ForwardedFiles,
+    /// An object is written over mutual TLS.
+    Upload,
+}
+
+impl GatewayWork {
+    /// Its name in tables. The page and its floor know it by this name.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            GatewayWork::Ranges => "gateway: ranges of 64 KiB, TLS",
+            GatewayWork::Files => "gateway: whole files, TLS",
+            GatewayWork::ForwardedRanges => "wrapper: ranges of 64 KiB, plain",
+            GatewayWork::ForwardedFiles => "wrapper: whole files, plain",
+            GatewayWork::Upload => "gateway: upload, TLS",
+        }
+    }
+
+    /// What its limit is.
+    pub const fn limit(self) -> &'static str {
+        match self {
+            GatewayWork::Ranges | GatewayWork::Files => {
+                "nginx with the same files, over TLS 1.3 with client certificates"
+            }
+            GatewayWork::ForwardedRanges | GatewayWork::ForwardedFiles => {
+                "nginx with the same files, over plain HTTP, without a second hop"
+            }
+            GatewayWork::Upload => "a sequential write of the same bytes into the same folder, with fsync",
+        }
+    }
+
+    pub(super) const fn is_forwarded(self) -> bool {
+        matches!(self, GatewayWork::ForwardedRanges | GatewayWork::ForwardedFiles)
+    }
+
+    pub(super) const fn is_ranges(self) -> bool {
+        matches!(self, GatewayWork::Ranges | GatewayWork::ForwardedRanges)
+    }
+}
+
+/// A rate beside its limit.
+#[derive(Clone, Debug)]
+pub struct GatewayFigure {
+    /// What was measured.
+    pub work: GatewayWork,
+    /// Streams under way at once.
+    pub streams: usize,
+    /// Bytes of each request.
+    pub bytes: u64,
+    /// The gateway.
+    pub ours: Measured,
+    /// What the machine does without it. `None` if there is no nginx.
+    pub limit: Option<Measured>,
+}
+
+impl GatewayFigure {
+    /// The rate, as a part of the limit's.
+    pub fn ratio(&self) -> Option<f64> {
+        self.limit.map(|limit| self.ours.per_second / limit.per_second.max(f64::EPSILON))
+    }
+
+    /// MiB a second.
+    pub fn rate_of(&self, measured: &Measured) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a rate is shown with four digits")]
+        let bytes = self.bytes as f64;
+        measured.per_second * bytes / f64::from(1_u32 << 20)
+    }
+}
+
+/// The times from the call that revokes a lease. Their rates say nothing.
+#[derive(Clone, Debug)]
+pub struct GatewayCuts {
+    /// To the answer of the daemon.
+    pub confirmed: Measured,
+    /// To the end of the download at its client.
+    pub cut: Measured,
+}
+
+/// The resident memory of the process of a gateway.
+#[derive(Clone, Copy, Debug)]
+pub struct GatewayMemory {
+    /// Streams under way at once.
+    pub streams: usize,
+    /// Bytes before they began.
+    pub before: u64,
+    /// The most bytes while they were under way.
+    pub peak: u64,
+}
+
+/// One result.
+#[derive(Clone, Debug)]
+pub enum GatewayFinding {
+    Rate(GatewayFigure),
+    Cuts(GatewayCuts),
+    Memory(GatewayMemory),
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    // A ratio is that of the rates, and there is none without a limit.
+    #[test]
+    fn a_gateway_is_compared_with_its_limit() {
+        let of = |per_second| {
+            let time = Duration::from_millis(1);
+            Measured { calls: 1, per_second, p50: time, p99: time, longest: time, processor: time }
+        };
+        let figure = |limit| GatewayFigure {
+            work: GatewayWork::Ranges,
+            streams: 1,
+            bytes: 64 << 10,
+            ours: of(160.0),
+            limit,
+        };
+        assert_eq!(figure(Some(of(200.0))).ratio(), Some(0.8));
+        assert_eq!((figure(None).ratio(), figure(None).rate_of(&of(160.0))), (None, 10.0));
+    }
+}
