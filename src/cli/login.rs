@@ -277,7 +277,7 @@ impl LogoutArgs {
             change(session, &name, |context| drop(context.identities.remove(&role)))?;
             match ended {
                 Ok(()) => {
-                    note(&format!("You are logged out as {role}. Your key was removed from this machine."))
+                    note(&format!("You are logged out as {role}. Your key was removed from this machine."));
                 }
                 Err(failure) => failed = Some(failure),
             }

@@ -100,7 +100,7 @@ impl Daemon {
         let identity = identity::open(&config.identity, config.people.as_ref(), clock.clone())?;
         // The daemon listens before it opens the ledger: a second daemon fails here or at the ledger's lock, and harms
         // nothing.
-        let listeners = Listeners::bind(config, tls).await?;
+        let listeners = Listeners::bind(config, tls)?;
 
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -358,7 +358,7 @@ impl Daemon {
             stopped = Stopped::Failed;
             match ended {
                 Some(Ok(what)) => {
-                    tracing::error!(what, "a task of the daemon ended by itself: the daemon stops")
+                    tracing::error!(what, "a task of the daemon ended by itself: the daemon stops");
                 }
                 Some(Err(e)) => tracing::error!(error = %e, "a task of the daemon failed: the daemon stops"),
                 None => {}
@@ -406,7 +406,7 @@ struct Listeners {
 }
 
 impl Listeners {
-    async fn bind(config: &Config, tls: Option<TlsAcceptor>) -> Result<Self, StartError> {
+    fn bind(config: &Config, tls: Option<TlsAcceptor>) -> Result<Self, StartError> {
         let grpc = listen("gRPC", config.server.grpc)?;
         let issuer = listen("discovery and keys", config.issuer.listen.address())?;
         let probe = listen("probes", config.server.probe)?;

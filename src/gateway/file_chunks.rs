@@ -121,7 +121,8 @@ mod tests {
     // Every byte of a range comes once and in order, by both ways to read. A file that became shorter is noticed.
     #[test]
     fn a_range_comes_whole_and_in_order() {
-        let bytes: Vec<u8> = (0..3 * GATEWAY_CHUNK + 77).map(|n| (n / 251) as u8).collect();
+        let bytes: Vec<u8> =
+            (0..3 * GATEWAY_CHUNK + 77).map(|n| u8::try_from(n / 251 % 256).unwrap()).collect();
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(&path, &bytes).unwrap();
         let open = |range| FileChunks::new(File::open(&path).unwrap(), range);
@@ -131,7 +132,7 @@ mod tests {
                 let (mut read, mut held) = (Vec::new(), None);
                 while !chunks.is_over() {
                     let from_memory = if is_memory_first { chunks.read_memory() } else { None };
-                    let chunk = from_memory.map_or_else(|| chunks.read().unwrap(), |chunk| chunk);
+                    let chunk = from_memory.unwrap_or_else(|| chunks.read().unwrap());
                     assert!(chunk.len() as u64 <= GATEWAY_CHUNK);
                     read.extend_from_slice(&chunk);
                     // A chunk that is still in use keeps its bytes.

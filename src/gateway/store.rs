@@ -29,7 +29,7 @@ pub(super) enum LocationStore {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ObjectInfo {
     pub(super) size: u64,
-    /// The ETag without quotation marks.
+    /// The `ETag` without quotation marks.
     pub(super) e_tag: String,
     pub(super) modified: SystemTime,
 }

@@ -47,7 +47,7 @@ impl Upload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StoredPart {
     pub(super) size: u64,
-    /// The ETag without quotation marks.
+    /// The `ETag` without quotation marks.
     pub(super) e_tag: String,
 }
 

@@ -138,7 +138,7 @@ impl Job {
             Change::Approved { approvals, .. } => self.apply_approvals(approvals),
             Change::GlassBroken { emergency, .. } => self.break_glass_now(emergency),
             Change::ApprovalWithdrawn { gate, by, at, detail } => {
-                self.apply_withdrawal(gate, by, *at, detail)
+                self.apply_withdrawal(gate, by, *at, detail);
             }
             Change::Closed { outcome, at, detail } => self.close_now(*outcome, *at, detail),
             Change::AttemptBegan { attempt, key, at, ticket, vouched } => {
