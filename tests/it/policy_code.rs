@@ -460,7 +460,7 @@ async fn policy_apply_takes_effect_is_recorded_and_lasts() {
     let records = world.records().await;
     let record = records.one("policy.applied");
     assert_eq!(
-        (&record["before"], &record["reason"], &record["ends"]),
+        (&record["before"], &record["reason"], &record["would_end"]),
         (&first.as_str().into(), &"CHG-1412".into(), &2.into())
     );
     assert_eq!(record["by"]["spiffe_id"], PLATFORM);

@@ -77,7 +77,7 @@ async fn the_configured_requests_per_identity_hold() {
     // Both are in work as soon as a third one is refused, on any connection.
     let no = until_refused(&platform).await;
     no.is(Code::ResourceExhausted, "OVERLOADED");
-    assert!(no.text.contains("2 requests in work"), "{}", no.text);
+    assert!(no.text.contains("2 requests in progress"), "{}", no.text);
     Refused::of(&ask(&again).await.unwrap_err()).is(Code::ResourceExhausted, "OVERLOADED");
     assert!(ask(&operator).await.is_ok(), "others have their own share");
     platform.revoke(TICKETS).await.unwrap(); // requests that end access have their own room
