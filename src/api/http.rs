@@ -71,7 +71,7 @@ impl std::fmt::Display for NotReady {
 }
 
 /// Returns the routes `/.well-known/openid-configuration` and `/keys` (RFC 8414, RFC 7517). Clients may cache the
-/// answers for the longest life of a token that is checked offline.
+/// answers for the longest time that a token checked offline can be valid.
 pub fn issuer_routes(broker: Arc<Broker>) -> Router {
     let issuer = broker.settings().issuer.clone();
     let discovery = serde_json::json!({

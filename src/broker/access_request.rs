@@ -14,12 +14,12 @@ use crate::{
 /// A request for access: its caller, and the rules that decide it. Each step needs the value that the previous step made:
 ///
 /// 1. [`AccessControl::access_request`] reads the revision, then the rules, then the caller.
-/// 2. [`AccessRequest::stand`] takes a stand behind the names that the answer depends on.
+/// 2. [`AccessRequest::stand`] notes the state of the fences of the names that the answer depends on (the stand).
 /// 3. The use case reads the state, decides, and waits until its record is on disk.
 /// 4. [`StandingRequest::look_again`] finds what was revoked or changed since step 1.
 ///
-/// Issuing and renewing move the stand into a `Grant`: the lease table checks the fences again, and
-/// [`AccessRequest::has_new_rules`] checks the revision.
+/// Issuing and renewing do step 4 in another way. They move the stand into a `Grant`. Then the lease table checks the
+/// fences again, and [`AccessRequest::has_new_rules`] checks the revision.
 pub(super) struct AccessRequest<'a> {
     access: &'a AccessControl,
     rpc: Rpc,
@@ -68,7 +68,8 @@ impl<'a> AccessRequest<'a> {
         self.revision
     }
 
-    /// Whether the rules or a lock on a prefix changed since the request began.
+    /// Whether the revision was raised since the request began. It is raised if the rules change, if a lock on a prefix
+    /// or launcher is set, or if an approval or exception no longer counts.
     pub fn has_new_rules(&self) -> bool {
         self.access.context.fences.revision() != self.revision
     }

@@ -20,8 +20,9 @@ use crate::{
     reason::Refusal,
 };
 
-/// The position of a lease in the list. Live leases come first, then ended leases, each part with the newest first. The
-/// position of a live lease never changes, so no page misses a lease.
+/// The position of a lease in the list. Live leases come first, then ended leases, each part with the newest first. A
+/// lease keeps its position while it is live, and comes after all live leases when it ends. So paging misses no live
+/// lease, but it may show a lease twice if the lease ends meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LeaseCursor {
     over: bool,
@@ -91,12 +92,13 @@ enum VisibleLeases {
 pub struct LeasePage {
     pub leases: Vec<LeaseView>,
     pub next: Option<LeaseCursor>,
-    /// Set if the caller's tenant owns data. In leases of other tenants, the caller sees only the scopes on that data.
+    /// The caller's tenant, if the filter names that tenant or its data. Of a lease of another
+    /// tenant, the caller then sees only the scopes on this tenant's data.
     pub owner: Option<TenantName>,
 }
 
 impl LeasePage {
-    /// Returns the position at which the next page begins, if this page shows only the first `shown` leases.
+    /// Returns the position after which the next page begins when this page shows only its first `shown` leases.
     pub fn next_after(&self, shown: usize) -> Option<LeaseCursor> {
         match self.leases.get(..shown) {
             Some(first) if shown < self.leases.len() => first.last().map(LeaseCursor::of),

@@ -143,7 +143,7 @@ async fn by_browser(
 ) -> Result<SecretText, FlowFault> {
     let flow = BrowserFlow::begin(http, terms, nonce).await?;
     note("Open this address in a browser on this machine, and sign in:");
-    // A note would withhold the address, because a part of it looks like a secret.
+    // `note` would hide the address, because a part of it looks like a secret. `note_page` shows it.
     note_page(&Page::line(&format!("  {}", flow.url())));
     flow.finish(http, &*session.clock, LOGIN_WAIT).await
 }

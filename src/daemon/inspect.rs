@@ -34,7 +34,8 @@ use crate::{
 pub struct Look {
     /// The key in the file, for example `identity.key`.
     pub key: String,
-    /// The path or address that the key means. The path of a private key without a file is withheld.
+    /// The path or address that the key means. If a private key's file does not exist, its path is not shown, because
+    /// the value may be the key itself.
     pub means: String,
     /// Faults that prevent the start of a daemon.
     pub faults: Vec<String>,

@@ -47,7 +47,8 @@ impl Authority {
         Ok(Authority { domain, params, key, cert_pem })
     }
 
-    /// Makes a root from its certificate and key, both in PEM. The certificate stays as it is. New SVIDs chain to this root.
+    /// Loads a root from its certificate and key, both in PEM. The certificate is used unchanged: `now` and `life` do
+    /// not affect it. New SVIDs chain to this root.
     ///
     /// # Errors
     ///

@@ -41,7 +41,7 @@ impl Need {
     }
 }
 
-/// A prefix in a bucket, and the object of the token to which the prefix leads.
+/// A prefix in a bucket, and the object that is found below it. The token opens this object.
 #[derive(Clone, Debug)]
 pub(super) struct Mount {
     pub(super) bucket: String,
@@ -52,7 +52,7 @@ pub(super) struct Mount {
     pub(super) place: Result<Place, NoStore>,
 }
 
-/// All objects that one token opens, by one catalog.
+/// All objects that one token opens, as one version of the catalog describes them.
 #[derive(Debug)]
 pub(super) struct TokenView {
     /// The digest of the catalog.
@@ -152,7 +152,8 @@ impl Found {
         }
     }
 
-    /// Opens the object, or a range of it. The bytes of a pinned object were compared before.
+    /// Opens the object, or a range of it. If the object is pinned, its bytes are compared with the pin before any are
+    /// returned.
     pub(super) async fn read(
         &self,
         range: Option<dto::Range>,

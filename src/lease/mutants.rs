@@ -1,4 +1,5 @@
-//! Operations that each leave out one rule, so that the models show the purpose of the rule. Not in builds that ship.
+//! Faulty variants of operations. Each leaves out one rule, so that a loom or shuttle test can show that the rule is
+//! needed. Not in builds that ship.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -25,7 +26,7 @@ impl Table {
         self.put(grant, terms)
     }
 
-    /// Ends a lease that was due once, even if it was renewed in the meantime.
+    /// Ends a lease whose deadline had passed, without checking whether it was renewed since then.
     pub fn expire_without_looking(&self, id: LeaseId, now: LeaseTime) -> Option<Arc<Lease>> {
         self.remove(id, now, EXPIRED)
     }

@@ -46,8 +46,8 @@ pub trait DiskFile: Send {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes all written bytes durable. After an error, they may or may not be durable.
     fn sync(&mut self) -> io::Result<()>;
-    /// Fails if the file no longer has the name by which it was opened. Bytes that are written to such a file are lost
-    /// with the process.
+    /// Fails if the file no longer has the name by which it was opened. After a restart, bytes that were written to
+    /// such a file cannot be found.
     fn in_place(&self) -> io::Result<()>;
 }
 
@@ -109,7 +109,7 @@ impl Dir {
     /// Returns the note of the process that has locked this directory, if there is one. Writes nothing.
     pub fn holder(&self) -> Option<String> {
         let file = File::open(self.file(LOCK_FILE)).ok()?;
-        // A shared lock is released at once, so that it delays a starting daemon only for the time of this call.
+        // The shared lock is held only during this call. A daemon that starts in this moment fails to get its own lock.
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
             Ok(_) => None,
             Err((file, nix::errno::Errno::EWOULDBLOCK)) => {

@@ -55,7 +55,7 @@ enum AppendingState {
     Waiting { index: u64, answer: oneshot::Receiver<Result<u64, LedgerError>> },
 }
 
-/// A deferred record. It was accepted in order, and is durable when it is on disk.
+/// A deferred record. It has its place in the ledger, but it may not be on disk yet.
 pub struct Deferred {
     /// The record's index in the ledger.
     pub index: u64,
@@ -126,8 +126,9 @@ impl Ledger {
         Appending { state: AppendingState::Waiting { index, answer } }
     }
 
-    /// Queues a record of an action that has taken effect already. Never refuses and never blocks. The record is in
-    /// memory until it is on disk.
+    /// Queues a record of an action that has taken effect already. Never blocks. The record is in memory until it is on
+    /// disk. If too many records wait, or the event cannot be written as JSON, only a count and a digest are kept
+    /// (`Coalesced`). If the ledger is closed, the record is lost and its loss is logged.
     pub fn defer(&self, event: &Event) -> Deferred {
         let text = EventText::of(event);
         let mut state = self.inner.shared.lock();
@@ -202,7 +203,7 @@ impl Ledger {
         }
     }
 
-    /// Returns the last durable record.
+    /// Returns the head: the index and digest of the last durable record.
     pub fn head(&self) -> Head {
         self.inner.shared.lock().head
     }
@@ -213,8 +214,8 @@ impl Ledger {
         let _ = self.inner.signing.set(Signing { key, last: Mutex::new(None) });
     }
 
-    /// Returns the last durable record with a signature. `None` if there is no key, or before the first record. Each
-    /// head is signed only once.
+    /// Returns the signed head: the index and digest of the last durable record, with a signature. `None` if there is
+    /// no key, or before the first record. Each head is signed only once.
     pub fn signed_head(&self) -> Option<SignedHead> {
         let Signing { key, last } = self.inner.signing.get()?;
         let head = self.head();
@@ -243,7 +244,7 @@ impl Ledger {
         self.inner.shared.health.subscribe()
     }
 
-    /// Returns the number of records that wait for the disk, and the number of endings among them.
+    /// Returns the number of records that wait for the disk, and how many of them are deferred.
     pub fn waiting(&self) -> (usize, usize) {
         let state = self.inner.shared.lock();
         (state.waiting, state.deferred)

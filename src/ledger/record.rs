@@ -3,7 +3,8 @@
 //! ```text
 //! {"v":1,"index":7,"prev":"sha256:…","time":"2026-11-20T10:02:11.402Z","epoch":3,"type":…,…,"hash":"sha256:…"}
 //! ```
-//! The envelope has one text form, in this order, so that a record can be read and checked without a tree of its JSON.
+//! The fields of the envelope always have this order and spelling. So a record can be read and checked without a JSON
+//! parser.
 //! `prev` is SHA-256 over the bytes of the previous line, without its newline. It is all zero for the first record.
 //! `hash` is SHA-256 over the bytes of this line up to `,"hash"`. `"refused":n` follows `epoch` if the records of the n
 //! previous indexes were refused.
@@ -33,7 +34,7 @@ pub struct Record {
     /// The time at which the record was accepted. The wall clock may step, so the order is by `index`.
     pub time: Wall,
     pub epoch: u64,
-    /// The number of empty indexes directly before this record. Their records were accepted, and refused after a write
+    /// The number of empty indexes directly before this record. Their records were queued, but refused after a write
     /// error.
     pub refused: u64,
     pub event: Event,
@@ -201,7 +202,8 @@ pub(super) fn index_of(line: &[u8]) -> Option<u64> {
     field(rest, ",\"index\":").map(|(index, _)| index)
 }
 
-/// Returns the bytes after a complete record in a line that should contain only the record.
+/// Returns the bytes that follow a complete, valid record at the start of a line. `None` if the line has no such
+/// record.
 pub(super) fn after_whole_record(line: &[u8]) -> Option<&[u8]> {
     let open = HASH_OPEN.as_bytes();
     let at = line.windows(open.len()).rposition(|w| w == open)?;

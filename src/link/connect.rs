@@ -118,7 +118,7 @@ impl Connector {
         &self.endpoint
     }
 
-    /// Connects, for a plain HTTP client.
+    /// Connects over TLS, for an HTTP client that is not gRPC.
     ///
     /// The server may still refuse our SVID. In TLS 1.3, the first read reports that, and
     /// [`explain`](super::connect_error::explain) finds it in the error of the HTTP client.

@@ -8,8 +8,8 @@ use crate::{name::GroupName, plain};
 /// The rules of the configuration for logins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginRules {
-    /// The groups that Leasehold knows, each with the value that the provider's claim has for it. A person gets their first
-    /// group in this list, unless they name another group.
+    /// The groups that Leasehold knows, each with the provider's name for it (the value in the groups claim of an ID
+    /// token). A person gets their first group in this list, unless they name another group.
     pub groups: Vec<(GroupName, String)>,
     /// How long a login lasts.
     pub life: Duration,

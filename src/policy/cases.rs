@@ -76,7 +76,7 @@ pub struct PolicyCase {
     pub(super) caller: SpiffeId,
     pub(super) act: AskedAct,
     pub expected: CaseAnswer,
-    /// The ids of the rules that decide. Empty if no rule decides.
+    /// The ids of the rules that the case expects to decide. Empty if the case expects that no rule decides.
     pub rules: BTreeSet<String>,
     /// The tenant of the job. `None` means the tenant of the caller.
     pub(super) tenant: Option<TenantName>,
@@ -87,7 +87,7 @@ pub struct PolicyCase {
     pub(super) prompt_alternative: String,
     pub(super) image: Option<ImageDigest>,
     pub(super) acting_for: Option<HumanName>,
-    /// The other resources of the job. All resources count for the risk.
+    /// The other resources of the job. The job's risk is computed from these and the resource that the case asks about.
     pub(super) also: Vec<ResourceName>,
     pub(super) method: Option<Method>,
     pub(super) ttl: Duration,

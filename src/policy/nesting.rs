@@ -3,7 +3,7 @@
 
 use crate::limits::{POLICY_BRACKETS_MAX, POLICY_CHAIN_MAX, POLICY_OPERATORS_MAX};
 
-/// The counts in one policy. Each counted token nests one level deeper.
+/// The counts in one policy. In Cedar's parser, each counted token can add one level of recursion.
 #[derive(Default)]
 struct NestingCounts {
     /// The number of brackets that are open now.

@@ -1,5 +1,5 @@
-//! Finds the reason if no rule permitted an act. Each site has its own policies, so the probe tries which single change
-//! would have helped.
+//! Finds the reason if no rule permitted an act. Each site has its own policies. So the probe changes the request in a
+//! few ways and asks the policies again, to find a change that would have permitted it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -24,7 +24,8 @@ use crate::{
 /// The highest number of roles that are tried, so that a refusal stays cheap.
 const ROLES_TRIED_MAX: usize = 16;
 
-/// One act of one principal, with a change.
+/// The question for the policies: may this principal do this action on this resource? The principal and the entities
+/// may be changed ones.
 struct Trial<'a> {
     name: &'a str,
     principal: &'a Principal,
@@ -34,7 +35,8 @@ struct Trial<'a> {
 }
 
 impl Engine {
-    /// Returns the first change that helps: another purpose, the job's own checkpoints, a role, a role and a purpose.
+    /// Returns the first change that helps. The order is: another purpose; the checkpoint as one of the job's own; an
+    /// additional role; an additional role with another purpose.
     pub(super) fn why_nothing(&self, who: &Who<'_>, action: Action, resource: &Resource) -> DenialCause {
         let (name, entities) = (who.name, &self.prepared.entities);
         let now = Trial { name, principal: who.principal, entities, action, resource };
@@ -88,7 +90,8 @@ impl Engine {
         std::iter::once("trainer".to_owned()).chain(others).take(ROLES_TRIED_MAX).collect()
     }
 
-    /// Returns only the entities that one decision reads, with another principal in place of its entry.
+    /// Returns only the entities that one decision reads. The given principal replaces the catalog's entity of the same
+    /// name.
     fn few_entities(&self, principal: &Principal, action: Action, resource: &Resource) -> Option<Entities> {
         let slice = self.slices.get(&(principal.kind, PolicyAct::Part(action)))?;
         let all = &self.prepared.entities;

@@ -1,5 +1,5 @@
-//! The calls of the API and the relations of callers to the objects of their calls. Each call is one action of the
-//! schema.
+//! The calls of the API and the relations of callers to the objects of their calls. In the Cedar schema, each call is
+//! an action.
 
 use std::fmt;
 
@@ -106,7 +106,8 @@ closed! {
 }
 
 impl Rpc {
-    /// Whether the call changes the rules. Only such calls can have gates.
+    /// Whether the call changes the rules. Of all calls, a policy can require approvals only for these. (It can also
+    /// require them for the actions of a job.)
     pub const fn is_change(self) -> bool {
         matches!(self, Rpc::ApplyPolicy | Rpc::ReloadCatalog)
     }

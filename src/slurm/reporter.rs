@@ -14,7 +14,8 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// The calls that a [`Reporter`] makes as the cluster's scheduler, and its log. The caller has the connection to the daemon.
+/// What a [`Reporter`] needs: calls to the daemon, made as the cluster's scheduler, and a log. The user of a `Reporter`
+/// implements this over a connection to the daemon.
 pub trait Scheduler {
     type Error: CallError;
     fn get_job(&self, request: v1::GetJobRequest) -> impl Future<Output = Result<v1::Job, Self::Error>>;
@@ -203,8 +204,9 @@ impl<S: Scheduler> Reporter<S> {
         };
         let job = self.job(report.job.to_string()).await?;
         let prefix = report.key_prefix();
-        // The restart count in a node's Epilog may be the count of the next run. That run cannot begin before this run is
-        // released.
+        // The Epilog script of a node may already see the restart count of the next run. So compare only the part of
+        // the key before the restart count. This finds the right attempt, because the next run cannot begin before this
+        // run is released.
         let open = |a: &&v1::Attempt| a.state() != v1::AttemptState::Ended && a.key.starts_with(prefix);
         let Some(attempt) = job.attempts.iter().rev().find(open) else {
             return Ok(format!("no member was left on {node}"));
@@ -234,7 +236,7 @@ impl<S: Scheduler> Reporter<S> {
             request.instance.clone_from(&member.instance);
             match self.scheduler.end_attempt(request).await {
                 Ok(()) => ended.push(member.instance.clone()),
-                // The end of another member, or the head node, ended all members.
+                // All members have ended already: the end of another member, or a report of the head node, ended them.
                 Err(error) if error.reason().is_some_and(is_over) => break,
                 Err(error) => return Err(error),
             }
@@ -253,8 +255,8 @@ impl<S: Scheduler> Reporter<S> {
         self.clock.now().wall
     }
 
-    /// Sends the reports of the spool: first the reports of `own`'s job, and then all others, if no other script sends them.
-    /// Returns whether none of these reports is left in the spool.
+    /// Sends the reports in the spool. First come the reports about the job of `own`. Then come the others, unless
+    /// another Slurm script is sending them. Returns `true` if none of these reports is still in the spool.
     pub async fn send_all(&self, spool: &Spool, own: Option<&RunReport>) -> Result<bool, SpoolError> {
         let (first, mut rest): (Vec<_>, Vec<_>) =
             spool.pending()?.into_iter().partition(|s| own.is_some_and(|own| own.job == s.report.job));
@@ -271,11 +273,12 @@ impl<S: Scheduler> Reporter<S> {
         Ok(self.send_each(&rest).await)
     }
 
-    /// Sends reports in their order. Stops if the daemon cannot be reached. Returns whether no report was kept.
+    /// Sends reports in their order. Stops if the daemon cannot be reached. Returns `true` if each report was sent,
+    /// dropped or replaced, so that none waits in the spool.
     pub async fn send_each(&self, spooled: &[Spooled]) -> bool {
         let mut all_sent = true;
         for one in spooled {
-            // The end of the run has replaced this report: the run must no longer begin.
+            // A report of the end of the run has replaced this report, so the begin is not reported any more.
             if !one.is_pending() {
                 continue;
             }

@@ -137,7 +137,8 @@ impl FeedSession {
         self.newest
     }
 
-    /// Returns when the daemon counts as lost, unless it sends a message before.
+    /// Returns the time from which the daemon counts as lost. After the snapshot, while an echo is due, only the echo
+    /// moves this time. Otherwise, each message moves it.
     pub(super) fn silent_from(&self) -> BootTime {
         let since = match (&self.phase, self.pending_ticks.front()) {
             (SessionPhase::Following(_), Some((_, sent))) => *sent,
@@ -146,8 +147,8 @@ impl FeedSession {
         since.plus(FEED_STALE).plus(Duration::from_millis(1))
     }
 
-    /// Returns the tick to send now. Only a complete feed sends ticks, because an earlier echo would not show the age of the
-    /// feed.
+    /// Returns the tick to send to the daemon now. Call it only after the snapshot is complete: an echo before that
+    /// does not show that every lowering has arrived.
     pub(super) fn next_tick(&mut self, now: Now) -> Result<u64, FeedError> {
         if self.pending_ticks.len() >= FEED_TICKS_MAX {
             return Err(FeedError::Silent(FEED_STALE));
@@ -177,7 +178,8 @@ impl FeedSession {
     pub(super) fn prune(&self, now: Now, daemon: Wall) {
         let SessionPhase::Following(fences) = &self.phase else { return };
         let retention = u64::try_from(self.retention.as_millis()).unwrap_or(u64::MAX);
-        // A lowering arrives after it was made. Two seconds are enough for the transfer and the rounding of `iat`.
+        // Keep each lowering two seconds longer than `retention`. This covers the rounding of `iat` to seconds, and the
+        // age of `daemon`, which came with an echo.
         let received_before = BootTime(now.boot.0.saturating_sub(retention).saturating_sub(2_000));
         fences.prune(received_before, Wall(daemon.0.saturating_sub(retention)));
     }
@@ -199,7 +201,8 @@ impl FeedSession {
             .and_then(wall)
             .ok_or(FeedError::Malformed("its start does not say since when lowerings are retained"))?;
         if self.newest.epoch != Some(start.epoch) {
-            // Seq continues over epochs, but a lowering that was not durable may be lost between two epochs.
+            // Forget the seq of the old epoch. Lowerings that were not on disk at a restart are lost, so a new epoch
+            // may begin at a lower seq.
             self.newest = FeedPosition { epoch: Some(start.epoch), seq: Seq::default() };
         }
         self.retention = time.since(since).max(LEASE_TTL_MAX.saturating_add(FENCE_RETENTION_MARGIN));

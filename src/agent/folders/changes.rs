@@ -119,7 +119,7 @@ impl FolderChanges {
         due
     }
 
-    /// Whether any upload may still be tried at the end.
+    /// Whether an upload is running or may still be tried. After the command has ended, the sync waits for it.
     pub(super) fn has_wanted(&self) -> bool {
         let is_wanted = |state: &FileState| {
             matches!(&state.upload, FileUpload::Wanted { tries, .. } if *tries < SYNC_TRIES)
@@ -206,8 +206,8 @@ pub(super) fn files_below(own: &OwnFolder) -> Result<Vec<FoundFile>, FolderError
     Ok(found)
 }
 
-/// Makes the name of the object for a file. If the file's name is not UTF-8, the changed name finds no file later, so the
-/// upload fails and is reported.
+/// Makes the name of the object for a file. If the file's name is not UTF-8, its invalid bytes are replaced. The upload
+/// then finds no file of that name, fails, and is reported.
 fn name_below(root: &Path, path: &Path) -> String {
     let below: PathBuf = path.strip_prefix(root).unwrap_or(path).to_owned();
     below.to_string_lossy().into_owned()

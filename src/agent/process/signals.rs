@@ -2,8 +2,8 @@
 //!
 //! | Signal | What happens to it |
 //! |---|---|
-//! | SIGKILL, SIGSTOP, 32 and 33 (for the C library) | cannot be handled; the guard ends the job if the wrapper is killed |
-//! | SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS | end the wrapper, as a fault in it would (Rust ignores the first SIGSEGV or SIGBUS that is not a fault); the guard blocks them, and ends the job |
+//! | SIGKILL, SIGSTOP, 32 and 33 (for the C library) | cannot be handled; the guard (see `guard`) ends the job if the wrapper is killed |
+//! | SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGSYS | end the wrapper, whether a fault or a sender caused them; Rust ignores the first SIGSEGV or SIGBUS that was sent; the guard blocks these signals, survives, and ends the job |
 //! | SIGCHLD, SIGPIPE, SIGURG | not handled |
 //! | SIGTTIN, SIGTTOU | blocked: the terminal may stop the command, but not the process that keeps its access |
 //! | SIGXFSZ | handled and not passed on: the write that was too long returns an error |
@@ -108,7 +108,7 @@ fn handled_signals() -> impl Iterator<Item = SignalNumber> {
 /// Which of our processes received a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SignalReceiver {
-    /// The process that a shell started, if it is in front of the wrapper.
+    /// The process that the shell started, if it in turn started the wrapper as its child (see `front`).
     Front,
     Wrapper,
     Guard,
@@ -134,7 +134,7 @@ impl Signals {
         Signals::listen_behind(None)
     }
 
-    /// Also listens for signals that the process in front of this process receives.
+    /// Like [`Signals::listen`], but also returns the signals that the front process receives and reports.
     pub(crate) fn listen_behind(front: Option<FrontSignals>) -> io::Result<Self> {
         block(&TERMINAL_SIGNALS);
         let ignored = ignored_signals();
@@ -193,7 +193,8 @@ pub(crate) fn signals_of_front() -> SigSet {
     set
 }
 
-/// Runs `start` with the blocked signals of a wrapper or guard unblocked, because a child inherits the mask.
+/// Calls `start`. Meanwhile the signals that a wrapper or guard blocks are not blocked, because a child that `start`
+/// makes inherits the mask.
 pub(crate) fn with_unblocked<T>(start: impl FnOnce() -> T) -> T {
     let set: SigSet = FAULTS.into_iter().chain(TERMINAL_SIGNALS).collect();
     let before = set.thread_swap_mask(SigmaskHow::SIG_UNBLOCK);

@@ -1,4 +1,5 @@
-//! The page about the controls.
+//! Writes `docs/controls.md`: a table of the governance controls in `controls.toml`, and the tests and commands that
+//! check each one.
 
 use super::list::{Control, ControlList, Standing, Step};
 
