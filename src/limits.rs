@@ -750,6 +750,8 @@ pub const GATEWAY_TOKENS_PER_REQUEST_MAX: usize = 2;
 pub const GATEWAY_SESSIONS_MAX: usize = 8_192;
 /// Leases whose direct keys a gateway keeps, at under 1 KiB each: 4 MiB. A key that was removed is resolved again.
 pub const GATEWAY_DIRECT_KEYS_MAX: usize = 4_096;
+/// Leases without a direct key that a gateway remembers, so that it does not ask the daemon again.
+pub const GATEWAY_KEYLESS_LEASES_MAX: usize = 256;
 /// Dates for which the key of one lease is kept: yesterday, today and tomorrow.
 pub const GATEWAY_DATES_PER_KEY_MAX: usize = 3;
 /// Headers that one signature covers: a usual client signs under 20.

@@ -174,8 +174,7 @@ impl RuleUseCases {
             Consent::Given(consent) => consent,
             Consent::Waits(waiting) => return Ok(PolicyChange { waits: Some(waiting), ..change }),
         };
-        self.record_change(caller, order, &wanted, &change, (kept, consent))?;
-        self.close_applied(caller, question);
+        self.record_change(caller, question, &wanted, &change, (kept, consent))?;
         let reloaded = self.replace_rules(wanted, caller.actor(), &order.reason);
         Ok(PolicyChange { ended: reloaded.ended, is_applied: true, ..change })
     }
@@ -345,7 +344,7 @@ impl RuleUseCases {
     fn record_change(
         &self,
         caller: &Caller,
-        order: &PolicyOrder,
+        question: ChangeQuestion<'_>,
         wanted: &Rules,
         change: &PolicyChange,
         (kept, consent): (&KeptRules, Option<ConsentRecord>),
@@ -353,27 +352,32 @@ impl RuleUseCases {
         let how = BroughtBy {
             since: self.context.clock.now().wall,
             by: caller.id().to_string(),
-            reason: order.reason.clone(),
+            reason: question.reason.to_owned(),
         };
         let unwritten = |e: std::io::Error| {
             tracing::error!(error = %e, "an applied policy could not be written");
             ledger_unavailable("the policy could not be written")
         };
         kept.keep_policy(wanted, &how).map_err(unwritten)?;
+        let needed_people = consent.is_some();
         let record = Event::PolicyApplied {
             policy: change.after,
             before: change.before,
             catalog: wanted.catalog().digest(),
             by: caller.actor(),
-            reason: order.reason.clone(),
+            reason: question.reason.to_owned(),
             would_end: change.ended,
             consent,
         };
         self.record_before(caller, &record)?;
+        // The record says that the policy was applied. If something fails from here on, a second record must say so.
+        let not_applied = |why: &str| {
+            self.context.ledger.defer(&Event::PolicyNotApplied { policy: change.after, why: why.to_owned() });
+        };
+        self.close_applied(caller, question, needed_people)
+            .inspect_err(|refusal| not_applied(&refusal.text))?;
         kept.set_applied(change.after, change.before).map_err(|e| {
-            // The record says that the policy was applied, so a second record must say that this failed.
-            let why = "the next start would not find the policy".to_owned();
-            self.context.ledger.defer(&Event::PolicyNotApplied { policy: change.after, why });
+            not_applied("the next start would not find the policy");
             unwritten(e)
         })
     }

@@ -257,12 +257,22 @@ impl RuleUseCases {
     }
 
     /// Closes the proposal of a change that comes into force now.
-    pub(super) fn close_applied(&self, caller: &Caller, change: ChangeQuestion<'_>) {
-        if let Some(proposed) = self.find_proposed(change.rpc, change.from, change.to) {
+    ///
+    /// # Errors
+    ///
+    /// Fails if the change needed people, and its proposal was closed while it was recorded.
+    pub(super) fn close_applied(
+        &self,
+        caller: &Caller,
+        change: ChangeQuestion<'_>,
+        needed_people: bool,
+    ) -> Result<(), Refusal> {
+        let closed = self.find_proposed(change.rpc, change.from, change.to).is_some_and(|proposed| {
             let at = self.context.clock.now().wall;
             let by = caller.actor();
-            self.context.proposals.close(&proposed, ChangeOutcome::Applied, by, change.reason, at);
-        }
+            self.context.proposals.close(&proposed, ChangeOutcome::Applied, by, change.reason, at)
+        });
+        if closed || !needed_people { Ok(()) } else { Err(closed_meanwhile()) }
     }
 
     /// Refuses a change that was closed meanwhile, or whose proposer was locked or disabled: it would have one person too few.

@@ -73,18 +73,22 @@ impl RuleUseCases {
             reason: "reload",
             texts: &texts,
         };
+        let mut needed_people = false;
         let waits = match question.from == question.to {
             true => None,
             false if dry_run => self.would_wait(caller, tenant.as_ref(), question)?,
             false => match self.ask_consent(caller, tenant.as_ref(), question)? {
-                Consent::Given(_) => None,
+                Consent::Given(consent) => {
+                    needed_people = consent.is_some();
+                    None
+                }
                 Consent::Waits(waiting) => Some(waiting),
             },
         };
         let reloaded = match dry_run || waits.is_some() {
             true => self.would_reload(&rules),
             false => {
-                self.close_applied(caller, question);
+                self.close_applied(caller, question, needed_people)?;
                 self.replace_rules(rules.clone(), caller.actor(), "reload")
             }
         };

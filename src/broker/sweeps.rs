@@ -5,15 +5,16 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     caller::relations,
     context::BrokerContext,
-    decide::{Decisions, WorkQuestion, check_inputs, work_of},
+    decide::{Decisions, WorkQuestion, check_inputs, work_of, work_of_scopes},
     draft::Binding,
     endings::Endings,
     renew::stands_behind_todays_names,
     rules::Rules,
 };
 use crate::{
+    catalog::Presenter,
     job::{Job, MemberState},
-    name::{FenceName, InstanceName, Scope, SpiffeId},
+    name::{FenceKind, FenceName, InstanceName, LeaseId, Scope, SpiffeId},
     policy::{Asker, Call, Phase, Rpc, Verdict},
     reason::{Reason, Refusal},
 };
@@ -32,11 +33,26 @@ impl Sweeps {
         let mut ended = 0u64;
         for (name, why) in self.no_longer_allowed(rules, jobs) {
             let why = format!("{because}: {why}");
-            let lowered = self.context.state.lower(&name, &why);
-            ended = ended.saturating_add(lowered.ending.behind);
-            self.endings.sweep(&[name], &why);
+            ended = ended.saturating_add(match name.kind() {
+                FenceKind::Lease(id) => self.end_lease(id, &why),
+                _ => {
+                    let lowered = self.context.state.lower(&name, &why);
+                    self.endings.sweep(&[name], &why);
+                    lowered.ending.behind
+                }
+            });
         }
         ended
+    }
+
+    /// Ends one lease. No lease stands behind its own name: the name is only for verifiers.
+    fn end_lease(&self, id: LeaseId, why: &str) -> u64 {
+        let behind = self.endings.end_lease(id, why);
+        self.context.state.lower_lease(id, behind, why);
+        if behind > 0 {
+            self.endings.call_holder(id);
+        }
+        behind
     }
 
     /// Ends the leases on resources that the catalog has moved. Returns the number of ended leases.
@@ -91,7 +107,7 @@ impl Sweeps {
                 let name = FenceName::member(job.id, a.number, instance);
                 let allowed = launched
                     .clone()
-                    .and_then(|()| self.still_allowed(rules, job, &id, "").map_err(|r| why(&r)))
+                    .and_then(|()| self.still_allowed(rules, job, &id, None).map_err(|r| why(&r)))
                     .and_then(|()| match self.stand_behind_todays_names(rules, job, &name) {
                         true => Ok(()),
                         false => {
@@ -100,15 +116,16 @@ impl Sweeps {
                     });
                 match allowed {
                     Err(why) => names.push((name, why)),
-                    Ok(()) => names.extend(self.keys_no_longer_allowed(rules, job, &name, &id)),
+                    Ok(()) => names.extend(self.bearers_no_longer_allowed(rules, job, &name, &id)),
                 }
             }
         }
         names
     }
 
-    /// Returns the fence of each lease of a member that has an S3 key, if the rules no longer allow such keys, with the reason.
-    fn keys_no_longer_allowed(
+    /// Returns the name of each lease of a member that anyone can use, if the rules no longer allow that, with the reason. Such a lease
+    /// has an S3 key, or tokens for a server that does not see who presents them.
+    fn bearers_no_longer_allowed(
         &self,
         rules: &Rules,
         job: &Job,
@@ -116,17 +133,21 @@ impl Sweeps {
         id: &SpiffeId,
     ) -> Vec<(FenceName, String)> {
         let mut leases = self.context.table.live(Some(member));
-        leases.retain(|lease| lease.s3_secret.is_some());
-        if leases.is_empty() {
-            return Vec::new();
-        }
-        match self.still_allowed(rules, job, id, Binding::Bearer.as_str()) {
-            Ok(()) => Vec::new(),
-            Err(refusal) => {
+        leases.retain(|lease| {
+            let audience = rules.catalog().audience(&lease.facts.audience);
+            lease.s3_secret.is_some() || audience.is_some_and(|a| a.presenter == Presenter::None)
+        });
+        // One decision for all leases with the same facts.
+        leases.sort_unstable_by_key(|lease| Arc::as_ptr(&lease.facts));
+        let mut denied = Vec::new();
+        for alike in leases.chunk_by(|a, b| Arc::ptr_eq(&a.facts, &b.facts)) {
+            let scopes = alike.first().map(|lease| &*lease.facts.scopes);
+            if let Err(refusal) = self.still_allowed(rules, job, id, scopes) {
                 let why = why(&refusal);
-                leases.iter().map(|lease| (FenceName::lease(lease.id), why.clone())).collect()
+                denied.extend(alike.iter().map(|lease| (FenceName::lease(lease.id), why.clone())));
             }
         }
+        denied
     }
 
     /// Whether each lease of this member would have the same fences if it were issued by these rules.
@@ -138,9 +159,19 @@ impl Sweeps {
         leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
     }
 
-    /// Decides again whether a member may do the work of its job, by credentials that are bound like this. Empty: by any.
-    fn still_allowed(&self, rules: &Rules, job: &Job, id: &SpiffeId, binding: &str) -> Result<(), Refusal> {
-        let parts = work_of(rules, &job.spec.read, &job.spec.write);
+    /// Decides again whether a member may do the work of its job. With scopes: whether it may hold a credential for these that anyone
+    /// can use.
+    fn still_allowed(
+        &self,
+        rules: &Rules,
+        job: &Job,
+        id: &SpiffeId,
+        bearer: Option<&[Scope]>,
+    ) -> Result<(), Refusal> {
+        let (parts, binding) = match bearer {
+            None => (work_of(rules, &job.spec.read, &job.spec.write), ""),
+            Some(scopes) => (work_of_scopes(rules, job, scopes), Binding::Bearer.as_str()),
+        };
         let question = WorkQuestion {
             rules,
             asker: Asker::Identity(id),

@@ -14,7 +14,9 @@ use super::{
     signed_request::SignedRequest,
 };
 use crate::{
+    clock::Wall,
     name::{LeaseId, SpiffeId},
+    plain,
     reason::{Reason, Refusal},
     token::Presenter,
 };
@@ -58,16 +60,33 @@ impl Gateway {
         let session = opened.map_err(|refusal| refused_key(&refusal))?;
         let Some(accepted) = session.tokens.first() else { return Err(unknown_key()) };
         let (access, holder) = (accepted.access.clone(), accepted.access.claims().sub.clone());
-        let room = self.take_room(&holder)?;
+        check_date(&signed.date, self.sessions.clock().now().wall)?;
         let key =
             keys.date_key(lease, &signed.date, &access).await.map_err(|refusal| refused_key(&refusal))?;
         signed.check(&request, &key)?;
+        // A stolen token without its secret takes no room from its holder.
+        let room = self.take_room(&holder)?;
         proven(&holder).map_err(|refusal| refused(&refusal))?;
         let local = keys.local_key(&signed.date);
         signed.sign_again(&mut request, &local)?;
         let caller = self.caller(session, holder, cut, room);
         self.serve_signed(request, caller, keys.local_secret()).await
     }
+}
+
+/// Refuses a day on which no request of now can be signed. A lease lives for minutes, so its URLs are of today or yesterday.
+fn check_date(date: &str, now: Wall) -> S3Result<()> {
+    const DAY: u64 = 24 * 60 * 60;
+    let day = |seconds: u64| {
+        Wall::from_seconds(seconds).to_string().chars().take(10).filter(|c| *c != '-').collect()
+    };
+    let seconds = now.seconds();
+    let near: [String; 3] = [seconds.saturating_sub(DAY), seconds, seconds.saturating_add(DAY)].map(day);
+    if near.iter().any(|day| day == date) {
+        return Ok(());
+    }
+    let text = format!("the request was signed on {}, and today is {}", plain::value(date), near[1]);
+    Err(failed(S3ErrorCode::RequestTimeTooSkewed, text))
 }
 
 fn unknown_key() -> S3Error {

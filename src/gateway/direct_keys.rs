@@ -8,9 +8,9 @@ use std::{
 use s3s::auth::SecretKey;
 
 use crate::{
-    limits::{GATEWAY_DATES_PER_KEY_MAX, GATEWAY_DIRECT_KEYS_MAX},
+    limits::{GATEWAY_DATES_PER_KEY_MAX, GATEWAY_DIRECT_KEYS_MAX, GATEWAY_KEYLESS_LEASES_MAX},
     name::LeaseId,
-    reason::Refusal,
+    reason::{Reason, Refusal},
     secret::{DateKey, NoRandomness, S3Secret},
     verify::{Access, KeyResolver},
 };
@@ -31,6 +31,8 @@ struct DirectKeyState {
 struct KeptKeys {
     by_lease: HashMap<LeaseId, Vec<(String, DateKey)>>,
     in_order: VecDeque<LeaseId>,
+    /// Leases of which the daemon said that they have no key. They never get one. The latest are kept.
+    keyless: VecDeque<LeaseId>,
 }
 
 impl DirectKeys {
@@ -49,7 +51,14 @@ impl DirectKeys {
         if let Some(known) = self.kept().find(lease, date) {
             return Ok(known);
         }
-        let key = self.0.resolver.resolve(&lease.to_access_key(), date).await?;
+        if self.kept().keyless.contains(&lease) {
+            return Err(keyless());
+        }
+        let key = self.0.resolver.resolve(&lease.to_access_key(), date).await.inspect_err(|refusal| {
+            if refusal.reason == Reason::LeaseNotFound {
+                self.kept().add_keyless(lease);
+            }
+        })?;
         let is_first = self.kept().add(lease, date, key.clone());
         if is_first {
             let (keys, ended) = (self.clone(), access.ended());
@@ -81,6 +90,10 @@ impl DirectKeys {
     }
 }
 
+fn keyless() -> Refusal {
+    Refusal::new(Reason::LeaseNotFound, "the lease has no S3 key")
+}
+
 impl KeptKeys {
     fn find(&self, lease: LeaseId, date: &str) -> Option<DateKey> {
         self.by_lease.get(&lease)?.iter().find(|(known, _)| known == date).map(|(_, key)| key.clone())
@@ -102,6 +115,13 @@ impl KeptKeys {
             self.by_lease.remove(&oldest);
         }
         is_first
+    }
+
+    fn add_keyless(&mut self, lease: LeaseId) {
+        if self.keyless.len() >= GATEWAY_KEYLESS_LEASES_MAX {
+            self.keyless.pop_front();
+        }
+        self.keyless.push_back(lease);
     }
 
     fn remove(&mut self, lease: LeaseId) {
@@ -138,8 +158,11 @@ mod tests {
         let other = verifier.accept(&token, Presenter::KeyHolder { lease: LeaseId(8) }).await.unwrap_err();
         assert_eq!(other.reason, Reason::TokenPresenter);
 
-        let unknown = keys.date_key(lease, "20261120", &access).await.unwrap_err();
-        assert_eq!((unknown.reason, keys.count()), (Reason::LeaseNotFound, 0));
+        // The daemon is asked only once about a lease without a key.
+        for _ in 0..3 {
+            let unknown = keys.date_key(LeaseId(10), "20261120", &access).await.unwrap_err();
+            assert_eq!((unknown.reason, keys.count()), (Reason::LeaseNotFound, 0));
+        }
         let secret = Arc::new(S3Secret::of_test("secret"));
         *daemon.wire.s3_secret.lock().unwrap() = Ok(secret.clone());
         for date in ["20261120", "20261121", "20261120"] {

@@ -7,7 +7,7 @@
 //! | File | Noun |
 //! |---|---|
 //! | `accept` | [`serve`]: the accept loop, the handshakes, the deadlines |
-//! | `listen` | [`listen`]: a listener with capacity for a burst |
+//! | `listen` | [`listen()`]: a listener with capacity for a burst |
 //! | `options` | [`ServeOptions`]: the limits of one listener |
 //! | `class` | [`PeerClass`]: the class of a peer, which decides which limits apply |
 //! | `handshake_queue` | the queue of handshakes: fair turns by address |

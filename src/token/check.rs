@@ -105,6 +105,8 @@ pub enum Presenter<'a> {
     /// The presenter is unknown, because the catalog says that the audience does not see it. A bound token is refused.
     Unseen,
     /// A client without an SVID whose request names an S3 key, and must be signed with it. The token must be of this lease.
+    /// Only the gateway of this package uses it, because it also checks the signature.
+    #[doc(hidden)]
     KeyHolder {
         /// The lease that the access key names.
         lease: LeaseId,

@@ -282,8 +282,16 @@ async fn a_policy_can_forbid_direct_keys() {
     })
     .await;
     refuses(read(&data).await, &["ExpiredToken", "REVOKED"]);
+    // The daemon has ended the lease too, and has counted and recorded its end.
+    let gateway = world.client(GATEWAY).await;
+    assert!(!gateway.introspect(&live.token, WORKER).await.active);
     worker.renew(&token.lease.id).await.unwrap();
-    key(&worker, Half::Writing).await;
+    let records = world.records().await;
+    assert!(records.of("lowered").iter().any(|r| r["name"] == format!("lease:{}", live.lease)));
+    // A key for the other half, which the rule allows, outlives the next reload.
+    let writing = key(&worker, Half::Writing).await;
+    world.daemon().reload();
+    worker.renew(&writing.lease).await.unwrap();
 }
 
 // The order of an issue holds for keys: locks, the catalog, and the record before the answer. The secret is kept nowhere.

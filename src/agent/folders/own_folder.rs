@@ -1,16 +1,20 @@
 //! A folder that the user named, held open: it stays the same folder although someone renames it, or puts another in its place.
 
 use std::{
-    fs::{self, DirBuilder, OpenOptions, Permissions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions, Permissions},
     io,
     os::{
-        fd::IntoRawFd,
+        fd::AsRawFd,
         unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
-use nix::{fcntl::OFlag, unistd::geteuid};
+use nix::{
+    fcntl::OFlag,
+    unistd::{Gid, Group, User, geteuid},
+};
 
 use super::error::FolderError;
 use crate::limits::STAGE_WIPE_TRIES;
@@ -18,11 +22,12 @@ use crate::limits::STAGE_WIPE_TRIES;
 /// A folder of this user, which no other user may write to.
 ///
 /// Other users may be able to write to the folders above it, as in a shared project folder, and so to replace it. So everything in it is
-/// reached through an open descriptor. That is never closed, because another thread may still use a path through it.
+/// reached through an open descriptor, which clones share.
 #[derive(Clone, Debug)]
 pub(super) struct OwnFolder {
     path: PathBuf,
     inside: PathBuf,
+    _held: Arc<File>,
 }
 
 impl OwnFolder {
@@ -48,11 +53,11 @@ impl OwnFolder {
         let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
         let folder = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).map_err(failed)?;
         let seen = folder.metadata().map_err(failed)?;
-        if seen.uid() != geteuid().as_raw() || seen.mode() & 0o022 != 0 {
+        if seen.uid() != geteuid().as_raw() || others_may_write(&seen) {
             return Err(unfit("other users own it or may write to it: name a folder that does not exist"));
         }
-        let inside = format!("/proc/self/fd/{}", folder.into_raw_fd()).into();
-        Ok(OwnFolder { path: path.to_owned(), inside })
+        let inside = format!("/proc/self/fd/{}", folder.as_raw_fd()).into();
+        Ok(OwnFolder { path: path.to_owned(), inside, _held: Arc::new(folder) })
     }
 
     /// The path as the user named it, for messages and for the command.
@@ -67,19 +72,14 @@ impl OwnFolder {
 
     /// Whether the path still leads to this folder.
     pub(super) fn is_in_place(&self) -> bool {
-        let here = |seen: fs::Metadata| (seen.dev(), seen.ino());
+        let here = |seen: Metadata| (seen.dev(), seen.ino());
         let named = fs::symlink_metadata(&self.path).map(here);
         named.is_ok_and(|named| fs::metadata(&self.inside).map(here).is_ok_and(|held| held == named))
     }
 
-    /// Whether another user can put another folder in its place. They can if they may write to a folder above it that is not sticky.
+    /// Whether another user can put another folder in its place.
     pub(super) fn others_can_replace(&self) -> bool {
-        let is_safe = |seen: fs::Metadata| {
-            let is_trusted = seen.uid() == 0 || seen.uid() == geteuid().as_raw();
-            is_trusted && (seen.mode() & 0o022 == 0 || seen.mode() & 0o1000 != 0)
-        };
-        let above = self.path.parent().and_then(|parent| fs::canonicalize(parent).ok());
-        !above.is_some_and(|above| above.ancestors().all(|folder| fs::metadata(folder).is_ok_and(is_safe)))
+        others_can_replace(&self.path)
     }
 
     /// Names a path through the open folder as the user would.
@@ -108,6 +108,37 @@ impl OwnFolder {
     }
 }
 
+/// Whether another user can put another folder in the place of a path. They can if they own a folder above it, or may write to one that
+/// is not sticky. A path with links goes through two rows of folders: as it is written, and as it is.
+pub(super) fn others_can_replace(path: &Path) -> bool {
+    let is_safe = |folder: &Path| {
+        fs::metadata(folder).is_ok_and(|seen| {
+            let is_trusted = seen.uid() == 0 || seen.uid() == geteuid().as_raw();
+            is_trusted && (!others_may_write(&seen) || seen.mode() & 0o1000 != 0)
+        })
+    };
+    let Some((parent, real)) =
+        path.parent().and_then(|parent| Some((parent, fs::canonicalize(parent).ok()?)))
+    else {
+        return true;
+    };
+    !parent.ancestors().chain(real.ancestors()).all(is_safe)
+}
+
+/// Whether other users may write, by the mode. With the usual umask of many systems, the group of a folder has one user.
+fn others_may_write(seen: &Metadata) -> bool {
+    let by_group = seen.mode() & 0o020 != 0 && !has_one_user(Gid::from_raw(seen.gid()));
+    by_group || seen.mode() & 0o002 != 0
+}
+
+/// Whether a group is the private one of this user: it has the user's name, and no other member.
+fn has_one_user(group: Gid) -> bool {
+    let (Ok(Some(user)), Ok(Some(group))) = (User::from_uid(geteuid()), Group::from_gid(group)) else {
+        return false;
+    };
+    user.gid == group.gid && group.name == user.name && group.mem.iter().all(|member| *member == user.name)
+}
+
 /// Removes what is in a folder. Follows no link in it. A command may have made a folder read-only.
 fn empty(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o700))?;
@@ -116,7 +147,7 @@ fn empty(folder: &Path) -> io::Result<()> {
         let path = entry?.path();
         let is_folder = fs::symlink_metadata(&path).is_ok_and(|seen| seen.is_dir());
         let removed = match is_folder {
-            true => empty(&path).and_then(|()| fs::remove_dir(&path)),
+            true => fs::remove_dir_all(&path).or_else(|_| empty(&path).and_then(|()| fs::remove_dir(&path))),
             false => fs::remove_file(&path),
         };
         result = result.and(match removed {
@@ -171,9 +202,14 @@ mod tests {
         let above = base.path().join("project");
         let own = OwnFolder::make(&above.join("out")).unwrap();
         assert!(!own.others_can_replace());
-        for (mode, can) in [(0o2775, true), (0o1777, false), (0o755, false), (0o777, true)] {
+        for (mode, can) in [(0o1777, false), (0o755, false), (0o777, true)] {
             fs::set_permissions(&above, Permissions::from_mode(mode)).unwrap();
             assert_eq!(own.others_can_replace(), can, "{mode:o}");
         }
+        // A link in an open folder leads to a folder that only its owner can write to.
+        std::os::unix::fs::symlink(base.path(), above.join("link")).unwrap();
+        assert!(others_can_replace(&above.join("link/out")));
+        fs::set_permissions(&above, Permissions::from_mode(0o755)).unwrap();
+        assert!(!others_can_replace(&above.join("link/out")));
     }
 }

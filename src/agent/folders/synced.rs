@@ -14,7 +14,7 @@ use super::{
     copy_in::{CopyIn, in_background},
     error::FolderError,
     objects::{RemoteObject, ResourceObjects},
-    own_folder::OwnFolder,
+    own_folder::{OwnFolder, others_can_replace},
     progress::{CopyProgress, files_shown},
     upload::{Uploaded, upload},
 };
@@ -24,6 +24,10 @@ use crate::{
     limits::{SYNC_LOOK, SYNC_UPLOADS},
     plain::{self, bytes_shown},
 };
+
+/// Why the files of a folder are not uploaded.
+const PERHAPS_OF_OTHERS: &str =
+    "and other users may have put it there: name a folder below one that only you can write to";
 
 /// A folder whose files are uploaded while this value lives.
 pub(super) struct SyncedFolder {
@@ -63,6 +67,9 @@ impl SyncedFolder {
     ) -> Result<Self, FolderError> {
         let path = std::path::absolute(path).map_err(|error| FolderError::disk(path, error))?;
         // Files that other users put there would be uploaded with the access of the job.
+        if path.exists() && others_can_replace(&path) {
+            return Err(FolderError::Unfit { path, why: format!("it exists, {PERHAPS_OF_OTHERS}") });
+        }
         let folder = Mutex::new(OwnFolder::make(&path)?);
         let (changes, totals) = Default::default();
         let syncing = Arc::new(Syncing { folder, objects, clock, messages, changes, totals });
@@ -226,8 +233,8 @@ impl Syncing {
             return Ok(());
         }
         if folder.others_can_replace() {
-            let why = "another folder is in its place, and other users may have put it there: keep folders that are uploaded where                        only you can write";
-            return Err(FolderError::Unfit { path: folder.path().to_owned(), why: why.to_owned() });
+            let why = format!("another folder is in its place, {PERHAPS_OF_OTHERS}");
+            return Err(FolderError::Unfit { path: folder.path().to_owned(), why });
         }
         *self.folder.lock().unwrap_or_else(PoisonError::into_inner) = OwnFolder::open(folder.path())?;
         Ok(())
@@ -339,11 +346,11 @@ mod tests {
         fs::write(outside.path().join("private"), "secret").unwrap();
         let above = base.path().join("project");
         let out = above.join("out");
-        for (mode, stored) in [(0o755, Some("new")), (0o2775, None)] {
-            fs::create_dir_all(&out).unwrap();
-            fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
+        for (mode, stored) in [(0o755, Some("new")), (0o777, None)] {
+            let _ = fs::remove_dir_all(&out);
             let scene = Scene::new();
             let mut synced = scene.start_in(&out).await;
+            fs::set_permissions(&above, fs::Permissions::from_mode(mode)).unwrap();
             fs::write(out.join("old"), "old").unwrap();
             fs::remove_dir_all(&out).unwrap();
             fs::create_dir(&out).unwrap();
@@ -352,6 +359,10 @@ mod tests {
             assert_eq!(scene.stored("new").await.as_deref(), stored, "{mode:o}");
             assert_eq!(synced.left().await.is_some(), stored.is_none(), "{mode:o}");
         }
+        let (clock, messages) = (Arc::new(SystemClock::new()), MessageSink::new(|_| {}));
+        let objects = ResourceObjects::of_test(Arc::new(InMemory::new()), "out");
+        let refused = SyncedFolder::start(&out, objects, clock, messages).await.err().unwrap();
+        assert!(refused.to_string().contains("it exists, and other users"), "{refused}");
         fs::remove_dir_all(&out).unwrap();
         let scene = Scene::new();
         let mut synced = scene.start_in(&out).await;
