@@ -37,6 +37,8 @@ async fn half_sent_requests_keep_no_one_from_keys_and_probes() {
                 let (status, _) = siege.place.world.http(address, path).await;
                 assert_eq!(status, 200, "{path}");
                 slowest = slowest.max(began.elapsed());
+                // The others need time for enough answers to judge by.
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
             drop(held);
             slowest
