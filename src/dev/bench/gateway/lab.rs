@@ -15,7 +15,7 @@ use nix::{
 };
 use rustls::ClientConfig;
 
-use super::{GatewayPlan, light_client::LightTarget, nginx::Nginx, request::SignedRequest};
+use super::{GatewayPlan, light_client::LightTarget, nginx::Nginx, request::BenchRequest};
 use crate::{
     dev::{
         Role, TRUST_DOMAIN,
@@ -137,21 +137,21 @@ impl<'a> GatewayLab<'a> {
     }
 
     /// The request for an object of the sample data, to the gateway.
-    pub(super) fn read_request(&self, object: &str, token: &SecretText) -> SignedRequest {
+    pub(super) fn read_request(&self, object: &str, token: &SecretText) -> BenchRequest {
         let host = format!("localhost:{}", self.stage.deployment.ports.s3);
         let path = format!("/{TENANT}/data/{object}");
         self.sign("GET", &host, &path, EMPTY_SHA256).with_access(token, &self.key)
     }
 
     /// The request to write an object of the job, to the gateway.
-    pub(super) fn write_request(&self, object: &str, token: &SecretText, payload: &str) -> SignedRequest {
+    pub(super) fn write_request(&self, object: &str, token: &SecretText, payload: &str) -> BenchRequest {
         let host = format!("localhost:{}", self.stage.deployment.ports.s3);
         let path = format!("/{TENANT}/out/{}/{object}", self.job);
         self.sign("PUT", &host, &path, payload).with_access(token, &self.key)
     }
 
-    fn sign(&self, method: &str, host: &str, path: &str, payload: &str) -> SignedRequest {
-        SignedRequest::sign(method, host, path, &self.key, payload, self.stage.clock.now().wall)
+    fn sign(&self, method: &str, host: &str, path: &str, payload: &str) -> BenchRequest {
+        BenchRequest::sign(method, host, path, &self.key, payload, self.stage.clock.now().wall)
     }
 }
 

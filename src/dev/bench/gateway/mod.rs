@@ -8,7 +8,7 @@
 //! | `lab` | `GatewayLab`: the daemon, the gateway, nginx, a member with access, and a wrapper with its endpoint |
 //! | `nginx` | `Nginx`: the process that is the limit |
 //! | `light_client` | `LightClient`: counts the bytes of answers |
-//! | `request` | `SignedRequest`: the bytes of a request that is made again and again |
+//! | `request` | `BenchRequest`: the bytes of a request that is made again and again |
 //! | `rates` | rates of reading and writing, each beside its limit |
 //! | `cuts` | how long a download goes on after its lease is revoked |
 //! | `memory` | the memory of the gateway while many streams read |

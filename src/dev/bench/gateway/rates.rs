@@ -8,7 +8,7 @@ use super::{
     GatewayFigure, GatewayPlan, GatewayWork,
     lab::{GatewayLab, LARGE, WHOLE},
     light_client::LightTarget,
-    request::SignedRequest,
+    request::BenchRequest,
 };
 use crate::{
     dev::{
@@ -28,7 +28,7 @@ const PIECE: usize = 256 << 10;
 #[derive(Clone)]
 struct StreamReads {
     target: LightTarget,
-    request: SignedRequest,
+    request: BenchRequest,
     is_ranges: bool,
     processes: Vec<u32>,
 }
@@ -75,7 +75,7 @@ impl GatewayLab<'_> {
         let wrapper = self.wrapper.as_ref().ok_or("there is no wrapper")?;
         let (host, path) = (format!("127.0.0.1:{}", wrapper.port), format!("/{TENANT}/data/{object}"));
         let now = self.stage.clock.now().wall;
-        let request = SignedRequest::sign("GET", &host, &path, &wrapper.key, EMPTY_SHA256, now);
+        let request = BenchRequest::sign("GET", &host, &path, &wrapper.key, EMPTY_SHA256, now);
         let target = LightTarget { port: wrapper.port, tls: None };
         let processes = vec![self.gateway.id(), wrapper.id()];
         Ok(StreamReads { target, request, is_ranges: work.is_ranges(), processes })
@@ -87,7 +87,7 @@ impl GatewayLab<'_> {
             true => (nginx.plain_port, None),
             false => (nginx.tls_port, Some(self.tls()?)),
         };
-        let request = SignedRequest::unsigned("GET", "localhost", &format!("/{}", object_of(work)));
+        let request = BenchRequest::unsigned("GET", "localhost", &format!("/{}", object_of(work)));
         let (target, processes) = (LightTarget { port, tls }, nginx.processes());
         Ok(Some(StreamReads { target, request, is_ranges: work.is_ranges(), processes }))
     }

@@ -7,11 +7,11 @@ use crate::{clock::Wall, dev::s3_client::S3Key, secret::SecretText};
 /// A request that is signed once and made again and again: signatures are accepted for 15 minutes, and no signature covers the
 /// range.
 #[derive(Clone)]
-pub(super) struct SignedRequest {
+pub(super) struct BenchRequest {
     head: String,
 }
 
-impl SignedRequest {
+impl BenchRequest {
     /// Signs a request for an object with the key, which names no body or an unsigned one.
     pub(super) fn sign(method: &str, host: &str, path: &str, key: &S3Key, payload: &str, now: Wall) -> Self {
         let mut request = Self::unsigned(method, host, path);
@@ -25,7 +25,7 @@ impl SignedRequest {
 
     /// A request of a client without a key.
     pub(super) fn unsigned(method: &str, host: &str, path: &str) -> Self {
-        SignedRequest { head: format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n") }
+        BenchRequest { head: format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n") }
     }
 
     /// Adds what the wrapper adds on the way to a gateway: a token, and the key that the gateway compares the signature with.
@@ -59,7 +59,7 @@ mod tests {
     // A request of a range has the headers of the one for the whole object, and one more.
     #[test]
     fn a_request_is_written_as_http_has_it() {
-        let request = SignedRequest::unsigned("GET", "localhost", "/a").with("x-one", "1");
+        let request = BenchRequest::unsigned("GET", "localhost", "/a").with("x-one", "1");
         assert_eq!(request.whole(), b"GET /a HTTP/1.1\r\nhost: localhost\r\nx-one: 1\r\n\r\n");
         let range = request.range(&(64..128));
         assert_eq!(range, b"GET /a HTTP/1.1\r\nhost: localhost\r\nx-one: 1\r\nrange: bytes=64-127\r\n\r\n");
