@@ -221,7 +221,7 @@ fn fields_of_query(query: &[(String, String)]) -> S3Result<SignatureFields> {
     })
 }
 
-/// Reads the names of the signed headers. Whoever passes a signed request on must not be able to add a header that means something
+/// Reads the names of the signed headers. Someone who passes a signed request on must not be able to add a header that means something
 /// to S3, so all of those must be signed.
 fn read_signed_headers(text: &str, headers: &HeaderMap) -> S3Result<Vec<String>> {
     let names: Vec<String> = text.split(';').map(str::to_owned).collect();

@@ -37,7 +37,7 @@ struct Promised {
     closed: BTreeSet<JobId>,
     /// For each number, how often the lock was changed, and whether it is in force, if that is known.
     locks: BTreeMap<u64, (u64, Option<bool>)>,
-    /// The same facts for approvals, by job and approver.
+    /// The facts of approvals, by job and approver.
     approvals: BTreeMap<(JobId, SpiffeId), (u64, Option<bool>)>,
     /// Answers from now on do not count, because the process is gone.
     over: bool,

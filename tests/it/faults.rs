@@ -30,7 +30,7 @@ async fn a_panic_in_a_request_poisons_nothing() {
     let mut worker = world.working().await;
     for what in ["issue", "revoke", "lock", "create"] {
         // Another task may take the reading at which a fault was meant for the request: then all of it is tried again.
-        let (mut told, mut turn, mut rounds) = (0, 0, 0);
+        let (mut reported, mut turn, mut rounds) = (0, 0, 0);
         loop {
             assert!(turn < 200 && rounds < 20, "{what}: no fault came within the use case");
             world.time().at_reading(turn, || panic!("a fault that a test makes"));
@@ -40,7 +40,7 @@ async fn a_panic_in_a_request_poisons_nothing() {
                 if let Err(status) = answer {
                     assert_ne!(status.code(), Code::Internal, "{what}: {status:?}");
                 }
-                if told > 0 {
+                if reported > 0 {
                     break;
                 }
                 (turn, rounds) = (0, rounds + 1);
@@ -48,7 +48,7 @@ async fn a_panic_in_a_request_poisons_nothing() {
             }
             turn += 1;
             match answer.err().and_then(|status| Refused::read(&status)) {
-                Some(no) if no.reason == "INTERNAL" => told += 1,
+                Some(no) if no.reason == "INTERNAL" => reported += 1,
                 // The panic was outside of the use case. It may have ended a stream or a connection, whose clients come
                 // back.
                 _ => {
