@@ -211,7 +211,7 @@ impl DevDeployment {
     ///
     /// # Errors
     ///
-    /// Never fails, because the names are valid constants.
+    /// It does not fail, because the names are valid constants.
     pub fn id(&self, role: Role) -> Result<SpiffeId, SetupError> {
         Ok(self.authority.id_at(role.path())?)
     }
@@ -220,7 +220,7 @@ impl DevDeployment {
     ///
     /// # Errors
     ///
-    /// Never fails, because the name is a valid constant.
+    /// It does not fail, because the name is a valid constant.
     pub fn domain(&self) -> Result<TrustDomain, SetupError> {
         Ok(TRUST_DOMAIN.parse()?)
     }

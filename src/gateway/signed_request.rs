@@ -249,7 +249,7 @@ fn read_signed_headers(text: &str, headers: &HeaderMap) -> S3Result<Vec<String>>
     Ok(names)
 }
 
-/// Returns the session token, from the place where the signature is.
+/// Returns the session token. It is in the headers if the signature is there, and otherwise in the URL.
 fn session_token(
     place: SignaturePlace,
     query: &[(String, String)],

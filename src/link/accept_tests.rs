@@ -246,7 +246,7 @@ async fn a_connection_ends_with_the_root_that_came_to_vouch_for_it() {
     assert!(call(&mut channel, "/who").await.is_ok());
     let connection = server.last_connection();
     assert_eq!(connection.peer.not_after(), NOW.plus(HOUR));
-    // The same root is issued again, for half an hour.
+    // A new certificate of this root, for half an hour.
     let end = NOW.plus(HOUR / 2);
     let short = server.ca.intermediate_for(&server.ca, &|p| p.not_after = at(end));
     let short = TrustBundles::empty()

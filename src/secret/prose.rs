@@ -104,7 +104,7 @@ const COMMIT: usize = 40;
 /// The lowest length of a secret value. Shorter values are numbers and words.
 const VALUE: usize = 6;
 
-/// The commands that take a password among their words: their names, the flags of the password, and where it stands.
+/// The commands that take a password among their words: their names, the flags of the password, and its position.
 const COMMANDS: &[(&[&str], &[&str], PasswordPlace)] = &[
     (&["curl"], &["-u", "--user", "-U", "--proxy-user"], PasswordPlace::After(':')),
     (&["http", "https", "xh"], &["-a", "--auth"], PasswordPlace::After(':')),

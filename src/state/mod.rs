@@ -6,7 +6,7 @@
 //! - A change that **widens** access is recorded first. [`Store::widen`], [`Store::create`] and [`Store::unlock`]
 //!   resolve when the record is on disk. Only then is the change visible.
 //! - A change that **narrows** access takes effect at once. [`Store::narrow`], [`Store::lock`] and [`Store::revoke`]
-//!   change the state, lower the fences, hand over the record and answer, in this order. All steps are under one mutex,
+//!   change the state, lower the fences, queue the record and answer, in this order. All steps are under one mutex,
 //!   so the ledger, the count of lowerings and the state agree on the order of changes.
 //!
 //! | File | Contains |

@@ -279,7 +279,7 @@ async fn a_use_that_ends_before_it_begins_is_refused() {
         refused(send(report(1, first, last)).await).is(tonic::Code::InvalidArgument, "FIELD_MISSING");
     }
     assert_eq!(launcher.job(&worker.job).await.uses.len(), 0);
-    // The same moment is an interval, too.
+    // One moment is an interval, too.
     let taken = send(report(1, at(1_790_000_000), at(1_790_000_000))).await.unwrap().into_inner();
     assert_eq!((taken.unknown, launcher.job(&worker.job).await.uses.len()), (0, 1));
 }

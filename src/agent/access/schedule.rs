@@ -21,7 +21,7 @@ pub(crate) enum More {
     Yes,
     /// Not now, because our SVID ends before the lease does.
     NotYet,
-    /// Never, because the lease has reached its latest end.
+    /// No renewal: the lease has reached its latest end.
     Never,
 }
 

@@ -21,7 +21,7 @@ use crate::dev::{DevDeployment, Role};
 /// Where systems keep programs for administrators, beside PATH.
 const ELSEWHERE: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin"];
 
-/// Finds nginx in PATH, or where systems keep such programs.
+/// Finds nginx in PATH, or in the usual folders of such programs.
 pub fn find_nginx() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(ELSEWHERE.map(PathBuf::from));
