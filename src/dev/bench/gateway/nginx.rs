@@ -56,7 +56,7 @@ impl Nginx {
             .stdout(Stdio::null())
             .stderr(log)
             .spawn()
-            .map_err(|e| format!("nginx could not be started: {e}"))?;
+            .map_err(|e| format!("`{}` could not be started: {e}", crate::plain::path(program)))?;
         let mut nginx = Nginx { master, tls_port, plain_port };
         nginx.wait_until_listening().map_err(|why| {
             format!("{why}: {}", fs::read_to_string(folder.join("stderr")).unwrap_or_default().trim())
