@@ -30,11 +30,11 @@ impl std::fmt::Display for ReadyNotes {
             0 => Ok(()),
             1 => writeln!(
                 f,
-                "catalog: 1 mistake; the file or entry with it is not in force; the log names the mistake"
+                "catalog: 1 mistake. The affected file or entry is not in force. The log shows the mistake."
             ),
             n => writeln!(
                 f,
-                "catalog: {n} mistakes; the files or entries with them are not in force; the log names the mistakes"
+                "catalog: {n} mistakes. The affected files or entries are not in force. The log shows the mistakes."
             ),
         }
     }

@@ -57,7 +57,8 @@ Examples:
     /// Makes the manifest of a folder: each file with its size and SHA-256. Needs no daemon.
     #[command(after_help = "\
 Writes the manifest into a file named after its SHA-256, and prints the pin for the catalog. A
-gateway that has it in its folder `manifests` serves only these files, and only with these bytes.
+gateway that has the manifest in its folder `manifests` serves only the listed files, and a file
+only if its content is unchanged.
 
 Examples:
   leasehold catalog pin /srv/acme-prod-data/tickets/v3 --to /etc/leasehold/manifests")]
@@ -84,8 +85,8 @@ Examples:
     /// Makes the daemon read its catalog and policy files again.
     #[command(after_help = "\
 The daemon keeps the old version of a file that has a mistake. It takes all other files, and the
-policy files, and ends access that they no longer allow. If a gate of the policy asks for people, it
-exits with 3, and other people approve the change by the same command.
+policy files, and ends access that they no longer allow. If a gate of the policy requires approvals,
+the command exits with 3. Other people approve the change by running the same command.
 
 Examples:
   leasehold catalog reload --dry-run

@@ -33,8 +33,9 @@ enum ConfigCommand {
     /// Reads every file that the daemon reads at its start, and lists all mistakes.
     #[command(after_help = "\
 The command checks the daemon's certificate as clients do, and reads bundles, catalog and policies.
-It tries to write the state and to listen on the addresses, and lists every default in use. Run it
-as the daemon's user. The daemon may be running. It also checks the file of `leasehold gateway`.
+It checks that the state folder can be written and that the addresses are free, and lists every
+default in use. Run it as the daemon's user. The daemon may be running. The command also checks the
+file of `leasehold gateway`.
 
 Examples:
   leasehold config check /etc/leasehold/leasehold.toml

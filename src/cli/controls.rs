@@ -23,17 +23,17 @@ const ASKER: &str = "oncall";
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A control is a rule that people ask about, such as: the launcher of a job cannot approve it. Each
-has tests, and commands with the exit codes that they must have. --run starts a daemon
-with the shipped catalogs and policy in a temporary folder, and takes the steps as the people and
-workloads that the steps name. It exits with 1 if a step has another result. It needs no network, no
-root and no other program.
+has tests, and steps: commands with the exit codes that they must have. --run starts a daemon with
+the shipped catalogs and policy in a temporary folder, and runs each step as the person or workload
+that the step names. It exits with 1 if a step has another result. It needs no network, no root and
+no other program.
 
 Examples:
   leasehold controls                          all controls, and how far each is held
   leasehold controls --run
   leasehold controls --run -o json | jq '.controls[] | select(.failed)'")]
 pub struct ControlsArgs {
-    /// Start a daemon, take the steps of all controls, and say which controls held
+    /// Start a daemon, run the steps of all controls, and say which controls held
     #[arg(long)]
     run: bool,
     /// Only these controls, by number

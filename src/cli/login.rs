@@ -54,7 +54,7 @@ pub struct LoginArgs {
     /// The daemon's listener for logins [default: `login` of the context]
     #[arg(long, value_name = "HOST:PORT")]
     at: Option<String>,
-    /// The CA certificates that your identity provider's server must have, as PEM [default: the machine's]
+    /// The CA certificates to trust for your identity provider's server, as PEM [default: the machine's]
     #[arg(long, value_name = "FILE")]
     issuer_ca: Option<PathBuf>,
 }

@@ -77,7 +77,7 @@ pub struct ConfigFaults(pub Vec<String>);
 
 impl fmt::Display for ConfigFaults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the configuration cannot be served")?;
+        f.write_str("the configuration has mistakes that prevent the start")?;
         self.0.iter().try_for_each(|fault| write!(f, "\n{fault}"))
     }
 }
@@ -175,7 +175,7 @@ impl Inspection {
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
                 look.warnings.push(format!(
-                    "{address} is in use, perhaps because `{program}` runs already: another one cannot start until that has stopped"
+                    "{address} is in use, perhaps because `{program}` is already running: a second one can start only when the first has stopped"
                 ));
             }
             Err(e) => {
@@ -250,10 +250,13 @@ impl Inspection {
                 self.own_id = Some(svid.spiffe_id().clone());
                 let look = self.look_mut("identity.cert");
                 if let Err(why) = svid.verify(roots, now) {
-                    look.faults.push(format!("{}: every client would refuse it: {why}", svid.spiffe_id()));
+                    look.faults
+                        .push(format!("{}: every client would refuse this SVID: {why}", svid.spiffe_id()));
                 } else if let Err(why) = svid.leaf().check_life(limits::SVID_LIFE_MAX) {
-                    look.warnings
-                        .push(format!("{}: clients of Leasehold refuse it: {why}", svid.spiffe_id()));
+                    look.warnings.push(format!(
+                        "{}: Leasehold's own clients refuse this SVID: {why}",
+                        svid.spiffe_id()
+                    ));
                 }
             }
         }
@@ -293,7 +296,7 @@ impl Inspection {
         if is_plain {
             let key = "people.issuer";
             self.look_mut(key).warnings.push(format!(
-                "{} is plain HTTP: only for trials, because any program on this machine could answer in its place",
+                "{} is plain HTTP: use it only for trials, because another program on this machine could pretend to be the provider",
                 people.provider.issuer
             ));
         }
@@ -387,8 +390,8 @@ impl Inspection {
             {
                 let is = entry.kind.with_article();
                 self.look_mut("identity.cert").warnings.push(format!(
-                    "{own} is {is} in the catalog ({}): give the daemon an SVID that is only its own, because the programs that have this one \
-                     could answer in its place",
+                    "{own} is {is} in the catalog ({}): give the daemon an SVID that no other program has, because a program with this \
+                     SVID could pretend to be the daemon",
                     entry.declared_at
                 ));
             }

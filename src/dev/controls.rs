@@ -1,14 +1,12 @@
 //! The controls of a governed tuning pipeline as data, and a run that tries each control as a user would.
 //!
 //! `docs/controls.toml` is the source. Each control has tests, and steps: commands of this program and the exit codes that they
-//! must have. A run starts a daemon with the shipped catalogs and policy, and takes the steps.
+//! must have. A run starts a daemon with the shipped catalogs and policy, and runs the steps.
 //!
 //! | File | Noun |
 //! | `list` | [`ControlList`]: the controls, read from the file |
-//! | `list` | [`ControlList`]: the controls, read |
 //! | `lab` | [`Lab`]: a daemon with the shipped samples, and an SVID for each role |
-//! | `lab` | [`Lab`]: a daemon over the shipped samples, with an SVID for each role |
-//! | `trial` | [`ControlTrial`]: takes the steps of one control |
+//! | `trial` | [`ControlTrial`]: runs the steps of one control |
 
 mod lab;
 mod list;

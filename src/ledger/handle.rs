@@ -135,7 +135,7 @@ impl Ledger {
         let now = self.inner.clock.now().wall;
         if state.stopped.is_some() {
             let kind = text.as_ref().map_or("", EventText::kind);
-            tracing::error!(kind, "an ending came after the ledger was closed and is not recorded");
+            tracing::error!(kind, "an event happened after the ledger was closed, so its record is lost");
             return Deferred { index: 0, answer: Err(LedgerError::Closed) };
         }
         let room = match event {
@@ -153,7 +153,7 @@ impl Ledger {
                     tracing::error!(
                         bytes = text.as_str().len(),
                         kind = text.kind(),
-                        "an ending's record is too large and is written all the same: it should be split into several"
+                        "a deferred record is larger than the limit, but is written: the event should be split into several records"
                     );
                 }
                 let (sender, answer) = oneshot::channel();

@@ -135,7 +135,7 @@ impl QueueState {
         tracing::error!(
             index,
             kind,
-            "more endings wait for the disk than memory keeps: from now on they are counted, not kept one by one"
+            "too many records wait for the disk: from now on, records of events that have happened are counted, not kept one by one"
         );
         index
     }

@@ -172,9 +172,10 @@ impl<S: Scheduler> Reporter<S> {
         }
         let (outcome, what) = match () {
             () if requeued => (v1::Outcome::Interrupted, "requeued".to_owned()),
-            () if exit.is_inconclusive() => {
-                (v1::Outcome::Interrupted, "released before it said how it ended".to_owned())
-            }
+            () if exit.is_inconclusive() => (
+                v1::Outcome::Interrupted,
+                "Slurm reported exit 0:0, which does not show how the run ended".to_owned(),
+            ),
             () if exit.was_asked_to_end() => (v1::Outcome::Interrupted, exit.to_string()),
             () => (v1::Outcome::Failed, exit.to_string()),
         };

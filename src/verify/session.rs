@@ -33,7 +33,9 @@ pub(super) enum FeedError {
     OlderEpoch { offered: u64, known: u64 },
     #[error("the snapshot is of seq {offered}, and {known} was seen before")]
     OlderSeq { offered: Seq, known: Seq },
-    #[error("a lowering is missing: the one after {prev} was received, but the last was {last}")]
+    #[error(
+        "a lowering is missing: the received lowering follows seq {prev}, but the last known seq is {last}"
+    )]
     Gap { prev: Seq, last: Seq },
     #[error("tick {found} was echoed, but {expected:?} was next")]
     TickOrder { found: u64, expected: Option<u64> },

@@ -512,7 +512,7 @@ async fn config_check_counts_its_warnings_and_reads_a_gateway() {
     let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let (code, _, err) = ran(here, &check).await;
     assert!(code == Some(0) && err.ends_with("is good, with 1 warning: see above.\n"), "{err}");
-    assert!(err.contains("another one cannot start until that has stopped"), "{err}");
+    assert!(err.contains("a second one can start only when the first has stopped"), "{err}");
     drop(taken);
 
     let gateway = format!(

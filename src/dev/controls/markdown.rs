@@ -11,8 +11,8 @@ pub fn page(list: &ControlList) -> String {
         "# Controls\n\n\
          `leasehold controls --markdown` writes this page from [controls.toml](controls.toml). It is for the person who must show that a tuning \
          pipeline\nis governed. It names {} controls: {held} are held, {part} in part, {} not.\n\n\
-         `leasehold controls --run` starts a daemon over the shipped catalogs and policy, takes the steps below as the people and workloads that they\n\
-         name, and says which controls held. It exits with 0 if all did. It needs no network, and removes what it made.\n\n\
+         `leasehold controls --run` starts a daemon with the shipped catalogs and policy, runs the steps below, and says which controls held. It runs\n\
+         each step as the person or workload that `--context` names. It exits with 0 if all controls held. It needs no network, and removes its files.\n\n\
          | Control | Standing |\n|---|---|\n",
         list.control.len(),
         count(Standing::NotHere)
@@ -68,7 +68,8 @@ fn line(step: &Step) -> String {
     }
     notes.extend(step.says.as_ref().map(|says| format!("says `{says}`")));
     notes.extend(step.hides.as_ref().map(|hides| format!("does not say `{hides}`")));
-    notes.extend(step.keep.as_ref().map(|keep| format!("${{{keep}}} is its first word")));
+    notes
+        .extend(step.keep.as_ref().map(|keep| format!("${{{keep}}} is set to the first word of the output")));
     if !notes.is_empty() {
         out.push_str(&format!("    # {}", notes.join(", ")));
     }
