@@ -313,6 +313,8 @@ pub const SEND_BUFFER_BYTES: usize = 16 << 10;
 pub const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// The time from the end of a connection's SVID to the end of the connection.
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(2);
+/// The time that a member's stream stays open after a lock, until the notice of the end of the membership.
+pub const LAST_NOTICE: Duration = Duration::from_millis(500);
 /// Certificates in a presented chain.
 pub const CHAIN_MAX: usize = 8;
 /// Bytes of one presented certificate.

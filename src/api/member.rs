@@ -1,6 +1,6 @@
 //! The gRPC service `MemberService`.
 
-use std::pin::Pin;
+use std::{ops::ControlFlow, pin::Pin};
 
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
@@ -232,15 +232,16 @@ impl KeepAlive {
                 biased;
                 // A notice to the member says more than the end of the stream.
                 notice = self.attachment.notice() => {
-                    let last = matches!(notice.kind, NoticeKind::Revoked | NoticeKind::Reconnect);
-                    let message = self.notice(&notice);
-                    // Do not wait for a member that does not read, because its access is over in any case.
-                    let told = tokio::time::timeout(limits::CONNECTION_GRACE, self.tx.send(Ok(message))).await;
-                    if last || !matches!(told, Ok(Ok(()))) {
+                    if self.send(&notice).await.is_break() {
                         return;
                     }
                 }
-                why = &mut over => return self.end(&why).await,
+                why = &mut over => {
+                    if why.reason == Reason::Locked && self.sends_last_notice().await {
+                        return;
+                    }
+                    return self.end(&why).await;
+                }
                 message = self.beats.next() => match message {
                     Some(Ok(m)) if m.goodbye => return self.attachment.goodbye(),
                     Some(Ok(m)) => {
@@ -254,6 +255,29 @@ impl KeepAlive {
                 },
             }
         }
+    }
+
+    /// Sends a notice. Breaks if it is the last one, or if the member does not read.
+    async fn send(&self, notice: &Notice) -> ControlFlow<()> {
+        let last = matches!(notice.kind, NoticeKind::Revoked | NoticeKind::Reconnect);
+        // Do not wait for a member that does not read, because its access is over in any case.
+        let sent =
+            tokio::time::timeout(limits::CONNECTION_GRACE, self.tx.send(Ok(self.notice(notice)))).await;
+        if last || !matches!(sent, Ok(Ok(()))) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Waits for the last notice after a lock, and sends it. A lock is in force before it ends the membership, and the
+    /// stream can see the lock between the two. Returns whether the last notice came in time.
+    async fn sends_last_notice(&mut self) -> bool {
+        let last = async {
+            loop {
+                let notice = self.attachment.notice().await;
+                if self.send(&notice).await.is_break() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(limits::LAST_NOTICE, last).await.is_ok()
     }
 
     async fn end(self, why: &Refusal) {

@@ -1,6 +1,9 @@
 //! A job goes on while each of its certificates changes, in real time.
 
 use std::{
+    fs::File,
+    io::Write,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,19 +22,22 @@ const ROTATIONS: u32 = 24;
 /// The lifetime of an SVID. It is rotated after half of it.
 const LIFE: Duration = Duration::from_secs(15);
 
-/// Measures for how long this machine stands still.
+/// Measures for how long this machine stands still: its processors, and its disk, because each renewal waits for a record.
 struct Stalls(Arc<AtomicU64>);
 
 impl Stalls {
-    fn watch() -> Self {
+    fn watch(dir: &Path) -> Self {
         let longest = Arc::new(AtomicU64::new(0));
-        let seen = longest.clone();
+        let file = File::create(dir.join("stalls")).unwrap();
+        let (processors, disk) = (longest.clone(), longest.clone());
         std::thread::spawn(move || {
-            while Arc::strong_count(&seen) > 1 {
-                let before = Instant::now();
-                std::thread::sleep(Duration::from_millis(50));
-                seen.fetch_max(u64::try_from(before.elapsed().as_millis()).unwrap(), Ordering::SeqCst);
-            }
+            watch(&processors, || std::thread::sleep(Duration::from_millis(50)));
+        });
+        std::thread::spawn(move || {
+            watch(&disk, || {
+                (&file).write_all(b".").and_then(|()| file.sync_data()).unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+            });
         });
         Stalls(longest)
     }
@@ -41,12 +47,22 @@ impl Stalls {
     }
 }
 
+/// Keeps the longest time that one step took, until the owner of the time is gone.
+fn watch(longest: &Arc<AtomicU64>, step: impl Fn()) {
+    // The two threads are the other owners.
+    while Arc::strong_count(longest) > 2 {
+        let before = Instant::now();
+        step();
+        longest.fetch_max(u64::try_from(before.elapsed().as_millis()).unwrap(), Ordering::SeqCst);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes three minutes of real time: tests/interop/rotations/run runs it"]
 async fn a_job_goes_through_24_rotations_of_15_second_svids() {
-    let stalls = Stalls::watch();
     let (daemons, workers) = (Agent::start(), Agent::start());
     let mut world = World::prepared(|setup| setup.real_clock = true);
+    let stalls = Stalls::watch(world.dir.path());
     world.identity_from(&daemons.uri());
     rotate(&world, &daemons, &workers, LIFE);
     world.restart().await;
