@@ -86,6 +86,7 @@
 //! - How to check credentials in your own server: [`verify`] has a short example, `dev/file_server.rs` a full one.
 //! - How to call the daemon from your own program: [`proto`] begins with a client.
 //! - The promises of the daemon, and the tests that prove them: the tables in `docs/security.md`.
+//! - `// Proves law 37` above a test: the law with this number in `tests/laws.txt`.
 
 #![allow(rustdoc::private_intra_doc_links, reason = "the map is for those who read the daemon too")]
 

@@ -10,7 +10,7 @@ use crate::{
     secret::{looks_secret, redacted, withheld},
 };
 
-/// Shows a text as one line. Combining marks of scripts, quotes and backslashes stay as they are.
+/// Shows a text as one line. Quotes, backslashes and the combining marks of scripts stay as they are.
 pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, is_plain, |c, out| match c.is_control() {
         true => out.extend(c.escape_debug()),
@@ -86,7 +86,7 @@ fn is_bare_hex(text: &str) -> bool {
         && text.bytes().any(|b| b.is_ascii_digit())
 }
 
-/// Writes each character that may not stay with `write`. This includes marks after the first few in a row, because many
+/// Calls `write` for each character that may not stay. This includes marks after the first few in a row, because many
 /// marks on one letter cover the lines above and below.
 fn escape(text: &str, may_stay: impl Fn(char) -> bool, write: impl Fn(char, &mut String)) -> Cow<'_, str> {
     if text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
@@ -107,7 +107,7 @@ fn escape(text: &str, may_stay: impl Fn(char) -> bool, write: impl Fn(char, &mut
 
 /// Whether a character is drawn onto the previous character.
 fn is_mark(c: char) -> bool {
-    // At the beginning of a text, std escapes these characters too.
+    // If a mark is the first character of a text, `escape_debug` escapes it. `c` is the first character.
     !c.is_ascii() && is_plain(c) && c.escape_debug().count() > 1
 }
 
@@ -174,7 +174,7 @@ mod tests {
             ("a\u{a0}b\u{3164}\u{e0041}\u{e000}", r"a\u{a0}b\u{3164}\u{e0041}\u{e000}"),
         ] {
             assert_eq!(line(text), shown);
-            assert_eq!(line(shown), shown, "it may be escaped twice");
+            assert_eq!(line(shown), shown, "a second escape changes nothing");
         }
     }
 
@@ -194,7 +194,7 @@ mod tests {
         assert_eq!(line(&heap(MARKS_IN_A_ROW_MAX)), heap(MARKS_IN_A_ROW_MAX));
         let shown = line(&heap(5_000)).into_owned();
         assert_eq!(shown.matches('\u{301}').count(), MARKS_IN_A_ROW_MAX);
-        assert_eq!(line(&shown), shown, "it may be escaped twice");
+        assert_eq!(line(&shown), shown, "a second escape changes nothing");
         assert_eq!(line("\u{301}e"), r"\u{301}e");
         let value = serde_json::json!(heap(50)).to_string();
         assert_eq!(json(&value).matches(r"\u0301").count(), 50 - MARKS_IN_A_ROW_MAX);

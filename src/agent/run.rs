@@ -268,7 +268,8 @@ impl RunningCommand {
             survivors.report(&self.messages);
             self.upload_until_asked_to_stop(member).await;
         }
-        let left = self.folders.end_uploads().await?;
+        let until = if member.status.borrow().end.is_some() { ", before access ended" } else { "" };
+        let left = self.folders.end_uploads(until).await?;
         self.messages.send(&left);
         Some(left)
     }

@@ -35,7 +35,7 @@ pub fn login_routes(broker: Arc<Broker>) -> Router {
     });
     let log_in = move |body: Bytes| {
         let broker = broker.clone();
-        // The login completes even if the client disconnects, so that each record of a login gets its end.
+        // The login completes even if the client disconnects, so that each recorded login also gets a record of its end.
         async move {
             let done =
                 tokio::spawn(async move { log_in(&broker, Zeroizing::new(body.to_vec())).await }).await;

@@ -52,9 +52,9 @@ pub enum WantedPolicy {
 /// What the caller wants to do with a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeStep {
-    /// Wants it: proposes it, or approves it if someone else has proposed it.
+    /// Requests a change: proposes it, or approves it if someone else has proposed the same change.
     Ask,
-    /// Only approves what someone else has proposed.
+    /// Only approves a change that someone else has proposed.
     Approve,
 }
 
@@ -111,7 +111,7 @@ pub struct PolicyHistory {
     pub kept: Vec<KeptPolicy>,
     /// The changes that wait for people.
     pub proposed: Vec<WaitingChange>,
-    /// Those that were withdrawn, rejected or voided lately, the newest first.
+    /// The changes that were withdrawn, rejected or voided since the daemon started, the newest first.
     pub closed: Vec<ClosedChange>,
 }
 
@@ -174,8 +174,9 @@ impl RuleUseCases {
             Consent::Given(consent) => consent,
             Consent::Waits(waiting) => return Ok(PolicyChange { waits: Some(waiting), ..change }),
         };
-        self.record_change(caller, question, &wanted, &change, (kept, consent))?;
-        let reloaded = self.replace_rules(wanted, caller.actor(), &order.reason);
+        let shown = reason_in_history(&order.reason, consent.as_ref());
+        self.record_change(caller, question, &wanted, &change, (kept, &shown, consent))?;
+        let reloaded = self.replace_rules(wanted, caller.actor(), &shown);
         Ok(PolicyChange { ended: reloaded.ended, is_applied: true, ..change })
     }
 
@@ -347,12 +348,12 @@ impl RuleUseCases {
         question: ChangeQuestion<'_>,
         wanted: &Rules,
         change: &PolicyChange,
-        (kept, consent): (&KeptRules, Option<ConsentRecord>),
+        (kept, shown, consent): (&KeptRules, &str, Option<ConsentRecord>),
     ) -> Result<(), Refusal> {
         let how = BroughtBy {
             since: self.context.clock.now().wall,
             by: caller.id().to_string(),
-            reason: question.reason.to_owned(),
+            reason: shown.to_owned(),
         };
         let unwritten = |e: std::io::Error| {
             tracing::error!(error = %e, "an applied policy could not be written");
@@ -381,6 +382,17 @@ impl RuleUseCases {
             unwritten(e)
         })
     }
+}
+
+/// Returns the reason of a change for the policy history. If people approved the change, the text names the proposer and
+/// the approvers.
+fn reason_in_history(reason: &str, consent: Option<&ConsentRecord>) -> String {
+    let Some(ConsentRecord { proposed_by, reason, approvals, .. }) = consent else {
+        return reason.to_owned();
+    };
+    let mut approved: Vec<String> = approvals.iter().map(|a| format!("{}: {}", a.by, a.reason)).collect();
+    approved.dedup();
+    format!("{reason} (proposed by {proposed_by}; approved by {})", approved.join("; "))
 }
 
 /// Returns the rules that are new, gone or changed, by id.

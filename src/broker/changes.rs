@@ -353,7 +353,7 @@ pub(super) fn rules_digest(rules: &Rules) -> Digest {
 
 /// The refusal of a change that was closed while it was being approved.
 pub(super) fn closed_meanwhile() -> Refusal {
-    let text = "the proposal was closed meanwhile: who proposed it withdrew it or is locked, or an approver rejected it";
+    let text = "the proposal was closed meanwhile: its proposer withdrew it or is locked, or an approver rejected it";
     Refusal::new(Reason::StateConflict, text).fix("look at it again: leasehold policy history")
 }
 

@@ -103,14 +103,14 @@ fn check_withdraws(change: &ProposedChange, caller: &Caller) -> Result<(), Refus
     if is_proposer(change, caller) {
         return Ok(());
     }
-    let text = format!("{} proposed this change, and no one else withdraws it", change.by);
+    let text = format!("{} proposed this change, and only its proposer can withdraw it", change.by);
     let fix = format!("an approver can reject it: leasehold policy reject {} --reason TEXT", change.to);
     Err(Refusal::new(Reason::PolicyDenied, text).fix(fix))
 }
 
 fn check_rejects(change: &Arc<ProposedChange>, caller: &Caller) -> Result<(), Refusal> {
     if is_proposer(change, caller) {
-        let text = "you proposed this change, so you do not reject it";
+        let text = "you proposed this change, so you cannot reject it";
         let fix = format!("withdraw it: leasehold policy withdraw {} --reason TEXT", change.to);
         return Err(Refusal::new(Reason::ApproverInvolved, text).fix(fix));
     }

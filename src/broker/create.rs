@@ -332,7 +332,7 @@ fn inputs_of(catalog: &Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
             )
             .with("yours", wanted.to_string())
             .with("catalog", found.pin.to_string())
-            .fix(format!("find out from {} why it changed before you train on it", found.owner)));
+            .fix(format!("before you train on it, ask {} why it changed", found.owner)));
         }
         if name.kind() != ResourceKind::Checkpoint {
             inputs.push(Input {

@@ -137,7 +137,7 @@ impl ApprovalUseCases {
             _ => absent(),
         })?;
         let allowed = may_review(&review.tenant);
-        // A stranger gets the answer for a job without a review.
+        // A caller that may not know of the job gets the answer for a job without a review.
         allowed
             .map_err(|refusal| if self.access.sees(caller, &review.tenant) { refusal } else { absent() })?;
         check_reviewer(&self.context.rules(), &review, self.context.state.job(job).as_deref(), caller)?;

@@ -74,7 +74,8 @@ impl CredentialUseCases {
         let s3_secret = new_s3_secret(wanted.kind, &prepared.audience)?;
         let StandingRequest { request, stand } = request.stand(&prepared.names);
 
-        // The stand was taken before all reads below, so `look_again` notices a revocation in between.
+        // The stand was taken before all reads below, so the insert into the lease table notices a
+        // revocation in between.
         let job = self.access.member_still(&request.caller, session, job)?;
         self.may_issue(&request, &job, &prepared)?;
         let draft = self.draft(&request, &job, session, &prepared, wanted.kind)?;
@@ -122,7 +123,7 @@ impl CredentialUseCases {
         }))
     }
 
-    /// Checks every rule for the issue of a credential, except the decision on the offer.
+    /// Makes all checks for the issue of a credential, except policy's decision on the resources (`grant`).
     fn may_issue(
         &self,
         request: &AccessRequest<'_>,

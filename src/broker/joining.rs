@@ -118,7 +118,7 @@ impl Joining {
                 ),
             )
             .with("you", caller.id().to_string())
-            .fix("name it in full in members.join in the job file, or run with a shorter one"));
+            .fix("name it in full in members.join in the job file, or run with a shorter identity"));
         }
         self.access.check_unlocked(caller.id(), names.iter())?;
         self.decisions.check_launcher(rules, job)

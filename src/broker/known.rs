@@ -59,8 +59,8 @@ impl OperatorUseCases {
         }
     }
 
-    /// Returns the recalled dataset and the reason, if its recall ends access behind the name and the caller may see
-    /// this.
+    /// Returns the recalled dataset and the reason, if the name is a resource that a recall covers and the caller may see
+    /// the recall.
     fn recall_behind(&self, caller: &Caller, name: &LockName) -> Option<(ResourceName, String)> {
         let LockName::Name(name) = name else { return None };
         let FenceKind::Resource(resource) = name.kind() else { return None };
@@ -185,7 +185,7 @@ impl OperatorUseCases {
     }
 }
 
-/// Returns the first names as texts.
+/// Returns the names as texts, up to the limit.
 fn some(names: impl Iterator<Item = impl ToString>) -> Vec<String> {
     names.take(limits::NEAREST_NAMES_MAX).map(|name| name.to_string()).collect()
 }
@@ -195,7 +195,8 @@ fn identities(job: &Job) -> impl Iterator<Item = &SpiffeId> {
     job.attempts.iter().flat_map(|a| a.members.identities()).chain([&job.launcher])
 }
 
-/// Whether `members` of a job names an identity, or matches it while the job is open.
+/// Whether the section `members` of a job's specification names an identity. While the job is open, a pattern that
+/// matches the identity is enough.
 fn may_take_part(job: &Job, id: &SpiffeId) -> bool {
     let Members { start, join, .. } = &job.spec.members;
     let is_it =

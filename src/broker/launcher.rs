@@ -36,8 +36,8 @@ impl LauncherWork {
 }
 
 impl Decisions {
-    /// Refuses if a lock stops the launcher, or if these rules no longer let it create the job. The rules are applied
-    /// to the time of the job's creation.
+    /// Refuses if a lock stops the launcher, or if these rules do not let the launcher create the job. The rules decide as
+    /// if the time were that of the job's creation.
     pub(super) fn check_launcher(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         self.check_launcher_of(rules, job, None)
     }
@@ -84,7 +84,7 @@ impl Decisions {
         lock.map_or(Ok(()), |lock| Err(self.context.locked(&lock)))
     }
 
-    /// Refuses a workload that launches access which its own entry could not get, even with approvals.
+    /// Refuses a workload that launches a job with access that the workload itself could not get, even with approvals.
     fn could_hold(
         &self,
         rules: &Rules,

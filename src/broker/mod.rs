@@ -1,9 +1,9 @@
 //! The use cases. This module joins all floors below it.
 //!
 //! Each kind of request has one order of steps. A request for access reads the revision, names the fences, takes its
-//! **stand**, reads the state, decides, records, inserts, and **looks again**. An end changes the state, lowers the
-//! fence, and answers. This module also has the signing key of this run of the daemon, and the background work. It does
-//! not know wire formats.
+//! **stand**, reads the state, decides, records, inserts, and **looks again**. A request that ends access changes the
+//! state, lowers the fence, and answers. This module also has the signing key of this run of the daemon, and the
+//! background work. It does not know wire formats.
 //!
 //! [`Broker`] has one part for each group of use cases. All parts share one [`BrokerContext`]. Parts do not call each
 //! other. If two parts need the same code, both have a value of a shared type.
@@ -11,12 +11,12 @@
 //! | Part of the broker | Files | What it does |
 //! |---|---|---|
 //! | `jobs`: [`JobUseCases`](jobs::JobUseCases) | `jobs` `create` `attempts` `job_filter` `tickets` | creates jobs, begins and ends attempts, closes jobs; shows jobs |
-//! | `approvals`: [`ApprovalUseCases`](approvals::ApprovalUseCases) | `approvals` | people let jobs pass gates, reject jobs, and take approvals back |
+//! | `approvals`: [`ApprovalUseCases`](approvals::ApprovalUseCases) | `approvals` `emergencies` | people let jobs pass gates, reject jobs, and take approvals back |
 //! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | lets members join, keeps their streams, and marks lost members |
-//! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `issue` `renew` `draft` | offers, issues, renews and releases credentials |
+//! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `prepared` `issue` `renew` `draft` | offers, issues, renews and releases credentials |
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
 //! | `logins`: [`LoginUseCases`](logins::LoginUseCases) | `logins` | people log in to get an SVID, and log out |
-//! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings; their effects, the remnants, and checks for mistakes |
+//! | `operators`: [`OperatorUseCases`](operators::OperatorUseCases) | `operators` `revocations` `locks` `lockout` `known` `dependents` `compromise` `recall` `offboard` `remnants` | revocations, locks, recalls and offboardings: what they would end, what access remains afterwards, and checks for mistyped names |
 //! | `rules`: [`RuleUseCases`](reload::RuleUseCases) | `reload` `apply_policy` `changes` `close_change` | loads policy and catalog again, or applies another policy, with approvals if policy requires them; shows the catalog |
 //! | `policies`: [`PolicyUseCases`](evaluate::PolicyUseCases) | `evaluate` `who_can` `explain_job` | answers questions about present, possible and earlier decisions of policy |
 //! | `records`: [`RecordUseCases`](records::RecordUseCases) | `records` `record_stream` `tenant_view` `receipt` | shows the ledger or a tenant's part of it, and waits for records |

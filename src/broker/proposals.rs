@@ -93,7 +93,7 @@ impl Proposals {
         self.lists(|lists| lists.open.iter().any(|open| Arc::ptr_eq(open, change)))
     }
 
-    /// Puts a proposal with one more approval in its place. False if it was closed meanwhile.
+    /// Replaces a proposal with the same proposal and one more approval. Returns false if the proposal was closed meanwhile.
     pub(super) fn replace(&self, before: &Arc<ProposedChange>, now: Arc<ProposedChange>) -> bool {
         self.lists(|lists| match lists.open.iter_mut().find(|open| Arc::ptr_eq(open, before)) {
             Some(open) => {
@@ -104,7 +104,7 @@ impl Proposals {
         })
     }
 
-    /// Closes a proposal. False if it was closed meanwhile.
+    /// Closes a proposal. Returns false if the proposal was closed meanwhile.
     pub(super) fn close(
         &self,
         change: &Arc<ProposedChange>,
@@ -137,7 +137,7 @@ impl Proposals {
         })
     }
 
-    /// Whether someone who proposed or approved a change, open or closed lately, is so.
+    /// Whether `is` is true for a person who proposed or approved a change that is open or was closed lately.
     pub(super) fn has_person(&self, is: impl Fn(&SpiffeId, Option<&HumanName>) -> bool) -> bool {
         self.lists(|lists| {
             lists.open.iter().any(|change| change.people().any(|(id, human)| is(id, human)))
@@ -163,17 +163,17 @@ impl AccessControl {
     }
 
     /// Voids the proposals of those who may no longer propose: a lock shuts them out, or the catalog no longer has them as
-    /// operators. Their word must not count later either, when the lock is lifted.
+    /// operators. Their proposals must not count later either, when the lock is lifted.
     pub(super) fn void_changes_of_the_lost(&self) {
         let rules = self.context.rules();
         for change in self.context.proposals.open() {
             if !self.is_good_operator(&rules, &change.by, change.human.as_ref()) {
-                self.void_change(&change, "who proposed it is locked, disabled or no longer an operator");
+                self.void_change(&change, "its proposer is locked, disabled or no longer an operator");
             }
         }
     }
 
-    /// Voids the proposals that were made over other rules than those in force now.
+    /// Voids the proposals that were made while other rules were in force.
     pub(super) fn void_outdated_changes(&self, policy: Digest, all: Digest) {
         for change in self.context.proposals.open() {
             let in_force = if change.rpc == Rpc::ApplyPolicy { policy } else { all };
@@ -192,8 +192,8 @@ impl AccessControl {
         }
     }
 
-    /// Whether an identity is an operator whose word counts now: not disabled, and no lock shuts out the identity, or the person
-    /// that it was when it gave its word.
+    /// Whether an identity is an operator whose proposal or approval counts now: the operator is not disabled, and no lock shuts
+    /// out the identity or `then`, the person who used the identity at that time.
     pub(super) fn is_good_operator(&self, rules: &Rules, id: &SpiffeId, then: Option<&HumanName>) -> bool {
         let entry = rules.catalog().principal(id);
         let person = then.cloned().map(FenceName::human);

@@ -1,7 +1,7 @@
 //! Limits how much of the ledger the calls of one identity and of one tenant may fill.
 //!
 //! Calls that widen access are counted in bytes: jobs, attempts, joins, credentials and their renewals. Everything that
-//! can end in a job was counted at its begin, so the number of endings is bounded too. Operators of one tenant can
+//! can end in a job was counted when it began, so the number of endings is bounded too. Operators of one tenant can
 //! revoke and lock without limit, so their calls are counted. The platform's operators are never refused here.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};

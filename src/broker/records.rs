@@ -67,7 +67,7 @@ impl RecordUseCases {
         })
     }
 
-    /// Refuses a reader if it may no longer see the same part of the ledger as at its begin.
+    /// Refuses a reader if it may no longer see the same part of the ledger as when it began to read.
     pub fn may_go_on(&self, caller: &Caller, view: &LedgerView) -> Result<(), Refusal> {
         match self.ledger_view(caller)? == *view {
             true => Ok(()),

@@ -57,7 +57,7 @@ pub(super) fn identity_bound(job: JobId) -> Refusal {
         format!("your identity belongs to only one job, and that is {job}"),
     )
     .fix(format!(
-        "go on with that job while it is open (--job {job}); or run each job under its own SPIFFE ID, or have the catalog say identity = \"shared\"; this one is free {} h after {job} has ended",
+        "go on with that job while it is open (--job {job}); or run each job under its own SPIFFE ID, or have the catalog say identity = \"shared\"; this identity is free {} h after {job} has ended",
         limits::IDENTITY_BOUND.as_secs() / 3600
     ))
 }

@@ -46,8 +46,8 @@ impl RuleUseCases {
         self.context.rules()
     }
 
-    /// Refuses a caller that may not reload the files of all tenants. Returns the caller's tenant if it may only because its
-    /// tenant is the only one.
+    /// Refuses a caller that may not reload the files of all tenants. Returns the caller's tenant, if the
+    /// caller may reload only because there is no other tenant.
     pub fn may_reload(&self, caller: &Caller) -> Result<Option<TenantName>, Refusal> {
         let text = "a reload reads the files of every tenant, and you are an operator of only one tenant";
         let fix = "ask a platform operator to reload, once your file has changed";

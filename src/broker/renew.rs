@@ -72,7 +72,7 @@ impl CredentialUseCases {
         // This stand is only for the decision. The lease keeps its own stand.
         let StandingRequest { request, stand } = request.stand_again(lease.stand());
 
-        // The stand was taken before all reads below, so `look_again` notices a revocation in between.
+        // The stand was taken before all reads below, so `lease.renew` notices a revocation in between.
         let job = self.access.member_still(&request.caller, session, job)?;
         let prepared = match self.still_offered(&request, &job, &lease) {
             Ok(prepared) => prepared,

@@ -159,8 +159,8 @@ impl Sweeps {
         leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
     }
 
-    /// Decides again whether a member may do the work of its job. With scopes: whether it may hold a credential for these that anyone
-    /// can use.
+    /// Decides again whether a member may do the work of its job. If there are scopes, decides whether the member may hold a
+    /// credential for these scopes that anyone can use.
     fn still_allowed(
         &self,
         rules: &Rules,

@@ -214,8 +214,9 @@ impl CatalogReading<'_> {
         left_out.into_iter().map(|(line, what, fix)| problem(f, line, what, fix)).collect()
     }
 
-    /// Removes entries with identities that the platform does not let a tenant name. Also removes a later principal
-    /// that can match an identity of a removed one. The later entry must not apply to an identity of the earlier entry.
+    /// Removes entries with identities that the platform does not let a tenant name. If a removed principal and a later principal
+    /// can match the same identity, also removes the later principal, because it must not apply to identities of the earlier
+    /// principal.
     fn drop_unclaimed(&self, f: &mut TenantFile, claims: &TenantClaims) -> Vec<Problem> {
         let (mut principals, mut audiences) =
             (std::mem::take(&mut f.principals), std::mem::take(&mut f.audiences));

@@ -32,8 +32,8 @@ impl<'c> LocatedResource<'c> {
         self.audience() == outer.audience() && self.folder().starts_with(outer.folder())
     }
 
-    /// Whether two resources may have bytes in common. They may if they have the same tenant, and either both are only
-    /// read or both are checkpoint lines.
+    /// Whether two resources may have bytes in common. Two resources of one tenant may, if both are only read or both
+    /// are checkpoint lines.
     fn may_share_bytes(self, other: Self) -> bool {
         let is_line = |r: Self| r.entry.resource.checkpoint().is_some();
         self.file.tenant == other.file.tenant && is_line(self) == is_line(other)

@@ -55,7 +55,7 @@ A member that `leasehold job begin --member` names needs no ticket.
 
 Examples:
   leasehold agent attach j-… --watch-pid $TRAINER
-  leasehold agent attach j-… --instance notebook --dir /run/leasehold --ready-file /run/leasehold.ready")]
+  leasehold agent attach j-… --instance notebook --dir /run/lh --ready-file /run/lh.ready")]
     Attach(AttachArgs),
     /// Prints the local S3 key, for `credential_process` of an AWS profile.
     #[command(after_help = "\
@@ -127,7 +127,7 @@ struct SidecarArgs {
     /// End when this process ends. --on-revoke kills or signals this process
     #[arg(long, value_name = "PID", value_parser = clap::value_parser!(i32).range(1..))]
     watch_pid: Option<i32>,
-    /// End when this file exists. The file may contain the exit code of the work
+    /// End when this file exists. The file may contain the work's exit code
     #[arg(long, value_name = "FILE")]
     until_file: Option<PathBuf>,
     /// End when another process releases its lock (flock) on this file

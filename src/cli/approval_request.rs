@@ -4,7 +4,7 @@ use super::{
     output::{Page, TableCell, fields},
     render,
 };
-use crate::proto::v1;
+use crate::{proto::v1, written::span_text};
 
 /// Lists the facts of a request, each with its name. An approval covers all of them.
 fn request_rows(job: &v1::Job) -> Vec<(&'static str, Vec<String>)> {
@@ -14,7 +14,7 @@ fn request_rows(job: &v1::Job) -> Vec<(&'static str, Vec<String>)> {
     let one = |text: &str| if text.is_empty() { Vec::new() } else { vec![text.to_owned()] };
     let span = |d: Option<&prost_types::Duration>| {
         let seconds = |d: &prost_types::Duration| u64::try_from(d.seconds).unwrap_or(0);
-        d.map(|d| humantime::format_duration(std::time::Duration::from_secs(seconds(d))).to_string())
+        d.map(|d| span_text(std::time::Duration::from_secs(seconds(d))))
     };
     let processes =
         format!("{} of at most {}, in {} attempt(s)", members.expect, members.max, members.attempts);

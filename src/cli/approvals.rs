@@ -45,7 +45,10 @@ impl ApprovalsArgs {
             match (waiting.is_empty(), self.needs_me) {
                 (true, true) => note("No job waits for you."),
                 (true, false) => note("No job waits for approval."),
-                (false, _) => note("To look and approve: leasehold approve JOB --reason TEXT"),
+                (false, _) if waiting.iter().flat_map(|job| &job.gates).any(|gate| gate.needs_me) => {
+                    note("To look and approve: leasehold approve JOB --reason TEXT");
+                }
+                (false, _) => {}
             }
         }
         Ok(Exit::Ok)

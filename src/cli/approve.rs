@@ -129,7 +129,7 @@ async fn confirm(session: &Session, job: &v1::Job) -> Result<bool, Failure> {
     Ok(matches!(line.trim(), "y" | "Y" | "yes"))
 }
 
-/// Refuses a job that waits at a gate of the policy: it is closed and gets no access.
+/// Refuses a job that waits at a gate of the policy, and closes the job.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 You cannot reject a job that has begun. Withdraw your approval (`unapprove`), or revoke the job.

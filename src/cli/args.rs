@@ -27,7 +27,7 @@ use crate::{
     secret::{looks_secret, redacted, withheld},
 };
 
-/// Gives each tuning job access to the data that it was approved for, and ends that access when the job ends.
+/// Gives each tuning job access to the data that it was approved for, and ends the access with the job.
 #[derive(Debug, Parser)]
 #[command(name = "leasehold", version, max_term_width = 110, help_template = HELP, after_help = AFTER)]
 #[command(propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
@@ -65,7 +65,7 @@ pub struct Cli {
         help_heading = "Everywhere"
     )]
     role: Option<PrincipalKind>,
-    /// A SPIFFE agent to get your identity from: unix:///PATH
+    /// A SPIFFE agent that has your identity: unix:///PATH
     #[arg(long, global = true, value_name = "URI", help_heading = "Everywhere")]
     workload_api: Option<WorkloadEndpoint>,
     /// How long to wait for an identity [default: 1m]

@@ -47,7 +47,7 @@ pub(super) struct TailArgs {
     /// Stop at the last record
     #[arg(long)]
     no_follow: bool,
-    /// Only records about this name, its jobs and its leases. Write it as for `revoke`
+    /// Only records about this name (as for `revoke`), its jobs and its leases
     #[arg(long, value_name = "NAME", value_parser = parse::ending_name)]
     about: Option<String>,
 }

@@ -17,7 +17,8 @@ use crate::{
     proto::{convert::duration, v1},
 };
 
-/// The roles that may ask for themselves, in the order in which an identity is chosen.
+/// The kinds that may ask about themselves. Without `--as`, the command uses the first kind for which the context has an
+/// identity.
 const ASKERS: [PrincipalKind; 6] = [
     PrincipalKind::Workload,
     PrincipalKind::Launcher,
@@ -45,7 +46,7 @@ pub struct CanIArgs {
     /// The dataset, model or checkpoint line. For a call: the tenant [default: your tenant]
     #[arg(value_name = "RESOURCE", default_value = "", hide_default_value = true)]
     resource: String,
-    /// Ask for another identity of a tenant that you oversee
+    /// Ask about another identity, of a tenant that you oversee
     #[arg(long = "for", value_name = "SPIFFE_ID")]
     identity: Option<crate::name::SpiffeId>,
     /// The purpose of the job
@@ -60,7 +61,7 @@ pub struct CanIArgs {
     /// The lifetime of a credential [default: the daemon's setting]
     #[arg(long, value_name = "SPAN", value_parser = parse::span)]
     ttl: Option<Duration>,
-    /// The relation of the identity to the job of a call: launcher, start, join, member, self or verifier
+    /// For a call about a job: the identity's part in it (launcher, start, join, member, self, verifier)
     #[arg(long, value_name = "WORD")]
     relation: Vec<String>,
     /// Ask about this job, with its purpose, method and approvals
@@ -160,7 +161,7 @@ fn answer_code(answer: v1::PolicyAnswer) -> &'static str {
     }
 }
 
-/// Lists the catalog entries that may do something, and the approvals that they need. For operators and auditors.
+/// Lists the catalog entries that may do something, and the approvals needed. For operators and auditors.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Without --purpose, each purpose that a dataset allows is tried. You see the entries of your tenant.
@@ -182,7 +183,7 @@ pub struct WhoCanArgs {
     /// The method: full, lora, adapter, prompt-tuning or preference
     #[arg(long, value_name = "METHOD", default_value = "", hide_default_value = true)]
     method: String,
-    /// The relation of the entry to the job of a call: launcher, start, join, member, self or verifier
+    /// For a call about a job: the entry's part in it (launcher, start, join, member, self, verifier)
     #[arg(long, value_name = "WORD")]
     relation: Vec<String>,
 }

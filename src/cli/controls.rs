@@ -19,7 +19,7 @@ const LONGEST: Duration = Duration::from_secs(300);
 /// The person who asks whether the daemon is ready. This is an entry of `who`.
 const ASKER: &str = "oncall";
 
-/// Lists the controls of a governed tuning pipeline, and tries them against a daemon.
+/// Lists the controls of a governed tuning pipeline, and tries them at a daemon.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 A control is a rule that people ask about, such as: the launcher of a job cannot approve it. Each

@@ -41,7 +41,7 @@ Examples:
   leasehold dataset recall acme/tickets --reason \"consent withdrawn, DP-88\"      all versions
   leasehold verify-clean dataset:acme/tickets")]
     Recall(RecallArgs),
-    /// Cancels a recall. Only operators of the platform may do this. Access that the recall ended stays ended.
+    /// Cancels a recall (only for operators of the platform). Ended access does not come back.
     #[command(after_help = "\
 Examples:
   leasehold dataset unrecall acme/tickets@v3 --reason \"recalled by mistake\"")]

@@ -57,7 +57,7 @@ pub enum DevCommand {
     /// Inside a job: prints a file of a dataset or model, or the list of a folder.
     #[command(after_help = "\
 Examples:
-  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/           lists the folder
+  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/       lists the folder
   leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/tickets-0001.jsonl")]
     Fetch {
         /// For example dataset:dev/data@v1/tickets-0001.jsonl
@@ -67,7 +67,7 @@ Examples:
     /// Inside a job: stores stdin as a file of a checkpoint.
     #[command(after_help = "\
 Examples:
-  leasehold run --spec job.toml -- sh -c 'echo weights | leasehold dev store checkpoint:dev/tuned/1.bin'")]
+  leasehold run --spec job.toml -- sh -c 'echo w | leasehold dev store checkpoint:dev/tuned/1.bin'")]
     Store {
         /// For example checkpoint:dev/tuned/step-100.bin
         #[arg(value_name = "RESOURCE/PATH")]

@@ -158,8 +158,7 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
 /// Removes a lock. `unfreeze` is the same command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Access that the lock ended does not come back. Jobs may ask for new access, and policy decides
-again.
+Access that the lock ended does not come back. Jobs may ask for new access, and policy decides.
 
 Examples:
   leasehold lock list

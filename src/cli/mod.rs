@@ -4,7 +4,7 @@
 //! to stderr. The module decides nothing: it reads files with the module that owns them, and asks the daemon of the chosen
 //! context.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `args` | [`Cli`]: the command line |
 //! | `session` | [`Session`]: the output format, context, identity and clock of one command |

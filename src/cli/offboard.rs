@@ -79,7 +79,7 @@ struct OffboardArgs {
     reason: String,
     #[command(flatten)]
     large: EndingArgs,
-    /// Confirm that this locks out these operators, as the refusal names them
+    /// Confirm that this locks out these operators, which the refusal names
     #[arg(long, value_name = "OPERATORS", value_parser = parse::pattern)]
     locks_out: Vec<String>,
 }

@@ -42,7 +42,7 @@ struct InitCaArgs {
     /// The directory for the two files. It is created if it does not exist
     #[arg(value_name = "DIR", value_parser = parse::new_path)]
     dir: PathBuf,
-    /// An unused trust domain: the part of each person's identity after spiffe://
+    /// An unused trust domain: the part after spiffe:// in people's identities
     #[arg(long, value_name = "NAME")]
     trust_domain: TrustDomain,
     /// How long the CA is valid

@@ -70,7 +70,7 @@ Examples:
     Diff(PolicyDiffArgs),
     /// Puts a policy directory in force, if policy.source of the daemon is "applied".
     Apply(PolicyApplyArgs),
-    /// Approves a proposed policy, and puts it in force if enough people have approved it.
+    /// Approves a proposed policy. The last approval that it needs puts it in force.
     Approve(PolicyApproveArgs),
     /// Rejects a change that someone else proposed.
     Reject(PolicyRejectArgs),

@@ -17,7 +17,7 @@ use crate::{
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Only the person who proposed a change withdraws it. `policy history` lists what waits, with digests.
+Only the person who proposed a change can withdraw it. `policy history` lists what waits, with digests.
 A reload of the catalog that waits is withdrawn in this way, too.
 
 Examples:
@@ -30,8 +30,8 @@ pub(super) struct PolicyWithdrawArgs {
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Those who may approve a change may reject it, also after they approved it. The one who proposed it
-withdraws it instead. It can be proposed again.
+Those who may approve a change may reject it, also after they approved it. Its proposer withdraws it
+instead. A rejected change can be proposed again.
 
 Examples:
   leasehold policy history

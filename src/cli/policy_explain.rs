@@ -1,4 +1,5 @@
-//! Implements `leasehold policy explain`.
+//! Implements `leasehold policy explain`: shows the recorded decisions about a job or a lease, and how policy decides
+//! each of them again.
 
 use std::str::FromStr;
 

@@ -27,8 +27,8 @@ use crate::{
 #[command(after_help = "\
 Writes the file policy.sig into the directory. The signature covers the names and the texts of
 all .cedar files and of the cases beside them, so sign again after each change. Signatures of other
-keys for the same files stay. The daemon asks for a signature if its configuration names
-policy.trusted_keys.
+keys for the same files stay. The daemon requires a signature if its configuration has
+the key policy.trusted_keys.
 
 Examples:
   leasehold policy keygen policy-signer

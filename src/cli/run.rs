@@ -28,15 +28,16 @@ use crate::{
     secret::{Secret, SecretText},
 };
 
-/// Runs a command with the access of a job, and ends the access when the command ends.
+/// Runs a command with the access of a job, and ends it with the command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command gets LEASEHOLD_JOB, _ATTEMPT and these. Variables with other credentials are removed:
+The command gets the variables LEASEHOLD_JOB, _ATTEMPT and:
   LEASEHOLD_TOKEN_FILE_READING, _WRITING        the token files, renewed in place
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
   LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
-On revocation, files are removed, the command gets a signal, and 0 becomes 4. 125-127: `run` failed.
+Variables with other credentials are removed. On revocation, the files are removed and the command
+gets a signal. If it then exits with 0, `run` exits with 4. 125-127: `run` failed.
 
 Examples:
   leasehold run --spec job.toml -- python train.py
@@ -68,7 +69,7 @@ pub struct RunArgs {
 /// The options that say which job and attempt to join.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// The job file (TOML, JSON). With --job, only its section run is used
+    /// The job file (TOML, JSON). With --job, only the section [run] of the file is used
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
     /// Join this job instead of creating one
@@ -192,7 +193,7 @@ impl RunConnection {
         let (connector, source) = session.connector(&chosen)?;
         wait_for_identity(&*source, &*session.clock, session.identity_wait()).await?;
         let bundle = chosen.context.bundles.get(&chosen.context.server_id.trust_domain());
-        // If the SVID comes from a SPIFFE agent, the child gets a different SVID from the socket that its environment names.
+        // If the SVID comes from a SPIFFE agent, the child has its own SVID, from the socket that its environment names.
         let svid = match (&chosen.svid, bundle) {
             (SvidFrom::Files(files), Some(bundle)) => Some(SvidPaths {
                 cert: absolute(&files.cert),

@@ -20,9 +20,9 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 The key works from any machine, at the address that the gateway has for such clients. It ends with
-its job, by a revocation, and when it expires (15 minutes at most): the client then runs this command
-again. One key reads, or writes; a client that does both has a profile for each. It needs a running
-`leasehold agent` with --dir, as the same user. In ~/.aws/config:
+its job, by a revocation, and when it expires (15 minutes at most). The client then runs this
+command again. A key only reads, or only writes: a client that does both has a profile for each. The
+command needs a running `leasehold agent` with --dir, as the same user. In ~/.aws/config:
 
   [profile lease]
   credential_process = leasehold s3-key --dir /run/leasehold/creds
@@ -33,10 +33,10 @@ Examples:
   leasehold s3-key --dir /run/leasehold/creds
   leasehold s3-key --dir /run/leasehold/creds --half writing")]
 pub struct S3KeyArgs {
-    /// The folder of the agent's credential files [default: that of LEASEHOLD_CREDENTIALS]
+    /// The agent's credential folder [default: from LEASEHOLD_CREDENTIALS]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// What the key is for: reading, or writing checkpoints
+    /// The use of the key: reading, or writing checkpoints
     #[arg(long, value_name = "HALF", default_value = "reading")]
     half: Half,
     /// The gateway, if the job uses several

@@ -133,7 +133,7 @@ async fn locks(client: &Client) -> Result<Count, Failure> {
     Ok(Count::of(answer.locks.len(), &answer.next_page_token))
 }
 
-/// Shows who you are to the daemon: your identity (SPIFFE ID), your role and your team.
+/// Shows who you are to the daemon: your identity (SPIFFE ID), kind, tenant and groups.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

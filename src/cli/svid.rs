@@ -13,7 +13,7 @@ use super::{
     output::{Page, note, print},
     parse,
 };
-use crate::{dev, name::SpiffeId};
+use crate::{dev, name::SpiffeId, written::span_text};
 
 /// Issues identities (certificates) to try leasehold on one machine.
 #[derive(Debug, Args)]
@@ -76,11 +76,8 @@ impl SvidArgs {
     pub(super) fn run(self, session: &Session) -> Result<Exit, Failure> {
         let SvidCommand::Mint(args) = self.command;
         if args.ttl > TTL_MAX {
-            return Err(Failure::usage(format!(
-                "{} is longer than 25h",
-                humantime::format_duration(args.ttl)
-            ))
-            .fix("write --ttl 25h or less: daemons refuse certificates that last longer"));
+            return Err(Failure::usage(format!("{} is longer than 25h", span_text(args.ttl)))
+                .fix("write --ttl 25h or less: daemons refuse certificates that last longer"));
         }
         let failed = |e: &dev::SetupError| {
             let cause = std::error::Error::source(e).map(|e| format!(": {e}")).unwrap_or_default();

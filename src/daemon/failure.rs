@@ -18,8 +18,10 @@ pub enum StartError {
     /// A file with an SVID, a key or roots is missing or has a fault.
     #[error("the identity files cannot be used")]
     Identity(#[from] LoadError),
-    /// The environment names no socket of a SPIFFE agent.
-    #[error("identity.workload_api is not written, so the socket is that of the environment")]
+    /// `identity.workload_api` is not set, and the environment names no usable socket of a SPIFFE agent.
+    #[error(
+        "identity.workload_api is not set, and the SPIFFE socket that the environment names cannot be used"
+    )]
     WorkloadApi(#[from] EndpointFault),
     /// No SVID arrived within `identity.wait`.
     #[error("the daemon has no SPIFFE identity")]

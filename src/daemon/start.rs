@@ -126,7 +126,7 @@ impl Daemon {
         if epoch > 1 {
             let OpenCounts { jobs, suspended, draining, locks } = rebuilt.left();
             let (seq, in_order) = (rebuilt.seq, rebuilt.in_order);
-            tracing::info!(epoch, in_order, jobs, suspended, draining, locks, %seq, "this is what the previous run left");
+            tracing::info!(epoch, in_order, jobs, suspended, draining, locks, %seq, "this is the state that the previous run left");
         }
         let began = epoch_record(&rules, &rebuilt, &head_key, opened.replaces)?;
         ledger.append(&began).await.map_err(StartError::Epoch)?;

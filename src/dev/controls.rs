@@ -3,7 +3,8 @@
 //! `docs/controls.toml` is the source. Each control has tests, and steps: commands of this program and the exit codes that they
 //! must have. A run starts a daemon with the shipped catalogs and policy, and runs the steps.
 //!
-//! | File | Noun |
+//! | File | Contains |
+//! |---|---|
 //! | `list` | [`ControlList`]: the controls, read from the file |
 //! | `lab` | [`Lab`]: a daemon with the shipped samples, and an SVID for each role |
 //! | `trial` | [`ControlTrial`]: runs the steps of one control |

@@ -1,10 +1,10 @@
-//! The stories of the demo, with real connections and processes. Each claim is shown with what was observed and how long it
-//! took.
+//! The stories of the demo, with real connections and processes. A claim in a story is a statement about the daemon (not a
+//! claim of a token). Each claim is shown with what was observed and how long it took.
 //!
 //! The daemon and the wrappers are separate processes. The file server and the story run in this process. If a claim is not
 //! observed, the demo fails.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `story` | `Story`: a running story, and the claims that every story has |
 //! | `path` | the story of one credential, from its issue on |

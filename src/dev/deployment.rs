@@ -40,9 +40,9 @@ pub enum Role {
     Launcher,
     /// The identity that revokes and locks.
     Operator,
-    /// The file server, which is an audience and its verifier.
+    /// The file server. It is an audience, and the verifier of the tokens for this audience.
     Files,
-    /// The S3 gateway, which is an audience and its verifier.
+    /// The S3 gateway. It is an audience, and the verifier of the tokens for this audience.
     S3,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The daemon, the file server and the processes are real. Do not use it in production: the key of the root is in the folder.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `authority` | [`Authority`]: a trust domain's root, and the SVIDs that it issues |
 //! | `deployment` | [`DevDeployment`]: everything that a daemon needs, in one folder |
@@ -15,9 +15,9 @@
 //! | `transfer` | `FileTransfer`: a transfer, which is cut when its access ends |
 //! | `client` | [`FileClient`]: a client of the file server, in the form that the program of a job would use |
 //! | `s3_client` | `S3Client`: a small S3 client, like a program that knows nothing of Leasehold |
-//! | `controls` | [`controls::Lab`]: the controls as data, and a daemon to try them |
+//! | `controls` | [`controls::Lab`]: the controls of a tuning pipeline (`docs/controls.md`) as data, and a daemon to try them |
 //! | `bench` | [`bench::run`]: the request rates of a daemon, compared with the limits of the machine |
-//! | `demo` | [`demo::run`]: stories in which each claim is observed |
+//! | `demo` | [`demo::run`]: stories. A story says what the daemon does, and observes that the daemon does it |
 
 mod authority;
 pub mod bench;

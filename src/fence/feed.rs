@@ -14,7 +14,8 @@ pub struct Lowering {
     pub seq: Seq,
     /// The name of the lowered fence.
     pub name: FenceName,
-    /// The concern. The first subscriber computes it for all subscribers.
+    /// The leases that this lowering concerns. The first subscriber that needs the concern computes it for all
+    /// subscribers.
     concern: Arc<OnceLock<Concern>>,
 }
 

@@ -11,7 +11,7 @@
 //! | File | Contains |
 //! |---|---|
 //! | `seq` | [`Seq`]: the count of lowerings, which a verifier uses too |
-//! | `stand` | [`Stand`]: a place behind a set of names |
+//! | `stand` | [`Stand`]: the fences of a set of names, and the Seq at one moment |
 //! | `registry` | [`Registry`]: the mutex that orders stands and lowerings |
 //! | `feed` | [`Subscription`]: every lowering, in order |
 

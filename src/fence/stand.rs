@@ -1,4 +1,4 @@
-//! A stand: a place behind a set of fences, taken at one Seq.
+//! A stand: a set of fences, and the Seq at the moment when the stand was taken.
 
 use std::sync::atomic::Ordering;
 
@@ -47,7 +47,7 @@ impl Fence {
 /// fences are stored in the set itself, because each further pointer would be one more wait for memory in a check.
 pub(super) type FenceSet = ThinArc<(), Arc<Fence>>;
 
-/// A place behind fences. It is taken before the decision that needs it.
+/// A set of fences, and the Seq at the moment when the stand was taken. A stand is taken before the decision that needs it.
 ///
 /// It is not `Clone`, because it moves into one Grant and from there into one lease.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The room for connections of clients that have not proven who they are, by address.
+//! A limit on the connections of clients that have not proven who they are, shared out by address.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::link::network;
 
-/// Places for connections. If all are taken, the address with the most loses its oldest one, so a newcomer gets in.
+/// Places for connections. If all places are taken, the address with the most connections loses its oldest connection, and
+/// a new address gets that place.
 ///
 /// The mutex is held for one look-up; no clock and no await here.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ struct TakenPlaces {
     each: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
 }
 
-/// The place of one connection. Dropping it returns it.
+/// The place of one connection. The place is free again when this value is dropped.
 #[derive(Debug)]
 pub(super) struct AddressPlace {
     room: Arc<AddressRoom>,
@@ -37,13 +38,13 @@ pub(super) struct AddressPlace {
 }
 
 impl AddressRoom {
-    /// `all` is the limit of all addresses together, `most` that of one.
+    /// `all` is the limit for all addresses together, and `most` is the limit for one address.
     pub(super) fn new(all: usize, most: usize) -> Arc<Self> {
         Arc::new(AddressRoom { all, most, taken: Mutex::default() })
     }
 
-    /// Takes a place. `cut` closes the connection if another address needs the place. `None` if there is no place for this
-    /// address.
+    /// Takes a place. `cut` closes the connection if another address needs the place. Returns `None` if there is no place for
+    /// this address.
     pub(super) fn take(self: &Arc<Self>, address: IpAddr, cut: CancellationToken) -> Option<AddressPlace> {
         let address = network(address);
         let mut taken = self.lock();

@@ -34,9 +34,9 @@ pub struct S3Settings {
     /// The URL of the server. `None` means the URL of AWS for the region.
     pub endpoint: Option<String>,
     pub region: String,
-    /// The file with the id of the access key, in one line. It is read again when it changes.
+    /// The file with the id of the access key, in one line. The gateway reads a changed file again.
     pub access_key_file: PathBuf,
-    /// The file with the secret access key, in one line. It is read again when it changes.
+    /// The file with the secret access key, in one line. The gateway reads a changed file again.
     pub secret_key_file: PathBuf,
 }
 

@@ -64,7 +64,7 @@ impl Gateway {
         let key =
             keys.date_key(lease, &signed.date, &access).await.map_err(|refusal| refused_key(&refusal))?;
         signed.check(&request, &key)?;
-        // A stolen token without its secret takes no room from its holder.
+        // This comes after the check of the signature, so a stolen token without its secret uses no capacity of its holder.
         let room = self.take_room(&holder)?;
         proven(&holder).map_err(|refusal| refused(&refusal))?;
         let local = keys.local_key(&signed.date);

@@ -1,7 +1,8 @@
 //! The listener for clients without an SVID: TLS with a web certificate, HTTP/1.1 only.
 //!
-//! Before a request is checked, a connection is known only by its address. It has a place among a bounded number of such
-//! connections, and leaves it when its first request is checked. So unknown clients take no place of the known ones.
+//! Before a request is checked, a connection is known only by its address. The number of such connections is limited, and
+//! a connection no longer counts against this limit when its first request is checked. So unknown clients take no capacity of
+//! known clients.
 
 use std::{
     convert::Infallible,
@@ -147,7 +148,7 @@ async fn read_again(certificate: &WebCertificate, last_good: TlsAcceptor) -> Tls
     }
 }
 
-/// The place of a connection: that of an unknown client, then that of a holder.
+/// The limit against which a connection counts: first that for unknown clients, then that of its holder.
 enum DirectPlace {
     Unproven(#[expect(dead_code, reason = "held until it is dropped")] AddressPlace),
     Proven(#[expect(dead_code, reason = "held until it is dropped")] Share),

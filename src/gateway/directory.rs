@@ -58,7 +58,7 @@ impl DirectoryStore {
         }
     }
 
-    /// Makes its listings share their permits with those in other directories.
+    /// Makes the listings of this directory share their permits with the listings of other directories.
     #[must_use]
     pub(super) fn sharing_walks(self, all_walks: &Arc<Semaphore>) -> Self {
         DirectoryStore { all_walks: all_walks.clone(), ..self }
@@ -157,7 +157,7 @@ impl DirectoryStore {
                     Some(range) => range.check(info.size).map_err(|_| StoreError::Range(info.size))?,
                 };
                 let mut rest = FileChunks::new(file, range.clone());
-                // Most ranges that clients read are one chunk, which needs no second turn.
+                // Most ranges that clients read are one chunk, which needs no second permit.
                 let first = if rest.is_over() { None } else { Some(rest.read()?) };
                 Ok((info, range, first, Some(rest)))
             })

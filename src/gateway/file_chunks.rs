@@ -30,7 +30,7 @@ pub(super) struct FileChunks {
 /// Chunks that were sent, for the next bytes.
 type SpareChunks = Arc<Mutex<Vec<Vec<u8>>>>;
 
-/// A chunk, which goes back to the others when it was sent.
+/// A chunk with bytes. Its memory goes back to `spare` when it was sent.
 struct FilledChunk {
     chunk: Vec<u8>,
     filled: usize,

@@ -141,7 +141,7 @@ impl Gateway {
         self.serve_signed(request, caller, added.secret).await
     }
 
-    /// Takes room for one request of a holder.
+    /// Takes a slot for one request of a holder.
     pub(super) fn take_room(&self, holder: &SpiffeId) -> S3Result<Share> {
         self.rooms.requests.take(holder, 1).map_err(|_| {
             let text = "too many requests are under way: try again";
@@ -269,7 +269,7 @@ pub(super) fn check_form<B>(request: &Request<B>) -> S3Result<()> {
 
 /// Refuses a document that is too long, or whose length is not declared. s3s would report both as faults of the server.
 pub(super) fn check_document<B>(request: &Request<B>) -> S3Result<()> {
-    // The body of a PUT is an object or a part, unless the request has a parameter that is not among these.
+    // The body of a PUT is an object or a part if the request has only these parameters. Otherwise it is a document.
     const OF_OBJECTS: [&[u8]; 4] = [b"", b"partNumber", b"uploadId", b"x-id"];
     let names = || request.uri().query().unwrap_or_default().split('&').filter_map(decoded_name);
     let is_signature = |name: &[u8]| name.to_ascii_lowercase().starts_with(b"x-amz-");

@@ -19,7 +19,7 @@ pub(super) struct KeptNames {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NameBounds {
     pub(super) names_max: usize,
-    /// Bytes that the names take, each with [`GATEWAY_WALK_NAME_BYTES`] more. At least one name is kept.
+    /// The bytes of the names, with [`GATEWAY_WALK_NAME_BYTES`] more for each name. At least one name is kept.
     pub(super) bytes_max: usize,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct NameBounds {
 #[derive(Debug)]
 pub(super) struct FirstNames {
     pub(super) names: std::vec::IntoIter<String>,
-    /// Whether there are no others after them.
+    /// Whether these are all remaining names of the folder.
     pub(super) is_all: bool,
 }
 

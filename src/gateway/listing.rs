@@ -85,7 +85,7 @@ impl<T> ListPage<T> {
 
     /// Adds a common prefix.
     pub(super) fn add_prefix(&mut self, prefix: String) -> KeyOutcome {
-        // A page that ended with this prefix continues after all keys with this prefix.
+        // If the last page ended with this prefix, this page begins after all keys with the prefix.
         let is_before = self.query.after.starts_with(&prefix) || prefix.as_str() <= self.query.after.as_str();
         if is_before || self.prefixes.contains(&prefix) {
             return KeyOutcome::SkipBelow(prefix);

@@ -115,7 +115,7 @@ impl GatewaySettings {
         lines
     }
 
-    /// Returns a line for each resource that it has no store for.
+    /// Returns a line for each resource for which the gateway has no store.
     fn unserved<'a>(&self, resources: impl Iterator<Item = &'a Resource>) -> Vec<String> {
         let has_store =
             |location: &str| self.stores.iter().any(|store| location.starts_with(&store.location));

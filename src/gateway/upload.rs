@@ -10,7 +10,7 @@ use super::{
     upload_memory::UploadMemory,
 };
 
-/// An upload of one object or part. If it is dropped before it becomes visible, nothing of it stays.
+/// An upload of one object or part. If the upload is dropped before it becomes visible, its bytes are removed.
 #[derive(Debug)]
 pub(super) enum Upload {
     Directory(DirectoryUpload),

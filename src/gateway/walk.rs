@@ -35,7 +35,7 @@ pub(super) struct WalkBounds<'a> {
 }
 
 impl WalkBounds<'_> {
-    /// The bound of a folder at this depth: each level takes half of what those above it leave.
+    /// The bounds of a folder at this depth: each level takes half of the bytes that the levels above leave.
     fn of_level(&self, depth: usize, names_max: usize) -> NameBounds {
         let shift = u32::try_from(depth.saturating_add(1)).unwrap_or(u32::MAX);
         let bytes = self.name_bytes.checked_shr(shift).unwrap_or(0);
@@ -63,7 +63,7 @@ impl Level {
         Level { folder, key, names, last: String::new() }
     }
 
-    /// The next name that may lead to an entry. If the names that were kept are used up, looks for those after them.
+    /// The next name that may lead to an entry. If the kept names are used up, reads the next names from the folder.
     fn next(
         &mut self,
         query: &ListQuery,
@@ -110,8 +110,8 @@ pub(super) fn list(
         if entries.all.len() >= most {
             return Ok(entries);
         }
-        // Most names are entries, so a page needs no more of them than it has room for. If folders turn out to be empty, the next
-        // look keeps as many as fit.
+        // Most names are entries, so the first read keeps only as many names as the page still needs. If folders turn out to be
+        // empty, the next read keeps as many names as fit.
         let is_first_look = level.last.is_empty();
         let need = if is_first_look { most.saturating_sub(entries.all.len()).max(1) } else { usize::MAX };
         let Some(name) = level.next(query, walk, walk.of_level(depth, need))? else {

@@ -72,7 +72,7 @@ pub struct Lease {
     pub latest: LeaseTime,
     /// The facts of the lease.
     pub facts: Arc<Facts>,
-    /// The secret of its S3 key, if it has one. It is nowhere else, so it is gone when the lease is.
+    /// The secret of its S3 key, if it has one. The secret is stored only here, so it is wiped with the lease.
     pub s3_secret: Option<Box<S3Secret>>,
 }
 

@@ -40,7 +40,7 @@ pub enum LedgerError {
     #[error("the ledger is closed")]
     Closed,
     #[error(
-        "too many endings waited for the disk: this ending is kept as a count and a digest, without its own record"
+        "too many records waited for the disk: this record was only counted, in a summary with its digest"
     )]
     Coalesced,
     #[error("no record {index} was accepted in this epoch")]

@@ -22,8 +22,8 @@
 //! directory is written each second and at a clean stop. It shows accidents, but not attacks. A [`HeadCopy`] on another
 //! disk shows both.
 //!
-//! **A segment begins with a snapshot** if the ledger was opened [with a fold](Ledger::open_folded). The snapshot is a
-//! separate file with the state of all records before the segment. Its digest is a record of that segment. The next
+//! **Each segment has a snapshot** if the ledger was opened [with a fold](Ledger::open_folded). The snapshot is a
+//! separate file with the state after all records before the segment. Its digest is a record of that segment. The next
 //! start reads the last snapshot and the records from its segment on. Verifying proves that each snapshot follows from
 //! the records before it. Older segments may be moved away. `verify` refuses a ledger that a start would refuse.
 //!

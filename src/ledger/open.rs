@@ -46,7 +46,7 @@ pub struct Options {
     pub look: Duration,
     /// The highest number of bytes of a snapshot.
     pub snapshot_bytes_max: u64,
-    /// A durable record that is known from another place. A ledger that ends before this record is refused.
+    /// The head that a copy outside this directory has. A ledger that ends before this record is refused.
     pub kept: Option<Head>,
     /// The reaction of a start if the directory has traces of a ledger, but no ledger.
     pub lost: Lost,
@@ -311,7 +311,7 @@ fn read(disk: &dyn Disk, options: &Options, begin: WalkStart, each: Each<'_>) ->
     let is_lost = is_empty && options.lost == Lost::Refuse;
     let mut found = if is_lost { find_traces(disk)? } else { Vec::new() };
     if is_lost && kept.is_some() {
-        found.push("a head that is known from another place".to_owned());
+        found.push("a copy of its head".to_owned());
     }
     if found.is_empty() { Ok(walked?) } else { Err(OpenError::Gone { found }) }
 }

@@ -52,7 +52,7 @@ pub struct VerifyReport {
 
 /// Reads the whole ledger. `expected` is a head from another machine: the ledger must have this record unchanged.
 ///
-/// Without `expected`, a cut tail is detected only up to the record in the head file, and a chain that was computed
+/// Without `expected`, a cut tail is detected only if the record in the head file is missing. A chain that was computed
 /// again is not detected.
 ///
 /// # Errors
@@ -73,8 +73,8 @@ pub fn verify_folded(
     walk(disk, expected, Some(fold))
 }
 
-/// The highest number of states at beginnings of segments that are kept. The record of a snapshot comes soon after the
-/// beginning.
+/// The highest number of kept states, one for the beginning of each recent segment. Few are enough, because the record of
+/// a snapshot comes soon after the beginning of its segment.
 const BEGINNINGS_MAX: usize = 64;
 
 /// The state after the records so far, to compare with the snapshots.

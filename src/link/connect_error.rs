@@ -116,7 +116,7 @@ impl ConnectError {
                 "check that the SPIFFE agent runs and has a registration entry for this process".to_owned()
             }
             ConnectError::OwnSvidExpired { .. } => {
-                "renew it: check that the SPIFFE agent runs and writes to the configured files, and the clock"
+                "renew it: check the clock, and that the SPIFFE agent runs and writes to the configured files"
                     .to_owned()
             }
             ConnectError::Protocol { .. } => {

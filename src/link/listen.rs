@@ -10,10 +10,10 @@ use crate::limits;
 ///
 /// # Errors
 ///
-/// Those of the system: the address is taken, is of another machine, or needs a right.
+/// The errors of the system: the address is in use, belongs to another machine, or requires a permission.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv6() { TcpSocket::new_v6() } else { TcpSocket::new_v4() }?;
-    // Without it, a restart would wait until the kernel has forgotten the connections of before.
+    // Without this option, a restart would wait until the kernel has forgotten the earlier connections.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(limits::LISTEN_BACKLOG)

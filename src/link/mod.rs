@@ -4,7 +4,7 @@
 //! NotAfter of the SVID that opened it, when a change of the bundles removes the SVID's root, or at shutdown. The module does
 //! not look at the requests on a connection.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `accept` | [`serve`]: the accept loop, the handshakes, the deadlines |
 //! | `listen` | [`listen()`]: a listener with capacity for a burst |

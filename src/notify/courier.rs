@@ -169,7 +169,7 @@ impl Courier {
         match tokio::task::spawn_blocking(move || file.store(place)).await {
             Ok(Ok(())) => Some(place),
             Ok(Err(error)) => {
-                tracing::debug!(%error, webhook = %self.webhook.name, "the place of a webhook is not kept");
+                tracing::debug!(%error, webhook = %self.webhook.name, "the place of a webhook could not be written");
                 kept
             }
             Err(_) => kept,

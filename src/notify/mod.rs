@@ -9,7 +9,7 @@
 //! This module decides nothing, and never sends a token, a key or another secret. A webhook of one tenant gets only notices of
 //! that tenant.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `webhook` | [`Webhook`]: one receiver, as configured |
 //! | `occasion` | [`Occasion`]: what a notice is about |

@@ -90,7 +90,7 @@ impl Notices {
                 tracing::error!(
                     webhook = %webhook.name,
                     skipped,
-                    "the place of a webhook is too far back: it hears nothing of the records in between"
+                    "too many records follow the last notice of a webhook: it gets no notices about the oldest of these records"
                 );
             }
             let outbox = Arc::new(Outbox::default());

@@ -4,7 +4,7 @@
 //! name and SPIFFE ID, and the authority that signs SVIDs of people. It decides only who a person is and which SVID the person
 //! gets. It keeps no login: the broker records a login, and the state ends it.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `person` | the name and the SPIFFE ID of a person |
 //! | `key_request` | [`KeyRequest`]: a public key, with the proof that the sender has its private key |

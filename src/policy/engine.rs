@@ -371,7 +371,8 @@ impl Engine {
         }
     }
 
-    /// Returns the outcome for one act, cached or evaluated. `on` is what it is done on, and until when that may be kept.
+    /// Returns the outcome for one act, cached or evaluated. `on` is the resource or tenant of the act, and
+    /// the time until which a resource may be kept.
     fn outcome(
         &self,
         slice: &Slice,

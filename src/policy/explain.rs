@@ -30,7 +30,7 @@ pub(super) struct Who<'a> {
 #[derive(Debug)]
 pub(super) enum DenialCause {
     Forbidden(Vec<Arc<Rule>>),
-    /// The rule would permit the act for another purpose, and with the role, if a role is named.
+    /// The rule would permit the act for another purpose. If `role` is set, the requester also lacks this role.
     Purpose {
         rule: Arc<Rule>,
         role: Option<String>,
@@ -76,8 +76,8 @@ impl DenialCause {
         }
     }
 
-    /// Whether an observed tenant may act despite this denial. It may not if the rule has the annotation
-    /// `@enforced("always")`, or if a rule could not be evaluated.
+    /// Whether a tenant in `[[observe]]` may act despite this denial, which is then only recorded. The tenant may not act if
+    /// the rule has the annotation `@enforced("always")`, or if a rule could not be evaluated.
     pub(super) fn can_be_observed(&self) -> bool {
         match self {
             DenialCause::Forbidden(rules) => rules.iter().all(|rule| !rule.always),
@@ -113,7 +113,8 @@ pub(super) fn wrong_kind(call: &Call<'_>, principal: &Principal, kinds: &[Princi
     .fix(format!("call it as one of: {}", kinds.join(", ")))
 }
 
-/// Returns the refusal for a member, or a launcher as a member, that is not a workload.
+/// Returns the refusal for a principal that is not a workload and would take part in a job as a member. The launcher of a
+/// job may be its member.
 pub(super) fn holds_nothing(who: &Who<'_>) -> Refusal {
     let text = format!("{} may not take part in a job", who.principal.kind.with_article());
     Refusal::new(Reason::KindNotAllowed, text)
@@ -184,7 +185,7 @@ pub(super) fn call_denied(
             "leave --attempt-key out to join the attempt that a launcher began, or have members.start name you".to_owned()
         }
         (PrincipalKind::Operator, Some(tenant)) => {
-            format!("ask someone whom policy lets: `leasehold who-can {} {tenant}` shows their entries", call.rpc)
+            format!("ask someone who may make this call: `leasehold who-can {} {tenant}` shows the entries", call.rpc)
         }
         _ => format!("ask an operator of tenant {}", principal.tenant),
     };

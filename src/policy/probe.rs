@@ -25,7 +25,7 @@ use crate::{
 const ROLES_TRIED_MAX: usize = 16;
 
 /// The question for the policies: may this principal do this action on this resource? The principal and the entities
-/// may be changed ones.
+/// may differ from those of the request.
 struct Trial<'a> {
     name: &'a str,
     principal: &'a Principal,

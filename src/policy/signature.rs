@@ -47,7 +47,7 @@ enum SignatureAlgorithm {
     Es256,
 }
 
-/// A public key that signs bundles.
+/// A public key that checks the signatures on bundles.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BundleKey {
     algorithm: SignatureAlgorithm,
@@ -64,8 +64,8 @@ enum SigningPair {
     Es256(Box<EcdsaKeyPair>, SystemRandom),
 }
 
-/// The signatures on a policy bundle, and the digest of its test cases. A kept policy has them, so that its signatures
-/// can be checked again.
+/// The signatures on a policy bundle, and the digest of its test cases. The daemon keeps them with each policy that
+/// was in force, to check the signatures again if someone puts the policy in force again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedBundle {
     /// The digest of the test cases in the policy's directory.
@@ -279,7 +279,8 @@ fn read(text: &str) -> Result<SignatureFile, SignatureError> {
     Ok(file)
 }
 
-/// Checks whether the signatures are for these files. Does not check which keys made them. Returns `None` if they are.
+/// Checks whether the signatures are for these files. Does not check which keys made them. Returns
+/// `None` if the signatures are for these files.
 pub fn stale_signature(policies: &[PolicyText], signed: &SignedBundle) -> Option<SignatureError> {
     match read(&signed.signatures) {
         Ok(file) if file.bundle == bundle_digest(policies, signed.cases) => None,

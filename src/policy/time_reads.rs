@@ -12,8 +12,8 @@ const COMPARISONS: [&str; 6] = ["<", "<=", ">", ">=", "==", "!="];
 
 /// What the policies of a slice compare `context.now` with.
 ///
-/// If they only compare it with fixed moments, the answer changes only when one of these moments passes. So the decision of one second
-/// is that of the next, and a lease that is renewed after minutes needs no new evaluation.
+/// If they only compare it with fixed moments, the answer changes only when one of these moments passes. So the decision stays
+/// the same from one second to the next, and a lease that is renewed after minutes needs no new evaluation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct TimeReads {
     /// The moments that stand in the policies.

@@ -4,9 +4,9 @@
 //! spool that keeps reports while the daemon cannot be reached. It never calls `squeue` or `scontrol`: they wait for the
 //! slurmctld that waits for the script.
 //!
-//! | File | Noun |
+//! | File | Contains |
+//! |---|---|
 //! | `allocation` | [`Allocation`]: one run of a Slurm job, read from the environment of a script |
-//! | `allocation` | [`Allocation`]: one run of a Slurm job, as the environment of a script describes it |
 //! | `report` | [`RunReport`]: one event in a run |
 //! | `spool` | [`Spool`]: reports and notes on disk |
 //! | `reporter` | [`Reporter`]: sends reports to the daemon |

@@ -111,7 +111,7 @@ impl<S: Scheduler> Reporter<S> {
                 Some(reason)
                     if report.verb() != "begin" && is_over(reason) && reason != Reason::JobNotFound =>
                 {
-                    Delivery::Done(format!("it was over before: {}", error.text()))
+                    Delivery::Done(format!("the attempt or job had already ended: {}", error.text()))
                 }
                 Some(reason) if !error.is_passing() && useless(reason) => Delivery::Dropped(error),
                 _ => Delivery::Kept(error),

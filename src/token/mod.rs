@@ -4,7 +4,7 @@
 //! clock. It keeps only the digest and the claims of a token. A token contains the tags of its lease's fences. So a verifier
 //! needs only the token and the feed of lowerings to decide. This module checks only the token itself.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `keys` | [`SigningKey`] and [`KeySet`] |
 //! | `claims` | [`Claims`]: the claims of a token |

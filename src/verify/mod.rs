@@ -73,7 +73,7 @@
 //!
 //! # Files
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `verifier` | [`Verifier`]: tokens in, [`Access`] out |
 //! | `access` | [`Access`]: an allowed use, which is checked again while it lasts |

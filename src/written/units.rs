@@ -17,9 +17,16 @@ pub(crate) fn span(text: &str, bounds: RangeInclusive<Duration>) -> Result<Durat
     }
 }
 
-/// Returns the text of a duration: `5m`, `1h`.
+/// Returns the text of a duration: `5m`, `1h 30m`, `25h`, `30d`. Only whole days are shown as days.
 pub(crate) fn span_text(span: Duration) -> String {
-    humantime::format_duration(span).to_string().replace(' ', "")
+    let (s, ms) = (span.as_secs(), u64::from(span.subsec_millis()));
+    if ms == 0 && s > 0 && s.is_multiple_of(86_400) {
+        return format!("{}d", s / 86_400);
+    }
+    let units = [("h", s / 3_600), ("m", s / 60 % 60), ("s", s % 60), ("ms", ms)];
+    let shown: Vec<String> =
+        units.iter().filter(|(_, n)| *n > 0).map(|(unit, n)| format!("{n}{unit}")).collect();
+    if shown.is_empty() { "0s".to_owned() } else { shown.join(" ") }
 }
 
 const UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
@@ -58,6 +65,9 @@ mod tests {
             let d = Duration::from_secs(s);
             assert_eq!(span(&span_text(d), Duration::ZERO..=Duration::MAX), Ok(d));
         }
+        let shown = |s| span_text(Duration::from_secs(s));
+        let all = [0, 90, 86_400, 90_000, 131_430].map(shown);
+        assert_eq!(all, ["0s", "1m 30s", "1d", "25h", "36h 30m 30s"]);
         for b in [0, 1 << 10, 256 << 20, 5 << 30, 3 << 40] {
             assert_eq!(size(&size_text(b), 0..=u64::MAX), Ok(b));
         }

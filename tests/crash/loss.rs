@@ -87,5 +87,5 @@ async fn a_ledger_older_than_the_copy_of_its_head_is_refused() {
     // Without any of the files, this is still not a first start.
     fs::remove_dir_all(&state).unwrap();
     let said = refused_start(&place).await;
-    assert!(said.contains("a head that is known from another place"), "{said}");
+    assert!(said.contains("a copy of its head"), "{said}");
 }

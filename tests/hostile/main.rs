@@ -3,7 +3,7 @@
 //! The daemon is a separate process, so that its memory can be measured; attackers speak HTTP/2 over real TLS. Each test is
 //! one attack. Meanwhile a well-behaved client and an operator work as usual, and `siege` measures their calls.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `siege` | [`siege::Siege`]: a daemon, its well-behaved client and operator, and the measurements |
 //! | `attacker` | [`attacker::Attacker`]: one connection on which anything can be sent |

@@ -123,6 +123,9 @@ async fn a_change_of_policy_needs_a_second_person() {
         (&PLATFORM.into(), &"CHG-1412".into())
     );
     assert_eq!(applied["consent"]["approvals"][0]["by"], SECOND);
+    let (_, out, _) = policy(&world, PLATFORM, &["history"]).await;
+    let people = format!("CHG-1412 (proposed by {PLATFORM}; approved by {SECOND}: reviewed)");
+    assert!(out.contains(&people), "{out}");
     assert_eq!((records.of("change.proposed").len(), records.of("change.approved").len()), (1, 1));
     // The way back is a change too.
     let (code, _, err) = policy(&world, SECOND, &["rollback", "--reason", "too strict", "--yes"]).await;

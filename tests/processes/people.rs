@@ -286,7 +286,7 @@ async fn each_end_of_a_run_says_what_to_do() {
       code   IDENTITY_BOUND
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  this identity may work for one job at a time, and has taken part in another job that is open or ended a short while ago; a run that was killed counts too
-      fix    go on with that job while it is open (--job j-…); or run each job under its own SPIFFE ID, or have the catalog say identity = "shared"; this one is free 25 h after j-… has ended
+      fix    go on with that job while it is open (--job j-…); or run each job under its own SPIFFE ID, or have the catalog say identity = "shared"; this identity is free 25 h after j-… has ended
     Nothing was started, no access was given.
     -- exit 125
 

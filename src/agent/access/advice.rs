@@ -82,7 +82,7 @@ fn advice_about_work(reason: Reason) -> Option<(&'static str, &'static str)> {
             "give each process its own --instance; the name of a dead process is free again within seconds",
         ),
         R::NotJoined => (
-            "this process no longer takes part in the run: an operator ended that, it has left, or it was out of reach for too long",
+            "this process no longer takes part in the run: an operator removed it, it has left, or the daemon could not reach it for too long",
             "start it again, with another --instance if the run goes on",
         ),
         R::SessionMismatch => (

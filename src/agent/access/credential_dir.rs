@@ -22,8 +22,8 @@ use crate::{
     secret::{NoRandomness, SecretText},
 };
 
-/// The file with the session of a sidecar. A sidecar that was killed and restarted comes back by it. Only its user may read
-/// this file, even if others may read the credentials.
+/// The file with the session of a sidecar. With this file, a sidecar that was killed and restarted is
+/// the same member as before. Only the sidecar's user may read the file, even if others may read the credentials.
 pub(super) const SESSION: &str = ".leasehold-session";
 const OWN_NAMES: [&str; 3] = [INDEX, DRAIN, SESSION];
 
@@ -144,7 +144,8 @@ impl CredentialDir {
         Err(CredentialError::NoDirectory { tried, source })
     }
 
-    /// Takes a directory that the user named, in which the names of the files do not change. Creates it if it does not exist.
+    /// Takes a directory that the user named, so each file has the same path in every run. Creates the directory if it does not
+    /// exist.
     ///
     /// First removes the files that a killed wrapper provably left in it. If it contains any other file, it is refused and nothing
     /// is removed.
@@ -433,7 +434,7 @@ fn is_file_name(name: &str) -> bool {
 /// Removes the directory of a wrapper that was killed.
 pub(crate) fn erase_dir(folder: &Path) {
     erase_files(folder);
-    // The wrapper may have removed the folder already.
+    // The folder may be gone already.
     let _ = fs::remove_dir(folder);
 }
 

@@ -146,7 +146,7 @@ impl LockedFolder {
             ));
         }
         if lock.try_lock().is_err() {
-            return Err(unfit("another wrapper or agent keeps its credentials there; name another"));
+            return Err(unfit("another wrapper or agent keeps its credentials there; name another folder"));
         }
         Ok(LockedFolder { path, readers, lock, is_kept: true })
     }
@@ -236,7 +236,7 @@ pub(crate) fn check_ancestors(path: &Path) -> Result<Option<String>, CredentialE
             return Err(CredentialError::Unfit {
                 path: path.to_owned(),
                 why: format!(
-                    "{} belongs to user {}, who could put another folder in its place; name one elsewhere",
+                    "{} belongs to user {}, who could put another folder in its place; name a folder elsewhere",
                     plain::path(folder),
                     is.uid()
                 ),

@@ -96,12 +96,12 @@ impl LocalFolders {
         join_all(self.synced.iter_mut().map(SyncedFolder::finish)).await;
     }
 
-    /// Ends all uploads, and prints what was uploaded. Returns a text about the files that were not uploaded.
-    pub(in crate::agent) async fn end_uploads(&mut self) -> Option<String> {
+    /// Ends all uploads, and prints what was uploaded and until when. Returns a text about the files that were not uploaded.
+    pub(in crate::agent) async fn end_uploads(&mut self, until: &str) -> Option<String> {
         let mut all_left = Vec::new();
         for synced in std::mem::take(&mut self.synced) {
             synced.stop();
-            self.messages.send(&synced.summary());
+            self.messages.send(&format!("{}{until}", synced.summary()));
             all_left.extend(synced.left().await);
         }
         (!all_left.is_empty()).then(|| all_left.join("; "))

@@ -21,8 +21,8 @@ use crate::limits::STAGE_WIPE_TRIES;
 
 /// A folder of this user, which no other user may write to.
 ///
-/// Other users may be able to write to the folders above it, as in a shared project folder, and so to replace it. So everything in it is
-/// reached through an open descriptor, which clones share.
+/// Other users may be able to write to a folder above this folder, as in a shared project folder, and so to replace this folder.
+/// So all access to its files goes through an open descriptor, which clones share.
 #[derive(Clone, Debug)]
 pub(super) struct OwnFolder {
     path: PathBuf,
@@ -65,7 +65,7 @@ impl OwnFolder {
         &self.path
     }
 
-    /// A path to the same folder that leads to it wherever it is.
+    /// A path that leads to this folder, even after someone moved it.
     pub(super) fn inside(&self) -> &Path {
         &self.inside
     }
@@ -108,8 +108,9 @@ impl OwnFolder {
     }
 }
 
-/// Whether another user can put another folder in the place of a path. They can if they own a folder above it, or may write to one that
-/// is not sticky. A path with links goes through two rows of folders: as it is written, and as it is.
+/// Whether another user can put another folder in the place of a path. A user can if the user owns a folder above the path, or
+/// may write to such a folder that is not sticky. A path with links has two rows of folders above it: those in its text, and
+/// those that the links lead through.
 pub(super) fn others_can_replace(path: &Path) -> bool {
     let is_safe = |folder: &Path| {
         fs::metadata(folder).is_ok_and(|seen| {

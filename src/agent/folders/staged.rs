@@ -168,7 +168,7 @@ impl Drop for StagedFolder {
     }
 }
 
-/// The copy of another process, which this one removes if that process is killed.
+/// The copy of another process. This process removes the copy if the other process is killed.
 #[derive(Debug)]
 pub(in crate::agent) struct ForeignCopy(OwnFolder);
 

@@ -25,7 +25,7 @@ use crate::{
     plain::{self, bytes_shown},
 };
 
-/// Why the files of a folder are not uploaded.
+/// The end of a message: why the files of a folder are not uploaded.
 const PERHAPS_OF_OTHERS: &str =
     "and other users may have put it there: name a folder below one that only you can write to";
 
@@ -225,8 +225,8 @@ impl Syncing {
         found.map_err(|error| FolderError::disk(&path, error))?
     }
 
-    /// Takes the new folder if the command has removed the old one and made another. If others could have put it there, what is in it
-    /// is not uploaded.
+    /// Takes the new folder if the command has removed the old folder and made another. If another user could have put the new
+    /// folder there, its files are not uploaded.
     fn follow_command(&self) -> Result<(), FolderError> {
         let folder = self.folder();
         if folder.is_in_place() || !folder.path().exists() {

@@ -29,7 +29,8 @@ const RCLONE_FILE: &str = "rclone.conf";
 /// The region that requests are signed for. The gateway has only one.
 pub(super) const REGION: &str = "us-east-1";
 
-/// A path at which no file can exist. Programs that would find a credential in the user's home look there instead.
+/// A path at which no file can exist. Variables lead programs to this path that would otherwise find a
+/// credential in the user's home.
 const NOTHING: &str = "/dev/null/leasehold";
 
 /// Variables that would spoil or divert requests to the local endpoint.

@@ -97,7 +97,8 @@ fn read_stat(text: &str) -> Option<Stat> {
 /// that the command started is found here, in any session. For example, torchrun starts each worker in its own session.
 #[derive(Clone, Debug)]
 pub(crate) struct Descendants {
-    /// Children that existed before (`helper & exec leasehold run …`). They and their descendants are left out.
+    /// Children that existed before (`helper & exec leasehold run …`). These children and their descendants are
+    /// not counted.
     before: BTreeSet<Process>,
     /// The guard. It does not belong to the job, but all its descendants do.
     guard: Option<Pid>,

@@ -20,16 +20,16 @@ use crate::{
 /// A record of an issued credential, for the echo. The daemon wrote it before.
 pub(super) const RECORD: &str = "echo.record";
 
-/// How much of the daemon's work the echo does for each issue and renewal. Each value includes the one before it.
+/// How much of the daemon's work the echo does for each issue and renewal. Each value includes the work of the previous value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum EchoWork {
-    /// It sends the answer
+    /// The echo sends the answer
     Messages,
-    /// It makes one ES256 signature
+    /// The echo makes one ES256 signature
     Signature,
-    /// It writes the claims of a new token, and signs them
+    /// The echo writes the claims of a new token, and signs them
     Token,
-    /// It waits until a record of the credential is on disk
+    /// The echo waits until a record of the credential is on disk
     Record,
 }
 
@@ -38,7 +38,7 @@ impl EchoWork {
     pub const ALL: [EchoWork; 4] =
         [EchoWork::Messages, EchoWork::Signature, EchoWork::Token, EchoWork::Record];
 
-    /// Its name on the command line of the echo.
+    /// The name of this value on the command line of the echo.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             EchoWork::Messages => "messages",
@@ -48,7 +48,7 @@ impl EchoWork {
         }
     }
 
-    /// What it adds to the work of the value before it.
+    /// The work that this value adds to the previous value.
     pub const fn adds(self) -> &'static str {
         match self {
             EchoWork::Messages => "the messages, over mutual TLS",

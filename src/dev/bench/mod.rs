@@ -4,7 +4,7 @@
 //! turns with the figure. The limit is a server without a broker that answers the same messages over the same accept loop.
 //! Clients and servers share the cores of this machine, so the ratio says more than the rate.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `plan` | [`BenchPlan`]: what is measured, and for how long |
 //! | `lab` | `BenchLab`: the daemon and the echo, each a process, and the members that call both |

@@ -1,4 +1,5 @@
-//! The table of figures in a page of the documentation. The bench writes it, and a later run reads it as its floor.
+//! The table of figures in a page of the documentation. A run of the bench writes the table. A later run reads
+//! the table, and fails if its own ratios are too far below.
 
 use std::fmt::Write;
 

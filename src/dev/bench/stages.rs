@@ -11,7 +11,7 @@ use super::{
 /// A server, and what it does for an issue.
 #[derive(Clone, Debug)]
 pub struct StageFigure {
-    /// What the echo does. `None` for the daemon.
+    /// The work of the echo. `None` if the server is the daemon.
     pub work: Option<EchoWork>,
     /// Requests under way at once.
     pub in_flight: usize,
@@ -20,7 +20,7 @@ pub struct StageFigure {
 }
 
 impl StageFigure {
-    /// What the server does in addition to the one before it.
+    /// The work that this server adds to the work of the previous server.
     pub const fn adds(&self) -> &'static str {
         match self.work {
             Some(work) => work.adds(),

@@ -72,7 +72,7 @@ pub struct Step {
     pub keep: Option<String>,
     /// A name for a command that runs while later steps are taken. The command must print a line when it is ready.
     pub stays: Option<String>,
-    /// The name of a command that must end by now, with `exit`.
+    /// The name of a command that runs since an earlier step (`stays`). It must end in this step, with the exit code `exit`.
     pub ends: Option<String>,
     /// The file to write, made from another file.
     pub write: Option<String>,

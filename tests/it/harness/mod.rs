@@ -1,6 +1,6 @@
 //! What a test needs to use the daemon as its callers do.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `clock` | [`TestClock`]: all three clocks, moved by the test |
 //! | `authority` | [`Authority`]: a trust domain that makes valid and invalid SVIDs |

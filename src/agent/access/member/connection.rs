@@ -14,6 +14,7 @@ use crate::{
     limits::RETRY_MAX,
     proto::v1,
     reason::{MemberStep, Reason, Refusal},
+    written::span_text,
 };
 
 /// Whether the member has an open stream.
@@ -107,7 +108,7 @@ impl LiveMember {
             outage.retry_at = None;
             self.context.messages.send(&format!(
                 "the daemon has been away for {}, longer than `rejoin` allows: no longer trying to reconnect; your program is not at fault and goes on without access; start it again to get new access",
-                humantime::format_duration(Duration::from_secs(self.context.rejoin_window.as_secs()))
+                span_text(Duration::from_secs(self.context.rejoin_window.as_secs()))
             ));
             return None;
         }

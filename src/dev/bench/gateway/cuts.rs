@@ -58,7 +58,7 @@ fn read_until_cut(
     loop {
         match client.read_some() {
             Ok(read) => got = got.saturating_add(read as u64),
-            // A read that waits longer than its time says that nothing cut the download.
+            // A timeout of a read shows that nothing cut the download.
             Err(error)
                 if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) =>
             {

@@ -2,7 +2,7 @@
 
 use crate::dev::bench::figure::Measured;
 
-/// What a gateway does again and again.
+/// The kind of request that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GatewayWork {
     /// Ranges of a large object are read over mutual TLS.
@@ -18,7 +18,7 @@ pub enum GatewayWork {
 }
 
 impl GatewayWork {
-    /// Its name in tables. The page and its floor know it by this name.
+    /// The name of this work in tables. A later run finds the earlier figure in the page by this name.
     pub const fn as_str(self) -> &'static str {
         match self {
             GatewayWork::Ranges => "gateway: ranges of 64 KiB, TLS",
@@ -29,7 +29,7 @@ impl GatewayWork {
         }
     }
 
-    /// What its limit is.
+    /// The server that is the limit for this work.
     pub const fn limit(self) -> &'static str {
         match self {
             GatewayWork::Ranges | GatewayWork::Files => {
@@ -60,9 +60,9 @@ pub struct GatewayFigure {
     pub streams: usize,
     /// Bytes of each request.
     pub bytes: u64,
-    /// The gateway.
+    /// The measurement of the gateway.
     pub ours: Measured,
-    /// What the machine does without it. `None` if there is no nginx.
+    /// The measurement of nginx, which is the limit. `None` if there is no nginx.
     pub limit: Option<Measured>,
 }
 
@@ -72,7 +72,7 @@ impl GatewayFigure {
         self.limit.map(|limit| self.ours.per_second / limit.per_second.max(f64::EPSILON))
     }
 
-    /// MiB a second.
+    /// Returns the MiB per second of a measurement.
     pub fn rate_of(&self, measured: &Measured) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a rate is shown with four digits")]
         let bytes = self.bytes as f64;
@@ -94,9 +94,9 @@ pub struct GatewayCuts {
 pub struct GatewayMemory {
     /// Streams under way at once.
     pub streams: usize,
-    /// Bytes before they began.
+    /// The bytes of memory before the streams began.
     pub before: u64,
-    /// The most bytes while they were under way.
+    /// The most bytes of memory while the streams were under way.
     pub peak: u64,
 }
 

@@ -59,7 +59,7 @@ pub(super) struct WrapperEndpoint {
     pub(super) port: u16,
     pub(super) key: S3Key,
     process: EndedChild,
-    /// Its command ends when this is closed.
+    /// The command of this process ends when this pipe is closed.
     _stdin: ChildStdin,
 }
 

@@ -3,10 +3,10 @@
 //! The gateway is a process with a directory as its store. The client is the same for both servers: it writes prepared requests and
 //! counts bytes, in a thread for each stream.
 //!
-//! | File | Noun |
+//! | File | Contains |
 //! |---|---|
 //! | `lab` | `GatewayLab`: the daemon, the gateway, nginx, a member with access, and a wrapper with its endpoint |
-//! | `nginx` | `Nginx`: the process that is the limit |
+//! | `nginx` | `Nginx`: the nginx process. Its rate is the limit of the machine, and is shown beside the gateway's rate |
 //! | `light_client` | `LightClient`: counts the bytes of answers |
 //! | `request` | `BenchRequest`: the bytes of a request that is made again and again |
 //! | `rates` | rates of reading and writing, each beside its limit |
@@ -35,11 +35,12 @@ use crate::dev::demo::Stage;
 /// How much is measured.
 #[derive(Clone, Debug)]
 pub struct GatewayPlan {
-    /// The program of the limit. Without it, figures have no limit beside them.
+    /// The nginx program. Without nginx, figures have no limit beside them.
     pub nginx: Option<PathBuf>,
     /// How many streams are under way at once; several numbers are measured one after the other.
     pub streams: Vec<usize>,
-    /// How long each figure and its limit are measured, each in [`rounds`](Self::rounds) parts that take turns.
+    /// How long the gateway is measured for one figure. nginx is measured equally long. Both times have
+    /// [`rounds`](Self::rounds) parts: first a part of one server, then a part of the other, and so on.
     pub time: Duration,
     /// The number of these parts.
     pub rounds: u32,

@@ -33,7 +33,7 @@ pub fn find_nginx() -> Option<PathBuf> {
 /// A running nginx. Ends with this value.
 pub(super) struct Nginx {
     master: Child,
-    /// Its port with TLS, and the one without.
+    /// The port with TLS. `plain_port` has no TLS.
     pub(super) tls_port: u16,
     pub(super) plain_port: u16,
 }
