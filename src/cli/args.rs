@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{
-    Parser, Subcommand,
+    Command, CommandFactory, FromArgMatches, Parser, Subcommand,
     builder::StyledStr,
     error::{ContextKind, ContextValue, ErrorKind},
 };
@@ -65,7 +65,7 @@ pub struct Cli {
         help_heading = "Everywhere"
     )]
     role: Option<PrincipalKind>,
-    /// A SPIFFE agent that has your identity: unix:///PATH
+    /// A SPIFFE agent with your identity: unix:///PATH
     #[arg(long, global = true, value_name = "URI", help_heading = "Everywhere")]
     workload_api: Option<WorkloadEndpoint>,
     /// How long to wait for an identity [default: 1m]
@@ -216,7 +216,7 @@ impl Cli {
         if let (Some("__s3"), Some(object)) = (args.get(1).and_then(|a| a.to_str()), args.get(2)) {
             return Err(Exit::Child(crate::dev::demo::download_slowly(object)));
         }
-        let parsed = Cli::try_parse_from(&args).map(|cli| Cli { behind, ..cli });
+        let parsed = read_args(&args).map(|cli| Cli { behind, ..cli });
         parsed.map_err(with_safe_values).map_err(|e| match e.use_stderr() {
             true if wants_json(&args) => {
                 output::note_page(&output::json_line(&usage_failure(&e, &args).to_json()));
@@ -262,6 +262,36 @@ impl Cli {
             Err(failure) => print_failure(&failure, &session),
         }
     }
+}
+
+fn read_args(args: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command().mut_subcommands(fill_paragraphs);
+    let mut matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// Makes one line from each paragraph of the text below the options, in a command and its subcommands. So clap fills the
+/// lines of any terminal, also of one that is narrower than the lines in this code.
+fn fill_paragraphs(command: Command) -> Command {
+    let command = match command.get_after_help().map(ToString::to_string) {
+        Some(text) => command.after_help(filled(&text)),
+        None => command,
+    };
+    command.mut_subcommands(fill_paragraphs)
+}
+
+/// Joins the lines of each paragraph. Indented lines, and lines below a line that ends in a colon, stay lines.
+fn filled(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let is_text = |line: &str| !line.is_empty() && !line.starts_with(' ');
+    let mut last = "";
+    for line in text.lines() {
+        let goes_on = is_text(last) && is_text(line) && !last.ends_with(':');
+        out.push_str(if goes_on { " " } else { "\n" });
+        out.push_str(line);
+        last = line;
+    }
+    out.trim_start_matches('\n').to_owned()
 }
 
 /// Whether a command line that cannot be parsed asks for JSON.

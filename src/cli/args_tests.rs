@@ -1,5 +1,3 @@
-use clap::CommandFactory;
-
 use super::*;
 
 fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
@@ -38,8 +36,22 @@ fn every_subcommand_has_help_and_examples() {
 
 /// Returns the output of `--help` of a command on a terminal of 100 columns.
 fn help_of(path: &[&str]) -> String {
-    let line = ["leasehold"].iter().chain(path).chain(&["--help"]);
-    Cli::command().term_width(100).try_get_matches_from(line).unwrap_err().to_string()
+    let line: Vec<&str> = ["leasehold"].iter().chain(path).chain(&["--help"]).copied().collect();
+    help_on(100, &line)
+}
+
+fn help_on(width: usize, line: &[&str]) -> String {
+    let command = Cli::command().mut_subcommands(fill_paragraphs).term_width(width);
+    command.try_get_matches_from(line).unwrap_err().to_string()
+}
+
+#[test]
+fn the_paragraphs_of_a_help_fill_the_terminal() {
+    assert_eq!(filled("a b.\nC d\n\nSee:\n  x\n  y\nE\nf"), "a b. C d\n\nSee:\n  x\n  y\nE f");
+    let help = help_on(80, &["leasehold", "dataset", "recall", "--help"]);
+    let text = help.split("Examples:").next().unwrap();
+    let short = text.lines().filter(|line| !line.starts_with(' ') && line.split(' ').count() == 1);
+    assert_eq!(short.filter(|line| !line.is_empty() && !line.ends_with(':')).count(), 0, "{text}");
 }
 
 #[test]

@@ -58,7 +58,7 @@ Examples:
         /// Compare with this head: INDEX:sha256:…, or a file that has one
         #[arg(long, value_name = "FILE|INDEX:DIGEST")]
         head: Option<String>,
-        /// The public key that signed the head (PEM) [default: the key in DIR]
+        /// The public key that signed the head (PEM) [default: from DIR]
         #[arg(long, value_name = "FILE", requires = "head")]
         key: Option<PathBuf>,
     },

@@ -46,7 +46,7 @@ pub struct CanIArgs {
     /// The dataset, model or checkpoint line. For a call: the tenant [default: your tenant]
     #[arg(value_name = "RESOURCE", default_value = "", hide_default_value = true)]
     resource: String,
-    /// Ask about another identity, of a tenant that you oversee
+    /// Ask about another identity in a tenant that you oversee
     #[arg(long = "for", value_name = "SPIFFE_ID")]
     identity: Option<crate::name::SpiffeId>,
     /// The purpose of the job
@@ -161,7 +161,7 @@ fn answer_code(answer: v1::PolicyAnswer) -> &'static str {
     }
 }
 
-/// Lists the catalog entries that may do something, and the approvals needed. For operators and auditors.
+/// Lists who in the catalog may do something, and the approvals needed. For operators and auditors.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Without --purpose, each purpose that a dataset allows is tried. You see the entries of your tenant.

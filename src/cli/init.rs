@@ -31,7 +31,7 @@ pub struct InitArgs {
     /// An empty or new directory
     #[arg(value_name = "DIR", value_parser = parse::new_path)]
     dir: PathBuf,
-    /// The trust domain: the part after spiffe:// in identities
+    /// The trust domain: the part after spiffe://
     #[arg(long, value_name = "NAME", default_value = "leasehold.test")]
     trust_domain: TrustDomain,
     /// The name of your team, for its catalog file

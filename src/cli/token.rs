@@ -37,8 +37,8 @@ that leaked.
 
 Examples:
   leasehold token inspect $LEASEHOLD_TOKEN_FILE_READING
-  leasehold token check leaked.jwt --audience spiffe://acme.example/gw --presenter-svid svid.pem
-  leasehold revoke --reason leak \"$(leasehold token inspect leaked.jwt -o json | jq -r .claims.lh.lease)\"")]
+  leasehold token check t.jwt --audience spiffe://acme.example/gw --presenter-svid svid.pem
+  leasehold revoke --reason leak \"$(leasehold token inspect t.jwt -o json | jq -r .claims.lh.lease)\"")]
 pub struct TokenArgs {
     #[command(subcommand)]
     command: TokenCommand,
