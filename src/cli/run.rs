@@ -31,13 +31,12 @@ use crate::{
 /// Runs a command with the access of a job, and ends it with the command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command gets the variables LEASEHOLD_JOB, _ATTEMPT and:
+Variables with other credentials are removed. The command gets LEASEHOLD_JOB, _ATTEMPT and:
   LEASEHOLD_TOKEN_FILE_READING, _WRITING        the token files, renewed in place
   LEASEHOLD_CREDENTIALS                         a JSON file with all credentials and resources
   LEASEHOLD_SVID_CERT, _KEY, LEASEHOLD_BUNDLE   the certificate for TLS, if it comes from files
   LEASEHOLD_DRAIN_FILE                          appears when it is time to save and end
-Variables with other credentials are removed. On revocation, the files are removed and the command
-gets a signal. If it then exits with 0, `run` exits with 4. 125-127: `run` failed.
+On revocation, the files are removed, the command gets a signal, and its exit code 0 becomes 4.
 
 Examples:
   leasehold run --spec job.toml -- python train.py
@@ -61,7 +60,7 @@ pub struct RunArgs {
     /// Do not pass this variable on. Repeatable
     #[arg(long, value_name = "NAME", value_parser = agent::variable_name)]
     pub scrub: Vec<String>,
-    /// The command and its arguments
+    /// The command and its arguments. The exit codes 125 to 127 mean that `run` failed
     #[arg(required = true, value_name = "CMD", last = true)]
     pub command: Vec<OsString>,
 }
@@ -69,7 +68,7 @@ pub struct RunArgs {
 /// The options that say which job and attempt to join.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// The job file (TOML, JSON). With --job, only the section [run] of the file is used
+    /// The job file (TOML, JSON). With --job, only its [run] section is used
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
     /// Join this job instead of creating one
