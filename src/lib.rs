@@ -68,12 +68,15 @@
 //! | revision | a number that grows before each sweep. It shows whether a request was decided by older rules |
 //! | half | a part of a job's access: the reading half opens datasets and base models, the writing half opens the job's checkpoints |
 //! | gate | a rule of policy that stops a job until people approve the job |
+//! | offer | a credential that a job offers to its members: one for each half and audience |
+//! | ending | a change that ends access. It takes effect at once, and its record is *deferred*: written afterwards |
 //! | grant | the policy engine's proof that policy allowed one request. A lease can be made only from a grant |
 //! | attempt, member | one run of a job, and one process that takes part in the run. A member that is silent is *away*, then *lost* |
 //! | wrapper | the process of `leasehold run`, which starts a command and keeps its access |
 //! | audience | the resource server for which a token is issued, named by its SPIFFE ID |
 //! | bundle | a *trust bundle* contains the root certificates of a trust domain, a *policy bundle* the files of a policy |
 //! | checkpoint line | the checkpoints that jobs write under one name, with one folder for each job |
+//! | epoch | one run of the daemon, by its number. A restart begins the next epoch |
 //! | feed, tick | the stream of revocations to a resource server, and the message in it that proves that nothing is missing |
 //! | fold | state that is computed from the ledger's records, one record after the other |
 //! | model | a machine-learning model. If the model checkers loom and shuttle are meant, the text names them |

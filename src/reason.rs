@@ -157,7 +157,7 @@ reasons! {
     PinMismatch = "PIN_MISMATCH": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
 
     // ---------- policy ----------
-    /// A rule forbids it, or none permits it.
+    /// A rule forbids the act, or no rule permits it.
     PolicyDenied = "POLICY_DENIED": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;
     /// A rule could not be evaluated. That denies the request.
     PolicyError = "POLICY_ERROR": PermissionDenied, FORBIDDEN, Denied, Recorded, Stop;

@@ -188,7 +188,8 @@ impl ApprovalUseCases {
         }
     }
 
-    /// Returns the gates of a job that a group of the caller may approve. `wanted` limits them, if it is not empty.
+    /// Returns the gates of a job that a group of the caller may approve. If `wanted` is not empty, returns only the
+    /// gates in `wanted`.
     fn gates_of(
         &self,
         rules: &Rules,

@@ -1,4 +1,5 @@
-//! The live leases and jobs that depend on names. They are counted before an ending and searched after the ending.
+//! The live leases and jobs that depend on names. Before access is ended, the daemon counts them. Afterwards, it lists
+//! them.
 
 use std::{collections::HashSet, sync::Arc};
 

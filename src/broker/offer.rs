@@ -44,7 +44,7 @@ pub enum CredentialKind {
 }
 
 impl Offer {
-    /// Returns one offer for each half and audience. It contains the job's resources in them.
+    /// Returns one offer for each half and audience. An offer contains the job's resources in this half at this audience.
     pub(super) fn all_of(rules: &Rules, job: &Job) -> Vec<Offer> {
         let mut offers: BTreeMap<(Half, SpiffeId), Offer> = BTreeMap::new();
         for name in job.spec.read.iter().chain(&job.spec.write) {

@@ -60,8 +60,8 @@ impl OperatorUseCases {
         }
     }
 
-    /// Ends all memberships of an identity after its revocation or lock. `done` is the text for that. Returns the
-    /// lowered names, for the clean-up.
+    /// Ends all memberships of an identity after its revocation or lock. `done` is the verb for the
+    /// reason, such as `revoked`. Returns the lowered names, for the clean-up.
     pub(super) fn end_memberships(
         &self,
         caller: &Caller,

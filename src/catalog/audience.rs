@@ -32,7 +32,7 @@ super::words! {
 pub struct S3Endpoint {
     /// The address of the gateway: `HOST:PORT`.
     pub address: String,
-    /// The SPIFFE ID of the gateway. It is one of the verifiers.
+    /// The SPIFFE ID of the gateway, which is one of the verifiers.
     pub server_id: SpiffeId,
 }
 

@@ -46,7 +46,7 @@ pub(super) enum Entry {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Entries {
     pub(super) all: Vec<Entry>,
-    /// Whether there are no entries after these.
+    /// Whether these are the last entries.
     pub(super) is_complete: bool,
 }
 

@@ -316,7 +316,7 @@ impl Roots {
         LoadFault::NoRoot { expired: self.expired, left_out: self.left_out.clone() }.in_file(what)
     }
 
-    /// Whether there are no roots, including expired ones.
+    /// Whether the bundle has no roots at all. Expired roots count as roots here.
     pub(super) fn is_empty(&self) -> bool {
         self.anchors.is_empty() && self.expired == 0
     }

@@ -201,8 +201,8 @@ impl Walk<'_> {
         if !is_last {
             return Err(self.fault(Fault::CutInside));
         }
-        // A crash leaves a part of a record, or blocks that were never written. It does not leave a complete record and
-        // one more byte.
+        // A crash leaves a part of a record, or blocks that were never written. A crash does not leave a
+        // complete record and one more byte.
         if let Some([changed, rest @ ..]) = record::after_whole_record(line)
             && (*changed != 0 || rest.is_empty())
         {

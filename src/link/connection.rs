@@ -94,8 +94,8 @@ impl Connection {
         Connection { peer, ended, remote, ending: Arc::new(OnceLock::new()), validity, cut }
     }
 
-    /// Checks that requests may be served now: the connection is open, and its SVID is valid by the current bundles. It is
-    /// cheap enough for each use. The first check after a change of the bundles verifies the signatures of the chain.
+    /// Checks that requests may be served now: the connection is open, and its SVID is valid by the current bundles. The
+    /// check is cheap enough for each use. The first check after a change of the bundles verifies the signatures of the chain.
     ///
     /// # Errors
     ///

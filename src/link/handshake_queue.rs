@@ -150,7 +150,8 @@ impl HandshakeQueueState {
         }
     }
 
-    /// Ends the oldest handshake of the address with the most handshakes. Returns `false` if no address has more than one.
+    /// Ends the oldest handshake of the address with the most handshakes. Returns `false` if no address
+    /// has more than one handshake.
     fn end_a_handshake_of_the_busiest(&mut self) -> bool {
         let Some(&(most, _, address)) = self.busiest.last() else { return false };
         if most <= 1 {

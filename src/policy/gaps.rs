@@ -29,7 +29,8 @@ struct GapSearch {
 }
 
 impl Engine {
-    /// Returns a line for each entry of the catalog that has no effect under these policies. It may not be a mistake.
+    /// Returns a line for each entry of the catalog that has no effect under these policies. Such an
+    /// entry can be intended.
     pub fn gaps(&self) -> Vec<String> {
         let mentioned = self.mentioned();
         if self.rules().next().is_none() {

@@ -20,8 +20,8 @@ pub struct Use {
 }
 
 impl Use {
-    /// Whether this use still binds the identity to the job. It does while the job is open. After the job's end, it
-    /// does while an SVID from before the end may still be valid.
+    /// Whether this use still binds the identity to the job: while the job is open, and after the job's end while an
+    /// SVID from before the end may still be valid.
     pub(super) fn binds(&self, now: LeaseTime) -> bool {
         self.closed.is_none_or(|closed| now.since(closed) <= limits::IDENTITY_BOUND)
     }

@@ -249,7 +249,7 @@ impl FeedSession {
     }
 
     fn ticked(&mut self, tick: FeedTick) -> Result<SessionUpdate, FeedError> {
-        // The message that opens the subscription has tick 0. An echo of it is harmless.
+        // The message that opens the subscription has tick 0. Ignore an echo of tick 0.
         if tick.tick == 0 {
             return Ok(SessionUpdate::Ignored);
         }

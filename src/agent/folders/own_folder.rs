@@ -43,7 +43,7 @@ impl OwnFolder {
         }
     }
 
-    /// Opens a folder. It must be one, and ours.
+    /// Opens a folder. The path must be a folder of this user, not a link.
     pub(super) fn open(path: &Path) -> Result<Self, FolderError> {
         let unfit = |why: &str| FolderError::Unfit { path: path.to_owned(), why: why.to_owned() };
         let failed = |error| FolderError::disk(path, error);

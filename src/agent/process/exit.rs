@@ -52,7 +52,7 @@ pub(crate) enum FinishRequest {
 }
 
 impl FinishRequest {
-    /// Records a request. Returns whether it is the first.
+    /// Records a request. Returns whether this is the first request.
     pub(crate) fn mark_asked(&mut self) -> bool {
         std::mem::replace(self, FinishRequest::Asked) == FinishRequest::NotAsked
     }
