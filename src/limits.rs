@@ -722,6 +722,8 @@ pub const FILE_TRANSFERS_TOLD: usize = 1_024;
 
 /// Bytes that the gateway reads, checks and sends at a time: larger chunks are not faster.
 pub const GATEWAY_CHUNK: u64 = 256 << 10;
+/// Bytes of an upload that wait for the disk at once.
+pub const GATEWAY_SYNC_STEP: u64 = 32 << 20;
 /// Bytes of a key below a leased prefix: S3's limit for a whole key.
 pub const GATEWAY_KEY_BYTES_MAX: usize = 1_024;
 /// Names between the slashes of such a key.

@@ -4,6 +4,7 @@ use std::{
     collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},
     io,
+    ops::Range,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -16,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    cached_open::LocalDevices,
     conditions::Conditions,
     directory_upload::{DirectoryParts, DirectoryUpload},
     file_chunks::FileChunks,
@@ -40,6 +42,7 @@ pub(super) struct DirectoryStore {
     walks: Arc<Semaphore>,
     /// Permits for the listings in all directories of the gateway, because each listing takes memory.
     all_walks: Arc<Semaphore>,
+    local: Arc<LocalDevices>,
     /// Each name has one of these locks. The request that holds the lock may check and change the name.
     names: Arc<[Mutex<()>; NAME_LOCKS]>,
 }
@@ -54,6 +57,7 @@ impl DirectoryStore {
             root: Arc::new(root),
             work: Arc::new(Semaphore::new(GATEWAY_DISK_WORK_MAX)),
             walks: Arc::new(Semaphore::new(GATEWAY_WALKS_MAX)),
+            local: Arc::default(),
             names: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
         }
     }
@@ -140,6 +144,9 @@ impl DirectoryStore {
         range: Option<dto::Range>,
         conditions: &Conditions,
     ) -> Result<ObjectReading, StoreError> {
+        if let Some(reading) = self.read_memory(path, range.as_ref(), conditions) {
+            return Ok(reading);
+        }
         let (store, path, conditions) = (self.clone(), path.clone(), conditions.clone());
         let (info, range, first, rest) = self
             .run(move || {
@@ -150,21 +157,49 @@ impl DirectoryStore {
                     conditions.check_read(&info)?;
                     return Ok((info, 0..0, None, None));
                 }
+                store.local.learn(&parent);
                 let (file, info) = parent.file(name).map_err(absent)?;
                 conditions.check_read(&info)?;
-                let range = match range {
-                    None => 0..info.size,
-                    Some(range) => range.check(info.size).map_err(|_| StoreError::Range(info.size))?,
-                };
+                let range = range_of(range.as_ref(), &info)?;
                 let mut rest = FileChunks::new(file, range.clone());
                 // Most ranges that clients read are one chunk, which needs no second permit.
                 let first = if rest.is_over() { None } else { Some(rest.read()?) };
                 Ok((info, range, first, Some(rest)))
             })
             .await?;
+        Ok(self.reading(info, range, first, rest))
+    }
+
+    /// Opens an object and reads its first bytes at once, without a thread that may block. Returns `None` if the system
+    /// does not have them in memory, and for each request that would be refused: the other way refuses it.
+    fn read_memory(
+        &self,
+        path: &ObjectPath,
+        range: Option<&dto::Range>,
+        conditions: &Conditions,
+    ) -> Option<ObjectReading> {
+        if path.key.is_folder() {
+            return None;
+        }
+        let (file, info) = self.local.open(&self.root, &path.folder, path.key.as_str())?;
+        conditions.check_read(&info).ok()?;
+        let range = range_of(range, &info).ok()?;
+        let mut rest = FileChunks::new(file, range.clone());
+        let first = if rest.is_over() { None } else { Some(rest.read_memory()?) };
+        Some(self.reading(info, range, first, Some(rest)))
+    }
+
+    fn reading(
+        &self,
+        info: ObjectInfo,
+        range: Range<u64>,
+        first: Option<Bytes>,
+        rest: Option<FileChunks>,
+    ) -> ObjectReading {
+        let rest = rest.filter(|rest| !rest.is_over());
         let rest = rest.map_or_else(|| stream::empty().boxed(), |rest| self.clone().chunks(rest));
         let chunks = stream::iter(first.map(Ok)).chain(rest).boxed();
-        Ok(ObjectReading { info, range, chunks })
+        ObjectReading { info, range, chunks }
     }
 
     /// Streams the next bytes of a file. What the system has in memory is read at once, and anything else by a thread that may
@@ -288,6 +323,12 @@ impl DirectoryStore {
         })
         .await
     }
+}
+
+/// Returns the bytes of an object that a request asks for.
+fn range_of(range: Option<&dto::Range>, info: &ObjectInfo) -> Result<Range<u64>, StoreError> {
+    let Some(range) = range else { return Ok(0..info.size) };
+    range.check(info.size).map_err(|_| StoreError::Range(info.size))
 }
 
 pub(super) fn errno(error: &io::Error) -> Option<Errno> {

@@ -4,6 +4,7 @@ use std::{fs::File, io, io::Write, sync::Arc};
 
 use bytes::Bytes;
 use nix::errno::Errno;
+use tokio::task::JoinHandle;
 
 use super::{
     conditions::Conditions,
@@ -14,7 +15,7 @@ use super::{
     upload::StoredPart,
 };
 use crate::{
-    limits::{GATEWAY_CHUNK, GATEWAY_JOIN_STEP},
+    limits::{GATEWAY_CHUNK, GATEWAY_JOIN_STEP, GATEWAY_SYNC_STEP},
     secret::random_u128,
 };
 
@@ -27,6 +28,11 @@ pub(super) struct DirectoryUpload {
     /// Received bytes that are not written yet.
     waiting: Vec<Bytes>,
     waiting_bytes: u64,
+    /// Written bytes that no sync has covered, and how many may be. Parts are never synced, because they are copied.
+    unsynced: u64,
+    unsynced_max: u64,
+    /// The sync of earlier bytes, if one was begun.
+    syncing: Option<JoinHandle<Result<(), StoreError>>>,
 }
 
 /// A file in the staging folder.
@@ -69,13 +75,25 @@ impl DirectoryUpload {
         let (opener, staged) = (store.clone(), store.clone());
         let temporary =
             opener.run(move || TemporaryFile::create(staged.open_staging().map_err(in_the_way)?)).await?;
-        Ok(DirectoryUpload {
+        Ok(Self::into_file(store, path, temporary, GATEWAY_SYNC_STEP))
+    }
+
+    fn into_file(
+        store: DirectoryStore,
+        path: ObjectPath,
+        temporary: TemporaryFile,
+        unsynced_max: u64,
+    ) -> Self {
+        DirectoryUpload {
             store,
             path,
             temporary: Arc::new(temporary),
             waiting: Vec::new(),
             waiting_bytes: 0,
-        })
+            unsynced: 0,
+            unsynced_max,
+            syncing: None,
+        }
     }
 
     pub(super) async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
@@ -86,8 +104,28 @@ impl DirectoryUpload {
 
     async fn flush(&mut self) -> Result<(), StoreError> {
         let (temporary, waiting) = (self.temporary.clone(), std::mem::take(&mut self.waiting));
-        self.waiting_bytes = 0;
-        self.store.run(move || temporary.write(waiting)).await
+        self.unsynced = self.unsynced.saturating_add(std::mem::take(&mut self.waiting_bytes));
+        self.store.run(move || temporary.write(waiting)).await?;
+        if self.unsynced >= self.unsynced_max { self.begin_sync().await } else { Ok(()) }
+    }
+
+    /// Lets the disk write while more bytes arrive, so that the end of a large upload waits only for the last of them.
+    /// An error of the sync before ends the upload: the system reports each error only once.
+    async fn begin_sync(&mut self) -> Result<(), StoreError> {
+        self.end_sync().await?;
+        self.unsynced = 0;
+        let (store, temporary) = (self.store.clone(), self.temporary.clone());
+        let sync = async move { store.run(move || Ok(temporary.file.sync_data()?)).await };
+        self.syncing = Some(tokio::spawn(sync));
+        Ok(())
+    }
+
+    /// Waits for the sync that was begun last.
+    async fn end_sync(&mut self) -> Result<(), StoreError> {
+        match self.syncing.take() {
+            Some(syncing) => syncing.await.map_err(io::Error::other)?,
+            None => Ok(()),
+        }
     }
 
     pub(super) async fn publish(
@@ -96,6 +134,7 @@ impl DirectoryUpload {
         final_check: FinalCheck,
     ) -> Result<ObjectInfo, StoreError> {
         self.flush().await?;
+        self.end_sync().await?;
         let conditions = conditions.clone();
         let DirectoryUpload { store, path, temporary, .. } = self;
         store
@@ -171,13 +210,7 @@ impl DirectoryParts {
         let (store, name) = (self.store.clone(), self.name.clone());
         let temporary =
             self.store.run(move || TemporaryFile::create(Self::open(&store, &name).map_err(absent)?)).await?;
-        Ok(DirectoryUpload {
-            store: self.store.clone(),
-            path: self.path.clone(),
-            temporary: Arc::new(temporary),
-            waiting: Vec::new(),
-            waiting_bytes: 0,
-        })
+        Ok(DirectoryUpload::into_file(self.store.clone(), self.path.clone(), temporary, u64::MAX))
     }
 
     pub(super) async fn store_part(

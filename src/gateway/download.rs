@@ -20,12 +20,13 @@ use super::{
     store::StoreError,
     usage::{Direction, Transfer},
 };
-use crate::{limits::GATEWAY_CUT_GRACE, link::Share, reason::Refusal};
+use crate::{clock::Clock, limits::GATEWAY_CUT_GRACE, link::Share, reason::Refusal};
 
 /// A body that sends the chunks of an object. It checks the access before each chunk, and waits for the store and for
 /// the end of the access at the same time.
 ///
-/// If the client stops reading, this body is no longer polled. So a separate task cuts the connection in that case.
+/// If the client stops reading, this body is no longer polled. So a separate task cuts the connection in that case. It
+/// begins with the first chunk that is not the last one.
 pub(super) struct Download {
     /// The chunks. Only this body uses them. The mutex makes the body `Sync`, because s3s requires this.
     chunks: Mutex<BoxStream<'static, Result<Bytes, StoreError>>>,
@@ -33,8 +34,11 @@ pub(super) struct Download {
     left: u64,
     access: LiveAccess,
     transfer: Transfer,
+    /// The connection, and the end of the task that cuts it.
+    cut: CancellationToken,
+    over: Option<DropGuard>,
+    clock: Arc<dyn Clock>,
     _room: Arc<Share>,
-    _over: DropGuard,
 }
 
 impl Download {
@@ -45,9 +49,24 @@ impl Download {
         access: LiveAccess,
         caller: &GatewayCaller,
     ) -> Self {
+        Download {
+            chunks: Mutex::new(chunks),
+            ended: Mutex::new(access.ended().boxed()),
+            left: bytes,
+            transfer: Transfer::begin(Direction::Read, &access),
+            access,
+            cut: caller.cut.clone(),
+            over: None,
+            clock: caller.sessions.clock().clone(),
+            _room: caller.room.clone(),
+        }
+    }
+
+    /// Begins the task that cuts the connection some time after the access has ended.
+    fn watch(&self) -> DropGuard {
         let over = CancellationToken::new();
-        let (ended, done) = (access.ended(), over.clone());
-        let (clock, connection) = (caller.sessions.clock().clone(), caller.cut.clone());
+        let (ended, done) = (self.access.ended(), over.clone());
+        let (clock, connection) = (self.clock.clone(), self.cut.clone());
         tokio::spawn(async move {
             let last_resort = async {
                 ended.await;
@@ -58,15 +77,7 @@ impl Download {
                 () = last_resort => connection.cancel(),
             }
         });
-        Download {
-            chunks: Mutex::new(chunks),
-            ended: Mutex::new(access.ended().boxed()),
-            left: bytes,
-            transfer: Transfer::begin(Direction::Read, &access),
-            access,
-            _room: caller.room.clone(),
-            _over: over.drop_guard(),
-        }
+        over.drop_guard()
     }
 }
 
@@ -102,6 +113,8 @@ impl Stream for Download {
         this.transfer.add(bytes);
         if this.left == 0 {
             this.transfer.finish();
+        } else if this.over.is_none() {
+            this.over = Some(this.watch());
         }
         Poll::Ready(Some(Ok(chunk)))
     }

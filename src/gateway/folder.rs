@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io,
     ops::ControlFlow,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -81,12 +81,12 @@ impl OpenFolder {
     /// Opens a file to read it. Does not block on a pipe.
     pub(super) fn file(&self, name: &str) -> io::Result<(File, ObjectInfo)> {
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-        let fd = openat(&self.fd, name, flags, Mode::empty())?;
-        let seen = fstat(&fd)?;
-        if kind(&seen) != SFlag::S_IFREG || seen.st_dev != self.device {
-            return Err(Errno::ENOENT.into());
-        }
-        Ok((fd.into(), info(&seen)))
+        opened_file(openat(&self.fd, name, flags, Mode::empty())?, self.device)
+    }
+
+    /// Returns the number of its file system.
+    pub(super) fn device(&self) -> libc::dev_t {
+        self.device
     }
 
     /// Describes a file.
@@ -198,6 +198,21 @@ impl OpenFolder {
         }
         Ok(())
     }
+}
+
+impl AsFd for OpenFolder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Describes an open file. It must be a plain file of this file system, or else it counts as absent.
+pub(super) fn opened_file(fd: OwnedFd, device: libc::dev_t) -> io::Result<(File, ObjectInfo)> {
+    let seen = fstat(&fd)?;
+    if kind(&seen) != SFlag::S_IFREG || seen.st_dev != device {
+        return Err(Errno::ENOENT.into());
+    }
+    Ok((fd.into(), info(&seen)))
 }
 
 fn kind(seen: &FileStat) -> SFlag {

@@ -44,7 +44,7 @@
 //! | `hub/` | the API of the Hugging Face Hub |
 //! | `stores` `store` | the stores, and their operations |
 //! | `upload` | bytes that are not visible yet |
-//! | `directory` `directory_upload` `file_chunks` `folder` `walk` `kept_names` | a directory of this machine as a store |
+//! | `directory` `directory_upload` `file_chunks` `folder` `cached_open` `walk` `kept_names` | a directory of this machine as a store |
 //! | `bucket` `bucket_upload` `bucket_client` | a bucket of an object store as a store |
 
 mod address_room;
@@ -52,6 +52,7 @@ mod body_pace;
 mod bucket;
 mod bucket_client;
 mod bucket_upload;
+mod cached_open;
 mod caller;
 mod checksum;
 mod chunk_framing;
