@@ -19,7 +19,7 @@ start_versitygw() {
     started+=("$!")
     wait_for 60 curl -sf -o /dev/null "http://127.0.0.1:$store_port/healthz" || die "versitygw was not ready within 60 s: $(tail -n 2 "$work/versitygw.log")"
     store_aws s3 mb s3://dev >/dev/null || die 'the store has no bucket'
-    store_aws s3 cp --recursive --exclude endless.bin --no-progress "$work/data" s3://dev/data/ >/dev/null || die 'the store takes no data'
+    store_aws s3 cp --recursive --exclude '*.bin' --no-progress "$work/data" s3://dev/data/ >/dev/null || die 'the store takes no data'
     store_aws s3 cp --recursive --no-progress "$folder/models/base" s3://dev/models/tiny/ >/dev/null || die 'the store takes no model'
     # An object without an end in sight, which no one could upload. versitygw keeps entity tags beside its files.
     truncate -s 256G "$work/store/dev/data/endless.bin"
@@ -65,5 +65,5 @@ TOML
     "$leasehold" catalog reload >/dev/null 2>"$work/reload.log" || die "the catalog does not take the gateway: $(tail -n 2 "$work/reload.log")"
     "$leasehold" gateway --config "$work/gateway/gateway.toml" >"$work/gateway.log" 2>&1 </dev/null &
     started+=("$!")
-    wait_for 60 grep -q ready "$work/gateway.log" || die "leasehold gateway was not ready within 60 s: $(tail -n 2 "$work/gateway.log")"
+    wait_for 60 grep -qs ready "$work/gateway.log" || die "leasehold gateway was not ready within 60 s: $(tail -n 2 "$work/gateway.log")"
 }
