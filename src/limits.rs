@@ -722,6 +722,8 @@ pub const FILE_TRANSFERS_TOLD: usize = 1_024;
 
 /// Bytes that the gateway reads, checks and sends at a time: larger chunks are not faster.
 pub const GATEWAY_CHUNK: u64 = 256 << 10;
+/// The time that the first request of an attempt waits for changes of the attempt before it.
+pub const GATEWAY_CHANGE_WAIT: Duration = Duration::from_secs(30);
 /// Bytes of an upload that wait for the disk at once.
 pub const GATEWAY_SYNC_STEP: u64 = 32 << 20;
 /// Bytes of a key below a leased prefix: S3's limit for a whole key.

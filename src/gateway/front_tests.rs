@@ -599,6 +599,45 @@ async fn one_request_at_a_time_completes_an_upload() {
     assert!(stored == whole, "the object has {} bytes", stored.len());
 }
 
+// A token of the next attempt can come before the feed says that the attempt before is over.
+#[tokio::test]
+async fn an_older_attempt_changes_nothing_after_the_next_began() {
+    let case = Case::new().await;
+    let writing = |number: u64| {
+        case.token_with(&["checkpoint:acme/support-lora"], |claims| {
+            claims.lh.lease = crate::name::LeaseId(u128::from(number) + 10);
+            claims.lh.attempt = crate::name::AttemptNumber::new(number).unwrap();
+        })
+    };
+    let (first, second) = (writing(1), writing(2));
+    let target = |name: &str| format!("/acme-models/out/{JOB}/{name}");
+    let put = |name: &str, token: &str, body: Sent, length: usize| {
+        let length = length.to_string();
+        let more = [("content-length", length.as_str())];
+        let headers = signed("PUT", HOST, &target(name), UNSIGNED, &more);
+        request("PUT", &target(name), headers, &[token], body)
+    };
+    assert_eq!(case.send(put("early", &first, full(b"1"), 1)).await.status, 200);
+    // Its body is complete only after the second attempt has begun.
+    let (tx, rx) = tokio::sync::mpsc::channel(1);
+    let frames = tokio_stream::wrappers::ReceiverStream::new(rx);
+    let body = StreamBody::new(frames).boxed_unsync();
+    let mut client = case.client("/worker").await;
+    let late = tokio::spawn(client.send_request(put("late", &first, body, 2)));
+    tx.send(Ok(http_body::Frame::data(Bytes::from_static(b"1")))).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(10), tx.reserve()).await.unwrap().map(drop).unwrap();
+    assert_eq!(case.send(put("next", &second, full(b"2"), 1)).await.status, 200);
+    tx.send(Ok(http_body::Frame::data(Bytes::from_static(b"1")))).await.unwrap();
+    drop(tx);
+    let answer = read_answer(late.await.unwrap().unwrap()).await;
+    answer.is(403, "AccessDenied");
+    assert_eq!(answer.headers["leasehold-reason"], "ATTEMPT_STALE");
+    case.send(put("more", &first, full(b"1"), 1)).await.is(403, "AccessDenied");
+    for (name, is_there) in [("early", true), ("late", false), ("next", true), ("more", false)] {
+        assert_eq!(case.checkpoint(name).exists(), is_there, "{name}");
+    }
+}
+
 // A body in chunks that ends early is refused, also if its request has no Content-Length.
 #[tokio::test]
 async fn a_chunked_body_that_ends_early_is_refused() {

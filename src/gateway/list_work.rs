@@ -15,7 +15,6 @@ use super::{
     live_access::LiveAccess,
     refusal::refused,
     store::{FinalCheck, StoreError},
-    write::final_check,
 };
 use crate::{
     limits::GATEWAY_WALK_ENTRIES_MAX,
@@ -45,7 +44,8 @@ impl Listing {
 
     /// Returns the part of the work that needs this access. All parts share one bound.
     pub(super) fn with(&self, access: &LiveAccess) -> ListWork {
-        ListWork { left: self.left.clone(), look: Arc::new(final_check(access)) }
+        let access = access.clone();
+        ListWork { left: self.left.clone(), look: Arc::new(Box::new(move || access.check())) }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{
     verify::Access,
 };
 
-use super::{session::TokenSessions, usage::Usages};
+use super::{attempt_order::AttemptChange, session::TokenSessions, usage::Usages};
 
 /// An allowed action on an object. A transfer may last longer than its token. If the holder has presented a newer token of the
 /// same lease, the transfer goes on with the newer token.
@@ -59,6 +59,11 @@ impl LiveAccess {
 
     pub(super) fn object(&self) -> &Object {
         &self.object
+    }
+
+    /// Begins a change. Until the returned value is dropped, a later attempt of the job waits for the change.
+    pub(super) fn begin_change(&self) -> AttemptChange {
+        self.sessions.begin_change(&self.access)
     }
 
     /// Checks that the action may go on now.

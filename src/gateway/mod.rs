@@ -20,6 +20,7 @@
 //! | `address_room` | connections of clients that have not proven who they are |
 //! | `session` | sessions: each token is checked once, and kept |
 //! | `caller` | the caller of a request, and what it may open |
+//! | `attempt_order` | changes of an attempt appear before the next attempt's first request |
 //! | `live_access` | an access that goes on with newer tokens of its lease |
 //! | `view` | buckets and prefixes that a token opens |
 //! | `key` | the key of an object below a leased prefix |
@@ -48,6 +49,7 @@
 //! | `bucket` `bucket_upload` `bucket_client` | a bucket of an object store as a store |
 
 mod address_room;
+mod attempt_order;
 mod body_pace;
 mod bucket;
 mod bucket_client;

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    attempt_order::{AttemptChange, AttemptOrder},
     stores::Stores,
     usage::Usages,
     view::{SharedView, TokenView},
@@ -35,6 +36,7 @@ struct SessionState {
     stores: Arc<Stores>,
     clock: Arc<dyn Clock>,
     usages: Usages,
+    order: AttemptOrder,
     kept: Mutex<KeptTokens>,
 }
 
@@ -77,6 +79,7 @@ impl TokenSessions {
             stores,
             clock,
             usages,
+            order: AttemptOrder::default(),
             kept: Mutex::default(),
         }))
     }
@@ -98,13 +101,32 @@ impl TokenSessions {
                 |refusal: &Refusal| matches!(refusal.reason, Reason::FeedStale | Reason::ClockDifference);
             match &opened {
                 Err(refusal) if waits(refusal) => {}
-                _ => return opened,
+                Err(_) => return opened,
+                Ok(session) => {
+                    self.enter(session).await?;
+                    return opened;
+                }
             }
             tokio::select! {
                 () = self.0.verifier.ready() => {}
                 () = self.0.clock.sleep_until(until) => return opened,
             }
         }
+    }
+
+    /// Waits until the changes of the job's earlier attempts have appeared.
+    async fn enter(&self, session: &TokenSession) -> Result<(), Refusal> {
+        for token in &session.tokens {
+            let claims = &token.access.claims().lh;
+            self.0.order.enter(claims.job, claims.attempt, &self.0.clock).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins a change by the attempt that has this access.
+    pub(super) fn begin_change(&self, access: &Access) -> AttemptChange {
+        let claims = &access.claims().lh;
+        self.0.order.begin_change(claims.job, claims.attempt)
     }
 
     async fn open_now(&self, tokens: &[&str], presenter: Presenter<'_>) -> Result<TokenSession, Refusal> {

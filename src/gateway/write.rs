@@ -99,10 +99,14 @@ pub(super) fn check_acl(acl: Option<&str>) -> S3Result<()> {
     without(!is_private, "this access control list (x-amz-acl)")
 }
 
-/// Returns the last check of the access. It is made at the time of a change.
+/// Begins a change, and returns its last check, made at the time of the change. The change is under way until the check is
+/// dropped.
 pub(super) fn final_check(access: &LiveAccess) -> FinalCheck {
-    let access = access.clone();
-    Box::new(move || access.check())
+    let (change, access) = (access.begin_change(), access.clone());
+    Box::new(move || {
+        access.check()?;
+        change.check()
+    })
 }
 
 pub(super) async fn copy_object(
