@@ -64,6 +64,8 @@ Use it for programs that run beside an agent and do not get its variables. In ~/
   [profile leasehold]
   credential_process = leasehold agent credential-process --dir /run/leasehold/creds
   endpoint_url = http://127.0.0.1:PORT                  LEASEHOLD_S3_ENDPOINT in the ready file
+  s3 =
+      signature_version = s3v4
 
 The key stays the same for the whole attempt. It gives no access from another machine, and none
 after the end of access.")]

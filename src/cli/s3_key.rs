@@ -28,6 +28,8 @@ command needs a running `leasehold agent` with --dir, as the same user. In ~/.aw
   credential_process = leasehold s3-key --dir /run/leasehold/creds
   endpoint_url       = https://gateway.acme.example:8447
   region             = us-east-1
+  s3 =
+      signature_version = s3v4
 
 Examples:
   leasehold s3-key --dir /run/leasehold/creds

@@ -59,7 +59,7 @@ impl LeadingFiles {
             key.secret.expose()
         );
         let config = format!(
-            "[default]\nregion = {REGION}\nendpoint_url = http://{address}\ns3 =\n    addressing_style = path\n"
+            "[default]\nregion = {REGION}\nendpoint_url = http://{address}\ns3 =\n    addressing_style = path\n    signature_version = s3v4\n"
         );
         let rclone = format!(
             "[leasehold]\ntype = s3\nprovider = Other\nenv_auth = true\nendpoint = http://{address}\nregion = {REGION}\nno_check_bucket = true\n"
@@ -167,7 +167,11 @@ mod tests {
         let text = std::fs::read_to_string(of("AWS_SHARED_CREDENTIALS_FILE")).unwrap();
         assert!(text.contains(&key.id) && text.contains(key.secret.expose()));
         let config = std::fs::read_to_string(of("AWS_CONFIG_FILE")).unwrap();
-        assert!(config.contains("addressing_style = path"), "{config}");
+        // boto3 and the aws CLI would sign URLs with Signature Version 2, which the gateway refuses.
+        assert!(
+            config.contains("s3 =\n    addressing_style = path\n    signature_version = s3v4\n"),
+            "{config}"
+        );
         let (id, secret) = read_local_key(dir.path()).unwrap();
         assert_eq!((id.as_str(), secret.expose()), (key.id.as_str(), key.secret.expose()));
         dir.wipe();

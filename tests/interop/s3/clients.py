@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 
 DATA, OUT = 'dev/data', None
 MIB = 1 << 20
@@ -58,6 +60,10 @@ class Boto3:
             assert parts(here) == wanted
         head = self.s3.get_object(Bucket='dev', Key='data/part-0.parquet', Range='bytes=0-3')['Body'].read()
         assert head == b'PAR1', head
+        url = self.s3.generate_presigned_url('get_object', Params={'Bucket': 'dev', 'Key': 'data/part-0.parquet'})
+        roots = ssl.create_default_context(cafile=os.environ.get('AWS_CA_BUNDLE'))
+        with urllib.request.urlopen(url, context=roots) as answer:
+            assert answer.read(4) == b'PAR1', url
 
     def write(self, file, to):
         bucket, key = to.split('/', 1)
