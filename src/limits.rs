@@ -601,9 +601,11 @@ pub const HUB_FILES_MAX: usize = 10_000;
 
 // ---------- the local S3 endpoint ----------
 
-/// Connections of programs to the local S3 endpoint of one run at once, each with one request. More connections wait in
-/// the kernel. A data loader with 32 workers has some 10 in each worker.
+/// Connections of programs to the local S3 endpoint of one run at once, each with one request. If there are more, those
+/// that wait longest for a request are closed. A data loader with 32 workers has some 10 in each worker.
 pub const FORWARD_CONNECTIONS_MAX: usize = 512;
+/// The time between two looks for connections that can be closed for others.
+pub const FORWARD_SLOT_WAIT: Duration = Duration::from_millis(100);
 /// Connections to one gateway that wait for their next request.
 pub const FORWARD_IDLE_MAX: usize = 64;
 /// The time for which such a connection waits: shorter than servers keep idle connections.

@@ -5,16 +5,20 @@ use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use http_body_util::BodyExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::unistd::geteuid;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     task::{JoinHandle, spawn_blocking},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -22,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     leading::LeadingFiles,
     local_key::LocalKey,
+    open_connections::{OpenConnection, OpenConnections},
     owner::{is_local, user_of},
     relay::Relay,
 };
@@ -34,7 +39,11 @@ use crate::{
         },
         messages::MessageSink,
     },
-    limits::{FORWARD_CONNECTIONS_MAX, FORWARD_CUT_GRACE, FORWARD_HEADER_BYTES_MAX, FORWARD_QUIET},
+    clock::Clock,
+    limits::{
+        FORWARD_CONNECTIONS_MAX, FORWARD_CUT_GRACE, FORWARD_HEADER_BYTES_MAX, FORWARD_QUIET,
+        FORWARD_SLOT_WAIT,
+    },
     secret::Secret,
 };
 
@@ -121,16 +130,14 @@ async fn accept(
     callers: Callers,
     messages: MessageSink,
 ) {
-    let room = Arc::new(Semaphore::new(FORWARD_CONNECTIONS_MAX));
+    let (room, open) = (Arc::new(Semaphore::new(FORWARD_CONNECTIONS_MAX)), OpenConnections::default());
     let cutting = tokio::spawn(cut_at_the_end(relay.clone()));
     let _cutting = AbortOnDropHandle::new(cutting);
     let presenting = relay.clone();
     let _presenting =
         AbortOnDropHandle::new(tokio::spawn(async move { presenting.present_newer_tokens().await }));
-    let mut has_warned = false;
+    let warned = Arc::new(AtomicBool::new(false));
     loop {
-        // Further connections wait in the kernel.
-        let Ok(place) = room.clone().acquire_owned().await else { return };
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -139,18 +146,37 @@ async fn accept(
                 continue;
             }
         };
-        if !may_connect(peer, own, callers).await {
-            if !std::mem::replace(&mut has_warned, true) {
+        let slot = free_slot(&room, &open, &relay.clock).await;
+        let (relay, messages, warned) = (relay.clone(), messages.clone(), warned.clone());
+        let connection = open.add(relay.clock.now().lease);
+        tokio::spawn(async move {
+            let _slot = slot;
+            if may_connect(peer, own, callers).await {
+                serve(tcp, relay, connection).await;
+            } else if !warned.swap(true, Ordering::Relaxed) {
                 messages
                     .send("refused another user of this machine, who tried to use the access of this run");
             }
-            continue;
-        }
-        let relay = relay.clone();
-        tokio::spawn(async move {
-            serve(tcp, relay).await;
-            drop(place);
         });
+    }
+}
+
+/// Waits for a free slot. If there is none, closes the connections that wait longest for a request. More connections wait
+/// in the kernel.
+async fn free_slot(
+    slots: &Arc<Semaphore>,
+    open: &OpenConnections,
+    clock: &Arc<dyn Clock>,
+) -> Option<OwnedSemaphorePermit> {
+    loop {
+        if slots.available_permits() == 0 {
+            open.close_quietest();
+        }
+        tokio::select! {
+            slot = slots.clone().acquire_owned() => return slot.ok(),
+            // Meanwhile another connection may have become quiet.
+            () = clock.sleep(FORWARD_SLOT_WAIT) => {}
+        }
     }
 }
 
@@ -180,14 +206,23 @@ async fn cut_at_the_end(relay: Arc<Relay>) {
     relay.cut.cancel();
 }
 
-/// Serves one connection. After a cut, the connection stays open for a moment, so that the program can notice the cut.
-async fn serve(tcp: TcpStream, relay: Arc<Relay>) {
+/// Serves one connection, until others need its place or access ends. After a cut, the connection stays open for a moment, so that the program can notice the cut.
+async fn serve(tcp: TcpStream, relay: Arc<Relay>, open: OpenConnection) {
     let _ = tcp.set_nodelay(true);
     let cut_before = relay.cut.is_cancelled();
     let (cut, clock) = (relay.cut.clone(), relay.clock.clone());
-    let service = service_fn(move |request| {
-        let relay = relay.clone();
-        async move { Ok::<_, Infallible>(relay.answer(request).await) }
+    let service = service_fn(|request| {
+        let (relay, under_way) = (relay.clone(), open.begin_request(&relay.clock));
+        async move {
+            let answer = relay.answer(request).await;
+            // The body keeps the request under way until it is sent or dropped.
+            Ok::<_, Infallible>(answer.map(|body| {
+                body.map_frame(move |frame| {
+                    let _ = &under_way;
+                    frame
+                })
+            }))
+        }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(FORWARD_QUIET).max_buf_size(FORWARD_HEADER_BYTES_MAX);
@@ -195,6 +230,12 @@ async fn serve(tcp: TcpStream, relay: Arc<Relay>) {
     // A connection that is opened after the end of access gets only the reason.
     tokio::select! {
         _ = connection.as_mut() => return,
+        // The answer to a request that came meanwhile is still sent.
+        () = open.must_close() => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+            return;
+        }
         () = wait_for_cut(&cut), if !cut_before => {}
     }
     connection.as_mut().graceful_shutdown();

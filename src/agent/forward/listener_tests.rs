@@ -380,3 +380,17 @@ async fn the_local_key_needs_its_token() {
     assert_eq!(shown["SecretAccessKey"], scene.forwarder.key.secret.expose());
     assert!(scene.tokens_seen().is_empty(), "the gateway has no part in it");
 }
+
+#[tokio::test]
+async fn a_newcomer_gets_the_slot_of_a_quiet_connection() {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW));
+    let (slots, open) = (Arc::new(Semaphore::new(1)), OpenConnections::default());
+    let (first, connection) = (free_slot(&slots, &open, &clock).await, open.add(clock.now().lease));
+    let quiet = tokio::spawn(async move {
+        connection.must_close().await;
+        drop((first, connection));
+    });
+    let slot = tokio::time::timeout(Duration::from_secs(10), free_slot(&slots, &open, &clock)).await;
+    assert!(slot.unwrap().is_some());
+    quiet.await.unwrap();
+}

@@ -10,6 +10,7 @@
 //! | What | File |
 //! |---|---|
 //! | accepts connections of this user, within bounds | `listener` |
+//! | open connections, and which of them wait for a request | `open_connections` |
 //! | which user a connection comes from | `owner` |
 //! | the local key, and the key that a request is signed with | `local_key` |
 //! | one request of a program, and the copy of it for a gateway | `local_request` |
@@ -25,6 +26,7 @@ mod leading;
 mod listener;
 mod local_key;
 mod local_request;
+mod open_connections;
 mod own_client;
 mod owner;
 mod refused;

@@ -74,7 +74,7 @@ impl NotServed {
                 "the request is signed with the key {}, which leasehold did not give to this program: remove that key from the script or its settings",
                 plain::ascii_value(id)
             ),
-            NotServed::NotSigned => "the request is not signed: let the program use the key that leasehold gave it, and remove settings for anonymous access, such as `--no-sign-request`".to_owned(),
+            NotServed::NotSigned => "the request has no signature of Version 4: let the program use the key that leasehold gave it, and remove settings for anonymous access, such as `--no-sign-request`, and settings for older signatures".to_owned(),
             NotServed::OtherBucket(bucket) => format!(
                 "this job has no access to the bucket `{}`: name the resource in the job file",
                 plain::value(bucket)

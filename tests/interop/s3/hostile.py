@@ -325,7 +325,7 @@ def story(tally):
         context.set_alpn_protocols(["http/1.1"])
         doors = [
             # Programs of one user share 512 connections of their forwarder, and more wait (docs/gateway.md).
-            Door("forwarder", forwarder, address, local, f"{agent.job}/f", (450, "127.0.0.1")),
+            Door("forwarder", forwarder, address, local, f"{agent.job}/f", (1_000, "127.0.0.1")),
             Door("direct", ("127.0.0.1", port), f"localhost:{port}", agent.key("writing"), f"{agent.job}/d", (1_000, "127.0.0.9"), context),
         ]
         good = [Good(door) for door in doors]

@@ -1,0 +1,132 @@
+//! The open connections of programs. If there are too many, those that wait longest for a request are closed.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, LeaseTime};
+
+/// The open connections. A clone is a pointer.
+#[derive(Clone, Default)]
+pub(super) struct OpenConnections(Arc<Mutex<ConnectionTable>>);
+
+#[derive(Default)]
+struct ConnectionTable {
+    next: u64,
+    open: HashMap<u64, ConnectionState>,
+}
+
+struct ConnectionState {
+    /// The number of requests whose answers are not complete.
+    requests: usize,
+    /// The time since which the connection waits for a request.
+    quiet_since: LeaseTime,
+    close: CancellationToken,
+}
+
+impl OpenConnections {
+    /// Adds a connection until the returned value is dropped.
+    pub(super) fn add(&self, now: LeaseTime) -> OpenConnection {
+        let close = CancellationToken::new();
+        let mut table = self.table();
+        let id = table.next;
+        table.next = id.wrapping_add(1);
+        table.open.insert(id, ConnectionState { requests: 0, quiet_since: now, close: close.clone() });
+        OpenConnection { all: self.clone(), id, close }
+    }
+
+    /// Asks the connection that waits longest for a request to close. Returns whether there was one.
+    pub(super) fn close_quietest(&self) -> bool {
+        let table = self.table();
+        let quiet = table.open.values().filter(|c| c.requests == 0 && !c.close.is_cancelled());
+        let Some(quietest) = quiet.min_by_key(|c| c.quiet_since) else { return false };
+        quietest.close.cancel();
+        true
+    }
+
+    fn change(&self, id: u64, change: impl FnOnce(&mut ConnectionState)) {
+        if let Some(state) = self.table().open.get_mut(&id) {
+            change(state);
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, ConnectionTable> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One open connection.
+pub(super) struct OpenConnection {
+    all: OpenConnections,
+    id: u64,
+    close: CancellationToken,
+}
+
+impl OpenConnection {
+    /// Waits until the connection must close because others need its place.
+    pub(super) async fn must_close(&self) {
+        self.close.cancelled().await;
+    }
+
+    /// Counts a request until the returned value is dropped, at the end of the answer.
+    pub(super) fn begin_request(&self, clock: &Arc<dyn Clock>) -> UnansweredRequest {
+        self.all.change(self.id, |state| state.requests = state.requests.saturating_add(1));
+        UnansweredRequest { all: self.all.clone(), id: self.id, clock: clock.clone() }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.all.table().open.remove(&self.id);
+    }
+}
+
+/// A request whose answer is not complete.
+pub(super) struct UnansweredRequest {
+    all: OpenConnections,
+    id: u64,
+    clock: Arc<dyn Clock>,
+}
+
+impl Drop for UnansweredRequest {
+    fn drop(&mut self) {
+        let now = self.clock.now().lease;
+        self.all.change(self.id, |state| {
+            state.requests = state.requests.saturating_sub(1);
+            state.quiet_since = now;
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::clock::{Wall, manual::ManualClock};
+
+    #[test]
+    fn the_connection_that_waits_longest_closes_first() {
+        let time = Arc::new(ManualClock::new(Wall(1_000_000)));
+        let clock: Arc<dyn Clock> = time.clone();
+        let all = OpenConnections::default();
+        let [first, second, busy] = [0; 3].map(|_| {
+            time.advance(std::time::Duration::from_secs(1));
+            all.add(clock.now().lease)
+        });
+        let is_closing = |c: &OpenConnection| c.must_close().now_or_never().is_some();
+        let request = busy.begin_request(&clock);
+        drop(first.begin_request(&clock));
+        assert!(all.close_quietest());
+        assert!(is_closing(&second) && !is_closing(&first));
+        drop(second);
+        assert!(all.close_quietest() && is_closing(&first));
+        assert!(!all.close_quietest(), "its answer is not complete");
+        drop(request);
+        assert!(all.close_quietest() && is_closing(&busy));
+        assert!(!all.close_quietest());
+    }
+}
