@@ -809,11 +809,19 @@ pub const GATEWAY_JOIN_STEP: u64 = 64 << 20;
 pub const GATEWAY_LISTINGS_MAX: usize = 256;
 /// Listings of one SPIFFE ID under way at once.
 pub const GATEWAY_LISTINGS_PER_PEER_MAX: usize = 64;
+/// Listings of the jobs of one tenant under way at once: a half.
+pub const GATEWAY_LISTINGS_PER_TENANT_MAX: usize = GATEWAY_LISTINGS_MAX / 2;
 /// Listings in one directory that use the disk at once, out of [`GATEWAY_DISK_WORK_MAX`]. Reads and writes have the rest.
 pub const GATEWAY_WALKS_MAX: usize = 4;
+/// Listings of one tenant in one directory that use the disk at once: a half, so that another tenant need not wait.
+pub const GATEWAY_WALKS_PER_TENANT_MAX: usize = GATEWAY_WALKS_MAX / 2;
+/// Listings of one SPIFFE ID in all directories that use the disk at once. More wait, behind others of their tenant.
+pub const GATEWAY_WALKS_PER_HOLDER_MAX: usize = 2;
 /// Listings in all directories that use the disk at once. More wait. Each keeps [`GATEWAY_WALK_NAMES_BYTES`] of names and up to
 /// [`GATEWAY_LIST_MAX`] entries of some KiB at the most, so together they take under 128 MiB.
 pub const GATEWAY_WALKS_IN_ALL_MAX: usize = 16;
+/// Listings of one tenant in all directories that use the disk at once: a half.
+pub const GATEWAY_WALKS_IN_ALL_PER_TENANT_MAX: usize = GATEWAY_WALKS_IN_ALL_MAX / 2;
 /// Bytes of the names that a listing keeps while it walks: more than a page of the longest ones. If a folder has more names, it
 /// is read again when the kept ones are used up.
 pub const GATEWAY_WALK_NAMES_BYTES: usize = 4 << 20;

@@ -27,21 +27,17 @@ use super::{
     listing::ListQuery,
     store::{Entries, FinalCheck, ObjectInfo, ObjectReading, StoreError},
     walk::{self, WalkBounds},
+    walk_turns::WalkTurns,
 };
-use crate::limits::{
-    GATEWAY_DISK_WORK_MAX, GATEWAY_WALK_NAMES_BYTES, GATEWAY_WALKS_IN_ALL_MAX, GATEWAY_WALKS_MAX,
-};
+use crate::limits::{GATEWAY_DISK_WORK_MAX, GATEWAY_WALK_NAMES_BYTES};
 
 /// A directory, and the bound on work in it. A clone is a few pointers.
 #[derive(Clone, Debug)]
 pub(super) struct DirectoryStore {
     root: Arc<PathBuf>,
     work: Arc<Semaphore>,
-    /// Permits for listings. A listing also takes a permit of `work`, so that listings leave permits to reads and
-    /// writes.
-    walks: Arc<Semaphore>,
-    /// Permits for the listings in all directories of the gateway, because each listing takes memory.
-    all_walks: Arc<Semaphore>,
+    /// The turns of listings. A listing also takes a permit of `work`, so that listings leave permits to reads and writes.
+    walks: WalkTurns,
     local: Arc<LocalDevices>,
     /// Each name has one of these locks. The request that holds the lock may check and change the name.
     names: Arc<[Mutex<()>; NAME_LOCKS]>,
@@ -53,24 +49,18 @@ impl DirectoryStore {
     /// Makes a store in a directory. Does not open the directory.
     pub(super) fn new(root: PathBuf) -> Self {
         DirectoryStore {
-            all_walks: Self::all_walks(),
             root: Arc::new(root),
             work: Arc::new(Semaphore::new(GATEWAY_DISK_WORK_MAX)),
-            walks: Arc::new(Semaphore::new(GATEWAY_WALKS_MAX)),
+            walks: WalkTurns::default(),
             local: Arc::default(),
             names: Arc::new(std::array::from_fn(|_| Mutex::new(()))),
         }
     }
 
-    /// Makes the listings of this directory share their permits with the listings of other directories.
+    /// Makes the listings of this directory share their turns with the listings of other directories.
     #[must_use]
-    pub(super) fn sharing_walks(self, all_walks: &Arc<Semaphore>) -> Self {
-        DirectoryStore { all_walks: all_walks.clone(), ..self }
-    }
-
-    /// Returns the permits for the listings in all directories of one gateway.
-    pub(super) fn all_walks() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(GATEWAY_WALKS_IN_ALL_MAX))
+    pub(super) fn sharing_walks(self, all: &WalkTurns) -> Self {
+        DirectoryStore { walks: all.in_one_more_directory(), ..self }
     }
 
     /// Waits for a permit, and runs work on a thread that may block. The work keeps the permit until it ends, even if
@@ -231,13 +221,12 @@ impl DirectoryStore {
         work: &ListWork,
     ) -> Result<Entries, StoreError> {
         let (store, folder, query, work) = (self.clone(), folder.to_owned(), query.clone(), work.clone());
-        let walk = self.walks.clone().acquire_owned().await.map_err(io::Error::other)?;
-        let memory = self.all_walks.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let permit = self.walks.take(&work).await?;
         let gone = CancellationToken::new();
         let _client = gone.clone().drop_guard();
         self.run(move || {
-            // The walk keeps its permits until it ends, also if its client disconnects.
-            let _permits = (walk, memory);
+            // The walk keeps its permit until it ends, also if its client disconnects.
+            let _permit = permit;
             // A job that has not written yet has no folder.
             let open = match store.open_location(&folder, Missing::Fails).map_err(absent) {
                 Ok(open) => open,

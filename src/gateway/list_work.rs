@@ -18,34 +18,52 @@ use super::{
 };
 use crate::{
     limits::GATEWAY_WALK_ENTRIES_MAX,
-    link::Share,
+    link::{Full, Share},
+    name::{SpiffeId, TenantName},
     reason::{Reason, Refusal},
 };
 
-/// A listing of a caller. It keeps its slot until it is dropped.
+/// A listing of a caller. It keeps its slots until it is dropped.
 pub(super) struct Listing {
     left: Arc<AtomicUsize>,
+    holder: SpiffeId,
     _place: Share,
+    _place_of_tenant: Option<Share<TenantName>>,
 }
 
 impl Listing {
-    /// Takes a slot for a listing.
+    /// Takes a slot for a listing, of the caller and of the tenant of its job.
     ///
     /// # Errors
     ///
-    /// The caller, or all callers together, have too many listings under way.
+    /// The caller, its tenant, or all callers together, have too many listings under way.
     pub(super) fn begin(caller: &GatewayCaller) -> S3Result<Self> {
-        let place = caller.rooms.listings.take(&caller.holder, 1).map_err(|_| {
+        let full = |_: Full| {
             let text = "too many listings are under way: try again, with fewer at once";
             refused(&Refusal::new(Reason::Overloaded, text))
-        })?;
-        Ok(Listing { left: Arc::new(AtomicUsize::new(GATEWAY_WALK_ENTRIES_MAX)), _place: place })
+        };
+        let rooms = &caller.rooms;
+        let tenant = caller.session.tokens.first().map(|token| &token.access.claims().lh.tenant);
+        Ok(Listing {
+            _place: rooms.listings.take(&caller.holder, 1).map_err(full)?,
+            _place_of_tenant: match tenant {
+                Some(tenant) => Some(rooms.listings_of_tenants.take(tenant, 1).map_err(full)?),
+                None => None,
+            },
+            left: Arc::new(AtomicUsize::new(GATEWAY_WALK_ENTRIES_MAX)),
+            holder: caller.holder.clone(),
+        })
     }
 
     /// Returns the part of the work that needs this access. All parts share one bound.
     pub(super) fn with(&self, access: &LiveAccess) -> ListWork {
-        let access = access.clone();
-        ListWork { left: self.left.clone(), look: Arc::new(Box::new(move || access.check())) }
+        let checked = access.clone();
+        ListWork {
+            left: self.left.clone(),
+            look: Arc::new(Box::new(move || checked.check())),
+            holder: self.holder.clone(),
+            tenant: access.access().claims().lh.tenant.clone(),
+        }
     }
 }
 
@@ -54,6 +72,9 @@ impl Listing {
 pub(super) struct ListWork {
     left: Arc<AtomicUsize>,
     look: Arc<FinalCheck>,
+    pub(super) holder: SpiffeId,
+    /// The tenant of the holder's job.
+    pub(super) tenant: TenantName,
 }
 
 impl ListWork {
@@ -73,7 +94,12 @@ impl ListWork {
 
     #[cfg(test)]
     pub(super) fn of(entries: usize, look: FinalCheck) -> Self {
-        ListWork { left: Arc::new(AtomicUsize::new(entries)), look: Arc::new(look) }
+        ListWork {
+            left: Arc::new(AtomicUsize::new(entries)),
+            look: Arc::new(look),
+            holder: "spiffe://a.example/worker".parse().unwrap(),
+            tenant: "acme".parse().unwrap(),
+        }
     }
 }
 

@@ -45,7 +45,8 @@
 //! | `hub/` | the API of the Hugging Face Hub |
 //! | `stores` `store` | the stores, and their operations |
 //! | `upload` | bytes that are not visible yet |
-//! | `directory` `directory_upload` `file_chunks` `folder` `cached_open` `walk` `kept_names` | a directory of this machine as a store |
+//! | `directory` `directory_upload` `file_chunks` `folder` `cached_open` | a directory of this machine as a store |
+//! | `walk` `walk_turns` `kept_names` | the listings of a directory |
 //! | `bucket` `bucket_upload` `bucket_client` | a bucket of an object store as a store |
 
 mod address_room;
@@ -98,6 +99,7 @@ mod upload_memory;
 mod usage;
 mod view;
 mod walk;
+mod walk_turns;
 mod write;
 
 pub use bucket_client::{BucketSettings, StoreFault};

@@ -107,7 +107,7 @@ impl From<StoreError> for S3Error {
             StoreError::TooManyEntries => failed(S3ErrorCode::InvalidRequest, text),
             StoreError::PartsMissing => failed(S3ErrorCode::InvalidPart, text),
             StoreError::PartTooLarge(_) => failed(S3ErrorCode::EntityTooLarge, text),
-            StoreError::NoMemory => failed(S3ErrorCode::SlowDown, text),
+            StoreError::NoMemory | StoreError::TooManyListings => failed(S3ErrorCode::SlowDown, text),
             StoreError::Ended(refusal) | StoreError::NotAsPinned(refusal) => refused(&refusal),
             StoreError::Unavailable(_) => {
                 tracing::warn!(why = %plain::message(&text), "a store behind the gateway cannot be used");

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use crate::{
     limits::{
-        GATEWAY_LISTINGS_MAX, GATEWAY_LISTINGS_PER_PEER_MAX, GATEWAY_REQUESTS_MAX,
-        GATEWAY_REQUESTS_PER_PEER_MAX, GATEWAY_UPLOAD_KIB_MAX, GATEWAY_UPLOAD_KIB_PER_PEER_MAX,
+        GATEWAY_LISTINGS_MAX, GATEWAY_LISTINGS_PER_PEER_MAX, GATEWAY_LISTINGS_PER_TENANT_MAX,
+        GATEWAY_REQUESTS_MAX, GATEWAY_REQUESTS_PER_PEER_MAX, GATEWAY_UPLOAD_KIB_MAX,
+        GATEWAY_UPLOAD_KIB_PER_PEER_MAX,
     },
     link::Shares,
+    name::TenantName,
 };
 
 /// The work that holders may have under way at once.
@@ -15,6 +17,8 @@ use crate::{
 pub(super) struct GatewayRoom {
     pub(super) requests: Arc<Shares>,
     pub(super) listings: Arc<Shares>,
+    /// The same listings, counted by the tenants of the holders' jobs.
+    pub(super) listings_of_tenants: Arc<Shares<TenantName>>,
     /// KiB of memory for uploads into object stores.
     pub(super) upload_kib: Arc<Shares>,
 }
@@ -24,6 +28,7 @@ impl Default for GatewayRoom {
         GatewayRoom {
             requests: Shares::new(GATEWAY_REQUESTS_MAX, GATEWAY_REQUESTS_PER_PEER_MAX),
             listings: Shares::new(GATEWAY_LISTINGS_MAX, GATEWAY_LISTINGS_PER_PEER_MAX),
+            listings_of_tenants: Shares::new(GATEWAY_LISTINGS_MAX, GATEWAY_LISTINGS_PER_TENANT_MAX),
             upload_kib: Shares::new(GATEWAY_UPLOAD_KIB_MAX, GATEWAY_UPLOAD_KIB_PER_PEER_MAX),
         }
     }

@@ -13,6 +13,7 @@ use super::{
     pins::file_name,
     store::LocationStore,
     stores::Stores,
+    walk_turns::WalkTurns,
 };
 use crate::{
     catalog::{Catalog, Resource},
@@ -137,7 +138,7 @@ impl GatewaySettings {
     ///
     /// A file with a key cannot be read, or the client of a store refuses its settings.
     pub fn open_stores(&self) -> Result<Stores, StoreFault> {
-        let walks = DirectoryStore::all_walks();
+        let walks = WalkTurns::default();
         let open = |settings: &StoreSettings| -> Result<(String, Arc<LocationStore>), StoreFault> {
             let store = match &settings.kept_in {
                 KeptIn::Directory(directory) => {

@@ -86,6 +86,8 @@ pub(super) enum StoreError {
     Ended(Refusal),
     #[error("the memory for uploads is in use: try again, with fewer at once")]
     NoMemory,
+    #[error("too many listings wait for the disk: try again, with fewer at once")]
+    TooManyListings,
     /// The store could not be reached, or has no capacity now.
     #[error("{0}")]
     Unavailable(String),

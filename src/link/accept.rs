@@ -181,7 +181,7 @@ struct ListenerState {
     http_unknown: auto::Builder<TokioExecutor>,
     acceptor: Acceptor,
     options: ServeOptions,
-    queue: Arc<HandshakeQueue>,
+    queue: HandshakeQueue,
     room: ConnectionRoom,
     failures: FailureLog,
     shutdown: CancellationToken,

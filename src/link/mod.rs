@@ -11,6 +11,7 @@
 //! | `options` | [`ServeOptions`]: the limits of one listener |
 //! | `class` | [`PeerClass`]: the class of a peer, which decides which limits apply |
 //! | `handshake_queue` | the queue of handshakes: fair turns by address |
+//! | `turn_queue` | [`TurnQueue`]: a queue for places, with fair turns by key |
 //! | `room` | the slots for the connections of one listener |
 //! | `share` | [`Shares`]: how much of a resource each identity uses at once |
 //! | `connection` | [`Connection`]: the connection of a request, and the [`ConnectionEnd`] |
@@ -36,6 +37,7 @@ mod rotating_channel;
 mod share;
 #[cfg(test)]
 mod testing;
+mod turn_queue;
 #[cfg(feature = "server")]
 mod web_tls;
 
@@ -52,5 +54,7 @@ pub use options::{Protocol, ServeOptions};
 pub use rotating_channel::RotatingChannel;
 #[cfg(feature = "server")]
 pub(crate) use share::{Full, Share, Shares};
+#[cfg(feature = "server")]
+pub(crate) use turn_queue::{TurnLimits, TurnPlace, TurnQueue, WhenFull};
 #[cfg(feature = "server")]
 pub(crate) use web_tls::{WebFault, web_tls};

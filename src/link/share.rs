@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -10,23 +11,24 @@ use std::{
 
 use crate::name::SpiffeId;
 
-/// Counts how much of one resource (connections, requests, bytes) each SPIFFE ID uses, and limits it.
+/// Counts how much of one resource (connections, requests, bytes) each SPIFFE ID uses, and limits it. Some resources are
+/// shared out by another key, such as the tenant; what is said here of identities is true of such keys too.
 ///
 /// An identity may use at most `most` in total. It may also never use more than was free before it took the last amount. So a
 /// single identity gets at most half, and while anything is free, the next identity gets some of it.
 ///
 /// An identity that uses nothing has no entry. The mutex is held for one look-up, without a clock or an await.
 #[derive(Debug)]
-pub struct Shares {
+pub struct Shares<K: Eq + Hash + Clone = SpiffeId> {
     all: usize,
     most: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<Taken<K>>,
 }
 
-#[derive(Debug, Default)]
-struct Taken {
+#[derive(Debug)]
+struct Taken<K> {
     total: usize,
-    each: HashMap<SpiffeId, usize>,
+    each: HashMap<K, usize>,
 }
 
 /// Why an amount cannot be taken.
@@ -38,20 +40,21 @@ pub enum Full {
     All { most: usize },
 }
 
-impl Shares {
+impl<K: Eq + Hash + Clone> Shares<K> {
     /// Makes the shares of a resource. `all` is the limit for all identities together, and `most` is the limit for one
     /// identity.
     pub fn new(all: usize, most: usize) -> Arc<Self> {
-        Arc::new(Shares { all, most, taken: Mutex::default() })
+        let taken = Mutex::new(Taken { total: 0, each: HashMap::new() });
+        Arc::new(Shares { all, most, taken })
     }
 
     /// Takes an amount for this identity, until the share is dropped.
-    pub fn take(self: &Arc<Self>, id: &SpiffeId, amount: usize) -> Result<Share, Full> {
+    pub fn take(self: &Arc<Self>, id: &K, amount: usize) -> Result<Share<K>, Full> {
         self.add(id, amount)?;
         Ok(Share { of: self.clone(), id: id.clone(), amount: AtomicUsize::new(amount) })
     }
 
-    fn add(&self, id: &SpiffeId, amount: usize) -> Result<(), Full> {
+    fn add(&self, id: &K, amount: usize) -> Result<(), Full> {
         let mut taken = self.lock();
         let has = taken.each.get(id).copied().unwrap_or(0);
         let left = self.all.saturating_sub(taken.total);
@@ -66,13 +69,13 @@ impl Shares {
         Ok(())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, Taken<K>> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Taken {
-    fn set(&mut self, id: &SpiffeId, wanted: usize) {
+impl<K: Eq + Hash + Clone> Taken<K> {
+    fn set(&mut self, id: &K, wanted: usize) {
         let has = self.each.get(id).copied().unwrap_or(0);
         self.total = self.total.saturating_sub(has).saturating_add(wanted);
         if wanted == 0 {
@@ -87,13 +90,13 @@ impl Taken {
 
 /// An amount that an identity has taken. Dropping the value returns the amount.
 #[derive(Debug)]
-pub struct Share {
-    of: Arc<Shares>,
-    id: SpiffeId,
+pub struct Share<K: Eq + Hash + Clone = SpiffeId> {
+    of: Arc<Shares<K>>,
+    id: K,
     amount: AtomicUsize,
 }
 
-impl Share {
+impl<K: Eq + Hash + Clone> Share<K> {
     /// Adds to the amount.
     #[cfg(feature = "server")]
     pub fn grow(&self, amount: usize) -> Result<(), Full> {
@@ -129,7 +132,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl<K: Eq + Hash + Clone> Drop for Share<K> {
     fn drop(&mut self) {
         self.give_back(self.amount.load(Ordering::Relaxed));
     }

@@ -348,22 +348,24 @@ async fn only_the_platform_lifts_a_lock_of_the_platform() {
 
 /// A world in which globex may read acme's tickets.
 pub async fn sharing_world() -> World {
-    World::with(|setup| {
-        let acme = setup.catalog.get_mut("acme.toml").unwrap();
-        *acme = acme
-            .replacen(
-                "owner          = \"data-tickets@acme.example\"\n",
-                "owner = \"data-tickets@acme.example\"\nshared_with = [\"globex\"]\n",
-                1,
-            )
-            .replacen("checks    = \"feed\"", "serves = [\"acme\", \"globex\"]\nchecks    = \"feed\"", 1);
-        let globex = setup.catalog.get_mut("globex.toml").unwrap();
-        *globex = globex.replace(
-            "audience       = \"spiffe://k8s.globex.example/ns/data/sa/gateway\"",
-            &format!("audience = \"{GATEWAY}\""),
-        );
-    })
-    .await
+    World::with(share_tickets).await
+}
+
+/// Shares acme's tickets with globex, and lets acme's gateway serve globex.
+pub fn share_tickets(setup: &mut Setup) {
+    let acme = setup.catalog.get_mut("acme.toml").unwrap();
+    *acme = acme
+        .replacen(
+            "owner          = \"data-tickets@acme.example\"\n",
+            "owner = \"data-tickets@acme.example\"\nshared_with = [\"globex\"]\n",
+            1,
+        )
+        .replacen("checks    = \"feed\"", "serves = [\"acme\", \"globex\"]\nchecks    = \"feed\"", 1);
+    let globex = setup.catalog.get_mut("globex.toml").unwrap();
+    *globex = globex.replace(
+        "audience       = \"spiffe://k8s.globex.example/ns/data/sa/gateway\"",
+        &format!("audience = \"{GATEWAY}\""),
+    );
 }
 
 /// A worker of globex in a job that reads these datasets.

@@ -1,6 +1,11 @@
 //! The S3 gateway inside the daemon, with a client of object stores that knows nothing of Leasehold.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt, TryStreamExt};
 use http::{HeaderValue, Request};
@@ -13,10 +18,14 @@ use leasehold::{
 use object_store::{
     ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, WriteMultipart,
     aws::{AmazonS3, AmazonS3Builder},
+    list::{PaginatedListOptions, PaginatedListStore},
     path::Path,
 };
 
-use crate::harness::*;
+use crate::{
+    decided::{globex_worker, share_tickets},
+    harness::*,
+};
 
 const SECRET: &str = "a-local-secret";
 /// Larger than all buffers between the two ends.
@@ -282,4 +291,53 @@ async fn a_use_that_ends_before_it_begins_is_refused() {
     // One moment is an interval, too.
     let taken = send(report(1, at(1_790_000_000), at(1_790_000_000))).await.unwrap().into_inner();
     assert_eq!((taken.unknown, launcher.job(&worker.job).await.uses.len()), (0, 1));
+}
+
+// A tenant that lists a large folder over and over holds only its share of the disk. The listings of others have their turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listings_of_one_tenant_keep_no_other_tenant_waiting() {
+    const NAMES: usize = 60_000;
+    const AT_ONCE: usize = 60;
+    let world = world_with_gateway(share_tickets, "127.0.0.1:0").await;
+    std::fs::create_dir(world.file("acme-data/tickets/v3/many")).unwrap();
+    for n in 0..NAMES {
+        std::fs::File::create(world.file(&format!("acme-data/tickets/v3/many/{n}"))).unwrap();
+    }
+    let endpoint =
+        Endpoint::new(&world.daemon().gateway.unwrap().to_string(), DAEMON.parse().unwrap()).unwrap();
+    let forwarder = async |worker: &Worker, id: &str| {
+        let token = worker.issue(v1::Half::Reading).await.text;
+        let connector = Connector::new(world.source(&world.svid(id)), world.clock.clone(), endpoint.clone());
+        Forwarder::start(connector, vec![token]).await
+    };
+    let flood = forwarder(&world.working().await, WORKER).await.bucket("acme-data");
+    let worker = globex_worker(&world, vec![TICKETS.into()], "k").await;
+    let other = forwarder(&worker, &format!("{GLOBEX_WORKER}-k")).await.bucket("acme-data");
+    let list = async |bucket: &AmazonS3, folder: &str| {
+        bucket.list_with_delimiter(Some(&Path::from(folder))).await.map(|listed| listed.objects.len())
+    };
+    let before = Instant::now();
+    assert_eq!(list(&other, "tickets/v3/train").await.unwrap(), 1);
+    println!("idle: {:?}", before.elapsed());
+
+    // Only one name is asked for, so the client has little work, and the gateway reads the whole folder.
+    let first = || PaginatedListOptions { max_keys: Some(1), ..Default::default() };
+    let flooding: Vec<_> = (0..AT_ONCE)
+        .map(|_| {
+            let flood = flood.clone();
+            tokio::spawn(async move {
+                while flood.list_paginated(Some("tickets/v3/many/"), first()).await.is_ok() {}
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for _ in 0..10 {
+        let asked = Instant::now();
+        assert_eq!(soon("a small listing", list(&other, "tickets/v3/train")).await.unwrap(), 1);
+        let took = asked.elapsed();
+        println!("flooded: {took:?}");
+        assert!(took < Duration::from_secs(1), "a small listing took {took:?}");
+    }
+    assert!(flooding.iter().all(|flooding| !flooding.is_finished()), "the flood goes on");
+    flooding.iter().for_each(tokio::task::JoinHandle::abort);
 }
