@@ -768,6 +768,9 @@ pub const GATEWAY_SIGNED_HEADERS_MAX: usize = 64;
 pub const GATEWAY_DIRECT_UNPROVEN_MAX: usize = 256;
 /// Such connections of one address: a quarter.
 pub const GATEWAY_DIRECT_UNPROVEN_PER_ADDRESS_MAX: usize = GATEWAY_DIRECT_UNPROVEN_MAX / 4;
+/// The time in which a connection must send a request with a good signature. A request is held for up to [`GATEWAY_HOLD`] while
+/// tokens cannot be checked, and there is time to try again.
+pub const GATEWAY_DIRECT_UNPROVEN_TIME: Duration = Duration::from_secs(30);
 /// Connections of clients without an SVID whose signature was checked.
 pub const GATEWAY_DIRECT_CONNECTIONS_MAX: usize = 1_024;
 /// Such connections of one holder: as many as its requests in progress.

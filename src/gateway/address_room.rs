@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::link::network;
 
 /// Places for connections. If all places are taken, the address with the most connections loses its oldest connection, and
-/// a new address gets that place.
+/// a new address gets that place. If each address has only one connection, a new address gets the oldest place of all.
 ///
 /// The mutex is held for one look-up; no clock and no await here.
 #[derive(Debug)]
@@ -65,16 +65,23 @@ impl AddressRoom {
 }
 
 impl TakenPlaces {
-    /// Closes the oldest connection of the address with the most, if that has at least two more than the newcomer's `has`.
+    /// Closes a connection for a newcomer whose address has `has`. Takes the oldest one of the address with the most, if that has
+    /// at least two more than the newcomer's address. If each address has one, takes the oldest one of all for an address without
+    /// one. Many networks with a connection each thus keep no one out.
     fn cut_of_the_busiest(&mut self, has: usize) -> bool {
-        let busiest = self.each.iter().max_by_key(|(_, places)| places.len());
-        let Some((&address, places)) = busiest else { return false };
-        if places.len() < has.saturating_add(2) {
+        let most = self.each.values().map(BTreeMap::len).max().unwrap_or(0);
+        if most < has.saturating_add(2) && !(has == 0 && most == 1) {
             return false;
         }
-        let Some((&oldest, cut)) = places.first_key_value() else { return false };
-        cut.cancel();
-        self.remove(address, oldest);
+        let first =
+            |places: &BTreeMap<u64, CancellationToken>| places.first_key_value().map(|(number, _)| *number);
+        let busiest = self.each.iter().filter(|(_, places)| places.len() == most);
+        let oldest = busiest.filter_map(|(address, places)| Some((first(places)?, *address))).min();
+        let Some((number, address)) = oldest else { return false };
+        if let Some(cut) = self.each.get(&address).and_then(|places| places.get(&number)) {
+            cut.cancel();
+        }
+        self.remove(address, number);
         true
     }
 
@@ -120,6 +127,23 @@ mod tests {
             "no address has two more than this one"
         );
         drop((held, second, third));
+        let taken = room.lock();
+        assert!(taken.each.is_empty() && taken.total == 0);
+    }
+
+    #[test]
+    fn a_newcomer_gets_the_oldest_place_if_each_address_has_one() {
+        let room = AddressRoom::new(3, 2);
+        let cuts: Vec<CancellationToken> = (0..3).map(|_| CancellationToken::new()).collect();
+        let one_each = |n: u8| room.take(address(n + 1), cuts[usize::from(n)].clone()).unwrap();
+        let held: Vec<_> = [2, 0, 1].map(one_each).into();
+        assert!(room.take(address(1), CancellationToken::new()).is_none(), "this address has a place");
+        let newcomer = room.take(address(9), CancellationToken::new()).unwrap();
+        assert_eq!(
+            cuts.iter().map(CancellationToken::is_cancelled).collect::<Vec<_>>(),
+            [false, false, true]
+        );
+        drop((held, newcomer));
         let taken = room.lock();
         assert!(taken.each.is_empty() && taken.total == 0);
     }

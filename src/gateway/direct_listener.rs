@@ -1,8 +1,8 @@
 //! The listener for clients without an SVID: TLS with a web certificate, HTTP/1.1 only.
 //!
 //! Before a request is checked, a connection is known only by its address. The number of such connections is limited, and
-//! a connection no longer counts against this limit when its first request is checked. So unknown clients take no capacity of
-//! known clients.
+//! so is the time for which a connection may be one of them. A connection no longer counts against this limit when its first
+//! request is checked. So unknown clients take no capacity of known clients.
 
 use std::{
     convert::Infallible,
@@ -14,9 +14,15 @@ use std::{
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
 use tokio_rustls::TlsAcceptor;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use super::{
     address_room::{AddressPlace, AddressRoom},
@@ -28,7 +34,8 @@ use crate::{
     limits::{
         CONNECTION_GRACE, GATEWAY_CERTIFICATE_LOOK, GATEWAY_DIRECT_CONNECTIONS_MAX,
         GATEWAY_DIRECT_CONNECTIONS_PER_HOLDER_MAX, GATEWAY_DIRECT_UNPROVEN_MAX,
-        GATEWAY_DIRECT_UNPROVEN_PER_ADDRESS_MAX, GATEWAY_HEADER_BYTES_MAX, HANDSHAKE,
+        GATEWAY_DIRECT_UNPROVEN_PER_ADDRESS_MAX, GATEWAY_DIRECT_UNPROVEN_TIME, GATEWAY_HEADER_BYTES_MAX,
+        HANDSHAKE,
     },
     link::{Share, Shares, WebFault, web_tls},
     name::SpiffeId,
@@ -90,7 +97,7 @@ struct DirectState {
 impl Gateway {
     /// Serves clients without an SVID until the shutdown. [`Gateway::serve`] must run too: it watches uploads and usages.
     pub async fn serve_direct(self, direct: DirectListener, shutdown: CancellationToken) {
-        let DirectListener { listener, certificate, mut tls, keys } = direct;
+        let DirectListener { listener, certificate, tls, keys } = direct;
         let clock = self.sessions.clock().clone();
         let shared = Arc::new(DirectState {
             gateway: self,
@@ -100,16 +107,14 @@ impl Gateway {
             proven: Shares::new(GATEWAY_DIRECT_CONNECTIONS_MAX, GATEWAY_DIRECT_CONNECTIONS_PER_HOLDER_MAX),
             shutdown: shutdown.clone(),
         });
+        let (newest, tls) = watch::channel(tls);
+        // In a task, because the disk of the files may hang.
+        let following = tokio::spawn(follow_certificate(certificate, newest, clock.clone()));
+        let _following = AbortOnDropHandle::new(following);
         let tasks = TaskTracker::new();
-        let mut look = pin!(clock.sleep(GATEWAY_CERTIFICATE_LOOK));
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
-                () = &mut look => {
-                    tls = read_again(&certificate, tls).await;
-                    look.set(clock.sleep(GATEWAY_CERTIFICATE_LOOK));
-                    continue;
-                }
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -120,7 +125,8 @@ impl Gateway {
                         metrics::counter!("leasehold_gateway_direct_refused_total").increment(1);
                         continue;
                     };
-                    tasks.spawn(serve_connection(tcp, remote.ip(), tls.clone(), place, cut, shared.clone()));
+                    let tls = tls.borrow().clone();
+                    tasks.spawn(serve_connection(tcp, remote.ip(), tls, place, cut, shared.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -134,17 +140,23 @@ impl Gateway {
     }
 }
 
-/// Reads the certificate again. If it cannot be used, the last good one stays.
-async fn read_again(certificate: &WebCertificate, last_good: TlsAcceptor) -> TlsAcceptor {
-    let files = certificate.clone();
-    let read = tokio::task::spawn_blocking(move || web_tls(&files.cert, &files.key)).await;
-    match read {
-        Ok(Ok(newer)) => newer,
-        Ok(Err(error)) => {
-            tracing::error!(%error, "the certificate of the gateway cannot be used: the last good one stays");
-            last_good
+/// Reads the certificate again and again. If it cannot be used, the last good one stays.
+async fn follow_certificate(
+    certificate: WebCertificate,
+    newest: watch::Sender<TlsAcceptor>,
+    clock: Arc<dyn Clock>,
+) {
+    loop {
+        clock.sleep(GATEWAY_CERTIFICATE_LOOK).await;
+        let files = certificate.clone();
+        let read = tokio::task::spawn_blocking(move || web_tls(&files.cert, &files.key)).await;
+        match read {
+            Ok(Ok(newer)) => drop(newest.send_replace(newer)),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the certificate of the gateway cannot be used: the last good one stays");
+            }
+            Err(_) => {}
         }
-        Err(_) => last_good,
     }
 }
 
@@ -152,6 +164,14 @@ async fn read_again(certificate: &WebCertificate, last_good: TlsAcceptor) -> Tls
 enum DirectPlace {
     Unproven(#[expect(dead_code, reason = "held until it is dropped")] AddressPlace),
     Proven(#[expect(dead_code, reason = "held until it is dropped")] Share),
+}
+
+/// Resolves when a connection has proven nothing for too long.
+async fn proves_nothing(clock: &dyn Clock, place: &Mutex<DirectPlace>) {
+    clock.sleep(GATEWAY_DIRECT_UNPROVEN_TIME).await;
+    if matches!(*place.lock().unwrap_or_else(PoisonError::into_inner), DirectPlace::Proven(_)) {
+        std::future::pending().await
+    }
 }
 
 impl DirectState {
@@ -188,6 +208,7 @@ async fn serve_connection(
         Err(error) => return tracing::debug!(%remote, %error, "a client without an SVID made no handshake"),
     };
     let place = Arc::new(Mutex::new(DirectPlace::Unproven(place)));
+    let unproven = place.clone();
     let service = service_fn(|request: http::Request<Incoming>| {
         let (shared, place, cut) = (shared.clone(), place.clone(), cut.clone());
         async move {
@@ -203,6 +224,7 @@ async fn serve_connection(
     tokio::select! {
         _ = http.as_mut() => return,
         () = cut.cancelled() => return,
+        () = proves_nothing(&*shared.clock, &unproven) => {}
         () = shared.shutdown.cancelled() => {}
     }
     http.as_mut().graceful_shutdown();

@@ -1,16 +1,29 @@
 //! Direct keys: clients of S3 without an SVID and without a wrapper, which are programs that others wrote.
 
-use std::{net::SocketAddr, os::unix::fs::PermissionsExt, time::Duration};
+use std::{
+    fs::OpenOptions,
+    net::SocketAddr,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, TryStreamExt};
 use http::Method;
-use leasehold::proto::v1::{self, CredentialKind, Half, Outcome};
+use leasehold::{
+    limits,
+    proto::v1::{self, CredentialKind, Half, Outcome},
+};
+use nix::{fcntl::OFlag, sys::stat::Mode, unistd::mkfifo};
 use object_store::{
     Certificate, ClientOptions, ObjectStore, ObjectStoreExt, PutPayload, RetryConfig, WriteMultipart,
     aws::{AmazonS3, AmazonS3Builder},
     path::Path,
     signer::Signer,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
 use crate::{gateway::world_with_gateway, harness::*};
@@ -242,7 +255,13 @@ async fn a_key_lasts_as_long_as_its_lease() {
 
 /// Fetches a URL as any program does that has it. Returns the status and the text.
 async fn get(world: &World, url: &str) -> (u16, String) {
-    let root = reqwest::Certificate::from_pem(world.read("web.pem").as_bytes()).unwrap();
+    get_by(&world.read("web.pem"), url).await
+}
+
+/// Fetches a URL over a new connection to a server with this certificate.
+async fn get_by(pem: &str, url: &str) -> (u16, String) {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let root = reqwest::Certificate::from_pem(pem.as_bytes()).unwrap();
     let client = reqwest::Client::builder().add_root_certificate(root).build().unwrap();
     let answer = soon("an answer", client.get(url).send()).await.unwrap();
     (answer.status().as_u16(), answer.text().await.unwrap())
@@ -292,6 +311,33 @@ async fn a_policy_can_forbid_direct_keys() {
     let writing = key(&worker, Half::Writing).await;
     world.daemon().reload();
     worker.renew(&writing.lease).await.unwrap();
+}
+
+const BOUND_ONLY: &str = r#"
+@id("guard-binding")
+@explain("tickets are only for credentials that are bound to their holder")
+forbid (principal is Leasehold::Workload, action == Leasehold::Action::"read_dataset", resource is Leasehold::Dataset)
+unless { context.binding == "certificate" || context.binding == "subject" }
+"#;
+
+// A rule that demands a binding must let a job be created, because a job has no credential then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rule_for_a_binding_lets_jobs_be_created() {
+    let world = world().await;
+    let launcher = world.client(LAUNCHER).await;
+    let worker = world.working().await;
+    let applies = async |text: &str, key: &str| {
+        world.write("policy/binding.cedar", text);
+        world.daemon().reload();
+        let answer = launcher.create(spec(), key).await;
+        (answer, try_key(&worker, Half::Reading).await.map_err(|status| Refused::of(&status)))
+    };
+    let (created, key) = applies(&format!("{BOUND_ONLY}when {{ context.binding != \"\" }};"), "one").await;
+    created.unwrap();
+    key.err().unwrap().is(Code::PermissionDenied, "POLICY_DENIED");
+    assert!(!worker.issue(Half::Reading).await.text.is_empty());
+    let (created, _) = applies(&format!("{BOUND_ONLY};"), "two").await;
+    refused(created).is(Code::PermissionDenied, "POLICY_DENIED");
 }
 
 // The order of an issue holds for keys: locks, the catalog, and the record before the answer. The secret is kept nowhere.
@@ -398,4 +444,76 @@ async fn a_command_prints_a_key_for_credential_process() {
     assert!(expires > world.clock.now().wall);
     let (access, secret, token) = (text("AccessKeyId"), text("SecretAccessKey"), text("SessionToken"));
     assert!(read(&bucket_with(&world, "acme-data", &access, &secret, Some(&token))).await.is_ok());
+}
+
+/// A file that cannot be read, as on a disk that hangs: a pipe that no process writes into.
+struct HungFile(PathBuf);
+
+impl HungFile {
+    fn in_place_of(path: PathBuf) -> Self {
+        std::fs::remove_file(&path).unwrap();
+        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+        HungFile(path)
+    }
+}
+
+impl Drop for HungFile {
+    fn drop(&mut self) {
+        // Ends the wait of the thread that reads it, because the runtime of the test waits for that thread.
+        let _ = OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.0);
+    }
+}
+
+// A certificate that cannot be read keeps no client waiting, and not the stop of the daemon. The last good one stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_on_a_hung_disk_stops_nothing() {
+    let mut world = world_with(|setup| setup.real_clock = false).await;
+    let pem = world.read("web.pem");
+    let port = world.daemon().gateway_direct.unwrap().port();
+    let url = format!("https://localhost:{port}/");
+    assert_eq!(get_by(&pem, &url).await.0, 403);
+    let hung = HungFile::in_place_of(world.file("web.pem"));
+    world.time().advance(limits::GATEWAY_CERTIFICATE_LOOK);
+    for _ in 0..20 {
+        assert_eq!(get_by(&pem, &url).await.0, 403);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.stop().await.unwrap();
+    drop(hung);
+}
+
+// A client that proves nothing has a place for a limited time, however often it sends requests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_proves_nothing_is_disconnected() {
+    let world = world_with(|setup| setup.real_clock = false).await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(world.read("web.pem").as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tcp = tokio::net::TcpStream::connect(world.daemon().gateway_direct.unwrap()).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let mut client = connector.connect("localhost".try_into().unwrap(), tcp).await.unwrap();
+    let mut buffer = vec![0; 64 << 10];
+    let mut ask = async || {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.ok()?;
+        let n = soon("an answer", client.read(&mut buffer)).await.ok().filter(|n| *n > 0)?;
+        Some(String::from_utf8_lossy(buffer.get(..n)?).into_owned())
+    };
+    let first = ask().await.expect("an answer");
+    assert!(first.starts_with("HTTP/1.1 403"), "{first}");
+    let mut asked = Duration::ZERO;
+    while asked < 2 * limits::GATEWAY_DIRECT_UNPROVEN_TIME {
+        world.time().advance(Duration::from_secs(1));
+        asked += Duration::from_secs(1);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if ask().await.is_none() {
+            assert!(asked >= limits::GATEWAY_DIRECT_UNPROVEN_TIME, "after {asked:?}");
+            return;
+        }
+    }
+    panic!("it is still connected after {asked:?}");
 }
