@@ -130,6 +130,22 @@ pub(super) async fn serve(
     stopped
 }
 
+/// Whether a reload ended, or a signal to stop came first.
+#[derive(Debug, PartialEq, Eq)]
+enum Reloading {
+    Done,
+    Stopped,
+}
+
+/// Reloads in a thread that may block. A disk that hangs delays no stop. A panic in the reload ends nothing else, and mistakes are
+/// logged.
+async fn reload_unless(reload: Arc<dyn Fn() + Send + Sync>, stop: impl Future<Output = ()>) -> Reloading {
+    tokio::select! {
+        _ = tokio::task::spawn_blocking(move || reload()) => Reloading::Done,
+        () = stop => Reloading::Stopped,
+    }
+}
+
 /// The signals to which a daemon reacts.
 pub(super) struct Stops {
     term: tokio::signal::unix::Signal,
@@ -157,9 +173,9 @@ impl Stops {
                 _ = self.int.recv() => return,
                 _ = self.hangup.recv() => {
                     tracing::info!("SIGHUP: reading identity files, catalog and policy again");
-                    // A panic in the reload must not stop this task, which also waits for SIGTERM. Mistakes are logged.
-                    let reload = reload.clone();
-                    let _ = tokio::task::spawn_blocking(move || reload()).await;
+                    if reload_unless(reload.clone(), self.stop()).await == Reloading::Stopped {
+                        return;
+                    }
                 }
             }
         }
@@ -221,4 +237,30 @@ pub(super) fn not_started(error: &StartError) -> Failure {
             _ => "run `leasehold config check FILE`, which checks everything that the file names",
         })
         .saying("The daemon did not start.")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError, mpsc};
+
+    use super::*;
+
+    // The reload waits for a disk that hangs, until the end of the test.
+    #[tokio::test]
+    async fn a_reload_that_hangs_delays_no_stop() {
+        let (disk, hangs) = mpsc::channel::<()>();
+        let hangs = Mutex::new(hangs);
+        let reload = Arc::new(move || {
+            let _ = hangs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        });
+        let stopped = reload_unless(reload, tokio::time::sleep(Duration::from_millis(20)));
+        let stopped = tokio::time::timeout(Duration::from_secs(5), stopped).await;
+        drop(disk);
+        assert_eq!(stopped, Ok(Reloading::Stopped));
+        assert_eq!(reload_unless(Arc::new(|| {}), std::future::pending()).await, Reloading::Done);
+        assert_eq!(
+            reload_unless(Arc::new(|| panic!("a fault")), std::future::pending()).await,
+            Reloading::Done
+        );
+    }
 }
