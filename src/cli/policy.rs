@@ -151,10 +151,10 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
     let stale = stale.map(|fault| fault.to_string());
     let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
     let engine = load(&source, &shown, known.as_ref().unwrap_or(&Catalog::empty()))?;
-    // If there is no catalog, every name in a rule is unknown, so these warnings would mean nothing.
+    // If there is no catalog, every name in a rule is unknown, so warnings about names would mean nothing.
     let mut warnings: Vec<String> = match known {
         Some(_) => engine.warnings().iter().cloned().chain(engine.gaps()).collect(),
-        None => Vec::new(),
+        None => engine.empty_bindings(),
     };
     warnings.extend(stale);
     if session.for_programs() {

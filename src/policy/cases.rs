@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, fmt, fs, path::Path, time::Duration};
 
-use super::{AskedAct, Phase, Relation, RequestFacts};
+use super::{AskedAct, Phase, Relation, RequestFacts, empty_binding::BINDINGS};
 use crate::{
     clock::Wall,
     limits::{FILE_BYTES_MAX, LEASE_TTL_DEFAULT, POLICY_CASES_MAX, SPEC_LIST_MAX, TEXT_BYTES_MAX},
@@ -310,8 +310,7 @@ fn phase(text: &str) -> Result<Phase, String> {
 }
 
 fn binding(text: &str) -> Result<String, String> {
-    const ALL: [&str; 3] = ["subject", "certificate", "bearer"];
-    if ALL.contains(&text) { Ok(text.to_owned()) } else { Err(unknown(text, ALL.into_iter())) }
+    if BINDINGS.contains(&text) { Ok(text.to_owned()) } else { Err(unknown(text, BINDINGS.into_iter())) }
 }
 
 fn moment(text: &str) -> Result<Wall, String> {

@@ -1,5 +1,5 @@
 //! Entries of a catalog without effect: roles and groups that no rule mentions, and entries to which no rule permits an
-//! act.
+//! act. The lines also name other mistakes in the policies.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,8 +29,8 @@ struct GapSearch {
 }
 
 impl Engine {
-    /// Returns a line for each entry of the catalog that has no effect under these policies. Such an
-    /// entry can be intended.
+    /// Returns a line for each entry of the catalog that has no effect under these policies, and for each rule that is probably
+    /// a mistake. Such an entry or rule can be intended.
     pub fn gaps(&self) -> Vec<String> {
         let mentioned = self.mentioned();
         if self.rules().next().is_none() {
@@ -39,7 +39,7 @@ impl Engine {
                     .to_owned(),
             ];
         }
-        let mut lines = Vec::new();
+        let mut lines = self.empty_bindings();
         for principal in self.catalog.principals().filter(|p| !p.disabled) {
             lines.extend(unmentioned(principal, &mentioned));
         }

@@ -20,6 +20,7 @@
 //! | `cases` `case_run` | [`PolicyCase`]: a test case with its expected answer; the run of all cases |
 //! | `entry_answer` | answers for one entry of the catalog, without the reasons of a denial |
 //! | `gaps` | entries of a catalog that have no effect under the policies |
+//! | `empty_binding` | rules that forbid every job by mistake |
 //! | `ungated` | models that can be tuned past their gates |
 //! | `explain` `probe` | the texts of a refusal, and the single change that would have permitted the act |
 //! | `risk` | [`JobRisk`]: the risk of a job, by the catalog |
@@ -32,6 +33,7 @@ mod cases;
 mod context;
 mod decision;
 mod decision_cache;
+mod empty_binding;
 mod engine;
 mod entities;
 mod entity_references;

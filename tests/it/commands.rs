@@ -654,6 +654,29 @@ async fn contexts_that_cannot_work_are_named() {
     }
 }
 
+// A job is created before it has a credential, so a rule that wants one binding in every question refuses every job.
+#[tokio::test(flavor = "multi_thread")]
+async fn policy_check_warns_of_a_rule_that_refuses_every_job() {
+    let folder = tempfile::tempdir().unwrap();
+    for (conditions, is_warned) in [
+        ("unless { context.binding == \"certificate\" }", true),
+        ("when { context.binding != \"certificate\" }", true),
+        ("when { context.binding == \"bearer\" }", false),
+        ("when { context.binding != \"\" } unless { context.binding == \"certificate\" }", false),
+    ] {
+        let rule = format!(
+            "@id(\"guard-binding\")\n@explain(\"x\")\nforbid (principal is Leasehold::Workload, \
+             action == Leasehold::Action::\"read_dataset\", resource is Leasehold::Dataset)\n{conditions};\n"
+        );
+        std::fs::write(folder.path().join("rules.cedar"), rule).unwrap();
+        let (code, out, err) = ran(folder.path(), &["policy", "check", "."]).await;
+        assert_eq!(code, Some(0), "{out}{err}");
+        let warns = err.contains("warning: rules.cedar:3: the rule `guard-binding` refuses every job")
+            && err.contains("add when { context.binding != \"\" } to the rule");
+        assert_eq!(warns, is_warned, "{conditions}: {err}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn dev_stops_without_a_warning() {
     let folder = tempfile::tempdir().unwrap();
