@@ -18,7 +18,7 @@ use crate::{
     name::{LeaseId, SpiffeId},
     plain,
     reason::{Reason, Refusal},
-    token::Presenter,
+    token::{KeyHolder, Presenter},
 };
 
 const ASK_AGAIN: &str = "the job asks for a new key, by IssueCredential or `leasehold s3-key`";
@@ -56,7 +56,7 @@ impl Gateway {
         let lease = LeaseId::of_access_key(&signed.access_key).ok_or_else(unknown_key)?;
         // The token comes first: without a valid one, no request reaches the daemon.
         let token = signed.session_token.expose();
-        let opened = self.sessions.open(&[token], Presenter::KeyHolder { lease }).await;
+        let opened = self.sessions.open(&[token], Presenter::KeyHolder(KeyHolder::new(lease))).await;
         let session = opened.map_err(|refusal| refused_key(&refusal))?;
         let Some(accepted) = session.tokens.first() else { return Err(unknown_key()) };
         let (access, holder) = (accepted.access.clone(), accepted.access.claims().sub.clone());

@@ -139,7 +139,7 @@ mod tests {
     use crate::{
         name::FenceName,
         reason::Reason,
-        token::Presenter,
+        token::{KeyHolder, Presenter},
         verify::testing::{AUDIENCE, JOB, ScriptedDaemon, soon},
     };
 
@@ -154,8 +154,9 @@ mod tests {
         let keys = DirectKeys::new(resolver).unwrap();
         let lease = LeaseId(9);
         let token = daemon.token(|claims| claims.lh.lease = lease);
-        let access = verifier.accept(&token, Presenter::KeyHolder { lease }).await.unwrap();
-        let other = verifier.accept(&token, Presenter::KeyHolder { lease: LeaseId(8) }).await.unwrap_err();
+        let access = verifier.accept(&token, Presenter::KeyHolder(KeyHolder::new(lease))).await.unwrap();
+        let other = Presenter::KeyHolder(KeyHolder::new(LeaseId(8)));
+        let other = verifier.accept(&token, other).await.unwrap_err();
         assert_eq!(other.reason, Reason::TokenPresenter);
 
         // The daemon is asked only once about a lease without a key.

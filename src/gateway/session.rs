@@ -228,7 +228,7 @@ fn digest(token: &str, presenter: Presenter<'_>) -> [u8; 32] {
     let shown_with = match presenter {
         Presenter::Svid { x5t_s256: Some(certificate), .. } => *certificate,
         Presenter::Svid { id, x5t_s256: None } => sha256(id.as_str().as_bytes()),
-        Presenter::KeyHolder { lease } => sha256(lease.to_access_key().as_bytes()),
+        Presenter::KeyHolder(holder) => sha256(holder.lease().to_access_key().as_bytes()),
         Presenter::Unseen => sha256(b""),
     };
     let mut bytes = Vec::with_capacity(token.len().saturating_add(32));

@@ -104,13 +104,38 @@ pub enum Presenter<'a> {
     },
     /// The presenter is unknown, because the catalog says that the audience does not see it. A bound token is refused.
     Unseen,
-    /// A client without an SVID whose request names an S3 key, and must be signed with it. The token must be of this lease.
-    /// Only the gateway of this package uses it, because it also checks the signature.
+    /// A client without an SVID. Only this crate can make it.
     #[doc(hidden)]
-    KeyHolder {
-        /// The lease that the access key names.
-        lease: LeaseId,
-    },
+    KeyHolder(KeyHolder),
+}
+
+/// A client without an SVID whose request names an S3 key, and must be signed with it. The token must be of this lease.
+///
+/// With it, the `sub` and the `cnf` of a token are not checked. Only the gateway of this package makes it, because the gateway
+/// also checks the signature of the request. A resource server has no key for that, so it cannot make it:
+///
+/// ```compile_fail
+/// let lease: leasehold::name::LeaseId = "l-1".parse().unwrap();
+/// let holder = leasehold::token::KeyHolder::new(lease);
+/// ```
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug)]
+pub struct KeyHolder {
+    lease: LeaseId,
+}
+
+impl KeyHolder {
+    /// `lease` is the one that the access key names.
+    #[cfg(feature = "server")]
+    pub(crate) fn new(lease: LeaseId) -> Self {
+        KeyHolder { lease }
+    }
+
+    /// The lease that the access key names.
+    #[cfg(feature = "server")]
+    pub(crate) fn lease(self) -> LeaseId {
+        self.lease
+    }
 }
 
 impl Presenter<'_> {
@@ -121,8 +146,8 @@ impl Presenter<'_> {
     /// Fails if the presenter is not the `sub`, or does not show the certificate of the `cnf`.
     pub fn may_present(self, claims: &Claims) -> Result<(), TokenError> {
         match (self, &claims.cnf) {
-            (Presenter::KeyHolder { lease }, _) if lease == claims.lh.lease => Ok(()),
-            (Presenter::KeyHolder { .. }, _) => Err(TokenError::OtherLease),
+            (Presenter::KeyHolder(holder), _) if holder.lease == claims.lh.lease => Ok(()),
+            (Presenter::KeyHolder(_), _) => Err(TokenError::OtherLease),
             (Presenter::Unseen, None) => Ok(()),
             (Presenter::Unseen, Some(_)) => Err(TokenError::NoPresenter),
             (Presenter::Svid { id, .. }, _) if *id != claims.sub => {

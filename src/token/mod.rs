@@ -19,6 +19,8 @@ mod mint;
 mod tag;
 mod verified;
 
+#[cfg(feature = "server")]
+pub(crate) use check::KeyHolder;
 pub use check::{Expected, Presenter, TokenError, check, peek_key_id};
 pub use claims::{AuthorizationDetail, Claims, Confirmation, DETAIL_TYPE, LeaseClaims};
 pub use keys::{KeyError, KeyId, KeySet, SigningKey};

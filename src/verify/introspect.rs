@@ -57,7 +57,7 @@ impl Introspector {
         }
         let (id, certificate) = match presenter {
             Presenter::Svid { id, x5t_s256 } => (id.to_string(), x5t_s256.map(|x| x.to_vec())),
-            Presenter::Unseen | Presenter::KeyHolder { .. } => (String::new(), None),
+            Presenter::Unseen | Presenter::KeyHolder(_) => (String::new(), None),
         };
         let request = IntrospectRequest {
             token: token.to_owned(),

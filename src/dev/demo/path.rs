@@ -342,7 +342,7 @@ pub(super) fn introspection(token: &SecretText, checks: &Checks<'_>) -> v1::Intr
         Presenter::Svid { id, x5t_s256 } => {
             (id.to_string(), x5t_s256.map(|x| x.to_vec()).unwrap_or_default())
         }
-        Presenter::Unseen | Presenter::KeyHolder { .. } => (String::new(), Vec::new()),
+        Presenter::Unseen | Presenter::KeyHolder(_) => (String::new(), Vec::new()),
     };
     v1::IntrospectRequest { token: token.expose().to_owned(), presenter, presenter_sha256 }
 }
