@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -227,6 +228,30 @@ async fn a_directory_with_other_files_is_not_taken() {
     assert_eq!(agent.exit().await, Some(1));
     assert!(agent.stderr().contains("there are other files in it"), "{}", agent.stderr());
     assert_eq!(world.read("mine/thesis.tex"), "x");
+}
+
+// An agent that was killed leaves a manifest, which names its draft. A file that only looks like a draft is someone else's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_draft_of_another_program_is_not_erased() {
+    let world = world().await;
+    let job = crew(&world, 1).await;
+    let dir = world.file("creds");
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+    let draft = |digit: &str| format!(".leasehold-{}.new", digit.repeat(32));
+    let (ours, theirs) = (draft("a"), draft("b"));
+    world.write("creds/.leasehold", &format!("draft {ours}\n"));
+    world.write(&format!("creds/{ours}"), "half a tok");
+    world.write(&format!("creds/{theirs}"), "mine");
+    let mut agent = world.leasehold(WORKER, &[], &["agent", "--job", &job, "--dir", dir.to_str().unwrap()]);
+    assert_eq!(agent.exit().await, Some(1), "{}", agent.stderr());
+    assert!(agent.stderr().contains(&theirs), "{}", agent.stderr());
+    assert_eq!(world.read(&format!("creds/{theirs}")), "mine");
+    fs::remove_file(dir.join(&theirs)).unwrap();
+    let mut agent = of_a_new_job(&world, "", &[]).await;
+    assert!(!dir.join(&ours).exists(), "the draft of the agent is erased");
+    agent.signal(Signal::SIGTERM);
+    assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
 }
 
 /// Starts an agent for a new job with these settings. Waits until it is ready.

@@ -75,3 +75,72 @@ async fn a_command_that_cannot_start_names_the_limit() {
         assert!(text.contains(words) && !text.contains("panicked"), "{limit} {args:?}: {text}");
     }
 }
+
+// With one thread, a command does what it does with many. The hooks of Slurm, whose failure would drain a node, do so too.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_small_command_needs_one_thread() {
+    if !is_root() {
+        return not_run("few threads", "another user's limits want root");
+    }
+    let world = world().await;
+    world.write("job.toml", &job_toml("", ""));
+    let (spec, state) = (world.file("job.toml"), world.file("state"));
+    let (spec, state) = (spec.to_str().unwrap(), state.to_str().unwrap());
+    let of_slurm: [&[&str]; 5] = [
+        &["slurm", "prolog", "--spool", "/no/such/spool", "--runs-as", WORKER],
+        &["slurm", "epilog", "--spool", "/no/such/spool"],
+        &["slurm", "node-epilog", "--spool", "/no/such/spool"],
+        &["slurm", "resend", "--spool", "/no/such/spool"],
+        &["slurm", "key"],
+    ];
+    let others: [&[&str]; 19] = [
+        &["status"],
+        &["doctor"],
+        &["job", "check", spec],
+        &["job", "list"],
+        &["lease", "list"],
+        &["lock", "list"],
+        &["can-i", "read_dataset", TICKETS],
+        &["who-can", "read_dataset", TICKETS],
+        &["revoke", TICKETS, "--reason", "r"],
+        &["approvals"],
+        &["waivers"],
+        &["audit", "verify", state],
+        &["audit", "tail", "--from", "1", "--no-follow"],
+        &["context", "list"],
+        &["catalog", "list"],
+        &["policy", "check"],
+        &["policy", "show"],
+        &["completions", "bash"],
+        &["version"],
+    ];
+    for args in of_slurm.iter().chain(&others) {
+        let many = limited(&world, "-c 0", args).await.unwrap();
+        let one = limited(&world, "-u 1", args).await.unwrap();
+        let text = String::from_utf8_lossy(&one.stderr).into_owned() + &String::from_utf8_lossy(&one.stdout);
+        assert_eq!(one.status.code(), many.status.code(), "{args:?}: {text}");
+        assert!(one.status.code().is_some(), "{args:?}: {text}");
+        assert!(!text.contains("panicked") && !text.contains("ulimit -u"), "{args:?}: {text}");
+    }
+}
+
+// A command that serves many clients cannot do so on one thread. It says so at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_large_command_that_cannot_start_says_so() {
+    if !is_root() {
+        return not_run("few threads", "another user's limits want root");
+    }
+    let world = world().await;
+    let large: [&[&str]; 4] = [
+        &["serve", "--config", "/none"],
+        &["gateway", "--config", "/none"],
+        &["demo"],
+        &["dev", "--port", "0"],
+    ];
+    for args in large {
+        let out = limited(&world, "-u 1", args).await.unwrap();
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {text}");
+        assert!(text.contains("ulimit -u") && text.contains("Nothing was done."), "{args:?}: {text}");
+    }
+}
