@@ -376,7 +376,8 @@ mod tests {
         drop(two.remove(0));
         assert_eq!((count(&two, PlacePhase::InUse), phase(&newcomer)), (1, PlacePhase::InUse));
         drop(one.remove(0));
-        assert_eq!((count(&one, PlacePhase::InUse), count(&two, PlacePhase::InUse)), (1, 2));
+        let in_use = (count(&one, PlacePhase::InUse), count(&two, PlacePhase::InUse));
+        assert_eq!(in_use, (2, 1), "of two with as many places, the one whose turn was longer ago");
         drop((one, two, newcomer));
         assert!(is_empty(&queue));
     }
