@@ -671,7 +671,7 @@ async fn policy_check_warns_of_a_rule_that_refuses_every_job() {
         std::fs::write(folder.path().join("rules.cedar"), rule).unwrap();
         let (code, out, err) = ran(folder.path(), &["policy", "check", "."]).await;
         assert_eq!(code, Some(0), "{out}{err}");
-        let warns = err.contains("warning: rules.cedar:3: the rule `guard-binding` refuses every job")
+        let warns = err.contains("warning: rules.cedar:1: the rule `guard-binding` refuses every job")
             && err.contains("add when { context.binding != \"\" } to the rule");
         assert_eq!(warns, is_warned, "{conditions}: {err}");
     }
