@@ -170,7 +170,7 @@ enum DirectPlace {
 async fn proves_nothing(clock: &dyn Clock, place: &Mutex<DirectPlace>) {
     clock.sleep(GATEWAY_DIRECT_UNPROVEN_TIME).await;
     if matches!(*place.lock().unwrap_or_else(PoisonError::into_inner), DirectPlace::Proven(_)) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 

@@ -9,7 +9,7 @@ use super::Engine;
 pub(super) const BINDINGS: [&str; 3] = ["subject", "certificate", "bearer"];
 
 impl Engine {
-    /// Returns a line for each rule that forbids what has no binding, although it lets a binding pass. CreateJob and sweeps ask
+    /// Returns a line for each rule that forbids what has no binding, although it lets a binding pass. `CreateJob` and sweeps ask
     /// without a binding, so the rule refuses each job, and a reload with it ends each lease.
     pub fn empty_bindings(&self) -> Vec<String> {
         let mistaken = self.policies().filter(|(rule, policy)| !rule.permits && forbids_only_none(policy));
@@ -33,11 +33,13 @@ fn forbids_only_none(policy: &Policy) -> bool {
 /// Whether a policy applies to a question with this binding. `None` if that depends on other facts.
 fn applies(policy: &Json, binding: &str) -> Option<bool> {
     let conditions = policy.get("conditions").and_then(Json::as_array)?;
-    conditions.iter().fold(Some(true), |all, condition| {
+    let mut all = Some(true);
+    for condition in conditions {
         let holds = condition.get("body").and_then(|body| truth(body, binding));
         let is_unless = condition.get("kind").and_then(Json::as_str) == Some("unless");
-        and(all, if is_unless { holds.map(|holds| !holds) } else { holds })
-    })
+        all = and(all, if is_unless { holds.map(|holds| !holds) } else { holds });
+    }
+    all
 }
 
 /// Evaluates an expression in Cedar's JSON form. `None` if it depends on other facts than the binding.

@@ -310,7 +310,8 @@ async fn listings_of_one_tenant_keep_no_other_tenant_waiting() {
         let connector = Connector::new(world.source(&world.svid(id)), world.clock.clone(), endpoint.clone());
         Forwarder::start(connector, vec![token]).await
     };
-    let flood = forwarder(&world.working().await, WORKER).await.bucket("acme-data");
+    let attacker = world.working().await;
+    let flood = forwarder(&attacker, WORKER).await.bucket("acme-data");
     let worker = globex_worker(&world, vec![TICKETS.into()], "k").await;
     let other = forwarder(&worker, &format!("{GLOBEX_WORKER}-k")).await.bucket("acme-data");
     let list = async |bucket: &AmazonS3, folder: &str| {
