@@ -248,7 +248,7 @@ async fn a_draft_of_another_program_is_not_erased() {
     assert!(agent.stderr().contains(&theirs), "{}", agent.stderr());
     assert_eq!(world.read(&format!("creds/{theirs}")), "mine");
     fs::remove_file(dir.join(&theirs)).unwrap();
-    let mut agent = of_a_new_job(&world, "", &[]).await;
+    let mut agent = of_a_new_job(&world, "[run]\ndrain = \"2s\"\n", &[]).await;
     assert!(!dir.join(&ours).exists(), "the draft of the agent is erased");
     agent.signal(Signal::SIGTERM);
     assert_eq!(agent.exit().await, Some(0), "{}", agent.stderr());
