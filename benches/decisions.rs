@@ -147,7 +147,7 @@ impl Side {
 
     /// Decides whether the holder may read a dataset, as the daemon does after it took the stand.
     fn decide(&self, dataset: usize, purpose: &str, second: usize) {
-        let parts = [(Action::ReadDataset, self.datasets[dataset].clone())];
+        let parts = [(Action::ReadDataset, self.datasets[dataset].clone().into())];
         let bundle = Bundle {
             job: "j-00000000000000000000000001",
             tenant: &self.tenant,

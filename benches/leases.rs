@@ -37,8 +37,8 @@ use leasehold::{
         policy::{Bundle, Decision, Engine, Explain, Grant, JobRisk, Phase, PolicySource, RequestFacts},
     },
     name::{
-        Action, AttemptNumber, FenceName, Half, InstanceName, JobId, LeaseId, ResourceName, Scope, SpiffeId,
-        TenantName,
+        Action, AttemptNumber, FenceName, Half, InstanceName, JobId, LeaseId, Object, ResourceName, Scope,
+        SpiffeId, TenantName,
     },
 };
 use nix::time::{ClockId, clock_gettime};
@@ -380,7 +380,7 @@ struct Asking {
     engine: Engine,
     holder: SpiffeId,
     tenant: TenantName,
-    parts: Vec<(Action, ResourceName)>,
+    parts: Vec<(Action, Object)>,
     approved: BTreeSet<String>,
     risk: JobRisk,
 }

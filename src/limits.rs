@@ -20,6 +20,9 @@ pub const TEXT_BYTES_MAX: usize = 512;
 pub const KEY_BYTES_MAX: usize = 256;
 /// Resources that one job may name: each is decided at creation, and each adds up to four fences to a lease.
 pub const JOB_RESOURCES_MAX: usize = 64;
+/// Jobs and resources from which the checkpoints come that one job reads. Each can add a fence to a lease, so a token of the
+/// job reaches its own limit of bytes at a similar number.
+pub const LINEAGE_MAX: usize = 256;
 /// Prompts, parameters, patterns in one specification.
 pub const SPEC_LIST_MAX: usize = 256;
 /// Members of one attempt.

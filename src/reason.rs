@@ -155,6 +155,8 @@ reasons! {
     AudienceUnknown = "AUDIENCE_UNKNOWN": NotFound, NOT_FOUND, Failure, Recorded, Stop;
     /// The caller's pin differs from the catalog's.
     PinMismatch = "PIN_MISMATCH": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
+    /// The job's checkpoints of another job are quarantined, or come from data that is no longer shared.
+    CheckpointQuarantined = "CHECKPOINT_QUARANTINED": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
 
     // ---------- policy ----------
     /// A rule forbids the act, or no rule permits it.

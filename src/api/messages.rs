@@ -12,7 +12,7 @@ use crate::{
     lease::{Facts, Lease},
     ledger::Ending,
     limits,
-    name::{Half, InstanceName, LeaseId, Outcome, ResourceName, Scope, TenantName},
+    name::{Half, InstanceName, LeaseId, Object, Outcome, Scope, TenantName},
     policy::JobRisk,
     proto::{
         convert::{duration, timestamp},
@@ -77,7 +77,7 @@ pub(super) fn read_half(value: i32) -> Result<Half, Refusal> {
 
 pub(super) fn scope(s: &Scope) -> v1::Scope {
     v1::Scope {
-        resource: s.resource.to_string(),
+        resource: s.name().to_string(),
         actions: s.actions.iter().map(|a| v1::Action::from(*a) as i32).collect(),
     }
 }
@@ -89,8 +89,8 @@ pub(super) fn read_scopes(scopes: &[v1::Scope]) -> Result<Vec<Scope>, Refusal> {
     let mut read: Vec<Scope> = Vec::with_capacity(scopes.len());
     for scope in scopes.iter().map(read_scope) {
         let scope = scope?;
-        if read.iter().any(|known| known.resource == scope.resource) {
-            let text = format!("`scopes` names {} twice", scope.resource);
+        if read.iter().any(|known| known.name() == scope.name()) {
+            let text = format!("`scopes` names {} twice", scope.name());
             return Err(Refusal::new(Reason::FieldInvalid, text).with("field", "scopes"));
         }
         read.push(scope);
@@ -99,9 +99,9 @@ pub(super) fn read_scopes(scopes: &[v1::Scope]) -> Result<Vec<Scope>, Refusal> {
 }
 
 fn read_scope(s: &v1::Scope) -> Result<Scope, Refusal> {
-    let resource: crate::name::ResourceName = read_name("scopes.resource", &s.resource)?;
+    let whole = Scope::of(&read_name("scopes.resource", &s.resource)?);
     if s.actions.is_empty() {
-        return Ok(Scope::whole(resource));
+        return Ok(whole);
     }
     let actions = s
         .actions
@@ -112,7 +112,7 @@ fn read_scope(s: &v1::Scope) -> Result<Scope, Refusal> {
             Refusal::new(Reason::FieldInvalid, "`scopes.actions` names an action that does not exist")
                 .with("field", "scopes.actions")
         })?;
-    Ok(Scope { resource, actions })
+    Ok(Scope { actions, ..whole })
 }
 
 pub(super) fn offer(o: Offer) -> v1::Offer {
@@ -233,7 +233,7 @@ pub(super) fn job_with_gates(broker: &Broker, j: &Job) -> v1::Job {
     }
 }
 
-fn resource_use(resource: &ResourceName, done: &ResourceUse) -> v1::ResourceUse {
+fn resource_use(resource: &Object, done: &ResourceUse) -> v1::ResourceUse {
     let ResourceUse { objects, reads, read_bytes, writes, written_bytes, cut, refused, first, last } = *done;
     let (first, last) = (Some(timestamp(first)), Some(timestamp(last)));
     let resource = resource.to_string();
@@ -398,7 +398,8 @@ pub(super) fn lease_of_owner(now: Now, view: &LeaseView, owner: Option<&TenantNa
     if let Some(owner) = owner
         && shown.tenant != owner.as_str()
     {
-        let is_own = |s: &v1::Scope| s.resource.parse::<ResourceName>().is_ok_and(|r| r.tenant() == *owner);
+        let is_own =
+            |s: &v1::Scope| s.resource.parse::<Object>().is_ok_and(|r| r.resource().tenant() == *owner);
         shown.scopes.retain(is_own);
         shown.cause.clear();
         shown.stood_at = 0;

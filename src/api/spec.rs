@@ -10,8 +10,8 @@ use crate::{
     job::{DoneWhen, Members, ParamSweep, Spec, Tuning},
     limits,
     name::{
-        Digest, HumanName, ImageDigest, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffeId,
-        SpiffePattern, TenantName,
+        Digest, HumanName, ImageDigest, InstanceName, Method, Object, Pin, ResourceKind, ResourceName,
+        SpiffeId, SpiffePattern, TenantName,
     },
     plain,
     proto::{convert::duration, v1},
@@ -119,7 +119,13 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
         m.add(Reason::FieldMissing, "`max_duration` is required: all access ends after this time".into());
     }
 
-    let read = resources(&mut m, "read", &wire.read, &[ResourceKind::Dataset, ResourceKind::Model]);
+    let (folders, read): (Vec<String>, Vec<String>) = m
+        .bounded("read", &wire.read, limits::JOB_RESOURCES_MAX)
+        .iter()
+        .cloned()
+        .partition(|name| name.parse::<Object>().is_ok_and(|object| object.job().is_some()));
+    let read = resources(&mut m, "read", &read, &[ResourceKind::Dataset, ResourceKind::Model]);
+    let read_checkpoints = checkpoints(&mut m, &folders);
     let write = resources(&mut m, "write", &wire.write, &[ResourceKind::Checkpoint]);
     if wire.read.is_empty() && wire.write.is_empty() {
         m.add(
@@ -159,6 +165,7 @@ pub(super) fn from_wire(wire: &v1::JobSpec, tenant: &TenantName, caller: &Spiffe
             max_duration,
             tune,
             read,
+            read_checkpoints,
             write,
             pins,
             members,
@@ -195,12 +202,32 @@ fn pins(m: &mut Mistakes, wire: &v1::JobSpec) -> BTreeMap<ResourceName, Pin> {
     pins
 }
 
+/// Reads the folders of other jobs. Each text is a folder of a checkpoint line.
+fn checkpoints(m: &mut Mistakes, folders: &[String]) -> Vec<Object> {
+    let mut out: Vec<Object> = Vec::new();
+    for folder in folders.iter().filter_map(|text| text.parse::<Object>().ok()) {
+        if folder.resource().kind() != ResourceKind::Checkpoint {
+            m.add(Reason::FieldInvalid, format!("`read`: {folder} is not the folder of a checkpoint line"));
+        } else if out.contains(&folder) {
+            m.add(Reason::FieldInvalid, format!("`read`: {folder} is named twice"));
+        } else {
+            out.push(folder);
+        }
+    }
+    out
+}
+
 fn resources(m: &mut Mistakes, field: &str, list: &[String], kinds: &[ResourceKind]) -> Vec<ResourceName> {
     let mut seen = BTreeSet::new();
     let mut out = Vec::new();
     for text in m.bounded(field, list, limits::JOB_RESOURCES_MAX) {
         let Some(r) = m.parse_name::<ResourceName>(field, text) else { continue };
-        if !kinds.contains(&r.kind()) {
+        if r.kind() == ResourceKind::Checkpoint && !kinds.contains(&r.kind()) {
+            let what = format!(
+                "`{field}`: {r} is a checkpoint line: write {r}/JOB for the checkpoints of another job"
+            );
+            m.add(Reason::FieldInvalid, what);
+        } else if !kinds.contains(&r.kind()) {
             let kinds: Vec<&str> = kinds.iter().map(|k| k.as_str()).collect();
             m.add(Reason::FieldInvalid, format!("`{field}`: {r} is not a {}", kinds.join(" or ")));
         } else if r.kind() != ResourceKind::Checkpoint && r.version().is_none() {
@@ -309,7 +336,7 @@ fn members(m: &mut Mistakes, wire: Option<&v1::Members>, caller: &SpiffeId) -> M
 
 /// Converts a specification to its protobuf message.
 pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
-    let names = |list: &[ResourceName]| list.iter().map(ToString::to_string).collect();
+    let names = |list: &[ResourceName]| -> Vec<String> { list.iter().map(ToString::to_string).collect() };
     let patterns = |list: &[SpiffePattern]| list.iter().map(ToString::to_string).collect();
     v1::JobSpec {
         name: spec.name.clone(),
@@ -331,7 +358,10 @@ pub(super) fn to_wire(spec: &Spec) -> v1::JobSpec {
             free_params: t.free_params.clone(),
             prompts: t.prompts.clone(),
         }),
-        read: names(&spec.read),
+        read: names(&spec.read)
+            .into_iter()
+            .chain(spec.read_checkpoints.iter().map(ToString::to_string))
+            .collect(),
         write: names(&spec.write),
         members: Some(v1::Members {
             start: patterns(&spec.members.start),

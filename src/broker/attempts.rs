@@ -154,6 +154,7 @@ impl JobUseCases {
         if job.launcher == *caller.id() {
             self.decisions.may_launch(caller)?;
         }
+        self.context.check_checkpoints(rules, job)?;
         self.decisions.check_launcher(rules, job)
     }
 

@@ -73,8 +73,25 @@ impl OperatorUseCases {
         // From here on, nothing more is written, so no output is missed.
         let tainted = self.tainted(name);
         self.context.state.quarantine(name, &tainted);
+        let readers = self.end_readers(&tainted);
+        revoked.ending.ending.behind = revoked.ending.ending.behind.saturating_add(readers);
         revoked.notes.extend(quarantine_note(tainted.len()));
         Ok(RevokedAndLocked { revoked, locks: set })
+    }
+
+    /// Ends the leases of other jobs that read the checkpoints of quarantined jobs. Returns their number.
+    fn end_readers(&self, quarantined: &[JobId]) -> u64 {
+        const BECAUSE: &str = "checkpoints that it reads were quarantined";
+        // A request that checked the quarantine before looks at the revision after its insert, and starts over.
+        self.context.fences.raise_revision();
+        let mut ended = 0u64;
+        let fences = quarantined.iter().copied().map(FenceName::job);
+        for name in fences.filter(|name| self.context.fences.behind(name) > 0) {
+            let lowered = self.context.state.lower(&name, BECAUSE);
+            ended = ended.saturating_add(lowered.ending.behind);
+            self.endings.sweep(&[name], BECAUSE);
+        }
+        ended
     }
 
     /// Returns the jobs in memory that may have written output during a compromise. These are the named job, or all

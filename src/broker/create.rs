@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     catalog::{Catalog, Principal},
-    job::{Approval, End, Gate, Input, Job, Spec},
+    job::{Approval, End, Gate, Input, Job, Lineage, Spec},
     ledger::Actor,
     name::{
         FenceName, HumanName, JobId, Outcome, PrincipalKind, ResourceKind, ResourceName, SpiffeId, TenantName,
@@ -69,10 +69,11 @@ impl JobUseCases {
             .map_err(|_| Refusal::new(Reason::FieldInvalid, "the specification has no canonical form"))?;
         let request = self.access.access_request(&caller.peer, Rpc::CreateJob)?;
         let id = JobId::random().map_err(|_| no_random())?;
-        let tuned = tuned(&request.rules, &spec.read, &spec.write);
-        let resources = spec.read.iter().chain(&spec.write).cloned().chain(tuned);
+        let lineage = self.context.lineage_of(&spec);
+        let resources = spec.resources().cloned().chain(tuned(&request.rules, &spec));
         let launcher = request.caller.id();
         let mut names = names::of_spec(&request.rules, &spec, launcher, resources);
+        names.extend(names::of_lineage(&request.rules, &spec, &lineage));
         names.push(FenceName::job(id));
         let standing = request.stand(&names);
         let AccessRequest { rules, caller, .. } = &standing.request;
@@ -85,9 +86,11 @@ impl JobUseCases {
             }
             return Err(key_conflict(existing.id));
         }
-        let inputs = self.may_create(rules, caller, &spec, &names)?;
+        let inputs = self.may_create(rules, caller, &spec, &lineage, &names)?;
         let now = self.context.clock.now().lease;
-        let job = Job::new(id, spec, digest, caller.id().clone(), idempotency_key.to_owned(), now, inputs);
+        let key = idempotency_key.to_owned();
+        let new = Job::new(id, spec, digest, caller.id().clone(), key, now, inputs);
+        let job = Job { lineage: Arc::new(lineage), ..new };
         let decided = self.decide_job(rules, &job, Phase::Creating)?;
         self.tokens.tokens_fit(rules, &job)?;
         let decisions = decided.decisions;
@@ -155,6 +158,7 @@ impl JobUseCases {
         rules: &Rules,
         caller: &Caller,
         spec: &Spec,
+        lineage: &Lineage,
         names: &[FenceName],
     ) -> Result<Vec<Input>, Refusal> {
         self.authorize_create(caller, spec)?;
@@ -163,6 +167,7 @@ impl JobUseCases {
         check_human(&caller.principal, caller.id(), spec.acting_for.as_ref())?;
         // This comes before the locks: a caller that may not see a resource must not learn that it is locked.
         let inputs = inputs_of(rules.catalog(), spec)?;
+        self.context.check_new_checkpoints(rules, spec, lineage)?;
         self.access.check_unlocked(caller.id(), names.iter())?;
         Ok(inputs)
     }
@@ -170,7 +175,8 @@ impl JobUseCases {
     /// Checks a new job by rules that changed meanwhile. Refuses the job if the rules deny it, or if they require an
     /// approval that is not among the job's gates.
     fn may_still_create(&self, rules: &Rules, caller: &Caller, job: &Job) -> Result<(), Refusal> {
-        let inputs = self.may_create(rules, caller, &job.spec, &names::of_job(rules, job))?;
+        let names = names::of_job(rules, job);
+        let inputs = self.may_create(rules, caller, &job.spec, &job.lineage, &names)?;
         if inputs.as_slice() != &*job.inputs {
             let text = "the inputs of the job changed in the catalog while it was being created";
             return Err(Refusal::new(Reason::PinMismatch, text).fix("create it again"));
@@ -182,7 +188,7 @@ impl JobUseCases {
 
     /// Decides a job for every catalog entry that `members.join` can match.
     pub(super) fn decide_job(&self, rules: &Rules, job: &Job, phase: Phase) -> Result<JobDecision, Refusal> {
-        let parts = work_of(rules, &job.spec.read, &job.spec.write);
+        let parts = work_of(rules, &job.spec);
         let ttl = self.decisions.ttl_of(job);
         let mut decided = JobDecision { gates: Vec::new(), rules: Vec::new(), decisions: Vec::new() };
         let mut gates = BTreeSet::new();
@@ -320,7 +326,7 @@ fn no_such_resource(catalog: &Catalog, tenant: &TenantName, name: &ResourceName)
 /// Returns the inputs as the catalog has them. An absent resource and an invisible one get the same answer.
 fn inputs_of(catalog: &Catalog, spec: &Spec) -> Result<Vec<Input>, Refusal> {
     let mut inputs = Vec::new();
-    for name in spec.read.iter().chain(&spec.write) {
+    for name in spec.resources() {
         let found = catalog.resource(name).filter(|r| r.visible_to(&spec.tenant));
         let found = found.ok_or_else(|| no_such_resource(catalog, &spec.tenant, name))?;
         if let Some(wanted) = spec.pins.get(name)

@@ -6,44 +6,50 @@ use super::{context::BrokerContext, rules::Rules};
 use crate::{
     catalog::Principal,
     fence::{Revision, Stand},
-    job::{Gate, Job},
+    job::{Gate, Job, Spec},
     ledger, limits,
-    name::{Action, ResourceKind, ResourceName, Scope, SpiffeId},
+    name::{Action, Object, ResourceKind, ResourceName, Scope, SpiffeId},
     policy::{Asker, Bundle, Decision, Engine, Grant, JobRisk, Phase, RequestFacts, Verdict},
     reason::{ASK_APPROVERS, Reason, Refusal},
 };
 
 /// Returns all actions of a job: reads, writes, and the tuning that follows from them. A job cannot request or leave
 /// out `finetune`, so it cannot skip the approval gate.
-pub(super) fn work_of(
-    rules: &Rules,
-    read: &[ResourceName],
-    write: &[ResourceName],
-) -> Vec<(Action, ResourceName)> {
-    let mut parts = BTreeSet::new();
-    for r in read.iter().chain(write) {
-        parts.extend(Scope::whole(r.clone()).actions.into_iter().map(|a| (a, r.clone())));
-    }
-    parts.extend(tuned(rules, read, write).into_iter().map(|m| (Action::Finetune, m)));
-    parts.into_iter().collect()
+pub(super) fn work_of(rules: &Rules, spec: &Spec) -> Vec<(Action, Object)> {
+    parts_of(rules, spec, spec.scopes())
 }
 
-/// Returns the models that a job tunes.
-pub(super) fn tuned(rules: &Rules, read: &[ResourceName], write: &[ResourceName]) -> BTreeSet<ResourceName> {
-    if write.is_empty() {
+/// Returns the models that a job tunes: those that it reads, those of the lines that it writes, and those of the
+/// checkpoints that it reads.
+pub(super) fn tuned(rules: &Rules, spec: &Spec) -> BTreeSet<ResourceName> {
+    if spec.write.is_empty() {
         return BTreeSet::new();
     }
-    let read = read.iter().filter(|r| r.kind() == ResourceKind::Model).cloned();
-    let checkpoint_models =
-        write.iter().filter_map(|w| rules.catalog().checkpoint(w)?.checkpoint().map(|c| c.model.clone()));
-    read.chain(checkpoint_models).collect()
+    let read = spec.read.iter().filter(|r| r.kind() == ResourceKind::Model).cloned();
+    let written = spec.write.iter().filter_map(|line| model_of(rules, line));
+    read.chain(written).chain(models_read(rules, spec)).collect()
+}
+
+/// Returns the models of the checkpoints of other jobs that a job reads.
+pub(super) fn models_read(rules: &Rules, spec: &Spec) -> BTreeSet<ResourceName> {
+    spec.read_checkpoints.iter().filter_map(|folder| model_of(rules, folder.resource())).collect()
+}
+
+fn model_of(rules: &Rules, line: &ResourceName) -> Option<ResourceName> {
+    rules.catalog().checkpoint(line)?.checkpoint().map(|c| c.model.clone())
 }
 
 /// Returns the actions of a set of scopes, with the tuning of the whole job.
-pub(super) fn work_of_scopes(rules: &Rules, job: &Job, scopes: &[Scope]) -> Vec<(Action, ResourceName)> {
-    let mut parts: BTreeSet<(Action, ResourceName)> =
-        scopes.iter().flat_map(|s| s.actions.iter().map(|a| (*a, s.resource.clone()))).collect();
-    parts.extend(tuned(rules, &job.spec.read, &job.spec.write).into_iter().map(|m| (Action::Finetune, m)));
+pub(super) fn work_of_scopes(rules: &Rules, job: &Job, scopes: &[Scope]) -> Vec<(Action, Object)> {
+    parts_of(rules, &job.spec, scopes.iter().cloned())
+}
+
+fn parts_of(rules: &Rules, spec: &Spec, scopes: impl Iterator<Item = Scope>) -> Vec<(Action, Object)> {
+    let mut parts = BTreeSet::new();
+    for scope in scopes {
+        parts.extend(scope.actions.iter().map(|action| (*action, scope.name())));
+    }
+    parts.extend(tuned(rules, spec).into_iter().map(|model| (Action::Finetune, model.into())));
     parts.into_iter().collect()
 }
 
@@ -69,8 +75,7 @@ pub(super) fn check_inputs(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result
 
 /// Computes the risk of a job for one holder.
 pub(super) fn risk_of(rules: &Rules, job: &Job, holder: Option<&Principal>) -> JobRisk {
-    let opened = job.spec.read.iter().chain(&job.spec.write);
-    JobRisk::of(rules.catalog(), &job.spec.tenant, opened, holder)
+    JobRisk::of(rules.catalog(), &job.spec.tenant, opened_by(job), holder)
 }
 
 /// Computes the risk of a job for all workloads that may take part.
@@ -81,8 +86,12 @@ pub(super) fn job_risk(rules: &Rules, job: &Job) -> JobRisk {
         None => catalog.principals_overlapping(pattern).collect(),
     });
     let holders = named.chain(catalog.principal(&job.launcher)).map(|p| &**p);
-    let opened = job.spec.read.iter().chain(&job.spec.write);
-    JobRisk::of(catalog, &job.spec.tenant, opened, holders)
+    JobRisk::of(catalog, &job.spec.tenant, opened_by(job), holders)
+}
+
+/// Returns the resources that a job opens, and those from which the checkpoints come that it reads.
+fn opened_by(job: &Job) -> impl Iterator<Item = &ResourceName> {
+    job.spec.resources().chain(&job.lineage.resources)
 }
 
 /// A question to policy about the work of a job.
@@ -93,7 +102,7 @@ pub(super) struct WorkQuestion<'a> {
     pub attempt: u64,
     pub phase: Phase,
     pub ttl: Duration,
-    pub parts: &'a [(Action, ResourceName)],
+    pub parts: &'a [(Action, Object)],
     /// The risk of the job for the asker, if it was computed before.
     pub risk: Option<&'a JobRisk>,
     /// What the credential is bound to. Empty if the question is not about one credential.

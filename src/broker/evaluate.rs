@@ -15,7 +15,7 @@ use crate::{
     catalog::{Principal, Resource, Waiver},
     job::{Gate, Job},
     limits::APPROVERS_SHOWN_MAX,
-    name::{Action, Digest, FenceName, JobId, Method, PrincipalKind, ResourceName, SpiffeId, TenantName},
+    name::{Action, Digest, FenceName, JobId, Method, Object, PrincipalKind, SpiffeId, TenantName},
     policy::{
         AskedAct, Asker, Bundle, Call, CallVerdict, Explain, JobRisk, Phase, Relation, RequestFacts, Rpc,
         Verdict,
@@ -100,7 +100,6 @@ impl PolicyUseCases {
         let (reply, by) = match &q.act {
             AskedAct::Call(rpc, _) => self.evaluate_call(caller, &rules, identity, *rpc, q),
             AskedAct::Access(action, on) => {
-                let parts = [(*action, on.clone())];
                 if let Some(job) = &job {
                     check_is_work(&rules, job, *action, on)?;
                 }
@@ -110,7 +109,7 @@ impl PolicyUseCases {
                 };
                 let risk = match &job {
                     Some(job) => risk_of(&rules, job, Some(&entry)),
-                    None => JobRisk::of(rules.catalog(), tenant, [on], [&*entry]),
+                    None => JobRisk::of(rules.catalog(), tenant, [on.resource()], [&*entry]),
                 };
                 let name = job.as_ref().map(|job| job.id.to_string());
                 let bundle = Bundle {
@@ -119,9 +118,10 @@ impl PolicyUseCases {
                     attempt: 1,
                     phase: Phase::Running,
                     purpose: job.as_ref().map_or(&q.purpose, |job| &job.spec.purpose),
-                    facts: job
-                        .as_ref()
-                        .map_or_else(|| RequestFacts::assumed(on), |job| RequestFacts::of(&job.spec)),
+                    facts: job.as_ref().map_or_else(
+                        || RequestFacts::assumed(on.resource()),
+                        |job| RequestFacts::of(&job.spec),
+                    ),
                     risk: &risk,
                     method: match &job {
                         Some(job) => job.spec.tune.as_ref().map(|tune| tune.method),
@@ -132,7 +132,7 @@ impl PolicyUseCases {
                     approved: &approved,
                     own_checkpoint: true,
                     binding: "",
-                    parts: &parts,
+                    parts: &[(*action, on.clone())],
                 };
                 match rules.engine.judge(Asker::Identity(identity), &bundle) {
                     Verdict::Allow { parts } => {
@@ -149,15 +149,15 @@ impl PolicyUseCases {
         };
         let resource = match &q.act {
             AskedAct::Access(_, name) => {
-                rules.catalog().resource(name).filter(|r| r.visible_to(&entry.tenant))
+                rules.catalog().resource(name.resource()).filter(|r| r.visible_to(&entry.tenant))
             }
             AskedAct::Call(..) => None,
         };
         let (reply, by) = match reply {
             PolicyReply::Deny(_) => (reply, by),
-            open => match self.check_locks(caller, &rules, identity, tenant, resource, q) {
+            open => match self.check_asked(caller, &rules, identity, tenant, resource, q) {
                 Ok(()) => (open, by),
-                Err(locked) => (PolicyReply::Deny(locked), Vec::new()),
+                Err(refusal) => (PolicyReply::Deny(refusal), Vec::new()),
             },
         };
         Ok(PolicyEvaluation {
@@ -244,6 +244,26 @@ impl PolicyUseCases {
         }
     }
 
+    /// Refuses an allowed act if a lock prevents it, or if the checkpoints of another job may not be read.
+    fn check_asked(
+        &self,
+        caller: &Caller,
+        rules: &Rules,
+        identity: &SpiffeId,
+        tenant: &TenantName,
+        resource: Option<&Resource>,
+        q: &PolicyQuestion,
+    ) -> Result<(), Refusal> {
+        self.check_locks(caller, rules, identity, tenant, resource, q)?;
+        match &q.act {
+            AskedAct::Access(_, folder) if folder.job().is_some() => {
+                let tenant = Some(tenant).filter(|tenant| self.may_ask_about(caller, tenant));
+                self.context.check_folder(tenant.unwrap_or(caller.tenant()), folder)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Refuses an allowed act if a lock prevents it. If the caller may not ask about a tenant, the tenant's locks do
     /// not count, so the tenant looks like an absent tenant.
     fn check_locks(
@@ -287,8 +307,8 @@ impl PolicyUseCases {
 }
 
 /// Refuses a question about an action that is not work of the job.
-fn check_is_work(rules: &Rules, job: &Job, action: Action, on: &ResourceName) -> Result<(), Refusal> {
-    let work = work_of(rules, &job.spec.read, &job.spec.write);
+fn check_is_work(rules: &Rules, job: &Job, action: Action, on: &Object) -> Result<(), Refusal> {
+    let work = work_of(rules, &job.spec);
     if work.iter().any(|(does, resource)| *does == action && resource == on) {
         return Ok(());
     }

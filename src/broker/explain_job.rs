@@ -321,7 +321,7 @@ fn judged_again(
     }
     let scopes = match &d.scopes {
         Some(scopes) => scopes.clone(),
-        None => job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect(),
+        None => job.spec.scopes().collect(),
     };
     if by == DecideBy::Now
         && let Err(changed) = check_inputs(rules, job, &scopes)

@@ -23,7 +23,7 @@ use crate::{
     job::Job,
     lease::{Lease, Terms, Unborn},
     limits,
-    name::{JobId, LeaseId, ResourceName},
+    name::{JobId, LeaseId, Object},
     policy::Rpc,
     reason::{Reason, Refusal},
     secret::{S3Secret, SecretText},
@@ -36,7 +36,7 @@ pub struct Issued {
     pub token: SecretText,
     pub token_expires: Wall,
     pub shortened_by: Vec<String>,
-    pub locations: BTreeMap<ResourceName, String>,
+    pub locations: BTreeMap<Object, String>,
     pub bound: Bound,
     pub binding: Binding,
     /// The secret of its S3 key, if that was asked for.
@@ -133,6 +133,7 @@ impl CredentialUseCases {
         self.access.authorize_job(&request.caller, Rpc::IssueCredential, job, "")?;
         self.decisions.check_launcher_of(&request.rules, job, Some(&prepared.launcher))?;
         self.access.check_unlocked(request.caller.id(), prepared.names.iter())?;
+        self.context.check_checkpoints(&request.rules, job)?;
         check_inputs(&request.rules, job, &prepared.offer.scopes)
     }
 

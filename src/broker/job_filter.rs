@@ -58,5 +58,5 @@ impl JobFilter {
 }
 
 fn uses(job: &Job, wanted: &ResourceName) -> bool {
-    job.spec.read.iter().chain(&job.spec.write).any(|r| r == wanted || r.unversioned() == *wanted)
+    job.spec.resources().any(|r| r == wanted || r.unversioned() == *wanted)
 }

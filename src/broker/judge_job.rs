@@ -49,7 +49,7 @@ pub(super) fn judge_job(rules: &Rules, q: &JobQuestion<'_>) -> JobAnswer {
     let job = q.job;
     let parts = match q.scopes {
         Some(scopes) => work_of_scopes(rules, job, scopes),
-        None => work_of(rules, &job.spec.read, &job.spec.write),
+        None => work_of(rules, &job.spec),
     };
     let name = job.id.to_string();
     let judge = |asker: Asker<'_>| {

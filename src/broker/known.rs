@@ -121,8 +121,7 @@ impl OperatorUseCases {
             FenceKind::Image(image) => some_job(&|j| j.spec.image.as_ref() == Some(&image)),
             FenceKind::Resource(resource) => {
                 let is_it = |r: &ResourceName| *r == resource || r.unversioned() == resource;
-                catalog.resources().any(|r| is_it(&r.name))
-                    || some_job(&|j| j.spec.read.iter().chain(&j.spec.write).any(is_it))
+                catalog.resources().any(|r| is_it(&r.name)) || some_job(&|j| j.spec.resources().any(is_it))
             }
         }
     }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     job::Job,
-    name::{Action, JobId, PrincipalKind, ResourceName, SpiffeId},
+    name::{Action, JobId, Object, PrincipalKind, SpiffeId},
     policy::{Asker, Call, JobRisk, Phase, Relation, Rpc, Verdict},
     reason::{Reason, Refusal},
     state::LockName,
@@ -21,17 +21,14 @@ use crate::{
 /// launcher.
 #[derive(Clone)]
 pub(super) struct LauncherWork {
-    parts: Vec<(Action, ResourceName)>,
+    parts: Vec<(Action, Object)>,
     risk: JobRisk,
 }
 
 impl LauncherWork {
     pub(super) fn of(rules: &Rules, job: &Job) -> Self {
         let entry = rules.catalog().principal(&job.launcher).map(|p| &**p);
-        LauncherWork {
-            parts: work_of(rules, &job.spec.read, &job.spec.write),
-            risk: risk_of(rules, job, entry),
-        }
+        LauncherWork { parts: work_of(rules, &job.spec), risk: risk_of(rules, job, entry) }
     }
 }
 

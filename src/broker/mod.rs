@@ -38,6 +38,7 @@
 //! | `caller` `session` `rules` | [`Caller`]; the session of a member; [`Rules`] |
 //! | `kept_rules` | the policies and catalogs that were in force |
 //! | `names` | the fences of requests |
+//! | `checkpoints` | the checkpoints of other jobs that a job reads, and the quarantine of outputs |
 //! | `presence` `reconnect_limiter` | the connected members; the limit on members that reconnect at once |
 //! | `denials` `refusals` `rates` | refused requests in the ledger; shared refusals; the limit on records of a caller |
 //! | `proposals` | the changes of the rules that wait for people |
@@ -54,6 +55,7 @@ mod attempts;
 mod background;
 mod caller;
 mod changes;
+mod checkpoints;
 mod close_change;
 mod compromise;
 mod context;

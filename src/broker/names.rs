@@ -1,8 +1,11 @@
 //! The names of the fences behind which a request stands.
 
-use super::{decide::tuned, rules::Rules};
+use super::{
+    decide::{models_read, tuned},
+    rules::Rules,
+};
 use crate::{
-    job::{Job, Spec},
+    job::{Job, Lineage, Spec},
     name::{AttemptNumber, FenceName, Half, InstanceName, ResourceName, Scope, SpiffeId},
 };
 
@@ -41,15 +44,20 @@ pub(super) fn of_resource(name: &ResourceName) -> [FenceName; 3] {
     ]
 }
 
+/// Returns the fences of the origin of the checkpoints that a job reads: the jobs that wrote them, the data and models that
+/// those jobs read, and the models of the checkpoint lines.
+pub(super) fn of_lineage(rules: &Rules, spec: &Spec, lineage: &Lineage) -> Vec<FenceName> {
+    let mut names: Vec<FenceName> = lineage.jobs.iter().copied().map(FenceName::job).collect();
+    let models = models_read(rules, spec);
+    names.extend(lineage.resources.iter().chain(&models).flat_map(of_resource));
+    names
+}
+
 /// Returns the fences of a job, including the job itself and the models that it tunes.
 pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
-    let tuned = tuned(rules, &job.spec.read, &job.spec.write);
-    let mut names = of_spec(
-        rules,
-        &job.spec,
-        &job.launcher,
-        job.spec.read.iter().chain(&job.spec.write).cloned().chain(tuned),
-    );
+    let resources = job.spec.resources().cloned().chain(tuned(rules, &job.spec));
+    let mut names = of_spec(rules, &job.spec, &job.launcher, resources);
+    names.extend(of_lineage(rules, &job.spec, &job.lineage));
     names.push(FenceName::job(job.id));
     names
 }
@@ -67,7 +75,8 @@ pub(super) fn of_member(
     names
 }
 
-/// Returns the fences of a lease: the fences of its scopes, and of the models that its job tunes.
+/// Returns the fences of a lease: the fences of its scopes, and of the models that its job tunes. If it opens checkpoints
+/// of other jobs, the fences of their origin are added.
 pub(super) fn of_lease(
     rules: &Rules,
     job: &Job,
@@ -77,9 +86,11 @@ pub(super) fn of_lease(
     half: Half,
     scopes: &[Scope],
 ) -> Vec<FenceName> {
-    let tuned = tuned(rules, &job.spec.read, &job.spec.write);
-    let resources = scopes.iter().map(|s| s.resource.clone()).chain(tuned);
+    let resources = scopes.iter().map(|s| s.resource.clone()).chain(tuned(rules, &job.spec));
     let mut names = of_spec(rules, &job.spec, &job.launcher, resources);
+    if scopes.iter().any(|s| s.folder.is_some()) {
+        names.extend(of_lineage(rules, &job.spec, &job.lineage));
+    }
     names.push(FenceName::job(job.id));
     names.extend(of_place(rules, job, attempt, instance, holder));
     if half == Half::Reading {

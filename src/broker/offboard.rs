@@ -138,7 +138,7 @@ impl OperatorUseCases {
             add("share", r.name.to_string(), format!("{} shares it with this tenant", r.tenant));
         }
         for job in self.context.state.open_jobs().into_iter().filter(|job| job.spec.tenant != *tenant) {
-            let used = job.spec.read.iter().chain(&job.spec.write).find(|r| r.tenant() == *tenant);
+            let used = job.spec.resources().find(|r| r.tenant() == *tenant);
             if let Some(used) = used {
                 let detail = format!("an open job of {}, which can no longer use {used}", job.spec.tenant);
                 add("job", job.id.to_string(), detail);

@@ -6,7 +6,7 @@ use super::{rules::Rules, session::MemberSession};
 use crate::{
     catalog::{Audience, S3Endpoint},
     job::Job,
-    name::{Half, ResourceName, Scope, SpiffeId},
+    name::{Half, Object, Scope, SpiffeId},
     reason::{Reason, Refusal},
 };
 
@@ -16,7 +16,8 @@ pub struct Offer {
     pub half: Half,
     pub audience: SpiffeId,
     pub scopes: Vec<Scope>,
-    pub locations: BTreeMap<ResourceName, String>,
+    /// The location of each resource and folder, by its name.
+    pub locations: BTreeMap<Object, String>,
     /// The S3 gateway of the audience.
     pub s3: Option<S3Endpoint>,
 }
@@ -47,9 +48,8 @@ impl Offer {
     /// Returns one offer for each half and audience. An offer contains the job's resources in this half at this audience.
     pub(super) fn all_of(rules: &Rules, job: &Job) -> Vec<Offer> {
         let mut offers: BTreeMap<(Half, SpiffeId), Offer> = BTreeMap::new();
-        for name in job.spec.read.iter().chain(&job.spec.write) {
-            let Some(r) = rules.catalog().resource(name) else { continue };
-            let scope = Scope::whole(name.clone());
+        for scope in job.spec.scopes() {
+            let Some(r) = rules.catalog().resource(&scope.resource) else { continue };
             let half = scope.half();
             let offer = offers.entry((half, r.audience.clone())).or_insert_with(|| Offer {
                 half,
@@ -58,12 +58,12 @@ impl Offer {
                 locations: BTreeMap::new(),
                 s3: rules.catalog().audience(&r.audience).and_then(|a| a.s3.clone()),
             });
-            offer.scopes.push(scope);
             let mut location = r.location.clone();
-            if half == Half::Writing {
-                location.push_str(&format!("{}/", job.id));
+            if let Some(folder) = scope.object(job.id).job() {
+                location.push_str(&format!("{folder}/"));
             }
-            offer.locations.insert(name.clone(), location);
+            offer.locations.insert(scope.name(), location);
+            offer.scopes.push(scope);
         }
         offers.into_values().collect()
     }
@@ -99,18 +99,18 @@ impl Offer {
         };
         if !request.scopes.is_empty() {
             for wanted in &request.scopes {
-                let offered = offer.scopes.iter().find(|s| s.resource == wanted.resource);
+                let offered = offer.scopes.iter().find(|s| s.name() == wanted.name());
                 if wanted.actions.is_empty() || !offered.is_some_and(|s| wanted.actions.is_subset(&s.actions))
                 {
                     return Err(Refusal::new(
                         Reason::ResourceNotFound,
-                        format!("the job has no such access to {} at this audience", wanted.resource),
+                        format!("the job has no such access to {} at this audience", wanted.name()),
                     )
                     .fix("a scope can only narrow the access: name only what the job file names"));
                 }
             }
             offer.scopes.clone_from(&request.scopes);
-            offer.locations.retain(|name, _| request.scopes.iter().any(|s| s.resource == *name));
+            offer.locations.retain(|name, _| request.scopes.iter().any(|s| s.name() == *name));
         }
         let audience = audience_of(rules, &offer.audience)?;
         Ok((offer, audience))

@@ -23,7 +23,7 @@ use crate::{
     job::{Job, Spec},
     lease::Facts,
     limits,
-    name::{Action, AttemptNumber, FenceName, Half, InstanceName, JobId, ResourceName, Scope, SpiffeId},
+    name::{Action, AttemptNumber, FenceName, Half, InstanceName, JobId, Object, Scope, SpiffeId},
     policy::JobRisk,
     reason::{Reason, Refusal},
 };
@@ -39,7 +39,7 @@ pub(super) struct PreparedCredential {
     pub(super) names: Vec<FenceName>,
     pub(super) facts: Arc<Facts>,
     /// The actions and resources about which policy is asked.
-    pub(super) parts: Vec<(Action, ResourceName)>,
+    pub(super) parts: Vec<(Action, Object)>,
     pub(super) risk: JobRisk,
     pub(super) launcher: LauncherWork,
     pub(super) claims: ClaimsTemplate,

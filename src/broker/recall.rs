@@ -12,10 +12,10 @@ use super::{
 };
 use crate::{
     catalog::Checks,
-    job::{Attempt, Job, JobState, Member},
+    job::{Attempt, Job, Member},
     ledger::{Event, JOBS_PER_RECORD},
     limits,
-    name::{AttemptNumber, FenceName, InstanceName, JobId, Outcome, ResourceKind, ResourceName, SpiffeId},
+    name::{AttemptNumber, FenceName, InstanceName, JobId, ResourceKind, ResourceName, SpiffeId},
     policy::Rpc,
     reason::{Reason, Refusal},
     state::{Lock, LockName, Refused},
@@ -70,20 +70,9 @@ impl RuleUseCases {
 }
 
 impl JobUseCases {
-    /// Returns the reason if the outputs of a job are quarantined. This is so if the job failed or was revoked, if a
-    /// compromise concerns the job, or if the job read data that was recalled later.
+    /// Returns the reason if the outputs of a job are quarantined.
     pub fn quarantine_of(&self, job: &Job) -> Option<String> {
-        if job.spec.write.is_empty() {
-            return None;
-        }
-        if let Some(because) = &job.compromised {
-            return Some(format!("{because} was compromised"));
-        }
-        if let JobState::Closed(outcome @ (Outcome::Failed | Outcome::Revoked)) = job.state {
-            return Some(format!("the job ended as {outcome}"));
-        }
-        let recalled = job.spec.read.iter().find(|r| self.context.recall_of(r).is_some());
-        recalled.map(|r| format!("{r} was recalled"))
+        self.context.quarantine_of(job)
     }
 }
 
@@ -154,9 +143,10 @@ impl OperatorUseCases {
         })
     }
 
-    /// Returns the open and closed jobs in memory that read a dataset.
+    /// Returns the open and closed jobs in memory that read a dataset, or checkpoints that come from it.
     fn readers_of(&self, name: &ResourceName) -> Vec<Arc<Job>> {
-        let reads = |job: &Job| job.spec.read.iter().any(|r| r == name || r.unversioned() == *name);
+        let is_it = |r: &ResourceName| r == name || r.unversioned() == *name;
+        let reads = |job: &Job| job.spec.read.iter().chain(&job.lineage.resources).any(is_it);
         self.context.state.list(None, usize::MAX, reads)
     }
 

@@ -169,6 +169,7 @@ impl CredentialUseCases {
         }
         let prepared = prepared?;
         check_inputs(rules, job, &prepared.offer.scopes)?;
+        self.context.check_checkpoints(rules, job)?;
         if has_todays_names {
             return Ok(prepared);
         }

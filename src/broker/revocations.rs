@@ -66,6 +66,10 @@ impl OperatorUseCases {
             FenceKind::Job(job) => {
                 let closed =
                     self.endings.close(job, &caller.actor(), Outcome::Revoked, &detail, "job revoked")?;
+                // The job was over before, and other jobs read its checkpoints.
+                if closed.done.record.is_none() && self.context.fences.behind(name) > 0 {
+                    return Ok(self.revoke_name(caller, name, &FenceKind::Job(job), reason));
+                }
                 self.closed_by_revocation(job, closed)
             }
             FenceKind::Attempt(job, attempt) => {
@@ -131,6 +135,11 @@ impl OperatorUseCases {
                         .to_owned(),
                 );
             }
+            FenceKind::Job(job) => {
+                notes.push(format!(
+                    "{job} was closed already: the access of jobs that read its checkpoints ended; they may ask again (leasehold lock)"
+                ));
+            }
             _ => {}
         }
         self.endings.sweep(&done.lowered, "revoked");
@@ -149,6 +158,9 @@ impl OperatorUseCases {
             && let Some(job) = self.context.state.job(id)
         {
             match job.state {
+                JobState::Closed(_) if ending.ending.behind > 0 => {
+                    notes.push(format!("{id} was closed already: other jobs read its checkpoints"));
+                }
                 JobState::Closed(outcome) => notes.push(closed_before(id, outcome)),
                 _ => jobs_closed.push(id),
             }

@@ -169,7 +169,7 @@ impl Sweeps {
         bearer: Option<&[Scope]>,
     ) -> Result<(), Refusal> {
         let (parts, binding) = match bearer {
-            None => (work_of(rules, &job.spec.read, &job.spec.write), ""),
+            None => (work_of(rules, &job.spec), ""),
             Some(scopes) => (work_of_scopes(rules, job, scopes), Binding::Bearer.as_str()),
         };
         let question = WorkQuestion {
@@ -183,8 +183,7 @@ impl Sweeps {
             risk: None,
             binding,
         };
-        let scopes: Vec<Scope> =
-            job.spec.read.iter().chain(&job.spec.write).cloned().map(Scope::whole).collect();
+        let scopes: Vec<Scope> = job.spec.scopes().collect();
         let call = Call {
             caller: id,
             rpc: Rpc::IssueCredential,
@@ -195,6 +194,7 @@ impl Sweeps {
             amr: &[],
         };
         check_inputs(rules, job, &scopes)?;
+        self.context.check_checkpoints(rules, job)?;
         rules.engine.authorize(&call)?;
         match self.decisions.judge(question) {
             Verdict::Allow { .. } => Ok(()),

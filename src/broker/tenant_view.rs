@@ -186,7 +186,7 @@ impl TenantView {
         if self.own_job(job).is_some() {
             return Some(Fields::All);
         }
-        uses.retain(|used| used.resource.tenant() == self.tenant);
+        uses.retain(|used| used.resource.resource().tenant() == self.tenant);
         (!uses.is_empty()).then_some(Fields::Only(&["job", "audience", "uses"]))
     }
 
@@ -270,7 +270,7 @@ impl TenantView {
     fn job(&self, id: JobId) -> Option<Stake> {
         self.jobs.get(&id).copied().or_else(|| {
             let job = self.context.state.job(id)?;
-            self.stake(&job.spec.tenant, job.spec.read.iter().chain(&job.spec.write))
+            self.stake(&job.spec.tenant, job.spec.resources())
         })
     }
 

@@ -145,7 +145,7 @@ impl VerifierUseCases {
 
 /// Whether a job has the resource of a report and the audience serves the resource.
 fn has_at(job: &Job, reported: &ReportedUse, audience: &SpiffeId, catalog: &Catalog) -> bool {
-    let resource = &reported.resource;
-    let of_job = job.spec.read.contains(resource) || job.spec.write.contains(resource);
-    of_job && catalog.resource(resource).is_some_and(|r| r.audience == *audience)
+    let object = &reported.resource;
+    let of_job = job.spec.scopes().any(|scope| scope.name() == *object);
+    of_job && catalog.resource(object.resource()).is_some_and(|r| r.audience == *audience)
 }

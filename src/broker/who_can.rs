@@ -65,11 +65,11 @@ impl PolicyUseCases {
                 None
             }
             AskedAct::Access(_, name) => {
-                let found = rules.catalog().resource(name);
+                let found = rules.catalog().resource(name.resource());
                 Some(
                     found
                         .filter(|r| sees_all || r.visible_to(caller.tenant()))
-                        .ok_or_else(|| absent(name))?,
+                        .ok_or_else(|| absent(name.resource()))?,
                 )
             }
         };
@@ -187,7 +187,7 @@ impl PolicyUseCases {
                 ttl: self.context.settings.lease_ttl,
                 now: self.context.clock.now().wall,
                 approved: &approved,
-                own_checkpoint: true,
+                own_checkpoint: !matches!(&q.act, AskedAct::Access(_, on) if on.job().is_some()),
                 binding: "",
                 parts: &[],
             };

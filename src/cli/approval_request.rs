@@ -20,6 +20,8 @@ fn request_rows(job: &v1::Job) -> Vec<(&'static str, Vec<String>)> {
         format!("{} of at most {}, in {} attempt(s)", members.expect, members.max, members.attempts);
     let mut pins: Vec<String> = spec.pins.iter().map(|(name, pin)| format!("{name} {pin}")).collect();
     pins.sort();
+    // The checkpoints of other jobs.
+    let checkpoints = spec.read.into_iter().filter(|name| name.starts_with("checkpoint:"));
     vec![
         ("launcher", one(&job.launcher)),
         ("acting for", one(&job.acting_for)),
@@ -29,7 +31,7 @@ fn request_rows(job: &v1::Job) -> Vec<(&'static str, Vec<String>)> {
         ("rollback to", one(&spec.rollback_to)),
         ("why not a prompt", one(&spec.prompt_alternative)),
         ("image", one(&spec.image)),
-        ("reads", job.inputs.iter().map(input_text).collect()),
+        ("reads", job.inputs.iter().map(input_text).chain(checkpoints).collect()),
         ("writes", spec.write),
         ("pins", pins),
         ("method", one(&render::method(tune.method()))),

@@ -52,6 +52,7 @@ fn every_reason_is_rendered_with_its_exit_code() {
     OPERATORS_LOCKED_OUT: denied, exit 2
     AUDIENCE_UNKNOWN: error, exit 1
     PIN_MISMATCH: denied, exit 2
+    CHECKPOINT_QUARANTINED: denied, exit 2
     POLICY_DENIED: denied, exit 2
     POLICY_ERROR: denied, exit 2
     APPROVAL_REQUIRED: denied, exit 3

@@ -36,7 +36,7 @@ const MORE_MOMENTS: [&str; 4] = ["at", "first", "last", "latest"];
 const FIRST: [&str; 8] = ["job", "attempt", "lease", "name", "instance", "member", "half", "scopes"];
 
 /// The fields of a job's specification that a row shows. The JSON has all of them.
-const OF_SPEC: [&str; 6] = ["name", "tenant", "purpose", "why", "read", "write"];
+const OF_SPEC: [&str; 7] = ["name", "tenant", "purpose", "why", "read", "read_checkpoints", "write"];
 
 /// More fields that a short row leaves out.
 const IN_WIDE_ROWS: [&str; 8] =

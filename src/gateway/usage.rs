@@ -386,10 +386,13 @@ impl Usage {
     /// Takes the counts since the last report.
     fn take_new(&mut self, lease: LeaseId, object: &Object) -> Option<LeaseUse> {
         let new = self.new.take()?;
+        let job = self.access.claims().lh.job;
+        // The folder of the lease's own job is reported under the name of the line.
+        let is_own = object.job().is_none_or(|folder| folder == job);
         Some(LeaseUse {
             lease: lease.to_string(),
-            job: self.access.claims().lh.job.to_string(),
-            resource: object.resource().to_string(),
+            job: job.to_string(),
+            resource: if is_own { object.resource().to_string() } else { object.to_string() },
             objects: new.objects,
             reads: new.reads,
             read_bytes: new.read_bytes,

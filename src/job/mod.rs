@@ -17,6 +17,7 @@
 //! | `approval` | [`Gate`] and [`Approval`]: the gates of a job, and the people who approved |
 //! | `emergency` | [`Emergency`]: the gates that one person opened without approvals |
 //! | `transitions` `illegal` | the legal transitions with their changes; the reasons for which others are illegal |
+//! | `lineage` | [`Lineage`]: the origin of the checkpoints that a job reads |
 //! | `uses` | [`JobUses`]: the use of each resource by a job |
 //! | `change` | [`Change`]: the changes of a job, and their effects |
 
@@ -24,6 +25,7 @@ mod approval;
 mod change;
 mod emergency;
 mod illegal;
+mod lineage;
 mod roster;
 mod spec;
 mod state;
@@ -36,6 +38,7 @@ pub use approval::{Approval, Approver, Gate, count_people};
 pub use change::Change;
 pub use emergency::{Emergency, GlassBreaker};
 pub use illegal::Illegal;
+pub use lineage::Lineage;
 pub use roster::{Roster, member_bytes};
 pub use spec::{DoneWhen, Members, ParamSweep, Spec, Tuning};
 pub use state::{

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use crate::name::{
-    Digest, HumanName, ImageDigest, InstanceName, Method, Pin, ResourceName, SpiffeId, SpiffePattern,
-    TenantName,
+    Digest, HumanName, ImageDigest, InstanceName, Method, Object, Pin, ResourceName, Scope, SpiffeId,
+    SpiffePattern, TenantName,
 };
 
 /// A job's specification. The server that read it has checked all bounds of `limits`.
@@ -28,6 +28,8 @@ pub struct Spec {
     pub tune: Option<Tuning>,
     /// Datasets and models, each with its version.
     pub read: Vec<ResourceName>,
+    /// The folders of other jobs in checkpoint lines, which the job only reads. Each object is a folder.
+    pub read_checkpoints: Vec<Object>,
     /// Checkpoint lines.
     pub write: Vec<ResourceName>,
     /// Pins that the launcher relies on.
@@ -38,6 +40,19 @@ pub struct Spec {
     pub credential_ttl: Option<Duration>,
     /// Time for checkpoint writes after a drain began. `None` means the daemon's default.
     pub drain: Option<Duration>,
+}
+
+impl Spec {
+    /// Returns the resources that the job opens: those that it reads, and the checkpoint lines.
+    pub fn resources(&self) -> impl Iterator<Item = &ResourceName> {
+        self.read.iter().chain(&self.write).chain(self.read_checkpoints.iter().map(Object::resource))
+    }
+
+    /// Returns the whole scope of each resource and folder that the job opens.
+    pub fn scopes(&self) -> impl Iterator<Item = Scope> {
+        let own = self.read.iter().chain(&self.write).cloned().map(Scope::whole);
+        own.chain(self.read_checkpoints.iter().map(Scope::of))
+    }
 }
 
 /// The planned change of a model.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Approval, Emergency, Gate, JobUses, Roster, Spec};
+use super::{Approval, Emergency, Gate, JobUses, Lineage, Roster, Spec};
 use crate::{
     clock::LeaseTime,
     name::{
@@ -75,6 +75,8 @@ pub struct Job {
     pub ends: LeaseTime,
     /// The resources that the job reads, with the facts of the catalog at the job's creation.
     pub inputs: Arc<[Input]>,
+    /// The origin of the checkpoints of other jobs that the job reads.
+    pub lineage: Arc<Lineage>,
     pub state: JobState,
     /// The rules that required approval when the job was created.
     pub gates: Vec<Gate>,
@@ -119,6 +121,7 @@ impl Job {
             idempotency_key,
             created,
             inputs: inputs.into(),
+            lineage: Arc::default(),
             state: JobState::Ready,
             gates: Vec::new(),
             approvals: Vec::new(),

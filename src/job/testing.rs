@@ -23,6 +23,7 @@ pub(crate) fn sample_spec(expect: u32, attempts: u32) -> Spec {
         max_duration: Duration::from_secs(3_600),
         tune: None,
         read: vec![],
+        read_checkpoints: vec![],
         write: vec![],
         pins: BTreeMap::new(),
         members: Members {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::{
     clock::Wall,
     limits::JOB_RESOURCES_MAX,
-    name::{LeaseId, ResourceName},
+    name::{LeaseId, Object},
 };
 
 /// The use of one resource.
@@ -48,13 +48,14 @@ impl ResourceUse {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportedUse {
     pub lease: LeaseId,
-    pub resource: ResourceName,
+    /// The resource. A folder stands for the checkpoints of another job.
+    pub resource: Object,
     pub done: ResourceUse,
 }
 
 /// The use of each resource of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct JobUses(BTreeMap<ResourceName, ResourceUse>);
+pub struct JobUses(BTreeMap<Object, ResourceUse>);
 
 impl JobUses {
     /// Adds reports. The broker accepts only resources of the job, so there are at most [`JOB_RESOURCES_MAX`] entries.
@@ -69,12 +70,12 @@ impl JobUses {
     }
 
     /// Returns the resources and their use, in the order of the names.
-    pub fn iter(&self) -> impl Iterator<Item = (&ResourceName, &ResourceUse)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Object, &ResourceUse)> {
         self.0.iter()
     }
 
     /// Makes the uses of a job from a snapshot.
-    pub fn from_parts(uses: impl IntoIterator<Item = (ResourceName, ResourceUse)>) -> Self {
+    pub fn from_parts(uses: impl IntoIterator<Item = (Object, ResourceUse)>) -> Self {
         JobUses(uses.into_iter().take(JOB_RESOURCES_MAX).collect())
     }
 }

@@ -326,6 +326,8 @@ impl Table {
         let Some(name) = behind else { return self.by_id.each(see) };
         match name.kind() {
             FenceKind::Lease(id) => self.find(id).iter().for_each(&mut see),
+            // The job is over, and other jobs may read its checkpoints.
+            FenceKind::Job(j) if self.by_job.count(j) == 0 => self.by_job.each_behind(name, see),
             FenceKind::Job(j)
             | FenceKind::Attempt(j, _)
             | FenceKind::AttemptReading(j, _)

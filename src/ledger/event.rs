@@ -16,7 +16,7 @@ use crate::{
     clock::{LeaseTime, Wall},
     name::{
         Action, AttemptNumber, Digest, FenceName, Half, HumanName, ImageDigest, InstanceName, JobId, LeaseId,
-        Method, Outcome, ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
+        Method, Object, Outcome, ResourceName, Scope, SpiffeId, SpiffePattern, TenantName,
     },
     reason::Reason,
 };
@@ -377,7 +377,7 @@ pub struct Coalesced {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UseRecord {
     pub lease: LeaseId,
-    pub resource: ResourceName,
+    pub resource: Object,
     #[serde(flatten)]
     pub counts: UseCounts,
 }

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     clock::LeaseTime,
     name::{
-        Digest, HumanName, ImageDigest, JobId, Method, Pin, ResourceName, SpiffeId, SpiffePattern, TenantName,
+        Digest, HumanName, ImageDigest, JobId, Method, Object, Pin, ResourceName, SpiffeId, SpiffePattern,
+        TenantName,
     },
 };
 
@@ -27,6 +28,9 @@ pub struct JobCreated {
     pub ends: LeaseTime,
     /// The inputs of the job, with the facts of the catalog.
     pub inputs: Vec<InputRecord>,
+    /// The origin of the checkpoints that the job reads. Absent if it reads none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<LineageRecord>,
     pub outputs: Vec<ResourceName>,
     pub decision: DecisionRecord,
     /// Gates that lack approval. Empty if the job is ready.
@@ -128,6 +132,9 @@ pub struct JobSpec {
     pub free_params: Vec<String>,
     pub prompt_lineage: Vec<String>,
     pub read: Vec<ResourceName>,
+    /// The folders of other jobs. Left out if there are none, so that the digests of older jobs stay the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub read_checkpoints: Vec<Object>,
     pub write: Vec<ResourceName>,
     pub pins: BTreeMap<ResourceName, Pin>,
     pub start: Vec<SpiffePattern>,
@@ -150,6 +157,13 @@ pub struct JobSpec {
     pub image: Option<ImageDigest>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep: Option<SweepRecord>,
+}
+
+/// The jobs and the data from which the checkpoints come that a job reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineageRecord {
+    pub jobs: Vec<JobId>,
+    pub resources: Vec<ResourceName>,
 }
 
 /// A parameter sweep. The digest of a request leaves out the values.

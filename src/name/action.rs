@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, str::FromStr};
 
-use super::{NameError, ResourceKind, ResourceName, text_form};
+use super::{JobId, NameError, Object, ResourceKind, ResourceName, text_form};
 
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident, $wanted:literal { $( $(#[$vdoc:meta])* $variant:ident = $text:literal, )* }) => {
@@ -51,7 +51,7 @@ words! {
         Finetune = "finetune",
         /// Write into the job's folder in a checkpoint line.
         WriteCheckpoint = "write_checkpoint",
-        /// Read and list the job's folder in a checkpoint line.
+        /// Read and list a folder in a checkpoint line: the job's folder, or the folder of another job.
         ReadCheckpoint = "read_checkpoint",
         /// Delete from the job's folder in a checkpoint line.
         DeleteCheckpoint = "delete_checkpoint",
@@ -77,7 +77,7 @@ words! {
 words! {
     /// The half of a job's access: reads or writes. Each lease belongs to one half.
     Half, "a half" {
-        /// Datasets and base models.
+        /// Datasets, base models, and the checkpoints of other jobs.
         Reading = "reading",
         /// The job's own checkpoints: read, list, write and delete.
         Writing = "writing",
@@ -143,8 +143,8 @@ impl PrincipalKind {
 }
 
 impl Action {
-    /// Returns the half of a credential for this action. `None` for `Finetune`: policy decides on it, but there is no
-    /// credential for it.
+    /// Returns the half of a credential for this action. The checkpoints of another job are an exception: they belong to
+    /// the reading half. `None` for `Finetune`: policy decides on it, but there is no credential for it.
     pub const fn half(self) -> Option<Half> {
         match self {
             Action::ReadDataset | Action::ReadModel => Some(Half::Reading),
@@ -173,6 +173,9 @@ impl Action {
 pub struct Scope {
     /// A version of a dataset or a model, or a whole checkpoint line.
     pub resource: ResourceName,
+    /// The other job whose folder in the checkpoint line is read. `None` stands for the folder of the job itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<JobId>,
     /// The actions. They must apply to the kind of the resource.
     pub actions: BTreeSet<Action>,
 }
@@ -187,12 +190,38 @@ impl Scope {
                 BTreeSet::from([Action::WriteCheckpoint, Action::ReadCheckpoint, Action::DeleteCheckpoint])
             }
         };
-        Scope { resource, actions }
+        Scope { resource, folder: None, actions }
     }
 
-    /// Returns the half to which the kind of the resource belongs.
+    /// Returns the whole scope for a name in a request. The folder of another job can only be read.
+    pub fn of(name: &Object) -> Self {
+        match name.job() {
+            None => Self::whole(name.resource().clone()),
+            Some(job) => Scope {
+                resource: name.resource().clone(),
+                folder: Some(job),
+                actions: BTreeSet::from([Action::ReadCheckpoint]),
+            },
+        }
+    }
+
+    /// Returns the name of the scope in requests and answers. The folder of the job itself has the name of its line.
+    pub fn name(&self) -> Object {
+        match self.folder {
+            None => self.resource.clone().into(),
+            Some(job) => Object::folder(self.resource.clone(), job),
+        }
+    }
+
+    /// Returns the object that the scope opens for a job.
+    pub fn object(&self, job: JobId) -> Object {
+        Object::of_job(self.resource.clone(), self.folder.unwrap_or(job))
+    }
+
+    /// Returns the half to which the scope belongs.
     pub fn half(&self) -> Half {
         match self.resource.kind() {
+            ResourceKind::Checkpoint if self.folder.is_some() => Half::Reading,
             ResourceKind::Dataset | ResourceKind::Model => Half::Reading,
             ResourceKind::Checkpoint => Half::Writing,
         }
@@ -202,6 +231,18 @@ impl Scope {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    // The folder of another job can only be read, and belongs to the reading half.
+    #[test]
+    fn the_folder_of_another_job_is_only_read() {
+        let (own, other) = (JobId(1), JobId(2));
+        let folder = Object::folder("checkpoint:acme/lora".parse().unwrap(), other);
+        let scope = Scope::of(&folder);
+        assert_eq!((scope.half(), scope.name(), scope.object(own)), (Half::Reading, folder.clone(), folder));
+        assert_eq!(scope.actions, BTreeSet::from([Action::ReadCheckpoint]));
+        let line = Scope::of(&Object::from(scope.resource.clone()));
+        assert_eq!((line.half(), line.object(own).job()), (Half::Writing, Some(own)));
+    }
 
     #[test]
     fn each_kind_has_its_article() {

@@ -2,12 +2,12 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{JobId, NameError, ResourceKind, ResourceName};
+use super::{JobId, NameError, ResourceKind, ResourceName, text_form};
 
 /// A dataset or a model, or the folder of one job in a checkpoint line.
 ///
 /// Several jobs share a checkpoint line, and each job has its own folder. So a token is never issued for a whole line.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Object {
     resource: ResourceName,
     folder: Option<JobId>,
@@ -28,6 +28,11 @@ impl Object {
     /// Returns the dataset, the model, or the checkpoint line of the folder.
     pub fn resource(&self) -> &ResourceName {
         &self.resource
+    }
+
+    /// Returns the job that owns the folder. `None` if the object is not a folder.
+    pub fn job(&self) -> Option<JobId> {
+        self.folder
     }
 
     /// Whether a token can be issued for the object. A checkpoint line must have a folder, and other resources must not
@@ -69,6 +74,8 @@ impl FromStr for Object {
         }
     }
 }
+
+text_form!(Object);
 
 #[cfg(test)]
 mod tests {

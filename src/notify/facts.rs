@@ -264,7 +264,9 @@ fn waiting(created: &JobCreated) -> Option<NoticeFacts> {
     if let Some(method) = spec.method {
         facts.put("method", method.as_str());
     }
-    facts.data.insert("read".to_owned(), list(&spec.read));
+    let folders = spec.read_checkpoints.iter().map(ToString::to_string);
+    let read: Vec<String> = spec.read.iter().map(ToString::to_string).chain(folders).collect();
+    facts.data.insert("read".to_owned(), list(&read));
     facts.data.insert("write".to_owned(), list(&spec.write));
     let classes =
         created.inputs.iter().flat_map(|i| i.data_classes.iter().chain(&i.classification).chain(&i.tier));

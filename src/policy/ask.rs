@@ -8,7 +8,8 @@ use crate::{
     clock::Wall,
     job::Spec,
     name::{
-        Action, HumanName, ImageDigest, Method, NameError, ResourceKind, ResourceName, SpiffeId, TenantName,
+        Action, HumanName, ImageDigest, Method, NameError, Object, ResourceKind, ResourceName, SpiffeId,
+        TenantName,
     },
     plain,
     written::nearest,
@@ -48,12 +49,13 @@ pub struct Bundle<'a> {
     pub now: Wall,
     /// Ids of the gates that have enough approvals for exactly this request.
     pub approved: &'a BTreeSet<String>,
-    /// Whether the checkpoints to read or delete belong to this job.
+    /// Whether the checkpoints to read or delete belong to this job. A part that names a folder is always about the
+    /// checkpoints of another job.
     pub own_checkpoint: bool,
     /// What the credential is bound to: `subject`, `certificate` or `bearer`. Empty if the question is not about one credential.
     pub binding: &'a str,
-    /// The actions, each with its resource. Never empty.
-    pub parts: &'a [(Action, ResourceName)],
+    /// The actions, each with its resource, or with the folder of another job. Never empty.
+    pub parts: &'a [(Action, Object)],
 }
 
 /// Facts from a job's specification, beside its purpose and method. Rules can require each of them.
@@ -125,7 +127,8 @@ impl Phase {
 /// One act, as a person names it: an action of a job, or a call about a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AskedAct {
-    Access(Action, ResourceName),
+    /// An action on a resource. A folder is the folder of another job.
+    Access(Action, Object),
     /// `None` stands for all tenants at once.
     Call(Rpc, Option<TenantName>),
 }

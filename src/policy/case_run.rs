@@ -111,7 +111,12 @@ impl Engine {
                     };
                 };
                 let holder = self.catalog().principal(&case.caller).map(|p| &**p);
-                let risk = JobRisk::of(self.catalog(), tenant, case.also.iter().chain([resource]), holder);
+                let risk = JobRisk::of(
+                    self.catalog(),
+                    tenant,
+                    case.also.iter().chain([resource.resource()]),
+                    holder,
+                );
                 let bundle = Bundle {
                     job: "j-00000000000000000000000000",
                     tenant,

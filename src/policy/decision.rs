@@ -5,7 +5,7 @@ use std::fmt;
 use crate::{
     fence::{Revision, Stand},
     job::Gate,
-    name::{Action, Digest, ResourceName, SpiffeId, TenantName},
+    name::{Action, Digest, Object, SpiffeId, TenantName},
     reason::Refusal,
 };
 
@@ -13,7 +13,8 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     pub action: Action,
-    pub resource: ResourceName,
+    /// The resource, or the folder of another job.
+    pub resource: Object,
     /// The ids of the rules, sorted.
     pub rules: Vec<String>,
     /// The verdict of policy, `deny` or `wait`, if the part was allowed only because the job's tenant is observed.

@@ -23,7 +23,7 @@ use crate::{
     fence::{Revision, Stand},
     job::Gate,
     limits,
-    name::{Action, Digest, PrincipalKind, ResourceName, SpiffeId},
+    name::{Action, Digest, Object, PrincipalKind, ResourceName, SpiffeId},
     reason::{Reason, Refusal},
 };
 
@@ -41,6 +41,14 @@ pub struct Engine {
     memo: DecisionCache<Outcome>,
     /// The bundles that were allowed, with their decided parts.
     allowed: DecisionCache<Vec<Decided>>,
+}
+
+/// One action of a bundle, with its resource in the catalog.
+struct KnownPart<'a> {
+    action: Action,
+    /// The resource, or the folder of another job.
+    object: &'a Object,
+    resource: &'a Resource,
 }
 
 impl Engine {
@@ -202,12 +210,16 @@ impl Engine {
         }
         let who = Who { name: &name, principal, bundle };
         let mut resources = Vec::with_capacity(bundle.parts.len());
-        for (action, name) in bundle.parts {
-            if action.applies_to() != name.kind() {
-                return deny(explain::wrong_resource(*action, name));
+        for (action, object) in bundle.parts {
+            let (action, name) = (*action, object.resource());
+            // The folder of another job can only be read.
+            if action.applies_to() != name.kind()
+                || object.job().is_some() && action != Action::ReadCheckpoint
+            {
+                return deny(explain::wrong_resource(action, name));
             }
             match self.catalog.resource(name).filter(|r| r.visible_to(&principal.tenant)) {
-                Some(resource) => resources.push((*action, resource)),
+                Some(resource) => resources.push(KnownPart { action, object, resource }),
                 None => return deny(explain::not_found(&who, name)),
             }
         }
@@ -250,7 +262,7 @@ impl Engine {
 
     /// Returns the cached verdict if the parts were allowed before for an equal question, or judges them. If the
     /// catalog has exceptions, each bundle is judged, because exceptions depend on the time.
-    fn judge_known(&self, who: &Who<'_>, parts: &[(Action, &Resource)]) -> Verdict {
+    fn judge_known(&self, who: &Who<'_>, parts: &[KnownPart<'_>]) -> Verdict {
         let me = self.prepared.principals.get(&who.principal.pattern);
         let Some(me) = me.filter(|_| self.catalog.exceptions().is_empty()) else {
             return self.judge_parts(who, parts);
@@ -259,9 +271,12 @@ impl Engine {
         question.add(me.id().unescaped());
         question.add_number(parts.len() as u64);
         let mut reads = JobReads::default();
-        for (action, resource) in parts {
+        for KnownPart { action, object, resource } in parts {
             question.add(action.as_str());
             question.add(resource.name.as_str());
+            if let Some(job) = object.job() {
+                question.add(&job.to_string());
+            }
             let Some(slice) = self.slices.get(&(who.principal.kind, PolicyAct::Part(*action))) else {
                 return self.judge_parts(who, parts);
             };
@@ -279,17 +294,20 @@ impl Engine {
         verdict
     }
 
-    fn judge_parts(&self, who: &Who<'_>, parts: &[(Action, &Resource)]) -> Verdict {
+    fn judge_parts(&self, who: &Who<'_>, parts: &[KnownPart<'_>]) -> Verdict {
         let (tenant, now) = (who.bundle.tenant, who.bundle.now);
         let exceptions = self.catalog.exceptions();
         let plain = ContextFields::of_job(who.name, who.bundle, &[]);
+        let of_others = Bundle { own_checkpoint: false, ..who.bundle.clone() };
+        let of_others = Who { bundle: &of_others, ..*who };
         let mut decided = Vec::with_capacity(parts.len());
         let mut gates: Vec<Gate> = Vec::new();
         let mut denied: Vec<(Action, &Resource, DenialCause)> = Vec::new();
-        for (action, resource) in parts {
+        for KnownPart { action, object, resource } in parts {
             let waived = exceptions.waived(tenant, &resource.name, now);
+            let who = if object.job().is_some() { &of_others } else { who };
             let outcome = match waived.as_slice() {
-                [] => self.part(who.principal, *action, resource, &plain),
+                [] if object.job().is_none() => self.part(who.principal, *action, resource, &plain),
                 waived => {
                     let facts = ContextFields::of_job(who.name, who.bundle, waived);
                     self.part(who.principal, *action, resource, &facts)
@@ -315,7 +333,7 @@ impl Engine {
             let waived = self.asked_waivers(who.principal, *action, &waived);
             decided.push(Decided {
                 action: *action,
-                resource: resource.name.clone(),
+                resource: Object::clone(object),
                 rules,
                 observed,
                 waived,
@@ -324,7 +342,7 @@ impl Engine {
         // A resource that another tenant shares does not belong to the observed tenant, so policy applies to it.
         let is_own = |on: &ResourceName| on.tenant() == *tenant;
         let can_be_observed = exceptions.observes(tenant, now)
-            && decided.iter().all(|part| part.observed.is_none() || is_own(&part.resource))
+            && decided.iter().all(|part| part.observed.is_none() || is_own(part.resource.resource()))
             && denied.iter().all(|(_, on, cause)| is_own(&on.name) && cause.can_be_observed());
         if can_be_observed {
             return observed_verdict(who, decided, &denied);
@@ -473,7 +491,7 @@ fn observed_verdict(
 ) -> Verdict {
     decided.extend(denied.iter().map(|(action, resource, cause)| Decided {
         action: *action,
-        resource: resource.name.clone(),
+        resource: resource.name.clone().into(),
         rules: cause.rules(),
         observed: Some("deny"),
         waived: Vec::new(),

@@ -11,7 +11,7 @@ use super::*;
 use crate::{
     clock::Wall,
     fence::{Registry, Seq},
-    name::{Method, ResourceKind, ResourceName, TenantName},
+    name::{Method, Object, ResourceKind, TenantName},
     policy::{
         JobRisk, Phase, PolicyCase, Relation, RequestFacts, Rpc, read_cases, slice::Reads, source::SCHEMA,
     },
@@ -51,7 +51,7 @@ struct Ask {
     phase: Phase,
     approved: BTreeSet<String>,
     own_checkpoint: bool,
-    parts: Vec<(Action, ResourceName)>,
+    parts: Vec<(Action, Object)>,
 }
 
 impl Ask {
@@ -78,8 +78,12 @@ impl Ask {
             phase: self.phase,
             purpose: &self.purpose,
             facts: RequestFacts {
-                rollback_to: self.parts.iter().map(|(_, on)| on).find(|on| on.kind() == ResourceKind::Model),
-                ..self.parts.first().map(|(_, on)| RequestFacts::assumed(on)).unwrap_or_default()
+                rollback_to: self
+                    .parts
+                    .iter()
+                    .map(|(_, on)| on.resource())
+                    .find(|on| on.kind() == ResourceKind::Model),
+                ..self.parts.first().map(|(_, on)| RequestFacts::assumed(on.resource())).unwrap_or_default()
             },
             risk: &self.risk,
             method: self.method,
@@ -273,10 +277,10 @@ fn a_refusal_names_who_asked_the_rule_and_the_way_out() {
     let r = ask.refusal(&engine, "spiffe://hpc.acme.example/slurm/ml-support/n1");
     assert!(r.fact("rule").unwrap().starts_with("guard-shared-identity: restricted data"), "{r:?}");
     assert!(r.fact("fix").unwrap().contains("identity = \"job\", or ask its owner"), "{r:?}");
-    let mut other = Ask::of(&[("read_checkpoint", "checkpoint:acme/lab-lora")]);
+    let mut other = Ask::of(&[("delete_checkpoint", "checkpoint:acme/lab-lora")]);
     other.own_checkpoint = false;
     let r = other.refusal(&engine, TRAINER);
-    assert!(r.text.contains("read back") && r.fact("fix").unwrap().contains("this job writes"), "{r:?}");
+    assert!(r.text.contains("delete from") && r.fact("fix").unwrap().contains("this job writes"), "{r:?}");
 }
 
 #[test]

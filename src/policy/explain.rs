@@ -207,7 +207,7 @@ fn may_not(action: Action, resource: &Resource) -> String {
         Action::ReadDataset | Action::ReadModel => "read",
         Action::Finetune => "tune",
         Action::WriteCheckpoint => "write",
-        Action::ReadCheckpoint => "read back",
+        Action::ReadCheckpoint => "read checkpoints of",
         Action::DeleteCheckpoint => "delete from",
     };
     format!("this job may not {verb} {}", resource.name)
@@ -291,7 +291,9 @@ fn part_fix(who: &Who<'_>, resource: &Resource, cause: &DenialCause, explain: Ex
         }
         DenialCause::Role { role, .. } => format!("{}, or {ask}", role_fix(role)),
         DenialCause::OtherJobsCheckpoint { .. } => {
-            format!("name a checkpoint line that this job writes, or {ask}")
+            format!(
+                "name a checkpoint line that this job writes; to read the checkpoints of another job takes a rule; or {ask}"
+            )
         }
         DenialCause::Forbidden(rules) => match rules.first().and_then(|r| r.fix.as_ref()) {
             Some(fix) => format!("{fix}, or {ask}"),

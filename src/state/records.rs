@@ -8,8 +8,8 @@ use super::logins::Login;
 use crate::{
     fence::Seq,
     job::{
-        Approval, Change, DoneWhen, Drain, Emergency, Gate, Input, Job, Members, ParamSweep, ReportedUse,
-        ResourceUse, Spec, SweepPlace, Tuning,
+        Approval, Change, DoneWhen, Drain, Emergency, Gate, Input, Job, Lineage, Members, ParamSweep,
+        ReportedUse, ResourceUse, Spec, SweepPlace, Tuning,
     },
     ledger::{self, Actor, DecisionRecord, Ending, Event, PersonLoggedIn, UseCounts, UseRecord},
     name::{Digest, HumanName, JobId, SpiffeId},
@@ -35,6 +35,7 @@ pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
         max_duration,
         tune,
         read,
+        read_checkpoints,
         write,
         pins,
         members: Members { start, join, expect, max, attempts, done_when },
@@ -60,6 +61,7 @@ pub fn spec_record(spec: &Spec) -> ledger::JobSpec {
         free_params,
         prompt_lineage: prompts,
         read,
+        read_checkpoints,
         write,
         pins,
         start,
@@ -137,6 +139,7 @@ pub(super) fn spec_of(r: ledger::JobSpec) -> Result<Spec, &'static str> {
             prompts: r.prompt_lineage,
         }),
         read: r.read,
+        read_checkpoints: r.read_checkpoints,
         write: r.write,
         pins: r.pins,
         members: Members {
@@ -157,6 +160,24 @@ pub fn input_record(i: &Input) -> ledger::InputRecord {
     // The pattern has no `..`, for the reason given in `spec_record`.
     let Input { resource, pin, location, classification, data_classes, tier } = i.clone();
     ledger::InputRecord { resource, pin, location, classification, data_classes, tier }
+}
+
+/// Returns the record of a lineage. `None` if the lineage is empty.
+pub fn lineage_record(lineage: &Lineage) -> Option<ledger::LineageRecord> {
+    // The pattern has no `..`, for the reason given in `spec_record`.
+    let Lineage { jobs, resources } = lineage.clone();
+    let record = || ledger::LineageRecord {
+        jobs: jobs.into_iter().collect(),
+        resources: resources.into_iter().collect(),
+    };
+    (!lineage.is_empty()).then(record)
+}
+
+pub(super) fn lineage_of(record: Option<ledger::LineageRecord>) -> Arc<Lineage> {
+    record.map_or_else(Arc::default, |ledger::LineageRecord { jobs, resources }| {
+        let (jobs, resources) = (jobs.into_iter().collect(), resources.into_iter().collect());
+        Arc::new(Lineage { jobs, resources })
+    })
 }
 
 /// Returns the record of a login.
@@ -183,6 +204,7 @@ pub(super) fn created_record(job: &Job, decision: DecisionRecord) -> Event {
         at: job.created,
         ends: job.ends,
         inputs: job.inputs.iter().map(input_record).collect(),
+        lineage: lineage_record(&job.lineage),
         outputs: job.spec.write.clone(),
         decision,
         waiting_for: job.gates.iter().map(gate_record).collect(),
@@ -245,13 +267,13 @@ pub(super) fn input_of(i: ledger::InputRecord) -> Input {
 pub(super) fn job_of(r: ledger::JobCreated) -> Result<Job, &'static str> {
     let gates: Vec<Gate> = r.waiting_for.into_iter().map(gate_of).collect();
     let inputs: Vec<Input> = r.inputs.into_iter().map(input_of).collect();
-    let ends = r.ends;
+    let (ends, lineage) = (r.ends, lineage_of(r.lineage));
     let approvals: Vec<Approval> = r.approvals.into_iter().map(approval_of).collect();
     let sweep_place =
         r.sweep_number.zip(r.request_digest).map(|(number, request)| SweepPlace { request, number });
     let spec = Arc::new(spec_of(r.spec)?);
     let new = Job::new(r.job, spec, r.spec_digest, r.launcher, r.idempotency_key, r.at, inputs);
-    let job = Job { acting_for: r.acting_for, ends, approvals, sweep_place, ..new };
+    let job = Job { acting_for: r.acting_for, ends, approvals, sweep_place, lineage, ..new };
     // The record says when the job ends. This also holds for records of older daemons, which gave jobs no extra time to
     // wait for approval.
     Ok(Job { ends, ..job.held_by(gates) })

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     clock::LeaseTime,
     job::testing::sample_job,
-    name::{Method, Pin},
+    name::{Method, Object, Pin},
 };
 
 type Alteration = fn(&mut Job);
@@ -42,6 +42,7 @@ const ALTERATIONS: &[Alteration] = &[
     |j| tune_mut(j).free_params.push("x".into()),
     |j| tune_mut(j).prompts.push("prompts:/x/1".into()),
     |j| spec_mut(j).read.push("dataset:acme/more@v1".parse().unwrap()),
+    |j| spec_mut(j).read_checkpoints.clear(),
     |j| spec_mut(j).write.push("checkpoint:acme/more".parse().unwrap()),
     |j| spec_mut(j).pins.clear(),
     |j| spec_mut(j).members.start.push("spiffe://td/x".parse().unwrap()),
@@ -83,6 +84,7 @@ fn job(text: &str, number: u32) -> Job {
             prompts: vec![text.to_owned()],
         }),
         read: vec!["dataset:acme/tickets@v3".parse().unwrap()],
+        read_checkpoints: vec![Object::folder("checkpoint:acme/lora".parse().unwrap(), JobId(8))],
         write: vec!["checkpoint:acme/lora".parse().unwrap()],
         pins: [("dataset:acme/tickets@v3".parse().unwrap(), Pin::None)].into(),
         members: Members {
@@ -185,6 +187,7 @@ fn the_digest_of_a_request_is_what_it_was() {
     let spec = spec_mut(&mut job);
     (spec.ticket, spec.rollback_to, spec.prompt_alternative, spec.image, spec.sweep) =
         (String::new(), None, String::new(), None, None);
+    spec.read_checkpoints.clear();
     input_mut(&mut job).location.clear();
     assert_eq!(
         request_digest(&job).unwrap().to_string(),

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 
-use super::records::{input_record, spec_record};
+use super::records::{input_record, lineage_record, spec_record};
 use crate::{
     job::{Approval, Change, Emergency, Job, Spec},
     ledger::json_bytes,
     limits,
-    name::{ResourceName, TenantName},
+    name::{Object, TenantName},
 };
 
 /// The size of a job without its texts, in bytes: identifiers, times, digests, and two details of the greatest length.
@@ -23,7 +23,8 @@ const APPROVAL_BYTES: usize = 256;
 /// Returns the bytes of a job that do not change after its creation, mostly the recorded specification.
 pub(super) fn of_creation(job: &Job) -> usize {
     let inputs: Vec<_> = job.inputs.iter().map(input_record).collect();
-    let texts = spec_bytes(&job.spec).saturating_add(json_bytes(&inputs));
+    let lineage = lineage_record(&job.lineage).as_ref().map_or(0, json_bytes);
+    let texts = spec_bytes(&job.spec).saturating_add(json_bytes(&inputs)).saturating_add(lineage);
     let names = job.launcher.as_str().len().saturating_add(job.idempotency_key.len());
     texts.saturating_add(names).saturating_add(JOB_BYTES)
 }
@@ -43,8 +44,8 @@ fn of_approval(a: &Approval) -> usize {
     APPROVAL_BYTES.saturating_add(texts).saturating_add(a.by.as_str().len())
 }
 
-fn of_use(resource: &ResourceName) -> usize {
-    USE_BYTES.saturating_add(resource.as_str().len())
+fn of_use(resource: &Object) -> usize {
+    USE_BYTES.saturating_add(resource.to_string().len())
 }
 
 fn of_emergency(e: &Emergency) -> usize {

@@ -16,8 +16,8 @@ use super::{
     recorded::{BeforeWidening, Recorded, RecordedJob},
     records::{
         approval_of, approval_record, change_of, change_record, counts_of, counts_record, emergency_of,
-        emergency_record, gate_of, gate_record, input_of, input_record, login_of, login_record, spec_of,
-        spec_record,
+        emergency_record, gate_of, gate_record, input_of, input_record, lineage_of, lineage_record, login_of,
+        login_record, spec_of, spec_record,
     },
     reviews::DueReview,
     size,
@@ -31,7 +31,7 @@ use crate::{
     },
     ledger::{self, Actor, Event, Fold, PersonLoggedIn},
     name::{
-        AttemptNumber, Digest, FenceName, HumanName, InstanceName, JobId, Outcome, ResourceName, SpiffeId,
+        AttemptNumber, Digest, FenceName, HumanName, InstanceName, JobId, Object, Outcome, SpiffeId,
         SpiffePattern, TenantName,
     },
     secret::SecretDigest,
@@ -248,6 +248,8 @@ struct JobItem {
     at: LeaseTime,
     ends: LeaseTime,
     inputs: Vec<ledger::InputRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lineage: Option<ledger::LineageRecord>,
     state: JobStateItem,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     gates: Vec<ledger::GateRecord>,
@@ -270,14 +272,14 @@ struct JobItem {
 
 #[derive(Serialize, Deserialize)]
 struct UsedItem {
-    resource: ResourceName,
+    resource: Object,
     #[serde(flatten)]
     counts: ledger::UseCounts,
 }
 
 impl UsedItem {
     fn all_of(job: &Job) -> Vec<Self> {
-        let item = |(resource, done): (&ResourceName, _)| UsedItem {
+        let item = |(resource, done): (&Object, _)| UsedItem {
             resource: resource.clone(),
             counts: counts_record(done),
         };
@@ -371,6 +373,7 @@ impl JobItem {
             at: job.created,
             ends: job.ends,
             inputs: job.inputs.iter().map(input_record).collect(),
+            lineage: lineage_record(&job.lineage),
             state: match job.state {
                 JobState::AwaitingApproval => JobStateItem::AwaitingApproval,
                 JobState::Ready => JobStateItem::Ready,
@@ -401,6 +404,7 @@ impl JobItem {
             created: self.at,
             ends: self.ends,
             inputs: self.inputs.into_iter().map(input_of).collect(),
+            lineage: lineage_of(self.lineage),
             state: match self.state {
                 JobStateItem::AwaitingApproval => JobState::AwaitingApproval,
                 JobStateItem::Ready => JobState::Ready,

@@ -55,6 +55,7 @@ pub struct AuthorizationDetail {
     /// The kind and tenant of the objects, such as `dataset:acme/`.
     pub identifier: String,
     /// The rest of each name, such as `tickets@v3`. For a checkpoint line it is `support-lora/JOB`, the folder of that job.
+    /// The folder of another job than `client_id` can only be read.
     pub names: Vec<String>,
     /// The actions that are allowed on each object.
     pub actions: BTreeSet<Action>,
@@ -82,7 +83,7 @@ pub struct LeaseClaims {
     /// [`Claims::named_fences`]. Then come the fences of `others`.
     pub fences: FenceTags,
     /// The kinds of the other fences, with one letter for each: `d` a trust domain, `g` a container image, `h` a human, `i` an
-    /// identity, `m` the member, `r` a resource, `t` a tenant.
+    /// identity, `j` another job, `m` the member, `r` a resource, `t` a tenant.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub others: String,
 }
@@ -113,7 +114,10 @@ impl Claims {
             FenceName::lease(lh.lease),
         ];
         let reads = |d: &AuthorizationDetail| d.actions.iter().any(|a| a.half() == Some(Half::Reading));
-        if self.authorization_details.iter().any(reads) {
+        let is_of_another_job = |object: &Object| object.job().is_some_and(|job| job != lh.job);
+        if self.authorization_details.iter().any(reads)
+            || self.objects().any(|object| object.is_ok_and(|object| is_of_another_job(&object)))
+        {
             named.push(FenceName::attempt_reading(lh.job, lh.attempt));
         }
         let mut known: BTreeSet<FenceName> = named.iter().cloned().collect();
@@ -178,6 +182,7 @@ impl Claims {
             Some('g') => "a container image",
             Some('h') => "a human",
             Some('i') => "an identity",
+            Some('j') => "another job",
             Some('m') => "the member",
             Some('r') => "a resource",
             Some('t') => "a tenant",
@@ -210,11 +215,11 @@ impl AuthorizationDetail {
     /// Groups the scopes of a job by kind, tenant and set of actions.
     pub fn of_scopes<'a>(scopes: impl IntoIterator<Item = &'a Scope>, job: JobId) -> Vec<Self> {
         let mut groups: BTreeMap<(String, &BTreeSet<Action>), Vec<String>> = BTreeMap::new();
-        for Scope { resource, actions } in scopes {
-            let identifier = format!("{}:{}/", resource.kind().as_str(), resource.tenant());
-            let text = Object::of_job(resource.clone(), job).to_string();
+        for scope in scopes {
+            let identifier = format!("{}:{}/", scope.resource.kind().as_str(), scope.resource.tenant());
+            let text = scope.object(job).to_string();
             let name = text.strip_prefix(&identifier).unwrap_or(&text).to_owned();
-            groups.entry((identifier, actions)).or_default().push(name);
+            groups.entry((identifier, &scope.actions)).or_default().push(name);
         }
         groups
             .into_iter()
@@ -235,13 +240,12 @@ fn letter(kind: &FenceKind) -> char {
         FenceKind::Human(_) => 'h',
         FenceKind::Image(_) => 'g',
         FenceKind::Identity(_) => 'i',
+        FenceKind::Job(_) => 'j',
         FenceKind::Member(..) | FenceKind::MemberReading(..) => 'm',
         FenceKind::Resource(_) => 'r',
         FenceKind::Tenant(_) => 't',
-        FenceKind::Epoch
-        | FenceKind::Job(_)
-        | FenceKind::Attempt(..)
-        | FenceKind::AttemptReading(..)
-        | FenceKind::Lease(_) => 'x',
+        FenceKind::Epoch | FenceKind::Attempt(..) | FenceKind::AttemptReading(..) | FenceKind::Lease(_) => {
+            'x'
+        }
     }
 }

@@ -29,16 +29,16 @@ use crate::{
 
 const SECRET: &str = "a-local-secret";
 /// Larger than all buffers between the two ends.
-const LARGE: u64 = 64 << 20;
+pub const LARGE: u64 = 64 << 20;
 
 /// What the wrapper does for a command: a plain endpoint on this machine, whose requests go on over mutual TLS with the member's
 /// tokens.
-struct Forwarder {
+pub struct Forwarder {
     address: SocketAddr,
 }
 
 impl Forwarder {
-    async fn start(connector: Connector, tokens: Vec<String>) -> Self {
+    pub async fn start(connector: Connector, tokens: Vec<String>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let tokens = Arc::new(tokens);
@@ -59,7 +59,7 @@ impl Forwarder {
     }
 
     /// A client of a bucket. It tries nothing again, so that a test sees each answer.
-    fn bucket(&self, name: &str) -> AmazonS3 {
+    pub fn bucket(&self, name: &str) -> AmazonS3 {
         // Its HTTP client takes the provider of the process, also for plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
         AmazonS3Builder::new()
@@ -90,7 +90,7 @@ async fn forward(
 }
 
 /// A daemon with a gateway over two directories.
-async fn world() -> World {
+pub async fn world() -> World {
     world_with_gateway(|_| {}, "127.0.0.1:0").await
 }
 

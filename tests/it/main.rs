@@ -15,6 +15,7 @@ mod approvals;
 mod audit;
 mod bad_input;
 mod bench;
+mod checkpoints;
 mod commands;
 mod configuration;
 mod controls;

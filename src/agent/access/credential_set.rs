@@ -84,7 +84,7 @@ impl CredentialSet {
             let Some(gateway) = gateways.get_mut(at) else { continue };
             gateway.tokens.extend(credential.token.clone());
             gateway.locations.extend(credential.locations.values().cloned());
-            gateway.resources.extend(credential.scopes.iter().map(|s| s.resource.clone()));
+            gateway.resources.extend(credential.scopes.iter().map(Scope::name));
         }
         gateways
     }
@@ -384,7 +384,7 @@ impl HeldCredential {
     }
 
     fn opens(&self) -> String {
-        let names: Vec<String> = self.scopes.iter().map(|s| s.resource.to_string()).collect();
+        let names: Vec<String> = self.scopes.iter().map(|s| s.name().to_string()).collect();
         let verb = match self.half {
             Half::Reading => "reads",
             Half::Writing => "writes",
@@ -395,7 +395,7 @@ impl HeldCredential {
     fn index_entry(&self) -> Option<IndexEntry> {
         let resource = |scope: &Scope| IndexResource {
             scope: scope.clone(),
-            location: self.locations.get(scope.resource.as_str()).cloned(),
+            location: self.locations.get(&scope.name().to_string()).cloned(),
         };
         Some(IndexEntry {
             name: self.name.clone(),
@@ -470,7 +470,7 @@ fn gateway_of(offer: &v1::Offer) -> Result<Option<Endpoint>, Refusal> {
 }
 
 fn scope_of(wire: &v1::Scope) -> Option<Scope> {
-    let whole = Scope::whole(wire.resource.parse().ok()?);
+    let whole = Scope::of(&wire.resource.parse().ok()?);
     if wire.actions.is_empty() {
         return Some(whole);
     }

@@ -48,7 +48,7 @@ impl CredentialIndex {
             let resources: Vec<_> = entry
                 .resources
                 .iter()
-                .map(|r| json!({ "resource": r.scope.resource, "actions": r.scope.actions, "location": r.location }))
+                .map(|r| json!({ "resource": r.scope.name(), "actions": r.scope.actions, "location": r.location }))
                 .collect();
             json!({
                 "half": entry.half,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::access_end::AccessEnd;
-use crate::{link::Endpoint, name::ResourceName, secret::SecretText};
+use crate::{link::Endpoint, name::Object, secret::SecretText};
 
 /// The present access of a member. Each change of a token makes a new value.
 #[derive(Clone, Debug)]
@@ -24,7 +24,7 @@ pub(crate) struct GatewayAccess {
     pub(crate) tokens: Vec<SecretText>,
     /// The folders of the resources, such as `s3://bucket/prefix/`.
     pub(crate) locations: Vec<String>,
-    pub(crate) resources: Vec<ResourceName>,
+    pub(crate) resources: Vec<Object>,
 }
 
 impl GatewayAccess {
@@ -35,10 +35,10 @@ impl GatewayAccess {
     /// Whether the gateway serves this bucket and key, by the locations and the stable names of its resources.
     pub(crate) fn serves(&self, bucket: &str, key: &str) -> bool {
         let (kind, rest) = key.split_once('/').unwrap_or((key, ""));
-        let has_name = |resource: &ResourceName| {
+        let has_name = |resource: &Object| {
             let below =
                 |name: &str| rest.strip_prefix(name).is_some_and(|r| r.is_empty() || r.starts_with('/'));
-            resource.as_str().split_once(':').is_some_and(|(k, name)| k == kind && below(name))
+            resource.to_string().split_once(':').is_some_and(|(k, name)| k == kind && below(name))
         };
         let has_bucket = |location: &String| {
             location.split_once("://").and_then(|(_, rest)| rest.split('/').next()) == Some(bucket)

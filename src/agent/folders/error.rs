@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     limits::{STAGE_OBJECTS_MAX, SYNC_DEPTH_MAX, SYNC_FILES_MAX},
-    name::ResourceName,
+    name::Object,
     plain::{self, bytes_shown},
 };
 
@@ -18,12 +18,12 @@ pub enum FolderError {
     #[error(
         "no S3 gateway serves {0}, so it cannot be copied: remove `stage` or `sync`, or add an s3_endpoint to its audience"
     )]
-    NoGateway(ResourceName),
+    NoGateway(Object),
     /// A sidecar does not start the command, so it cannot fill a folder before the command starts.
     #[error(
         "{0} has `stage` or `sync` in the job file. Only `leasehold run` supports them: use `leasehold run`, or remove them"
     )]
-    NoCommand(ResourceName),
+    NoCommand(Object),
     /// The folder cannot be used: it contains other files, or another run uses it.
     #[error("{} cannot be used: {why}", plain::path(path))]
     Unfit { path: PathBuf, why: String },
@@ -34,17 +34,17 @@ pub enum FolderError {
         bytes_shown(*needed),
         bytes_shown(*free)
     )]
-    NoRoom { path: PathBuf, resource: ResourceName, needed: u64, free: u64 },
+    NoRoom { path: PathBuf, resource: Object, needed: u64, free: u64 },
     /// The operating system refused something.
     #[error("{} cannot be used: {source}", plain::path(path))]
     Disk { path: PathBuf, source: io::Error },
     /// The gateway refused an object, or could not be reached for a long time.
     #[error("{resource}: `{}`: {why}", plain::value(object))]
-    Object { resource: ResourceName, object: String, why: String },
+    Object { resource: Object, object: String, why: String },
     #[error(
         "{0} has more than {STAGE_OBJECTS_MAX} objects, which is too many to copy: let the program read them through S3"
     )]
-    TooManyObjects(ResourceName),
+    TooManyObjects(Object),
     #[error(
         "{} has more than {SYNC_FILES_MAX} files, or more than {SYNC_DEPTH_MAX} levels of folders: write fewer, larger files in fewer levels",
         plain::path(_0)

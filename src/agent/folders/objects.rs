@@ -9,13 +9,13 @@ use object_store::{Error, GetOptions, ObjectStore, aws::AmazonS3, path::Path};
 use super::{copy_in::PART, error::FolderError, staged::JOURNAL};
 use crate::{
     limits::STAGE_OBJECTS_MAX,
-    name::{JobId, ResourceKind, ResourceName},
+    name::{JobId, Object},
 };
 
 /// The objects of one resource.
 #[derive(Clone, Debug)]
 pub(super) struct ResourceObjects {
-    pub(super) resource: ResourceName,
+    pub(super) resource: Object,
     pub(super) store: Arc<dyn ObjectStore>,
     prefix: Path,
 }
@@ -32,18 +32,18 @@ pub(super) struct RemoteObject {
 }
 
 impl ResourceObjects {
-    /// Returns the objects of a resource under its stable name. For a checkpoint line, these are the objects in the job's
-    /// folder.
-    pub(super) fn new(store: AmazonS3, resource: &ResourceName, job: JobId) -> Self {
-        let (kind, name) = resource.as_str().split_once(':').unwrap_or_default();
-        let folder = match resource.kind() {
-            ResourceKind::Checkpoint => format!("{kind}/{name}/{job}"),
-            ResourceKind::Dataset | ResourceKind::Model => format!("{kind}/{name}"),
+    /// Returns the objects of a resource under its stable name. For a checkpoint line, these are the objects in the folder
+    /// of `job`.
+    pub(super) fn new(store: AmazonS3, resource: &Object, job: JobId) -> Self {
+        let opened = match resource.job() {
+            None => Object::of_job(resource.resource().clone(), job),
+            Some(_) => resource.clone(),
         };
+        let folder = opened.to_string().replacen(':', "/", 1);
         Self::below(Arc::new(store), resource, &folder)
     }
 
-    fn below(store: Arc<dyn ObjectStore>, resource: &ResourceName, folder: &str) -> Self {
+    fn below(store: Arc<dyn ObjectStore>, resource: &Object, folder: &str) -> Self {
         // Every part of a resource name is also valid in a key.
         let prefix = Path::parse(folder).unwrap_or_default();
         ResourceObjects { resource: resource.clone(), store, prefix }

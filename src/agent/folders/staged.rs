@@ -58,7 +58,7 @@ impl StagedFolder {
         let file = open_journal(&name, is_new).map_err(failed)?;
         let journal = Flock::lock(file, FlockArg::LockExclusiveNonblock)
             .map_err(|_| unfit("another run uses it: name another folder"))?;
-        let head = json!({ "resource": objects.resource.as_str() });
+        let head = json!({ "resource": objects.resource });
         let mut staged = StagedFolder { folder, journal, left: HashMap::new() };
         match read_journal(&staged.journal, &head) {
             Some(left) if !is_new => staged.left = left,

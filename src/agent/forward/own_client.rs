@@ -10,12 +10,12 @@ use super::{leading::REGION, listener::Forwarder};
 use crate::{
     agent::access::present::{PresentAccess, STABLE_BUCKET},
     limits::{FORWARD_QUIET, HANDSHAKE},
-    name::ResourceName,
+    name::Object,
 };
 
 impl Forwarder {
     /// Whether a gateway of this run serves the resource.
-    pub(in crate::agent) fn serves(&self, resource: &ResourceName) -> bool {
+    pub(in crate::agent) fn serves(&self, resource: &Object) -> bool {
         match &*self.present().borrow() {
             PresentAccess::Open(gateways) => gateways.iter().any(|g| g.resources.contains(resource)),
             PresentAccess::Away | PresentAccess::Ended(_) => false,

@@ -3,7 +3,7 @@
 use std::path::{Component, Path, PathBuf};
 
 use crate::{
-    name::ResourceName,
+    name::Object,
     plain,
     written::{Notes, Section},
 };
@@ -11,7 +11,7 @@ use crate::{
 /// A resource, and the local folder to or from which its objects are copied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LocalFolder {
-    pub resource: ResourceName,
+    pub resource: Object,
     /// The path as it is written: absolute, or relative to the folder in which the command runs.
     pub path: PathBuf,
 }

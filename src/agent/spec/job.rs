@@ -12,8 +12,8 @@ use crate::{
         NAME_BYTES_MAX, SPEC_LIST_MAX, SWEEP_JOBS_MAX, TEXT_BYTES_MAX, TTL_MIN,
     },
     name::{
-        Digest, HumanName, ImageDigest, InstanceName, Method, Pin, ResourceKind, ResourceName, SpiffePattern,
-        TenantName,
+        Digest, HumanName, ImageDigest, InstanceName, Method, Object, Pin, ResourceKind, ResourceName,
+        SpiffePattern, TenantName,
     },
     plain,
     proto::v1,
@@ -178,6 +178,9 @@ fn resources(
         let resource =
             table.need("resource", example, notes, |t| if writing { to_write(t) } else { to_read(t) });
         let pin = table.text("pin", notes, str::parse::<Pin>);
+        if pin.is_some() && resource.as_ref().is_some_and(|resource| resource.job().is_some()) {
+            table.wrong("pin", "checkpoints have no pin: remove it".to_owned(), notes);
+        }
         table.refuse("as", NOT_BUILT, notes);
         let (own, other) = if writing { ("sync", "stage") } else { ("stage", "sync") };
         let wrong_table = if writing {
@@ -209,14 +212,16 @@ fn resources(
     out
 }
 
-fn to_read(text: &str) -> Result<ResourceName, String> {
-    let name: ResourceName = text.parse().map_err(|e: crate::name::NameError| e.to_string())?;
-    match (name.kind(), name.version()) {
-        (ResourceKind::Checkpoint, _) => {
-            Err(format!("{name} is a checkpoint line: write it in [[write]], where it may be read back too"))
-        }
-        (_, None) => Err(format!("{name} has no version: write {name}@VERSION")),
-        (_, Some(_)) => Ok(name),
+fn to_read(text: &str) -> Result<Object, String> {
+    let object: Object = text.parse().map_err(|e: crate::name::NameError| e.to_string())?;
+    let name = object.resource();
+    match (name.kind(), name.version(), object.job()) {
+        (ResourceKind::Checkpoint, _, Some(_)) | (_, Some(_), None) => Ok(object),
+        (ResourceKind::Checkpoint, _, None) => Err(format!(
+            "{name} is a checkpoint line: write it in [[write]], where it may be read back too; or {name}/JOB for the checkpoints of another job"
+        )),
+        (_, _, Some(_)) => Err(format!("{object} is not the folder of a checkpoint line")),
+        (_, None, None) => Err(format!("{name} has no version: write {name}@VERSION")),
     }
 }
 
@@ -228,10 +233,10 @@ fn to_go_back_to(text: &str) -> Result<String, String> {
     }
 }
 
-fn to_write(text: &str) -> Result<ResourceName, String> {
+fn to_write(text: &str) -> Result<Object, String> {
     let name: ResourceName = text.parse().map_err(|e: crate::name::NameError| e.to_string())?;
     match name.kind() {
-        ResourceKind::Checkpoint => Ok(name),
+        ResourceKind::Checkpoint => Ok(name.into()),
         kind => {
             Err(format!("{name} is a {}, which no job writes: write checkpoint:TENANT/NAME", kind.as_str()))
         }

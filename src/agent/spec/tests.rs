@@ -217,6 +217,15 @@ fn each_mistake_is_reported_with_what_to_write() {
             "5: read.resource: checkpoint:acme/t is a checkpoint line: write it in [[write]]",
         ),
         (
+            "[[read]]\nresource = \"dataset:acme/t@v1/j-00000000000000000000000001\"",
+            "5: read.resource: dataset:acme/t@v1/j-00000000000000000000000001 is not the folder of a checkpoint line",
+        ),
+        (
+            "[[read]]\nresource = \"checkpoint:acme/t/j-00000000000000000000000001\"\npin = \"none\"",
+            "6: read.pin: checkpoints have no pin: remove it",
+        ),
+        ("[[write]]\nresource = \"checkpoint:acme/t/j-00000000000000000000000001\"", "5: write.resource:"),
+        (
             "[[write]]\nresource = \"dataset:acme/t@v1\"",
             "5: write.resource: dataset:acme/t@v1 is a dataset, which no job writes",
         ),
