@@ -35,7 +35,7 @@ pub(super) async fn serve(
     shutdown: CancellationToken,
 ) {
     let tasks = TaskTracker::new();
-    let open = Arc::new(OpenConnections::default());
+    let open = Arc::new(WebConnections::default());
     loop {
         let tcp = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -94,7 +94,7 @@ async fn answer(
 
 /// The open connections of a listener. The connection that has been idle for longest is the first.
 #[derive(Default)]
-struct OpenConnections(Mutex<ConnectionOrder>);
+struct WebConnections(Mutex<ConnectionOrder>);
 
 #[derive(Default)]
 struct ConnectionOrder {
@@ -104,7 +104,7 @@ struct ConnectionOrder {
 
 /// The position of a connection in the order of idle time.
 struct ConnectionPlace {
-    open: Arc<OpenConnections>,
+    open: Arc<WebConnections>,
     turn: AtomicU64,
     /// Cancelled when the connection must end.
     closed: CancellationToken,
@@ -112,7 +112,7 @@ struct ConnectionPlace {
 
 impl ConnectionPlace {
     /// Takes a slot. If no slot is free, closes the connection that has been idle for longest and takes its slot.
-    fn take(open: &Arc<OpenConnections>, closed: CancellationToken) -> Self {
+    fn take(open: &Arc<WebConnections>, closed: CancellationToken) -> Self {
         let mut turns = open.turns();
         if turns.by_turn.len() >= WEB_CONNECTIONS_MAX
             && let Some((_, oldest)) = turns.by_turn.pop_first()
@@ -141,7 +141,7 @@ impl Drop for ConnectionPlace {
     }
 }
 
-impl OpenConnections {
+impl WebConnections {
     fn turns(&self) -> MutexGuard<'_, ConnectionOrder> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_without_end_holds_the_next_attempt_for_a_bounded_time() {
+    async fn a_change_without_end_delays_an_attempt_within_a_bound() {
         let (order, (time, clock)) = (AttemptOrder::default(), clock());
         let _change = order.begin_change(JOB, attempt(1));
         let mut next = Box::pin(order.enter(JOB, attempt(2), &clock));
