@@ -96,7 +96,7 @@ pub enum RunError {
     Signals(#[source] std::io::Error),
     /// A resource could not be copied to or from its folder.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    Folder(Box<FolderError>),
     #[error("the local S3 endpoint cannot listen on 127.0.0.1")]
     LocalEndpoint(#[source] std::io::Error),
     #[error(transparent)]
@@ -122,6 +122,12 @@ impl RunError {
             | RunError::Watch(_)
             | RunError::NoRandomness(_) => 125,
         }
+    }
+}
+
+impl From<FolderError> for RunError {
+    fn from(error: FolderError) -> Self {
+        RunError::Folder(Box::new(error))
     }
 }
 
