@@ -175,15 +175,17 @@ async fn each_sample_job_runs_when_its_people_have_approved() {
         launcher_ends(&world, &made.id, launchers[job.spec.tenant.as_str()]).await;
     }
     assert_eq!(world.daemon().broker.live_leases(), 0);
-    // The samples meet every gate of the sample policy.
+    // The samples meet every gate of the sample policy but one. A job that meets this one names an earlier job, so no file can
+    // have it; `config/policy/tests.toml` has its cases.
     let rules = world.daemon().broker.rules.in_force();
-    let gates: BTreeSet<String> =
+    let mut gates: BTreeSet<String> =
         rules.engine.rules().filter(|r| r.gate.is_some()).map(|r| r.id.clone()).collect();
     let met: BTreeSet<String> = SampleJob::all(&page)
         .into_iter()
         .filter(|job| job.answer == "wait")
         .flat_map(|job| job.rules)
         .collect();
+    assert!(gates.remove("gate-production-checkpoint"));
     assert_eq!(met, gates);
 }
 
