@@ -20,8 +20,8 @@ pub const TEXT_BYTES_MAX: usize = 512;
 pub const KEY_BYTES_MAX: usize = 256;
 /// Resources that one job may name: each is decided at creation, and each adds up to four fences to a lease.
 pub const JOB_RESOURCES_MAX: usize = 64;
-/// Jobs and resources from which the checkpoints come that one job reads. Each can add a fence to a lease, so a token of the
-/// job reaches its own limit of bytes at a similar number.
+/// Jobs and resources in the lineage of one job. Each adds fences to the job's leases, so the job's tokens reach their limit of
+/// bytes at a similar number.
 pub const LINEAGE_MAX: usize = 256;
 /// Prompts, parameters, patterns in one specification.
 pub const SPEC_LIST_MAX: usize = 256;
@@ -316,7 +316,7 @@ pub const SEND_BUFFER_BYTES: usize = 16 << 10;
 pub const HEADER_BYTES_MAX: u32 = 16 << 10;
 /// The time from the end of a connection's SVID to the end of the connection.
 pub const CONNECTION_GRACE: Duration = Duration::from_secs(2);
-/// The time that a member's stream stays open after a lock, until the notice of the end of the membership.
+/// The longest time for which a member's stream stays open after a lock, to send the notice that the membership ended.
 pub const LAST_NOTICE: Duration = Duration::from_millis(500);
 /// Certificates in a presented chain.
 pub const CHAIN_MAX: usize = 8;
@@ -604,10 +604,10 @@ pub const HUB_FILES_MAX: usize = 10_000;
 
 // ---------- the local S3 endpoint ----------
 
-/// Connections of programs to the local S3 endpoint of one run at once, each with one request. If there are more, those
-/// that wait longest for a request are closed. A data loader with 32 workers has some 10 in each worker.
+/// Connections of programs to the local S3 endpoint of one run at once, each with one request. If more programs connect, the
+/// connections that have waited longest for a request are closed. A data loader with 32 workers has some 10 in each worker.
 pub const FORWARD_CONNECTIONS_MAX: usize = 512;
-/// The time between two looks for connections that can be closed for others.
+/// The time between two looks for a connection that can be closed, while no connection slot is free.
 pub const FORWARD_SLOT_WAIT: Duration = Duration::from_millis(100);
 /// Connections to one gateway that wait for their next request.
 pub const FORWARD_IDLE_MAX: usize = 64;
@@ -727,9 +727,9 @@ pub const FILE_TRANSFERS_TOLD: usize = 1_024;
 
 /// Bytes that the gateway reads, checks and sends at a time: larger chunks are not faster.
 pub const GATEWAY_CHUNK: u64 = 256 << 10;
-/// The time that the first request of an attempt waits for changes of the attempt before it.
+/// The longest time for which a request of an attempt waits for changes of earlier attempts of the job.
 pub const GATEWAY_CHANGE_WAIT: Duration = Duration::from_secs(30);
-/// Bytes of an upload that wait for the disk at once.
+/// Written bytes of an upload after which a sync to the disk begins.
 pub const GATEWAY_SYNC_STEP: u64 = 32 << 20;
 /// Bytes of a key below a leased prefix: S3's limit for a whole key.
 pub const GATEWAY_KEY_BYTES_MAX: usize = 1_024;
@@ -771,8 +771,8 @@ pub const GATEWAY_SIGNED_HEADERS_MAX: usize = 64;
 pub const GATEWAY_DIRECT_UNPROVEN_MAX: usize = 256;
 /// Such connections of one address: a quarter.
 pub const GATEWAY_DIRECT_UNPROVEN_PER_ADDRESS_MAX: usize = GATEWAY_DIRECT_UNPROVEN_MAX / 4;
-/// The time in which a connection must send a request with a good signature. A request is held for up to [`GATEWAY_HOLD`] while
-/// tokens cannot be checked, and there is time to try again.
+/// The time in which a connection must send a request with a good signature. It is longer than [`GATEWAY_HOLD`], for which a
+/// request is held while tokens cannot be checked, so a client has time to try again.
 pub const GATEWAY_DIRECT_UNPROVEN_TIME: Duration = Duration::from_secs(30);
 /// Connections of clients without an SVID whose signature was checked.
 pub const GATEWAY_DIRECT_CONNECTIONS_MAX: usize = 1_024;
@@ -821,7 +821,7 @@ pub const GATEWAY_LISTINGS_PER_TENANT_MAX: usize = GATEWAY_LISTINGS_MAX / 2;
 pub const GATEWAY_WALKS_MAX: usize = 4;
 /// Listings of one tenant in one directory that use the disk at once: a half, so that another tenant need not wait.
 pub const GATEWAY_WALKS_PER_TENANT_MAX: usize = GATEWAY_WALKS_MAX / 2;
-/// Listings of one SPIFFE ID in all directories that use the disk at once. More wait, behind others of their tenant.
+/// Listings of one SPIFFE ID in all directories that use the disk at once. More wait, and other holders of the tenant go first.
 pub const GATEWAY_WALKS_PER_HOLDER_MAX: usize = 2;
 /// Listings in all directories that use the disk at once. More wait. Each keeps [`GATEWAY_WALK_NAMES_BYTES`] of names and up to
 /// [`GATEWAY_LIST_MAX`] entries of some KiB at the most, so together they take under 128 MiB.

@@ -155,7 +155,7 @@ reasons! {
     AudienceUnknown = "AUDIENCE_UNKNOWN": NotFound, NOT_FOUND, Failure, Recorded, Stop;
     /// The caller's pin differs from the catalog's.
     PinMismatch = "PIN_MISMATCH": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
-    /// The job's checkpoints of another job are quarantined, or come from data that is no longer shared.
+    /// The job reads checkpoints of another job that are quarantined, or that come from data that is no longer shared.
     CheckpointQuarantined = "CHECKPOINT_QUARANTINED": FailedPrecondition, CONFLICT, Denied, Recorded, Stop;
 
     // ---------- policy ----------

@@ -257,7 +257,7 @@ impl KeepAlive {
         }
     }
 
-    /// Sends a notice. Breaks if it is the last one, or if the member does not read.
+    /// Sends a notice. Returns `Break` if this notice is the last one, or if the member does not read.
     async fn send(&self, notice: &Notice) -> ControlFlow<()> {
         let last = matches!(notice.kind, NoticeKind::Revoked | NoticeKind::Reconnect);
         // Do not wait for a member that does not read, because its access is over in any case.
@@ -266,8 +266,8 @@ impl KeepAlive {
         if last || !matches!(sent, Ok(Ok(()))) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Waits for the last notice after a lock, and sends it. A lock is in force before it ends the membership, and the
-    /// stream can see the lock between the two. Returns whether the last notice came in time.
+    /// Waits for the last notice after a lock, and sends it. A lock takes effect first and ends the membership afterwards, so
+    /// the stream can notice the lock before this notice exists. Returns whether the last notice came in time.
     async fn sends_last_notice(&mut self) -> bool {
         let last = async {
             loop {

@@ -15,14 +15,14 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WriterMemory {
     Needed,
-    /// It was checked when the job was created. A job that is no longer in memory cannot be quarantined later, and a recall
-    /// of its data is found by the lineage.
+    /// The daemon checked the writer when it created the reading job. A writer that is no longer in memory cannot be
+    /// quarantined later, and the lineage of the reading job still shows a recall of the writer's data.
     NotNeeded,
 }
 
 impl BrokerContext {
     /// Returns the reason if the outputs of a job are quarantined. This is so if the job failed or was revoked, if a
-    /// compromise concerns the job or a job in its lineage, or if data was recalled from which the outputs come.
+    /// compromise concerns the job or a job in its lineage, or if the outputs come from recalled data.
     pub(super) fn quarantine_of(&self, job: &Job) -> Option<String> {
         if job.spec.write.is_empty() {
             return None;
@@ -51,7 +51,8 @@ impl BrokerContext {
         lineage
     }
 
-    /// Refuses a new job that may not read the checkpoints in its specification. `lineage` was read before the stand.
+    /// Refuses a new job that may not read the checkpoints in its specification. `lineage` was read before the stand was taken.
+    /// If it has changed since, or is too large, the job is refused too.
     pub(super) fn check_new_checkpoints(
         &self,
         rules: &Rules,
@@ -93,7 +94,8 @@ impl BrokerContext {
                 self.check_folder(&spec.tenant, folder)?;
             }
         }
-        // The feed of an audience has the revocations of the tenants that share with its users, and of no other tenant.
+        // The feed of an audience has only the revocations of tenants that share data with its users. If an owner no longer
+        // shares its data, a verifier does not see a revocation of that data.
         let is_unshared =
             |r: &&_| !rules.catalog().resource(r).is_some_and(|found| found.visible_to(&spec.tenant));
         let mut foreign = lineage.resources.iter().filter(|r| r.tenant() != spec.tenant);
@@ -109,8 +111,8 @@ impl BrokerContext {
         }
     }
 
-    /// Refuses the folder of a job that a tenant may not read. An absent job and a job of another tenant get the same
-    /// answer.
+    /// Refuses a folder that a tenant may not read. The answer is the same for an absent job and for a job of another
+    /// tenant.
     pub(super) fn check_folder(&self, tenant: &TenantName, folder: &Object) -> Result<(), Refusal> {
         let writer = folder.job().and_then(|id| self.state.job(id));
         let writer = writer

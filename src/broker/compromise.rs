@@ -82,7 +82,7 @@ impl OperatorUseCases {
     /// Ends the leases of other jobs that read the checkpoints of quarantined jobs. Returns their number.
     fn end_readers(&self, quarantined: &[JobId]) -> u64 {
         const BECAUSE: &str = "checkpoints that it reads were quarantined";
-        // A request that checked the quarantine before looks at the revision after its insert, and starts over.
+        // A request that checked the quarantine earlier compares the revision after its insert, so it starts again.
         self.context.fences.raise_revision();
         let mut ended = 0u64;
         let fences = quarantined.iter().copied().map(FenceName::job);

@@ -19,8 +19,8 @@ pub(super) fn work_of(rules: &Rules, spec: &Spec) -> Vec<(Action, Object)> {
     parts_of(rules, spec, spec.scopes())
 }
 
-/// Returns the models that a job tunes: those that it reads, those of the lines that it writes, and those of the
-/// checkpoints that it reads.
+/// Returns the models that a job tunes: the models that it reads, the models of the checkpoint lines that it writes, and the
+/// models of the checkpoints that it reads. A job that writes nothing tunes nothing.
 pub(super) fn tuned(rules: &Rules, spec: &Spec) -> BTreeSet<ResourceName> {
     if spec.write.is_empty() {
         return BTreeSet::new();
@@ -89,7 +89,7 @@ pub(super) fn job_risk(rules: &Rules, job: &Job) -> JobRisk {
     JobRisk::of(catalog, &job.spec.tenant, opened_by(job), holders)
 }
 
-/// Returns the resources that a job opens, and those from which the checkpoints come that it reads.
+/// Returns the resources that a job opens, and the resources in its lineage.
 fn opened_by(job: &Job) -> impl Iterator<Item = &ResourceName> {
     job.spec.resources().chain(&job.lineage.resources)
 }

@@ -75,8 +75,8 @@ pub(super) fn of_member(
     names
 }
 
-/// Returns the fences of a lease: the fences of its scopes, and of the models that its job tunes. If it opens checkpoints
-/// of other jobs, the fences of their origin are added.
+/// Returns the fences of a lease: the fences of its job, its holder, the resources of its scopes, and the models that its job
+/// tunes. If the lease opens checkpoints of other jobs, the fences of their origin are added.
 pub(super) fn of_lease(
     rules: &Rules,
     job: &Job,

@@ -162,8 +162,8 @@ impl AccessControl {
         open
     }
 
-    /// Voids the proposals of those who may no longer propose: a lock shuts them out, or the catalog no longer has them as
-    /// operators. Their proposals must not count later either, when the lock is lifted.
+    /// Voids the proposals of people who may no longer propose, because of a lock or because they are no longer operators in the
+    /// catalog. These proposals stay void after the lock is lifted.
     pub(super) fn void_changes_of_the_lost(&self) {
         let rules = self.context.rules();
         for change in self.context.proposals.open() {

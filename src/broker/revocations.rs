@@ -66,7 +66,7 @@ impl OperatorUseCases {
             FenceKind::Job(job) => {
                 let closed =
                     self.endings.close(job, &caller.actor(), Outcome::Revoked, &detail, "job revoked")?;
-                // The job was over before, and other jobs read its checkpoints.
+                // The job had closed before. Leases of other jobs that read its checkpoints are still behind its fence.
                 if closed.done.record.is_none() && self.context.fences.behind(name) > 0 {
                     return Ok(self.revoke_name(caller, name, &FenceKind::Job(job), reason));
                 }

@@ -159,8 +159,8 @@ impl Sweeps {
         leases.iter().all(|l| stands_behind_todays_names(rules, job, l))
     }
 
-    /// Decides again whether a member may do the work of its job. If there are scopes, decides whether the member may hold a
-    /// credential for these scopes that anyone can use.
+    /// Decides again whether a member may do the work of its job. If `bearer` has scopes, also decides whether the member may
+    /// hold a bearer credential for these scopes.
     fn still_allowed(
         &self,
         rules: &Rules,

@@ -270,8 +270,8 @@ fn read_args(args: &[OsString]) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
 }
 
-/// Makes one line from each paragraph of the text below the options, in a command and its subcommands. So clap fills the
-/// lines of any terminal, also of one that is narrower than the lines in this code.
+/// Makes one line from each paragraph of the text below the options, in a command and its subcommands. Then clap wraps the text
+/// at the width of the terminal.
 fn fill_paragraphs(command: Command) -> Command {
     let command = match command.get_after_help().map(ToString::to_string) {
         Some(text) => command.after_help(filled(&text)),
@@ -280,7 +280,8 @@ fn fill_paragraphs(command: Command) -> Command {
     command.mut_subcommands(fill_paragraphs)
 }
 
-/// Joins the lines of each paragraph. Indented lines, and lines below a line that ends in a colon, stay lines.
+/// Joins the lines of each paragraph. An indented line stays a separate line, and so does a line below a line that ends in a
+/// colon.
 fn filled(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let is_text = |line: &str| !line.is_empty() && !line.starts_with(' ');

@@ -137,8 +137,8 @@ enum Reloading {
     Stopped,
 }
 
-/// Reloads in a thread that may block. A disk that hangs delays no stop. A panic in the reload ends nothing else, and mistakes are
-/// logged.
+/// Reloads on a thread that may block, so a disk that hangs does not delay a stop. The daemon logs mistakes in the files, and
+/// goes on after a panic in the reload.
 async fn reload_unless(reload: Arc<dyn Fn() + Send + Sync>, stop: impl Future<Output = ()>) -> Reloading {
     tokio::select! {
         _ = tokio::task::spawn_blocking(move || reload()) => Reloading::Done,

@@ -14,7 +14,7 @@ pub struct Lowering {
     pub seq: Seq,
     /// The name of the lowered fence.
     pub name: FenceName,
-    /// The leases that this lowering concerns. The first subscriber that needs the concern computes it for all
+    /// The leases that this lowering concerns. The first subscriber that needs this value computes it for all
     /// subscribers.
     concern: Arc<OnceLock<Concern>>,
 }

@@ -11,9 +11,10 @@ use tokio_util::sync::CancellationToken;
 use crate::link::network;
 
 /// Places for connections. If all places are taken, the address with the most connections loses its oldest connection, and
-/// a new address gets that place. If each address has only one connection, a new address gets the oldest place of all.
+/// an address with at least two connections fewer gets that place. If each address has only one connection, an address
+/// without a connection gets the place of the oldest one.
 ///
-/// The mutex is held for one look-up; no clock and no await here.
+/// The mutex is held only for look-ups in memory, which use no clock and have no await.
 #[derive(Debug)]
 pub(super) struct AddressRoom {
     all: usize,
@@ -25,7 +26,7 @@ pub(super) struct AddressRoom {
 struct TakenPlaces {
     next: u64,
     total: usize,
-    /// The connections of each address, the oldest first. An address without one has no entry.
+    /// The connections of each address, the oldest first. An address without connections has no entry.
     each: HashMap<IpAddr, BTreeMap<u64, CancellationToken>>,
 }
 
@@ -65,9 +66,9 @@ impl AddressRoom {
 }
 
 impl TakenPlaces {
-    /// Closes a connection for a newcomer whose address has `has`. Takes the oldest one of the address with the most, if that has
-    /// at least two more than the newcomer's address. If each address has one, takes the oldest one of all for an address without
-    /// one. Many networks with a connection each thus keep no one out.
+    /// Closes the oldest connection of the address with the most connections. Returns `false` if no connection may be closed for
+    /// an address that has `has` connections: the other address must have at least two more. If `has` is 0, one more is enough,
+    /// so many networks with one connection each do not keep a new address out.
     fn cut_of_the_busiest(&mut self, has: usize) -> bool {
         let most = self.each.values().map(BTreeMap::len).max().unwrap_or(0);
         if most < has.saturating_add(2) && !(has == 0 && most == 1) {

@@ -1,8 +1,8 @@
 //! The order of a job's attempts: a change of one attempt appears before the next attempt's first request, or never.
 //!
-//! The daemon ends an attempt when the next one begins. But a token of the next attempt can be here before the feed has
-//! said so, and a change of the old attempt can be under way. So the first request of the next attempt waits until such
-//! changes are done, and no further change of the old attempt appears after it.
+//! The daemon ends an attempt when the next attempt begins. But a token of the next attempt can reach the gateway before the
+//! feed reports that end, while a change of the earlier attempt is under way. So the first request of the next attempt waits
+//! until the changes of earlier attempts are done. From then on, the gateway refuses all changes of earlier attempts.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
@@ -28,8 +28,8 @@ struct OrderState {
     change_ended: Notify,
 }
 
-/// The jobs, by their first request. If there are too many, the oldest are removed: the feed has said long ago which of
-/// their attempts are over.
+/// The jobs, in the order of their first requests. If there are too many, the oldest are removed, because the feed has
+/// reported by then which of their attempts are over.
 #[derive(Default)]
 struct OrderedJobs {
     by_id: HashMap<JobId, JobOrder>,
@@ -49,7 +49,7 @@ impl AttemptOrder {
     ///
     /// # Errors
     ///
-    /// A later attempt of the job has used the gateway, or the changes take too long.
+    /// A later attempt of the job has used the gateway, or the changes are not done within [`GATEWAY_CHANGE_WAIT`].
     pub(super) async fn enter(
         &self,
         job: JobId,
@@ -73,7 +73,7 @@ impl AttemptOrder {
         }
     }
 
-    /// Begins a change by an attempt. It is under way until the returned value is dropped.
+    /// Begins a change by an attempt. The change is under way until the returned value is dropped.
     pub(super) fn begin_change(&self, job: JobId, attempt: AttemptNumber) -> AttemptChange {
         let mut jobs = self.jobs();
         let count = jobs.of(job).changes.entry(attempt).or_default();
@@ -104,7 +104,7 @@ impl OrderedJobs {
         self.by_id.entry(job).or_default()
     }
 
-    /// Removes the oldest jobs without changes, until there is room for one more.
+    /// Removes the oldest jobs that have no change under way, until one more job can be added.
     fn remove_oldest(&mut self) {
         for _ in 0..self.in_order.len() {
             if self.by_id.len() < GATEWAY_SESSIONS_MAX {
@@ -193,7 +193,7 @@ mod tests {
         order.enter(JobId(8), attempt(2), &clock).await.unwrap();
         let mut next = Box::pin(order.enter(JOB, attempt(2), &clock));
         assert!(next.as_mut().now_or_never().is_none());
-        // From here on, no change of the first attempt appears, also if it is under way already.
+        // From now on, no change of the first attempt appears, even if the change began earlier.
         assert_eq!(one.check().unwrap_err().reason, Reason::AttemptStale);
         drop(one);
         assert!(next.as_mut().now_or_never().is_none());

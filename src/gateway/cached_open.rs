@@ -1,4 +1,4 @@
-//! Opens a file without waiting for a disk, if the system has its names in memory.
+//! Opens a file without waiting for a disk, if the system has the names of its path in memory.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use super::{
     store::ObjectInfo,
 };
 
-/// File systems on a disk of this machine, or in its memory. An open file of any other may wait for a network.
+/// File systems on a disk of this machine, or in its memory. On any other file system, an open file may wait for a network.
 /// `statfs(2)` has the numbers: ext2 to ext4, XFS, Btrfs and tmpfs.
 const LOCAL: [FsWord; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
 /// The number of file systems that are remembered.
@@ -45,8 +45,8 @@ impl LocalDevices {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&device)
     }
 
-    /// Opens a file of a local file system. Returns `None` if the file may not be served, or if this would wait for a
-    /// disk. Then the caller opens the file on a thread that may block.
+    /// Opens a file of a local file system. Returns `None` if the file may not be served, if its file system is not known to be
+    /// local, or if to open it would wait for a disk. Then the caller opens the file on a thread that may block.
     ///
     /// `folder` and `key` are relative paths without `.` and `..`. No name in them may be a link, and everything below
     /// the folder must be on the folder's file system.

@@ -1,8 +1,8 @@
 //! The listener for clients without an SVID: TLS with a web certificate, HTTP/1.1 only.
 //!
-//! Before a request is checked, a connection is known only by its address. The number of such connections is limited, and
-//! so is the time for which a connection may be one of them. A connection no longer counts against this limit when its first
-//! request is checked. So unknown clients take no capacity of known clients.
+//! Until the gateway has checked the signature of a request, it knows a connection only by its address. The number of such
+//! connections is limited, and each must send a good request in time. After the first good request, a connection counts
+//! against the limit of its holder instead. So unknown clients take no capacity of known clients.
 
 use std::{
     convert::Infallible,
@@ -44,7 +44,7 @@ use crate::{
     verify::KeyResolver,
 };
 
-/// The certificate of the listener. It is read again when its files change.
+/// The certificate of the listener. The gateway reads its files again every [`GATEWAY_CERTIFICATE_LOOK`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebCertificate {
     pub cert: PathBuf,
@@ -108,7 +108,7 @@ impl Gateway {
             shutdown: shutdown.clone(),
         });
         let (newest, tls) = watch::channel(tls);
-        // In a task, because the disk of the files may hang.
+        // A separate task reads the certificate, because the disk with its files may hang.
         let following = tokio::spawn(follow_certificate(certificate, newest, clock.clone()));
         let _following = AbortOnDropHandle::new(following);
         let tasks = TaskTracker::new();
@@ -120,7 +120,7 @@ impl Gateway {
             match accepted {
                 Ok((tcp, remote)) => {
                     let cut = CancellationToken::new();
-                    // Without a place the connection is closed at once.
+                    // If there is no place for a connection, it is closed at once.
                     let Some(place) = shared.unproven.take(remote.ip(), cut.clone()) else {
                         metrics::counter!("leasehold_gateway_direct_refused_total").increment(1);
                         continue;
@@ -160,13 +160,13 @@ async fn follow_certificate(
     }
 }
 
-/// The limit against which a connection counts: first that for unknown clients, then that of its holder.
+/// The limit against which a connection counts: at first the limit for unknown clients, later the limit of its holder.
 enum DirectPlace {
     Unproven(#[expect(dead_code, reason = "held until it is dropped")] AddressPlace),
     Proven(#[expect(dead_code, reason = "held until it is dropped")] Share),
 }
 
-/// Resolves when a connection has proven nothing for too long.
+/// Resolves if no request of a connection has a good signature within [`GATEWAY_DIRECT_UNPROVEN_TIME`].
 async fn proves_nothing(clock: &dyn Clock, place: &Mutex<DirectPlace>) {
     clock.sleep(GATEWAY_DIRECT_UNPROVEN_TIME).await;
     if matches!(*place.lock().unwrap_or_else(PoisonError::into_inner), DirectPlace::Proven(_)) {
@@ -175,7 +175,7 @@ async fn proves_nothing(clock: &dyn Clock, place: &Mutex<DirectPlace>) {
 }
 
 impl DirectState {
-    /// Moves a connection from the unknown clients to the holder's own. The first holder counts.
+    /// Counts a connection against the limit of the first holder that sends a good request on it.
     fn prove(&self, place: &Mutex<DirectPlace>, holder: &SpiffeId) -> Result<(), Refusal> {
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*place, DirectPlace::Unproven(_)) {

@@ -36,7 +36,8 @@ use crate::limits::{GATEWAY_DISK_WORK_MAX, GATEWAY_WALK_NAMES_BYTES};
 pub(super) struct DirectoryStore {
     root: Arc<PathBuf>,
     work: Arc<Semaphore>,
-    /// The turns of listings. A listing also takes a permit of `work`, so that listings leave permits to reads and writes.
+    /// The turns of listings. A listing needs a turn, and then a permit of `work`. There are fewer turns than permits, so reads
+    /// and writes can get a permit too.
     walks: WalkTurns,
     local: Arc<LocalDevices>,
     /// Each name has one of these locks. The request that holds the lock may check and change the name.
@@ -160,8 +161,9 @@ impl DirectoryStore {
         Ok(self.reading(info, range, first, rest))
     }
 
-    /// Opens an object and reads its first bytes at once, without a thread that may block. Returns `None` if the system
-    /// does not have them in memory, and for each request that would be refused: the other way refuses it.
+    /// Opens an object and reads its first bytes at once, without a thread that may block. Returns `None` if the system does not
+    /// have them in memory, or if the request must be refused. Then the caller reads on a thread that may block, and refuses
+    /// there.
     fn read_memory(
         &self,
         path: &ObjectPath,
@@ -225,7 +227,7 @@ impl DirectoryStore {
         let gone = CancellationToken::new();
         let _client = gone.clone().drop_guard();
         self.run(move || {
-            // The walk keeps its permit until it ends, also if its client disconnects.
+            // The listing keeps its turn until the walk ends, even if the client disconnects.
             let _permit = permit;
             // A job that has not written yet has no folder.
             let open = match store.open_location(&folder, Missing::Fails).map_err(absent) {

@@ -28,7 +28,8 @@ pub(super) struct DirectoryUpload {
     /// Received bytes that are not written yet.
     waiting: Vec<Bytes>,
     waiting_bytes: u64,
-    /// Written bytes that no sync has covered, and how many may be. Parts are never synced, because they are copied.
+    /// The number of bytes that were written since the last sync began, and the number at which the next sync begins. Parts are
+    /// never synced, because their bytes are copied.
     unsynced: u64,
     unsynced_max: u64,
     /// The sync of earlier bytes, if one was begun.
@@ -109,8 +110,8 @@ impl DirectoryUpload {
         if self.unsynced >= self.unsynced_max { self.begin_sync().await } else { Ok(()) }
     }
 
-    /// Lets the disk write while more bytes arrive, so that the end of a large upload waits only for the last of them.
-    /// An error of the sync before ends the upload: the system reports each error only once.
+    /// Begins a sync of the written bytes, which goes on while more bytes arrive. So the end of a large upload waits only for
+    /// the last bytes. An error of the previous sync ends the upload, because the system reports each error only once.
     async fn begin_sync(&mut self) -> Result<(), StoreError> {
         self.end_sync().await?;
         self.unsynced = 0;

@@ -25,8 +25,8 @@ use crate::{clock::Clock, limits::GATEWAY_CUT_GRACE, link::Share, reason::Refusa
 /// A body that sends the chunks of an object. It checks the access before each chunk, and waits for the store and for
 /// the end of the access at the same time.
 ///
-/// If the client stops reading, this body is no longer polled. So a separate task cuts the connection in that case. It
-/// begins with the first chunk that is not the last one.
+/// If the client stops reading, this body is no longer polled. So a separate task cuts the connection in that case. The task
+/// begins when the body sends its first chunk, unless this chunk is the last one.
 pub(super) struct Download {
     /// The chunks. Only this body uses them. The mutex makes the body `Sync`, because s3s requires this.
     chunks: Mutex<BoxStream<'static, Result<Bytes, StoreError>>>,
@@ -34,7 +34,7 @@ pub(super) struct Download {
     left: u64,
     access: LiveAccess,
     transfer: Transfer,
-    /// The connection, and the end of the task that cuts it.
+    /// Cuts the connection when it is cancelled. If `over` is dropped, the task that would cut the connection ends.
     cut: CancellationToken,
     over: Option<DropGuard>,
     clock: Arc<dyn Clock>,

@@ -84,7 +84,7 @@ impl OpenFolder {
         opened_file(openat(&self.fd, name, flags, Mode::empty())?, self.device)
     }
 
-    /// Returns the number of its file system.
+    /// Returns the number of the folder's file system.
     pub(super) fn device(&self) -> libc::dev_t {
         self.device
     }
@@ -206,7 +206,7 @@ impl AsFd for OpenFolder {
     }
 }
 
-/// Describes an open file. It must be a plain file of this file system, or else it counts as absent.
+/// Describes an open file. If it is not a plain file, or is on another file system than `device`, it counts as absent.
 pub(super) fn opened_file(fd: OwnedFd, device: libc::dev_t) -> io::Result<(File, ObjectInfo)> {
     let seen = fstat(&fd)?;
     if kind(&seen) != SFlag::S_IFREG || seen.st_dev != device {

@@ -599,7 +599,7 @@ async fn one_request_at_a_time_completes_an_upload() {
     assert!(stored == whole, "the object has {} bytes", stored.len());
 }
 
-// A token of the next attempt can come before the feed says that the attempt before is over.
+// A token of the next attempt can reach the gateway before the feed reports that the earlier attempt is over.
 #[tokio::test]
 async fn an_older_attempt_changes_nothing_after_the_next_began() {
     let case = Case::new().await;
@@ -618,7 +618,7 @@ async fn an_older_attempt_changes_nothing_after_the_next_began() {
         request("PUT", &target(name), headers, &[token], body)
     };
     assert_eq!(case.send(put("early", &first, full(b"1"), 1)).await.status, 200);
-    // Its body is complete only after the second attempt has begun.
+    // The body of this upload is complete only after the second attempt has begun.
     let (tx, rx) = tokio::sync::mpsc::channel(1);
     let frames = tokio_stream::wrappers::ReceiverStream::new(rx);
     let body = StreamBody::new(frames).boxed_unsync();

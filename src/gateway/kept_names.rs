@@ -19,7 +19,7 @@ pub(super) struct KeptNames {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NameBounds {
     pub(super) names_max: usize,
-    /// The bytes of the names, with [`GATEWAY_WALK_NAME_BYTES`] more for each name. At least one name is kept.
+    /// The highest number of bytes. Each name counts with its length and [`GATEWAY_WALK_NAME_BYTES`]. At least one name is kept.
     pub(super) bytes_max: usize,
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// Takes a slot for a listing, of the caller and of the tenant of its job.
+    /// Takes two slots for a listing: a slot of the caller, and a slot of the tenant of the caller's job.
     ///
     /// # Errors
     ///

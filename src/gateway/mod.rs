@@ -14,9 +14,9 @@
 //! | `front` | [`Gateway`]: takes the tokens out of a request, and hands the client's own request on |
 //! | `settings` | [`GatewaySettings`]: the section `[gateway]` |
 //! | `direct_listener` | [`DirectListener`]: clients without an SVID |
-//! | `direct` | their requests |
-//! | `signed_request` | the signature of such a request |
-//! | `direct_keys` | their keys, resolved at the daemon |
+//! | `direct` | the requests of clients without an SVID |
+//! | `signed_request` | the signature of a request with a direct key |
+//! | `direct_keys` | direct keys, resolved at the daemon |
 //! | `address_room` | connections of clients that have not proven who they are |
 //! | `session` | sessions: each token is checked once, and kept |
 //! | `caller` | the caller of a request, and what it may open |

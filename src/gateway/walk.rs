@@ -30,12 +30,13 @@ type GoOn<'a> = &'a dyn Fn(usize) -> Result<(), StoreError>;
 #[derive(Clone, Copy)]
 pub(super) struct WalkBounds<'a> {
     pub(super) go_on: GoOn<'a>,
-    /// Bytes of the names that it keeps in memory at once.
+    /// Bytes of the names that a walk keeps in memory at once.
     pub(super) name_bytes: usize,
 }
 
 impl WalkBounds<'_> {
-    /// The bounds of a folder at this depth: each level takes half of the bytes that the levels above leave.
+    /// Returns the bounds of a folder at this depth. Each level takes half of the bytes that the levels above leave, and at least
+    /// [`GATEWAY_WALK_LEVEL_BYTES_MIN`].
     fn of_level(&self, depth: usize, names_max: usize) -> NameBounds {
         let shift = u32::try_from(depth.saturating_add(1)).unwrap_or(u32::MAX);
         let bytes = self.name_bytes.checked_shr(shift).unwrap_or(0);
@@ -63,7 +64,7 @@ impl Level {
         Level { folder, key, names, last: String::new() }
     }
 
-    /// The next name that may lead to an entry. If the kept names are used up, reads the next names from the folder.
+    /// Returns the next name that may lead to an entry. If no kept name is left, reads the next names from the folder.
     fn next(
         &mut self,
         query: &ListQuery,

@@ -1,7 +1,7 @@
-//! The turns of the listings of directories, because each uses the disk and takes memory.
+//! The turns of the listings of directories. Each listing uses the disk and takes memory, so few run at once.
 //!
-//! A holder and a tenant have only a share of the turns. The tenant with the fewest listings is next. So a tenant that lists large
-//! folders over and over delays others at most by the end of one listing.
+//! One holder or one tenant can have only some of the turns. When a listing ends, the tenant with the fewest listings is next. So
+//! a tenant that lists large folders over and over delays another tenant only until one listing ends.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) struct WalkTurns {
     everywhere: Arc<TurnQueue<TenantName>>,
 }
 
-/// The turn of one listing. It ends when this is dropped.
+/// The turn of one listing. The turn ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct WalkPermit {
     _holder: TurnPlace<SpiffeId>,
@@ -34,7 +34,7 @@ pub(super) struct WalkPermit {
 impl Default for WalkTurns {
     fn default() -> Self {
         WalkTurns {
-            // One holder cannot make a long line before the others of its tenant.
+            // A holder with many listings must not delay the other holders of its tenant.
             holders: TurnQueue::new(turns(GATEWAY_LISTINGS_MAX, GATEWAY_WALKS_PER_HOLDER_MAX)),
             here: Self::in_a_directory(),
             everywhere: TurnQueue::new(turns(GATEWAY_WALKS_IN_ALL_MAX, GATEWAY_WALKS_IN_ALL_PER_TENANT_MAX)),
@@ -56,9 +56,9 @@ impl WalkTurns {
     ///
     /// # Errors
     ///
-    /// Too many listings wait.
+    /// Too many listings wait already.
     pub(super) async fn take(&self, work: &ListWork) -> Result<WalkPermit, StoreError> {
-        // All listings take their places in this order, so none waits for another one that waits for it.
+        // All listings enter the three queues in this order, so two listings never wait for each other.
         Ok(WalkPermit {
             _holder: turn(&self.holders, &work.holder).await?,
             _here: turn(&self.here, &work.tenant).await?,
@@ -67,7 +67,7 @@ impl WalkTurns {
     }
 }
 
-/// The number of listings bounds each line.
+/// Returns the limits of a queue. More than [`GATEWAY_LISTINGS_MAX`] listings never wait, because no more are under way at once.
 fn turns(used_max: usize, used_per_key_max: usize) -> TurnLimits {
     TurnLimits {
         used_max,
@@ -100,7 +100,8 @@ mod tests {
         work
     }
 
-    // A holder has a share, its tenant has one in each directory and one in all, and the rest is for other tenants.
+    // There is one limit for a holder, one for its tenant in each directory, and one for its tenant in all directories. Other
+    // tenants get the rest.
     #[test]
     fn holders_and_tenants_have_shares_of_the_turns() {
         let turns = WalkTurns::default();
@@ -120,7 +121,8 @@ mod tests {
         assert!(take(&turns.in_one_more_directory(), "last", "acme").is_some());
     }
 
-    // A tenant that comes later is next, before all who wait. Within a tenant, a holder is before the many of another holder.
+    // A tenant without listings is next, although others have waited longer. Within a tenant, a holder without listings is next,
+    // although another holder has waited longer.
     #[tokio::test]
     async fn a_newcomer_is_the_next_to_list() {
         let turns = WalkTurns::default();

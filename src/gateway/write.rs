@@ -99,8 +99,8 @@ pub(super) fn check_acl(acl: Option<&str>) -> S3Result<()> {
     without(!is_private, "this access control list (x-amz-acl)")
 }
 
-/// Begins a change, and returns its last check, made at the time of the change. The change is under way until the check is
-/// dropped.
+/// Begins a change, and returns the check to make just before the change appears. The change is under way until the returned
+/// check is dropped.
 pub(super) fn final_check(access: &LiveAccess) -> FinalCheck {
     let (change, access) = (access.begin_change(), access.clone());
     Box::new(move || {

@@ -8,12 +8,12 @@ use crate::{
     name::{JobId, ResourceName},
 };
 
-/// The jobs and the data from which the checkpoints come that a job reads.
+/// The origin of the checkpoints that a job reads: the jobs that wrote them, and the data that those jobs read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lineage {
     /// The jobs that wrote the checkpoints, and the jobs in their lineage.
     pub jobs: BTreeSet<JobId>,
-    /// The datasets and models that these jobs read.
+    /// The datasets and models that `jobs` read.
     pub resources: BTreeSet<ResourceName>,
 }
 
@@ -29,7 +29,7 @@ impl Lineage {
         self.resources.extend(writer.spec.read.iter().chain(&writer.lineage.resources).cloned());
     }
 
-    /// Whether a job may have this lineage. It has at most [`LINEAGE_MAX`] jobs and resources.
+    /// Whether a job may have this lineage: it has at most [`LINEAGE_MAX`] jobs and resources together.
     pub fn fits(&self) -> bool {
         self.jobs.len().saturating_add(self.resources.len()) <= LINEAGE_MAX
     }

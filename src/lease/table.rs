@@ -326,7 +326,7 @@ impl Table {
         let Some(name) = behind else { return self.by_id.each(see) };
         match name.kind() {
             FenceKind::Lease(id) => self.find(id).iter().for_each(&mut see),
-            // The job is over, and other jobs may read its checkpoints.
+            // The job has no lease left, but leases of other jobs that read its checkpoints can be behind its fence.
             FenceKind::Job(j) if self.by_job.count(j) == 0 => self.by_job.each_behind(name, see),
             FenceKind::Job(j)
             | FenceKind::Attempt(j, _)

@@ -28,7 +28,7 @@ pub struct JobCreated {
     pub ends: LeaseTime,
     /// The inputs of the job, with the facts of the catalog.
     pub inputs: Vec<InputRecord>,
-    /// The origin of the checkpoints that the job reads. Absent if it reads none.
+    /// The origin of the checkpoints that the job reads. Absent if the job reads no checkpoints of other jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage: Option<LineageRecord>,
     pub outputs: Vec<ResourceName>,
@@ -159,7 +159,7 @@ pub struct JobSpec {
     pub sweep: Option<SweepRecord>,
 }
 
-/// The jobs and the data from which the checkpoints come that a job reads.
+/// The origin of the checkpoints that a job reads: the jobs that wrote them, and the data that those jobs read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LineageRecord {
     pub jobs: Vec<JobId>,

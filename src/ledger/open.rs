@@ -46,7 +46,7 @@ pub struct Options {
     pub look: Duration,
     /// The highest number of bytes of a snapshot.
     pub snapshot_bytes_max: u64,
-    /// The head that a copy outside this directory has. A ledger that ends before this record is refused.
+    /// The head that is kept outside this directory. A ledger that ends before the record of this head is refused.
     pub kept: Option<Head>,
     /// The reaction of a start if the directory has traces of a ledger, but no ledger.
     pub lost: Lost,

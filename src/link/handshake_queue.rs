@@ -1,7 +1,8 @@
 //! The queue of the handshakes of one listener: fair turns by address.
 //!
-//! Before its handshake, a connection is known only by its address. A connection whose address has no handshake does not wait:
-//! if no place is free, the address with the most handshakes loses its oldest one.
+//! Before its handshake, a connection is known only by its address. A connection from an address without a handshake does not
+//! wait: if no place is free, the address with the most handshakes loses its oldest one. If each address has only one
+//! handshake, the connection waits.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -19,7 +20,7 @@ use crate::limits;
 #[derive(Debug)]
 pub(super) struct HandshakeQueue(Arc<TurnQueue<IpAddr>>);
 
-/// The place of one connection.
+/// The place of one connection, which waits for its handshake or performs it.
 pub(super) type HandshakePlace = TurnPlace<IpAddr>;
 
 impl HandshakeQueue {
@@ -33,7 +34,7 @@ impl HandshakeQueue {
         }))
     }
 
-    /// Takes a place at the end of the line of this address.
+    /// Adds a connection at the end of the line of its address.
     ///
     /// # Errors
     /// Fails if the address has reached the limit of connections for one address.

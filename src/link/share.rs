@@ -11,8 +11,8 @@ use std::{
 
 use crate::name::SpiffeId;
 
-/// Counts how much of one resource (connections, requests, bytes) each SPIFFE ID uses, and limits it. Some resources are
-/// shared out by another key, such as the tenant; what is said here of identities is true of such keys too.
+/// Limits how much of one resource (connections, requests, bytes) each SPIFFE ID uses at once. A resource can also be shared by
+/// another key, such as the tenant. Then each rule for an identity below is a rule for that key.
 ///
 /// An identity may use at most `most` in total. It may also never use more than was free before it took the last amount. So a
 /// single identity gets at most half, and while anything is free, the next identity gets some of it.

@@ -1,7 +1,8 @@
 //! A queue for places that many clients want at once. It gives fair turns to keys, such as addresses, identities or tenants.
 //!
-//! The key with the fewest places in use is next. If too many wait, the key with the longest line loses its latest one. If no
-//! place is free, a queue may also end work for a key that has none: then the key with the most places loses its oldest one.
+//! The key with the fewest places in use is next. If too many clients wait, the key with the longest line loses its latest
+//! client. If no place is free, a queue may end the use of a place for a key that uses none. Then the key that uses the most
+//! places loses its oldest one.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -11,7 +12,7 @@ use std::{
 
 use tokio::sync::watch;
 
-/// The limits of a queue. Each counts entries of some hundred bytes.
+/// The limits of a queue. Each client takes some hundred bytes of memory.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TurnLimits {
     /// Places in use at once.
@@ -25,16 +26,18 @@ pub(crate) struct TurnLimits {
     pub(crate) when_full: WhenFull,
 }
 
-/// What happens if no place is free, and a key without a place wants one.
+/// What happens if no place is free, and a client waits whose key uses no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenFull {
-    /// It is the next to get a place.
+    /// The client waits. Its key is the next to get a place.
     Waits,
-    /// It gets the place of the oldest client of the key with the most places.
+    /// The queue ends the oldest use of the key that uses the most places, and the client gets that place. If no key uses more
+    /// than one place, the client waits.
     EndsTheOldest,
 }
 
-/// The clients that wait for a place or use one. The mutex is held for a few look-ups, without a clock or an await.
+/// The clients that wait for a place or use one. The mutex is held only for a few look-ups in memory, which use no clock and
+/// have no await.
 #[derive(Debug)]
 pub(crate) struct TurnQueue<K> {
     limits: TurnLimits,
@@ -48,9 +51,10 @@ struct TurnQueueState<K> {
     waiting: usize,
     /// The last number that was given to a place or a turn.
     last_number: u64,
-    /// The keys that may use another place. They are sorted by the number of their places, and then by their last turn.
+    /// The keys with waiting clients that may use one more place. They are sorted by the number of places in use, and then by
+    /// their last turn.
     turns: BTreeSet<(usize, u64, K)>,
-    /// The keys with places. They are sorted by the number of places, and then by their last turn.
+    /// The keys that use places. They are sorted by the number of these places, and then by their last turn.
     busiest: BTreeSet<(usize, u64, K)>,
     /// The keys with waiting clients. They are sorted by the number of these clients, and then by their last turn.
     longest: BTreeSet<(usize, u64, K)>,
@@ -75,9 +79,9 @@ enum PlacePhase {
 /// Why a client gets no place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoTurn {
-    /// Its key has reached its limit.
+    /// The key of the client has as many clients as one key may have.
     KeyFull,
-    /// It had to end, or to leave the line, for another key.
+    /// The client had to leave the line, or to end its use of a place, for another key.
     GaveWay,
 }
 
@@ -95,10 +99,10 @@ impl<K: Clone + Ord + Hash> TurnQueue<K> {
         Arc::new(TurnQueue { limits, state: Mutex::new(state) })
     }
 
-    /// Takes a place at the end of the line of this key.
+    /// Adds a client at the end of the line of its key.
     ///
     /// # Errors
-    /// Fails if the key has reached its limit.
+    /// Fails if the key has as many clients as one key may have.
     pub(crate) fn enter(self: &Arc<Self>, key: K) -> Result<TurnPlace<K>, NoTurn> {
         let (sender, phase) = watch::channel(PlacePhase::Waits);
         let mut state = self.lock();
@@ -165,7 +169,7 @@ impl<K: Clone + Ord + Hash> TurnQueueState<K> {
         }
     }
 
-    /// Lets clients use places while there are free ones, or while others can be ended for them.
+    /// Gives places to the clients that are next. If no place is free, ends the use of other clients if the limits say so.
     fn give_turns(&mut self, limits: &TurnLimits) {
         while let Some((count, _, key)) = self.turns.first().cloned() {
             let may_end = count == 0 && limits.when_full == WhenFull::EndsTheOldest;
@@ -183,7 +187,7 @@ impl<K: Clone + Ord + Hash> TurnQueueState<K> {
         }
     }
 
-    /// Ends the oldest use of the key with the most places. Returns `false` if no key has more than one place.
+    /// Ends the oldest use of the key that uses the most places. Returns `false` if no key uses more than one place.
     fn end_the_oldest_of_the_busiest(&mut self, limits: &TurnLimits) -> bool {
         let Some((most, _, key)) = self.busiest.last().cloned() else { return false };
         if most <= 1 {
@@ -215,7 +219,8 @@ impl KeyEntry {
     }
 }
 
-/// The place of one client. The place becomes free when this value is dropped.
+/// The place of one client, in the line or in use. When this value is dropped, the client leaves the queue, and a place that
+/// it used becomes free.
 #[derive(Debug)]
 pub(crate) struct TurnPlace<K: Clone + Ord + Hash> {
     queue: Arc<TurnQueue<K>>,
@@ -225,7 +230,7 @@ pub(crate) struct TurnPlace<K: Clone + Ord + Hash> {
 }
 
 impl<K: Clone + Ord + Hash> TurnPlace<K> {
-    /// Waits until the place may be used, or the client must leave the line for another key.
+    /// Waits until the client may use the place, or must leave the line for another key.
     pub(crate) async fn turn(&mut self) -> Result<(), NoTurn> {
         match self.phase.wait_for(|phase| *phase != PlacePhase::Waits).await.map(|phase| *phase) {
             Ok(PlacePhase::InUse) => Ok(()),
@@ -233,9 +238,9 @@ impl<K: Clone + Ord + Hash> TurnPlace<K> {
         }
     }
 
-    /// Resolves when the use must end for another key.
+    /// Resolves when the client must end its use of the place for another key.
     pub(super) async fn gives_way(&mut self) {
-        // An error means that the sender was dropped, which happens only after it sent this phase.
+        // An error means that the queue dropped the sender. The queue sends this phase before.
         let _ = self.phase.wait_for(|phase| *phase == PlacePhase::GivesWay).await;
     }
 
@@ -301,7 +306,7 @@ mod tests {
         let newcomer = queue.enter(200).unwrap();
         assert_eq!(phase(&newcomer), PlacePhase::InUse);
         assert_eq!((count(&held, PlacePhase::InUse), count(&held, PlacePhase::GivesWay)), (31, 1));
-        // The second connection has no such right, because its key has a place.
+        // The second connection of the key must wait, because its key already uses a place.
         let second = queue.enter(200).unwrap();
         assert_eq!(phase(&second), PlacePhase::Waits);
         drop((held, newcomer, second));

@@ -1,16 +1,17 @@
-//! Rules that forbid every job by mistake: they demand a binding, and a job has no credential yet when it is created.
+//! Rules that forbid every job by mistake. They demand a binding, but a job has no credential yet when it is created.
 
 use cedar_policy::Policy;
 use serde_json::Value as Json;
 
 use super::Engine;
 
-/// The values of `context.binding` in a question about a credential. It is empty in other questions.
+/// The values of `context.binding` in a question about a credential. In other questions, `context.binding` is empty.
 pub(super) const BINDINGS: [&str; 3] = ["subject", "certificate", "bearer"];
 
 impl Engine {
-    /// Returns a line for each rule that forbids what has no binding, although it lets a binding pass. `CreateJob` and sweeps ask
-    /// without a binding, so the rule refuses each job, and a reload with it ends each lease.
+    /// Returns a line for each `forbid` rule that can apply if the binding is empty, but lets at least one binding pass.
+    /// `CreateJob` and sweeps ask with an empty binding. So such a rule refuses each job, and a reload with the rule ends each
+    /// lease.
     pub fn empty_bindings(&self) -> Vec<String> {
         let mistaken = self.policies().filter(|(rule, policy)| !rule.permits && forbids_only_none(policy));
         let line = |place: &str, id: &str| {
@@ -23,14 +24,14 @@ impl Engine {
     }
 }
 
-/// Whether a forbid can apply without a binding, and never applies with some binding.
+/// Whether a `forbid` can apply if the binding is empty, and never applies with at least one of [`BINDINGS`].
 fn forbids_only_none(policy: &Policy) -> bool {
     let Ok(json) = policy.to_json() else { return false };
     let applies = |binding| applies(&json, binding);
     applies("") != Some(false) && BINDINGS.into_iter().any(|binding| applies(binding) == Some(false))
 }
 
-/// Whether a policy applies to a question with this binding. `None` if that depends on other facts.
+/// Whether a policy applies to a question with this binding. `None` if the answer depends on other facts.
 fn applies(policy: &Json, binding: &str) -> Option<bool> {
     let conditions = policy.get("conditions").and_then(Json::as_array)?;
     let mut all = Some(true);
@@ -42,7 +43,7 @@ fn applies(policy: &Json, binding: &str) -> Option<bool> {
     all
 }
 
-/// Evaluates an expression in Cedar's JSON form. `None` if it depends on other facts than the binding.
+/// Evaluates an expression in Cedar's JSON form. `None` if its value depends on other facts than the binding.
 fn truth(expression: &Json, binding: &str) -> Option<bool> {
     let (operator, operands) = expression.as_object()?.iter().next()?;
     let operand = |name: &str| operands.get(name);
@@ -79,7 +80,7 @@ fn and(left: Option<bool>, right: Option<bool>) -> Option<bool> {
     }
 }
 
-/// The value of a text, or of `context.binding`.
+/// Returns the value of an expression that is a text or `context.binding`. `None` for any other expression.
 fn text<'a>(expression: &'a Json, binding: &'a str) -> Option<&'a str> {
     if let Some(value) = expression.get("Value") {
         return value.as_str();

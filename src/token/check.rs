@@ -109,10 +109,11 @@ pub enum Presenter<'a> {
     KeyHolder(KeyHolder),
 }
 
-/// A client without an SVID whose request names an S3 key, and must be signed with it. The token must be of this lease.
+/// A client without an SVID whose request names an S3 key, and must be signed with that key. The token must be of this lease.
 ///
-/// With it, the `sub` and the `cnf` of a token are not checked. Only the gateway of this package makes it, because the gateway
-/// also checks the signature of the request. A resource server has no key for that, so it cannot make it:
+/// For such a client, the `sub` and the `cnf` of a token are not checked. Only the gateway of this package makes a `KeyHolder`,
+/// because the gateway also checks the signature of the request. A resource server has no key for that check, so it cannot make
+/// a `KeyHolder`:
 ///
 /// ```compile_fail
 /// let lease: leasehold::name::LeaseId = "l-1".parse().unwrap();
@@ -125,7 +126,7 @@ pub struct KeyHolder {
 }
 
 impl KeyHolder {
-    /// `lease` is the one that the access key names.
+    /// `lease` is the lease that the access key names.
     #[cfg(feature = "server")]
     pub(crate) fn new(lease: LeaseId) -> Self {
         KeyHolder { lease }

@@ -55,7 +55,7 @@ pub struct AuthorizationDetail {
     /// The kind and tenant of the objects, such as `dataset:acme/`.
     pub identifier: String,
     /// The rest of each name, such as `tickets@v3`. For a checkpoint line it is `support-lora/JOB`, the folder of that job.
-    /// The folder of another job than `client_id` can only be read.
+    /// If JOB is another job than `client_id`, the folder can only be read.
     pub names: Vec<String>,
     /// The actions that are allowed on each object.
     pub actions: BTreeSet<Action>,

@@ -100,7 +100,7 @@ impl Follower {
         let mut prune_at = clock.now().lease.plus(PRUNE);
         loop {
             let news = tokio::select! {
-                // The next feed is polled first. Otherwise the present feed could get ahead of it before the next feed is used.
+                // The next feed is polled first. Otherwise the present feed could get ahead of the next feed.
                 biased;
                 next = succession.next() => {
                     if let Some(next) = self.succeed(next, &mut succession)? {

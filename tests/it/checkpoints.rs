@@ -48,8 +48,8 @@ impl World {
     }
 }
 
-// A job reads the folder of a closed job through the gateway, and nothing else of the line. It writes nothing there. A lock on the
-// line ends a download.
+// Through the gateway, a job reads the folder of a closed job, and nothing else in the checkpoint line. It cannot write to the
+// folder. A lock on the line ends a download.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_reads_the_checkpoints_of_another_job() {
     let world = world_with_gateway().await;
@@ -134,7 +134,8 @@ async fn without_a_rule_no_other_checkpoints_are_read() {
     assert!(no.facts["rule"].contains("job-keeps-its-own-checkpoints"), "{no:?}");
 }
 
-// Only closed jobs of the tenant can be read, and only if their outputs are good. All others look alike.
+// A job can read only the folders of closed jobs of its tenant whose outputs are not quarantined. An absent job and a job of
+// another tenant get the same answer.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfit_checkpoints_of_other_jobs_are_refused() {
     let world = World::start().await;
@@ -188,7 +189,7 @@ async fn unfit_checkpoints_of_other_jobs_are_refused() {
     }
 }
 
-// A recall of data reaches the jobs that read checkpoints which come from it, through a job in between, and after a restart.
+// A recall of data ends the jobs that read checkpoints made from this data, also through a job in between and after a restart.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_recall_reaches_the_readers_of_checkpoints() {
     let mut world = World::start().await;
@@ -219,7 +220,7 @@ async fn a_recall_reaches_the_readers_of_checkpoints() {
     assert!(["CHECKPOINT_QUARANTINED", "LOCKED"].contains(&no.reason.as_str()), "{no:?}");
 }
 
-// The end of the job that wrote checkpoints, by a compromise or a revocation after it closed, ends those who read them.
+// If a closed job is revoked, or a compromise concerns it, the leases on its checkpoints end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tainted_writer_ends_its_readers() {
     let world = World::start().await;
@@ -237,7 +238,7 @@ async fn a_tainted_writer_ends_its_readers() {
     assert_eq!(done.ending.as_ref().unwrap().behind, 1, "{done:?}");
     assert!(!gateway.introspect(&token.text, OTHER_WORKER).await.active);
     writing.is_live(&gateway).await;
-    // A revocation does not last: the outputs are not quarantined.
+    // After a revocation without a compromise, the outputs are not quarantined, so a new lease is possible.
     let again = reader.issue(Half::Reading).await;
     again.is_live(&gateway).await;
 

@@ -654,7 +654,7 @@ async fn contexts_that_cannot_work_are_named() {
     }
 }
 
-// A job is created before it has a credential, so a rule that wants one binding in every question refuses every job.
+// A job has no credential when it is created, so a rule that demands one binding in every question refuses every job.
 #[tokio::test(flavor = "multi_thread")]
 async fn policy_check_warns_of_a_rule_that_refuses_every_job() {
     let folder = tempfile::tempdir().unwrap();

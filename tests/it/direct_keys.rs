@@ -446,7 +446,7 @@ async fn a_command_prints_a_key_for_credential_process() {
     assert!(read(&bucket_with(&world, "acme-data", &access, &secret, Some(&token))).await.is_ok());
 }
 
-/// A file that cannot be read, as on a disk that hangs: a pipe that no process writes into.
+/// A file whose readers wait without end, as on a disk that hangs. It is a pipe that no process writes into.
 struct HungFile(PathBuf);
 
 impl HungFile {
@@ -459,12 +459,12 @@ impl HungFile {
 
 impl Drop for HungFile {
     fn drop(&mut self) {
-        // Ends the wait of the thread that reads it, because the runtime of the test waits for that thread.
+        // End the wait of the thread that reads the pipe, because the runtime of the test waits for that thread.
         let _ = OpenOptions::new().write(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.0);
     }
 }
 
-// A certificate that cannot be read keeps no client waiting, and not the stop of the daemon. The last good one stays.
+// While a read of the certificate hangs, clients still connect with the last good certificate, and the daemon can stop.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_on_a_hung_disk_stops_nothing() {
     let mut world = world_with(|setup| setup.real_clock = false).await;
@@ -482,7 +482,7 @@ async fn a_certificate_on_a_hung_disk_stops_nothing() {
     drop(hung);
 }
 
-// A client that proves nothing has a place for a limited time, however often it sends requests.
+// A client without a good signature is disconnected after a limited time, however often it sends requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_proves_nothing_is_disconnected() {
     let world = world_with(|setup| setup.real_clock = false).await;

@@ -293,7 +293,7 @@ async fn a_use_that_ends_before_it_begins_is_refused() {
     assert_eq!((taken.unknown, launcher.job(&worker.job).await.uses.len()), (0, 1));
 }
 
-// A tenant that lists a large folder over and over holds only its share of the disk. The listings of others have their turn.
+// A tenant that lists a large folder over and over has only its share of the listings, so other tenants can list too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn listings_of_one_tenant_keep_no_other_tenant_waiting() {
     const NAMES: usize = 60_000;
@@ -321,7 +321,7 @@ async fn listings_of_one_tenant_keep_no_other_tenant_waiting() {
     assert_eq!(list(&other, "tickets/v3/train").await.unwrap(), 1);
     println!("idle: {:?}", before.elapsed());
 
-    // Only one name is asked for, so the client has little work, and the gateway reads the whole folder.
+    // The client asks for only one name, so it has little work, but the gateway reads the whole folder.
     let first = || PaginatedListOptions { max_keys: Some(1), ..Default::default() };
     let flooding: Vec<_> = (0..AT_ONCE)
         .map(|_| {

@@ -22,7 +22,7 @@ const ROTATIONS: u32 = 24;
 /// The lifetime of an SVID. It is rotated after half of it.
 const LIFE: Duration = Duration::from_secs(15);
 
-/// Measures for how long this machine stands still: its processors, and its disk, because each renewal waits for a record.
+/// Measures how long the processors and the disk of this machine stall. The disk counts because each renewal waits for a record.
 struct Stalls(Arc<AtomicU64>);
 
 impl Stalls {
@@ -47,9 +47,9 @@ impl Stalls {
     }
 }
 
-/// Keeps the longest time that one step took, until the owner of the time is gone.
+/// Runs a step again and again, and keeps the longest time that it took. Ends when `Stalls` is dropped.
 fn watch(longest: &Arc<AtomicU64>, step: impl Fn()) {
-    // The two threads are the other owners.
+    // The two threads own one reference each, and `Stalls` owns the third.
     while Arc::strong_count(longest) > 2 {
         let before = Instant::now();
         step();

@@ -175,8 +175,8 @@ async fn each_sample_job_runs_when_its_people_have_approved() {
         launcher_ends(&world, &made.id, launchers[job.spec.tenant.as_str()]).await;
     }
     assert_eq!(world.daemon().broker.live_leases(), 0);
-    // The samples meet every gate of the sample policy but one. A job that meets this one names an earlier job, so no file can
-    // have it; `config/policy/tests.toml` has its cases.
+    // The samples meet every gate of the sample policy except one. A job that meets this gate must name an earlier job, so no
+    // sample file can contain it. `config/policy/tests.toml` has the cases of this gate.
     let rules = world.daemon().broker.rules.in_force();
     let mut gates: BTreeSet<String> =
         rules.engine.rules().filter(|r| r.gate.is_some()).map(|r| r.id.clone()).collect();

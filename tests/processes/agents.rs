@@ -230,7 +230,8 @@ async fn a_directory_with_other_files_is_not_taken() {
     assert_eq!(world.read("mine/thesis.tex"), "x");
 }
 
-// An agent that was killed leaves a manifest, which names its draft. A file that only looks like a draft is someone else's.
+// An agent that was killed leaves a manifest, which names its draft. A file that looks like a draft, but is not in the manifest,
+// belongs to another program.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draft_of_another_program_is_not_erased() {
     let world = world().await;

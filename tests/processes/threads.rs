@@ -76,7 +76,7 @@ async fn a_command_that_cannot_start_names_the_limit() {
     }
 }
 
-// With one thread, a command does what it does with many. The hooks of Slurm, whose failure would drain a node, do so too.
+// Small commands work with one thread as with many. So do the hooks of Slurm, whose failure would drain a node.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_small_command_needs_one_thread() {
     if !is_root() {
@@ -124,7 +124,7 @@ async fn each_small_command_needs_one_thread() {
     }
 }
 
-// A command that serves many clients cannot do so on one thread. It says so at once.
+// A command that serves many clients needs more than one thread. Without them, it fails at once and says why.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_large_command_that_cannot_start_says_so() {
     if !is_root() {

@@ -21,8 +21,8 @@ use crate::limits::STAGE_WIPE_TRIES;
 
 /// A folder of this user, which no other user may write to.
 ///
-/// Other users may be able to write to a folder above this folder, as in a shared project folder, and so to replace this folder.
-/// So all access to its files goes through an open descriptor, which clones share.
+/// If other users may write to a folder above this folder, such as a shared project folder, they can replace this folder. So all
+/// access to its files goes through an open descriptor, which clones share.
 #[derive(Clone, Debug)]
 pub(super) struct OwnFolder {
     path: PathBuf,
@@ -108,9 +108,8 @@ impl OwnFolder {
     }
 }
 
-/// Whether another user can put another folder in the place of a path. A user can if the user owns a folder above the path, or
-/// may write to such a folder that is not sticky. A path with links has two rows of folders above it: those in its text, and
-/// those that the links lead through.
+/// Whether another user can replace the folder at a path. A user can do this who owns a folder above the path, or may write to
+/// such a folder that is not sticky. If the path contains links, the folders above the target of the links count too.
 pub(super) fn others_can_replace(path: &Path) -> bool {
     let is_safe = |folder: &Path| {
         fs::metadata(folder).is_ok_and(|seen| {

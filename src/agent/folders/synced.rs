@@ -225,8 +225,8 @@ impl Syncing {
         found.map_err(|error| FolderError::disk(&path, error))?
     }
 
-    /// Takes the new folder if the command has removed the old folder and made another. If another user could have put the new
-    /// folder there, its files are not uploaded.
+    /// Uses the new folder from now on if the command has replaced the old folder by another one. Fails if another user could
+    /// have made the new folder.
     fn follow_command(&self) -> Result<(), FolderError> {
         let folder = self.folder();
         if folder.is_in_place() || !folder.path().exists() {

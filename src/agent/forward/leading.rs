@@ -29,8 +29,8 @@ const RCLONE_FILE: &str = "rclone.conf";
 /// The region that requests are signed for. The gateway has only one.
 pub(super) const REGION: &str = "us-east-1";
 
-/// A path at which no file can exist. Variables lead programs to this path that would otherwise find a
-/// credential in the user's home.
+/// A path at which no file can exist. Variables name this path, so that programs do not find a credential in the user's home
+/// folder.
 const NOTHING: &str = "/dev/null/leasehold";
 
 /// Variables that would spoil or divert requests to the local endpoint.
@@ -167,7 +167,8 @@ mod tests {
         let text = std::fs::read_to_string(of("AWS_SHARED_CREDENTIALS_FILE")).unwrap();
         assert!(text.contains(&key.id) && text.contains(key.secret.expose()));
         let config = std::fs::read_to_string(of("AWS_CONFIG_FILE")).unwrap();
-        // boto3 and the aws CLI would sign URLs with Signature Version 2, which the gateway refuses.
+        // Without `signature_version`, boto3 and version 1 of the aws CLI sign URLs with Signature Version 2, which the gateway
+        // refuses.
         assert!(
             config.contains("s3 =\n    addressing_style = path\n    signature_version = s3v4\n"),
             "{config}"

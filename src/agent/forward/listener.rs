@@ -161,8 +161,8 @@ async fn accept(
     }
 }
 
-/// Waits for a free slot. If there is none, closes the connections that wait longest for a request. More connections wait
-/// in the kernel.
+/// Waits for a free slot. While there is none, closes the connection that has waited longest for a request, and looks again
+/// every [`FORWARD_SLOT_WAIT`]. New connections wait in the kernel meanwhile.
 async fn free_slot(
     slots: &Arc<Semaphore>,
     open: &OpenConnections,
@@ -174,7 +174,7 @@ async fn free_slot(
         }
         tokio::select! {
             slot = slots.clone().acquire_owned() => return slot.ok(),
-            // Meanwhile another connection may have become quiet.
+            // By now, another connection may have ended its request, so it can be closed.
             () = clock.sleep(FORWARD_SLOT_WAIT) => {}
         }
     }
@@ -206,7 +206,8 @@ async fn cut_at_the_end(relay: Arc<Relay>) {
     relay.cut.cancel();
 }
 
-/// Serves one connection, until others need its place or access ends. After a cut, the connection stays open for a moment, so that the program can notice the cut.
+/// Serves one connection until another connection needs its slot, or access ends. After a cut, the connection stays open for a
+/// moment, so that the program can notice the cut.
 async fn serve(tcp: TcpStream, relay: Arc<Relay>, open: OpenConnection) {
     let _ = tcp.set_nodelay(true);
     let cut_before = relay.cut.is_cancelled();
@@ -215,7 +216,7 @@ async fn serve(tcp: TcpStream, relay: Arc<Relay>, open: OpenConnection) {
         let (relay, under_way) = (relay.clone(), open.begin_request(&relay.clock));
         async move {
             let answer = relay.answer(request).await;
-            // The body keeps the request under way until it is sent or dropped.
+            // The request counts as unanswered until the body of its answer is sent or dropped.
             Ok::<_, Infallible>(answer.map(|body| {
                 body.map_frame(move |frame| {
                     let _ = &under_way;
@@ -230,7 +231,7 @@ async fn serve(tcp: TcpStream, relay: Arc<Relay>, open: OpenConnection) {
     // A connection that is opened after the end of access gets only the reason.
     tokio::select! {
         _ = connection.as_mut() => return,
-        // The answer to a request that came meanwhile is still sent.
+        // If the program has sent a request meanwhile, its answer is still sent.
         () = open.must_close() => {
             connection.as_mut().graceful_shutdown();
             let _ = connection.await;

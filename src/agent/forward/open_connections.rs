@@ -1,4 +1,4 @@
-//! The open connections of programs. If there are too many, those that wait longest for a request are closed.
+//! The open connections of programs. If there are too many, the connections that have waited longest for a request are closed.
 
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ struct ConnectionTable {
 struct ConnectionState {
     /// The number of requests whose answers are not complete.
     requests: usize,
-    /// The time since which the connection waits for a request.
+    /// The time when the last request ended or, before the first request, when the connection was opened.
     quiet_since: LeaseTime,
     close: CancellationToken,
 }
@@ -38,7 +38,7 @@ impl OpenConnections {
         OpenConnection { all: self.clone(), id, close }
     }
 
-    /// Asks the connection that waits longest for a request to close. Returns whether there was one.
+    /// Finds the connection that has waited longest for a request, and asks it to close. Returns `false` if no connection waits.
     pub(super) fn close_quietest(&self) -> bool {
         let table = self.table();
         let quiet = table.open.values().filter(|c| c.requests == 0 && !c.close.is_cancelled());
@@ -66,12 +66,12 @@ pub(super) struct OpenConnection {
 }
 
 impl OpenConnection {
-    /// Waits until the connection must close because others need its place.
+    /// Waits until the connection must close because another connection needs its slot.
     pub(super) async fn must_close(&self) {
         self.close.cancelled().await;
     }
 
-    /// Counts a request until the returned value is dropped, at the end of the answer.
+    /// Counts a request until the returned value is dropped. The caller drops it at the end of the answer.
     pub(super) fn begin_request(&self, clock: &Arc<dyn Clock>) -> UnansweredRequest {
         self.all.change(self.id, |state| state.requests = state.requests.saturating_add(1));
         UnansweredRequest { all: self.all.clone(), id: self.id, clock: clock.clone() }

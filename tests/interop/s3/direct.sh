@@ -1,5 +1,6 @@
 # A second deployment, for clients without a wrapper: a daemon whose `[gateway]` has a listener for direct keys, and `leasehold gateway`
-# with one too. Both are of one audience, so one key opens both. Sourced by `run`, after lib.sh and `start_dev`, whose identities it uses.
+# with one too. Both have the same audience, so one key opens both. `run` sources this file after lib.sh and `start_dev`, whose
+# identities it uses.
 
 # start_direct: sets `direct` to its folder, `inner` and `outer` to the processes of the daemon and the gateway, and `inner_port` and
 # `outer_port` to their ports for direct keys.

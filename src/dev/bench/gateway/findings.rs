@@ -18,7 +18,7 @@ pub enum GatewayWork {
 }
 
 impl GatewayWork {
-    /// The name of this work in tables. A later run finds the earlier figure in the page by this name.
+    /// The name of this work in tables. A later run uses this name to find the earlier figure in the page.
     pub const fn as_str(self) -> &'static str {
         match self {
             GatewayWork::Ranges => "gateway: ranges of 64 KiB, TLS",
@@ -29,7 +29,7 @@ impl GatewayWork {
         }
     }
 
-    /// The server that is the limit for this work.
+    /// The measurement that is the limit for this work: nginx, or a plain write.
     pub const fn limit(self) -> &'static str {
         match self {
             GatewayWork::Ranges | GatewayWork::Files => {
@@ -62,12 +62,12 @@ pub struct GatewayFigure {
     pub bytes: u64,
     /// The measurement of the gateway.
     pub ours: Measured,
-    /// The measurement of nginx, which is the limit. `None` if there is no nginx.
+    /// The measurement of the limit, which [`GatewayWork::limit`] names. `None` if it could not be measured.
     pub limit: Option<Measured>,
 }
 
 impl GatewayFigure {
-    /// The rate, as a part of the limit's.
+    /// Returns the gateway's rate, divided by the rate of the limit.
     pub fn ratio(&self) -> Option<f64> {
         self.limit.map(|limit| self.ours.per_second / limit.per_second.max(f64::EPSILON))
     }

@@ -39,8 +39,8 @@ pub struct GatewayPlan {
     pub nginx: Option<PathBuf>,
     /// How many streams are under way at once; several numbers are measured one after the other.
     pub streams: Vec<usize>,
-    /// How long the gateway is measured for one figure. nginx is measured equally long. Both times have
-    /// [`rounds`](Self::rounds) parts: first a part of one server, then a part of the other, and so on.
+    /// How long the gateway is measured for one figure. nginx is measured equally long. Both measurements have
+    /// [`rounds`](Self::rounds) parts, and a part of one server follows a part of the other.
     pub time: Duration,
     /// The number of these parts.
     pub rounds: u32,
