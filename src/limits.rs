@@ -609,6 +609,10 @@ pub const HUB_FILES_MAX: usize = 10_000;
 pub const FORWARD_CONNECTIONS_MAX: usize = 512;
 /// The time between two looks for a connection that can be closed, while no connection slot is free.
 pub const FORWARD_SLOT_WAIT: Duration = Duration::from_millis(100);
+/// The time that a connection waits for a request before it can be closed for others.
+pub const FORWARD_QUIET_MIN: Duration = Duration::from_secs(1);
+/// New connections to the local endpoint whose user is looked up, or that wait for a slot.
+pub const FORWARD_NEWCOMERS_MAX: usize = 64;
 /// Connections to one gateway that wait for their next request.
 pub const FORWARD_IDLE_MAX: usize = 64;
 /// The time for which such a connection waits: shorter than servers keep idle connections.
@@ -728,7 +732,7 @@ pub const FILE_TRANSFERS_TOLD: usize = 1_024;
 /// Bytes that the gateway reads, checks and sends at a time: larger chunks are not faster.
 pub const GATEWAY_CHUNK: u64 = 256 << 10;
 /// The longest time for which a request of an attempt waits for changes of earlier attempts of the job.
-pub const GATEWAY_CHANGE_WAIT: Duration = Duration::from_secs(30);
+pub const GATEWAY_CHANGE_WAIT: Duration = Duration::from_secs(15);
 /// Written bytes of an upload after which a sync to the disk begins.
 pub const GATEWAY_SYNC_STEP: u64 = 32 << 20;
 /// Bytes of a key below a leased prefix: S3's limit for a whole key.

@@ -15,8 +15,8 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WriterMemory {
     Needed,
-    /// The daemon checked the writer when it created the reading job. A writer that is no longer in memory cannot be
-    /// quarantined later, and the lineage of the reading job still shows a recall of the writer's data.
+    /// The daemon checked the writer when it created the reading job. If a compromise concerns the writer, its readers are
+    /// marked too, and the lineage of the reading job shows a recall of the writer's data.
     NotNeeded,
 }
 
@@ -78,6 +78,12 @@ impl BrokerContext {
 
     /// Refuses a job that may no longer read the checkpoints in its specification.
     pub(super) fn check_checkpoints(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
+        // The mark stays when the daemon has forgotten the job that wrote the checkpoints.
+        if let Some(because) = job.compromised.as_ref().filter(|_| !job.spec.read_checkpoints.is_empty()) {
+            let text = format!("{because} was compromised, and this job reads checkpoints of other jobs");
+            return Err(Refusal::new(Reason::CheckpointQuarantined, text)
+                .fix("create a new job that reads the checkpoints of another job"));
+        }
         self.check_folders(rules, &job.spec, &job.lineage, WriterMemory::NotNeeded)
     }
 

@@ -49,9 +49,11 @@ impl OperatorUseCases {
             let mut jobs: BTreeSet<_> = names.iter().flat_map(|name| self.closed_by(name)).collect();
             jobs.extend(&dry.jobs_closed);
             names.push(LockName::Name(name.clone()));
+            let tainted = self.tainted(name);
+            names.extend(self.read_by_others(&tainted).map(LockName::Name));
             let ending = self.endings.dry_ending(self.count_behind_any(&names));
             let mut notes = dry.notes;
-            notes.extend(quarantine_note(self.tainted(name).len()));
+            notes.extend(quarantine_note(tainted.with_output));
             let revoked = Revoked { ending, jobs_closed: jobs.into_iter().collect(), notes };
             return Ok(RevokedAndLocked { revoked, locks });
         }
@@ -72,21 +74,20 @@ impl OperatorUseCases {
         revoked.jobs_closed = jobs.into_iter().collect();
         // From here on, nothing more is written, so no output is missed.
         let tainted = self.tainted(name);
-        self.context.state.quarantine(name, &tainted);
+        self.context.state.quarantine(name, &tainted.jobs);
         let readers = self.end_readers(&tainted);
         revoked.ending.ending.behind = revoked.ending.ending.behind.saturating_add(readers);
-        revoked.notes.extend(quarantine_note(tainted.len()));
+        revoked.notes.extend(quarantine_note(tainted.with_output));
         Ok(RevokedAndLocked { revoked, locks: set })
     }
 
     /// Ends the leases of other jobs that read the checkpoints of quarantined jobs. Returns their number.
-    fn end_readers(&self, quarantined: &[JobId]) -> u64 {
+    fn end_readers(&self, tainted: &Tainted) -> u64 {
         const BECAUSE: &str = "checkpoints that it reads were quarantined";
         // A request that checked the quarantine earlier compares the revision after its insert, so it starts again.
         self.context.fences.raise_revision();
         let mut ended = 0u64;
-        let fences = quarantined.iter().copied().map(FenceName::job);
-        for name in fences.filter(|name| self.context.fences.behind(name) > 0) {
+        for name in self.read_by_others(tainted).filter(|name| self.context.fences.behind(name) > 0) {
             let lowered = self.context.state.lower(&name, BECAUSE);
             ended = ended.saturating_add(lowered.ending.behind);
             self.endings.sweep(&[name], BECAUSE);
@@ -94,9 +95,17 @@ impl OperatorUseCases {
         ended
     }
 
-    /// Returns the jobs in memory that may have written output during a compromise. These are the named job, or all
-    /// jobs that the named identity launched or joined.
-    fn tainted(&self, name: &FenceName) -> Vec<JobId> {
+    /// Returns the fences of the jobs whose checkpoints other jobs can read. Open jobs are left out, because no other job
+    /// reads their checkpoints, and the leases of their members stand behind the same fence.
+    fn read_by_others(&self, tainted: &Tainted) -> impl Iterator<Item = FenceName> {
+        let is_open = |id: &JobId| self.context.state.job(*id).is_some_and(|job| !job.is_closed());
+        tainted.writers.iter().copied().filter(move |id| !is_open(id)).map(FenceName::job)
+    }
+
+    /// Returns the jobs in memory that a compromise concerns. The writers are the named job, or all jobs that the named
+    /// identity launched or joined. All jobs that read their checkpoints are tainted too, and are marked, because the
+    /// daemon forgets the writers first.
+    fn tainted(&self, name: &FenceName) -> Tainted {
         let has_part = |job: &Job| match name.kind() {
             FenceKind::Identity(id) => job.launcher == id || job.attempts.iter().any(|a| a.members.has(&id)),
             FenceKind::Job(id)
@@ -114,7 +123,15 @@ impl OperatorUseCases {
         };
         let writes = |job: &Job| !job.spec.write.is_empty() && !job.attempts.is_empty();
         let jobs = self.context.state.list(None, usize::MAX, |job| writes(job) && has_part(job));
-        jobs.iter().map(|job| job.id).collect()
+        let mut writers: BTreeSet<JobId> = jobs.iter().map(|job| job.id).collect();
+        if let FenceKind::Job(id) = name.kind() {
+            // The job may be forgotten, while jobs that read its checkpoints are not.
+            writers.insert(id);
+        }
+        let descends = |job: &Job| writers.contains(&job.id) || !job.lineage.jobs.is_disjoint(&writers);
+        let jobs = self.context.state.list(None, usize::MAX, descends);
+        let with_output = jobs.iter().filter(|job| !job.spec.write.is_empty()).count();
+        Tainted { jobs: jobs.iter().map(|job| job.id).collect(), with_output, writers }
     }
 
     /// Returns the locks that a compromise of a name needs: one on each holder, and one on all jobs of the launcher.
@@ -165,6 +182,16 @@ impl OperatorUseCases {
         let holders = holders.into_iter().map(|id| LockName::Name(FenceName::identity(id)));
         Ok(holders.chain(launcher).collect())
     }
+}
+
+/// The jobs that a compromise concerns.
+struct Tainted {
+    /// The jobs whose identities or members were compromised.
+    writers: BTreeSet<JobId>,
+    /// These jobs, and the jobs in memory that read their checkpoints.
+    jobs: Vec<JobId>,
+    /// The number of `jobs` that write checkpoints.
+    with_output: usize,
 }
 
 fn quarantine_note(jobs: usize) -> Option<String> {

@@ -35,7 +35,8 @@ pub(super) fn models_read(rules: &Rules, spec: &Spec) -> BTreeSet<ResourceName> 
     spec.read_checkpoints.iter().filter_map(|folder| model_of(rules, folder.resource())).collect()
 }
 
-fn model_of(rules: &Rules, line: &ResourceName) -> Option<ResourceName> {
+/// Returns the model of a checkpoint line.
+pub(super) fn model_of(rules: &Rules, line: &ResourceName) -> Option<ResourceName> {
     rules.catalog().checkpoint(line)?.checkpoint().map(|c| c.model.clone())
 }
 

@@ -1,7 +1,7 @@
 //! The names of the fences behind which a request stands.
 
 use super::{
-    decide::{models_read, tuned},
+    decide::{model_of, models_read, tuned},
     rules::Rules,
 };
 use crate::{
@@ -48,7 +48,8 @@ pub(super) fn of_resource(name: &ResourceName) -> [FenceName; 3] {
 /// those jobs read, and the models of the checkpoint lines.
 pub(super) fn of_lineage(rules: &Rules, spec: &Spec, lineage: &Lineage) -> Vec<FenceName> {
     let mut names: Vec<FenceName> = lineage.jobs.iter().copied().map(FenceName::job).collect();
-    let models = models_read(rules, spec);
+    let mut models = models_read(rules, spec);
+    models.extend(lineage.resources.iter().filter_map(|line| model_of(rules, line)));
     names.extend(lineage.resources.iter().chain(&models).flat_map(of_resource));
     names
 }

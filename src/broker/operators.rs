@@ -35,7 +35,12 @@ impl OperatorUseCases {
             self.access.authorize(caller, rpc, Some(caller.tenant()), &[], reason)?;
             Err(Refusal::new(code, format!("there is no such {what}, or none that you may see")))
         };
-        let of_job = |id: JobId| self.context.state.job(id).map(|j| j.spec.tenant.clone());
+        // The daemon may have forgotten a job whose checkpoints other jobs of its tenant still read.
+        let reader_of =
+            |id: JobId| self.context.state.open_jobs().into_iter().find(|job| job.lineage.jobs.contains(&id));
+        let of_job = |id: JobId| {
+            self.context.state.job(id).or_else(|| reader_of(id)).map(|job| job.spec.tenant.clone())
+        };
         match name.kind() {
             FenceKind::Job(j)
             | FenceKind::Attempt(j, _)

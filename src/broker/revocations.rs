@@ -63,6 +63,12 @@ impl OperatorUseCases {
         }
         let detail = by_whom(caller, reason);
         Ok(match name.kind() {
+            // The daemon has forgotten the job, and other jobs read its checkpoints.
+            FenceKind::Job(job)
+                if self.context.state.job(job).is_none() && self.context.fences.behind(name) > 0 =>
+            {
+                self.revoke_name(caller, name, &FenceKind::Job(job), reason)
+            }
             FenceKind::Job(job) => {
                 let closed =
                     self.endings.close(job, &caller.actor(), Outcome::Revoked, &detail, "job revoked")?;

@@ -1,10 +1,10 @@
 //! Opens a file without waiting for a disk, if the system has the names of its path in memory.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fs::File,
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
@@ -24,25 +24,31 @@ const LOCAL: [FsWord; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
 /// The number of file systems that are remembered.
 const DEVICES_MAX: usize = 64;
 
-/// The file systems that are known to be local.
+/// The known file systems, and whether each is local.
 #[derive(Debug, Default)]
-pub(super) struct LocalDevices(Mutex<BTreeSet<u64>>);
+pub(super) struct LocalDevices(Mutex<BTreeMap<u64, bool>>);
 
 impl LocalDevices {
     /// Remembers the file system of a folder, if it is local. Blocks.
     pub(super) fn learn(&self, folder: &OpenFolder) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let device = folder.device();
-        if known.contains(&device) || known.len() >= DEVICES_MAX {
+        if self.known().contains_key(&device) {
             return;
         }
-        if fstatfs(folder).is_ok_and(|seen| LOCAL.contains(&seen.f_type)) {
-            known.insert(device);
+        // A network file system asks its server, so the map is not locked meanwhile: async threads wait for the lock.
+        let is_local = fstatfs(folder).is_ok_and(|seen| LOCAL.contains(&seen.f_type));
+        let mut known = self.known();
+        if known.len() < DEVICES_MAX {
+            known.insert(device, is_local);
         }
     }
 
     fn has(&self, device: u64) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&device)
+        self.known().get(&device).is_some_and(|is_local| *is_local)
+    }
+
+    fn known(&self) -> MutexGuard<'_, BTreeMap<u64, bool>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a file of a local file system. Returns `None` if the file may not be served, if its file system is not known to be
@@ -111,7 +117,7 @@ mod tests {
             Some(text)
         };
         assert_eq!(open("data", "sub/file"), None, "the file system is not known yet");
-        local.0.lock().unwrap().insert(root.path().metadata().unwrap().dev());
+        local.known().insert(root.path().metadata().unwrap().dev(), true);
         assert_eq!(open("data", "sub/file").unwrap(), "data/sub/file");
         assert_eq!(open("/data/sub/", "file").unwrap(), "data/sub/file");
         assert_eq!(open("", "data/sub/file").unwrap(), "data/sub/file");
@@ -139,7 +145,7 @@ mod tests {
         let local = LocalDevices::default();
         let devices = ["/dev", "/dev/shm"].map(|path| Path::new(path).metadata().unwrap().dev());
         assert_ne!(devices[0], devices[1]);
-        local.0.lock().unwrap().extend(devices);
+        local.known().extend(devices.map(|device| (device, true)));
         let dev = Path::new("/dev");
         assert!(local.open(dev, "", &format!("shm/{name}")).is_none());
         assert!(local.open(dev, "shm", name).is_some(), "a location may be on another file system");

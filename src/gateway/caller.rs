@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use http::Extensions;
+use http::{Extensions, Version};
 use s3s::{S3Error, S3ErrorCode, S3Result};
 use tokio_util::sync::CancellationToken;
 
@@ -31,6 +31,8 @@ pub(super) struct GatewayCaller {
     pub(super) holder: SpiffeId,
     /// Closes its connection at once.
     pub(super) cut: CancellationToken,
+    /// The version of HTTP of its request.
+    pub(super) version: Version,
     pub(super) rooms: Arc<GatewayRoom>,
     /// The caller's slot among the requests under way. Transfers keep the slot until they end.
     pub(super) room: Arc<Share>,

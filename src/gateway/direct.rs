@@ -69,7 +69,7 @@ impl Gateway {
         proven(&holder).map_err(|refusal| refused(&refusal))?;
         let local = keys.local_key(&signed.date);
         signed.sign_again(&mut request, &local)?;
-        let caller = self.caller(session, holder, cut, room);
+        let caller = self.caller(session, holder, cut, room, request.version());
         self.serve_signed(request, caller, keys.local_secret()).await
     }
 }

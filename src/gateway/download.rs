@@ -8,6 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, stream::BoxStream};
+use http::Version;
 use s3s::{
     StdError,
     stream::{ByteStream, RemainingLength},
@@ -37,6 +38,8 @@ pub(super) struct Download {
     /// Cuts the connection when it is cancelled. If `over` is dropped, the task that would cut the connection ends.
     cut: CancellationToken,
     over: Option<DropGuard>,
+    /// Whether the last chunk can wait for the client: over HTTP/2, the connection keeps the chunk and this body.
+    last_chunk_waits: bool,
     clock: Arc<dyn Clock>,
     _room: Arc<Share>,
 }
@@ -57,6 +60,7 @@ impl Download {
             access,
             cut: caller.cut.clone(),
             over: None,
+            last_chunk_waits: caller.version >= Version::HTTP_2,
             clock: caller.sessions.clock().clone(),
             _room: caller.room.clone(),
         }
@@ -113,7 +117,8 @@ impl Stream for Download {
         this.transfer.add(bytes);
         if this.left == 0 {
             this.transfer.finish();
-        } else if this.over.is_none() {
+        }
+        if this.over.is_none() && (this.left > 0 || this.last_chunk_waits) {
             this.over = Some(this.watch());
         }
         Poll::Ready(Some(Ok(chunk)))

@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use s3s::{Body, S3Error, S3ErrorCode, S3Result, auth::SecretKey, service::S3Service};
 use tokio::net::TcpListener;
@@ -134,7 +134,8 @@ impl Gateway {
         if request.uri().path() == RENEW_PATH {
             return Ok(renewed(request.method(), session.refused.as_ref()));
         }
-        let caller = self.caller(session, peer.spiffe_id().clone(), connection.cutter(), share);
+        let (holder, version) = (peer.spiffe_id().clone(), request.version());
+        let caller = self.caller(session, holder, connection.cutter(), share, version);
         if is_for_hub {
             return hub::answer(&caller, &request).await;
         }
@@ -155,9 +156,10 @@ impl Gateway {
         holder: SpiffeId,
         cut: CancellationToken,
         room: Share,
+        version: Version,
     ) -> GatewayCaller {
         let (sessions, rooms) = (self.sessions.clone(), self.rooms.clone());
-        GatewayCaller { session, sessions, holder, cut, rooms, room: Arc::new(room) }
+        GatewayCaller { session, sessions, holder, cut, version, rooms, room: Arc::new(room) }
     }
 
     /// Serves a request that is signed with this secret.

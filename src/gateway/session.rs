@@ -96,31 +96,33 @@ impl TokenSessions {
     ) -> Result<TokenSession, Refusal> {
         let until = self.0.clock.now().lease.plus(GATEWAY_HOLD);
         loop {
-            let opened = self.open_now(tokens, presenter).await;
-            let waits =
-                |refusal: &Refusal| matches!(refusal.reason, Reason::FeedStale | Reason::ClockDifference);
-            match &opened {
-                Err(refusal) if waits(refusal) => {}
-                Err(_) => return opened,
-                Ok(session) => {
-                    self.enter(session).await?;
-                    return opened;
-                }
+            let refusal = match self.open_now(tokens, presenter).await {
+                Ok(session) => return self.enter(session).await,
+                Err(refusal) => refusal,
+            };
+            if !matches!(refusal.reason, Reason::FeedStale | Reason::ClockDifference) {
+                return Err(refusal);
             }
             tokio::select! {
                 () = self.0.verifier.ready() => {}
-                () = self.0.clock.sleep_until(until) => return opened,
+                () = self.0.clock.sleep_until(until) => return Err(refusal),
             }
         }
     }
 
     /// Waits until the changes of the job's earlier attempts have appeared.
-    async fn enter(&self, session: &TokenSession) -> Result<(), Refusal> {
-        for token in &session.tokens {
+    /// Leaves out the tokens of an attempt that is over.
+    async fn enter(&self, session: TokenSession) -> Result<TokenSession, Refusal> {
+        let TokenSession { tokens, refused } = session;
+        let mut entered = TokenSession { tokens: Vec::with_capacity(tokens.len()), refused };
+        for token in tokens {
             let claims = &token.access.claims().lh;
-            self.0.order.enter(claims.job, claims.attempt, &self.0.clock).await?;
+            match self.0.order.enter(claims.job, claims.attempt, &self.0.clock).await {
+                Ok(()) => entered.tokens.push(token),
+                Err(refusal) => entered.refused = entered.refused.or(Some(refusal)),
+            }
         }
-        Ok(())
+        entered.or_refused()
     }
 
     /// Begins a change by the attempt that has this access.
@@ -137,10 +139,7 @@ impl TokenSessions {
                 Err(refusal) => session.refused = session.refused.or(Some(refusal)),
             }
         }
-        match session.refused {
-            Some(refusal) if session.tokens.is_empty() => Err(refusal),
-            refused => Ok(TokenSession { refused, ..session }),
-        }
+        session.or_refused()
     }
 
     async fn accept(&self, token: &str, presenter: Presenter<'_>) -> Result<AcceptedToken, Refusal> {
@@ -188,6 +187,16 @@ impl TokenSessions {
 
     fn kept(&self) -> MutexGuard<'_, KeptTokens> {
         self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl TokenSession {
+    /// Returns the refusal if no token was accepted.
+    fn or_refused(self) -> Result<Self, Refusal> {
+        match self.refused {
+            Some(refusal) if self.tokens.is_empty() => Err(refusal),
+            refused => Ok(TokenSession { refused, ..self }),
+        }
     }
 }
 

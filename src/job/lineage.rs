@@ -13,7 +13,7 @@ use crate::{
 pub struct Lineage {
     /// The jobs that wrote the checkpoints, and the jobs in their lineage.
     pub jobs: BTreeSet<JobId>,
-    /// The datasets and models that `jobs` read.
+    /// What `jobs` read: datasets, models, and checkpoint lines.
     pub resources: BTreeSet<ResourceName>,
 }
 
@@ -27,6 +27,8 @@ impl Lineage {
         self.jobs.insert(writer.id);
         self.jobs.extend(&writer.lineage.jobs);
         self.resources.extend(writer.spec.read.iter().chain(&writer.lineage.resources).cloned());
+        let lines = writer.spec.read_checkpoints.iter().map(|folder| folder.resource().clone());
+        self.resources.extend(lines);
     }
 
     /// Whether a job may have this lineage: it has at most [`LINEAGE_MAX`] jobs and resources together.

@@ -245,6 +245,9 @@ async fn a_tainted_writer_ends_its_readers() {
     let done = revoke(v1::RevokeCause::Compromise as i32).await;
     assert!(done.ending.as_ref().unwrap().behind >= 1, "{done:?}");
     assert!(!gateway.introspect(&again.text, OTHER_WORKER).await.active);
+    // The reader has a mark of its job, so its outputs stay quarantined when the daemon has forgotten the writer.
+    let descendant = operator.job(&reader.job).await.quarantined;
+    assert_eq!(descendant, format!("job:{writer} was compromised"));
     let platform = world.client(PLATFORM).await;
     for lock in [format!("launcher:{LAUNCHER}"), format!("identity:{WORKER}")] {
         let _ = operator.unlock(&lock).await;
@@ -253,4 +256,34 @@ async fn a_tainted_writer_ends_its_readers() {
     let no =
         refused(world.client(LAUNCHER).await.create(reader_of("eval", THIRD_WORKER, &[&folder]), "k").await);
     no.is(Code::FailedPrecondition, "CHECKPOINT_QUARANTINED");
+}
+
+// A compromise of one identity ends its own leases, and no lease of the other members of an open job.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_compromise_ends_no_lease_of_other_members() {
+    let world = World::start().await;
+    let (operator, gateway) = (world.client(OPERATOR).await, world.client(GATEWAY).await);
+    let members = v1::Members {
+        join: vec![WORKER.into(), OTHER_WORKER.into()],
+        expect: 2,
+        max: 2,
+        ..Default::default()
+    };
+    let spec = v1::JobSpec { name: "both".into(), members: Some(members), ..spec() };
+    let mut compromised = world.working_on(spec, WORKER).await;
+    let client = world.client(OTHER_WORKER).await;
+    let mut other =
+        Worker::join(client, &compromised.job, 1, "rank-1", &compromised.ticket.clone()).await.unwrap();
+    other.keep_alive().await;
+    compromised.beat().await;
+    let (bad, good) = (compromised.issue(Half::Reading).await, other.issue(Half::Reading).await);
+    let request = v1::RevokeRequest {
+        name: format!("identity:{WORKER}"),
+        reason: "seen".into(),
+        cause: v1::RevokeCause::Compromise as i32,
+        ..Default::default()
+    };
+    operator.operators().revoke(request).await.unwrap();
+    assert!(!gateway.introspect(&bad.text, WORKER).await.active);
+    good.is_live(&gateway).await;
 }

@@ -41,8 +41,8 @@ use crate::{
     },
     clock::Clock,
     limits::{
-        FORWARD_CONNECTIONS_MAX, FORWARD_CUT_GRACE, FORWARD_HEADER_BYTES_MAX, FORWARD_QUIET,
-        FORWARD_SLOT_WAIT,
+        FORWARD_CONNECTIONS_MAX, FORWARD_CUT_GRACE, FORWARD_HEADER_BYTES_MAX, FORWARD_NEWCOMERS_MAX,
+        FORWARD_QUIET, FORWARD_SLOT_WAIT,
     },
     secret::Secret,
 };
@@ -130,7 +130,8 @@ async fn accept(
     callers: Callers,
     messages: MessageSink,
 ) {
-    let (room, open) = (Arc::new(Semaphore::new(FORWARD_CONNECTIONS_MAX)), OpenConnections::default());
+    let (slots, open) = (Arc::new(Semaphore::new(FORWARD_CONNECTIONS_MAX)), OpenConnections::default());
+    let newcomers = Arc::new(Semaphore::new(FORWARD_NEWCOMERS_MAX));
     let cutting = tokio::spawn(cut_at_the_end(relay.clone()));
     let _cutting = AbortOnDropHandle::new(cutting);
     let presenting = relay.clone();
@@ -138,6 +139,8 @@ async fn accept(
         AbortOnDropHandle::new(tokio::spawn(async move { presenting.present_newer_tokens().await }));
     let warned = Arc::new(AtomicBool::new(false));
     loop {
+        // Further connections wait in the kernel.
+        let Ok(newcomer) = newcomers.clone().acquire_owned().await else { return };
         let (tcp, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -146,23 +149,28 @@ async fn accept(
                 continue;
             }
         };
-        let slot = free_slot(&room, &open, &relay.clock).await;
         let (relay, messages, warned) = (relay.clone(), messages.clone(), warned.clone());
-        let connection = open.add(relay.clock.now().lease);
+        let (slots, open) = (slots.clone(), open.clone());
         tokio::spawn(async move {
-            let _slot = slot;
-            if may_connect(peer, own, callers).await {
-                serve(tcp, relay, connection).await;
-            } else if !warned.swap(true, Ordering::Relaxed) {
-                messages
-                    .send("refused another user of this machine, who tried to use the access of this run");
+            // Another user takes no slot, and closes no connection.
+            if !may_connect(peer, own, callers).await {
+                if !warned.swap(true, Ordering::Relaxed) {
+                    let text =
+                        "refused another user of this machine, who tried to use the access of this run";
+                    messages.send(text);
+                }
+                return;
             }
+            let _slot = free_slot(&slots, &open, &relay.clock).await;
+            drop(newcomer);
+            let connection = open.add(relay.clock.now().lease);
+            serve(tcp, relay, connection).await;
         });
     }
 }
 
 /// Waits for a free slot. While there is none, closes the connection that has waited longest for a request, and looks again
-/// every [`FORWARD_SLOT_WAIT`]. New connections wait in the kernel meanwhile.
+/// every [`FORWARD_SLOT_WAIT`].
 async fn free_slot(
     slots: &Arc<Semaphore>,
     open: &OpenConnections,
@@ -170,7 +178,7 @@ async fn free_slot(
 ) -> Option<OwnedSemaphorePermit> {
     loop {
         if slots.available_permits() == 0 {
-            open.close_quietest();
+            open.close_quietest(clock.now().lease);
         }
         tokio::select! {
             slot = slots.clone().acquire_owned() => return slot.ok(),
@@ -230,14 +238,17 @@ async fn serve(tcp: TcpStream, relay: Arc<Relay>, open: OpenConnection) {
     let mut connection = pin!(http.serve_connection(TokioIo::new(tcp), service));
     // A connection that is opened after the end of access gets only the reason.
     tokio::select! {
+        biased;
         _ = connection.as_mut() => return,
+        () = wait_for_cut(&cut), if !cut_before => {}
         // If the program has sent a request meanwhile, its answer is still sent.
         () = open.must_close() => {
             connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
-            return;
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = wait_for_cut(&cut), if !cut_before => {}
+            }
         }
-        () = wait_for_cut(&cut), if !cut_before => {}
     }
     connection.as_mut().graceful_shutdown();
     tokio::select! {

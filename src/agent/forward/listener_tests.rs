@@ -24,7 +24,7 @@ use crate::{
         StaticSource,
         testing::{NOW, TestCa, bundles},
     },
-    limits::{FORWARD_HOLD, FORWARD_SETTLE},
+    limits::{FORWARD_HOLD, FORWARD_QUIET_MIN, FORWARD_SETTLE},
     link::{Acceptor, Connection, Connector, Endpoint, Protocol, ServeOptions},
     reason::Reason,
     secret::SecretText,
@@ -383,13 +383,15 @@ async fn the_local_key_needs_its_token() {
 
 #[tokio::test]
 async fn a_newcomer_gets_the_slot_of_a_quiet_connection() {
-    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW));
+    let time = Arc::new(ManualClock::new(NOW));
+    let clock: Arc<dyn Clock> = time.clone();
     let (slots, open) = (Arc::new(Semaphore::new(1)), OpenConnections::default());
     let (first, connection) = (free_slot(&slots, &open, &clock).await, open.add(clock.now().lease));
     let quiet = tokio::spawn(async move {
         connection.must_close().await;
         drop((first, connection));
     });
+    time.advance(FORWARD_QUIET_MIN);
     let slot = tokio::time::timeout(Duration::from_secs(10), free_slot(&slots, &open, &clock)).await;
     assert!(slot.unwrap().is_some());
     quiet.await.unwrap();

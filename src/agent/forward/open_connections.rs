@@ -7,7 +7,10 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::{Clock, LeaseTime};
+use crate::{
+    clock::{Clock, LeaseTime},
+    limits::FORWARD_QUIET_MIN,
+};
 
 /// The open connections. A clone is a pointer.
 #[derive(Clone, Default)]
@@ -38,10 +41,14 @@ impl OpenConnections {
         OpenConnection { all: self.clone(), id, close }
     }
 
-    /// Finds the connection that has waited longest for a request, and asks it to close. Returns `false` if no connection waits.
-    pub(super) fn close_quietest(&self) -> bool {
+    /// Finds the connection that has waited longest for a request, and asks it to close. Returns `false` if no connection has
+    /// waited for [`FORWARD_QUIET_MIN`].
+    pub(super) fn close_quietest(&self, now: LeaseTime) -> bool {
         let table = self.table();
-        let quiet = table.open.values().filter(|c| c.requests == 0 && !c.close.is_cancelled());
+        let is_quiet = |c: &&ConnectionState| {
+            c.requests == 0 && !c.close.is_cancelled() && now.since(c.quiet_since) >= FORWARD_QUIET_MIN
+        };
+        let quiet = table.open.values().filter(is_quiet);
         let Some(quietest) = quiet.min_by_key(|c| c.quiet_since) else { return false };
         quietest.close.cancel();
         true
@@ -120,13 +127,19 @@ mod tests {
         let is_closing = |c: &OpenConnection| c.must_close().now_or_never().is_some();
         let request = busy.begin_request(&clock);
         drop(first.begin_request(&clock));
-        assert!(all.close_quietest());
+        let close = || all.close_quietest(clock.now().lease);
+        time.advance(FORWARD_QUIET_MIN / 2);
+        assert!(close());
         assert!(is_closing(&second) && !is_closing(&first));
         drop(second);
-        assert!(all.close_quietest() && is_closing(&first));
-        assert!(!all.close_quietest(), "its answer is not complete");
+        assert!(!close(), "it may be about to send a request");
+        time.advance(FORWARD_QUIET_MIN / 2);
+        assert!(close() && is_closing(&first));
+        time.advance(FORWARD_QUIET_MIN);
+        assert!(!close(), "its answer is not complete");
         drop(request);
-        assert!(all.close_quietest() && is_closing(&busy));
-        assert!(!all.close_quietest());
+        time.advance(FORWARD_QUIET_MIN);
+        assert!(close() && is_closing(&busy));
+        assert!(!close());
     }
 }
