@@ -68,7 +68,7 @@ pub struct RunArgs {
 /// The options that say which job and attempt to join.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// The job file (TOML, JSON). With --job, only its [run] section is used
+    /// The job file (TOML, JSON). With --job, only its section `run` is used
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
     /// Join this job instead of creating one

@@ -30,6 +30,7 @@ pub(crate) struct TurnLimits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhenFull {
     /// The client waits. Its key is the next to get a place.
+    #[cfg_attr(not(feature = "server"), allow(dead_code, reason = "only the listings of the gateway wait"))]
     Waits,
     /// The queue ends the oldest use of the key that uses the most places, and the client gets that place. If no key uses more
     /// than one place, the client waits.
