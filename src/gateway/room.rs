@@ -17,7 +17,7 @@ use crate::{
 pub(super) struct GatewayRoom {
     pub(super) requests: Arc<Shares>,
     pub(super) listings: Arc<Shares>,
-    /// The same listings, counted by the tenants of the holders' jobs.
+    /// Counts each of the `listings` for the tenant of its job.
     pub(super) listings_of_tenants: Arc<Shares<TenantName>>,
     /// KiB of memory for uploads into object stores.
     pub(super) upload_kib: Arc<Shares>,
