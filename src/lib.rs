@@ -74,7 +74,7 @@
 //! | attempt, member | one run of a job, and one process that takes part in the run. A member that is silent is *away*, then *lost* |
 //! | wrapper | the process of `leasehold run`, which starts a command and keeps its access |
 //! | audience | the resource server for which a token is issued, named by its SPIFFE ID |
-//! | bundle | a *trust bundle* contains the root certificates of a trust domain, a *policy bundle* the files of a policy |
+//! | bundle | a *trust bundle* contains the root certificates of a trust domain, a *policy bundle* the files of a policy. The type [`policy::Bundle`] is something else: a question to policy about all actions of a job at once |
 //! | checkpoint line | the checkpoints that jobs write under one name, with one folder for each job |
 //! | epoch | one run of the daemon, by its number. A restart begins the next epoch |
 //! | feed, tick | the stream of revocations to a resource server, and the message in it that proves that nothing is missing |

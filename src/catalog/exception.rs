@@ -70,7 +70,7 @@ impl Exceptions {
         rules
     }
 
-    /// Whether the jobs of a tenant are only observed.
+    /// Whether a tenant is observed: policy decides about its jobs, but refuses nothing.
     pub fn observes(&self, tenant: &TenantName, now: Wall) -> bool {
         self.observed.iter().any(|o| o.tenant == *tenant && now < o.until)
     }

@@ -24,7 +24,7 @@ pub enum Asker<'a> {
     Entry(&'a Principal),
 }
 
-/// All actions that a job requests at once. One denial denies the whole bundle.
+/// A question about all actions that a job requests at once. If policy denies one action, it denies the whole bundle.
 #[derive(Clone, Debug)]
 pub struct Bundle<'a> {
     /// The id of the job.
@@ -49,7 +49,7 @@ pub struct Bundle<'a> {
     pub now: Wall,
     /// Ids of the gates that have enough approvals for exactly this request.
     pub approved: &'a BTreeSet<String>,
-    /// Whether the checkpoints to read or delete belong to this job. A part that names a folder is always about the
+    /// Whether the checkpoints to read or delete belong to this job. If an action names a folder, it is always about the
     /// checkpoints of another job.
     pub own_checkpoint: bool,
     /// What the credential is bound to: `subject`, `certificate` or `bearer`. Empty if the question is not about one credential.

@@ -151,8 +151,8 @@ impl Engine {
         case.tenant.as_ref().or_else(|| self.catalog().principal(&case.caller).map(|p| &p.tenant))
     }
 
-    /// Returns a hint if the case names a rule that the policies do not have. Otherwise a mistyped id would look like a
-    /// wrong decision.
+    /// Returns a hint if the case names a rule that the policies do not have. Without the hint, a mistyped id would
+    /// look like a wrong decision.
     fn hint(&self, case: &PolicyCase) -> Option<String> {
         let missing = case.rules.iter().find(|id| self.rules().all(|rule| rule.id != **id))?;
         Some(match nearest(missing, self.rules().map(|rule| rule.id.as_str())) {

@@ -120,8 +120,8 @@ impl<'a> ContextFields<'a> {
         ])
     }
 
-    /// Adds to a key all fields that a set of slices reads, except the time. `reads` has one bit for each field of `JobContext`, in
-    /// its order.
+    /// Adds to a key all fields that the policies of some slices (see [`Slice`](super::slice::Slice)) read, except the time.
+    /// `reads` has one bit for each field of `JobContext`, in its order.
     pub(super) fn add_read_fields(&self, reads: JobReads, key: &mut DecisionKey) {
         for (at, (_, fact)) in self.0.iter().enumerate() {
             if reads.has(at) {
@@ -153,8 +153,8 @@ impl<'a> ContextFields<'a> {
         ContextFields(fields)
     }
 
-    /// Adds to a key the fields that a slice reads, so that a change in another field makes no new key. `retain_until` is that of the
-    /// resource.
+    /// Adds to a key the fields that the policies of a slice read, so that a change in another field makes no new key.
+    /// `retain_until` is the time until which the resource may be kept.
     pub(super) fn add_to_key(&self, reads: &Reads, retain_until: Option<Wall>, key: &mut DecisionKey) {
         for (_, fact) in self.0.iter().filter(|(field, _)| reads.of(field)) {
             fact.add_to_key(key);
@@ -164,7 +164,7 @@ impl<'a> ContextFields<'a> {
         }
     }
 
-    /// Returns the context, with only the fields that a slice reads.
+    /// Returns the context, with only the fields that the policies of a slice read.
     pub(super) fn context(
         &self,
         reads: &Reads,

@@ -9,7 +9,7 @@ use crate::{
     reason::Refusal,
 };
 
-/// One action of a bundle, and the rules that decided it.
+/// One action of a [`Bundle`](super::Bundle) (a *part*), and the rules that decided it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     pub action: Action,
@@ -17,9 +17,10 @@ pub struct Decided {
     pub resource: Object,
     /// The ids of the rules, sorted.
     pub rules: Vec<String>,
-    /// The verdict of policy, `deny` or `wait`, if the part was allowed only because the job's tenant is observed.
+    /// Set if the part was allowed only because the job's tenant is observed: policy decides about its jobs, but
+    /// refuses nothing. The value is the verdict of policy, `deny` or `wait`.
     pub observed: Option<&'static str>,
-    /// Ids of the rules that could apply to the part, and that a waiver suspended.
+    /// Ids of the rules that could apply to the part, but did not because of a waiver.
     pub waived: Vec<String>,
 }
 
@@ -70,7 +71,8 @@ pub enum CallVerdict {
     },
 }
 
-/// The decision on a request. The fences of the request were read before, and each decision has their stand.
+/// The decision on a request. Each decision has the stand of the request: the state of its fences, which was read
+/// before policy decided.
 #[derive(Debug)]
 pub enum Decision {
     /// The request is allowed.

@@ -39,7 +39,7 @@ pub struct Engine {
     warnings: Vec<String>,
     authorizer: Authorizer,
     memo: DecisionCache<Outcome>,
-    /// The bundles that were allowed, with their decided parts.
+    /// The cached answers to [`Bundle`]s that policy allowed: the decided parts of each bundle.
     allowed: DecisionCache<Vec<Decided>>,
 }
 
@@ -260,8 +260,8 @@ impl Engine {
         self.catalog.principals().find(|p| p.pattern == entry.pattern)
     }
 
-    /// Returns the cached verdict if the parts were allowed before for an equal question, or judges them. If the
-    /// catalog has exceptions, each bundle is judged, because exceptions depend on the time.
+    /// Judges the parts of a bundle. If an equal question was allowed before, returns the cached verdict. If the catalog has
+    /// exceptions, the cache is not used, because exceptions depend on the time.
     fn judge_known(&self, who: &Who<'_>, parts: &[KnownPart<'_>]) -> Verdict {
         let me = self.prepared.principals.get(&who.principal.pattern);
         let Some(me) = me.filter(|_| self.catalog.exceptions().is_empty()) else {
@@ -439,7 +439,7 @@ impl Engine {
         match &slice.without_gates {
             _ if !guards.is_empty() => Outcome::Forbid(guards),
             Some(open) if !gates.is_empty() => match self.evaluate_policies(&request, open, entities) {
-                // Approval is required only if the request could pass with it.
+                // The gates count only if the request would be allowed after approval.
                 Ok((true, permits)) => Outcome::Wait(gates, permits),
                 Ok((false, _)) => Outcome::Nothing,
                 Err(failed) => Outcome::Error(failed),
@@ -483,7 +483,8 @@ impl Engine {
     }
 }
 
-/// Allows a request that policy would not allow, because the tenant is only observed. Each part has the verdict of policy.
+/// Allows a request that policy would not allow, because the tenant is observed: policy decides about its jobs, but refuses
+/// nothing. Each part has the verdict of policy.
 fn observed_verdict(
     who: &Who<'_>,
     mut decided: Vec<Decided>,
@@ -498,7 +499,7 @@ fn observed_verdict(
     }));
     for part in decided.iter().filter(|part| part.observed.is_some()) {
         metrics::counter!("leasehold_observed_total").increment(1);
-        tracing::debug!(job = who.bundle.job, tenant = %who.bundle.tenant, %part, "the tenant is only observed, so this was not refused");
+        tracing::debug!(job = who.bundle.job, tenant = %who.bundle.tenant, %part, "policy would have refused this, but the tenant is observed");
     }
     Verdict::Allow { parts: decided }
 }

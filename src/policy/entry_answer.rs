@@ -17,8 +17,8 @@ pub struct EntryAnswer {
 }
 
 impl Engine {
-    /// Returns the answer for one act of a job. `None` if the entry may not do the act. The act replaces the parts of
-    /// the bundle.
+    /// Returns the answer for one act of a job. `None` if the entry may not do the act. The parts of `bundle` are not
+    /// used: the question is only about the act.
     pub fn entry_may_do(
         &self,
         entry: &Principal,

@@ -9,7 +9,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// The people who see the rule that refused.
+/// The callers to whom a refusal names the rule that refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Explain {
     /// The caller that is refused.
@@ -44,7 +44,7 @@ pub(super) enum DenialCause {
     OtherJobsCheckpoint {
         rule: Arc<Rule>,
     },
-    /// No rule permits the act, and none of these changes helps.
+    /// No rule permits the act, and no change of the purpose, the role or the checkpoint would help.
     Nothing {
         permits: Vec<Arc<Rule>>,
     },
@@ -98,9 +98,9 @@ impl DenialCause {
 const SHOWN_MAX: usize = 4;
 
 pub(super) fn unknown(name: &str) -> Refusal {
-    Refusal::new(Reason::PrincipalUnknown, "no catalog entry matches this identity")
-        .with("you", name)
-        .fix("have a [[principal]] that matches it added to its tenant's catalog file")
+    Refusal::new(Reason::PrincipalUnknown, "no catalog entry matches this identity").with("you", name).fix(
+        "add a [[principal]] that matches it to its tenant's catalog file, or ask the owner of that file",
+    )
 }
 
 pub(super) fn wrong_kind(call: &Call<'_>, principal: &Principal, kinds: &[PrincipalKind]) -> Refusal {
@@ -292,7 +292,7 @@ fn part_fix(who: &Who<'_>, resource: &Resource, cause: &DenialCause, explain: Ex
         DenialCause::Role { role, .. } => format!("{}, or {ask}", role_fix(role)),
         DenialCause::OtherJobsCheckpoint { .. } => {
             format!(
-                "name a checkpoint line that this job writes; to read the checkpoints of another job takes a rule; or {ask}"
+                "name a checkpoint line that this job writes; or add a rule that lets this job read the checkpoints of other jobs; or {ask}"
             )
         }
         DenialCause::Forbidden(rules) => match rules.first().and_then(|r| r.fix.as_ref()) {

@@ -22,7 +22,8 @@ use crate::{
     written::nearest,
 };
 
-/// The number of questions that may still be asked, and whether a question had no answer by any rule.
+/// The number of questions that may still be asked. Also whether there was a question that no rule permitted and no rule
+/// denied.
 struct GapSearch {
     left: usize,
     has_silence: bool,
@@ -80,8 +81,8 @@ impl Engine {
         texts
     }
 
-    /// Returns the entries that may only ask for their own identity. Entries that rules cannot distinguish are judged
-    /// once.
+    /// Returns the entries that may only ask for their own identity. If rules cannot distinguish some entries, only one of them
+    /// is judged.
     fn idle(&self, mentioned: &BTreeSet<String>) -> Vec<String> {
         let ids: Vec<SpiffeId> = mentioned.iter().filter_map(|text| text.parse().ok()).collect();
         let mut asked = GapSearch { left: POLICY_GAP_QUESTIONS_MAX, has_silence: false };
@@ -106,8 +107,8 @@ impl Engine {
         lines
     }
 
-    /// Whether rules permit an act to an entry. An entry to which rules forbid everything counts too, because that is
-    /// intended.
+    /// Whether rules permit an entry to do anything. If rules forbid an entry everything, this is intended, so the entry counts
+    /// as useful too.
     fn is_of_use(&self, p: &Principal, asked: &mut GapSearch) -> bool {
         asked.has_silence = false;
         self.can_do_something(p, asked) || !asked.has_silence

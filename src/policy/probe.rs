@@ -1,5 +1,5 @@
-//! Finds the reason if no rule permitted an act. Each site has its own policies. So the probe changes the request in a
-//! few ways and asks the policies again, to find a change that would have permitted it.
+//! Finds out why no rule permitted an act. Each site has other policies, so the probe cannot know them. It changes the
+//! request in a few ways and asks the policies again, until a change helps.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,8 +35,8 @@ struct Trial<'a> {
 }
 
 impl Engine {
-    /// Returns the first change that helps. The order is: another purpose; the checkpoint as one of the job's own; an
-    /// additional role; an additional role with another purpose.
+    /// Returns the first change that helps. It tries, in this order: another purpose, the checkpoint as one of the
+    /// job's own, an additional role, and an additional role with another purpose.
     pub(super) fn why_nothing(&self, who: &Who<'_>, action: Action, resource: &Resource) -> DenialCause {
         let (name, entities) = (who.name, &self.prepared.entities);
         let now = Trial { name, principal: who.principal, entities, action, resource };

@@ -106,8 +106,8 @@ closed! {
 }
 
 impl Rpc {
-    /// Whether the call changes the rules. Of all calls, a policy can require approvals only for these. (It can also
-    /// require them for the actions of a job.)
+    /// Whether the call changes the rules. A policy can require approvals for such calls and for the actions of jobs,
+    /// and for nothing else.
     pub const fn is_change(self) -> bool {
         matches!(self, Rpc::ApplyPolicy | Rpc::ReloadCatalog)
     }

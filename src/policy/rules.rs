@@ -135,7 +135,13 @@ impl Reading {
         for t in set.templates() {
             let at = t.as_ref().loc().map_or(0, |at| at.start());
             let line = Lines::of(&text.text).at(at);
-            self.fault(text, line, None, "a template is never linked here; write a policy".to_owned());
+            self.fault(
+                text,
+                line,
+                None,
+                "a policy template has no effect here; write a policy without ?principal and ?resource"
+                    .to_owned(),
+            );
         }
         let mut policies: Vec<(usize, &Policy)> =
             set.policies().map(|p| (p.as_ref().loc().map_or(0, |at| at.start()), p)).collect();
@@ -204,7 +210,8 @@ impl Reading {
             }
         };
         let found = Validator::new(schema.clone()).validate(&set, ValidationMode::Strict);
-        // A warning is about a rule that can never apply, or about letters that look like others. Both are mistakes.
+        // Cedar warns of a rule that can never apply, or of letters that look like other letters. Both are mistakes
+        // here.
         let errors = found.validation_errors().map(|e| (e.policy_id().to_string(), offset(e), said(e)));
         let warnings = found.validation_warnings().map(|w| (w.policy_id().to_string(), offset(w), said(w)));
         let all: Vec<_> = errors.chain(warnings).collect();
@@ -243,7 +250,10 @@ fn gate(id: &str, policy: &Policy) -> Result<Option<Gate>, String> {
         return Err(format!("@gate(\"{kind}\") is not known; write @gate(\"approval\")"));
     }
     if policy.effect() == Effect::Permit {
-        return Err("a gate on a permit would be lost when it denies; write a forbid … unless".to_owned());
+        return Err(
+            "a gate must be a forbid, because a permit cannot wait for approval; write a forbid … unless"
+                .to_owned(),
+        );
     }
     let need = |key: &str| {
         policy.annotation(key).map(str::to_owned).ok_or_else(|| format!("a gate has no @{key}; add it"))

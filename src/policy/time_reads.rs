@@ -18,9 +18,9 @@ const COMPARISONS: [&str; 6] = ["<", "<=", ">", ">=", "==", "!="];
 pub(super) struct TimeReads {
     /// The moments that stand in the policies.
     moments: BTreeSet<Wall>,
-    /// Set if they compare it with `resource.retain_until`.
+    /// Set if the policies compare `context.now` with `resource.retain_until`.
     retention: bool,
-    /// Set if they use it in another way, so that each second may have another answer.
+    /// Set if the policies use `context.now` in another way, so that each second may have another answer.
     otherwise: bool,
 }
 
@@ -57,7 +57,7 @@ impl TimeReads {
         true
     }
 
-    /// Adds to a key which of these moments have passed. `retain_until` is that of the resource.
+    /// Adds to a key which of these moments have passed. `retain_until` is the time until which the resource may be kept.
     pub(super) fn add_to_key(&self, now: Wall, retain_until: Option<Wall>, question: &mut DecisionKey) {
         // Policies see whole seconds.
         let now = Wall::from_seconds(now.seconds());

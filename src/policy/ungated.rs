@@ -61,7 +61,7 @@ impl Engine {
         let way = open.first()?;
         let gates = gates.into_iter().collect::<Vec<_>>().join(", ");
         Some(format!(
-            "{}: `{}` may {way}, without the gate of {}: {gates}. Name finetune and read_model in the gate, and no method",
+            "{}: `{}` may {way}, without the gate of {}: {gates}. To close this way, name finetune and read_model in the gate, and no method",
             p.declared_at, p.pattern, model.name
         ))
     }
