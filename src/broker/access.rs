@@ -60,8 +60,8 @@ impl AccessControl {
         Some(format!("{}; {}", refusal.text, facts.join("; ")))
     }
 
-    /// Waits until a caller may no longer make a call that goes on, and returns why. Decides again after each lock and each
-    /// reload, and within [`limits::REAUTHORIZE`] for rules that read the time.
+    /// Waits until the caller of an open stream may no longer make this call, and returns why. Decides again after each
+    /// lock and each reload. Also decides again every [`limits::REAUTHORIZE`], because rules may read the time.
     pub async fn until_refused(
         &self,
         peer: &Peer,
@@ -94,7 +94,7 @@ impl AccessControl {
         let principal = entry.ok_or_else(|| {
             Refusal::new(Reason::PrincipalUnknown, "no catalog entry matches your SPIFFE ID")
                 .with("you", peer.spiffe_id().to_string())
-                .fix("have a [[principal]] whose match covers this ID added to your tenant's catalog file")
+                .fix("ask the owner of your tenant's catalog file to add a [[principal]] whose match covers this ID")
         })?;
         let login = self.login(peer)?;
         if let Some(login) = &login
@@ -150,8 +150,8 @@ impl AccessControl {
         })
     }
 
-    /// Whether policy allows a call for all tenants. Refuses the call if policy does not allow it even for the caller's
-    /// tenant.
+    /// Whether policy allows a call for all tenants. If policy does not even allow it for the caller's tenant, refuses the
+    /// call.
     pub(super) fn is_for_all_tenants(&self, caller: &Caller, rpc: Rpc) -> Result<bool, Refusal> {
         match self.authorize(caller, rpc, None, &[], "") {
             Ok(()) => Ok(true),
@@ -187,14 +187,14 @@ impl AccessControl {
         })
     }
 
-    /// Refuses a call about a job that does not exist. Asks policy first, as for the job of another tenant. So the time
-    /// of the answer does not show whether the job exists.
+    /// Refuses a call about a job that does not exist. Asks policy first, as it does for a job of another tenant, so that
+    /// the time of the answer does not show whether a job exists.
     pub(super) fn absent_job(&self, caller: &Caller, rpc: Rpc) -> Refusal {
         drop(self.authorize(caller, rpc, None, &[], ""));
         job_not_found()
     }
 
-    /// Whether the caller may know what a tenant has.
+    /// Whether the caller may know the jobs and resources of a tenant.
     pub(super) fn sees(&self, caller: &Caller, tenant: &TenantName) -> bool {
         caller.tenant() == tenant || self.authorize(caller, Rpc::GetJob, Some(tenant), &[], "").is_ok()
     }

@@ -1,5 +1,5 @@
-//! Decides which gates of a job are open now. The rules and locks in force now decide whether an approval counts, not
-//! those at the time of the approval.
+//! Decides which gates of a job are open now. An approval counts if the rules and locks that are in force now allow it.
+//! The rules at the time of the approval do not matter.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -36,8 +36,8 @@ impl Decisions {
         if job.is_closed() { Vec::new() } else { job.gates.iter().filter(lacks).collect() }
     }
 
-    /// Returns the number of approvals that are missing at a gate. The gate in the present policy counts. If the policy
-    /// no longer has the gate, the copy in the job counts.
+    /// Returns the number of approvals that are missing at a gate. Reads the gate from the present policy, or from the
+    /// copy in the job if the policy no longer has the gate.
     pub(super) fn missing_people(
         &self,
         rules: &Rules,

@@ -98,7 +98,8 @@ impl Broker {
         loop {
             let now = self.context.clock.now();
             self.end_exceptions(now.wall, &mut exceptions);
-            // After a stall of the daemon, one check adds the length of the stall to the members' time.
+            // If the daemon stalled, members could not send heartbeats. So this check gives each member the length of the stall in
+            // addition.
             if let Some(before) = last {
                 let stall = now.boot.since(before).saturating_sub(REAP_INTERVAL.saturating_mul(4));
                 grace = if stall.is_zero() { Duration::ZERO } else { stall };
@@ -122,8 +123,8 @@ impl Broker {
         }
     }
 
-    /// Decides jobs again that run because of an expired exception. `before` has the digest of the catalog and the
-    /// number of exceptions that were in force.
+    /// If an exception has expired, decides again about the jobs that run because of it. `before` has the digest of the catalog and
+    /// the number of exceptions that were in force.
     fn end_exceptions(&self, now: Wall, before: &mut Option<(Digest, usize)>) {
         let rules = self.context.rules();
         let in_force = (rules.catalog().digest(), rules.catalog().exceptions().in_force(now));

@@ -1,8 +1,8 @@
 //! Changes of the policy and the catalog that people must approve first, because the policy has a gate for them.
 //!
-//! A change is bound to the rules in force and to the rules that it would put in force. The first person who requests a
-//! change proposes it. Others approve the change by a request for the same change. The call of the last person who is
-//! needed carries the change out. The proposer may withdraw a change, and an approver may reject it (`close_change`).
+//! A change is bound to the rules in force and to the rules that it would put in force. The first person who requests a change
+//! proposes it. Others request the same change, and so approve it. If no further approval is needed, the request of the last
+//! person carries the change out. The proposer may withdraw a change, and an approver may reject it (`close_change`).
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ pub(super) struct ChangeQuestion<'a> {
 /// Whether a change may be carried out.
 #[derive(Debug)]
 pub(super) enum Consent {
-    /// Yes. Has the record of the proposal and its approvals, if a gate required approval.
+    /// The change may be carried out. If a gate required approval, this has the record of the proposal and its approvals.
     Given(Option<ConsentRecord>),
     Waits(WaitingChange),
 }
@@ -275,7 +275,8 @@ impl RuleUseCases {
         if closed || !needed_people { Ok(()) } else { Err(closed_meanwhile()) }
     }
 
-    /// Refuses a change that was closed meanwhile, or whose proposer was locked or disabled: it would have one person too few.
+    /// Refuses a change if it was closed meanwhile, or if its proposer was locked or disabled. Without the proposer, the
+    /// change has one person too few.
     fn check_stands(&self, proposed: &Arc<ProposedChange>) -> Result<(), Refusal> {
         self.access.void_changes_of_the_lost();
         if self.context.proposals.is_open(proposed) { Ok(()) } else { Err(closed_meanwhile()) }

@@ -15,8 +15,8 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WriterMemory {
     Needed,
-    /// The daemon checked the writer when it created the reading job. If a compromise concerns the writer, its readers are
-    /// marked too, and the lineage of the reading job shows a recall of the writer's data.
+    /// No: the daemon checked the writer when it created the reading job. Later, a compromise of the writer marks the reading
+    /// job too, and a recall of the writer's data is found by the lineage of the reading job.
     NotNeeded,
 }
 
@@ -78,7 +78,7 @@ impl BrokerContext {
 
     /// Refuses a job that may no longer read the checkpoints in its specification.
     pub(super) fn check_checkpoints(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
-        // The mark stays when the daemon has forgotten the job that wrote the checkpoints.
+        // The mark of the compromise stays on this job, even if the daemon has forgotten the job that wrote the checkpoints.
         if let Some(because) = job.compromised.as_ref().filter(|_| !job.spec.read_checkpoints.is_empty()) {
             let text = format!("{because} was compromised, and this job reads checkpoints of other jobs");
             return Err(Refusal::new(Reason::CheckpointQuarantined, text)

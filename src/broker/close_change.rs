@@ -51,7 +51,8 @@ impl RuleUseCases {
         }
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let found = found.filter(|change| self.context.proposals.is_open(change));
-        let change = found.ok_or_else(|| not_proposed("leasehold policy history lists what waits"))?;
+        let change =
+            found.ok_or_else(|| not_proposed("`leasehold policy history` lists the changes that wait"))?;
         match closing {
             ChangeClosing::Withdraw => check_withdraws(&change, caller)?,
             ChangeClosing::Reject => check_rejects(&change, caller)?,
@@ -77,7 +78,7 @@ impl RuleUseCases {
         let from = self.context.rules().engine.digest();
         let change = self.find_proposed(Rpc::ApplyPolicy, from, to).ok_or_else(|| {
             not_proposed(
-                "leasehold policy history lists what waits; a reload is approved by `leasehold catalog reload`",
+                "`leasehold policy history` lists the changes that wait; to approve a reload, run `leasehold catalog reload` yourself",
             )
         })?;
         if !is_proposer(&change, caller) {

@@ -67,7 +67,7 @@ impl OperatorUseCases {
         let mut revoked = self.revoke(caller, name, &EndingOptions { ahead: true, ..options.clone() })?;
         revoked.ending.ending.behind = revoked.ending.ending.behind.saturating_add(behind);
         if matches!(name.kind(), FenceKind::Job(id) if jobs.contains(&id)) {
-            // The lock on the launcher has just closed the job, so the note that the job was closed before is wrong.
+            // The lock on the launcher has just closed the job, so the note "was closed already" is wrong.
             revoked.notes.clear();
         }
         jobs.extend(&revoked.jobs_closed);
@@ -84,7 +84,8 @@ impl OperatorUseCases {
     /// Ends the leases of other jobs that read the checkpoints of quarantined jobs. Returns their number.
     fn end_readers(&self, tainted: &Tainted) -> u64 {
         const BECAUSE: &str = "checkpoints that it reads were quarantined";
-        // A request that checked the quarantine earlier compares the revision after its insert, so it starts again.
+        // A request may have checked the quarantine before. It compares the revision after it has inserted its lease into
+        // the table, so it starts again.
         self.context.fences.raise_revision();
         let mut ended = 0u64;
         for name in self.read_by_others(tainted).filter(|name| self.context.fences.behind(name) > 0) {
@@ -103,8 +104,8 @@ impl OperatorUseCases {
     }
 
     /// Returns the jobs in memory that a compromise concerns. The writers are the named job, or all jobs that the named
-    /// identity launched or joined. All jobs that read their checkpoints are tainted too, and are marked, because the
-    /// daemon forgets the writers first.
+    /// identity launched or joined. All jobs that read checkpoints of the writers are tainted too. They get a mark,
+    /// because the daemon forgets the writers before it forgets the readers.
     fn tainted(&self, name: &FenceName) -> Tainted {
         let has_part = |job: &Job| match name.kind() {
             FenceKind::Identity(id) => job.launcher == id || job.attempts.iter().any(|a| a.members.has(&id)),
@@ -188,7 +189,7 @@ impl OperatorUseCases {
 struct Tainted {
     /// The jobs whose identities or members were compromised.
     writers: BTreeSet<JobId>,
-    /// These jobs, and the jobs in memory that read their checkpoints.
+    /// The writers, and the jobs in memory that read their checkpoints.
     jobs: Vec<JobId>,
     /// The number of `jobs` that write checkpoints.
     with_output: usize,

@@ -104,7 +104,7 @@ pub(super) struct WorkQuestion<'a> {
     pub phase: Phase,
     pub ttl: Duration,
     pub parts: &'a [(Action, Object)],
-    /// The risk of the job for the asker, if it was computed before.
+    /// The risk of the job for the caller in question, if it was computed before.
     pub risk: Option<&'a JobRisk>,
     /// What the credential is bound to. Empty if the question is not about one credential.
     pub binding: &'a str,

@@ -29,7 +29,7 @@ struct DenialKind {
 struct DenialMinute {
     since: BootTime,
     more: u64,
-    /// The first caller, as long as this kind counts no other caller.
+    /// The caller, if all refused requests of this kind came from one caller.
     by: Option<String>,
     text: String,
     rules: Vec<String>,
@@ -47,8 +47,8 @@ impl Denials {
         Denials { minutes: DashMap::new(), clock, ledger }
     }
 
-    /// Returns the kind of a refusal. A flood must not fill memory, log or ledger. So refusals share kinds above a
-    /// bound, and unknown identities always share a few kinds.
+    /// Returns the kind of a refusal. A flood of refusals must not fill memory, log or ledger. If there are many kinds
+    /// already, new refusals share one kind for each reason. Unknown identities always share a few kinds.
     fn kind(&self, by: &SpiffeId, rpc: &str, reason: Reason) -> DenialKind {
         if reason == Reason::PrincipalUnknown {
             let mut hasher = DefaultHasher::new();

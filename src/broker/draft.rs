@@ -186,8 +186,8 @@ impl CredentialUseCases {
         })
     }
 
-    /// Whether policy would allow the credential with the shortest lifetime. If so, the lifetime was the only reason of
-    /// a denial.
+    /// Whether policy would allow the credential with the shortest lifetime. If so, policy denied the credential only
+    /// because of its lifetime.
     pub(super) fn is_allowed_at_all(&self, draft: &CredentialDraft<'_>) -> bool {
         let ttl = limits::TTL_MIN;
         draft.with_question(ttl, |question| matches!(self.decisions.judge(question), Verdict::Allow { .. }))

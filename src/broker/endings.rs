@@ -55,8 +55,8 @@ pub(super) struct Endings {
 }
 
 impl Endings {
-    /// Finds out whether the record of an ending is on disk. An ending without effect has no record: it is durable when
-    /// all records before it are durable.
+    /// Finds out whether the record of an ending is on disk. An ending without effect has no record. It counts as on
+    /// disk when all records before it are on disk.
     pub(super) fn recorded(&self, ending: Ending, record: Option<Deferred>) -> RecordedEnding {
         let index = record.map_or_else(
             || {
@@ -190,8 +190,8 @@ impl Endings {
         }
     }
 
-    /// Ends one lease directly in the table, without a fence. Returns 1 if the lease was live, else 0. The caller then
-    /// lowers the lease's name for the feed.
+    /// Ends one lease directly in the table, without a fence. Returns 1 if the lease was live, else 0. Afterwards, the
+    /// caller of this function lowers the fence of the lease's name, so that verifiers learn of the end.
     pub(super) fn end_lease(&self, id: LeaseId, cause: &str) -> u64 {
         let now = self.context.clock.now().lease;
         let lived = self.context.table.find(id).is_some_and(|l| l.check(now).is_ok());
@@ -224,7 +224,7 @@ impl Endings {
         }
     }
 
-    /// Wakes the holder of a lease that an operator ended, so that the holder asks for a new lease.
+    /// Wakes the holder of a lease after an operator ended the lease, so that the holder asks for a new one.
     pub(super) fn call_holder(&self, lease: LeaseId) {
         if let Some(Ended { facts, .. }) = self.context.table.find_ended(lease) {
             self.context.sessions.lease_ended(&(facts.job, facts.attempt, facts.instance.clone()));

@@ -35,7 +35,7 @@ pub struct PolicyQuestion {
     pub tenant: Option<TenantName>,
     pub ttl: Option<Duration>,
     pub relations: Vec<Relation>,
-    /// Ask about this job: its specification, its risk and its approvals count.
+    /// The job in question. If it is set, policy decides with its specification, its risk and its approvals.
     pub job: Option<JobId>,
 }
 
@@ -324,8 +324,9 @@ pub(super) fn relations_of(rpc: Rpc, asked: &[Relation]) -> Vec<Relation> {
     asked.iter().copied().chain(launcher).collect()
 }
 
-/// Returns the tenant for which a call is decided. A call that affects all tenants is decided for all tenants, also if
-/// the caller is an operator of one tenant. If there is only one tenant, such a call is decided for this tenant.
+/// Returns the tenant for which policy decides a call. If the call affects all tenants, policy decides it for all
+/// tenants, even if the caller is an operator of one tenant. If there is only one tenant, policy decides such a call
+/// for this tenant.
 pub(super) fn decided_for<'t>(
     rules: &Rules,
     rpc: Rpc,
@@ -336,7 +337,7 @@ pub(super) fn decided_for<'t>(
     tenant.filter(|_| !is_for_all || is_only())
 }
 
-/// Whether a call gives access to a job. If so, a lock on the job's tenant refuses the call.
+/// Whether a call gives a job access. If so, a lock on the job's tenant refuses the call.
 pub(super) fn gives_access(rpc: Rpc) -> bool {
     matches!(
         rpc,
@@ -349,8 +350,8 @@ pub(super) fn gives_access(rpc: Rpc) -> bool {
     )
 }
 
-/// Whether a call gives access to a job that the caller launches. If so, a `launcher:` lock on the caller refuses the
-/// call.
+/// Whether a call gives access to a job that the caller itself launches. If so, a `launcher:` lock on the caller
+/// refuses the call.
 pub(super) fn is_launching(rpc: Rpc, asked: &[Relation]) -> bool {
     gives_access(rpc) && relations_of(rpc, asked).contains(&Relation::Launcher)
 }

@@ -90,7 +90,8 @@ pub struct AnswerAgain {
 pub struct JobExplanation {
     pub job: Arc<Job>,
     pub decisions: Vec<RecordedDecision>,
-    /// The first record that was read. Earlier records may have decisions too, unless the creation of the job was read.
+    /// The first record that was read. Unless the record of the job's creation was read, earlier records may have
+    /// decisions too.
     pub from: u64,
     pub is_whole: bool,
 }
@@ -298,7 +299,7 @@ fn judged_again(
             &JobQuestion {
                 job,
                 phase: if d.kind == "job.created" { Phase::Creating } else { Phase::Running },
-                // When an attempt is decided, the previous attempt is still the last one.
+                // When policy decided about the begin of an attempt, the last attempt of the job was the previous one.
                 attempt: d
                     .attempt
                     .map_or(0, AttemptNumber::value)

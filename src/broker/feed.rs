@@ -31,8 +31,8 @@ impl VerifierUseCases {
         }
     }
 
-    /// Returns the tenants whose leases may end if the fence of this name is lowered. These are all tenants if the name
-    /// does not tell the tenant.
+    /// Returns the tenants whose leases may end if the fence of this name is lowered. If the name does not belong to
+    /// one tenant, these are all tenants.
     fn concern(&self, name: &FenceName) -> Concern {
         let of_job = |id: JobId| self.context.state.job(id).map(|j| j.spec.tenant.clone());
         let tenant = match name.kind() {

@@ -1,4 +1,4 @@
-//! Refusals because of a lock that another tenant set. They say only that the owner has locked it.
+//! Refusals because of a lock that another tenant set. Such a refusal says only that the owner locked the resource.
 
 use super::{access::AccessControl, rules::Rules};
 use crate::{
@@ -90,7 +90,8 @@ fn locked_by_owner(lock: &Lock, names: &[&FenceName]) -> Refusal {
         FenceKind::Resource(resource) => Some(resource),
         _ => None,
     });
-    // A name with a version is longer than the name without it, and both are among the names.
+    // If both the name with a version and the name without it are requested, take the longer one, which has the
+    // version.
     match asked.filter(is_behind).max_by_key(|resource| resource.as_str().len()) {
         Some(resource) => Refusal::new(Reason::Locked, format!("{resource} is locked by its owner"))
             .fix("ask its owner; `leasehold catalog show` says who that is"),

@@ -74,7 +74,7 @@ impl VerifierUseCases {
         Ok((claims, lease))
     }
 
-    /// Distinguishes a key of an earlier epoch from a foreign key.
+    /// Returns a more exact reason if the key that signed the token is of an earlier epoch, and not a foreign key.
     fn reason_of_key(&self, token: &str, reason: Reason) -> Reason {
         let epoch = peek_key_id(token).and_then(|k| k.split('.').next()?.parse::<u64>().ok());
         match epoch {

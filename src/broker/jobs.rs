@@ -66,7 +66,8 @@ impl JobUseCases {
         let own =
             oversees && self.access.authorize(caller, Rpc::ListJobs, Some(caller.tenant()), &[], "").is_ok();
         let all = oversees && self.access.authorize(caller, Rpc::ListJobs, None, &[], "").is_ok();
-        // Policy is asked once for each tenant and set of relations, because the list is made under the state's mutex.
+        // The list is made while the state's mutex is held. To be fast, this asks policy only once for each tenant and
+        // set of relations.
         let mut said: BTreeMap<(TenantName, Vec<Relation>), bool> = BTreeMap::new();
         let now = self.context.clock.now();
         self.context.state.list(below, max, |job| {
@@ -113,7 +114,8 @@ impl JobUseCases {
         ended.chain(self.locks_before(job)).chain(several).chain(self.bound_elsewhere(job)).collect()
     }
 
-    /// Returns a line for each identity that an open job names in full and that is still bound to another job.
+    /// Returns a line for each identity that an open job names in full, if another job still has the identity for
+    /// itself.
     fn bound_elsewhere(&self, job: &Job) -> Vec<String> {
         if job.is_closed() {
             return Vec::new();

@@ -48,7 +48,8 @@ impl TicketFound {
 
 impl Joining {
     /// Checks every rule for joining an attempt. An identity needs the ticket if several jobs share it, or if only a
-    /// pattern of `members.join` covers it. An identity of one job for which the launcher vouched needs no ticket.
+    /// pattern of `members.join` covers it. If an identity belongs to one job only and the launcher vouched for it, it
+    /// needs no ticket.
     pub(super) fn may_join(
         &self,
         rules: &Rules,
@@ -70,8 +71,8 @@ impl Joining {
         }
     }
 
-    /// Checks whether a caller could join an attempt that it is about to begin, so that a refused join does not use up
-    /// an attempt.
+    /// Checks whether a caller could join the attempt that it wants to begin. Otherwise a refused join would use up an
+    /// attempt.
     pub(super) fn may_join_new(
         &self,
         rules: &Rules,
@@ -113,7 +114,7 @@ impl Joining {
             return Err(Refusal::new(
                 Reason::QuotaExceeded,
                 format!(
-                    "your identity is more than {} bytes longer than the pattern that covers it",
+                    "your SPIFFE ID is more than {} bytes longer than the pattern that covers it",
                     limits::WILDCARD_BYTES_MAX
                 ),
             )

@@ -1,5 +1,5 @@
-//! Decides a job by any rules and for any time, without a grant. This explains decisions, and shows the effect of other
-//! rules.
+//! Decides about a job by any rules and for any time, without a grant. It is used to explain decisions, and to show the
+//! effect of other rules.
 
 use std::{collections::BTreeSet, time::Duration};
 

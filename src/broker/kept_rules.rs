@@ -30,11 +30,11 @@ pub struct KeptRules {
     writing: Mutex<()>,
 }
 
-/// The reasons for which kept rules cannot be used.
+/// Why kept rules cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum NotKept {
     #[error(
-        "{what} {digest} is not kept: it was in force before the daemon kept rules, or it was removed for later ones"
+        "{what} {digest} is not kept: it was in force before the daemon kept rules, or it was removed because of the bound on kept rules"
     )]
     Absent { what: &'static str, digest: Digest },
     #[error("the file of {what} {digest} cannot be used: {why}")]
@@ -55,7 +55,7 @@ pub struct KeptPolicy {
     pub files: Vec<String>,
 }
 
-/// The cause for which rules came into force.
+/// What put rules in force.
 #[derive(Clone, Debug)]
 pub struct BroughtBy {
     pub since: Wall,

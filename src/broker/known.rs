@@ -24,7 +24,8 @@ impl OperatorUseCases {
             LockName::Recall(dataset) => self.is_known_name(&FenceName::resource(dataset.clone())),
         };
         let own = caller.principal.human(caller.id()).map(|human| LockName::Name(FenceName::human(human)));
-        // The name is known too if it is locked, perhaps before its first use, or if it is the caller's.
+        // A locked name is known too: an operator may have locked it before its first use. The caller's own name is
+        // known.
         if is_known || self.context.state.lock_named(name).is_some() || own.as_ref() == Some(name) {
             return Ok(());
         }
@@ -104,7 +105,8 @@ impl OperatorUseCases {
                 let named = |p: &Principal| {
                     p.human_text().is_some_and(|text| text.eq_ignore_ascii_case(human.as_str()))
                 };
-                // A person whom only a pattern matches is known if they approved a job, opened its gates or took part.
+                // If only a pattern matches a person, the person is known if they approved a job, opened its gates or
+                // took part in it.
                 let did = |by: &SpiffeId, recorded: Option<&HumanName>| recorded == Some(&human) || is(by);
                 let has_part = |j: &Job| {
                     j.acting_for.as_ref() == Some(&human)
@@ -194,8 +196,8 @@ fn identities(job: &Job) -> impl Iterator<Item = &SpiffeId> {
     job.attempts.iter().flat_map(|a| a.members.identities()).chain([&job.launcher])
 }
 
-/// Whether the section `members` of a job's specification names an identity. While the job is open, a pattern that
-/// matches the identity is enough.
+/// Whether the section `members` of a job's specification names an identity. For an open job, a pattern that matches the
+/// identity is enough.
 fn may_take_part(job: &Job, id: &SpiffeId) -> bool {
     let Members { start, join, .. } = &job.spec.members;
     let is_it =

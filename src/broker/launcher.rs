@@ -33,8 +33,8 @@ impl LauncherWork {
 }
 
 impl Decisions {
-    /// Refuses if a lock stops the launcher, or if these rules do not let the launcher create the job. The rules decide as
-    /// if the time were that of the job's creation.
+    /// Refuses if a lock stops the launcher, or if these rules do not let the launcher create the job. The rules decide
+    /// with the time at which the job was created.
     pub(super) fn check_launcher(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         self.check_launcher_of(rules, job, None)
     }
@@ -81,7 +81,7 @@ impl Decisions {
         lock.map_or(Ok(()), |lock| Err(self.context.locked(&lock)))
     }
 
-    /// Refuses a workload that launches a job with access that the workload itself could not get, even with approvals.
+    /// Refuses a workload if it launches a job with access that it could not get for itself, even with approvals.
     fn could_hold(
         &self,
         rules: &Rules,

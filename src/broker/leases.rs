@@ -44,8 +44,8 @@ impl LeaseUseCases {
             Err(refusal) => refusal,
         };
         let Some(view) = view else {
-            // This takes as long as for the lease of another tenant, so the time of the answer does not show whether
-            // the lease exists.
+            // This call takes the same time as the check for a lease of another tenant, so the time of the answer does
+            // not show whether the lease exists.
             drop(self.access.authorize(caller, Rpc::GetJob, None, &[], ""));
             return Err(absent());
         };
@@ -62,7 +62,7 @@ impl LeaseUseCases {
         Ok(view)
     }
 
-    /// Returns a lease of the table as it is now. A lease that is over is shown as ended, also before the clean-up.
+    /// Returns a lease of the table as it is now. If a lease is over and not yet removed, it is shown as ended.
     fn lease_view(&self, lease: Arc<Lease>) -> LeaseView {
         let now = self.context.clock.now().lease;
         match lease.check(now) {

@@ -92,8 +92,8 @@ enum VisibleLeases {
 pub struct LeasePage {
     pub leases: Vec<LeaseView>,
     pub next: Option<LeaseCursor>,
-    /// The caller's tenant, if the filter names that tenant or its data. Of a lease of another
-    /// tenant, the caller then sees only the scopes on this tenant's data.
+    /// The caller's tenant, if the filter names that tenant or its data. In this case the page may have leases of other
+    /// tenants, and the caller sees only their scopes on its own tenant's data.
     pub owner: Option<TenantName>,
 }
 

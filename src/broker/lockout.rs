@@ -1,5 +1,5 @@
-//! Locks that would shut operators out. The caller must name each of these operators, and one operator must remain who
-//! can lift the lock.
+//! Checks locks that would shut operators out. The caller must name each of these operators, and at least one operator
+//! must remain who can lift the lock.
 
 use std::collections::BTreeSet;
 
@@ -99,8 +99,8 @@ pub(super) fn locked_human(lock: &Lock) -> Option<HumanName> {
     }
 }
 
-/// Returns the operators that the caller must confirm. A lock on one identity or person already names it, so the caller
-/// confirms only itself. All other locks cover operators without their names.
+/// Returns the operators that the caller must confirm. A lock on one identity or person already names the operator, so
+/// the caller confirms such a lock only if it locks itself out. All other locks shut operators out without naming them.
 fn operators_to_confirm(caller: &Caller, lock: &Lock, operators: &[&Principal]) -> BTreeSet<String> {
     let human = locked_human(lock);
     let names_one = human.is_some()

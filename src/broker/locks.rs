@@ -29,12 +29,12 @@ pub struct LockOrder<'a> {
     pub name: LockName,
     pub options: EndingOptions<'a>,
     pub ttl: Option<Duration>,
-    /// The operators that the lock may shut out, with the names from the refusal that required this confirmation.
+    /// The operators whom the lock may shut out. A refusal listed these names and required this confirmation.
     pub locks_out: &'a [String],
 }
 
 impl OperatorUseCases {
-    /// Locks a name. All access behind the name ends, and no new access is given until the lock is lifted.
+    /// Locks a name. All access behind the name ends, and the daemon gives no new access until the lock is lifted.
     pub fn lock(&self, caller: &Caller, order: LockOrder<'_>) -> Result<Locked, Refusal> {
         let LockOrder { name, options: EndingOptions { reason, dry_run, ahead }, ttl, locks_out } = order;
         check_no_recall(&name)?;
@@ -120,7 +120,8 @@ impl OperatorUseCases {
             approvers.chain(breaker).any(|by| shuts_out_approver(&done.value, by))
         };
         let unapproved = self.sweeps.end_unapproved("an approver is locked", is_void);
-        // Before the lock is answered: a change that someone who is locked proposed has one person too few.
+        // If someone who is now locked proposed a change, the change has one person too few. So it becomes void before
+        // the caller gets the answer.
         self.access.void_changes_of_the_lost();
         ending.behind = ending.behind.saturating_add(unapproved);
         self.context.decide_again();
@@ -252,7 +253,7 @@ fn check_no_recall(name: &LockName) -> Result<(), Refusal> {
 
 /// Whether a lock may shut out the person `by` who approved a job or opened its gates in an emergency.
 fn shuts_out_approver(lock: &Lock, by: &SpiffeId) -> bool {
-    // Today's catalog may give another identity to this person, so each approval is checked again.
+    // The catalog may say by now that another identity belongs to this person, so each approval is checked again.
     let is_human = matches!(&lock.name, LockName::Name(name) if matches!(name.kind(), FenceKind::Human(_)));
     is_human || lock.shuts_out(by)
 }

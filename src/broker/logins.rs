@@ -179,7 +179,7 @@ impl LoginUseCases {
             Refusal::new(Reason::LoginRefused, "the catalog has no operator, auditor or launcher for you")
                 .with("you", id.to_string())
                 .with("your groups", groups)
-                .fix("name another of your groups with --group, or have a [[principal]] whose match covers this ID added")
+                .fix("name another of your groups with --group, or ask the owner of the catalog file to add a [[principal]] whose match covers this ID")
         })
     }
 
@@ -190,8 +190,8 @@ impl LoginUseCases {
         lock.map_or(Ok(()), |lock| Err(self.context.locked(&lock)))
     }
 
-    /// Ends the caller's own login, and returns whether the caller was logged in. Then the SVID is no longer accepted,
-    /// and open streams end at once.
+    /// Ends the caller's own login, and returns whether the caller was logged in. From then on, the daemon does not
+    /// accept the SVID of the login, and open streams end at once.
     pub fn log_out(&self, caller: &Caller) -> Result<(bool, RecordedEnding), Refusal> {
         self.access.authorize(caller, Rpc::LogOut, Some(caller.tenant()), &[], "")?;
         let certificate = caller.login.as_ref().map(|login| login.certificate);
@@ -202,7 +202,8 @@ impl LoginUseCases {
     }
 }
 
-/// The people whose logins wait for the time of their ID tokens. A person is in the list once for each login.
+/// The people whose logins wait, because their ID tokens are dated ahead of our clock. A person is in the list once for
+/// each login.
 #[derive(Default)]
 struct LoginsAhead(Mutex<Vec<HumanName>>);
 

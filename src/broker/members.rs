@@ -79,8 +79,8 @@ impl MemberUseCases {
         if widened.changed {
             self.report_several(&widened.job, caller.id());
         }
-        // The member's own fence may have been lowered when the member was lost before. All other lowerings end the
-        // join.
+        // The daemon may have lowered the member's own fence when it lost the member before. If any other fence is
+        // lowered, the join is refused.
         let own = FenceName::member(id, attempt, instance.clone());
         let again = standing.look_again("you were joining", Some(&own), |changed| match changed {
             None => Ok(()),
@@ -169,7 +169,8 @@ impl MemberUseCases {
         }
     }
 
-    /// Marks members as away if they count as joined, have no presence, and did not join just now.
+    /// Marks members as away if their state is joined, they have no presence (no stream or heartbeat), and they did not
+    /// join just now.
     pub(super) fn mark_members_without_presence_away(&self, job: &Job, now: LeaseTime, window: Duration) {
         let Some(a) = job.current() else { return };
         for (instance, m) in a.members.iter() {

@@ -63,7 +63,7 @@ pub(super) fn of_job(rules: &Rules, job: &Job) -> Vec<FenceName> {
     names
 }
 
-/// Returns the fences of every membership. The fences of the opened resources are not among them.
+/// Returns the fences that every lease of a member has. The fences of the opened resources are not among them.
 pub(super) fn of_member(
     rules: &Rules,
     job: &Job,

@@ -24,9 +24,9 @@ pub struct Offboarded {
 }
 
 impl OperatorUseCases {
-    /// Locks an identity or a tenant, closes its open jobs, and lists its remnants. The lock comes first, so no new
-    /// access begins meanwhile. Only the platform may offboard a tenant. `locks_out` names the operators that the caller knows it
-    /// will lock out.
+    /// Locks an identity or a tenant, closes its open jobs, and lists its remnants. The lock comes first, so no new access begins
+    /// meanwhile. Only the platform may offboard a tenant. `locks_out` has the names of the operators whom the lock will shut
+    /// out: the caller confirms each by name.
     pub fn offboard(
         &self,
         caller: &Caller,

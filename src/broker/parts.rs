@@ -178,7 +178,7 @@ impl Broker {
         self.context.state.job(id)
     }
 
-    /// Waits until all approvals of a job that are on disk count.
+    /// Waits until every approval of a job that is on disk has taken effect.
     pub async fn settled(&self, id: JobId) {
         self.context.state.settled(id).await;
     }

@@ -2,9 +2,9 @@
 //!
 //! A member asks for a credential when it starts, and renews it every few minutes. The specification of its job never
 //! changes, and the rules seldom change. So the offer, the names of the fences, their tags and most of the claims are
-//! the same as for the last credential. The cache has no facts that can change. The revision, the fences, locks, the
-//! state of the job, approvals, pins, the time, and the decision of policy are read for each credential, in the order
-//! of `broker/issue.rs`.
+//! the same as for the last credential. Facts that can change are not in the cache. The revision, the fences, locks,
+//! the state of the job, approvals, pins, the time, and the decision of policy are read for each credential, in the
+//! order of `broker/issue.rs`.
 
 use std::sync::{Arc, Weak};
 
@@ -145,7 +145,8 @@ impl PreparedCredentials {
         Ok(prepared)
     }
 
-    /// Returns the preparation for a lease behind these names. They differ from the names of a new lease.
+    /// Returns the preparation for a lease that stands behind these names. A lease that was issued now would have other
+    /// names.
     pub(super) fn behind(
         &self,
         prepared: &PreparedCredential,

@@ -31,7 +31,8 @@ pub(super) struct Presence {
     pinned: AtomicBool,
     /// A counter. When it is raised, the streams check the state of the member.
     calls: watch::Sender<u64>,
-    /// The number of the member's leases that others ended one by one. Such an end lowers no fence of the member.
+    /// The number of the member's leases that other callers ended one by one. The end of a single lease lowers no fence
+    /// of the member.
     leases_ended: AtomicU64,
 }
 
@@ -155,8 +156,8 @@ impl Presences {
         self.0.iter().for_each(|p| p.call());
     }
 
-    /// Whether a new token is bound to the certificate, because the rules require it or an earlier token was bound.
-    /// Keeps the answer.
+    /// Whether a new token is bound to the certificate: the rules require it (`must`), or an earlier token of the
+    /// member was bound. Remembers that a token was bound.
     pub(super) fn pin(&self, key: &MemberKey, must: bool) -> bool {
         self.0.get(key).map_or(must, |p| p.pinned.fetch_or(must, Ordering::AcqRel) || must)
     }

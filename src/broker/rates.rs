@@ -1,8 +1,9 @@
 //! Limits how much of the ledger the calls of one identity and of one tenant may fill.
 //!
-//! Calls that widen access are counted in bytes: jobs, attempts, joins, credentials and their renewals. Everything that
-//! can end in a job was counted when it began, so the number of endings is bounded too. Operators of one tenant can
-//! revoke and lock without limit, so their calls are counted. The platform's operators are never refused here.
+//! Calls that widen access are counted in bytes: jobs, attempts, joins, credentials and their renewals. Every lease,
+//! member and attempt was counted when it began, so this also bounds the number of their endings. Operators can also
+//! revoke and lock names that nothing uses, so the calls of a tenant's operators are counted. The platform's operators
+//! are never refused here.
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
@@ -53,7 +54,7 @@ struct Spent {
 
 impl Spent {
     fn refusal(self) -> Refusal {
-        let text = format!("{} has filled more of the ledger than its rate allows", self.whose);
+        let text = format!("{} has written more records than its rate allows", self.whose);
         overloaded(self.wait, text, "operators set ledger.rate_per_identity and ledger.rate_per_tenant")
     }
 }
@@ -81,8 +82,8 @@ impl Rates {
             .map_err(|wait| Spent { whose: format!("the tenant {tenant}"), wait })
     }
 
-    /// Takes from the rate of one identity. A flood of new identities must not fill the memory, so a new identity past
-    /// the bound has no rate.
+    /// Takes from the rate of one identity. A flood of new identities must not fill the memory. So past
+    /// [`limits::RATED_IDENTITIES_MAX`], the rate of a new identity is not measured.
     fn take_of_identity(&self, id: &SpiffeId, kib: NonZeroU32) -> Result<(), Spent> {
         if self.identities.len() >= limits::RATED_IDENTITIES_MAX {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The tenants that each audience concerns.
+//! The tenants whose leases or data each audience can have to do with.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -9,8 +9,8 @@ use crate::{
     name::{SpiffeId, TenantName},
 };
 
-/// The tenants whose lowerings can end a lease at each audience. The map only grows, because tokens may still exist for
-/// an audience that a new catalog takes from a tenant.
+/// For each audience, the tenants whose lowered fences can end a lease at this audience. The map only grows, because
+/// tokens may still exist for an audience that a new catalog takes from a tenant.
 #[derive(Default)]
 pub(super) struct AudienceReach(ArcSwap<HashMap<SpiffeId, AudienceTenants>>);
 
@@ -46,7 +46,7 @@ impl AudienceReach {
         });
     }
 
-    /// Whether the tenants of an audience pass a test.
+    /// Whether `has` is true for the tenants of an audience. False if the audience is not known.
     pub(super) fn has(&self, audience: &SpiffeId, has: impl FnOnce(&AudienceTenants) -> bool) -> bool {
         self.0.load().get(audience).is_some_and(has)
     }

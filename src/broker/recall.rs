@@ -28,11 +28,12 @@ pub struct Recalled {
     pub ending: RecordedEnding,
     /// The jobs that the recall closed, or would close.
     pub jobs_closed: Vec<JobId>,
-    /// The members that could read the data and may have a copy: at most [`limits::REACH_SHOWN_MAX`] of
-    /// `holders_total`.
+    /// The members that could read the data and may have a copy. There are `holders_total`, and this lists at most
+    /// [`limits::REACH_SHOWN_MAX`] of them.
     pub holders: Vec<Holder>,
     pub holders_total: usize,
-    /// The outputs of the jobs that read the data: at most [`limits::REACH_SHOWN_MAX`] of `outputs_total`.
+    /// The outputs of the jobs that read the data. There are `outputs_total`, and this lists at most
+    /// [`limits::REACH_SHOWN_MAX`] of them.
     pub outputs: Vec<Output>,
     pub outputs_total: usize,
     pub notes: Vec<String>,
@@ -186,7 +187,7 @@ impl OperatorUseCases {
         }));
         if self.context.state.has_forgotten() {
             notes.push(
-                "jobs that closed long ago are only in the ledger: leasehold audit tail --from 1 --no-follow --about NAME"
+                "jobs that were closed long ago are only in the ledger: leasehold audit tail --from 1 --no-follow --about NAME"
                     .to_owned(),
             );
         }

@@ -87,7 +87,7 @@ impl RecordStream {
                 Err(refusal) => return Some(Err(refusal)),
             }
             left_out = left_out.saturating_add(1);
-            // A reader of few records among many must not keep other tasks from running.
+            // If the reader may see only few of many records, this loop runs for long. It must let other tasks run.
             if left_out.is_multiple_of(32) {
                 tokio::task::yield_now().await;
             }
@@ -120,8 +120,8 @@ impl PartReader {
         }
     }
 
-    /// Refuses if the record after which the reader begins is not among the records that existed when the stream was
-    /// opened.
+    /// The reader wants to begin after a certain record. Refuses if this record did not exist when the stream was
+    /// opened, or if the reader may not see it.
     fn check_found(&self, index: u64) -> Result<(), Refusal> {
         match self.after {
             Some(_) if index >= self.last => {
@@ -157,8 +157,9 @@ impl TenantReaders {
         let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = readers.entry(tenant.clone()).or_default();
         if *count >= limits::READERS_PER_TENANT_MAX {
-            let text =
-                format!("the tenant {tenant} has {count} readers of its records, and may have no more");
+            let text = format!(
+                "the tenant {tenant} has {count} readers of its records, which is the most that it may have"
+            );
             return Err(Refusal::new(Reason::Overloaded, text).fix("end one of them, or try again later"));
         }
         *count += 1;

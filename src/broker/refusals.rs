@@ -23,7 +23,7 @@ pub(super) fn no_random() -> Refusal {
     Refusal::new(Reason::Internal, "the system gave no random bytes")
 }
 
-/// Turns a refusal of the state into one for the caller.
+/// Turns a refusal of the state into a refusal for the caller.
 pub(super) fn state_refusal<E>(refused: Refused<E>, of_move: impl FnOnce(E) -> Refusal) -> Refusal
 where
     E: std::fmt::Display + std::fmt::Debug,
@@ -35,7 +35,7 @@ where
         Refused::Ledger(why) => ledger_unavailable(&why),
         Refused::Bound(job) => identity_bound(job),
         Refused::TooManyKeys(full) => Refusal::new(Reason::QuotaExceeded, full.to_string())
-            .fix("wait until the oldest of them is a day old; begin the next attempt of a job that is there, rather than a new job"),
+            .fix("wait until the oldest key is a day old; or begin the next attempt of a job that exists, instead of a new job"),
         other => {
             let reason = other.reason().unwrap_or(Reason::Internal);
             Refusal::new(reason, other.to_string())
@@ -62,7 +62,7 @@ pub(super) fn identity_bound(job: JobId) -> Refusal {
     ))
 }
 
-/// Turns a refusal of the state into one for the caller, if the operation makes no move of a job.
+/// Turns a refusal of the state into a refusal for the caller, if the operation does not change the state of a job.
 pub(super) fn plain_refusal(refused: Refused<Infallible>) -> Refusal {
     state_refusal(refused, |never| match never {})
 }
@@ -75,7 +75,7 @@ pub(super) fn key_conflict(job: JobId) -> Refusal {
     .fix("use another key for another job, or send the same specification")
 }
 
-/// Turns an illegal move into a refusal for the caller.
+/// Turns an illegal change of a job's state into a refusal for the caller.
 pub(super) fn move_refusal(illegal: Illegal) -> Refusal {
     let refusal = Refusal::new(illegal.reason(), illegal.to_string());
     match illegal {

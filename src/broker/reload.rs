@@ -117,9 +117,9 @@ impl RuleUseCases {
         Ok((rules, reloaded))
     }
 
-    /// Puts new rules in force. The revision is raised after the rules are in place, so that a request that read the
-    /// old rules decides again. It is raised before the sweep. So each lease made by the old rules is found: by the sweep, or by
-    /// the request that made the lease, because that request compares the revision afterwards.
+    /// Puts new rules in force. The revision is raised after the new rules are in place, so that a request that read the old
+    /// rules decides again. It is raised before the sweep. So every lease that was made by the old rules is found. Either the
+    /// sweep finds it, or the request that made it finds a new revision afterwards.
     pub(super) fn replace_rules(&self, rules: Arc<Rules>, by: Actor, reason: &str) -> RulesReloaded {
         self.context.reach.widen(rules.catalog());
         let before = self.context.rules.swap(rules.clone());

@@ -71,7 +71,8 @@ impl OperatorUseCases {
 
     fn left_of_job(&self, rules: &Rules, job: &Job, name: &LockName) -> Vec<Remnant> {
         let mut left = Vec::new();
-        // If an identity only takes part in a job, only its own memberships count.
+        // If the job itself does not depend on the name, but one of its identities does, only the memberships of this
+        // identity count.
         let is_whole = job_itself_is_behind(rules, job, name);
         let present = job.current().into_iter().flat_map(Attempt::present);
         for (instance, m) in present.filter(|(_, m)| m.state == MemberState::Joined) {
@@ -113,7 +114,7 @@ impl OperatorUseCases {
         let now = self.context.clock.now();
         let mut late = Vec::new();
         self.context.table.each_ended(|e| {
-            // Such a token may live for a shorter time than its lease.
+            // A token for a server that only reads `/keys` may expire before its lease does.
             let until = e.deadline.min(e.at.plus(limits::OFFLINE_TOKEN_TTL_MAX));
             let is_late = until > now.lease
                 && stood_behind(e, Some(fence))
@@ -163,7 +164,7 @@ fn has_identity_behind(rules: &Rules, named: &SpiffePattern, name: &LockName) ->
             FenceKind::Domain(domain) => domain == *named.trust_domain(),
             _ => false,
         },
-        // The texts are compared too: the pattern below a prefix leaves out the identities of SPIRE itself.
+        // The texts are compared too, because a pattern does not match the identities of SPIRE itself below the prefix.
         LockName::Prefix(prefix) => {
             named.to_string().starts_with(prefix.as_str())
                 || below(prefix).is_some_and(|below| below.overlaps(named))

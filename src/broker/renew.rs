@@ -88,7 +88,8 @@ impl CredentialUseCases {
             Err(refusal) if self.is_allowed_at_all(&draft) => return Err(refusal),
             Err(refusal) => return self.end_unless_new_rules(&request, &lease, refusal),
         };
-        // The last token is valid until `before`. A shorter life is only for the new token.
+        // The last token is valid until `before`, so the lease must not end earlier. Only the new token gets the
+        // shorter life.
         life.deadline = life.deadline.max(before.min(life.latest));
         let generation = lease.generation().saturating_add(1);
         let stood = TokenStand { lease: id, generation, stood_at: lease.stand().at() };
@@ -104,15 +105,16 @@ impl CredentialUseCases {
             credential: self.credential_record(&draft, &token),
         };
         self.record_credential(&request.caller, id, job.id, &record).await?;
-        // Only one renewal makes a generation. If two run at once, the second starts over with the next generation.
+        // Each renewal gives the lease the next generation (a number). If two renewals run at once, the second starts
+        // over with the number after that.
         if let Err(refused) = lease.renew(&grant, generation, self.context.clock.now().lease, life.deadline) {
             let reason = lease_reason(refused);
             self.cancel(id, job.id, reason);
             return if reason == Reason::Contended { Ok(None) } else { Err(lease_refusal(&lease, refused)) };
         }
         if request.has_new_rules() {
-            // Takes back the extension by the old rules. If another renewal came in between, that renewal checks the
-            // rules itself.
+            // Takes back the extension, because the old rules allowed it. If another renewal came in between, that
+            // renewal checks the rules itself.
             let _ = lease.renew(&grant, generation.saturating_add(1), self.context.clock.now().lease, before);
             self.cancel(id, job.id, Reason::Contended);
             return Ok(None);

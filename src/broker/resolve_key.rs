@@ -1,4 +1,4 @@
-//! Access keys of S3 clients: a gateway gets what checks the signatures of one day, and never the secret.
+//! Access keys of S3 clients. A gateway gets a key that checks the signatures of one day, and never the secret itself.
 
 use std::time::Duration;
 

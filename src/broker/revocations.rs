@@ -27,9 +27,9 @@ pub struct Revoked {
 pub struct EndingOptions<'a> {
     /// The reason, for those who lose access and for the auditor.
     pub reason: &'a str,
-    /// Only counts the access that would end.
+    /// If set, the call only counts the access that would end.
     pub dry_run: bool,
-    /// Accepts a name that does not exist yet.
+    /// If set, the name need not exist yet.
     pub ahead: bool,
 }
 
@@ -112,8 +112,8 @@ impl OperatorUseCases {
         Revoked { ending, jobs_closed: Vec::new(), notes: Vec::new() }
     }
 
-    /// Lowers a fence that is not a job, attempt or lease. The memberships of an identity end after the lowering, so
-    /// that no membership from before the lowering is left.
+    /// Lowers the fence of a name that is not a job, attempt or lease. If the name is an identity, its memberships end
+    /// after the fence is lowered, so that none of the earlier memberships is left.
     fn revoke_name(&self, caller: &Caller, name: &FenceName, kind: &FenceKind, reason: &str) -> Revoked {
         let logins = self.context.state.logins_behind(name);
         self.context.reasons.note(name, reason);

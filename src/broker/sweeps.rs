@@ -28,7 +28,8 @@ pub(super) struct Sweeps {
 }
 
 impl Sweeps {
-    /// Ends the access of the members of these jobs that the rules no longer allow. Returns the number of ended leases.
+    /// Decides again about the members of these jobs, and ends the access of each member that the rules no longer allow. Returns
+    /// the number of ended leases.
     pub(super) fn end_no_longer_allowed(&self, rules: &Rules, jobs: &[Arc<Job>], because: &str) -> u64 {
         let mut ended = 0u64;
         for (name, why) in self.no_longer_allowed(rules, jobs) {
@@ -78,8 +79,8 @@ impl Sweeps {
         u64::try_from(found.len()).unwrap_or(u64::MAX)
     }
 
-    /// Ends the access of open jobs that depends on approvals which no longer count. The cause must already be in
-    /// force. Returns the number of ended leases.
+    /// If approvals of open jobs no longer count, ends the access that depends on them. The lock or the rules that caused this must
+    /// already be in force. Returns the number of ended leases.
     pub(super) fn end_unapproved(&self, because: &str, concerns: impl Fn(&Job) -> bool) -> u64 {
         let concerned = || {
             let mut jobs = self.context.state.open_jobs();
@@ -123,8 +124,8 @@ impl Sweeps {
         names
     }
 
-    /// Returns the name of each lease of a member that anyone can use, if the rules no longer allow that, with the reason. Such a lease
-    /// has an S3 key, or tokens for a server that does not see who presents them.
+    /// Some leases can be used by anyone who has the credential: they have an S3 key, or tokens for a server that does not see who
+    /// presents them. Returns the name of each such lease of a member that the rules no longer allow, with the reason.
     fn bearers_no_longer_allowed(
         &self,
         rules: &Rules,

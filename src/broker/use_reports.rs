@@ -72,7 +72,7 @@ impl UseReporters {
         let key = (caller.clone(), report.audience.clone());
         let fresh = ReportingRun { run: report.run, is_over: false, seq: 0, minute: now, reports: 0 };
         if !all.contains_key(&key) {
-            // So the map has no more gateways than the catalog names.
+            // Remove gateways that the catalog no longer names, so that the map stays small.
             all.retain(|(id, audience), _| {
                 catalog.audience(audience).is_some_and(|a| a.verifiers.contains(id))
             });

@@ -192,7 +192,8 @@ impl PolicyUseCases {
                 parts: &[],
             };
             let Some(answer) = rules.engine.entry_may_do(entry, action, &on.name, &bundle) else { continue };
-            // If there are several purposes, the entry would choose the purpose with the fewest gates.
+            // A job of this entry could name any of these purposes. So show the gates of the purpose that has the
+            // fewest.
             let EntryAnswer { gates, rules } = answer;
             let best = found.get_or_insert_with(|| EntryThatCan {
                 entry: entry.clone(),
@@ -240,7 +241,7 @@ fn notes(
 ) -> Vec<String> {
     let mut notes = Vec::new();
     if rules.engine.decides_by_identity() {
-        notes.push("a rule depends on the single SPIFFE ID, so this list can be wrong for some: check one with can-i --for".to_owned());
+        notes.push("a rule depends on the exact SPIFFE ID, so this list can be wrong for some of an entry's IDs: check one ID with `leasehold can-i --for ID`".to_owned());
     }
     let Some(resource) = resource else { return notes };
     let others: Vec<_> = resource.shared_with.iter().map(TenantName::as_str).collect();

@@ -130,7 +130,8 @@ impl Tokens {
         holder: &SpiffeId,
         certificate: Option<&[u8; 32]>,
     ) -> Result<Claims, Refusal> {
-        // The token does not contain these two names. It contains tags of their fences, and all tags have one size.
+        // The token contains only tags of the fences of these two names, and all tags have the same size. So any two
+        // names will do.
         let (attempt, instance) = (AttemptNumber::new(ATTEMPTS_MAX.into()), "any".parse());
         let (Some(attempt), Ok(instance)) = (attempt, instance) else {
             return Err(Refusal::new(Reason::Internal, "the token could not be measured"));
@@ -161,8 +162,9 @@ impl Tokens {
     }
 }
 
-/// Returns the longest identities that may join. Every token has fences for the launcher's identity and trust domain. If
-/// the holder is another identity, its fences make the token longer.
+/// Returns the longest identities that may join. Every token has tags for the launcher's identity and trust domain. If
+/// the holder is not the launcher, the token has one more tag for its identity, and another one if its trust domain
+/// differs.
 fn longest_holders(job: &Job) -> impl Iterator<Item = SpiffeId> {
     let mut longest: BTreeMap<(bool, bool), SpiffeId> = BTreeMap::new();
     for holder in job.spec.members.join.iter().map(longest_match) {

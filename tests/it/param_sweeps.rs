@@ -104,7 +104,7 @@ async fn an_approval_counts_for_all_jobs_of_its_sweep() {
             Err(no) => {
                 let no = Refused::of(&no);
                 no.is(Code::ResourceExhausted, "OVERLOADED");
-                assert!(no.text.contains("filled more of the ledger"), "{}", no.text);
+                assert!(no.text.contains("written more records"), "{}", no.text);
                 return;
             }
         }
