@@ -175,7 +175,7 @@ fn a_public_listener_without_a_certificate_is_refused() {
     let open = LEAST.replace("[identity]", "listen = \"0.0.0.0:8444\"\n[identity]");
     assert!(problems(&open)[0].contains("plain HTTP on the network"));
     let half = LEAST.replace("[identity]", "cert = \"c.pem\"\n[identity]");
-    assert_eq!(problems(&half), ["6: issuer.cert has no key beside it: write issuer.key too"]);
+    assert_eq!(problems(&half), ["6: issuer.cert is set and issuer.key is not: write issuer.key too"]);
     let both =
         LEAST.replace("[identity]", "listen = \"0.0.0.0:8444\"\ncert = \"c\"\nkey = \"k\"\n[identity]");
     assert!(read(&both).is_ok());
@@ -290,7 +290,7 @@ fn a_bundle_endpoint_is_written_in_full() {
     18: federation.bundel is not a key: write one of trust_domain, url, profile, ca, or remove it
     19: federation.ca is for https_web: remove it, or change the profile
     25: federation: `w.example` is listed twice: name each trust domain once
-    13: federation: `td.example` has a bundle in identity.bundles: it has one source, remove one
+    13: federation: `td.example` has a bundle in identity.bundles too: a trust domain may have only one source, remove one of the two
     "#
     );
 }
@@ -300,7 +300,7 @@ fn two_listeners_never_share_an_address() {
     let same = LEAST.replace("[issuer]", "probe = \"127.0.0.1:8444\"\n[issuer]");
     assert_eq!(
         problems(&same),
-        ["1: issuer.listen is 127.0.0.1:8444, as server.probe is: write another port"]
+        ["1: issuer.listen and server.probe are both 127.0.0.1:8444: write another port for one of them"]
     );
     let any = LEAST.replace(
         "[issuer]",
@@ -397,7 +397,11 @@ fn each_mistake_about_people_is_reported() {
         (client, "client_id = \"\"", "people.client_id"),
         (client, "", "people.client_id is missing"),
         (client, "client_id = \"a\"\nsession = \"13h\"", "people.session"),
-        (client, "client_id = \"a\"\nlisten = \"127.0.0.1:8444\"", "people.listen is 127.0.0.1:8444"),
+        (
+            client,
+            "client_id = \"a\"\nlisten = \"127.0.0.1:8444\"",
+            "people.listen and issuer.listen are both 127.0.0.1:8444",
+        ),
         (client, "client_id = \"a\"\n[people.groups]\nA = \"x\"", "is not the name of a group"),
         (client, "client_id = \"a\"\ndevice = true", "people.device is not a key"),
     ] {

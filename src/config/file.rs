@@ -172,13 +172,16 @@ fn issuer(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Is
     let listen = match (table.has("cert"), table.has("key")) {
         (true, true) => Some(IssuerListen::Tls { address: address?, cert: cert?, key: key? }),
         (true, false) => {
-            notes.problem(table.line_of("cert"), "issuer.cert has no key beside it: write issuer.key too");
+            notes.problem(
+                table.line_of("cert"),
+                "issuer.cert is set and issuer.key is not: write issuer.key too",
+            );
             None
         }
         (false, true) => {
             notes.problem(
                 table.line_of("key"),
-                "issuer.key has no certificate beside it: write issuer.cert too",
+                "issuer.key is set and issuer.cert is not: write issuer.cert too",
             );
             None
         }
@@ -293,7 +296,10 @@ fn check_addresses(config: &Config, line: usize, notes: &mut Notes) {
     let all = config.addresses();
     for (i, (name, address)) in all.iter().enumerate() {
         for (other, _) in all.iter().skip(i + 1).filter(|(_, a)| a == address && a.port() != 0) {
-            notes.problem(line, format!("{other} is {address}, as {name} is: write another port"));
+            notes.problem(
+                line,
+                format!("{other} and {name} are both {address}: write another port for one of them"),
+            );
         }
     }
 }

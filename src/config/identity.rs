@@ -114,7 +114,7 @@ fn check_bundles(bundles: &BTreeMap<TrustDomain, PathBuf>, federation: &[Federat
             notes.problem(
                 *line,
                 format!(
-                    "federation: `{domain}` has a bundle in identity.bundles: it has one source, remove one"
+                    "federation: `{domain}` has a bundle in identity.bundles too: a trust domain may have only one source, remove one of the two"
                 ),
             );
         } else if !seen.insert(domain) {

@@ -76,7 +76,7 @@ fn groups(table: &mut Section<'_>, notes: &mut Notes) -> Option<Vec<(GroupName, 
     good.then_some(out)
 }
 
-/// Checks that no other source vouches for the people trust domain.
+/// Checks that `[people]` is the only source of roots for the trust domain of people.
 pub(super) fn check(config: &Config, line: usize, notes: &mut Notes) {
     let Some(people) = &config.people else { return };
     let (domain, identity) = (&people.trust_domain, &config.identity);

@@ -88,8 +88,8 @@ pub struct ServerConfig {
     pub room: RoomConfig,
 }
 
-/// The bounds of the gRPC listener. One SPIFFE ID never gets more than is still free, so it gets at most half of each
-/// bound.
+/// The bounds of the gRPC listener. One SPIFFE ID may use at most as much as is still free for others, so at most half
+/// of each bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomConfig {
     /// The highest number of handshakes under way.
@@ -186,7 +186,7 @@ pub struct PolicyConfig {
     pub catalog: PathBuf,
     /// The trusted public keys. One of them must have signed the policy. If it is empty, a signature is not required.
     pub trusted_keys: Vec<PathBuf>,
-    /// The people who see the rule that refused.
+    /// The callers to whom a refusal names the rule that refused.
     pub explain: Explain,
     /// Identities that may always lift locks, also a lock that shuts out these identities.
     pub break_glass: Vec<SpiffeId>,
@@ -220,7 +220,7 @@ pub struct LedgerConfig {
     pub rate_per_identity: u32,
     /// The KiB of records per second that one tenant may cause, on average.
     pub rate_per_tenant: u32,
-    /// The reaction of a start if the directory has traces of a missing ledger. The configuration file cannot set this.
+    /// What a start does if the directory has traces of a missing ledger. The configuration file cannot set this.
     pub lost: ledger::Lost,
 }
 
