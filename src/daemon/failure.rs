@@ -41,7 +41,7 @@ pub enum StartError {
     /// The ledger refused the first record of this run.
     #[error("the record of this start could not be written")]
     Epoch(#[source] LedgerError),
-    /// ring made no ES256 key.
+    /// The cryptography library (ring) could not make the key that signs tokens.
     #[error("no signing key could be made")]
     Key(#[from] KeyError),
     /// The operating system gave no random bytes for the nonce of this run or the secrets of the broker.

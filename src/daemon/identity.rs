@@ -115,8 +115,8 @@ impl Watched {
     }
 }
 
-/// Whether an SVID is older than the age at which issuers renew it. This age is half of its life, plus a tenth because
-/// issuers spread renewals.
+/// Whether an SVID is older than half of its life and a tenth of its life more. Issuers renew an SVID after half of its
+/// life, and spread the renewals over some time.
 fn missed_half_life(leaf: &Leaf, now: Wall) -> bool {
     let life = leaf.not_after.since(leaf.not_before);
     now.since(leaf.not_before) > life / 2 + life / 10

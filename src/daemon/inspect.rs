@@ -423,7 +423,7 @@ fn look_at_path(path: &ConfiguredPath) -> Look {
     look
 }
 
-/// Returns a line for each entry of the catalog whose identities cannot connect, because the daemon cannot get the
+/// Returns a line for each catalog entry if its identities cannot connect, because the daemon has no source for the
 /// roots of their trust domain.
 fn strangers(config: &Config, rules: &Rules) -> Vec<String> {
     let identity = &config.identity;

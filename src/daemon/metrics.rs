@@ -74,8 +74,16 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
         "Logins of people that were refused, by reason.",
     ),
     ("leasehold_logins_total", Counter, "People who logged in."),
-    ("leasehold_members_away_total", Counter, "Members that were lost, because they sent no heartbeats."),
-    ("leasehold_observed_total", Counter, "Parts of decisions that would have refused an observed tenant."),
+    (
+        "leasehold_members_away_total",
+        Counter,
+        "Members that became away, because they sent no heartbeats or their stream ended.",
+    ),
+    (
+        "leasehold_observed_total",
+        Counter,
+        "Actions that policy would have denied to jobs of observed tenants.",
+    ),
     (
         "leasehold_notice_records_skipped_total",
         Counter,
@@ -100,7 +108,7 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
     (
         "leasehold_tenants_observed",
         Gauge,
-        "Tenants whose jobs are observed and not refused. Not zero: policy refuses them nothing.",
+        "Observed tenants now: policy decides about their jobs, but refuses nothing.",
     ),
     ("leasehold_svid_rotations_total", Counter, "Rotations of the daemon's SVID."),
 ];

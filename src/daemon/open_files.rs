@@ -20,10 +20,10 @@ pub enum BoundFrom {
     File,
 }
 
-/// Raises the soft limit on open files to the need of a configuration, as far as the hard limit allows. A shell starts
-/// a process with a limit of 1,024. Handshakes of unknown callers could use up so few files. Then other callers could
-/// not connect, and the ledger could not begin a segment. If the hard limit is too low, a default bound on connections
-/// is lowered. A bound from the configuration file stays, with a warning.
+/// Raises the soft limit on open files to the number that a configuration needs, as far as the hard limit allows. A
+/// shell starts a process with a limit of 1,024, and handshakes of unknown callers could use up so few files. Then
+/// other callers could not connect, and the ledger could not begin a segment. If the hard limit is too low, this lowers
+/// a default bound on connections. A bound from the configuration file stays, with a warning.
 ///
 /// The bounds apply to one listener. `listeners` is the number of listeners with these bounds.
 pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom, listeners: usize) {

@@ -76,7 +76,8 @@ pub(super) fn reloader(config: &Config, clock: Arc<dyn Clock>) -> Reloader {
     })
 }
 
-/// Returns a line for each entry of people who log in that does not name the person. Such an entry gives no access.
+/// Some catalog entries match people who log in. Returns a line for each such entry that does not name the person,
+/// because it gives no access.
 pub(super) fn nameless_people(catalog: &Catalog, people: Option<&TrustDomain>) -> Vec<String> {
     let entries = catalog.principals().filter(|entry| {
         people.is_some_and(|domain| entry.pattern.trust_domain() == domain)
@@ -91,7 +92,7 @@ pub(super) fn nameless_people(catalog: &Catalog, people: Option<&TrustDomain>) -
     entries.map(line).collect()
 }
 
-/// Returns the source of the policy, with its signatures: the files, or the policy that was applied last. Until a
+/// Returns the policy with its signatures, from its source: the files, or the policy that was applied last. Until a
 /// policy is applied, the files are in force. If the configuration names keys, one of them must have signed the policy.
 fn source(
     policy: &PolicyConfig,
@@ -168,7 +169,8 @@ fn read(
     Ok(rules)
 }
 
-/// Logs the mistakes in the files on disk that are not in force, and the tenants that are only observed.
+/// Logs the mistakes in the files on disk that are not in force, and the observed tenants: policy decides about their
+/// jobs, but refuses nothing.
 pub(super) fn log_mistakes(catalog: &Catalog, now: Wall) {
     for mistake in catalog.not_taken() {
         tracing::error!(%mistake, "the catalog leaves this out");
