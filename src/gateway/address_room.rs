@@ -39,7 +39,7 @@ pub(super) struct AddressPlace {
 }
 
 impl AddressRoom {
-    /// `all` is the limit for all addresses together, and `most` is the limit for one address.
+    /// Makes the places. `all` is the limit for all addresses together, and `most` is the limit for one address.
     pub(super) fn new(all: usize, most: usize) -> Arc<Self> {
         Arc::new(AddressRoom { all, most, taken: Mutex::default() })
     }
@@ -66,9 +66,9 @@ impl AddressRoom {
 }
 
 impl TakenPlaces {
-    /// Closes the oldest connection of the address with the most connections. Returns `false` if no connection may be closed for
-    /// an address that has `has` connections: the other address must have at least two more. If `has` is 0, one more is enough,
-    /// so many networks with one connection each do not keep a new address out.
+    /// Closes the oldest connection of the address with the most connections, for an address that has `has` connections. Returns
+    /// `false` if the busiest address does not have at least two more connections than `has`. If `has` is 0, one more is enough.
+    /// Otherwise many networks with one connection each would keep a new address out.
     fn cut_of_the_busiest(&mut self, has: usize) -> bool {
         let most = self.each.values().map(BTreeMap::len).max().unwrap_or(0);
         if most < has.saturating_add(2) && !(has == 0 && most == 1) {

@@ -28,8 +28,8 @@ struct OrderState {
     change_ended: Notify,
 }
 
-/// The jobs, in the order of their first requests. If there are too many, the oldest are removed, because the feed has
-/// reported by then which of their attempts are over.
+/// The jobs, in the order of their first requests. If there are too many, the oldest are removed. By then, the feed has
+/// reported which of their attempts are over.
 #[derive(Default)]
 struct OrderedJobs {
     by_id: HashMap<JobId, JobOrder>,

@@ -80,7 +80,7 @@ impl BucketUpload {
         let (objects, path) = (self.store.objects.clone(), self.path.clone());
         match self.large.take() {
             None => {
-                // The request to the store can carry only some conditions.
+                // The request to the store can carry only some conditions, so all of them are checked first.
                 check_now(&self.store, &self.path, conditions).await?;
                 final_check().map_err(StoreError::Ended)?;
                 let payload: PutPayload = std::mem::take(&mut self.small).into_iter().collect();

@@ -47,7 +47,7 @@ impl Gateway {
         if hub::is_hub_path(request.uri().path()) {
             return Err(not_implemented("the facade of the Hub for direct keys"));
         }
-        // Only wrappers send these, to the other listener.
+        // Only wrappers send this header, and they send it to the other listener.
         request.headers_mut().remove(TOKEN);
         request.headers_mut().remove(SECRET_KEY);
         check_form(&request)?;
@@ -74,7 +74,8 @@ impl Gateway {
     }
 }
 
-/// Refuses a day on which no request of now can be signed. A lease lives for minutes, so its URLs are of today or yesterday.
+/// Refuses a date that the signature of a present request cannot have. A lease lives for minutes, so its URLs were signed today
+/// or yesterday.
 fn check_date(date: &str, now: Wall) -> S3Result<()> {
     const DAY: u64 = 24 * 60 * 60;
     let day = |seconds: u64| {
@@ -94,12 +95,13 @@ fn unknown_key() -> S3Error {
     failed(S3ErrorCode::InvalidAccessKeyId, text)
 }
 
-/// What the client of a key reads. A wrapper would get a new token by itself, but this client cannot, so it must not try again.
+/// Makes the error for the client of an S3 key. A wrapper would get a new token by itself. This client cannot, so the error
+/// tells it not to try again.
 fn refused_key(refusal: &Refusal) -> S3Error {
     match refusal.reason {
         Reason::LeaseNotFound => unknown_key(),
         Reason::TokenEpoch | Reason::EpochChanged => {
-            let text = "the daemon was restarted, and the key ended with that";
+            let text = "the daemon was restarted, which ended the key";
             refused(&Refusal::new(Reason::LeaseEnded, text).fix(ASK_AGAIN))
         }
         Reason::Revoked | Reason::LeaseEnded | Reason::LeaseExpired | Reason::TokenExpired => {

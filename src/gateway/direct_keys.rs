@@ -31,7 +31,8 @@ struct DirectKeyState {
 struct KeptKeys {
     by_lease: HashMap<LeaseId, Vec<(String, DateKey)>>,
     in_order: VecDeque<LeaseId>,
-    /// Leases of which the daemon said that they have no key. They never get one. The latest are kept.
+    /// Leases that have no key, as the daemon said. Such a lease never gets a key later. Only the latest of these
+    /// leases are kept.
     keyless: VecDeque<LeaseId>,
 }
 
@@ -75,7 +76,7 @@ impl DirectKeys {
         self.0.local.date_key(date)
     }
 
-    /// The secret of those keys.
+    /// Returns the secret of the keys that [`Self::local_key`] makes.
     pub(super) fn local_secret(&self) -> SecretKey {
         SecretKey::from(self.0.local.to_text().expose().to_owned())
     }

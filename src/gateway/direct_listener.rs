@@ -84,7 +84,7 @@ impl DirectListener {
     }
 }
 
-/// What the connections of the listener share.
+/// The state that the connections of the listener share.
 struct DirectState {
     gateway: Gateway,
     keys: DirectKeys,

@@ -202,7 +202,7 @@ impl DirectoryStore {
                 return Ok(None);
             }
             if let Some(chunk) = file.read_memory() {
-                // Between two chunks other tasks run, above all the one that follows the fence feed.
+                // Lets other tasks run between two chunks, above all the task that follows the fence feed.
                 tokio::task::yield_now().await;
                 return Ok(Some((chunk, (store, file))));
             }

@@ -98,7 +98,7 @@ impl FileChunks {
         None
     }
 
-    /// Memory for the next bytes, as long as they are.
+    /// Returns memory that has the length of the next bytes.
     fn take_chunk(&self) -> Vec<u8> {
         let left = self.left.end.saturating_sub(self.left.start);
         let length = usize::try_from(left.min(GATEWAY_CHUNK)).unwrap_or(usize::MAX);

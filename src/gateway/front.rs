@@ -269,9 +269,10 @@ pub(super) fn check_form<B>(request: &Request<B>) -> S3Result<()> {
     Ok(())
 }
 
-/// Refuses a document that is too long, or whose length is not declared. s3s would report both as faults of the server.
+/// Refuses an XML body (a document) that is too long, or whose length the client does not declare. s3s would report both
+/// as faults of the server.
 pub(super) fn check_document<B>(request: &Request<B>) -> S3Result<()> {
-    // The body of a PUT is an object or a part if the request has only these parameters. Otherwise it is a document.
+    // If a PUT has only these parameters, its body is an object or a part of an object. Otherwise its body is a document.
     const OF_OBJECTS: [&[u8]; 4] = [b"", b"partNumber", b"uploadId", b"x-id"];
     let names = || request.uri().query().unwrap_or_default().split('&').filter_map(decoded_name);
     let is_signature = |name: &[u8]| name.to_ascii_lowercase().starts_with(b"x-amz-");
@@ -289,12 +290,14 @@ pub(super) fn check_document<B>(request: &Request<B>) -> S3Result<()> {
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     match length {
         Some(length) if length > GATEWAY_XML_BYTES_MAX => {
-            let text = format!("the document has {length} bytes: at most {GATEWAY_XML_BYTES_MAX}");
+            let text =
+                format!("the XML body has {length} bytes, and may have at most {GATEWAY_XML_BYTES_MAX}");
             Err(failed(S3ErrorCode::MaxMessageLengthExceeded, text))
         }
-        None if headers.contains_key(header::TRANSFER_ENCODING) => {
-            Err(failed(S3ErrorCode::MissingContentLength, "the length of the document is not declared"))
-        }
+        None if headers.contains_key(header::TRANSFER_ENCODING) => Err(failed(
+            S3ErrorCode::MissingContentLength,
+            "the request does not declare the length of its XML body: send Content-Length",
+        )),
         _ => Ok(()),
     }
 }

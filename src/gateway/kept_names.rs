@@ -7,11 +7,11 @@ use crate::limits::GATEWAY_WALK_NAME_BYTES;
 /// Collects names that come in any order, and keeps the first ones.
 #[derive(Debug)]
 pub(super) struct KeptNames {
-    /// The last one of the order is on top.
+    /// The name that comes last in the order is on top.
     names: BinaryHeap<String>,
     bytes: usize,
     bounds: NameBounds,
-    /// The first name that was given up. All names from it on are missing here.
+    /// The first name, in the order, that did not fit. This name and all names after it are missing here.
     given_up: Option<String>,
 }
 

@@ -155,7 +155,7 @@ pub(super) async fn complete(
     let wanted = wanted_parts(&open, &named, input.mpu_object_size)?;
     let conditions =
         Conditions { if_match: input.if_match, if_none_match: input.if_none_match, ..Conditions::default() };
-    // This goes on if the client disconnects, so that the client's next attempt gets the outcome.
+    // The completion goes on if the client disconnects, so that the client's next attempt gets the outcome.
     let uploads = uploads.clone();
     let ending = tokio::spawn(async move {
         // The caller's slot and the turn are kept until the end.

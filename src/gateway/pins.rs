@@ -173,7 +173,7 @@ impl PinnedTo {
         self.manifest()?.object(key.as_str()).copied().ok_or(StoreError::NotFound)
     }
 
-    /// Describes an object after its bytes were compared, so that it is refused exactly if it cannot be read.
+    /// Describes an object after its bytes were compared. So HEAD refuses an object exactly if GET would refuse it.
     pub(super) async fn head(
         &self,
         store: &Arc<LocationStore>,
@@ -301,7 +301,7 @@ async fn sha256_of(store: &LocationStore, path: &ObjectPath, e_tag: &str) -> Res
     Ok(Digest(digest.finish().as_ref().try_into().unwrap_or_default()))
 }
 
-/// Passes chunks on, each one when the next chunk is there. The last chunk waits until the object was checked again.
+/// Passes each chunk on when the next chunk has arrived. The last chunk waits until the object was checked again.
 fn while_unchanged(
     chunks: BoxStream<'static, Result<Bytes, StoreError>>,
     store: Arc<LocationStore>,

@@ -1,4 +1,5 @@
-//! The body of a request: its client keeps a pace, its chunks are bounded, and what no operation reads of it is received and discarded.
+//! The body of a request. Its client must keep a pace, and its chunks are bounded. The gateway receives and discards the bytes that
+//! no operation reads.
 
 use std::{
     pin::Pin,
@@ -18,7 +19,7 @@ use crate::{
     limits::{GATEWAY_UNREAD_BYTES_MAX, GATEWAY_UNREAD_WAIT},
 };
 
-/// Passes the frames of a body on, and fails at one that breaks a bound.
+/// Passes the frames of a body on, and fails at a frame that breaks a bound.
 ///
 /// If the connection is closed while a client is sending, the client cannot read the answer. So the rest of the body is received
 /// and discarded, within bounds, when this value is dropped.
@@ -39,7 +40,7 @@ impl ReceivedBody {
         ReceivedBody { body: Some(body), pace: BodyPace::new(clock.clone()), chunks, clock }
     }
 
-    /// Checks what came.
+    /// Checks a frame that the client sent.
     fn check(&mut self, frame: &Frame<Bytes>) -> Result<(), StdError> {
         let bytes = frame.data_ref().map_or(&[][..], Bytes::as_ref);
         self.pace.received(bytes.len());

@@ -44,7 +44,8 @@ pub(super) fn service(uploads: Arc<OpenUploads>) -> S3Service {
     builder.build()
 }
 
-/// Gives s3s the secret that came with the request. The forwarder chose the id of the key, and it has no meaning here.
+/// Gives s3s the secret that came with the request. The wrapper's local S3 endpoint chose the id of the key, and the id
+/// has no meaning here.
 struct SecretOfRequest;
 
 #[tonic::async_trait]

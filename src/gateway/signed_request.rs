@@ -135,7 +135,7 @@ impl SignedRequest {
         Ok(())
     }
 
-    /// The text that is signed, for a path in the form in which it is signed.
+    /// Returns the text that the client signed. `path` has the form in which the client signed it.
     fn text_to_sign<B>(&self, request: &Request<B>, path: &str) -> S3Result<String> {
         let mut pairs: Vec<(String, String)> = read_query(request.uri().query().unwrap_or_default())?
             .into_iter()
@@ -207,7 +207,7 @@ fn fields_of_query(query: &[(String, String)]) -> S3Result<SignatureFields> {
         let value = parameter(query, name)?;
         value
             .map(str::to_owned)
-            .ok_or_else(|| malformed("the presigned URL has not all parameters of Signature Version 4"))
+            .ok_or_else(|| malformed("the presigned URL lacks a parameter of Signature Version 4"))
     };
     if need("X-Amz-Algorithm")? != ALGORITHM {
         return Err(malformed("the algorithm of the presigned URL is not AWS4-HMAC-SHA256"));
@@ -221,8 +221,8 @@ fn fields_of_query(query: &[(String, String)]) -> S3Result<SignatureFields> {
     })
 }
 
-/// Reads the names of the signed headers. Someone who passes a signed request on must not be able to add a header that means something
-/// to S3, so all of those must be signed.
+/// Reads the names of the signed headers. All headers that have a meaning for S3 must be signed. Otherwise someone who passes a
+/// signed request on could add such a header.
 fn read_signed_headers(text: &str, headers: &HeaderMap) -> S3Result<Vec<String>> {
     let names: Vec<String> = text.split(';').map(str::to_owned).collect();
     let is_name = |name: &String| {
@@ -273,12 +273,12 @@ fn session_token(
     Ok(SecretText::new(token.to_owned()))
 }
 
-/// The value of a parameter that may be there once.
+/// Returns the value of a parameter. Refuses a parameter that occurs twice.
 fn parameter<'q>(query: &'q [(String, String)], name: &str) -> S3Result<Option<&'q str>> {
     let mut found = query.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str());
     match (found.next(), found.next()) {
         (value, None) => Ok(value),
-        _ => Err(malformed("a parameter of the signature is there twice")),
+        _ => Err(malformed("the URL has a parameter of the signature twice")),
     }
 }
 
@@ -341,7 +341,7 @@ fn encode(text: &str, slash: Slash) -> String {
     out
 }
 
-/// A header's value without outer spaces, and with one space for each run of inner ones.
+/// Returns a header's value without spaces at its beginning and end, and with single spaces inside.
 fn normal_value(value: &HeaderValue) -> S3Result<String> {
     let text =
         std::str::from_utf8(value.as_bytes()).map_err(|_| malformed("a signed header is not UTF-8"))?;

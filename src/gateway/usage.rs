@@ -373,7 +373,8 @@ impl Usages {
 }
 
 impl Usage {
-    /// Whether the usage is over. A lease whose token expired may come back with another token.
+    /// Whether the usage is over. If only a token has expired, it is not over, because the lease may come back with
+    /// another token.
     fn is_over(&self, now: LeaseTime) -> bool {
         let has_ended = self.live.as_ref().is_some_and(|live| {
             live.check().is_err_and(|refusal| {

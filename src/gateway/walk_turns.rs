@@ -67,7 +67,7 @@ impl WalkTurns {
     }
 }
 
-/// Returns the limits of a queue. More than [`GATEWAY_LISTINGS_MAX`] listings never wait, because no more are under way at once.
+/// Returns the limits of a queue. At most [`GATEWAY_LISTINGS_MAX`] listings wait, because no more are under way at once.
 fn turns(used_max: usize, used_per_key_max: usize) -> TurnLimits {
     TurnLimits {
         used_max,
