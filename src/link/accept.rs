@@ -57,19 +57,18 @@ impl Acceptor {
         Acceptor { tls: TlsAcceptor::from(config), protocol, source, clock }
     }
 
-    /// Performs a handshake. The returned receiver has seen the trust that verified the peer, so that no later change is
-    /// missed.
+    /// Performs a handshake. The returned receiver reports every change of the bundles after those that verified the peer.
     ///
-    /// If the queue has no free place, a stalled handshake is ended at once, and a slow handshake earlier than otherwise. A
-    /// handshake is also ended if the queue gives its place to another address. So half-open handshakes cannot keep peers out,
-    /// however many there are.
+    /// If the queue has no free place, this ends a handshake as soon as it stalls, and a slow one after
+    /// [`limits::HANDSHAKE_CROWDED`]. It also ends a handshake if the queue gives its place to another address. So half-open
+    /// handshakes cannot keep peers out, even if there are very many.
     async fn accept(&self, tcp: TcpStream, place: &mut HandshakePlace) -> Result<Accepted, FailureCause> {
         let (tcp, bytes) = counted(tcp, 0);
         let mut handshake = self.tls.accept(tcp);
         let began = self.clock.now().boot;
         let mut bytes_before = 0;
         let tls = loop {
-            // The handshake comes first, so that bytes which have arrived are read before the silence counts.
+            // The handshake is polled first. So bytes that have arrived are read before the peer counts as silent.
             tokio::select! {
                 biased;
                 tls = &mut handshake => break tls.map_err(|e| FailureCause::of(&e))?,
@@ -151,8 +150,9 @@ pub async fn serve<S, B>(
     });
     let accept = async {
         loop {
-            // The queue closes the connections beyond its limit, so this waits only until their tasks have run. A connection
-            // that waits in the kernel has no address yet, so it cannot have a turn.
+            // The queue closes the connections beyond its limit, so this waits only until their tasks have run. Connections
+            // must be accepted soon: while a connection waits in the kernel, its address is not known, so the queue cannot give
+            // it a turn.
             let Ok(socket) = sockets.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((tcp, remote)) => {
@@ -328,7 +328,7 @@ async fn connection_end(
     shutdown: &CancellationToken,
 ) -> ConnectionEnd {
     loop {
-        // The mark comes before the check, so that a change during the check is seen again.
+        // The mark comes before the check. So if the bundles change during the check, the loop checks again.
         trust.mark_unchanged();
         let now = clock.now();
         let until = match connection.valid_until(now.wall) {

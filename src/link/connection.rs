@@ -130,7 +130,7 @@ impl Connection {
         self.cut.cancel();
     }
 
-    /// The token that closes it at once when it is cancelled.
+    /// Returns a token. When it is cancelled, the connection is closed at once.
     pub fn cutter(&self) -> CancellationToken {
         self.cut.clone()
     }
@@ -148,9 +148,9 @@ impl Connection {
     }
 }
 
-/// Until when a peer is valid by the newest bundles. The result is kept, so that the chain is verified once for each revision,
-/// by a request or by the task of the connection. There is no lock: if two checks run at the same time, both verify, with the
-/// same result.
+/// The time until which a peer is valid by the newest bundles. The result is kept. So the chain is verified once for each
+/// revision of the bundles, by a request or by the task of the connection. There is no lock: if two checks run at the same
+/// time, both verify, with the same result.
 struct PeerValidity {
     trust: watch::Receiver<Arc<Trust>>,
     /// The revision of the bundles in the last verification.

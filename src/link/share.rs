@@ -14,8 +14,9 @@ use crate::name::SpiffeId;
 /// Limits how much of one resource (connections, requests, bytes) each SPIFFE ID uses at once. A resource can also be shared by
 /// another key, such as the tenant. Then each rule for an identity below is a rule for that key.
 ///
-/// An identity may use at most `most` in total. It may also never use more than was free before it took the last amount. So a
-/// single identity gets at most half, and while anything is free, the next identity gets some of it.
+/// An identity may use at most `most` in total. Each time it takes an amount, its total may also not exceed what is still free
+/// before it takes the amount. So a single identity gets at most half of all. While anything is free, another identity can get
+/// some of it.
 ///
 /// An identity that uses nothing has no entry. The mutex is held for one look-up, without a clock or an await.
 #[derive(Debug)]
