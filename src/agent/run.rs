@@ -203,7 +203,7 @@ impl RunningCommand {
                     warned = Some(end);
                     let left = end.since(clock.now().wall).as_secs();
                     self.messages.send(&format!(
-                        "the SVID of this run ends in {left} s, at {end}: its access ends then, unless a new one comes before"
+                        "the SVID of this run ends in {left} s, at {end}: if it is not renewed before, the access of this run ends then"
                     ));
                 }
                 _ = &mut member.serving => {}
@@ -460,8 +460,9 @@ impl RunningCommand {
         seen
     }
 
-    /// Whether the end of access cuts the command off, so that its exit code 0 does not mean that the work is done. After a
-    /// drain the command had time to save. With `ignore` it goes on, as its user wants.
+    /// Whether the end of access cuts the command off. If so, its exit code 0 does not mean that the work is done. After a
+    /// drain, the command was not cut off, because it had time to save. With `on_revoke = "ignore"`, it goes on as its user
+    /// wants.
     fn cuts_off(&self, end: &AccessEnd) -> bool {
         end.reason != Reason::AttemptDraining && self.settings.on_revoke != OnRevoke::Ignore
     }

@@ -179,7 +179,7 @@ pub(crate) async fn join_job(
                 begun.attempt.and_then(|a| AttemptNumber::new(a.number)).ok_or_else(not_understood)?;
             state.is_own_attempt = options.attempt_key.is_none();
             if !job.gates.is_empty() {
-                // The time of a job with gates began just now.
+                // The duration of a job with gates begins with its first attempt, so its end is known only now.
                 state.set_job(&get_job(&calls, id).await?)?;
             }
             (number, Some(SecretText::new(begun.ticket)))

@@ -1,4 +1,4 @@
-//! The access of a member to S3 gateways, in the form that the forwarder needs.
+//! The access of a member to S3 gateways, in the form that the local S3 endpoint (`forward`) needs.
 
 use std::sync::Arc;
 

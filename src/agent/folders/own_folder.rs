@@ -82,13 +82,13 @@ impl OwnFolder {
         others_can_replace(&self.path)
     }
 
-    /// Names a path through the open folder as the user would.
+    /// Turns a path under `inside` into the path that the user knows, for messages.
     pub(super) fn shown(&self, path: &Path) -> PathBuf {
         path.strip_prefix(&self.inside).map_or_else(|_| path.to_owned(), |below| self.path.join(below))
     }
 
-    /// Removes everything in it, and the folder if its path still leads to it. The command may still write into it, so this tries a few
-    /// times.
+    /// Removes everything in the folder, and the folder itself if its path still leads to it. The command may still write into the
+    /// folder, so this tries a few times.
     pub(super) fn remove(&self) -> io::Result<()> {
         let mut emptied = Ok(());
         for _ in 0..STAGE_WIPE_TRIES {
@@ -108,8 +108,8 @@ impl OwnFolder {
     }
 }
 
-/// Whether another user can replace the folder at a path. A user can do this who owns a folder above the path, or may write to
-/// such a folder that is not sticky. If the path contains links, the folders above the target of the links count too.
+/// Whether another user can replace the folder at a path. The owner of a folder above the path can do this. If such a folder is not
+/// sticky, every user who may write to it can do it too. If the path contains links, the folders above their targets count too.
 pub(super) fn others_can_replace(path: &Path) -> bool {
     let is_safe = |folder: &Path| {
         fs::metadata(folder).is_ok_and(|seen| {
@@ -139,7 +139,8 @@ fn has_one_user(group: Gid) -> bool {
     user.gid == group.gid && group.name == user.name && group.mem.iter().all(|member| *member == user.name)
 }
 
-/// Removes what is in a folder. Follows no link in it. A command may have made a folder read-only.
+/// Removes what is in a folder, and follows no link in it. Makes folders writable first, because a command may have made them
+/// read-only.
 fn empty(folder: &Path) -> io::Result<()> {
     fs::set_permissions(folder, Permissions::from_mode(0o700))?;
     let mut result = Ok(());

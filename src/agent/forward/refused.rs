@@ -118,7 +118,7 @@ impl NotServed {
     }
 
     /// Adds the headers in which the Hub's clients look for the reason. Every call that we tried showed one of these headers.
-    /// After `GatedRepo` a client does not try again. This code is left out if the call fetches the bytes of a file. Clients
+    /// The code `GatedRepo` keeps a client from trying again. It is left out if the call fetches the bytes of a file. Clients
     /// always show the warning.
     fn name_to_hub_clients(&self, text: &str, method: &Method, path: &str, headers: &mut http::HeaderMap) {
         let ascii: String =

@@ -156,7 +156,8 @@ impl Relay {
                     }
                 }
                 Ok(response) => return Ok(response),
-                // A second read changes nothing. Any other request may have taken effect already, so the program must decide.
+                // To repeat a read changes nothing. Any other request may have taken effect already, so the program must decide
+                // whether to repeat it.
                 Err(why) if is_empty && local.only_reads() && self.clock.now().lease < deadline => {
                     tracing::debug!(%why, request = local.shown(), "a request is sent again");
                     self.clock.sleep(backoff.next_wait()).await;
@@ -242,7 +243,7 @@ impl Relay {
         }
     }
 
-    /// Waits a moment for other tokens, because the gateway may learn before us that these tokens have ended.
+    /// Waits a moment for other tokens, because the gateway may learn earlier than this process that these tokens have ended.
     async fn has_changed(&self, before: &Gateways) -> bool {
         let mut present = self.present.clone();
         let is_other =

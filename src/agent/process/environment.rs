@@ -1,4 +1,5 @@
-//! The environment of the child: what the wrapper sets, and the standing credentials that the child does not inherit.
+//! The environment of the child: what the wrapper sets, and the standing credentials that the child does not inherit. A
+//! standing credential is a key or password that gives access without a lease.
 
 use std::{
     collections::BTreeSet,

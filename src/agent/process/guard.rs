@@ -224,7 +224,8 @@ struct CommandGuard {
     deaths: tokio::signal::unix::Signal,
     events: File,
     command: process::Child,
-    /// Opened before the command started, so that they are found although it moved them.
+    /// The folders with copies of resources. They were opened before the command started, so the guard finds them even if the
+    /// command has moved them.
     copies: Vec<ForeignCopy>,
     has_ended: bool,
     /// The signals, which are received and only reported. No signal for the job or the wrapper ends the guard.
@@ -291,7 +292,8 @@ impl CommandGuard {
         };
         if guard.args.takes_terminal {
             terminal::give_foreground(guard.pid());
-            // The command may have used the terminal before it was in the foreground, and may be stopped for that reason.
+            // If the command used the terminal before it was in the foreground, the terminal may have stopped it. So continue
+            // it.
             let _ = killpg(guard.pid(), Signal::SIGCONT);
         }
         guard.send(GuardEvent::Started(guard.pid()));

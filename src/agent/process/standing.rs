@@ -1,4 +1,5 @@
-//! Standing credentials: which inherited variables contain them, and whether the command gets them.
+//! Standing credentials are keys and passwords that give access without a lease. This file decides which inherited variables
+//! contain them, and whether the command gets them.
 //!
 //! | Variable | The command |
 //! |---|---|

@@ -184,9 +184,9 @@ fn resources(
         table.refuse("as", NOT_BUILT, notes);
         let (own, other) = if writing { ("sync", "stage") } else { ("stage", "sync") };
         let wrong_table = if writing {
-            "belongs into [[read]]: here write sync"
+            "is for [[read]]: in [[write]], write sync"
         } else {
-            "belongs into [[write]]: here write stage"
+            "is for [[write]]: in [[read]], write stage"
         };
         table.refuse(other, wrong_table, notes);
         let path = table.text(own, notes, folder::path);

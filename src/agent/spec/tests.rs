@@ -119,7 +119,7 @@ fn folders_are_apart_and_in_their_tables() {
     let read = |keys: &str| with(&format!("[[read]]\nresource = \"dataset:acme/x@1\"\n{keys}"));
     assert_eq!(read("stage = \"/scratch/x\""), Vec::<String>::new());
     for (keys, line, what) in [
-        ("sync = \"/out\"", 6, "sync belongs into [[write]]: here write stage"),
+        ("sync = \"/out\"", 6, "sync is for [[write]]: in [[read]], write stage"),
         ("stage = \"/\"", 6, "`/` is no folder for one resource"),
         ("stage = \"\"", 6, "is not a folder"),
         ("stage = \"a/../b\"", 6, "contains `..`"),

@@ -44,7 +44,8 @@ impl LiveMember {
         }
     }
 
-    /// `counts` is false if another request replaced this one in the meantime.
+    /// Acts on the answer to a request for a credential. `counts` is false if another request replaced this one in the
+    /// meantime.
     fn on_credential(
         &mut self,
         at: usize,
@@ -83,7 +84,7 @@ impl LiveMember {
         let credential = self.credentials.get_mut(at)?;
         let is_renewal = credential.lease.is_some();
         match refusal.reason.member_step() {
-            // A lock on one lease may leave others: the answer to a new request says what is locked.
+            // A lock on one lease may leave the others live. So request another credential: the answer says what is locked.
             MemberStep::Stop if is_renewal && refusal.reason == Reason::Locked => {
                 credential.lease = None;
                 credential.schedule.request_now(now);

@@ -65,7 +65,7 @@ pub(crate) struct LiveMember {
     /// The digest of the certificate of the present connection, or of the next one.
     pub(super) svid_digest: Option<[u8; 32]>,
     window: Duration,
-    /// The access that the forwarder may use, with the number of the last change that it contains.
+    /// The access that the local S3 endpoint may use, with the number of the last change that it contains.
     present: watch::Sender<PresentAccess>,
     shown_change: u64,
 }
@@ -131,7 +131,7 @@ impl LiveMember {
         Ok(self.credentials.write_index(&self.session)?)
     }
 
-    /// Returns the access that the forwarder may use. It changes while the member is served.
+    /// Returns the access that the local S3 endpoint may use. It changes while the member is served.
     pub(crate) fn present(&self) -> watch::Receiver<PresentAccess> {
         self.present.subscribe()
     }
@@ -194,7 +194,7 @@ impl LiveMember {
         }
     }
 
-    /// Publishes the access that the forwarder may use, if it changed.
+    /// Publishes the access that the local S3 endpoint may use, if it changed.
     fn show_access(&mut self, end: Option<&AccessEnd>) {
         let changes = self.credentials.changes();
         let has_ended = matches!(*self.present.borrow(), PresentAccess::Ended(_));

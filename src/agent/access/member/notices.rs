@@ -93,7 +93,7 @@ impl LiveMember {
         };
         let by_time = matches!(reason, Reason::NotJoined | Reason::AttemptEnded | Reason::JobClosed);
         let daemon_now = time.as_ref().map(nearest_wall);
-        // The daemon ends drains at its ticks, so a drain may end one tick early.
+        // The daemon checks its drains at an interval, so it may end a drain up to [`TICK`] before `ends`.
         let is_due = |ends: &Wall| by_time && daemon_now.is_none_or(|n| n.plus(TICK) >= *ends);
         match self.writing_ends.filter(is_due) {
             Some(ends) => AccessEnd {
