@@ -34,7 +34,7 @@ Examples:
   leasehold bench gateway --nginx /opt/nginx/sbin/nginx
   leasehold bench --quick --floor docs/performance.md")]
 pub struct BenchArgs {
-    /// What to measure: issue, renew, introspect, check, end, stages, gateway [default: not the last two]
+    /// What to measure: issue, renew, introspect, check, end, stages, gateway [default: all but the last two]
     #[arg(value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub what: Vec<Workload>,
     /// Requests under way at once; several numbers are measured one after the other
@@ -43,7 +43,7 @@ pub struct BenchArgs {
     /// Connections that the requests share
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub connections: u16,
-    /// Seconds to measure each figure, and as many for its limit
+    /// Seconds to measure each figure; its limit takes as many again
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=20))]
     pub seconds: u16,
     /// Begin this many requests a second [default: begin a request when another has ended]
@@ -52,10 +52,10 @@ pub struct BenchArgs {
     /// Streams of a gateway, measured one number after the other
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 8], value_parser = clap::value_parser!(u16).range(1..=100))]
     pub streams: Vec<u16>,
-    /// The nginx to measure a gateway beside [default: that of PATH]
+    /// The nginx program to compare a gateway with [default: from PATH]
     #[arg(long, value_name = "PROGRAM")]
     pub nginx: Option<PathBuf>,
-    /// Measure for twenty seconds, with 64 requests in flight and without end
+    /// Measure for only twenty seconds, with 64 requests in flight, and leave out `end`
     #[arg(long)]
     pub quick: bool,
     /// The folder for the daemon and its ledger [default: a temporary folder]
@@ -67,7 +67,7 @@ pub struct BenchArgs {
     /// Fail if the ratio of a rate is below half of the ratio on this page
     #[arg(long, value_name = "FILE")]
     pub floor: Option<PathBuf>,
-    /// Serve as the limit
+    /// Serve as the program that is measured as the limit
     #[arg(long, hide = true, requires = "echo_folder")]
     pub echo_port: Option<u16>,
     #[arg(long, hide = true)]

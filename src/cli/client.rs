@@ -28,8 +28,8 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// How much later than our deadline the deadline is that we send to the daemon. At our deadline we reset the call, which also
-/// ends it in the daemon. The deadline that we send is for a daemon that does not see the reset.
+/// The deadline that we send to the daemon is this much later than our own deadline. At our own deadline we reset the call,
+/// which also ends it in the daemon. The later deadline is for a daemon that does not see the reset.
 const SENT_DEADLINE_LATER: Duration = Duration::from_secs(60);
 
 /// A connection to the daemon of a context.

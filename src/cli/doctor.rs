@@ -397,7 +397,10 @@ async fn check_daemon(
         return;
     }
     if !answer.observed.is_empty() {
-        let what = format!("policy is only observed, and refuses nothing: {}", answer.observed.join(", "));
+        let what = format!(
+            "policy refuses nothing to the jobs of these tenants, because they are observed: {}",
+            answer.observed.join(", ")
+        );
         report.add_problem(
             "observed tenants",
             what,

@@ -96,7 +96,8 @@ impl Failure {
         self
     }
 
-    /// Changes the failure into a `run` whose command never began. The exit code is 125, as with `env` and `docker`.
+    /// Changes the failure into the failure of a `run` that started no command. The exit code is 125, as with `env` and
+    /// `docker`.
     #[must_use]
     pub fn before_the_command(self) -> Self {
         Failure { exit: Exit::Child(125), ..self }.saying("Nothing was started, no access was given.")

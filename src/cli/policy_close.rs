@@ -41,7 +41,7 @@ pub(super) struct PolicyRejectArgs {
     change: ClosedArgs,
 }
 
-/// The options of both.
+/// The options of `policy withdraw` and `policy reject`.
 #[derive(Debug, Args)]
 struct ClosedArgs {
     /// The digest of the change that was proposed

@@ -50,7 +50,7 @@ daemon's host. The daemon's configuration names NAME.pub in policy.trusted_keys.
 Examples:
   leasehold policy keygen policy-signer")]
 pub(super) struct PolicyKeygenArgs {
-    /// The path of both files, without their endings
+    /// The path of the two key files, without their endings
     #[arg(value_name = "NAME")]
     name: PathBuf,
 }

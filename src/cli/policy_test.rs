@@ -33,7 +33,7 @@ pub(super) struct PolicyTestArgs {
     /// The catalog for the decisions [default: policy.catalog of --config]
     #[arg(long, value_name = "DIR")]
     catalog: Option<PathBuf>,
-    /// The daemon's configuration file, which names both
+    /// The daemon's configuration file, which names the policies and the catalog
     #[arg(long, value_name = "FILE", env = "LEASEHOLD_CONFIG")]
     config: Option<PathBuf>,
 }
@@ -80,7 +80,7 @@ impl PolicyTestArgs {
         let Some(file) = &self.config else {
             let lacks = if dir.is_none() { "the policies" } else { "the catalog" };
             return Err(Failure::usage(format!("the directory of {lacks} is not given")).fix(
-                "name both: leasehold policy test DIR --catalog DIR; or --config FILE, which has both",
+                "name both directories: leasehold policy test DIR --catalog DIR; or --config FILE, which names both",
             ));
         };
         let configured = Config::load(file)?.config.policy;

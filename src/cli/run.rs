@@ -28,7 +28,7 @@ use crate::{
     secret::{Secret, SecretText},
 };
 
-/// Runs a command with the access of a job, and ends it with the command.
+/// Runs a command with the access of a job, and ends the access with the command.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Variables with other credentials are removed. The command gets LEASEHOLD_JOB, _ATTEMPT and:

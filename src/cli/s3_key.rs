@@ -67,7 +67,7 @@ impl S3KeyArgs {
             .ask(CallKind::Changes, request, async |r| client.members().issue_credential(r).await)
             .await?;
         let (Some(key), Some(expires)) = (issued.s3_key, issued.token_expires.as_ref().and_then(wall)) else {
-            return Err(Failure::new(Exit::Failure, "the daemon answered no key"));
+            return Err(Failure::new(Exit::Failure, "the daemon's answer has no S3 key"));
         };
         let text = json!({
             "Version": 1,

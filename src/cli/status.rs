@@ -97,7 +97,7 @@ impl StatusArgs {
             ]))?;
             for observed in &who.observed {
                 note(&format!(
-                    "leasehold: warning: OBSERVE: policy is only observed, and refuses nothing: {observed}"
+                    "leasehold: warning: OBSERVE: policy refuses nothing to the jobs of these tenants: {observed}"
                 ));
             }
             for mistake in &who.catalog_mistakes {
