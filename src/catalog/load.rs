@@ -38,7 +38,8 @@ impl Catalog {
     ///
     /// # Errors
     ///
-    /// No file can be used: the directory cannot be read, or every file has a mistake and no earlier text.
+    /// No file can be used: the directory cannot be read, or every file has a mistake and no earlier version of it was
+    /// in force.
     pub fn reload(&self, dir: &Path) -> Result<Self, CatalogErrors> {
         accepted::reload(dir, self.sources()).map(Self::of)
     }
@@ -175,7 +176,7 @@ pub(super) fn sources(
             Err(why) => problem(
                 file,
                 format!("it {why}"),
-                "make it a UTF-8 file that the daemon may read, or split the tenant",
+                "make it a UTF-8 file of at most 16 MiB that the daemon may read",
             ),
         }
     }

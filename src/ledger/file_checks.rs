@@ -27,8 +27,8 @@ pub(super) fn check_last_record(disk: &dyn Disk, name: &str, bytes: u64, digest:
     }
 }
 
-/// Whether a segment begins with the first record of the chain. The first record's index is above 1 if earlier records
-/// were refused.
+/// Whether a segment begins with the first record of the chain. Its index may be above 1: records to which the writer
+/// gave lower indexes may never have reached the disk.
 pub(super) fn begins_chain(disk: &dyn Disk, first: u64) -> io::Result<bool> {
     let longest = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
     let mut line = Vec::new();

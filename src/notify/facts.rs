@@ -21,7 +21,7 @@ use crate::{
 pub trait NoticeLookup: Send + Sync + 'static {
     /// Returns the job, if it is open or was closed lately.
     fn job(&self, id: JobId) -> Option<Arc<Job>>;
-    /// Resolves when all approvals of the job that are on disk count.
+    /// Resolves when every approval of the job that is on disk has taken effect.
     fn settled(&self, id: JobId) -> BoxFuture<'_, ()>;
     /// Returns the tenants whose open jobs depend on a person.
     fn tenants_of_person(&self, human: &HumanName) -> BTreeSet<TenantName>;

@@ -38,7 +38,8 @@ pub struct BrowserFlow {
 }
 
 impl BrowserFlow {
-    /// Begins a login for the key whose nonce is `nonce`. Listens for the answer on a port of this machine.
+    /// Begins a login for a key. `nonce` is the digest of that key, and the ID token must have it. Listens for the
+    /// answer on a port of this machine.
     ///
     /// # Errors
     ///

@@ -1,8 +1,8 @@
 //! Finds secrets in texts that people write for others: a reason, a justification, a ticket.
 //!
-//! Such a text is recorded for years, so this check is stricter than the check of messages. It also finds a value that
-//! only its name makes a secret, and long random digits. A text that only mentions a secret, a digest or a commit does
-//! not contain a secret.
+//! Such a text is recorded for years, so this check is stricter than the check of messages. It also finds a value that is
+//! secret only because of the name before it, as in `password=…`, and long random digits. A text that only mentions a
+//! secret, a digest or a commit does not contain a secret.
 
 use unicode_normalization::UnicodeNormalization;
 
@@ -224,8 +224,8 @@ fn value_of_flag<'t>(flag: &str, word: &'t str, next: &'t str) -> Option<(&'t st
     is_cluster.then_some(if value.is_empty() { (next, true) } else { (value, false) })
 }
 
-/// Whether a run of letters and digits is random: hex digits without a label before them, or letters and digits that
-/// change all the time.
+/// Whether a run of letters and digits is random: hex digits without a label before them, or letters and digits that often
+/// alternate.
 fn is_random(text: &str, at: usize, run: &str) -> bool {
     let has = |is: fn(&char) -> bool| run.chars().any(|c| is(&c));
     if run.len() < RUN || !has(char::is_ascii_digit) || !has(char::is_ascii_alphabetic) {

@@ -1,4 +1,5 @@
-//! A measurement and its limit.
+//! A measurement, and its limit: the best that this machine can do with the same messages. The limit is measured too. It is not
+//! a bound as in `limits`.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ pub struct Measured {
     pub p99: Duration,
     /// The longest latency.
     pub longest: Duration,
-    /// The processor time of the answering process for each request. Zero if it is not a separate process. It depends less than
-    /// the rate on other work of the machine.
+    /// The processor time of the answering process for each request. Zero if it is not a separate process. Other work of the
+    /// machine changes it less than it changes the rate.
     pub processor: Duration,
 }
 
