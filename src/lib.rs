@@ -77,7 +77,7 @@
 //! | bundle | a *trust bundle* contains the root certificates of a trust domain, a *policy bundle* the files of a policy. The type [`policy::Bundle`] is something else: a question to policy about all actions of a job at once |
 //! | checkpoint line | the checkpoints that jobs write under one name, with one folder for each job |
 //! | epoch | one run of the daemon, by its number. A restart begins the next epoch |
-//! | feed, tick | the stream of revocations to a resource server, and the message in it that proves that nothing is missing |
+//! | feed, tick | the stream of revocations to a resource server, and a message in it that the server sends and the daemon *echoes*: it sends the tick back after all lowerings before it, so nothing is missing |
 //! | fold | state that is computed from the ledger's records, one record after the other |
 //! | model | a machine-learning model. If the model checkers loom and shuttle are meant, the text names them |
 //!

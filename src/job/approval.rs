@@ -134,7 +134,7 @@ impl Job {
         Ok(Some(Change::Approved { request, approvals }))
     }
 
-    /// Returns the close of a job that has not begun and that an approver refuses.
+    /// Returns how to close a job that an approver refuses before it has begun.
     pub fn reject(&self, detail: &str, now: LeaseTime) -> Result<Close, Illegal> {
         match self.state {
             JobState::Closed(Outcome::Rejected) => Ok(Close::Already),

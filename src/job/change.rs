@@ -252,7 +252,7 @@ impl Job {
         vouched: &[SpiffePattern],
     ) {
         if !self.has_begun() && !self.gates.is_empty() {
-            // The time of a job begins after the approvals.
+            // The duration of a job with gates begins with its first attempt.
             self.ends = at.plus(self.spec.max_duration);
             if let Some(emergency) = &self.emergency {
                 self.ends = self.ends.min(emergency.until);

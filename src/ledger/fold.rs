@@ -91,7 +91,7 @@ pub(super) fn find_snapshot_record(disk: &dyn Disk, first: u64) -> io::Result<Op
         if line.pop_if(|b| *b == b'\n').is_none() {
             return Ok(None);
         }
-        // The envelope is shorter than this. Later fields may contain the mark, so they are not searched.
+        // The envelope has fewer than 256 bytes. Later fields may contain the mark, so they are not searched.
         let envelope = line.get(..line.len().min(256)).unwrap_or_default();
         if envelope.windows(MARK.len()).any(|w| w == MARK)
             && let Ok(Line { index, kind: record::SNAPSHOT, fields, .. }) = record::split(&line)

@@ -48,11 +48,11 @@ pub struct Options {
     pub snapshot_bytes_max: u64,
     /// The head that is kept outside this directory. A ledger that ends before the record of this head is refused.
     pub kept: Option<Head>,
-    /// The reaction of a start if the directory has traces of a ledger, but no ledger.
+    /// What a start does if the directory has traces of a ledger, but no ledger.
     pub lost: Lost,
 }
 
-/// The reaction of a start if the directory has traces of a ledger, but no ledger.
+/// What a start does if the directory has traces of a ledger, but no ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lost {
     /// The start fails, because the locks, jobs and decisions of that ledger are not known.

@@ -42,7 +42,7 @@ pub(super) struct QueueState {
     pub(super) head: Head,
     /// Indexes of coalesced records. They never count as durable.
     pub(super) coalesced: BTreeSet<u64>,
-    /// The reason if appends are refused.
+    /// Set while appends are refused: the reason.
     shut: Option<Arc<str>>,
     closing: bool,
     pub(super) stopped: Option<WriterEnd>,

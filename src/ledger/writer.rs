@@ -56,7 +56,7 @@ pub(super) struct Writer {
     pub(super) latest: Wall,
     /// The number and bytes of durable records since the last snapshot began.
     pub(super) since_snapshot: Size,
-    /// The size of that snapshot.
+    /// The size of the last snapshot.
     pub(super) snapshot: Size,
     pub(super) clock: Arc<dyn Clock>,
     /// The head that was written last, and the time.

@@ -232,8 +232,8 @@ pub(crate) fn looks_secret(text: &str) -> bool {
             .any(|run| run.len() >= RUN_WITH_SLASHES && !run.starts_with('/') && is_encoded(run, 3))
 }
 
-/// Whether a run of letters and digits is encoded bytes. Encoded bytes change between the kinds of characters all the
-/// time, and names do not. One change in `one_in` characters is enough.
+/// Whether a run of letters and digits is encoded bytes. In encoded bytes, the kind of character changes often. In names it
+/// seldom changes. One change in `one_in` characters is enough.
 pub(super) fn is_encoded(run: &str, one_in: usize) -> bool {
     let kind = |c: u8| match c {
         b'A'..=b'Z' => Some(0),

@@ -49,7 +49,7 @@ impl fmt::Debug for S3Secret {
 pub struct DateKey(Secret);
 
 impl DateKey {
-    /// Takes over what [`DateKey::expose`] returned elsewhere.
+    /// Makes the key from the bytes that [`DateKey::expose`] returned in another process.
     pub fn new(key: Secret) -> Self {
         DateKey(key)
     }

@@ -54,7 +54,7 @@ impl FromStr for LockName {
         // A path below the trust domain, or the trust domain itself.
         if format!("{inner}/x").parse::<SpiffeId>().is_err() {
             return Err(bad(
-                "without its last slash it is neither a SPIFFE ID nor `spiffe://` and a trust domain",
+                "without its last slash it must be a SPIFFE ID, or `spiffe://` and a trust domain",
             ));
         }
         Ok(LockName::Prefix(prefix.to_owned()))

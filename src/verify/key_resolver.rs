@@ -46,7 +46,7 @@ impl KeyResolver {
         let answer =
             answer.map_err(|status| unanswered(&status, "leasehold does not resolve the access key"))?;
         let key = Secret::from_bytes(&answer.into_inner().date_key).map(DateKey::new);
-        key.ok_or_else(|| Refusal::new(Reason::Internal, "leasehold answered no key"))
+        key.ok_or_else(|| Refusal::new(Reason::Internal, "the answer of leasehold contains no valid key"))
     }
 }
 
