@@ -169,8 +169,9 @@ impl CatalogReading<'_> {
         left_out
     }
 
-    /// Removes tenants without a file in force from `serves` and `shared_with`. If such a file is on disk, the mistake is in
-    /// that file. If there is no such file, a reload keeps a name that was not in force, and then counts it as a mistake.
+    /// Removes tenants without a file in force from `serves` and `shared_with`. A tenant is removed if its file is on disk,
+    /// because then the mistake is in that file, or if the entry in force named the tenant before. A new name without a file
+    /// stays, and the check of the catalog reports it as a mistake.
     fn forget_tenants(
         &self,
         f: &mut TenantFile,

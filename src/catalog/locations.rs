@@ -79,7 +79,7 @@ fn note(inner: LocatedResource<'_>, outer: LocatedResource<'_>, found: &mut Find
         first.entry.resource.declared
     );
     if first.file.tenant == second.file.tenant {
-        let fix = "give a checkpoint line a folder in which no dataset or model lies, and that lies in none";
+        let fix = "give the checkpoint line a folder that contains no dataset or model, and is inside none";
         found.problems.push(problem(second.file, second.entry.line, what, fix));
     } else {
         let fix = "give each tenant its own folder; to share data, use `shared_with`";

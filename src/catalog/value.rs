@@ -35,7 +35,7 @@ impl FromStr for LowerWord {
 pub(super) fn parse<T: FromStr<Err: Display>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|why: T::Err| {
         let why = why.to_string();
-        if why.starts_with('`') { why } else { format!("`{}` is not one: {why}", plain::value(text)) }
+        if why.starts_with('`') { why } else { format!("`{}` is not valid: {why}", plain::value(text)) }
     })
 }
 
@@ -116,7 +116,7 @@ pub(super) fn location(text: &str) -> Result<String, String> {
     } else if text.len() > TEXT_BYTES_MAX {
         "it is longer than 512 bytes"
     } else if !text.bytes().all(|b| b.is_ascii_graphic()) {
-        "it contains a space, a control character or one beyond ASCII"
+        "it contains a space, a control character or a character that is not ASCII"
     } else if authority.contains('@') {
         "it contains a user or a secret before `@`"
     } else if scheme != "file" && authority.is_empty() {

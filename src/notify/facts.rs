@@ -371,8 +371,8 @@ impl NoticeFacts {
         NoticeFacts { occasion, tenant, concerns: BTreeSet::new(), subject, summary, data: Map::new() }
     }
 
-    /// Returns the facts for tenants that the record only concerns: all except the count of leases, because it counts all
-    /// tenants.
+    /// Returns the facts for the tenants in `concerns`. They leave out the number of leases that ended, because it counts
+    /// the leases of all tenants.
     pub(super) fn for_concerned(&self) -> NoticeFacts {
         let mut facts = self.clone();
         facts.data.remove(LEASES_ENDED);

@@ -1,10 +1,10 @@
 //! Notices: events that people should know of, sent to their webhooks.
 //!
 //! The source is the ledger. A notice is sent only for a record that is on disk. One reader follows the records for all
-//! webhooks. So no request waits for a receiver, and no end of a lease or job does. Each webhook has a limited queue
-//! and one courier. A receiver that cannot be reached fills only its queue. Notices beyond the limit are dropped and
-//! counted. For each webhook, a file stores the index of the last record up to which no notice waits. So after a
-//! restart a notice may come twice, with the same id, but no notice that waited is missing.
+//! webhooks. So a request or the end of a lease or job never waits for a receiver. Each webhook has a limited queue and one
+//! courier. A receiver that cannot be reached fills only its queue. Notices beyond the limit are dropped and counted. For each
+//! webhook, a file stores the index of the last record up to which no notice waits. So after a restart a notice may come
+//! twice, with the same id, but no notice that waited is missing.
 //!
 //! This module decides nothing, and never sends a token, a key or another secret. A webhook of one tenant gets only notices of
 //! that tenant.

@@ -153,8 +153,8 @@ impl RecordReader {
         let line = line?;
         if may_matter(&line.line) {
             let (record, hash) = line.read()?;
-            // A person who gets a notice of an approval acts on it at once. So the approval must count before the notice is
-            // written.
+            // A person who gets a notice of an approval acts on it at once. So the approval must have taken effect before the
+            // notice is written.
             if let Event::JobApproved { job, .. } = &record.event {
                 self.lookup.settled(*job).await;
             }

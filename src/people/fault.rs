@@ -65,7 +65,7 @@ pub enum LoginFault {
     TooOften,
     /// The tokens of this person's other logins are issued in the future, and wait for their time.
     #[error(
-        "{} of your logins wait until this daemon's clock has the time of their ID tokens",
+        "{} of your logins wait, because their ID tokens are dated ahead of this daemon's clock",
         limits::LOGINS_AHEAD_PER_PERSON_MAX
     )]
     Ahead,

@@ -106,8 +106,8 @@ impl IdentityProvider {
         &self.options
     }
 
-    /// Checks an ID token for the key whose nonce is `nonce`: signature, algorithm, issuer, audience, authorized party, expiry,
-    /// age and nonce.
+    /// Checks an ID token: signature, algorithm, issuer, audience, authorized party, expiry, age and nonce. `nonce` is the
+    /// expected nonce, which is computed from the key of the login.
     ///
     /// A token without a nonce is accepted, but it is not [bound](PersonClaims::is_bound).
     ///
