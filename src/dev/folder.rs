@@ -52,7 +52,7 @@ impl SubPath {
         Ok(SubPath(segments))
     }
 
-    /// Makes a path of one name that this program chose.
+    /// Makes a path from one name. The name must come from this program, because it is not checked.
     pub(super) fn one(name: &str) -> Self {
         SubPath(vec![name.to_owned()])
     }

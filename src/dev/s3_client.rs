@@ -1,4 +1,4 @@
-//! A small S3 client for the demo. It knows nothing of Leasehold, and signs GET requests with the key that its environment
+//! A small S3 client for the demo. It contains no code for Leasehold, and signs GET requests with the key that its environment
 //! names.
 
 use std::{fs, io, path::Path};

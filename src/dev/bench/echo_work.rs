@@ -68,7 +68,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Prepares the work in the folder of a deployment. `token` is one that the daemon made.
+    /// Prepares the work in the folder of a deployment. `token` is a token of the daemon.
     pub(super) fn new(
         work: EchoWork,
         folder: &Path,
@@ -126,7 +126,7 @@ impl Signer {
     }
 }
 
-/// Makes tokens with the claims of one that the daemon made, each of another lease.
+/// Makes tokens with the claims of a token of the daemon. Each new token is of another lease.
 struct TokenMaker {
     key: SigningKey,
     fence_key: FenceKey,

@@ -89,7 +89,7 @@ impl Figure {
 mod tests {
     use super::*;
 
-    // A rate counts the answered requests, and quantiles are those of all parts together.
+    // The rate counts the answered requests. The quantiles are computed from the latencies of all parts.
     #[test]
     fn parts_add_up_to_one_measurement() {
         let mut whole = Sample::new().unwrap();

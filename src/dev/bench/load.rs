@@ -44,7 +44,8 @@ impl Load {
         loop {
             let mut from = Instant::now();
             if let Some(rate) = self.rate {
-                // If slow requests delay this request, its latency counts from the time at which it should have begun.
+                // If earlier requests are slow, this request begins late. Its latency counts from the time at which it
+                // should have begun.
                 from = begin + Duration::from_secs(1) / rate.max(1) * turns.fetch_add(1, Ordering::Relaxed);
                 tokio::time::sleep_until(from).await;
             }

@@ -10,7 +10,7 @@
 //! | `lab` | `BenchLab`: the daemon and the echo, each a process, and the members that call both |
 //! | `echo` | [`serve_echo`]: the server that is the limit |
 //! | `echo_work` | [`EchoWork`]: how much of the daemon's work it does |
-//! | `stages` | [`StageFigure`]: an issue by servers that do one more stage of it each |
+//! | `stages` | [`StageFigure`]: the time of an issue at servers that each do one stage more than the server before |
 //! | `work` | `Work`: one request, repeated |
 //! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |
 //! | `load` | `Load`: many requests at once, and how long each took |

@@ -17,7 +17,7 @@ pub enum Workload {
     Check,
     /// The time from an event that ends access to the last use that a server accepts
     End,
-    /// Where the time of an issue goes: servers that do one more stage of it each
+    /// How long each stage of an issue takes: each server does one stage more than the one before
     Stages,
     /// A gateway reads and writes, and is cut
     Gateway,

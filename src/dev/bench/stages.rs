@@ -1,4 +1,5 @@
-//! Where the time of an issue goes: servers that do one more stage of it each, and the daemon, which does all.
+//! The time that each stage of an issue takes. Each server does one stage more than the server before it, and the
+//! daemon does all stages.
 
 use super::{
     echo_work::EchoWork,

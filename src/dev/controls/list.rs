@@ -15,7 +15,7 @@ const TEXT: &str = include_str!("../../../docs/controls.toml");
 pub struct ControlList {
     /// The people and workloads that take steps. Each has a context.
     pub who: Vec<LabIdentity>,
-    /// Files that each control finds in its folder. `${n}` in them means the number of the control.
+    /// The files that are written into the folder of each control. `${n}` in them means the number of the control.
     pub file: BTreeMap<String, String>,
     /// Text that is added to the shipped catalog file of a tenant.
     #[serde(default)]

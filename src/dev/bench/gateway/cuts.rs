@@ -46,7 +46,7 @@ impl GatewayLab<'_> {
     }
 }
 
-/// Reads until the connection ends, and returns when that was.
+/// Reads until the connection ends, and returns the time of its end.
 fn read_until_cut(
     target: &LightTarget,
     request: &[u8],

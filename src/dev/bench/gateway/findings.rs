@@ -80,12 +80,12 @@ impl GatewayFigure {
     }
 }
 
-/// The times from the call that revokes a lease. Their rates say nothing.
+/// The times from the call that revokes a lease. The rates in these values have no meaning.
 #[derive(Clone, Debug)]
 pub struct GatewayCuts {
-    /// To the answer of the daemon.
+    /// The time until the daemon answers the call.
     pub confirmed: Measured,
-    /// To the end of the download at its client.
+    /// The time until the download ends at its client.
     pub cut: Measured,
 }
 
@@ -114,7 +114,7 @@ mod tests {
 
     use super::*;
 
-    // A ratio is that of the rates, and there is none without a limit.
+    // The ratio compares the two rates. Without a limit, there is no ratio.
     #[test]
     fn a_gateway_is_compared_with_its_limit() {
         let of = |per_second| {

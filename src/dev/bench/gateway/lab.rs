@@ -1,4 +1,4 @@
-//! A gateway, nginx beside it, and those that may read from both.
+//! The processes of a bench of a gateway: the daemon, the gateway, nginx, and a member that may read from both servers.
 
 use std::{
     fs::File,
@@ -29,11 +29,11 @@ use crate::{
     secret::{Secret, SecretText},
 };
 
-/// The object that ranges are read of, and its size.
+/// The object whose ranges are read, and its size.
 pub(super) const LARGE: (&str, u64) = ("bench/large.bin", 256 << 20);
-/// The object that is read whole.
+/// The object that is read as a whole, and its size.
 pub(super) const WHOLE: (&str, u64) = ("bench/whole.bin", 64 << 20);
-/// An object that no client reads to its end. Its file has no bytes on disk.
+/// An object that no client reads to its end, and its size. Its file has no bytes on disk.
 pub(super) const ENDLESS: (&str, u64) = ("bench/endless.bin", 64 << 30);
 
 /// The longest that a process may take to start.
@@ -123,7 +123,7 @@ impl<'a> GatewayLab<'a> {
         Ok((issued.lease.unwrap_or_default().id, SecretText::new(issued.token)))
     }
 
-    /// Where the gateway listens.
+    /// The target for a connection to the gateway, with TLS.
     pub(super) fn gateway_target(&self) -> Result<LightTarget, String> {
         Ok(LightTarget { port: self.stage.deployment.ports.s3, tls: Some(self.tls()?) })
     }
@@ -156,7 +156,7 @@ impl<'a> GatewayLab<'a> {
 }
 
 impl WrapperEndpoint {
-    /// The id of its process.
+    /// The id of the child's process.
     pub(super) fn id(&self) -> u32 {
         self.process.id()
     }

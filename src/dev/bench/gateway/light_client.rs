@@ -14,7 +14,7 @@ const BUFFER: usize = 256 << 10;
 /// The longest that a server may send nothing.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where a client connects to.
+/// The target of a client's connection: a port of this machine, with TLS or without.
 #[derive(Clone)]
 pub(super) struct LightTarget {
     pub(super) port: u16,

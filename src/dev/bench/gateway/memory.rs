@@ -17,14 +17,14 @@ use super::{
 };
 use crate::proto::v1;
 
-/// Between two looks at the memory.
+/// The time between two measurements of the memory.
 const LOOK: Duration = Duration::from_millis(10);
-/// Between two reads of a stream. Slow readers keep the buffers of the gateway full, and leave processor time for the fence feed:
-/// if it is late, the gateway cuts everything.
+/// The pause between two reads of a stream. Slow readers keep the buffers of the gateway full. They also leave processor time for
+/// the fence feed: if the feed is late, the gateway cuts all streams.
 const READ_PAUSE: Duration = Duration::from_millis(5);
 
 impl GatewayLab<'_> {
-    /// Reads with many streams, and looks at the memory meanwhile.
+    /// Reads with many streams, and measures the memory meanwhile.
     pub(super) async fn measure_memory(&mut self, plan: &GatewayPlan) -> Result<GatewayMemory, String> {
         let (_, token) = self.issue(v1::Half::Reading).await?;
         let (target, request) = (self.gateway_target()?, self.read_request(ENDLESS.0, &token).whole());

@@ -18,7 +18,7 @@ use nix::{
 
 use crate::dev::{DevDeployment, Role};
 
-/// Where systems keep programs for administrators, beside PATH.
+/// The folders in which systems keep programs for administrators. They are often not in PATH.
 const ELSEWHERE: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin"];
 
 /// Finds nginx in PATH, or in the usual folders of such programs.
@@ -77,7 +77,7 @@ impl Nginx {
         Err("nginx did not start".to_owned())
     }
 
-    /// The ids of its processes.
+    /// The ids of the processes of nginx.
     pub(super) fn processes(&self) -> Vec<u32> {
         let master = self.master.id();
         let children =
@@ -87,7 +87,7 @@ impl Nginx {
     }
 }
 
-/// SIGTERM ends its workers too. SIGKILL would leave them.
+/// SIGTERM ends the workers of nginx too. After SIGKILL, they would go on.
 impl Drop for Nginx {
     fn drop(&mut self) {
         if let Ok(id) = i32::try_from(self.master.id()) {
@@ -110,7 +110,7 @@ fn free_ports() -> Result<[u16; 2], String> {
 
 fn config(folder: &Path, deployment: &DevDeployment, tls_port: u16, plain_port: u16) -> String {
     let mut text = String::new();
-    // Started by root, its workers would become another user, who cannot read the folder.
+    // If root starts nginx, its workers change to another user by default. That user cannot read the folder.
     if geteuid().is_root() {
         text.push_str("user root;\n");
     }

@@ -24,7 +24,7 @@ const RANGE: u64 = 64 << 10;
 /// Bytes that are given to the system at once when an object is written.
 const PIECE: usize = 256 << 10;
 
-/// What every stream of a measurement does.
+/// What each stream of a measurement reads. `processes` are the processes whose processor time is counted.
 #[derive(Clone)]
 struct StreamReads {
     target: LightTarget,
@@ -62,7 +62,7 @@ impl GatewayLab<'_> {
     async fn our_reads(&mut self, work: GatewayWork) -> Result<StreamReads, String> {
         let object = object_of(work);
         if !work.is_forwarded() {
-            // Each figure has a new token, so that none expires on the way.
+            // Each figure has a new token, so that no token expires during a measurement.
             let (_, token) = self.issue(v1::Half::Reading).await?;
             let (target, request) = (self.gateway_target()?, self.read_request(object, &token));
             return Ok(StreamReads {
@@ -134,7 +134,7 @@ fn object_of(work: GatewayWork) -> &'static str {
 }
 
 impl StreamReads {
-    /// Reads with this number of streams until the time is over. The handshakes are made before.
+    /// Reads with this number of streams until the time is over. The handshakes are made before the time begins.
     async fn measure(&self, streams: usize, time: Duration) -> Result<Sample, String> {
         let mut clients = Vec::with_capacity(streams);
         for _ in 0..streams {
@@ -180,10 +180,11 @@ impl StreamReads {
     }
 }
 
-/// The range of a turn. Streams read at different places, which together are the whole object.
+/// The range that a stream reads in its turn. Each stream begins at another range, and reads each range of the object in
+/// turn.
 fn range(stream: usize, turn: u64) -> Range<u64> {
     let ranges = LARGE.1 / RANGE;
-    // The step has no divisor in common with the number of ranges, so every range has its turn.
+    // The step 37 has no common divisor with the number of ranges, so a stream reaches every range.
     let at = (stream as u64).wrapping_mul(1_021).wrapping_add(turn.wrapping_mul(37)) % ranges.max(1);
     let start = at.saturating_mul(RANGE);
     start..start.saturating_add(RANGE)

@@ -4,15 +4,16 @@ use std::ops::Range;
 
 use crate::{clock::Wall, dev::s3_client::S3Key, secret::SecretText};
 
-/// A request that is signed once and made again and again: signatures are accepted for 15 minutes, and no signature covers the
-/// range.
+/// A request that is signed once and made many times. This works because a signature is accepted for 15 minutes, and does not
+/// cover the range.
 #[derive(Clone)]
 pub(super) struct BenchRequest {
     head: String,
 }
 
 impl BenchRequest {
-    /// Signs a request for an object with the key, which names no body or an unsigned one.
+    /// Signs a request for an object with the key. `payload` stands for the body: the digest of an empty body, or the mark for
+    /// a body that is not signed.
     pub(super) fn sign(method: &str, host: &str, path: &str, key: &S3Key, payload: &str, now: Wall) -> Self {
         let mut request = Self::unsigned(method, host, path);
         for (name, value) in key.sign(method, host, path, payload, now) {
@@ -56,7 +57,7 @@ impl BenchRequest {
 mod tests {
     use super::*;
 
-    // A request of a range has the headers of the one for the whole object, and one more.
+    // A request for a range has the headers of a request for the whole object, and one more header.
     #[test]
     fn a_request_is_written_as_http_has_it() {
         let request = BenchRequest::unsigned("GET", "localhost", "/a").with("x-one", "1");
