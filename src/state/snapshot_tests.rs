@@ -33,8 +33,9 @@ async fn lived(disk: &Forgetful, segment_records: u64, jobs: u128) -> String {
     for event in all {
         let index = opened.ledger.append(&event).await.unwrap();
         recorded.take(index, event).unwrap();
+        // While a snapshot is written, no other segment begins.
+        last_snapshot(disk).await;
     }
-    last_snapshot(disk).await;
     opened.ledger.close(LONG).await.unwrap();
     text(&recorded)
 }
