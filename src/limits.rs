@@ -201,6 +201,17 @@ pub const LEDGER_BATCH_BYTES_MAX: usize = 4 << 20;
 pub const LEDGER_LINE_BYTES_MAX: usize = 16 << 20;
 /// Bytes after which a segment of the ledger is closed and the next one begins: people can still open a file of this size.
 pub const LEDGER_SEGMENT_BYTES: u64 = 64 << 20;
+/// Bytes of the records of one segment that are read: the largest `ledger.segment` and its last batch. A compressed
+/// file with more was not written by the daemon.
+pub const LEDGER_SEGMENT_READ_MAX: u64 = 17 << 30;
+/// The window of a compressed segment, as a power of two: 8 MiB, which `zstd -19` needs at most. It bounds the memory of
+/// each reader.
+pub const LEDGER_WINDOW_LOG_MAX: u32 = 23;
+/// The time before the daemon tries again to compress a segment, if the disk or another process kept it from that.
+pub const LEDGER_COMPRESS_RETRY: Duration = Duration::from_secs(30);
+/// Segments that differ from their compressed copy. If there are so many, the machine computes wrongly, and no more
+/// segments are compressed.
+pub const LEDGER_SEGMENTS_DIFFERENT_MAX: usize = 16;
 /// Records after which a segment is closed even if it is small. A start reads at most this many records after the
 /// snapshot.
 pub const LEDGER_SEGMENT_RECORDS: u64 = 20_000;

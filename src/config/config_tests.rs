@@ -78,6 +78,7 @@ fn a_minimal_configuration_is_enough_and_names_its_defaults() {
             "lease.rejoin = \"1h\"",
             "lease.drain_read = \"10s\"",
             "ledger.segment = \"64MiB\"",
+            "ledger.compress = true",
             "ledger.free_space_stop = \"1GiB\"",
             "ledger.rate_per_identity = 250",
             "ledger.rate_per_tenant = 1000",
@@ -123,6 +124,7 @@ token_ttl = "100y"
 lost_after = 0
 [ledger]
 segment = "256"
+compress = "no"
 [log]
 level = true
 [gateway]
@@ -143,8 +145,9 @@ listen = "0.0.0.0:9443"
     17: lease.token_ttl: `100y` is out of bounds: write 1s to 15m
     18: lease.lost_after: `0` is out of bounds: write a whole number from 1 to 60
     20: ledger.segment: `256` is not a size: write a whole number and KiB, MiB, GiB or TiB, as "1MiB"
-    22: log.level: this is true or false: write a text in quotes
-    23: gateway.audience is missing: write audience = "spiffe://hpc.acme.example/gateway", the name of an [[audience]] of the catalog
+    21: ledger.compress: this is a text: write true or false
+    23: log.level: this is true or false: write a text in quotes
+    24: gateway.audience is missing: write audience = "spiffe://hpc.acme.example/gateway", the name of an [[audience]] of the catalog
     "#);
 }
 

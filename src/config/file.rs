@@ -249,6 +249,7 @@ fn lease(mut table: Section<'_>, notes: &mut Notes) -> Option<LeaseConfig> {
 fn ledger(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<LedgerConfig> {
     let segment =
         table.or("segment", &size_text(LEDGER_SEGMENT_BYTES), notes, |t| size(t, 1 << 20..=16 << 30));
+    let compress = table.truth_or("compress", true, notes);
     let stop =
         table.or("free_space_stop", &size_text(FREE_SPACE_STOP), notes, |t| size(t, 1 << 20..=1 << 40));
     let head_copy = table.text("head_copy", notes, |t| path(t, folder));
@@ -265,6 +266,7 @@ fn ledger(mut table: Section<'_>, folder: &Path, notes: &mut Notes) -> Option<Le
     table.finish(notes);
     Some(LedgerConfig {
         segment_bytes: segment?,
+        compress: compress?,
         free_space_stop_bytes: stop?,
         head_copy,
         rate_per_identity: identity?,

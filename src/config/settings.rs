@@ -212,6 +212,8 @@ pub struct LeaseConfig {
 pub struct LedgerConfig {
     /// The number of bytes after which a new segment begins.
     pub segment_bytes: u64,
+    /// Whether sealed segments are compressed.
+    pub compress: bool,
     /// The number of free bytes on the ledger's disk below which nothing is issued.
     pub free_space_stop_bytes: u64,
     /// A file on another disk with a copy of the last signed head.
@@ -227,7 +229,12 @@ pub struct LedgerConfig {
 impl LedgerConfig {
     /// Returns the options with which the ledger is opened.
     pub fn options(&self) -> ledger::Options {
-        ledger::Options { segment_bytes: self.segment_bytes, lost: self.lost, ..ledger::Options::default() }
+        ledger::Options {
+            segment_bytes: self.segment_bytes,
+            compress: self.compress,
+            lost: self.lost,
+            ..ledger::Options::default()
+        }
     }
 }
 

@@ -69,6 +69,16 @@ const METRICS: &[(&str, MetricKind, &str)] = &[
         "Requests that were refused because their record could not be written.",
     ),
     (
+        "leasehold_ledger_saved_bytes_total",
+        Counter,
+        "Bytes of disk that the compression of the ledger freed.",
+    ),
+    (
+        "leasehold_ledger_segments_compressed_total",
+        Counter,
+        "Sealed segments of the ledger that were compressed.",
+    ),
+    (
         "leasehold_logins_refused_total",
         CounterOf("reason", reasons),
         "Logins of people that were refused, by reason.",

@@ -2,15 +2,14 @@
 //!
 //! Opening and verifying a ledger use this walk. It changes no file and keeps only one line in memory.
 
-use std::io::{BufRead, BufReader, Read};
-
 use super::{
     fault::{Fault, ReadError, Tamper},
     file::Disk,
     record::{self, Head, Line},
-    segment,
+    segment::{self, LedgerSegment},
+    segment_reader::{self, LINE_BYTES_MAX},
 };
-use crate::{limits, name::Digest};
+use crate::name::Digest;
 
 /// The result of a walk through the chain.
 #[derive(Debug)]
@@ -19,7 +18,8 @@ pub(super) struct Walked {
     pub(super) epoch: u64,
     pub(super) segments: u64,
     pub(super) bytes: u64,
-    /// The last segment that has a record, and its length up to the end of the last complete record.
+    /// The last segment that has a record, and its length up to the end of the last complete record. `None` if that
+    /// segment is compressed, because a compressed segment is never written again.
     pub(super) last: Option<(String, u64)>,
     pub(super) end: SegmentEnd,
 }
@@ -62,11 +62,10 @@ pub(super) fn walk(
     begin: WalkStart,
     each: Each<'_>,
 ) -> Result<Walked, ReadError> {
-    let files =
-        disk.list().map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
-    let mut segments = segment::of(files);
+    let mut segments = segment::list(disk)
+        .map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
     if let WalkStart::At(first) = begin {
-        segments.retain(|(named, _)| *named >= first);
+        segments.retain(|segment| segment.first >= first);
     }
     let mut walk = Walk {
         heads,
@@ -83,11 +82,11 @@ pub(super) fn walk(
         },
     };
     let mut left = segments.len();
-    for (first, file) in segments {
+    for segment in segments {
         left = left.saturating_sub(1);
-        walk.file = file;
+        walk.file = segment.file();
         walk.line = 0;
-        walk.segment(disk, first, left == 0, each)?;
+        walk.segment(disk, &segment, left == 0, each)?;
     }
     walk.finish()
 }
@@ -104,44 +103,53 @@ impl Walk<'_> {
     fn segment(
         &mut self,
         disk: &dyn Disk,
-        named: u64,
+        found: &LedgerSegment,
         is_last: bool,
         each: Each<'_>,
     ) -> Result<(), ReadError> {
-        let failed = |file: &str, source| ReadError::Io { file: file.to_owned(), source };
-        let mut input =
-            BufReader::with_capacity(256 << 10, disk.read(&self.file, 0).map_err(|e| failed(&self.file, e))?);
+        let mut input = segment_reader::open(disk, found.first)?;
+        self.file.clone_from(&input.file);
+        // A compressed segment is sealed, even if the segment behind it is missing.
+        let is_compressed = found.is_compressed || input.is_compressed;
+        let is_sealed = is_compressed || !is_last;
         let mut line = Vec::new();
         let mut at = 0u64;
         loop {
-            line.clear();
-            let cap = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
-            let read =
-                (&mut input).take(cap).read_until(b'\n', &mut line).map_err(|e| failed(&self.file, e))?;
-            let read = u64::try_from(read).unwrap_or(u64::MAX);
+            let read = match input.read_line(&mut line) {
+                Ok(read) => read,
+                Err(error) => return Err(self.unreadable(input.failed(error))),
+            };
             if read == 0 {
                 break;
             }
             self.line += 1;
             if line.pop_if(|b| *b == b'\n').is_none() {
-                if read == cap {
+                if read == LINE_BYTES_MAX {
                     return Err(self.fault(Fault::Malformed("it is longer than any record")));
                 }
-                return self.torn(&line, at, is_last);
+                return self.torn(&line, at, is_sealed);
             }
-            self.record(&line, named, each)?;
+            self.record(&line, found.first, each)?;
             at = at.saturating_add(read);
             self.walked.bytes = self.walked.bytes.saturating_add(read);
         }
         if at == 0 {
-            if !is_last {
+            if is_sealed {
                 return Err(self.fault(Fault::SegmentEmpty));
             }
             self.walked.end = SegmentEnd::Empty { file: self.file.clone() };
         } else {
-            self.walked.last = Some((self.file.clone(), at));
+            self.walked.last = (!is_compressed).then(|| (self.file.clone(), at));
         }
         Ok(())
+    }
+
+    /// Adds the place to the error of a file that cannot be decompressed.
+    fn unreadable(&self, error: ReadError) -> ReadError {
+        match error {
+            ReadError::Tamper(Tamper { what, .. }) => self.fault(what),
+            io @ ReadError::Io { .. } => io,
+        }
     }
 
     fn record(&mut self, line: &[u8], named: u64, each: Each<'_>) -> Result<(), ReadError> {
@@ -197,8 +205,8 @@ impl Walk<'_> {
     }
 
     /// Handles a last line without a newline.
-    fn torn(&mut self, line: &[u8], keep: u64, is_last: bool) -> Result<(), ReadError> {
-        if !is_last {
+    fn torn(&mut self, line: &[u8], keep: u64, is_sealed: bool) -> Result<(), ReadError> {
+        if is_sealed {
             return Err(self.fault(Fault::CutInside));
         }
         // A crash leaves a part of a record, or blocks that were never written. A crash does not leave a

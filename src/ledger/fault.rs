@@ -30,10 +30,16 @@ pub enum Fault {
     SegmentMissing { expected: u64, found: u64 },
     #[error("the file's name says that it begins with record {named}, but it begins with {found}")]
     SegmentName { named: u64, found: u64 },
-    #[error("the file is empty, and others follow it")]
+    #[error("the file is empty, although its segment is sealed")]
     SegmentEmpty,
-    #[error("the line is cut off, and other segments follow it")]
+    #[error("the line is cut off, although the segment is sealed")]
     CutInside,
+    #[error("the file is no whole zstd file of a segment: {0}")]
+    Compressed(String),
+    #[error(
+        "the segment is also in {other}, which has other records: keep both, and compare them with a copy of the ledger"
+    )]
+    TwoFiles { other: String },
     #[error("the record is whole, but its newline was changed")]
     Newline,
     #[error("the ledger ends here, but it once had record {expected}: its tail was cut off")]

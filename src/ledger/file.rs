@@ -13,6 +13,7 @@ use std::{
 use nix::fcntl::{Flock, FlockArg, posix_fallocate};
 
 const LOCK_FILE: &str = "lock";
+const SEGMENTS_LOCK_FILE: &str = "segments.lock";
 /// The highest number of bytes of the lock file that are shown.
 const LOCK_NOTE_BYTES_MAX: u64 = 64;
 
@@ -20,6 +21,9 @@ const LOCK_NOTE_BYTES_MAX: u64 = 64;
 pub trait Disk: Send + Sync + 'static {
     /// Locks the directory for this process, until the returned lock is dropped.
     fn lock(&self) -> Result<DirectoryLock, LockError>;
+    /// Locks the sealed segments for this thread, until the returned lock is dropped: the compressor and the archive
+    /// change them, one at a time.
+    fn lock_segments(&self) -> Result<DirectoryLock, LockError>;
     /// Returns the names of the files, in any order.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Reads a file from an offset on.
@@ -145,6 +149,17 @@ impl Disk for Dir {
         // lock works without it.
         let _ = fs::write(&path, format!("process {}\n", std::process::id()));
         Ok(DirectoryLock::new(lock))
+    }
+
+    fn lock_segments(&self) -> Result<DirectoryLock, LockError> {
+        let path = self.file(SEGMENTS_LOCK_FILE);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file = file.map_err(LockError::Io)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(DirectoryLock::new(lock)),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(LockError::Held { by: None }),
+            Err((_, errno)) => Err(LockError::Io(errno.into())),
+        }
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -1,8 +1,10 @@
 //! Checks that records are still in the files that should hold them.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, Read};
 
-use super::{Head, file::Disk, head::HEAD_FILE, record, segment, signed_head::KEY_FILE};
+use super::{
+    Head, ReadError, file::Disk, head::HEAD_FILE, record, segment, segment_reader, signed_head::KEY_FILE,
+};
 use crate::{limits, name::Digest};
 
 /// Checks that the record with this digest ends at this offset. Its `prev` hash covers all earlier records.
@@ -29,11 +31,10 @@ pub(super) fn check_last_record(disk: &dyn Disk, name: &str, bytes: u64, digest:
 
 /// Whether a segment begins with the first record of the chain. Its index may be above 1: records to which the writer
 /// gave lower indexes may never have reached the disk.
-pub(super) fn begins_chain(disk: &dyn Disk, first: u64) -> io::Result<bool> {
-    let longest = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+pub(super) fn begins_chain(disk: &dyn Disk, first: u64) -> Result<bool, ReadError> {
     let mut line = Vec::new();
-    let mut input = io::BufReader::new(disk.read(&segment::name(first), 0)?.take(longest));
-    input.read_until(b'\n', &mut line)?;
+    let mut input = segment_reader::open(disk, first)?;
+    input.read_line(&mut line).map_err(|e| input.failed(e))?;
     let line = line.strip_suffix(b"\n").unwrap_or(&line);
     Ok(record::split(line).is_ok_and(|record| record.prev == Head::START.digest))
 }

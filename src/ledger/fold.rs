@@ -9,11 +9,13 @@ use ring::digest::{Context, SHA256};
 
 use super::{
     event::{Event, Snapshot},
+    fault::ReadError,
     file::Disk,
     record::{self, Line},
     segment,
+    segment_reader::{self, READ},
 };
-use crate::{limits, name::Digest};
+use crate::name::Digest;
 
 /// State that is computed from records.
 pub trait Fold: Send + 'static {
@@ -37,9 +39,6 @@ pub trait Fold: Send + 'static {
     /// unchanged.
     fn read(&mut self, text: &mut dyn BufRead) -> Result<(), String>;
 }
-
-/// The number of bytes that are read at once.
-const READ: usize = 256 << 10;
 
 /// Returns the digest of a fold's snapshot.
 pub(super) fn digest(fold: &dyn Fold) -> io::Result<Digest> {
@@ -80,14 +79,12 @@ impl<T: Write> Write for Hashed<T> {
 }
 
 /// Searches a segment for the record that describes the snapshot taken at the segment's beginning.
-pub(super) fn find_snapshot_record(disk: &dyn Disk, first: u64) -> io::Result<Option<Snapshot>> {
+pub(super) fn find_snapshot_record(disk: &dyn Disk, first: u64) -> Result<Option<Snapshot>, ReadError> {
     const MARK: &[u8] = b",\"type\":\"snapshot\",";
-    let mut input = io::BufReader::with_capacity(READ, disk.read(&segment::name(first), 0)?);
-    let cap = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut input = segment_reader::open(disk, first)?;
     let mut line = Vec::new();
     loop {
-        line.clear();
-        (&mut input).take(cap).read_until(b'\n', &mut line)?;
+        input.read_line(&mut line).map_err(|e| input.failed(e))?;
         if line.pop_if(|b| *b == b'\n').is_none() {
             return Ok(None);
         }
@@ -131,8 +128,10 @@ pub(super) fn load_snapshot(disk: &dyn Disk, first: u64, said: &Snapshot, fold: 
 pub(super) fn load_last_snapshot(
     disk: &dyn Disk,
     fold: &mut dyn Fold,
-) -> io::Result<Option<(u64, Snapshot)>> {
-    for (first, _) in segment::of(disk.list()?).into_iter().rev() {
+) -> Result<Option<(u64, Snapshot)>, ReadError> {
+    let segments = segment::list(disk)
+        .map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
+    for first in segments.into_iter().rev().map(|segment| segment.first) {
         if let Some(said) = find_snapshot_record(disk, first)?
             && load_snapshot(disk, first, &said, fold)
         {

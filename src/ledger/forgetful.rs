@@ -34,6 +34,7 @@ struct Core {
     state: Mutex<DiskState>,
     gate: Condvar,
     locked: AtomicBool,
+    segments_locked: AtomicBool,
 }
 
 #[derive(Default)]
@@ -118,7 +119,13 @@ impl Forgetful {
     pub fn durable_text(&self) -> String {
         let state = self.state();
         let segments = state.durable_names.iter().filter(|(name, _)| name.starts_with("ledger-"));
-        segments.map(|(_, i)| String::from_utf8(state.inodes[i].durable.clone()).unwrap()).collect()
+        let text = segments.map(|(name, i)| match name.strip_suffix(".zst") {
+            // The plain file has the same records.
+            Some(plain) if state.durable_names.contains_key(plain) => Vec::new(),
+            Some(_) => zstd::decode_all(state.inodes[i].durable.as_slice()).unwrap(),
+            None => state.inodes[i].durable.clone(),
+        });
+        text.map(|bytes| String::from_utf8(bytes).unwrap()).collect()
     }
 
     /// Adds a file durably.
@@ -216,12 +223,27 @@ impl Drop for Unlock {
     }
 }
 
+struct UnlockSegments(Arc<Core>);
+
+impl Drop for UnlockSegments {
+    fn drop(&mut self) {
+        self.0.segments_locked.store(false, Ordering::Release);
+    }
+}
+
 impl Disk for Forgetful {
     fn lock(&self) -> Result<DirectoryLock, LockError> {
         if self.core.locked.swap(true, Ordering::AcqRel) {
             return Err(LockError::Held { by: None });
         }
         Ok(DirectoryLock::new(Unlock(self.core.clone())))
+    }
+
+    fn lock_segments(&self) -> Result<DirectoryLock, LockError> {
+        if self.core.segments_locked.swap(true, Ordering::AcqRel) {
+            return Err(LockError::Held { by: None });
+        }
+        Ok(DirectoryLock::new(UnlockSegments(self.core.clone())))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {

@@ -169,7 +169,8 @@ async fn durable_records_survive_the_loss_of_unsynced_bytes() {
         let mut promised: BTreeMap<u64, u64> = BTreeMap::new();
         let mut n = 0;
         for life in 1..=4 {
-            let options = Options { segment_bytes: 1_000 + dice.roll(4_000), ..quick() };
+            let compress = dice.roll(2) == 0;
+            let options = Options { segment_bytes: 1_000 + dice.roll(4_000), compress, ..quick() };
             let opened = Ledger::open_on(Arc::new(disk.clone()), clock(), options)
                 .unwrap_or_else(|e| panic!("seed {seed}, life {life}: {e}"));
             let found: BTreeMap<u64, u64> = opened.entries.iter().map(|r| (r.index, number(r))).collect();

@@ -27,6 +27,10 @@
 //! start reads the last snapshot and the records from its segment on. Verifying proves that each snapshot follows from
 //! the records before it. Older segments may be moved away. `verify` refuses a ledger that a start would refuse.
 //!
+//! **A sealed segment may be compressed or archived.** A segment is sealed when the next segment has a durable record.
+//! A separate thread compresses it, or `leasehold ledger archive` moves it to another directory. Every reader reads a
+//! segment from either file. A segment never has no file: the other file is durable before one is removed.
+//!
 //! **A synced file must still have its name.** After each sync, the writer checks that the segment's name still leads
 //! to the written file. Without a sync, it checks this every [`limits::LEDGER_LOOK`](crate::limits::LEDGER_LOOK). If a
 //! directory has traces of a ledger (a head, a key, a snapshot) but no segments, it is never treated as a first start.
@@ -34,14 +38,19 @@
 //! | File | Contains |
 //! |---|---|
 //! | `ledger-<first index, 20 digits>.jsonl` | a segment: one record per line |
+//! | `ledger-<first index, 20 digits>.jsonl.zst` | a sealed segment, compressed: the same lines |
 //! | `state-<index, 20 digits>.snapshot` | the state after all records before a segment |
 //! | `head` | index and digest of a durable record |
 //! | `head.key`, `head.pub` | the private key that signs heads and from which tickets are derived, and its public half |
 //! | `reserve` | reserved disk space for endings; it is freed when the disk is full |
 //! | `lock` | the process that has the ledger, with an exclusive `flock` |
+//! | `segments.lock` | locked by the thread or process that compresses or archives a segment |
+//! | `segment.new`, `snapshot.new`, `head.new` | a file while it is written |
 
 mod chain;
+mod compressor;
 mod copy;
+mod draft;
 mod event;
 mod fault;
 mod file;
@@ -55,12 +64,15 @@ mod open;
 mod queue;
 mod record;
 mod segment;
+mod segment_reader;
 mod signed_head;
 mod snapshot;
 mod tail;
 mod verify;
 mod writer;
 
+#[cfg(test)]
+mod compressor_tests;
 #[cfg(test)]
 mod file_checks_tests;
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::{
 
 use super::{
     chain::{self, Each, SegmentEnd, WalkStart, Walked},
+    compressor::Compressor,
     event::Snapshot,
     fault::{Fault, ReadError, Tamper},
     file::{Dir, DirectoryLock, Disk, LockError, is_full},
@@ -18,7 +19,7 @@ use super::{
     head::read_head,
     queue::RecordQueue,
     record::{Head, Record},
-    segment,
+    segment::{self, LedgerSegment, SEGMENT_DRAFT},
     signed_head::KEY_FILE,
     snapshot::Snapshots,
     writer::{OpenSegment, RESERVE_FILE, Size, Writer},
@@ -35,6 +36,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// A new segment begins after this many records, if segments begin with snapshots.
     pub segment_records: u64,
+    /// Whether sealed segments are compressed. Compressed segments are read in any case.
+    pub compress: bool,
     /// The number of bytes that are reserved for endings on a full disk. 0 reserves none.
     pub reserve_bytes: u64,
     /// The first backoff after a write error. It is doubled up to `retry_max`.
@@ -67,6 +70,7 @@ impl Default for Options {
         Options {
             segment_bytes: limits::LEDGER_SEGMENT_BYTES,
             segment_records: limits::LEDGER_SEGMENT_RECORDS,
+            compress: false,
             reserve_bytes: limits::LEDGER_RESERVE_BYTES,
             retry_first: limits::LEDGER_RETRY_FIRST,
             retry_max: limits::LEDGER_RETRY_MAX,
@@ -209,8 +213,7 @@ impl Ledger {
     ) -> Result<Opened, OpenError> {
         let lock = disk.lock()?;
         let replaces = clear_lost(disk.as_ref(), &options)?;
-        let found = fold::load_last_snapshot(disk.as_ref(), folded)
-            .map_err(|source| OpenError::Io { what: "read", source })?;
+        let found = fold::load_last_snapshot(disk.as_ref(), folded)?;
         let mut latest = found.as_ref().map(|(_, s)| s.latest);
         let begin = found.as_ref().map_or(WalkStart::First, |(first, _)| WalkStart::At(*first));
         let mut records = 0u64;
@@ -249,6 +252,13 @@ impl Ledger {
         let mut warnings = Vec::new();
         repair(disk.as_ref(), &walked.end, &mut warnings)
             .map_err(|source| OpenError::Io { what: "repaired", source })?;
+        // A crash may have left it. It only uses space.
+        let _ = disk.remove(SEGMENT_DRAFT);
+        let sealed_before = walked
+            .last
+            .as_ref()
+            .and_then(|(file, _)| segment::first(file))
+            .unwrap_or(walked.head.index.saturating_add(1));
         let segment = open_last(disk.as_ref(), walked.last)
             .map_err(|source| OpenError::Io { what: "synced", source })?;
         let shut = take_reserve(disk.as_ref(), options.reserve_bytes, &mut warnings);
@@ -264,6 +274,7 @@ impl Ledger {
             options.snapshot_bytes_max,
             begun_with,
         );
+        let compressor = options.compress.then(|| Compressor::start(disk.clone(), sealed_before));
         let writer = Writer {
             shared: shared.clone(),
             disk: disk.clone(),
@@ -284,6 +295,7 @@ impl Ledger {
                 bytes: snapshot.map_or(0, |said| said.bytes),
             },
             snapshots,
+            compressor,
             kept: (kept, clock.now().boot),
             clock: clock.clone(),
         };
@@ -327,8 +339,8 @@ fn clear_lost(disk: &dyn Disk, options: &Options) -> Result<Option<Head>, OpenEr
         return Ok(None);
     }
     let failed = |what| move |source| OpenError::Io { what, source };
-    let files = disk.list().map_err(failed("looked for"))?;
-    for (_, file) in segment::of(files) {
+    let segments = segment::list(disk).map_err(failed("looked for"))?;
+    for file in segments.iter().flat_map(LedgerSegment::files) {
         let mut byte = [0; 1];
         let is_empty = disk.read(&file, 0).and_then(|mut f| f.read(&mut byte)).map_err(failed("read"))? == 0;
         if !is_empty {

@@ -15,8 +15,9 @@ use std::{
 };
 
 use super::{
+    draft::Draft,
     event::{Event, Snapshot},
-    file::{Disk, DiskFile},
+    file::Disk,
     fold::{Fold, Hashed},
     queue::{Admission, RecordBody, RecordQueue},
     record::EventText,
@@ -80,8 +81,8 @@ impl Snapshots {
         let (shared, disk, clock) = (self.shared.clone(), self.disk.clone(), self.clock.clone());
         let (bytes_max, stop) = (self.bytes_max, self.stop.clone());
         let work = move || {
-            let draft = SnapshotDraft::create(disk.as_ref(), bytes_max, &stop);
-            match draft.and_then(|draft| draft.write(disk.as_ref(), before, latest, fold.as_ref())) {
+            let draft = Draft::create(disk.as_ref(), segment::SNAPSHOT_DRAFT, bytes_max, &stop);
+            match draft.and_then(|draft| write(disk.as_ref(), draft, before, latest, fold.as_ref())) {
                 Ok(said) => record(&shared, clock.as_ref(), said),
                 Err(_) if stop.load(Ordering::Acquire) => None,
                 Err(error) => {
@@ -140,64 +141,25 @@ fn record(shared: &RecordQueue, clock: &dyn Clock, said: Snapshot) -> Option<u64
     Some(index)
 }
 
-/// A snapshot's file while it is written.
-struct SnapshotDraft<'a> {
-    file: Box<dyn DiskFile>,
-    unsynced: usize,
-    left: u64,
-    stop: &'a AtomicBool,
-}
-
-impl<'a> SnapshotDraft<'a> {
-    fn create(disk: &dyn Disk, bytes_max: u64, stop: &'a AtomicBool) -> io::Result<Self> {
-        match disk.remove(segment::SNAPSHOT_DRAFT) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let file = disk.create(segment::SNAPSHOT_DRAFT)?;
-        Ok(SnapshotDraft { file, unsynced: 0, left: bytes_max, stop })
+/// Writes a snapshot into a draft, and gives the draft its name.
+fn write(
+    disk: &dyn Disk,
+    draft: Draft<'_>,
+    before: u64,
+    latest: Wall,
+    fold: &dyn Fold,
+) -> io::Result<Snapshot> {
+    let out = io::BufWriter::with_capacity(limits::LEDGER_SNAPSHOT_PIECE, draft);
+    let mut out = Hashed::new(out);
+    let written = fold.write(&mut out).and_then(|()| out.flush());
+    let (digest, bytes) = (out.digest(), out.bytes);
+    let (draft, _) = out.inner.into_parts();
+    if let Err(error) = written.and_then(|()| draft.finish()) {
+        // A partial file would only use space that the records need.
+        let _ = disk.remove(segment::SNAPSHOT_DRAFT);
+        return Err(error);
     }
-
-    fn write(self, disk: &dyn Disk, before: u64, latest: Wall, fold: &dyn Fold) -> io::Result<Snapshot> {
-        let out = io::BufWriter::with_capacity(limits::LEDGER_SNAPSHOT_PIECE, self);
-        let mut out = Hashed::new(out);
-        let written = fold.write(&mut out).and_then(|()| out.flush());
-        let (digest, bytes) = (out.digest(), out.bytes);
-        let (draft, _) = out.inner.into_parts();
-        let synced = written.and_then(|()| {
-            let mut draft = draft;
-            draft.file.sync()
-        });
-        if let Err(error) = synced {
-            // A partial file would only use space that the records need.
-            let _ = disk.remove(segment::SNAPSHOT_DRAFT);
-            return Err(error);
-        }
-        disk.rename(segment::SNAPSHOT_DRAFT, &segment::snapshot_name(before))?;
-        disk.sync_dir()?;
-        Ok(Snapshot { before, form: fold.format_version(), digest, bytes, latest })
-    }
-}
-
-impl Write for SnapshotDraft<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.stop.load(Ordering::Acquire) {
-            return Err(io::Error::other("the ledger is being closed"));
-        }
-        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-        self.left = self.left.checked_sub(length).ok_or_else(|| {
-            io::Error::other("it is larger than a snapshot may be, which the tenants' quotas should prevent")
-        })?;
-        self.file.write(bytes)?;
-        self.unsynced = self.unsynced.saturating_add(bytes.len());
-        if self.unsynced >= limits::LEDGER_SNAPSHOT_PIECE {
-            self.file.sync()?;
-            self.unsynced = 0;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    disk.rename(segment::SNAPSHOT_DRAFT, &segment::snapshot_name(before))?;
+    disk.sync_dir()?;
+    Ok(Snapshot { before, form: fold.format_version(), digest, bytes, latest })
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, BufRead, BufReader, Read},
+    io::{self, ErrorKind},
     sync::Arc,
 };
 
@@ -18,6 +18,7 @@ use super::{
     health::WriterEnd,
     record::{self, Record},
     segment,
+    segment_reader::SegmentReader,
 };
 use crate::{limits, name::Digest};
 
@@ -33,12 +34,21 @@ pub struct Tail {
     ready: VecDeque<(u64, String)>,
 }
 
-#[derive(Clone)]
 struct TailPlace {
     first: u64,
-    file: String,
     offset: u64,
+    /// A compressed segment, at this offset. It stays open, because each opening would decompress it from its beginning.
+    open: Option<SegmentReader>,
 }
+
+impl TailPlace {
+    fn begin(first: u64) -> Self {
+        TailPlace { first, offset: 0, open: None }
+    }
+}
+
+/// The number of bytes that a reader reads at once.
+const READ: usize = 64 << 10;
 
 /// One line of the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,7 +75,7 @@ impl TailLine {
 pub enum TailError {
     #[error("a ledger segment cannot be read")]
     Io(#[source] io::Error),
-    #[error("ledger file {file} has a line that is not a record: see `audit verify`")]
+    #[error("ledger file {file} is damaged, or has a line that is not a record: see `audit verify`")]
     Damaged { file: String },
     #[error("record {index} cannot be read: see `audit verify`")]
     Unreadable {
@@ -150,28 +160,32 @@ type Chunk = (Option<TailPlace>, VecDeque<(u64, String)>);
 /// Reads a bounded number of lines from a position on. Bytes past the durable end are not read, because they may be cut
 /// off.
 fn read(disk: &dyn Disk, place: Option<TailPlace>, next: u64, durable: u64) -> Result<Chunk, TailError> {
-    let segments = segment::of(disk.list().map_err(TailError::Io)?);
+    let segments = segment::list(disk).map_err(TailError::Io)?;
     let mut place = match place {
         Some(place) => place,
         None => {
-            let start = segments.iter().rev().find(|(first, _)| *first <= next).or(segments.first());
-            let Some((first, file)) = start else { return Ok((None, VecDeque::new())) };
-            TailPlace { first: *first, file: file.clone(), offset: 0 }
+            let start = segments.iter().rev().find(|s| s.first <= next).or(segments.first());
+            let Some(start) = start else { return Ok((None, VecDeque::new())) };
+            TailPlace::begin(start.first)
         }
     };
     let mut lines = VecDeque::new();
     let mut bytes = 0;
     loop {
-        let file = disk.read(&place.file, place.offset).map_err(TailError::Io)?;
-        let mut input = BufReader::with_capacity(64 << 10, file);
+        let mut input = match place.open.take() {
+            Some(open) => open,
+            None => open(disk, &place, next)?,
+        };
         loop {
             let mut line = Vec::new();
-            let cap = u64::try_from(limits::LEDGER_LINE_BYTES_MAX).unwrap_or(u64::MAX);
-            let read = (&mut input).take(cap).read_until(b'\n', &mut line).map_err(TailError::Io)?;
+            let read = input.read_line(&mut line).map_err(|error| match error.kind() {
+                ErrorKind::InvalidData => TailError::Damaged { file: input.file.clone() },
+                _ => TailError::Io(error),
+            })?;
             if line.pop_if(|b| *b == b'\n').is_none() {
                 break;
             }
-            let damaged = || TailError::Damaged { file: place.file.clone() };
+            let damaged = || TailError::Damaged { file: input.file.clone() };
             let index = record::index_of(&line).ok_or_else(damaged)?;
             if index > durable {
                 return Ok((Some(place), lines));
@@ -180,18 +194,28 @@ fn read(disk: &dyn Disk, place: Option<TailPlace>, next: u64, durable: u64) -> R
                 bytes += line.len();
                 lines.push_back((index, String::from_utf8(line).map_err(|_| damaged())?));
             }
-            place.offset = place.offset.saturating_add(u64::try_from(read).unwrap_or(u64::MAX));
+            place.offset = place.offset.saturating_add(read);
             if index == durable
                 || lines.len() >= limits::LEDGER_TAIL_CHUNK
                 || bytes >= limits::LEDGER_BATCH_BYTES_MAX
             {
+                place.open = input.is_compressed.then_some(input);
                 return Ok((Some(place), lines));
             }
         }
         // A segment past the durable end may be removed again.
-        match segments.iter().find(|(first, _)| *first > place.first && *first <= durable) {
-            Some((first, file)) => place = TailPlace { first: *first, file: file.clone(), offset: 0 },
+        match segments.iter().find(|s| s.first > place.first && s.first <= durable) {
+            Some(next) => place = TailPlace::begin(next.first),
             None => return Ok((Some(place), lines)),
         }
     }
+}
+
+/// Opens the segment of a position. Its file is gone if the segment was archived after the last read.
+fn open(disk: &dyn Disk, place: &TailPlace, next: u64) -> Result<SegmentReader, TailError> {
+    SegmentReader::open(disk, place.first, place.offset, READ).map_err(|error| match error.kind() {
+        ErrorKind::NotFound => TailError::Missing { index: next },
+        ErrorKind::InvalidData => TailError::Damaged { file: segment::compressed_name(place.first) },
+        _ => TailError::Io(error),
+    })
 }

@@ -1,6 +1,9 @@
 //! Verifies a ledger only from its files, as an auditor does. Changes and locks nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::atomic::AtomicBool,
+};
 
 use super::{
     chain::{self, SegmentEnd, WalkStart},
@@ -12,6 +15,7 @@ use super::{
     head::read_head,
     record::Head,
     segment,
+    segment_reader::check_both,
 };
 use crate::clock::Wall;
 
@@ -20,9 +24,9 @@ use crate::clock::Wall;
 pub struct VerifyReport {
     /// The number of complete records in all segments.
     pub records: u64,
-    /// The number of files that have records.
+    /// The number of segments that have records.
     pub segments: u64,
-    /// The size of these files.
+    /// The size of their records. A compressed file is smaller.
     pub bytes: u64,
     /// The index and time of the first record. `None` in an empty ledger.
     pub first: Option<(u64, Wall)>,
@@ -127,16 +131,13 @@ impl SnapshotCheck<'_> {
 /// Returns the position at which reading begins. Records before the first segment may be on another machine if a start
 /// does not need them.
 fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result<WalkStart, ReadError> {
-    let failed = |source| ReadError::Io { file: "the ledger directory".into(), source };
     match firsts.first() {
         None | Some(1) => Ok(WalkStart::First),
-        Some(first) if file_checks::begins_chain(disk, *first).map_err(failed)? => Ok(WalkStart::First),
+        Some(first) if file_checks::begins_chain(disk, *first)? => Ok(WalkStart::First),
         Some(first) => {
             let startable = match fold {
-                Some(fold) => {
-                    fold::load_last_snapshot(disk, fold.share().as_mut()).map_err(failed)?.is_some()
-                }
-                None => fold::find_snapshot_record(disk, *first).map_err(failed)?.is_some(),
+                Some(fold) => fold::load_last_snapshot(disk, fold.share().as_mut())?.is_some(),
+                None => fold::find_snapshot_record(disk, *first)?.is_some(),
             };
             Ok(if startable { WalkStart::Here } else { WalkStart::First })
         }
@@ -166,9 +167,12 @@ fn walk(
         snapshots: 0,
         snapshots_followed: 0,
     };
-    let files =
-        disk.list().map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
-    let firsts: Vec<u64> = segment::of(files).into_iter().map(|(first, _)| first).collect();
+    let segments = segment::list(disk)
+        .map_err(|source| ReadError::Io { file: "the ledger directory".into(), source })?;
+    for both in &segments {
+        check_both(disk, both, &AtomicBool::new(false))?;
+    }
+    let firsts: Vec<u64> = segments.iter().map(|segment| segment.first).collect();
     let begin = beginning(disk, &firsts, fold.as_deref())?;
     let known = begin == WalkStart::First;
     let mut following =

@@ -10,6 +10,8 @@
 use std::{io, sync::Arc, thread};
 
 use super::{
+    compressor::Compressor,
+    draft::absent_is_fine,
     event::Event,
     file::{DirectoryLock, Disk, DiskFile, is_full},
     file_checks,
@@ -35,6 +37,8 @@ pub(super) struct Writer {
     pub(super) disk: Arc<dyn Disk>,
     /// The snapshots. They are dropped before the lock, because their thread writes into the directory.
     pub(super) snapshots: Snapshots,
+    /// The thread that compresses sealed segments, if it is switched on. It is dropped before the lock, too.
+    pub(super) compressor: Option<Compressor>,
     #[expect(dead_code, reason = "it is held until the thread ends")]
     pub(super) lock: DirectoryLock,
     pub(super) options: Options,
@@ -150,6 +154,7 @@ impl Writer {
             self.keep_head();
             self.segment = None;
         }
+        let begins_segment = self.segment.is_none();
         // The state before the batch, if a segment begins with it.
         let before = match self.segment {
             Some(_) => None,
@@ -167,6 +172,9 @@ impl Writer {
         let bytes = u64::try_from(lines.len()).unwrap_or(u64::MAX);
         segment.bytes = segment.bytes.saturating_add(bytes);
         self.tip = tip;
+        if begins_segment && let Some(compressor) = &self.compressor {
+            compressor.sealed_before(first);
+        }
         if let Some(state) = before {
             // Now it is certain that a segment begins with this record.
             self.since_snapshot = Size::default();
@@ -394,10 +402,6 @@ impl Writer {
 
 fn millis(d: std::time::Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
-}
-
-fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
-    done.or_else(|e| if e.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(e) })
 }
 
 /// Reports the end of the thread, even after a panic.

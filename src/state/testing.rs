@@ -89,6 +89,7 @@ pub(super) fn quick(dice: &mut Dice) -> Options {
     Options {
         segment_bytes: 4_000 + dice.roll(20_000),
         segment_records: 10 + dice.roll(30),
+        compress: dice.roll(2) == 0,
         reserve_bytes: 64 << 10,
         look: LONG,
         retry_first: Duration::from_millis(1),

@@ -316,6 +316,16 @@ impl<'t> Section<'t> {
         Some(default)
     }
 
+    /// Reads true or false, or its default if it is absent.
+    pub(crate) fn truth_or(&mut self, key: &'static str, default: bool, notes: &mut Notes) -> Option<bool> {
+        if self.has(key) {
+            return self.value(key, notes, Value::truth);
+        }
+        self.asked.push(key);
+        notes.default_used(format!("{}{key}", self.prefix), default.to_string());
+        Some(default)
+    }
+
     /// Reads an optional list of texts. Items that `parse` refuses are noted and left out.
     pub(crate) fn list<T, E: Display>(
         &mut self,

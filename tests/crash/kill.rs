@@ -1,6 +1,6 @@
 //! `kill -9` at random moments under load, and what must be true afterwards.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use leasehold::{
@@ -80,9 +80,7 @@ async fn a_daemon_killed_at_random_moments_keeps_all_that_it_promised() {
 
 /// Each token that was handed out has a record on disk, because the record was written first.
 fn all_recorded(place: &Place, tokens: &[(String, String)], at: &str) {
-    let segments = fs::read_dir(place.world.file("state")).unwrap().map(|f| f.unwrap().path());
-    let segments = segments.filter(|p| p.extension().is_some_and(|e| e == "jsonl"));
-    let ledger: String = segments.map(|p| fs::read_to_string(p).unwrap()).collect();
+    let ledger = ledger_text(&place.world.file("state"));
     for (token, holder) in tokens {
         let claims = claims_of(token);
         let record = format!("\"jti\":{}", claims["jti"]);

@@ -34,9 +34,7 @@ fn resident_kib(process: &Process) -> u64 {
 }
 
 fn ledger_bytes(place: &Place) -> u64 {
-    let files = fs::read_dir(place.world.file("state")).unwrap().map(|f| f.unwrap());
-    let segments = files.filter(|f| f.file_name().to_string_lossy().starts_with("ledger-"));
-    segments.map(|f| f.metadata().unwrap().len()).sum()
+    ledger_text(&place.world.file("state")).len() as u64
 }
 
 fn of_globex(n: usize) -> v1::JobSpec {

@@ -149,7 +149,7 @@ fn flip_byte(state: &std::path::Path, copy: &std::path::Path) -> Observed<String
         let entry = entry.map_err(io)?;
         let name = entry.file_name();
         let text = name.to_string_lossy().into_owned();
-        if text.ends_with(".jsonl") || text == "head" {
+        if text.ends_with(".jsonl") || text.ends_with(".jsonl.zst") || text == "head" {
             std::fs::copy(entry.path(), copy.join(&name)).map_err(io)?;
         }
         if text.ends_with(".jsonl") {

@@ -31,6 +31,8 @@ pub use clock::{NOW, TestClock};
 pub use log::{capture, logged};
 pub use port::Port;
 pub use records::Records;
+#[allow(unused_imports, reason = "not every test reads the plain text")]
+pub use records::ledger_text;
 pub use stopwatch::Stopwatch;
 pub use worker::{IMAGE, Token, Worker, spec};
 pub use world::{Setup, World};

@@ -13,6 +13,23 @@ pub struct Records {
     pub text: String,
 }
 
+/// The text of all segments in a directory, plain or compressed. A daemon may compress a segment meanwhile.
+pub fn ledger_text(state: &Path) -> String {
+    let names = || fs::read_dir(state).unwrap().map(|f| f.unwrap().file_name().into_string().unwrap());
+    let mut segments: Vec<String> = names()
+        .map(|name| name.trim_end_matches(".zst").to_owned())
+        .filter(|name| name.ends_with(".jsonl"))
+        .collect();
+    segments.sort();
+    segments.dedup();
+    let text = |name: &String| {
+        let compressed =
+            || zstd::decode_all(fs::File::open(state.join(format!("{name}.zst"))).unwrap()).unwrap();
+        String::from_utf8(fs::read(state.join(name)).unwrap_or_else(|_| compressed())).unwrap()
+    };
+    segments.iter().map(text).collect()
+}
+
 impl Records {
     /// Verifies the chain and reads the records. A running daemon may append records between the two steps, so they are
     /// repeated.
@@ -20,13 +37,7 @@ impl Records {
         loop {
             let report =
                 verify(&Dir::at(state), None).unwrap_or_else(|e| panic!("the ledger is damaged: {e}"));
-            let mut segments: Vec<_> = fs::read_dir(state)
-                .unwrap()
-                .map(|f| f.unwrap().path())
-                .filter(|p| p.extension().is_some_and(|e| e == "jsonl"))
-                .collect();
-            segments.sort();
-            let text: String = segments.iter().map(|p| fs::read_to_string(p).unwrap()).collect();
+            let text = ledger_text(state);
             let lines = text.lines().count() as u64;
             assert!(lines >= report.records, "{lines} lines of {} records", report.records);
             if lines == report.records {
