@@ -4,9 +4,10 @@ use cedar_policy::{Context, RestrictedExpression as Value};
 
 use super::{
     Bundle, Call,
+    context_cache::ContextCache,
     decision_cache::DecisionKey,
     entities::{CatalogEntities, Types, text, texts},
-    slice::Reads,
+    slice::{Reads, Slice},
 };
 use crate::{
     clock::Wall,
@@ -162,6 +163,26 @@ impl<'a> ContextFields<'a> {
                 reads.time().add_to_key(*now, retain_until, key);
             }
         }
+    }
+
+    /// Returns the context, with only the fields that a slice reads. It comes from the cache if an equal one was made before.
+    pub(super) fn cached_context(
+        &self,
+        slice: &Slice,
+        types: &Types,
+        prepared: &CatalogEntities,
+        cache: &ContextCache,
+    ) -> Result<Context, String> {
+        let reads = &slice.reads;
+        let mut question = DecisionKey::new(256);
+        question.add_number(slice.number);
+        for (_, fact) in self.0.iter().filter(|(field, _)| reads.of(field)) {
+            fact.add_to_key(&mut question);
+            if let ContextField::Moment(now) = fact {
+                cache.add_time(*now, reads.time().needs_seconds(), &mut question);
+            }
+        }
+        cache.find_or_make(question, || self.context(reads, types, prepared))
     }
 
     /// Returns the context, with only the fields that the policies of a slice read.

@@ -1,35 +1,35 @@
 //! A cache of decisions. An engine never changes, so equal questions have equal answers. A launcher may ask the same
 //! question a thousand times.
 
-use std::{fmt::Write, sync::Arc};
+use std::sync::Arc;
 
 use dashmap::DashMap;
 
 use super::outcome::Outcome;
 
-/// A text with everything on which a decision depends.
+/// Everything on which a decision depends, as bytes.
 #[derive(PartialEq, Eq)]
-pub(super) struct DecisionKey(String);
+pub(super) struct DecisionKey(Vec<u8>);
 
 impl DecisionKey {
     pub(super) fn new(capacity: usize) -> Self {
-        DecisionKey(String::with_capacity(capacity))
+        DecisionKey(Vec::with_capacity(capacity))
     }
 
     /// Adds a part of the question. The length is added too, so that two adjacent parts cannot look like one part.
     pub(super) fn add(&mut self, part: &str) {
-        // Writing to a String does not fail.
-        let _ = write!(self.0, "{}:{part}", part.len());
+        self.0.extend_from_slice(&part.len().to_le_bytes());
+        self.0.extend_from_slice(part.as_bytes());
     }
 
     pub(super) fn add_number(&mut self, part: u64) {
-        let _ = write!(self.0, "{part};");
+        self.0.extend_from_slice(&part.to_le_bytes());
     }
 }
 
 /// Decisions by key. If the cache is full, all decisions are dropped.
 pub(super) struct DecisionCache<T> {
-    kept: DashMap<String, Arc<T>>,
+    kept: DashMap<Box<[u8]>, Arc<T>>,
     room: usize,
 }
 
@@ -39,14 +39,14 @@ impl<T> DecisionCache<T> {
     }
 
     pub(super) fn find(&self, question: &DecisionKey) -> Option<Arc<T>> {
-        self.kept.get(&question.0).map(|known| known.clone())
+        self.kept.get(question.0.as_slice()).map(|known| known.clone())
     }
 
     pub(super) fn keep(&self, question: DecisionKey, answer: Arc<T>) {
         if self.kept.len() >= self.room {
             self.kept.clear();
         }
-        self.kept.insert(question.0, answer);
+        self.kept.insert(question.0.into_boxed_slice(), answer);
     }
 
     #[cfg(test)]

@@ -9,6 +9,7 @@ use super::{
     Asker, Bundle, Call, CallVerdict, Decided, Decision, Explain, Grant, GrantParts, PolicyErrors,
     PolicySource, PolicyText, Rule, Verdict,
     context::{ContextFields, JobReads},
+    context_cache::ContextCache,
     decision_cache::{DecisionCache, DecisionKey},
     entities::{CatalogEntities, Types},
     entity_references,
@@ -35,6 +36,7 @@ pub struct Engine {
     pub(super) slices: Slices,
     pub(super) catalog: Catalog,
     pub(super) prepared: CatalogEntities,
+    contexts: ContextCache,
     explain: Explain,
     warnings: Vec<String>,
     authorizer: Authorizer,
@@ -64,6 +66,7 @@ impl Engine {
         let by_id = rules.policies.iter().map(|(rule, _)| (rule.id.clone(), rule.clone())).collect();
         let catalog = catalog.clone();
         let prepared = CatalogEntities::new(&types, &rules.schema, &catalog)?;
+        let contexts = ContextCache::new(&slices, &catalog);
         let warnings = entity_references::check(&rules, &types, &prepared)?;
         Ok(Engine {
             rules,
@@ -72,6 +75,7 @@ impl Engine {
             slices,
             catalog,
             prepared,
+            contexts,
             explain,
             warnings,
             authorizer: Authorizer::new(),
@@ -263,9 +267,10 @@ impl Engine {
     /// Judges the parts of a bundle. If an equal question was allowed before, returns the cached verdict. If the catalog has
     /// exceptions, the cache is not used, because exceptions depend on the time.
     fn judge_known(&self, who: &Who<'_>, parts: &[KnownPart<'_>]) -> Verdict {
+        let plain = ContextFields::of_job(who.name, who.bundle, &[]);
         let me = self.prepared.principals.get(&who.principal.pattern);
         let Some(me) = me.filter(|_| self.catalog.exceptions().is_empty()) else {
-            return self.judge_parts(who, parts);
+            return self.judge_parts(who, parts, &plain);
         };
         let mut question = DecisionKey::new(512);
         question.add(me.id().unescaped());
@@ -274,30 +279,28 @@ impl Engine {
         for KnownPart { action, object, resource } in parts {
             question.add(action.as_str());
             question.add(resource.name.as_str());
-            if let Some(job) = object.job() {
-                question.add(&job.to_string());
-            }
+            question.add(&object.job().map(|job| job.to_string()).unwrap_or_default());
             let Some(slice) = self.slices.get(&(who.principal.kind, PolicyAct::Part(*action))) else {
-                return self.judge_parts(who, parts);
+                return self.judge_parts(who, parts, &plain);
             };
             reads = reads.and(slice.job_reads);
             slice.reads.time().add_to_key(who.bundle.now, retain_until(resource), &mut question);
         }
-        ContextFields::of_job(who.name, who.bundle, &[]).add_read_fields(reads, &mut question);
+        plain.add_read_fields(reads, &mut question);
         if let Some(parts) = self.allowed.find(&question) {
             return Verdict::Allow { parts: Vec::clone(&parts) };
         }
-        let verdict = self.judge_parts(who, parts);
+        let verdict = self.judge_parts(who, parts, &plain);
         if let Verdict::Allow { parts } = &verdict {
             self.allowed.keep(question, Arc::new(parts.clone()));
         }
         verdict
     }
 
-    fn judge_parts(&self, who: &Who<'_>, parts: &[KnownPart<'_>]) -> Verdict {
+    /// Judges each part. `plain` is the context of a part without waivers.
+    fn judge_parts(&self, who: &Who<'_>, parts: &[KnownPart<'_>], plain: &ContextFields<'_>) -> Verdict {
         let (tenant, now) = (who.bundle.tenant, who.bundle.now);
         let exceptions = self.catalog.exceptions();
-        let plain = ContextFields::of_job(who.name, who.bundle, &[]);
         let of_others = Bundle { own_checkpoint: false, ..who.bundle.clone() };
         let of_others = Who { bundle: &of_others, ..*who };
         let mut decided = Vec::with_capacity(parts.len());
@@ -307,7 +310,7 @@ impl Engine {
             let waived = exceptions.waived(tenant, &resource.name, now);
             let who = if object.job().is_some() { &of_others } else { who };
             let outcome = match waived.as_slice() {
-                [] if object.job().is_none() => self.part(who.principal, *action, resource, &plain),
+                [] if object.job().is_none() => self.part(who.principal, *action, resource, plain),
                 waived => {
                     let facts = ContextFields::of_job(who.name, who.bundle, waived);
                     self.part(who.principal, *action, resource, &facts)
@@ -418,16 +421,15 @@ impl Engine {
         on: &EntityUid,
         facts: &ContextFields<'_>,
     ) -> Outcome {
-        // The request is not validated against the schema here: the entities were validated at load, and a test validates the
-        // context.
-        let request = facts.context(&slice.reads, &self.types, &self.prepared).and_then(|context| {
-            Request::new(principal.clone(), slice.action.clone(), on.clone(), context, None)
-                .map_err(|e| e.to_string())
-        });
-        let request = match request {
+        let request = match self.request(slice, principal, on, facts) {
             Ok(request) => request,
             Err(e) => return Outcome::Error(vec![e]),
         };
+        if let Some(joined) = &slice.joined
+            && let Ok((true, permits)) = self.evaluate_policies(&request, joined, entities)
+        {
+            return Outcome::Allow(permits);
+        }
         let (allowed, rules) = match self.evaluate_policies(&request, &slice.all, entities) {
             Ok(answer) => answer,
             Err(failed) => return Outcome::Error(failed),
@@ -446,6 +448,20 @@ impl Engine {
             },
             _ => Outcome::Nothing,
         }
+    }
+
+    fn request(
+        &self,
+        slice: &Slice,
+        principal: &EntityUid,
+        on: &EntityUid,
+        facts: &ContextFields<'_>,
+    ) -> Result<Request, String> {
+        // The request is not validated against the schema here: the entities were validated at load, and a test validates the
+        // context.
+        let context = facts.cached_context(slice, &self.types, &self.prepared, &self.contexts)?;
+        Request::new(principal.clone(), slice.action.clone(), on.clone(), context, None)
+            .map_err(|e| e.to_string())
     }
 
     /// Returns whether the act is allowed, and the rules that decided it. `Err` if a rule could not be evaluated.

@@ -14,7 +14,7 @@
 //! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; the outcome for one act, and a cache of outcomes |
 //! | `source` `rules` `entity_references` `fault` | policies as they are read and validated; their mistakes |
 //! | `entities` `context` `slice` | the input of Cedar: entities, context, and the rules that can apply |
-//! | `time_reads` | how the rules use the time of a decision |
+//! | `time_reads` `context_cache` | how the rules use the time of a decision; a cache of contexts |
 //! | `bundle` | [`PolicyBundle`]: the files of a policy and of its test cases |
 //! | `signature` | [`SignedBundle`], [`TrustedKeys`]: the signatures on the files of a policy, and the keys that may sign |
 //! | `cases` `case_run` | [`PolicyCase`]: a test case with its expected answer; the run of all cases |
@@ -31,6 +31,7 @@ mod bundle;
 mod case_run;
 mod cases;
 mod context;
+mod context_cache;
 mod decision;
 mod decision_cache;
 mod empty_binding;

@@ -35,6 +35,11 @@ impl TimeReads {
         self.otherwise || self.moments.len() > limits::POLICY_MOMENTS_MAX
     }
 
+    /// Returns the moments that stand in the policies.
+    pub(super) fn moments(&self) -> impl Iterator<Item = Wall> {
+        self.moments.iter().copied()
+    }
+
     /// Notes that the time is used in another way than a comparison.
     pub(super) fn add_other_use(&mut self) {
         self.otherwise = true;
