@@ -117,6 +117,7 @@ Approve:
   break-glass, reviews     Open the gates of a job in an emergency; review emergencies
 Audit:
   audit                    Reads and checks the record of every decision (the ledger)
+  ledger                   Moves old records to an archive
   waivers                  Lists the rules that are waived for a time
   controls                 Lists the controls of a governed pipeline, and tries them
 Set up:
@@ -180,6 +181,7 @@ enum CliCommand {
     S3Key(super::s3_key::S3KeyArgs),
     Svid(super::svid::SvidArgs),
     Audit(super::audit::AuditArgs),
+    Ledger(super::ledger::LedgerArgs),
     Login(super::login::LoginArgs),
     Logout(super::login::LogoutArgs),
     Whoami(super::status::WhoamiArgs),
@@ -473,6 +475,7 @@ impl CliCommand {
             CliCommand::Token(args) => args.run(session).await,
             CliCommand::S3Key(args) => args.run(session).await,
             CliCommand::Audit(args) => args.run(session).await,
+            CliCommand::Ledger(args) => args.run(session).await,
             CliCommand::Status(args) => args.run(session).await,
             CliCommand::Login(args) => args.run(session).await,
             CliCommand::Logout(args) => args.run(session).await,

@@ -31,7 +31,7 @@ fn every_subcommand_has_help_and_examples() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 44);
+    assert_eq!(seen, 45);
 }
 
 /// Returns the output of `--help` of a command on a terminal of 100 columns.

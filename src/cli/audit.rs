@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::Read,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::{Args, Subcommand};
@@ -48,13 +49,16 @@ The files cannot show that their last records were cut off, or that all of them 
 again. Compare them with a head that was kept on another machine: see `leasehold audit head`.
 
 Examples:
-  leasehold audit verify /var/lib/leasehold
+  leasehold audit verify /var/lib/leasehold --archive /mnt/archive
   leasehold audit verify copy/ --head head.json --key ledger.pub
   leasehold audit verify copy/ -o json | jq .head")]
     Verify {
         /// The directory of the ledger: server.state of the daemon's configuration, or a copy of it
         #[arg(value_name = "DIR")]
         dir: PathBuf,
+        /// The directory to which `leasehold ledger archive` moved older records: check these too
+        #[arg(long, value_name = "DIR")]
+        archive: Option<PathBuf>,
         /// Compare with this head: INDEX:sha256:…, or a file that has one
         #[arg(long, value_name = "FILE|INDEX:DIGEST")]
         head: Option<String>,
@@ -88,7 +92,9 @@ Examples:
 impl AuditArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         match self.command {
-            AuditCommand::Verify { dir, head, key } => verify(&dir, head.as_deref(), key.as_deref(), session),
+            AuditCommand::Verify { dir, archive, head, key } => {
+                verify(&dir, archive.as_deref(), head.as_deref(), key.as_deref(), session)
+            }
             AuditCommand::Head { key } => print_head(key, session).await,
             AuditCommand::Tail(args) => args.run(session).await,
         }
@@ -179,19 +185,34 @@ async fn print_head(key: bool, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session) -> Result<Exit, Failure> {
+fn verify(
+    dir: &Path,
+    archive: Option<&Path>,
+    head: Option<&str>,
+    key: Option<&Path>,
+    session: &Session,
+) -> Result<Exit, Failure> {
     let kept = head.map(read_head).transpose()?;
-    if !dir.is_dir() {
-        return Err(Failure::usage(format!("`{}` is not a directory", plain::path(dir)))
-            .fix("name the directory of the ledger: server.state of the daemon's configuration"));
+    check_is_ledger(dir)?;
+    if let Some(archive) = archive.filter(|archive| !archive.is_dir()) {
+        return Err(Failure::usage(format!("`{}` is not a directory", plain::path(archive)))
+            .fix("name the directory to which `leasehold ledger archive --to` moved records"));
     }
     if let Some(kept) = &kept {
         check_signature(kept, key, dir)?;
     }
     let expected = kept.as_ref().map(|k| k.head);
-    let signed = kept.as_ref().is_some_and(|k| k.signed.is_some());
-    let report = ledger::verify_folded(&Dir::at(dir), expected, &mut Recorded::default())
-        .map_err(|e| ledger_failure(&e, dir))?;
+    let mut state = Recorded::default();
+    let report = match archive {
+        None => ledger::verify_folded(&Dir::at(dir), expected, &mut state),
+        Some(archive) => ledger::verify_with_archive(
+            Arc::new(Dir::at(dir)),
+            Arc::new(Dir::at(archive)),
+            expected,
+            &mut state,
+        ),
+    }
+    .map_err(|e| ledger_failure(&e, dir))?;
     if report.records == 0 {
         // A daemon writes its first record before it is ready. So this directory is no ledger, or the files of the ledger were
         // removed.
@@ -201,6 +222,29 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
         )
         .fix("name the directory of the ledger; if this is the directory, its files were removed"));
     }
+    print_report(&report, dir, kept.as_ref(), session)?;
+    for line in remarks(&report, expected.is_some(), archive.is_some()) {
+        note(&line);
+    }
+    Ok(Exit::Ok)
+}
+
+/// Refuses a path that is no directory.
+pub(super) fn check_is_ledger(dir: &Path) -> Result<(), Failure> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("`{}` is not a directory", plain::path(dir)))
+        .fix("name the directory of the ledger: server.state of the daemon's configuration"))
+}
+
+fn print_report(
+    report: &VerifyReport,
+    dir: &Path,
+    kept: Option<&KeptHead>,
+    session: &Session,
+) -> Result<(), Failure> {
+    let (compared, signed) = (kept.is_some(), kept.is_some_and(|k| k.signed.is_some()));
     let now = session.now().wall;
     if session.for_programs() {
         let at = |place: Option<(u64, crate::clock::Wall)>| {
@@ -211,35 +255,36 @@ fn verify(dir: &Path, head: Option<&str>, key: Option<&Path>, session: &Session)
             "first": at(report.first), "last": at(report.last),
             "head": { "index": report.head.index, "digest": report.head.digest.to_string() },
             "epochs": report.epochs, "epoch": report.epoch, "types": report.types, "refused": report.refused,
-            "torn_bytes": report.torn, "compared_with_kept_head": expected.is_some(),
+            "torn_bytes": report.torn, "compared_with_kept_head": compared,
             "compared_with_head_file": report.head_file, "kept_head_is_signed": signed,
             "snapshots": report.snapshots, "snapshots_followed": report.snapshots_followed,
-        }))?;
+            "archived_segments": report.archived,
+        }))
     } else {
         let last = report.last.map(|(_, at)| format!("{at} ({})", timestamp::relative(at, now)));
         let (all, followed) = (report.snapshots, report.snapshots_followed);
         let snapshots = format!("{all}, {followed} of them checked against the records");
         let types = report.types.iter().map(|(kind, count)| format!("{kind} {count}"));
+        let segments = match report.archived {
+            0 => report.segments.to_string(),
+            archived => format!("{}, {archived} of them in the archive", report.segments),
+        };
         print(&fields([
             ("good", TableCell::from(plain::path(dir))),
             ("records", report.records.to_string().into()),
             ("by type", TableCell::list(types)),
-            ("segments", report.segments.to_string().into()),
+            ("segments", segments.into()),
             ("snapshots", snapshots.into()),
             ("first", report.first.map(|(_, at)| at.to_string()).unwrap_or_default().into()),
             ("last", last.unwrap_or_default().into()),
             ("epochs", report.epochs.to_string().into()),
             ("head", format!("{}:{}", report.head.index, report.head.digest).into()),
-        ]))?;
+        ]))
     }
-    for line in remarks(&report, expected.is_some()) {
-        note(&line);
-    }
-    Ok(Exit::Ok)
 }
 
 /// Returns remarks for an auditor about a ledger without errors.
-fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
+fn remarks(report: &VerifyReport, compared: bool, has_archive: bool) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     if report.torn > 0 {
         out.push(
@@ -251,9 +296,15 @@ fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
     }
     if let Some((first, _)) = report.first.filter(|(index, _)| *index > 1) {
         let last = first.saturating_sub(1);
+        let where_to = match has_archive {
+            true => {
+                "The archive does not have them, either: look for another archive, or for a copy of the ledger."
+            }
+            false => "To check them too, name the directory to which they were moved with --archive.",
+        };
         out.push(format!(
-            "Records 1 to {last} are not here. Their result is taken from the first snapshot. To check them, put the segments \
-             that were moved away beside these, and verify again."
+            "The records from {first} on were checked. Records 1 to {last} are not here, and their result is taken from the \
+             first snapshot. {where_to}"
         ));
     }
     if !compared {
@@ -264,7 +315,7 @@ fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
     out
 }
 
-fn ledger_failure(error: &ReadError, dir: &Path) -> Failure {
+pub(super) fn ledger_failure(error: &ReadError, dir: &Path) -> Failure {
     match error {
         ReadError::Tamper(place) => Failure::new(
             Exit::VerificationFailed,
@@ -344,8 +395,8 @@ mod tests {
     fn a_directory_without_records_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let session = Session::new(crate::cli::Format::Json, None, None);
-        assert_eq!(verify(folder.path(), None, None, &session).unwrap_err().exit.code(), 7);
+        assert_eq!(verify(folder.path(), None, None, None, &session).unwrap_err().exit.code(), 7);
         let gone = folder.path().join("gone");
-        assert_eq!(verify(&gone, None, None, &session).unwrap_err().exit, Exit::Usage);
+        assert_eq!(verify(&gone, None, None, None, &session).unwrap_err().exit, Exit::Usage);
     }
 }

@@ -70,6 +70,7 @@ mod job_begin;
 mod job_create;
 mod job_list;
 mod lease;
+mod ledger;
 mod lock;
 mod login;
 mod login_call;

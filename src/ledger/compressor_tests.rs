@@ -77,12 +77,16 @@ async fn until(what: impl Fn() -> bool) {
 
 /// A disk of a process that dies: after some changes, every further change fails.
 #[derive(Clone)]
-struct Dying {
-    disk: Forgetful,
-    left: Arc<AtomicUsize>,
+pub(super) struct Dying {
+    pub(super) disk: Forgetful,
+    pub(super) left: Arc<AtomicUsize>,
 }
 
 impl Dying {
+    pub(super) fn after(disk: &Forgetful, changes: usize) -> Self {
+        Dying { disk: disk.clone(), left: Arc::new(AtomicUsize::new(changes)) }
+    }
+
     fn lives(&self) -> io::Result<()> {
         let took = self.left.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1));
         took.map(drop).map_err(|_| io::Error::other("the process is dead"))
@@ -172,7 +176,7 @@ async fn a_crash_at_each_point_of_compression_loses_nothing() {
     loop {
         let disk = sample.kill();
         let found = segments(&disk)[1];
-        let dying = Dying { disk: disk.clone(), left: Arc::new(AtomicUsize::new(points)) };
+        let dying = Dying::after(&disk, points);
         let done = compress_one(&dying, &found);
         check_left(disk.kill(), head, &format!("killed at {points}")).await;
         for seed in 0..8 {

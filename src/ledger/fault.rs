@@ -40,6 +40,10 @@ pub enum Fault {
         "the segment is also in {other}, which has other records: keep both, and compare them with a copy of the ledger"
     )]
     TwoFiles { other: String },
+    #[error(
+        "the archive has other records of this segment: keep both, and compare them with a copy of the ledger"
+    )]
+    ArchiveDiffers,
     #[error("the record is whole, but its newline was changed")]
     Newline,
     #[error("the ledger ends here, but it once had record {expected}: its tail was cut off")]

@@ -47,6 +47,7 @@
 //! | `segments.lock` | locked by the thread or process that compresses or archives a segment |
 //! | `segment.new`, `snapshot.new`, `head.new` | a file while it is written |
 
+mod archive;
 mod chain;
 mod compressor;
 mod copy;
@@ -72,6 +73,8 @@ mod verify;
 mod writer;
 
 #[cfg(test)]
+mod archive_tests;
+#[cfg(test)]
 mod compressor_tests;
 #[cfg(test)]
 mod file_checks_tests;
@@ -84,6 +87,7 @@ mod snapshot_tests;
 #[cfg(test)]
 mod verify_tests;
 
+pub use archive::{ArchiveError, ArchiveOptions, ArchiveReport, ArchivedSegment, archive};
 pub use copy::{CopyError, HeadCopy};
 pub use event::*;
 pub use fault::ReadError;
@@ -96,11 +100,12 @@ pub use open::{Lost, OpenError, Opened, Options};
 pub use record::{Head, Record};
 pub use signed_head::{HEAD_PUBLIC_FILE, HeadError, HeadKey, HeadKeyError, HeadPublic, SignedHead};
 pub use tail::{Tail, TailError, TailLine};
-pub use verify::{VerifyReport, verify, verify_folded};
+pub use verify::{VerifyReport, verify, verify_folded, verify_with_archive};
+
+pub use file::Disk;
 
 #[cfg(test)]
 pub use {
     fault::{Fault, Tamper},
-    file::Disk,
     health::{CloseError, WriterEnd},
 };

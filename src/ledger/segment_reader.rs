@@ -117,6 +117,12 @@ pub(super) fn check_both(disk: &dyn Disk, both: &LedgerSegment, stop: &AtomicBoo
     }
 }
 
+/// Whether a segment has the same records on two disks.
+pub(super) fn has_same_records(one: &dyn Disk, other: &dyn Disk, first: u64) -> Result<bool, ReadError> {
+    let (mut one, mut other) = (open(one, first)?, open(other, first)?);
+    has_same_bytes(&mut one.input, &mut other.input, &AtomicBool::new(false)).map_err(|e| other.failed(e))
+}
+
 /// Whether a compressed draft has the bytes of a plain file.
 pub(super) fn is_compressed_copy(
     disk: &dyn Disk,
@@ -133,7 +139,11 @@ pub(super) fn is_compressed_copy(
 }
 
 /// Whether two readers have the same bytes. Fails if it is stopped.
-fn has_same_bytes(one: &mut dyn BufRead, other: &mut dyn BufRead, stop: &AtomicBool) -> io::Result<bool> {
+pub(super) fn has_same_bytes(
+    one: &mut dyn BufRead,
+    other: &mut dyn BufRead,
+    stop: &AtomicBool,
+) -> io::Result<bool> {
     loop {
         if stop.load(Ordering::Acquire) {
             return Err(io::Error::other("the ledger is being closed"));

@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The number of snapshot files that are kept: the last, and the previous in case the last is damaged.
-const KEPT: usize = 2;
+pub(super) const KEPT: usize = 2;
 
 /// The snapshot that is being written, if there is one.
 pub(super) struct Snapshots {

@@ -10,8 +10,8 @@ use super::{forgetful::Forgetful, ledger_tests::*, *};
 
 /// Counts events. Writing it waits for the test.
 #[derive(Clone, Default)]
-struct Slow {
-    count: u64,
+pub(super) struct Slow {
+    pub(super) count: u64,
     gate: Arc<(Mutex<Gate>, Condvar)>,
 }
 
@@ -67,7 +67,7 @@ fn files(disk: &Forgetful, prefix: &str) -> usize {
     disk.list().unwrap().iter().filter(|f| f.starts_with(prefix)).count()
 }
 
-async fn until(what: impl Fn() -> bool) {
+pub(super) async fn until(what: impl Fn() -> bool) {
     let waiting = async {
         while !what() {
             tokio::time::sleep(Duration::from_millis(1)).await;

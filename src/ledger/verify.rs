@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use super::{
+    archive::Joined,
     chain::{self, SegmentEnd, WalkStart},
     event::{Event, Snapshot},
     fault::{Fault, ReadError},
@@ -48,6 +49,8 @@ pub struct VerifyReport {
     pub torn: u64,
     /// Whether the ledger has a head file for the comparison.
     pub head_file: bool,
+    /// The number of these segments that were read only from an archive.
+    pub archived: u64,
     /// The number of snapshots in the directory.
     pub snapshots: u64,
     /// The number of snapshots that match the records before them.
@@ -75,6 +78,20 @@ pub fn verify_folded(
     fold: &mut dyn Fold,
 ) -> Result<VerifyReport, ReadError> {
     walk(disk, expected, Some(fold))
+}
+
+/// Verifies a ledger together with the segments that were moved to an archive, as one chain. A segment that is in both
+/// must have the same records in both.
+pub fn verify_with_archive(
+    ledger: Arc<dyn Disk>,
+    archive: Arc<dyn Disk>,
+    expected: Option<Head>,
+    fold: &mut dyn Fold,
+) -> Result<VerifyReport, ReadError> {
+    let joined = Joined { ledger, archive };
+    let archived = joined.check_shared()?;
+    let report = walk(&joined, expected, Some(fold))?;
+    Ok(VerifyReport { archived, ..report })
 }
 
 /// The highest number of kept states, one for the beginning of each recent segment. Few are enough, because the record of
@@ -164,6 +181,7 @@ fn walk(
         refused: 0,
         torn: 0,
         head_file: kept.is_some(),
+        archived: 0,
         snapshots: 0,
         snapshots_followed: 0,
     };

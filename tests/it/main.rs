@@ -12,6 +12,7 @@ mod harness;
 
 mod accounting;
 mod approvals;
+mod archived;
 mod audit;
 mod bad_input;
 mod bench;
