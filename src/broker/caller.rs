@@ -58,7 +58,7 @@ impl Caller {
     }
 
     pub(super) fn actor(&self) -> Actor {
-        Actor::SpiffeId(self.id().clone())
+        Actor::Caller { spiffe_id: self.id().clone(), human: self.principal.human(self.id()) }
     }
 
     /// Returns the caller's relations to a job. Empty if there are none.

@@ -96,10 +96,7 @@ impl Denials {
     /// Whether this is the first such report in this minute. Such reports are counted and limited together with the
     /// denials.
     pub(super) fn is_first_conflict(&self, job: JobId, reported: Outcome, by: &Actor) -> bool {
-        let by = match by {
-            Actor::SpiffeId(id) => id.to_string(),
-            Actor::Daemon(_) => return true,
-        };
+        let Some(by) = by.spiffe_id().map(SpiffeId::to_string) else { return true };
         let kind = DenialKind { by, rpc: format!("{job} {reported}"), reason: Reason::StateConflict };
         if self.minutes.len() >= limits::REFUSAL_KINDS_MAX && !self.minutes.contains_key(&kind) {
             return false;

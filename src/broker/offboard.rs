@@ -97,8 +97,8 @@ impl OperatorUseCases {
         for audience in catalog.audiences_of_verifier(id) {
             add("audience", audience.name.to_string(), "it checks tokens for this audience");
         }
-        let actor = crate::ledger::Actor::SpiffeId(id.clone());
-        for lock in self.context.state.locks(None, usize::MAX).into_iter().filter(|lock| lock.by == actor) {
+        let locks = self.context.state.locks(None, usize::MAX);
+        for lock in locks.into_iter().filter(|lock| lock.by.spiffe_id() == Some(id)) {
             add("lock", lock.name.to_string(), "it set this lock, which stays");
         }
         for job in

@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::{Map, Value};
 
 use super::{Exit, Failure};
-use crate::{clock::Wall, limits::AUDIT_FOLLOWED_MAX, name::ResourceName};
+use crate::{
+    clock::Wall,
+    limits::AUDIT_FOLLOWED_MAX,
+    name::{FenceKind, FenceName, ResourceName},
+};
 
 /// Fields around an event that a row shows elsewhere or leaves out. `at` repeats the time of the row.
 const LEFT_OUT: [&str; 14] = [
@@ -126,11 +130,49 @@ fn said(record: &Value, left_out: &[&str]) -> Vec<String> {
                 let lowered = cause.get("lowered").and_then(|l| l.get("name"));
                 push_field(key, lowered.unwrap_or(value), &mut said);
             }
+            ("approvals", Value::Array(given)) => {
+                let given = given
+                    .iter()
+                    .map(|a| format!("{} by {} ({})", text(a, "gate"), person(a), text(a, "reason")));
+                push_field(key, &given.collect::<Vec<_>>().join("; ").into(), &mut said);
+            }
+            ("emergency", Value::Object(_)) => {
+                let gates = value.get("gates").and_then(Value::as_array).into_iter().flatten();
+                let gates: Vec<_> = gates.filter_map(Value::as_str).collect();
+                let until = value
+                    .get("until")
+                    .and_then(Value::as_u64)
+                    .map_or_else(String::new, |ms| Wall(ms).to_string());
+                let (gates, by, why) = (gates.join(","), person(value), text(value, "reason"));
+                push_field(key, &format!("{gates} by {by} until {until} ({why})").into(), &mut said);
+            }
+            ("consent", Value::Object(consent)) => {
+                let given = consent.get("approvals").and_then(Value::as_array).into_iter().flatten();
+                let approved: Vec<_> = given.map(person).collect();
+                let proposed =
+                    value.get("human").and_then(Value::as_str).map(|human| format!("human:{human}"));
+                let proposed = proposed.unwrap_or_else(|| text(value, "proposed_by").to_owned());
+                let why = text(value, "reason");
+                let all = format!("proposed by {proposed} ({why}), approved by {}", approved.join(", "));
+                push_field(key, &all.into(), &mut said);
+            }
+            ("waiting_for", Value::Array(gates)) => {
+                let gates: Vec<_> = gates.iter().map(|gate| text(gate, "id")).collect();
+                push_field(key, &gates.join(",").into(), &mut said);
+            }
             ("credential" | "inputs" | "outputs", _) => {}
             _ => push_field(key, value, &mut said),
         }
     }
     said
+}
+
+/// Returns the person of an approval or an emergency, or the identity if the catalog did not say who it was.
+fn person(value: &Value) -> String {
+    match value.get("human").and_then(Value::as_str) {
+        Some(human) => format!("human:{human}"),
+        None => text(value, "by").to_owned(),
+    }
 }
 
 /// Adds one `key=value`, with quotes if the value contains blanks. Adds nothing for an empty value.
@@ -166,7 +208,7 @@ fn plain(value: &Value) -> String {
         Value::Object(fields) => match (fields.get("resource"), fields.get("actions")) {
             // The value is a scope. Its actions follow from the half.
             (Some(Value::String(resource)), Some(_)) => resource.clone(),
-            _ => value.to_string(),
+            _ => with_times(value).to_string(),
         },
         other => other.to_string(),
     }
@@ -181,13 +223,21 @@ fn short(text: &str) -> String {
     }
 }
 
+/// The fields that name a person. `acting_for` is the person behind a job.
+const OF_A_PERSON: [&str; 2] = ["human", "acting_for"];
+
+/// The fields beside `human` that contain the identity of this person.
+const IDENTITY_BESIDE_HUMAN: [&str; 4] = ["by", "spiffe_id", "person", "proposed_by"];
+
 /// Selects the records about one name, and about the jobs and leases that depend on it.
 pub(super) struct About {
     /// The forms in which records contain the name: the whole name, and an id without its kind.
     words: Vec<String>,
-    /// The field for a tenant or a person, and the name in it.
-    field: Option<(&'static str, String)>,
-    /// The jobs and live leases that depend on the name, at most [`AUDIT_FOLLOWED_MAX`].
+    /// The fields for a tenant or a person, and the name in them.
+    fields: (&'static [&'static str], String),
+    /// For an attempt or a member: the job, the attempt, and the instance of the member.
+    run: Option<(String, u64, Option<String>)>,
+    /// The jobs and live leases that depend on the name, and the identities of a person, at most [`AUDIT_FOLLOWED_MAX`].
     followed: BTreeSet<String>,
 }
 
@@ -195,22 +245,32 @@ impl About {
     /// Takes a name in the form that `revoke` accepts.
     pub(super) fn new(name: &str) -> Self {
         let mut words = vec![name.to_owned()];
-        let mut field = None;
+        let mut fields: (&[&str], String) = (&[], String::new());
         match name.split_once(':') {
-            Some(("job" | "lease" | "identity", id)) => words.push(id.to_owned()),
+            Some(("job" | "lease" | "identity" | "image", id)) => words.push(id.to_owned()),
             Some(("domain", domain)) => words.push(format!("spiffe://{domain}")),
-            Some(("tenant", tenant)) => field = Some(("tenant", tenant.to_owned())),
-            Some(("human", human)) => field = Some(("acting_for", human.to_owned())),
+            Some(("tenant", tenant)) => fields = (&["tenant"], tenant.to_owned()),
+            Some(("human", human)) => fields = (&OF_A_PERSON, human.to_owned()),
             _ => {}
         }
-        About { words, field, followed: BTreeSet::new() }
+        let run = match name.parse::<FenceName>().map(|name| name.kind()) {
+            Ok(FenceKind::Attempt(job, attempt) | FenceKind::AttemptReading(job, attempt)) => {
+                Some((job.to_string(), attempt.value(), None))
+            }
+            Ok(
+                FenceKind::Member(job, attempt, instance) | FenceKind::MemberReading(job, attempt, instance),
+            ) => Some((job.to_string(), attempt.value(), Some(instance.to_string()))),
+            _ => None,
+        };
+        About { words, fields, run, followed: BTreeSet::new() }
     }
 
     /// Whether a record is about the name. Call it for each record in order, because a job is followed from its creation on.
     pub(super) fn matches(&mut self, record: &Value) -> Result<bool, Failure> {
-        if !self.mentions(None, record) {
+        if !self.is_of_run(record) && !self.mentions(None, record) {
             return Ok(false);
         }
+        self.follow_identities(record);
         let id = |key: &str| record.get(key).and_then(Value::as_str).map(str::to_owned);
         match record.get("type").and_then(Value::as_str) {
             Some("job.created") => self.followed.extend(id("job")),
@@ -226,11 +286,41 @@ impl About {
         if self.followed.len() > AUDIT_FOLLOWED_MAX {
             return Err(Failure::new(
                 Exit::Failure,
-                format!("more than {AUDIT_FOLLOWED_MAX} jobs and leases depend on this name"),
+                format!("more than {AUDIT_FOLLOWED_MAX} jobs, leases and identities depend on this name"),
             )
             .fix("use a narrower name, or read a part of the records with --from"));
         }
         Ok(true)
+    }
+
+    /// Whether the record is of the attempt or the member that is the name.
+    fn is_of_run(&self, record: &Value) -> bool {
+        self.run.as_ref().is_some_and(|(job, attempt, instance)| {
+            text(record, "job") == job
+                && record.get("attempt").and_then(Value::as_u64) == Some(*attempt)
+                && instance.as_ref().is_none_or(|instance| text(record, "instance") == instance)
+        })
+    }
+
+    /// Follows the identities of the person who is the name. Most records of what a person did have only their identity.
+    fn follow_identities(&mut self, value: &Value) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| self.follow_identities(item)),
+            Value::Object(fields) => {
+                if fields.get("human").and_then(Value::as_str).is_some_and(|h| self.is_in_field("human", h)) {
+                    let beside = IDENTITY_BESIDE_HUMAN.iter().filter_map(|key| fields.get(*key)?.as_str());
+                    self.followed.extend(beside.map(str::to_owned));
+                }
+                fields.values().for_each(|value| self.follow_identities(value));
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether a text in this field is the name of the tenant or the person.
+    fn is_in_field(&self, key: &str, text: &str) -> bool {
+        let (keys, name) = &self.fields;
+        keys.contains(&key) && text.rsplit(':').next() == Some(name)
     }
 
     fn mentions(&self, key: Option<&str>, value: &Value) -> bool {
@@ -238,9 +328,7 @@ impl About {
             Value::String(text) => {
                 self.followed.contains(text)
                     || self.words.iter().any(|word| contains_name(text, word))
-                    || self.field.as_ref().is_some_and(|(field, name)| {
-                        key == Some(field) && text.rsplit(':').next() == Some(name)
-                    })
+                    || key.is_some_and(|key| self.is_in_field(key, text))
             }
             Value::Array(items) => items.iter().any(|item| self.mentions(key, item)),
             Value::Object(fields) => fields.iter().any(|(key, value)| self.mentions(Some(key), value)),
@@ -255,10 +343,13 @@ fn contains_name(text: &str, name: &str) -> bool {
     text.match_indices(name).any(|(at, _)| {
         let before = text.get(..at).and_then(|t| t.chars().next_back());
         let after = text.get(at.saturating_add(name.len())..).and_then(|t| t.chars().next());
-        // All versions of a dataset are below its name, and all IDs of a domain are below the domain.
+        // All versions of a dataset are below its name, all IDs of a domain below the domain, and the halves of a run below the run.
         let below = match after {
             Some('@') => name.parse::<ResourceName>().is_ok(),
-            Some('/') => name.starts_with("spiffe://") && !name.trim_start_matches("spiffe://").contains('/'),
+            Some('/') => {
+                let is_domain = name.strip_prefix("spiffe://").is_some_and(|domain| !domain.contains('/'));
+                is_domain || name.starts_with("attempt:") || name.starts_with("member:")
+            }
             Some(c) => !is_part(c),
             None => true,
         };
@@ -300,6 +391,37 @@ mod tests {
             "       8  t  leases.ended        cause=job:j-1 leases=l-1,l-2 by=\"daemon: a deadline\" \
              policy=sha256:abababababab… expires=2026-11-20T04:13:20.000Z"
         );
+    }
+
+    #[test]
+    fn a_row_says_who_approved_what_and_when() {
+        let given = |gate: &str, human: Value| {
+            json!({"gate": gate, "group": "ops", "by": "spiffe://td/ada", "human": human, "at": 1_795_148_000_000_u64,
+                "reason": "seen, CHG-7"})
+        };
+        let record = json!({
+            "time": "t", "type": "job.approved", "job": "j-1",
+            "approvals": [given("prod", json!("ada")), given("data", Value::Null)],
+        });
+        assert_eq!(
+            row(60, &record),
+            "      60  t  job.approved        job=j-1 approvals=\"prod by human:ada (seen, CHG-7); \
+             data by spiffe://td/ada (seen, CHG-7)\""
+        );
+        let emergency = json!({
+            "by": "spiffe://td/ada", "human": "ada", "gates": ["prod"], "reason": "INC-7",
+            "at": 1_795_148_000_000_u64, "until": 1_795_148_060_000_u64,
+        });
+        let record = json!({ "time": "t", "type": "job.glass_broken", "job": "j-1", "emergency": emergency });
+        assert_eq!(
+            row(61, &record),
+            "      61  t  job.glass_broken    job=j-1 emergency=\"prod by human:ada until 2026-11-20T04:14:20.000Z \
+             (INC-7)\""
+        );
+        let gate = json!({ "id": "prod", "approver_group": "ops", "approvals_needed": 2, "explanation": "production" });
+        let record =
+            json!({ "time": "t", "type": "change.proposed", "call": "ApplyPolicy", "waiting_for": [gate] });
+        assert_eq!(row(62, &record), "      62  t  change.proposed     call=ApplyPolicy waiting_for=prod");
     }
 
     #[test]
@@ -352,6 +474,73 @@ mod tests {
         let mut about = About::new("dataset:acme/tickets");
         for (taken, record) in records {
             assert_eq!(about.matches(&record).unwrap(), taken, "{record}");
+        }
+    }
+
+    #[test]
+    fn a_person_is_found_by_what_they_decided() {
+        let ada = "spiffe://td.example/people/ada";
+        let given = |by: &str, human: &str| json!([{"gate": "g", "by": by, "human": human}]);
+        let records = [
+            (false, json!({"type": "denied", "by": ada})),
+            (true, json!({"type": "job.approved", "job": "j-1", "approvals": given(ada, "ada")})),
+            // From here on, records that have only the identity are about the person too.
+            (true, json!({"type": "denied", "by": ada})),
+            (true, json!({"type": "job.approval_withdrawn", "job": "j-1", "approver": ada})),
+            (
+                true,
+                json!({"type": "change.closed", "proposed_by": ada, "by": {"spiffe_id": "spiffe://td.example/x"}}),
+            ),
+            (true, json!({"type": "job.created", "job": "j-2", "launcher": ada})),
+            (true, json!({"type": "attempt.began", "job": "j-2", "attempt": 1})),
+            (false, json!({"type": "attempt.began", "job": "j-1", "attempt": 1})),
+            (
+                false,
+                json!({"type": "job.approved", "job": "j-3", "approvals": given("spiffe://td.example/x", "bob")}),
+            ),
+            (false, json!({"type": "denied", "by": "spiffe://td.example/x"})),
+            (
+                true,
+                json!({"type": "job.closed", "by": {"spiffe_id": "spiffe://td.example/night/ada", "human": "ada"}}),
+            ),
+            (true, json!({"type": "revoked", "by": {"spiffe_id": "spiffe://td.example/night/ada"}})),
+            (
+                true,
+                json!({"type": "person.logged_in", "person": "spiffe://td.example/h/ada", "human": "ada"}),
+            ),
+            (true, json!({"type": "denied", "by": "spiffe://td.example/h/ada"})),
+            (true, json!({"type": "job.glass_broken", "emergency": {"by": ada, "human": "ada"}})),
+            (true, json!({"type": "lock.set", "name": "human:ada"})),
+            (false, json!({"type": "lock.set", "name": "human:adam"})),
+        ];
+        let mut about = About::new("human:ada");
+        for (taken, record) in records {
+            assert_eq!(about.matches(&record).unwrap(), taken, "{record}");
+        }
+    }
+
+    #[test]
+    fn a_run_and_an_image_are_found_too() {
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        let member = json!({"type": "member.lost", "job": "j-00000000000000000000000001", "attempt": 2, "instance": "rank-0"});
+        let began = json!({"type": "attempt.began", "job": "j-00000000000000000000000001", "attempt": 2});
+        let created =
+            json!({"type": "job.created", "job": "j-00000000000000000000000009", "spec": {"image": digest}});
+        let lowered = json!({"type": "lowered", "name": "attempt:j-00000000000000000000000001/2/reading"});
+        for (name, record, is) in [
+            ("attempt:j-00000000000000000000000001/2", &member, true),
+            ("attempt:j-00000000000000000000000001/2", &began, true),
+            ("attempt:j-00000000000000000000000001/2/reading", &began, true),
+            ("attempt:j-00000000000000000000000001/2", &lowered, true),
+            ("attempt:j-00000000000000000000000001/1", &began, false),
+            ("attempt:j-00000000000000000000000002/2", &began, false),
+            ("member:j-00000000000000000000000001/2/rank-0", &member, true),
+            ("member:j-00000000000000000000000001/2/rank-1", &member, false),
+            ("member:j-00000000000000000000000001/2/rank-0", &began, false),
+            (&format!("image:{digest}"), &created, true),
+            (&format!("image:sha256:{}", "0b".repeat(32)), &created, false),
+        ] {
+            assert_eq!(About::new(name).matches(record).unwrap(), is, "{name} {record}");
         }
     }
 

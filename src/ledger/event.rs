@@ -449,16 +449,40 @@ pub struct EpochBegan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Actor {
-    /// A caller, by the SPIFFE ID of its SVID.
-    SpiffeId(SpiffeId),
     /// The daemon itself. The text is the reason, such as a deadline or a lost member.
     Daemon(String),
+    /// A caller.
+    #[serde(untagged)]
+    Caller {
+        /// The SPIFFE ID of its SVID.
+        spiffe_id: SpiffeId,
+        /// The person, if the catalog says which one the identity is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        human: Option<HumanName>,
+    },
+}
+
+impl Actor {
+    /// Returns the caller's SPIFFE ID. `None` if the daemon itself is the originator.
+    pub const fn spiffe_id(&self) -> Option<&SpiffeId> {
+        match self {
+            Actor::Caller { spiffe_id, .. } => Some(spiffe_id),
+            Actor::Daemon(_) => None,
+        }
+    }
+}
+
+/// A caller that is not a person.
+impl From<SpiffeId> for Actor {
+    fn from(spiffe_id: SpiffeId) -> Self {
+        Actor::Caller { spiffe_id, human: None }
+    }
 }
 
 impl fmt::Display for Actor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Actor::SpiffeId(id) => id.fmt(f),
+            Actor::Caller { spiffe_id, .. } => spiffe_id.fmt(f),
             Actor::Daemon(why) => write!(f, "the daemon: {why}"),
         }
     }

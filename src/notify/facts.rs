@@ -450,7 +450,7 @@ mod tests {
     #[test]
     fn a_change_of_the_rules_is_noticed_by_the_platform() {
         let (from, to) = (Digest::of(b"from"), Digest::of(b"to"));
-        let by = || Actor::SpiffeId("spiffe://td/second".parse().unwrap());
+        let by = || Actor::from("spiffe://td/second".parse::<SpiffeId>().unwrap());
         let closed = |outcome| Event::ChangeClosed {
             call: "ApplyPolicy".into(),
             from,

@@ -27,7 +27,7 @@ pub(super) fn worker() -> SpiffeId {
 }
 
 pub(super) fn actor() -> Actor {
-    Actor::SpiffeId(worker())
+    Actor::from(worker())
 }
 
 pub(super) fn decision() -> DecisionRecord {

@@ -123,7 +123,7 @@ impl Store {
         member: (&SpiffeId, Belongs),
         decide: impl Fn(&Job) -> Result<Option<Change>, E>,
     ) -> Result<Widened, Refused<E>> {
-        self.widen_for(id, Actor::SpiffeId(member.0.clone()), None, Some(member), decide).await
+        self.widen_for(id, Actor::from(member.0.clone()), None, Some(member), decide).await
     }
 
     async fn widen_for<E>(

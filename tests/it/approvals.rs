@@ -309,6 +309,8 @@ async fn a_rejected_job_is_closed_and_stays_so() {
         (closed["outcome"].as_str(), closed["by"]["spiffe_id"].as_str()),
         (Some("rejected"), Some(PIA))
     );
+    // The catalog says which person the identity is.
+    assert_eq!(closed["by"]["human"], "pia");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
