@@ -72,6 +72,8 @@ struct RecordTail<'a> {
     since: Option<Wall>,
     until: Option<Wall>,
     no_follow: bool,
+    /// Whether the first record to show is the first of the ledger.
+    is_whole: bool,
     /// The next record to request, or 0 while it is not known.
     next: u64,
     /// The hash of the last record that was read, if that record had no index. The next stream begins after this record.
@@ -112,6 +114,7 @@ impl TailArgs {
             since,
             until,
             no_follow: self.no_follow,
+            is_whole: self.from == 1 && since.is_none(),
             next: self.from,
             after: String::new(),
             has_noted: false,
@@ -241,9 +244,10 @@ impl RecordTail<'_> {
             return None;
         }
         Some(match (about, self.matched) {
-            (Some(name), 0) => format!(
-                "None of the records that were read is about {name}. Compare the name, or begin earlier: --from 1"
-            ),
+            (Some(name), 0) => {
+                let earlier = if self.is_whole { "" } else { ", or begin earlier: --from 1" };
+                format!("None of the records that were read is about {name}. Compare the name{earlier}.")
+            }
             (_, 0) => "There is no record in this range.".to_owned(),
             (about, n) => {
                 let about = about.map(|name| format!(" about {name}")).unwrap_or_default();

@@ -17,7 +17,13 @@ use super::{
     parse, render,
     reviews::{break_glass, say_what_follows},
 };
-use crate::{agent::RunSpec, name::PrincipalKind, plain, proto::v1, secret::random_u128};
+use crate::{
+    agent::{RunSettings, RunSpec},
+    name::PrincipalKind,
+    plain,
+    proto::v1,
+    secret::random_u128,
+};
 
 #[derive(Debug, Args)]
 pub(super) struct CreateArgs {
@@ -125,6 +131,7 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
             note_page(&render::gate_table(&job.waiting_for));
         }
     }
+    note_keys_of_file(&spec.run);
     if let Some(reason) = args.reason.filter(|_| awaiting(&job)) {
         job = break_glass(&client, &job, reason, args.lasting).await?;
         if !session.for_programs() {
@@ -176,6 +183,19 @@ pub(super) async fn create(args: CreateArgs, session: &Session) -> Result<Exit, 
 /// Warns about everything that would keep a run of this job from getting access.
 fn warn_of(job: &v1::Job) {
     job.notes.iter().for_each(|line| note(&format!("leasehold: warning: {line}")));
+}
+
+/// Names the keys of the job file that the daemon does not get. Without the file, a run of the job would not have them.
+fn note_keys_of_file(settings: &RunSettings) {
+    let keys = settings.keys_of_file();
+    let Some((last, others)) = keys.split_last() else { return };
+    let all = match others {
+        [] => (*last).to_owned(),
+        others => format!("{} and {last}", others.join(", ")),
+    };
+    note(&format!(
+        "Of the job file, the daemon does not get {all}: give --spec FILE to run too (leasehold run --job ID --spec FILE)."
+    ));
 }
 
 /// Replaces values of free parameters in the job.

@@ -40,8 +40,8 @@ On revocation, the files are removed, the command gets a signal, and its exit co
 
 Examples:
   leasehold run --spec job.toml -- python train.py
-  leasehold run --spec job.toml --on-revoke kill -- ./tune.sh --epochs 3
-  leasehold run --job j-… --attempt-key \"$(leasehold slurm key)\" -- torchrun …    (in a Slurm job)")]
+  leasehold run --job j-… --spec job.toml --on-revoke kill -- ./tune.sh --epochs 3
+  leasehold run --job j-… --spec job.toml --attempt-key \"$(leasehold slurm key)\" -- torchrun …")]
 pub struct RunArgs {
     #[command(flatten)]
     pub join: JoinArgs,
@@ -68,7 +68,7 @@ pub struct RunArgs {
 /// The options that say which job and attempt to join.
 #[derive(Debug, Args)]
 pub struct JoinArgs {
-    /// The job file (TOML, JSON). With --job, only its section `run` is used
+    /// The job file. With --job, only its stage, sync and `run` are used
     #[arg(long, value_name = "FILE", required_unless_present = "job")]
     pub spec: Option<PathBuf>,
     /// Join this job instead of creating one
@@ -102,7 +102,7 @@ pub struct MemberArgs {
     /// The ticket to join with, if several jobs share your identity
     #[arg(long, value_name = "FILE")]
     pub ticket_file: Option<PathBuf>,
-    /// If access is revoked: term, kill or ignore the command [default: term]
+    /// If access is revoked: term, kill or ignore the work [default: term]
     #[arg(long, value_name = "HOW")]
     pub on_revoke: Option<OnRevoke>,
 }
@@ -132,7 +132,7 @@ impl JoinArgs {
             (None, Some(spec)) => JoinTarget::New(spec),
             (None, None) => {
                 return Err(Failure::usage("no job is named")
-                    .fix("add --spec FILE for a new job, or --job ID to join an existing one"));
+                    .fix("add --spec FILE for a new job, or --job ID --spec FILE to join an existing one"));
             }
         };
         let joining = self.member.joining(what, settings, connection)?;

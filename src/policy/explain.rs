@@ -179,7 +179,7 @@ pub(super) fn call_denied(
     let ask = match (principal.kind, call.tenant) {
         (PrincipalKind::Operator, None) => "ask an operator of the platform".to_owned(),
         (PrincipalKind::Workload, _) if call.rpc == Rpc::CreateJob => {
-            "have a launcher create the job (`leasehold job create`), then run with --job ID".to_owned()
+            "have a launcher create the job (`leasehold job create`), then run with --job ID --spec FILE".to_owned()
         }
         (PrincipalKind::Workload, _) if call.rpc == Rpc::BeginAttempt => {
             "leave --attempt-key out to join the attempt that a launcher began, or have members.start name you".to_owned()

@@ -408,7 +408,7 @@ async fn audit_tail_finds_revoked_jobs_and_says_if_nothing_matches() {
         ("dataset:acme/tikets", "The nearest name is dataset:acme/tickets."),
         ("j-0000000000000000000000000z", "knows no job"),
         ("tenant:nosuch", "is about tenant:nosuch"),
-        ("human:nosuch", "--from 1"),
+        ("human:nosuch", "is about human:nosuch. Compare the name."),
     ] {
         let (rows, notes) = tail(&["--about", about]).await;
         assert!(rows.is_empty() && notes.contains(nothing), "{about}: {rows}{notes}");
@@ -419,6 +419,33 @@ async fn audit_tail_finds_revoked_jobs_and_says_if_nothing_matches() {
     let follow = ["audit", "tail", "-f", "--from", "1", "--as", "workload"];
     let follower = world.leasehold(PLATFORM, &[], &follow);
     follower.child_says("job.closed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn job_create_names_the_keys_that_stay_with_the_file() {
+    let world = world().await;
+    let members = format!("[members]\njoin = [\"{WORKER}\"]\n");
+    let plain = job_toml("", &format!("{members}[run]\ndrain = \"20s\"\ngrace = \"10s\"\n"));
+    let run =
+        "[run]\nkeep_env = [\"HF_TOKEN\"]\nscrub = [\"FOO\"]\non_revoke = \"ignore\"\ngrace = \"77s\"\n";
+    let full = job_toml("", &format!("sync = \"out\"\n{members}{run}"))
+        .replace(&format!("resource = \"{MODEL}\""), &format!("resource = \"{MODEL}\"\nstage = \"base\""));
+    world.write("plain.toml", &plain);
+    world.write("full.toml", &full);
+    let create = async |file: &str, more: &[&str]| {
+        let file = world.file(file).to_str().unwrap().to_owned();
+        let args = [&["job", "create", "--spec", &file, "--as", "workload"], more].concat();
+        said(&world, LAUNCHER, &args).await
+    };
+    // These keys go with the job, or change nothing.
+    let (_, notes) = create("plain.toml", &[]).await;
+    assert_eq!(notes, "");
+    for more in [&[][..], &["-o", "json"]] {
+        let (_, notes) = create("full.toml", more).await;
+        let keys = "read.stage, write.sync, run.on_revoke, run.grace, run.keep_env and run.scrub";
+        assert!(notes.contains(keys), "{notes}");
+        assert!(notes.contains("give --spec FILE to run too"), "{notes}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

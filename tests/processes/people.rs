@@ -146,7 +146,7 @@ async fn each_refusal_before_a_start_says_what_to_do() {
       code   ATTEMPT_NOT_FOUND
       you    spiffe://k8s.acme.example/ns/ml/job/tuner
       means  no run of this job has begun, or its last run has ended
-      fix    begin one: leasehold agent --job j-…, or leasehold run --job j-…
+      fix    begin one: leasehold agent --job j-…, or leasehold run --job j-… --spec FILE
     Nothing was started, no access was given.
     -- exit 1
 

@@ -46,9 +46,10 @@ fn advice_about_work(reason: Reason) -> Option<(&'static str, &'static str)> {
             "the job is closed permanently; no run can open it again",
             "see why: leasehold job show ID; then create another job",
         ),
-        R::AttemptNotFound => {
-            ("no run of this job has begun, or its last run has ended", "begin one: leasehold run --job ID …")
-        }
+        R::AttemptNotFound => (
+            "no run of this job has begun, or its last run has ended",
+            "begin one: leasehold run --job ID --spec FILE …",
+        ),
         R::AttemptKeyUsed => (
             "a run with this key has ended; no key is used twice, so that a late process of the old run gets no access",
             "give the new run a new key: put the scheduler's restart count into it",

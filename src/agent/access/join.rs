@@ -295,8 +295,10 @@ fn running_attempt(job: &v1::Job) -> Result<AttemptNumber, Refusal> {
         let refusal = Refusal::new(Reason::AttemptNotFound, format!("no attempt of {} is running", job.id));
         match job.state() {
             v1::JobState::Closed => refusal.fix("it is closed: create another job"),
-            _ => refusal
-                .fix(format!("begin one: leasehold agent --job {0}, or leasehold run --job {0}", job.id)),
+            _ => refusal.fix(format!(
+                "begin one: leasehold agent --job {0}, or leasehold run --job {0} --spec FILE",
+                job.id
+            )),
         }
     };
     let current = job.attempts.last().filter(|a| a.state() != v1::AttemptState::Ended);

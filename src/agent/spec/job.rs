@@ -178,7 +178,7 @@ fn resources(
         let resource =
             table.need("resource", example, notes, |t| if writing { to_write(t) } else { to_read(t) });
         let pin = table.text("pin", notes, str::parse::<Pin>);
-        if pin.is_some() && resource.as_ref().is_some_and(|resource| resource.job().is_some()) {
+        if pin.is_some() && (writing || resource.as_ref().is_some_and(|resource| resource.job().is_some())) {
             table.wrong("pin", "checkpoints have no pin: remove it".to_owned(), notes);
         }
         table.refuse("as", NOT_BUILT, notes);

@@ -26,7 +26,7 @@ use crate::{
 pub struct RunSpec {
     /// The job that the daemon is asked to create.
     pub job: v1::JobSpec,
-    /// The `[run]` section and the local folders. The daemon does not get them.
+    /// The `[run]` section and the local folders. The daemon gets only `drain` of them, in the job.
     pub run: RunSettings,
 }
 

@@ -1,4 +1,4 @@
-//! `[run]`: the settings for the wrapper, which the daemon does not get.
+//! `[run]`: the settings for the wrapper. The daemon gets only `drain` of them.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -56,6 +56,34 @@ impl Default for RunSettings {
 }
 
 impl RunSettings {
+    /// Returns the keys of the job file that the daemon does not get and that change something. `drain` is a part of the job.
+    pub fn keys_of_file(&self) -> Vec<&'static str> {
+        let RunSettings {
+            on_revoke,
+            grace,
+            drain: _,
+            drain_signal,
+            rejoin,
+            hold_max,
+            keep_env,
+            scrub,
+            stage,
+            sync,
+        } = RunSettings::default();
+        let keys = [
+            ("read.stage", self.stage != stage),
+            ("write.sync", self.sync != sync),
+            ("run.on_revoke", self.on_revoke != on_revoke),
+            ("run.grace", self.grace != grace),
+            ("run.drain_signal", self.drain_signal != drain_signal),
+            ("run.rejoin", self.rejoin != rejoin),
+            ("run.hold_max", self.hold_max != hold_max),
+            ("run.keep_env", self.keep_env != keep_env),
+            ("run.scrub", self.scrub != scrub),
+        ];
+        keys.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+
     /// Applies the names of the command line, which take precedence over the names of the job file.
     #[must_use]
     pub fn with_variables(mut self, keep: &[String], scrub: &[String]) -> Self {

@@ -226,6 +226,10 @@ fn each_mistake_is_reported_with_what_to_write() {
         ),
         ("[[write]]\nresource = \"checkpoint:acme/t/j-00000000000000000000000001\"", "5: write.resource:"),
         (
+            "[[write]]\nresource = \"checkpoint:acme/t\"\npin = \"none\"",
+            "6: write.pin: checkpoints have no pin: remove it",
+        ),
+        (
             "[[write]]\nresource = \"dataset:acme/t@v1\"",
             "5: write.resource: dataset:acme/t@v1 is a dataset, which no job writes",
         ),
