@@ -15,7 +15,7 @@ use super::{
 use crate::{
     broker::{
         Broker, Caller, EndingOptions, LeaseCursor, LeaseFilter, LedgerView, LockOrder, RecordStart,
-        RecordStream, RevokedAndLocked,
+        RecordStream, ReloadAnswer, RevokedAndLocked,
     },
     limits,
     link::Connection,
@@ -233,8 +233,9 @@ impl OperatorService for Operators {
                 let reload =
                     move || reloading.rules.reload_for(&caller, |before| reloader(before), q.dry_run);
                 let done = tokio::task::spawn_blocking(reload).await;
-                let (rules, done, waits) =
+                let done =
                     done.map_err(|_| Refusal::new(Reason::Internal, "the catalog could not be read"))??;
+                let ReloadAnswer { rules, reloaded: done, waits, approves } = done;
                 let counts = rules.catalog().counts();
                 Ok(v1::ReloadCatalogResponse {
                     digest: done.catalog.to_string(),
@@ -244,6 +245,7 @@ impl OperatorService for Operators {
                     not_taken: catalog_mistakes(rules.catalog(), limits::CATALOG_MISTAKES_SHOWN_MAX),
                     policy: done.policy.to_string(),
                     waits: waits.map(|waiting| policy::pending(&broker, waiting)),
+                    approves: approves.map(|id| id.to_string()).unwrap_or_default(),
                 })
             })
             .await

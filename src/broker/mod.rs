@@ -147,6 +147,7 @@ pub use parts::Broker;
 pub use proposals::ClosedChange;
 pub use recall::Recalled;
 pub use record_stream::{LedgerView, RecordStart, RecordStream};
+pub use reload::ReloadAnswer;
 pub use remnants::{Remnant, Remnants};
 pub use revocations::EndingOptions;
 pub use rules::Rules;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{
     access::AccessControl,
     caller::Caller,
-    changes::{ChangeQuestion, Consent, WaitingChange, WantedTexts, rules_digest},
+    changes::{ChangeQuestion, Consent, WaitingChange, WantedTexts, is_proposer, rules_digest},
     context::BrokerContext,
     decide::Decisions,
     kept_rules::{BroughtBy, KeptRules},
@@ -16,7 +16,7 @@ use super::{
 use crate::{
     catalog::Resource,
     ledger::{Actor, Event},
-    name::{Digest, FenceName, ResourceName, TenantName},
+    name::{Digest, FenceName, ResourceName, SpiffeId, TenantName},
     policy::Rpc,
     reason::Refusal,
 };
@@ -28,6 +28,17 @@ pub struct RulesReloaded {
     pub policy: Digest,
     /// The number of leases that ended, or would end in a dry run, because the new rules do not allow them.
     pub ended: u64,
+}
+
+/// The answer to a caller who reloads the rules.
+pub struct ReloadAnswer {
+    /// The rules that were read.
+    pub rules: Arc<Rules>,
+    pub reloaded: RulesReloaded,
+    /// Set if people must approve the change first.
+    pub waits: Option<WaitingChange>,
+    /// The proposer of the change, if the caller approves a change that someone else proposed.
+    pub approves: Option<SpiffeId>,
 }
 
 /// The use cases for the rules: show the catalog, and load the rules again.
@@ -60,7 +71,7 @@ impl RuleUseCases {
         caller: &Caller,
         read: impl FnOnce(&Rules) -> Result<Rules, Refusal>,
         dry_run: bool,
-    ) -> Result<(Arc<Rules>, RulesReloaded, Option<WaitingChange>), Refusal> {
+    ) -> Result<ReloadAnswer, Refusal> {
         let tenant = self.may_reload(caller)?;
         let _one = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.context.rules();
@@ -73,6 +84,8 @@ impl RuleUseCases {
             reason: "reload",
             texts: &texts,
         };
+        let proposed = self.find_proposed(question.rpc, question.from, question.to);
+        let approves = proposed.filter(|change| !is_proposer(change, caller)).map(|change| change.by.clone());
         let mut needed_people = false;
         let waits = match question.from == question.to {
             true => None,
@@ -92,7 +105,8 @@ impl RuleUseCases {
                 self.replace_rules(rules.clone(), caller.actor(), "reload")
             }
         };
-        Ok((rules, reloaded, waits))
+        let approves = approves.filter(|_| needed_people || waits.is_some());
+        Ok(ReloadAnswer { rules, reloaded, waits, approves })
     }
 
     /// Counts the leases that new rules would end.

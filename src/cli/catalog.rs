@@ -86,7 +86,8 @@ Examples:
     #[command(after_help = "\
 The daemon keeps the old version of a file that has a mistake. It takes all other files, and the
 policy files, and ends access that they no longer allow. If a gate of the policy requires approvals,
-the command exits with 3. Other people approve the change by running the same command.
+the command exits with 3. Other people approve the change by running the same command, which then
+says whose proposal they approved. Before that, --dry-run says it.
 
 Examples:
   leasehold catalog reload --dry-run
@@ -258,6 +259,7 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
             "dry_run": dry_run, "digest": answer.digest, "policy": answer.policy, "principals": answer.principals,
             "resources": answer.resources, "ended": answer.ended, "not_taken": answer.not_taken,
             "waits": answer.waits.as_ref().map(pending_value),
+            "approves": render::none_if_empty(answer.approves.clone()),
         }))?;
     } else {
         print(&fields([
@@ -267,6 +269,11 @@ async fn reload(dry_run: bool, session: &Session) -> Result<Exit, Failure> {
             ("resources", answer.resources.to_string()),
             (if is_loaded { "leases ended" } else { "leases that would end" }, answer.ended.to_string()),
         ]))?;
+        match (answer.approves.as_str(), dry_run) {
+            ("", _) => {}
+            (proposer, true) => note(&format!("A reload by you approves the proposal of {proposer}.")),
+            (proposer, false) => note(&format!("You approved the proposal of {proposer}.")),
+        }
         if dry_run {
             note(NOTHING_CHANGED);
         }

@@ -147,8 +147,13 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
     let shown = dir.as_ref().map_or_else(|| "the built-in policies".to_owned(), |d| plain::path(d));
     let known = catalog.map(catalog::load).transpose()?;
     let bundle = dir.as_deref().and_then(|dir| PolicyBundle::read(dir).ok());
-    let stale = bundle.and_then(|bundle| stale_signature(&bundle.policies, &bundle.signed()?));
-    let stale = stale.map(|fault| fault.to_string());
+    // `None` if the directory has no signature.
+    let stale = bundle.and_then(|bundle| Some(stale_signature(&bundle.policies, &bundle.signed()?)));
+    let signature = match &stale {
+        Some(None) => "policy.sig is for these files (the daemon checks who signed)",
+        Some(Some(_)) | None => "",
+    };
+    let stale = stale.flatten().map(|fault| fault.to_string());
     let source = dir.map_or(PolicySource::Default, PolicySource::Dir);
     let engine = load(&source, &shown, known.as_ref().unwrap_or(&Catalog::empty()))?;
     // If there is no catalog, every name in a rule is unknown, so warnings about names would mean nothing.
@@ -180,7 +185,11 @@ fn check(dir: Option<PathBuf>, catalog: Option<&Path>, session: &Session) -> Res
         };
         vec![effect, rule.id.clone(), rule.place.clone(), rule.explain.clone().unwrap_or_default()]
     });
-    let about = fields([("good", shown), ("digest", engine.digest().to_string())]);
+    let about = fields([
+        ("good", shown),
+        ("digest", engine.digest().to_string()),
+        ("signature", signature.to_owned()),
+    ]);
     print(&about.below(&columns(&["EFFECT", "RULE", "PLACE", "EXPLANATION"], rows)))?;
     for warning in warnings {
         note(&format!("leasehold: warning: {warning}"));

@@ -242,6 +242,25 @@ async fn a_reload_of_the_catalog_needs_a_second_person() {
     assert_ne!(done.digest, before);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_says_whose_proposal_it_approves() {
+    let world = gated("files", GATE, true).await;
+    let acme = world.read("catalog.d/acme.toml");
+    world.write("catalog.d/acme.toml", &format!("{acme}\n# another\n"));
+    let reload = async |id: &str, more: &[&str]| {
+        let args = [&["catalog", "reload", "--as", "workload"], more].concat();
+        let mut command = world.leasehold(id, &[], &args);
+        (command.exit().await, command.stderr())
+    };
+    let (code, said) = reload(SECOND, &[]).await;
+    assert!(code == Some(3) && !said.contains("You approve"), "{said}");
+    let (code, said) = reload(PLATFORM, &["--dry-run"]).await;
+    let would = format!("A reload by you approves the proposal of {SECOND}.");
+    assert!(code == Some(0) && said.contains(&would), "{said}");
+    let (code, said) = reload(PLATFORM, &[]).await;
+    assert!(code == Some(0) && said.contains(&format!("You approved the proposal of {SECOND}.")), "{said}");
+}
+
 // ---------- withdrawn, rejected, void ----------
 
 fn decide(to: &str, decision: v1::ChangeDecision) -> v1::ApplyPolicyRequest {
@@ -429,7 +448,11 @@ async fn only_a_signed_policy_comes_into_force() {
     let why = world.try_start().await.expect_err("it starts with an unsigned policy");
     let refused = format!("{why} {why:?}");
     assert!(refused.contains("is not signed") && refused.contains("policy sign"), "{refused}");
+    let (code, said) = leasehold(&world, &["policy", "check", "policy"]).await;
+    assert!(code == Some(0) && !said.contains("policy.sig"), "{said}");
     sign(&world, "policy").await;
+    let (code, said) = leasehold(&world, &["policy", "check", "policy"]).await;
+    assert!(code == Some(0) && said.contains("policy.sig is for these files"), "{said}");
     world.restart().await;
     let first = in_force(&world);
     let reload = async || {
