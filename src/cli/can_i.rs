@@ -15,6 +15,7 @@ use super::{
 use crate::{
     name::PrincipalKind,
     proto::{convert::duration, v1},
+    reason::Reason,
 };
 
 /// The kinds that may ask about themselves. Without `--as`, the command uses the first kind for which the context has an
@@ -28,17 +29,27 @@ const ASKERS: [PrincipalKind; 6] = [
     PrincipalKind::Verifier,
 ];
 
+/// The kinds in the order for questions about another identity. Policy lets operators and auditors ask them.
+const ASKERS_FOR_OTHERS: [PrincipalKind; 6] = [
+    PrincipalKind::Operator,
+    PrincipalKind::Auditor,
+    PrincipalKind::Launcher,
+    PrincipalKind::Workload,
+    PrincipalKind::Scheduler,
+    PrincipalKind::Verifier,
+];
+
 /// Says whether policy would let you do something, by which rules, and whom to ask. Changes nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 ACTION is what a job does (read_dataset, read_model, finetune, write_checkpoint, read_checkpoint,
-delete_checkpoint), or a call of the API, such as CreateJob or Revoke. Exits with 0 if you may,
-with 2 if not, and with 3 if people must approve first.
+delete_checkpoint), or a call of the API, such as CreateJob or Revoke (a wrong word prints all of
+them). Exits with 0 if you may, with 2 if not, and with 3 if people must approve first.
 
 Examples:
   leasehold can-i read_dataset dataset:acme/tickets@v3 --purpose support-tuning
   leasehold can-i finetune model:acme/base-7b@2026.10 --job j-…
-  leasehold can-i Revoke acme --for spiffe://people.acme.example/u/ada --as auditor")]
+  leasehold can-i Revoke acme --for spiffe://people.acme.example/u/ada")]
 pub struct CanIArgs {
     /// What a job does, or a call of the API
     #[arg(value_name = "ACTION")]
@@ -46,7 +57,7 @@ pub struct CanIArgs {
     /// The dataset, model or checkpoint line. For a call: the tenant [default: your tenant]
     #[arg(value_name = "RESOURCE", default_value = "", hide_default_value = true)]
     resource: String,
-    /// Ask about another identity in a tenant that you oversee
+    /// Ask about another identity in a tenant that you oversee. Prefers your operator or auditor, unless --as says another
     #[arg(long = "for", value_name = "SPIFFE_ID")]
     identity: Option<crate::name::SpiffeId>,
     /// The purpose of the job
@@ -71,7 +82,8 @@ pub struct CanIArgs {
 
 impl CanIArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
-        let client = session.client(&ASKERS)?;
+        let is_for_other = self.identity.is_some();
+        let client = session.client(if is_for_other { &ASKERS_FOR_OTHERS } else { &ASKERS })?;
         let asked = format!("{} {}", self.action, self.resource);
         let job = match &self.job {
             Some(job) => job.resolve(&client).await?.to_string(),
@@ -90,7 +102,12 @@ impl CanIArgs {
         };
         let answer = client
             .ask(CallKind::Reads, request, async |r| client.operator().evaluate_policy(r).await)
-            .await?;
+            .await
+            .map_err(|failure| match failure.reason {
+                Some(Reason::PolicyDenied | Reason::KindNotAllowed) if is_for_other => failure
+                    .fix("ask as an operator or an auditor of that tenant: --as operator or --as auditor"),
+                _ => failure,
+            })?;
         if session.for_programs() {
             session.print_value(&evaluation_value(&answer))?;
         } else {

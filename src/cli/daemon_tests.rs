@@ -138,6 +138,21 @@ pub(super) fn ledger_text(state: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn can_i_asks_for_others_as_someone_who_may() {
+    let home = Home::start().await;
+    let trainer = home.deployment.id(Role::Trainer).unwrap().to_string();
+    let launcher = home.deployment.id(Role::Launcher).unwrap().to_string();
+    let ask = ["can-i", "CreateJob", "dev", "--for", &launcher];
+    assert_eq!(home.run(&ask).await.unwrap(), Exit::Ok);
+    let ask = ["can-i", "CreateJob", "dev", "--for", &trainer];
+    assert_eq!(home.run_as(Some(PrincipalKind::Operator), &ask).await.unwrap(), Exit::Ok);
+    let ask = ["can-i", "CreateJob", "dev", "--for", &launcher];
+    let refused = home.run_as(Some(PrincipalKind::Workload), &ask).await.unwrap_err().render();
+    assert!(refused.contains("--as operator"), "{refused}");
+    home.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_operator_reads_revokes_locks_and_unlocks() {
     let home = Home::start().await;
     for words in [
