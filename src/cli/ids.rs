@@ -79,6 +79,25 @@ impl JobRef {
     }
 }
 
+impl JobRef {
+    /// Returns the whole id. If only the beginning was typed, looks for it among the jobs whose review is due. The daemon may have
+    /// forgotten such a job.
+    pub(super) async fn of_review<I: Iterator<Item = String>>(
+        &self,
+        due: impl AsyncFnOnce() -> Result<I, Failure>,
+    ) -> Result<JobId, Failure> {
+        if let Ok(id) = self.0.parse() {
+            return Ok(id);
+        }
+        let found: Vec<_> = due().await?.filter(|id| id.starts_with(&self.0)).collect();
+        if found.is_empty() {
+            let text = format!("no review is due of a job whose id begins with {}", self.0);
+            return Err(Failure::new(Exit::Failure, text).fix("look for it in `leasehold reviews due`"));
+        }
+        only(&self.0, "job", found)
+    }
+}
+
 impl LeaseRef {
     pub(super) fn as_str(&self) -> &str {
         &self.0

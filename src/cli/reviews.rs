@@ -80,7 +80,7 @@ pub(super) fn say_what_follows(job: &v1::Job, session: &Session) {
     let until = job.emergency.as_ref().and_then(|e| e.until.as_ref());
     note(&format!(
         "The gates are open until {}, and all access ends then. A review is due: leasehold reviews due",
-        short(until, session.now().wall)
+        timestamp::both(until, session.now().wall)
     ));
 }
 
@@ -111,9 +111,9 @@ Examples:
 Examples:
   leasehold reviews done j-0abc --reason \"INC-7 reviewed with security\"")]
     Done {
-        /// The whole id of the job, as `reviews due` shows it
+        /// The id of the job, or its beginning, as `reviews due` shows it
         #[arg(value_name = "JOB")]
-        job: crate::name::JobId,
+        job: JobRef,
         /// What you found
         #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
         reason: String,
@@ -126,6 +126,7 @@ impl ReviewsArgs {
             ReviewsCommand::Due => list(session).await,
             ReviewsCommand::Done { job, reason } => {
                 let client = session.client(&[PrincipalKind::Operator])?;
+                let job = job.of_review(async || Ok(due(&client).await?.into_iter().map(|r| r.job))).await?;
                 let request = v1::FinishReviewRequest { job: job.to_string(), reason };
                 let answer = client
                     .ask(CallKind::Changes, request, async |r| client.approvals().finish_review(r).await)
@@ -142,8 +143,8 @@ impl ReviewsArgs {
     }
 }
 
-async fn list(session: &Session) -> Result<Exit, Failure> {
-    let client = session.client(&[PrincipalKind::Operator, PrincipalKind::Auditor])?;
+/// Returns the reviews that are due.
+async fn due(client: &Client) -> Result<Vec<v1::Review>, Failure> {
     let (reviews, _) = fetch_pages(usize::MAX, async |page_size, page_token| {
         let request = v1::ListReviewsRequest { page_size, page_token };
         let answer =
@@ -151,6 +152,11 @@ async fn list(session: &Session) -> Result<Exit, Failure> {
         Ok((answer.reviews, answer.next_page_token))
     })
     .await?;
+    Ok(reviews)
+}
+
+async fn list(session: &Session) -> Result<Exit, Failure> {
+    let reviews = due(&session.client(&[PrincipalKind::Operator, PrincipalKind::Auditor])?).await?;
     let now = session.now().wall;
     if session.for_programs() {
         session.print_value(&reviews.iter().map(|review| review_value(review, now)).collect())?;

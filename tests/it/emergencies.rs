@@ -86,7 +86,9 @@ async fn an_emergency_opens_gates_shortly_and_must_be_reviewed() {
     refused(pia.finish_review(&job.id).await).is(Code::FailedPrecondition, "STATE_CONFLICT");
     world.restart().await;
     assert_eq!(world.client(OPERATOR).await.due().await, []);
-    assert_eq!(world.records().await.one("review.done")["reason"], "looked at");
+    let records = world.records().await;
+    let reviewed = records.one("review.done");
+    assert_eq!((&reviewed["reason"], &reviewed["by"]["human"]), (&json!("looked at"), &json!("pia")));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -206,16 +208,19 @@ async fn reviews_due_and_done_are_commands() {
     let emergency = ["--break-glass", "--reason", "INC-7", "--lasting", "30m"];
     let (code, out, err) = run(LAUNCHER, &[&create[..], &emergency[..]].concat()).await;
     assert_eq!(code, Some(0), "{out}{err}");
-    assert!(err.contains("A review is due"), "{err}");
+    assert!(err.contains("A review is due") && err.contains("(in 29m 5"), "{err}");
     let id = out.lines().next().unwrap().to_owned();
     let (code, out, err) = run(PIA, &["reviews", "due", "--as", "workload"]).await;
     assert_eq!(code, Some(6), "{out}{err}");
     assert!(out.contains(&id) && out.contains("INC-7"), "{out}");
-    let done = ["reviews", "done", &id, "--reason", "looked at", "--as", "workload"];
+    let done = ["reviews", "done", &id[..10], "--reason", "looked at", "--as", "workload"];
     let (code, out, err) = run(PIA, &done).await;
     assert_eq!(code, Some(0), "{out}{err}");
     let (code, _, err) = run(PIA, &["reviews", "due", "--as", "workload"]).await;
     assert!(code == Some(0) && err.contains("No review is due"), "{err}");
+    // No review is due, so no beginning of an id means one.
+    let (code, _, err) = run(PIA, &done).await;
+    assert!(code == Some(1) && err.contains("no review is due of a job whose id begins with"), "{err}");
 }
 
 /// A person with a part in something open is known by name, also if only a pattern of the catalog matches them.

@@ -46,7 +46,10 @@ pub(in crate::cli) fn job_table(jobs: &[v1::Job], now: Wall, size: TableSize) ->
             job.attempts.len().to_string(),
             job.live_leases.to_string(),
             short(job.created.as_ref(), now),
-            if job.closed.is_some() { "-".to_owned() } else { short(job.ends_at_latest.as_ref(), now) },
+            match job.closed.is_some() || is_to_begin(job) {
+                true => "-".to_owned(),
+                false => short(job.ends_at_latest.as_ref(), now),
+            },
             job.purpose.clone(),
             job.launcher.clone(),
         ]
@@ -81,6 +84,12 @@ fn use_value(done: &v1::ResourceUse, now: Wall) -> Value {
     })
 }
 
+/// Whether `ends_at_latest` is the time until which a job with gates may begin. Its `max_duration` runs from its first attempt on.
+fn is_to_begin(job: &v1::Job) -> bool {
+    let has_gates = !job.gates.is_empty() || !job.waiting_for.is_empty();
+    has_gates && job.attempts.is_empty() && job.emergency.is_none() && job.closed.is_none()
+}
+
 pub(in crate::cli) fn job_page(job: &v1::Job, now: Wall) -> Page {
     let spec = job.spec.clone().unwrap_or_default();
     let mut page = fields([
@@ -106,7 +115,10 @@ pub(in crate::cli) fn job_page(job: &v1::Job, now: Wall) -> Page {
         ("writes", TableCell::list(&spec.write)),
         ("used", TableCell::list(job.uses.iter().map(use_text).collect::<Vec<_>>())),
         ("created", both(job.created.as_ref(), now).into()),
-        ("ends at latest", both(job.ends_at_latest.as_ref(), now).into()),
+        (
+            if is_to_begin(job) { "begin by" } else { "ends at latest" },
+            both(job.ends_at_latest.as_ref(), now).into(),
+        ),
         ("closed", both(job.closed.as_ref(), now).into()),
         ("live leases", job.live_leases.to_string().into()),
         ("spec", job.spec_digest.as_str().into()),
@@ -297,6 +309,25 @@ mod tests {
         ATTEMPT  MEMBER  STATE   JOINED   SPIFFE ID
         1        n0      joined  29s ago  spiffe://td.example/w
         "#);
+        // Before it begins, a job with gates has a time to begin by. Its `max_duration` runs from then on.
+        let approved =
+            v1::Job { attempts: vec![], waiting_for: vec![], gates: job.waiting_for.clone(), ..job.clone() };
+        let size = TableSize { is_wide: false, columns: None };
+        assert!(!job_table(std::slice::from_ref(&approved), now, size).to_string().contains("in 1h"));
+        assert!(job_table(std::slice::from_ref(&job), now, size).to_string().contains("in 1h"));
+        let until = "2026-11-20T05:13:20.000Z (in 1h)";
+        for (seen, label) in [
+            (approved.clone(), "begin by"),
+            (v1::Job { attempts: vec![], ..job.clone() }, "begin by"),
+            (v1::Job { emergency: Some(v1::Emergency::default()), ..approved.clone() }, "ends at latest"),
+            (v1::Job { gates: vec![], ..approved.clone() }, "ends at latest"),
+            (v1::Job { attempts: job.attempts.clone(), ..approved.clone() }, "ends at latest"),
+            (v1::Job { closed: at(0), ..approved }, "ends at latest"),
+        ] {
+            let page = job_page(&seen, now).to_string();
+            let line = page.lines().find(|line| line.ends_with(until)).unwrap();
+            assert_eq!(line.trim_end_matches(until).trim_end(), label, "{page}");
+        }
         let json = job_value(&job, now);
         assert_eq!(json["attempts"][0]["members"][0]["state"], "joined");
         assert_eq!(json["created"]["from_now_s"], -60);
