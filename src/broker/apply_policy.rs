@@ -289,8 +289,7 @@ impl RuleUseCases {
         change.cases = cases.len();
         change.failed = report.failed.iter().map(ToString::to_string).collect();
         if !cases.is_empty() {
-            let untried = report.untried.iter().map(|id| format!("no test case tests the rule `{id}`"));
-            change.warnings.extend(untried);
+            change.warnings.extend(report.untried_text());
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     config::Config,
     plain,
-    policy::{CaseReport, FailedCase, PolicyCase, PolicySource, read_cases},
+    policy::{FailedCase, PolicyCase, PolicySource, read_cases},
 };
 
 #[derive(Debug, Args)]
@@ -46,8 +46,7 @@ impl PolicyTestArgs {
         let engine = policy::load(&PolicySource::Dir(dir.clone()), &shown, &catalog)?;
         let cases = cases_of(&dir, session)?;
         let report = engine.run_cases(&cases);
-        let mut warnings = warnings(&report);
-        warnings.extend(engine.ungated());
+        let warnings: Vec<_> = report.untried_text().into_iter().chain(engine.ungated()).collect();
         if session.for_programs() {
             session.print_value(&json!({
                 "digest": engine.digest().to_string(), "catalog": catalog.digest().to_string(),
@@ -95,11 +94,6 @@ pub(super) fn cases_of(dir: &Path, session: &Session) -> Result<Vec<PolicyCase>,
         let failure = Failure::of_problems(what, problems.iter().map(ToString::to_string));
         Failure { exit: Exit::Failure, ..failure }
     })
-}
-
-fn warnings(report: &CaseReport<'_>) -> Vec<String> {
-    let untried = |rule: &String| format!("no test case tests the rule `{rule}`: write a case");
-    report.untried.iter().map(untried).collect()
 }
 
 /// Returns a text such as `deny by guard-ttl`.

@@ -63,6 +63,21 @@ pub struct CaseReport<'a> {
     pub untried: Vec<String>,
 }
 
+impl CaseReport<'_> {
+    /// Names all rules without a test case. `None` if there is none.
+    pub fn untried_text(&self) -> Option<String> {
+        match self.untried.as_slice() {
+            [] => None,
+            [rule] => Some(format!("no test case tests the rule `{rule}`: write a case")),
+            rules => Some(format!(
+                "no test case tests these {} rules: `{}`: write cases",
+                rules.len(),
+                rules.join("`, `")
+            )),
+        }
+    }
+}
+
 impl Engine {
     /// Answers every case, and compares each answer with the expected one.
     pub fn run_cases<'a>(&self, cases: &'a [PolicyCase]) -> CaseReport<'a> {

@@ -56,7 +56,7 @@ mod ungated;
 
 pub use ask::{AskedAct, Asker, Bundle, Call, Phase, RequestFacts};
 pub use bundle::PolicyBundle;
-pub use case_run::{CaseReport, FailedCase};
+pub use case_run::FailedCase;
 pub use cases::{PolicyCase, read_case_texts, read_cases};
 pub use decision::{CallVerdict, Decided, Decision, Grant, GrantParts, Verdict};
 pub use engine::Engine;
