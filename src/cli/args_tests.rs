@@ -103,6 +103,24 @@ fn no_line_of_a_help_is_longer_than_the_widest_help() {
 }
 
 #[test]
+fn no_example_is_broken_where_half_of_it_does_harm() {
+    // On a terminal of 80 columns the rest of an example is on the next line, and people copy one line.
+    let mut wide = Vec::new();
+    let command = Cli::command();
+    let below = command.get_subcommands().flat_map(clap::Command::get_subcommands);
+    for sub in command.get_subcommands().chain(below) {
+        let after = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let is_broken = |line: &&str| {
+            line.chars().count() > 80
+                && (line.contains("--dry-run") || line.trim_start().contains("   "))
+                && line.starts_with("  leasehold ")
+        };
+        wide.extend(after.lines().filter(is_broken).map(str::to_owned));
+    }
+    assert!(wide.is_empty(), "{}", wide.join("\n"));
+}
+
+#[test]
 fn the_help_of_a_daemon_has_no_options_of_its_clients() {
     for program in ["serve", "gateway"] {
         let help = help_of(&[program]);

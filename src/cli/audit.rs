@@ -84,7 +84,7 @@ shows all of it. After a restart of the daemon, the command goes on with the nex
 
 Examples:
   leasehold audit tail --since 2h --no-follow --type revoked,lock.set,denied
-  leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets      all versions of it
+  leasehold audit tail --from 1 --no-follow --about dataset:acme/tickets
   leasehold audit tail --from 1 --no-follow -o json > records.jsonl")]
     Tail(TailArgs),
 }

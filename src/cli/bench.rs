@@ -55,7 +55,7 @@ pub struct BenchArgs {
     /// The nginx program to compare a gateway with [default: from PATH]
     #[arg(long, value_name = "PROGRAM")]
     pub nginx: Option<PathBuf>,
-    /// Measure for only twenty seconds, with 64 requests in flight, and leave out `end`
+    /// Measure for only twenty seconds, 64 requests in flight, without `end`
     #[arg(long)]
     pub quick: bool,
     /// The folder for the daemon and its ledger [default: a temporary folder]

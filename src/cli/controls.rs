@@ -29,7 +29,7 @@ that the step names. It exits with 1 if a step has another result. It needs no n
 no other program.
 
 Examples:
-  leasehold controls                          all controls, and how far each is held
+  leasehold controls                     all controls, and how far each is held
   leasehold controls --run
   leasehold controls --run -o json | jq '.controls[] | select(.failed)'")]
 pub struct ControlsArgs {

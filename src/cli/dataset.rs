@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  leasehold dataset recall acme/tickets@v3 --reason \"consent withdrawn\" --dry-run
+  leasehold dataset recall acme/tickets@v3 --dry-run --reason \"DP-88\"
   leasehold dataset unrecall acme/tickets@v3 --reason \"recalled by mistake\"")]
 pub struct DatasetArgs {
     #[command(subcommand)]
@@ -37,8 +37,8 @@ it until the platform cancels the recall. The checkpoints of those jobs are quar
 show` says. The answer lists who may have copies. No command can take copies back.
 
 Examples:
-  leasehold dataset recall acme/tickets@v3 --reason \"consent withdrawn, DP-88\" --dry-run
-  leasehold dataset recall acme/tickets --reason \"consent withdrawn, DP-88\"      all versions
+  leasehold dataset recall acme/tickets@v3 --dry-run --reason \"DP-88\"
+  leasehold dataset recall acme/tickets --reason \"DP-88\"       all versions
   leasehold verify-clean dataset:acme/tickets")]
     Recall(RecallArgs),
     /// Cancels a recall (only for operators of the platform). Ended access does not come back.

@@ -34,8 +34,8 @@ private keys are in the folder.
 
 Examples:
   leasehold dev
-  leasehold dev --data ~/tickets                serve a folder of yours as a dataset
-  leasehold dev --dir /tmp/try --port 18443     a second daemon beside the first"
+  leasehold dev --data ~/tickets            serve your own folder as a dataset
+  leasehold dev --dir /tmp/x --port 18443   a second daemon beside the first"
 )]
 pub struct DevArgs {
     /// The folder for the files of this daemon [default: ~/.local/share/leasehold/dev]
@@ -54,10 +54,10 @@ pub struct DevArgs {
 /// Commands to try inside a job. They use the job's credentials at the file server of `leasehold dev`.
 #[derive(Debug, Subcommand)]
 pub enum DevCommand {
-    /// Inside a job: prints a file of a dataset or model, or the list of a folder.
+    /// Inside a job: prints a file of a dataset or model, or the list of a folder (the path ends in /).
     #[command(after_help = "\
 Examples:
-  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/       lists the folder
+  leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/
   leasehold run --spec job.toml -- leasehold dev fetch dataset:dev/data@v1/tickets-0001.jsonl")]
     Fetch {
         /// For example dataset:dev/data@v1/tickets-0001.jsonl

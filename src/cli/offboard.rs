@@ -35,7 +35,8 @@ The lock stays until `leasehold unlock`. People must work through the list: a co
 an entry of the catalog, or an SVID that SPIRE has issued.
 
 Examples:
-  leasehold identity offboard spiffe://k8s.acme.example/ns/ml/sa/tuner --reason \"team dissolved\" --dry-run
+  leasehold identity offboard --dry-run --reason \"team dissolved\" \\
+    spiffe://k8s.acme.example/ns/ml/sa/tuner
   leasehold verify-clean identity:spiffe://k8s.acme.example/ns/ml/sa/tuner")]
     Offboard {
         /// The SPIFFE ID of the identity
@@ -61,7 +62,7 @@ enum TenantCommand {
     /// Locks a tenant, closes its jobs, and lists what you must remove. For operators of the platform.
     #[command(after_help = "\
 Examples:
-  leasehold tenant offboard globex --reason \"contract ended\" --dry-run
+  leasehold tenant offboard globex --dry-run --reason \"contract ended\"
   leasehold verify-clean tenant:globex")]
     Offboard {
         /// The tenant

@@ -21,8 +21,8 @@ Exits with 0 if each decision would be the same again, and with 1 if one differs
 made again.
 
 Examples:
-  leasehold policy explain j-…                   decided again by what is in force now
-  leasehold policy explain l-… --replay          decided again by what was in force then
+  leasehold policy explain j-…            by what is in force now
+  leasehold policy explain l-… --replay   by what was in force then
   leasehold policy explain j-… -o json | jq '.decisions[].again'")]
 pub(super) struct PolicyExplainArgs {
     /// The id of a job or of a lease, or its beginning

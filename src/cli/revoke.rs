@@ -38,7 +38,7 @@ pub struct RevokeArgs {
     /// Why, for the people who lose access and for auditors
     #[arg(long, value_name = "TEXT", value_parser = parse::reason)]
     reason: String,
-    /// `compromise` also locks the identities that held the access, and what their launcher launches
+    /// `compromise` also locks the identities that held the access, and all jobs of their launcher
     #[arg(long, value_name = "CAUSE", value_enum)]
     cause: Option<CauseArg>,
     #[command(flatten)]

@@ -35,7 +35,7 @@ deploy/slurm has the scripts and the lines for slurm.conf.
 
 Examples:
   JOB=$(leasehold job create --spec job.toml --wait) && sbatch --comment=leasehold:$JOB train.sbatch
-  leasehold slurm resend --spool /var/spool/leasehold        sends the reports that could not be sent before")]
+  leasehold slurm resend --spool /var/spool/leasehold")]
 pub struct SlurmArgs {
     #[command(subcommand)]
     command: SlurmCommand,

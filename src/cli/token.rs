@@ -56,7 +56,7 @@ Examples:
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Asks the daemon whether a token is valid now. Exits with 7 or 4 if it is not.
+    /// Asks the daemon whether a token is valid now. Exits with 4 if its access was ended, and with 7 if it is not valid otherwise.
     #[command(after_help = "\
 Examples:
   leasehold token check leaked.jwt --audience spiffe://… --presenter spiffe://…

@@ -21,7 +21,7 @@ use crate::{
     token::{KeyHolder, Presenter},
 };
 
-const ASK_AGAIN: &str = "the job asks for a new key, by IssueCredential or `leasehold s3-key`";
+const ASK_AGAIN: &str = "if the job is still open, it asks for a new key, by IssueCredential or `leasehold s3-key`; if it is closed, create a new job";
 
 impl Gateway {
     /// Answers a request of a client without an SVID. Calls `proven` with the holder of the lease when the signature is checked;
