@@ -48,7 +48,8 @@ only after the copy is on disk and was compared. Segments that a start needs sta
 older of the two snapshots on.
 
 Examples:
-  leasehold ledger archive /var/lib/leasehold --to /mnt/archive --older-than 90d --dry-run
+  leasehold ledger archive /var/lib/leasehold --dry-run --older-than 90d \\
+    --to /mnt/archive
   leasehold ledger archive /var/lib/leasehold --to /mnt/archive --keep 20 -o json
   leasehold audit verify /var/lib/leasehold --archive /mnt/archive")]
     Archive(LedgerArchiveArgs),
