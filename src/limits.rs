@@ -531,14 +531,15 @@ pub const KEPT_RULES_BYTES_MAX: u64 = 256 << 20;
 pub const KEPT_FILE_BYTES_MAX: u64 = 128 << 20;
 /// Cases of a policy set: 10,000 are decided in well under a second.
 pub const POLICY_CASES_MAX: usize = 10_000;
-/// Decisions that one policy engine caches: about 40 MiB of keys and rule lists.
+/// Bytes of each of the three caches of a policy engine: many times what a site with 10,000 catalog entries needs.
+pub const POLICY_CACHE_BYTES_MAX: usize = 32 << 20;
+/// Decisions that one policy engine caches.
 pub const DECISIONS_KEPT_MAX: usize = 65_536;
-/// Contexts that one policy engine caches, so that questions about other resources need not make them again: about 1 KiB each.
+/// Contexts that one policy engine caches, so that questions about other resources need not make them again.
 pub const CONTEXTS_KEPT_MAX: usize = 4_096;
 /// Forbids that are joined into one, so that an evaluation does not nest deeply.
 pub const FORBIDS_JOINED_MAX: usize = 16;
-/// Decisions that one policy engine caches about all actions of a job at once, if policy allowed them: about 2 KiB each with their
-/// rules, 32 MiB in all.
+/// Decisions that one policy engine caches about all actions of a job at once, if policy allowed them.
 pub const BUNDLES_KEPT_MAX: usize = 16_384;
 
 // ---------- the wrapper ----------

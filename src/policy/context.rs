@@ -182,7 +182,7 @@ impl<'a> ContextFields<'a> {
                 cache.add_time(*now, reads.time().needs_seconds(), &mut question);
             }
         }
-        cache.find_or_make(question, || self.context(reads, types, prepared))
+        cache.find_or_make(&question, || self.context(reads, types, prepared))
     }
 
     /// Returns the context, with only the fields that the policies of a slice read.

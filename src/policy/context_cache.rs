@@ -44,14 +44,17 @@ impl ContextCache {
     /// Returns the context of an equal question, or makes it.
     pub(super) fn find_or_make(
         &self,
-        question: DecisionKey,
+        question: &DecisionKey,
         make: impl FnOnce() -> Result<Context, String>,
     ) -> Result<Context, String> {
-        if let Some(known) = self.kept.find(&question) {
+        let digest = question.digest();
+        if let Some(known) = self.kept.find(&digest) {
             return Ok(Context::clone(&known));
         }
         let context = make()?;
-        self.kept.keep(question, context.clone().into());
+        // Cedar has a name, a place and a tree node with each value.
+        let bytes = question.bytes().saturating_mul(4);
+        self.kept.keep(digest, context.clone().into(), bytes);
         Ok(context)
     }
 }

@@ -24,6 +24,16 @@ pub struct Decided {
     pub waived: Vec<String>,
 }
 
+impl Decided {
+    /// Returns about how many bytes it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let texts =
+            self.rules.iter().chain(&self.waived).map(|id| id.len().saturating_add(size_of::<String>()));
+        let resource = self.resource.resource().as_str().len();
+        texts.fold(size_of::<Self>().saturating_add(resource), usize::saturating_add)
+    }
+}
+
 /// `read_dataset dataset:acme/tickets@v3: trainer-reads-own-or-shared-data`, as the ledger has it.
 impl fmt::Display for Decided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

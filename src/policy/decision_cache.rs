@@ -1,11 +1,15 @@
 //! A cache of decisions. An engine never changes, so equal questions have equal answers. A launcher may ask the same
 //! question a thousand times.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use dashmap::DashMap;
 
-use super::outcome::Outcome;
+use super::{Rule, outcome::Outcome};
+use crate::{limits, name::Digest};
 
 /// Everything on which a decision depends, as bytes.
 #[derive(PartialEq, Eq)]
@@ -25,28 +29,44 @@ impl DecisionKey {
     pub(super) fn add_number(&mut self, part: u64) {
         self.0.extend_from_slice(&part.to_le_bytes());
     }
+
+    /// Returns the number of bytes of all parts.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Returns the digest by which caches know the question. So a cached question has 32 bytes, however long its texts are.
+    pub(super) fn digest(&self) -> Digest {
+        Digest::of(&self.0)
+    }
 }
 
-/// Decisions by key. If the cache is full, all decisions are dropped.
+/// Answers by the digest of their question. If the cache is full, in number or in bytes, all answers are dropped.
 pub(super) struct DecisionCache<T> {
-    kept: DashMap<Box<[u8]>, Arc<T>>,
+    kept: DashMap<Digest, Arc<T>>,
     room: usize,
+    /// About how many bytes the answers have.
+    bytes: AtomicUsize,
 }
 
 impl<T> DecisionCache<T> {
     pub(super) fn with_room(room: usize) -> Self {
-        DecisionCache { kept: DashMap::new(), room }
+        DecisionCache { kept: DashMap::new(), room, bytes: AtomicUsize::new(0) }
     }
 
-    pub(super) fn find(&self, question: &DecisionKey) -> Option<Arc<T>> {
-        self.kept.get(question.0.as_slice()).map(|known| known.clone())
+    pub(super) fn find(&self, question: &Digest) -> Option<Arc<T>> {
+        self.kept.get(question).map(|known| known.clone())
     }
 
-    pub(super) fn keep(&self, question: DecisionKey, answer: Arc<T>) {
-        if self.kept.len() >= self.room {
+    /// Keeps an answer of about this many bytes.
+    pub(super) fn keep(&self, question: Digest, answer: Arc<T>, bytes: usize) {
+        let bytes = bytes.saturating_add(size_of::<Digest>().saturating_add(size_of::<T>()));
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if self.kept.len() >= self.room || before.saturating_add(bytes) > limits::POLICY_CACHE_BYTES_MAX {
             self.kept.clear();
+            self.bytes.store(bytes, Ordering::Relaxed);
         }
-        self.kept.insert(question.0.into_boxed_slice(), answer);
+        self.kept.insert(question, answer);
     }
 
     #[cfg(test)]
@@ -57,13 +77,14 @@ impl<T> DecisionCache<T> {
 
 impl DecisionCache<Outcome> {
     /// Returns the cached answer, or computes it. Errors are not cached.
-    pub(super) fn answer(&self, question: DecisionKey, work: impl FnOnce() -> Outcome) -> Arc<Outcome> {
+    pub(super) fn answer(&self, question: Digest, work: impl FnOnce() -> Outcome) -> Arc<Outcome> {
         if let Some(known) = self.find(&question) {
             return known;
         }
         let answer = Arc::new(work());
         if !matches!(*answer, Outcome::Error(_)) {
-            self.keep(question, answer.clone());
+            let bytes = answer.rules().saturating_mul(size_of::<Arc<Rule>>());
+            self.keep(question, answer.clone(), bytes);
         }
         answer
     }
@@ -91,12 +112,17 @@ mod tests {
         for i in 0..=100 {
             let mut q = DecisionKey::new(8);
             q.add_number(i);
-            memo.answer(q, || Outcome::Nothing);
+            memo.answer(q.digest(), || Outcome::Nothing);
         }
         assert_eq!(memo.len(), 1);
         let mut q = DecisionKey::new(8);
         q.add("bad");
-        memo.answer(q, || Outcome::Error(vec![]));
+        memo.answer(q.digest(), || Outcome::Error(vec![]));
         assert_eq!(memo.len(), 1);
+        let large = limits::POLICY_CACHE_BYTES_MAX / 2;
+        for name in ["a", "b", "c"] {
+            memo.keep(Digest::of(name.as_bytes()), Arc::new(Outcome::Nothing), large);
+        }
+        assert_eq!(memo.len(), 1, "two answers of half the room do not fit");
     }
 }

@@ -287,12 +287,14 @@ impl Engine {
             slice.reads.time().add_to_key(who.bundle.now, retain_until(resource), &mut question);
         }
         plain.add_read_fields(reads, &mut question);
+        let question = question.digest();
         if let Some(parts) = self.allowed.find(&question) {
             return Verdict::Allow { parts: Vec::clone(&parts) };
         }
         let verdict = self.judge_parts(who, parts, &plain);
         if let Verdict::Allow { parts } = &verdict {
-            self.allowed.keep(question, Arc::new(parts.clone()));
+            let bytes = parts.iter().map(Decided::bytes).fold(0, usize::saturating_add);
+            self.allowed.keep(question, Arc::new(parts.clone()), bytes);
         }
         verdict
     }
@@ -409,7 +411,7 @@ impl Engine {
         question.add(me.id().unescaped());
         question.add(on.id().unescaped());
         facts.add_to_key(&slice.reads, retain_until, &mut question);
-        self.memo.answer(question, || self.evaluate(slice, &self.prepared.entities, me, on, facts))
+        self.memo.answer(question.digest(), || self.evaluate(slice, &self.prepared.entities, me, on, facts))
     }
 
     /// Evaluates one act.

@@ -15,3 +15,14 @@ pub(super) enum Outcome {
     Nothing,
     Error(Vec<String>),
 }
+
+impl Outcome {
+    /// Returns the number of rules that it names.
+    pub(super) fn rules(&self) -> usize {
+        match self {
+            Outcome::Allow(rules) | Outcome::Forbid(rules) => rules.len(),
+            Outcome::Wait(gates, permits) => gates.len().saturating_add(permits.len()),
+            Outcome::Nothing | Outcome::Error(_) => 0,
+        }
+    }
+}
