@@ -334,6 +334,7 @@ impl TenantView {
             }
         }
         hide_counts(&mut map);
+        self.hide_foreign_person(&mut map);
         if let Some(Value::Object(decision)) = map.get_mut("decision") {
             decision.remove("catalog");
         }
@@ -350,6 +351,15 @@ impl TenantView {
             "{{\"v\":1,\"time\":\"{}\",\"epoch\":{},\"type\":{kind}{comma}{event},\"hash\":\"{hash}\"}}",
             record.time, record.epoch
         )
+    }
+
+    /// Leaves out which person another tenant's identity is. That is in the catalog file of that tenant.
+    fn hide_foreign_person(&self, map: &mut Map<String, Value>) {
+        let Some(Value::Object(by)) = map.get_mut("by") else { return };
+        let id = by.get("spiffe_id").and_then(Value::as_str).and_then(|id| id.parse().ok());
+        if !id.is_some_and(|id| self.is_own_identity(&id)) {
+            by.remove("human");
+        }
     }
 
     /// Reduces the record of another tenant to the parts about this tenant's resources.

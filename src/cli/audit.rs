@@ -222,8 +222,21 @@ fn verify(
         )
         .fix("name the directory of the ledger; if this is the directory, its files were removed"));
     }
+    if let Some(archive) = archive
+        && let Some((first, _)) = report.first.filter(|(index, _)| *index > 1)
+    {
+        let last = first.saturating_sub(1);
+        let text = format!(
+            "records 1 to {last} are neither in `{}` nor in `{}`",
+            plain::path(dir),
+            plain::path(archive)
+        );
+        return Err(Failure::new(Exit::VerificationFailed, text).fix(
+            "look for another archive or a copy of it; to check only what is in the ledger's directory, leave out --archive",
+        ));
+    }
     print_report(&report, dir, kept.as_ref(), session)?;
-    for line in remarks(&report, expected.is_some(), archive.is_some()) {
+    for line in remarks(&report, expected.is_some()) {
         note(&line);
     }
     Ok(Exit::Ok)
@@ -284,7 +297,7 @@ fn print_report(
 }
 
 /// Returns remarks for an auditor about a ledger without errors.
-fn remarks(report: &VerifyReport, compared: bool, has_archive: bool) -> Vec<String> {
+fn remarks(report: &VerifyReport, compared: bool) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     if report.torn > 0 {
         out.push(
@@ -296,15 +309,9 @@ fn remarks(report: &VerifyReport, compared: bool, has_archive: bool) -> Vec<Stri
     }
     if let Some((first, _)) = report.first.filter(|(index, _)| *index > 1) {
         let last = first.saturating_sub(1);
-        let where_to = match has_archive {
-            true => {
-                "The archive does not have them, either: look for another archive, or for a copy of the ledger."
-            }
-            false => "To check them too, name the directory to which they were moved with --archive.",
-        };
         out.push(format!(
             "The records from {first} on were checked. Records 1 to {last} are not here, and their result is taken from the \
-             first snapshot. {where_to}"
+             first snapshot. To check them too, name the directory to which they were moved with --archive."
         ));
     }
     if !compared {

@@ -223,12 +223,29 @@ fn move_segment(from: &dyn Disk, to: &dyn Disk, segment: &LedgerSegment) -> Resu
             return Err(ArchiveError::Differs { file: snapshot });
         }
     }
+    // An earlier call may have been cut off before its copy was durable.
+    make_durable(to, segment.first, has_snapshot)?;
     // The segment goes last, so that a snapshot never stays without its segment.
     for file in has_snapshot.then_some(snapshot).into_iter().chain(segment.files()) {
         let removed = from.remove(&file).and_then(|()| from.sync_dir());
         removed.map_err(|source| ArchiveError::Io { what: "removed", file, source })?;
     }
     Ok(())
+}
+
+/// Syncs the archived files of a segment. Refuses links, because a link to the ledger's own file would be no copy.
+fn make_durable(to: &dyn Disk, first: u64, has_snapshot: bool) -> Result<(), ArchiveError> {
+    let archived = list_archive(to)?.into_iter().find(|archived| archived.first == first);
+    let snapshot = has_snapshot.then(|| segment::snapshot_name(first));
+    for file in archived.iter().flat_map(LedgerSegment::files).chain(snapshot) {
+        let synced = to.is_link(&file).and_then(|is_link| match is_link {
+            true => Err(io::Error::other("it is a link; put a copy in its place")),
+            false => to.append(&file)?.sync(),
+        });
+        synced.map_err(|source| ArchiveError::Io { what: "synced in the archive", file, source })?;
+    }
+    let file = "the archive".to_owned();
+    to.sync_dir().map_err(|source| ArchiveError::Io { what: "synced", file, source })
 }
 
 fn smaller_file(segment: &LedgerSegment) -> String {

@@ -182,7 +182,9 @@ pub(super) fn compress(disk: &dyn Disk, found: &LedgerSegment, stop: &AtomicBool
     let saved = if found.is_compressed {
         // A crash came between the two names. The files are compared again.
         match check_both(disk, found, stop) {
-            Ok(()) => 0,
+            Ok(true) => 0,
+            // One of them is gone, so the next pass sees which.
+            Ok(false) => return Ok(Compressed::Busy),
             Err(ReadError::Tamper(_)) => return Ok(Compressed::Differs),
             Err(ReadError::Io { source, .. }) => return Err(source),
         }

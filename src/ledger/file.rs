@@ -6,7 +6,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -28,6 +28,10 @@ pub trait Disk: Send + Sync + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Reads a file from an offset on.
     fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>>;
+    /// Whether a file is a symbolic link. Only a directory of a file system has links.
+    fn is_link(&self, _file: &str) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Makes a new, empty file. Fails if the file exists.
     fn create(&self, file: &str) -> io::Result<Box<dyn DiskFile>>;
     /// Opens a file to write at its end.
@@ -155,6 +159,7 @@ impl Disk for Dir {
         let path = self.file(SEGMENTS_LOCK_FILE);
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(LockError::Io)?;
+        give_to_owner(&file, &self.path).map_err(LockError::Io)?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => Ok(DirectoryLock::new(lock)),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(LockError::Held { by: None }),
@@ -166,6 +171,10 @@ impl Disk for Dir {
         fs::read_dir(&self.path)?
             .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()))
             .collect()
+    }
+
+    fn is_link(&self, file: &str) -> io::Result<bool> {
+        Ok(fs::symlink_metadata(self.file(file))?.is_symlink())
     }
 
     fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>> {
@@ -209,6 +218,19 @@ impl Disk for Dir {
 
     fn sync_dir(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+}
+
+/// Gives a file to the owner of its directory. If root makes a file that a daemon needs, the daemon can still open it.
+fn give_to_owner(file: &File, directory: &Path) -> io::Result<()> {
+    let (owner, now) = (fs::metadata(directory)?, file.metadata()?);
+    if (owner.uid(), owner.gid()) == (now.uid(), now.gid()) || now.uid() != nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    match fchown(file, Some(owner.uid()), Some(owner.gid())) {
+        // Only root may give files away. Another user made the file for itself.
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        given => given,
     }
 }
 

@@ -87,7 +87,7 @@ pub(super) fn snapshots_of(files: Vec<String>) -> Vec<(u64, String)> {
 /// Returns the segments of a directory, in order.
 ///
 /// The directory is listed twice. While another process compresses a segment, one listing of a large directory may
-/// contain neither the plain file, which is gone, nor the compressed file, which was not there yet.
+/// contain no plain file, because it is gone, and no compressed file, because it was not there yet.
 pub(super) fn list(disk: &dyn Disk) -> io::Result<Vec<LedgerSegment>> {
     let mut files = disk.list()?;
     files.extend(disk.list()?);

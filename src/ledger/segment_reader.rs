@@ -91,24 +91,29 @@ pub(super) fn open(disk: &dyn Disk, first: u64) -> Result<SegmentReader, ReadErr
     })
 }
 
-/// Refuses a segment whose two files have different records. A file that is removed meanwhile is not compared.
-pub(super) fn check_both(disk: &dyn Disk, both: &LedgerSegment, stop: &AtomicBool) -> Result<(), ReadError> {
+/// Refuses a segment whose two files have different records. Returns whether they were compared: a file that is not there, or is
+/// removed meanwhile, is not.
+pub(super) fn check_both(
+    disk: &dyn Disk,
+    both: &LedgerSegment,
+    stop: &AtomicBool,
+) -> Result<bool, ReadError> {
     if !both.has_both() {
-        return Ok(());
+        return Ok(false);
     }
     let first = both.first;
     let absent = |e: &io::Error| e.kind() == ErrorKind::NotFound;
     let plain = segment::name(first);
     let input = match disk.read(&plain, 0) {
-        Err(error) if absent(&error) => return Ok(()),
+        Err(error) if absent(&error) => return Ok(false),
         opened => opened.map_err(|e| failed(&plain, first, e))?,
     };
     let mut reader = match SegmentReader::open_compressed(disk, first, READ) {
-        Err(error) if absent(&error) => return Ok(()),
+        Err(error) if absent(&error) => return Ok(false),
         opened => opened.map_err(|e| failed(&segment::compressed_name(first), first, e))?,
     };
     match has_same_bytes(&mut BufReader::with_capacity(READ, input), &mut reader.input, stop) {
-        Ok(true) => Ok(()),
+        Ok(true) => Ok(true),
         Ok(false) => {
             let what = Fault::TwoFiles { other: reader.file };
             Err(ReadError::Tamper(Tamper { file: plain, line: 0, index: first, what }))
