@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use super::{
     archive::Joined,
     compressor::compress,
-    compressor_tests::Dying,
+    compressor_tests::{Dying, Lying},
     forgetful::{Dice, Forgetful},
     ledger_tests::*,
     segment,
@@ -161,6 +161,12 @@ async fn a_crash_while_archiving_leaves_every_record() {
             check_start(&disk, 90, &at);
             assert_eq!(verify_both(&disk, &to, head).unwrap().records, whole, "{at}");
             assert!(to.file(segment::SEGMENT_DRAFT).is_none(), "{at}");
+            // What the second call removed is durable in the archive, also if the first call had made the copy.
+            for seed in 0..4 {
+                let mut dice = Dice(seed);
+                let (disk, to) = (disk.kill().crash(&mut dice), to.kill().crash(&mut dice));
+                assert_eq!(verify_both(&disk, &to, head).unwrap().records, whole, "{at}, then lost power");
+            }
         }
         if done.is_ok() {
             break;
@@ -217,4 +223,42 @@ async fn other_records_are_never_archived_and_never_lost() {
     let joined = Joined { ledger: shared(&disk), archive: shared(&to) };
     assert_eq!(joined.check_shared().unwrap(), 0);
     assert!(joined.remove(&file).is_err() && joined.create("x").is_err());
+}
+
+#[tokio::test]
+async fn a_reader_of_an_archived_segment_gets_a_clear_error() {
+    let disk = Forgetful::default();
+    // A reader takes fewer lines at once than a segment has.
+    let ledger = open(&disk, Options { segment_bytes: 100_000, ..quick() });
+    for n in 1..=1_000 {
+        let appending = ledger.append(&said(n));
+        // A segment begins only with a batch.
+        if n % 500 == 0 {
+            appending.await.unwrap();
+        }
+    }
+    ledger.append(&said(1_001)).await.unwrap();
+    let stays_from = segment::list(&disk).unwrap()[1].first;
+    let mut tail = ledger.tail(1);
+    assert_eq!(tail.next().await.unwrap().unwrap().index, 1);
+    disk.remove(&segment::name(1)).unwrap();
+    let missing = loop {
+        match tokio::time::timeout(LONG, tail.next()).await.unwrap().unwrap() {
+            Ok(_) => {}
+            Err(TailError::Missing { index }) => break index,
+            Err(other) => panic!("{other}"),
+        }
+    };
+    assert!(missing > 2 && missing < stays_from, "{missing}");
+    assert_eq!(tail.next().await.unwrap().unwrap().index, stays_from);
+}
+
+#[tokio::test]
+async fn a_copy_that_reads_back_differently_removes_nothing() {
+    let ((disk, _), to) = (sample().await, Forgetful::default());
+    let before = disk.list().unwrap();
+    let lying: Arc<dyn Disk> = Arc::new(Lying { disk: to.clone(), about: segment::name(1) + ".zst" });
+    let refused = archive(&shared(&disk), &lying, &Slow::default(), ArchiveOptions::default()).unwrap_err();
+    assert!(matches!(refused, ArchiveError::Read(ReadError::Tamper(_))), "{refused}");
+    assert_eq!(disk.list().unwrap(), before);
 }

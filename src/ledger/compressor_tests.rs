@@ -154,6 +154,65 @@ impl DiskFile for DyingFile {
     }
 }
 
+/// A disk that returns one file with a changed byte.
+pub(super) struct Lying {
+    pub(super) disk: Forgetful,
+    pub(super) about: String,
+}
+
+impl Disk for Lying {
+    fn lock(&self) -> Result<DirectoryLock, LockError> {
+        self.disk.lock()
+    }
+    fn lock_segments(&self) -> Result<DirectoryLock, LockError> {
+        self.disk.lock_segments()
+    }
+    fn list(&self) -> io::Result<Vec<String>> {
+        self.disk.list()
+    }
+    fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>> {
+        let mut bytes = Vec::new();
+        self.disk.read(file, offset)?.read_to_end(&mut bytes)?;
+        if file == self.about {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+        }
+        Ok(Box::new(io::Cursor::new(bytes)))
+    }
+    fn create(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.disk.create(file)
+    }
+    fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
+        self.disk.append(file)
+    }
+    fn truncate(&self, file: &str, bytes: u64) -> io::Result<()> {
+        self.disk.truncate(file, bytes)
+    }
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, file: &str) -> io::Result<()> {
+        self.disk.remove(file)
+    }
+    fn reserve(&self, file: &str, bytes: u64) -> io::Result<()> {
+        self.disk.reserve(file, bytes)
+    }
+    fn sync_dir(&self) -> io::Result<()> {
+        self.disk.sync_dir()
+    }
+}
+
+#[tokio::test]
+async fn a_draft_that_reads_back_differently_is_removed() {
+    let (disk, head) = sample().await;
+    let found = segments(&disk)[1];
+    let lying = Lying { disk: disk.clone(), about: SEGMENT_DRAFT.to_owned() };
+    assert_eq!(compress_one(&lying, &found).unwrap(), Compressed::Differs);
+    assert!(disk.file(SEGMENT_DRAFT).is_none());
+    assert_eq!(segments(&disk)[1], found);
+    assert_eq!(verify(&disk, Some(head)).unwrap().records, RECORDS);
+}
+
 /// Checks what a crash left: it is good as it is, and the next start brings the compression to its end.
 async fn check_left(left: Forgetful, head: Head, at: &str) {
     let report = verify(&left, Some(head)).unwrap_or_else(|e| panic!("{at}: {e}"));
