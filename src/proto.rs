@@ -24,11 +24,15 @@
 //! let daemon = Endpoint::new("leasehold.example:8443", "spiffe://leasehold.example/daemon".parse()?)?;
 //! let daemon = RotatingChannel::new(Connector::new(source, clock, daemon)); // connects at the first call
 //!
-//! let job = std::env::args().nth(1).unwrap_or_default(); match
-//! JobServiceClient::new(daemon.channel()).get_job(GetJobRequest { job }).await { Ok(answer) => println!("{:?}",
-//! answer.into_inner().job.map(|job| job.name)), Err(status) => match (explain(&status), DaemonRefusal::of(&status)) {
-//! (Some(why), _) => eprintln!("not connected: {why}"), (None, Some(daemon_refusal)) => eprintln!("refused: {}: {}",
-//! daemon_refusal.code, status.message()), (None, None) => eprintln!("{status}"), }, }
+//! let job = std::env::args().nth(1).unwrap_or_default();
+//! match JobServiceClient::new(daemon.channel()).get_job(GetJobRequest { job }).await {
+//!     Ok(answer) => println!("{:?}", answer.into_inner().job.map(|job| job.name)),
+//!     Err(status) => match (explain(&status), DaemonRefusal::of(&status)) {
+//!         (Some(why), _) => eprintln!("not connected: {why}"),
+//!         (None, Some(refusal)) => eprintln!("refused: {}: {}", refusal.code, status.message()),
+//!         (None, None) => eprintln!("{status}"),
+//!     },
+//! }
 //! # Ok(())
 //! # }
 //! ```

@@ -165,7 +165,7 @@ impl BucketPart {
     }
 }
 
-/// An upload in parts. The store joins the parts.
+/// A multipart upload of a client: the client cuts the object into parts, and each part goes to the store as it is.
 pub(super) struct BucketParts {
     store: BucketStore,
     path: Path,

@@ -87,7 +87,7 @@ impl GatewayCaller {
                 }
             }
         }
-        // Another lease did not allow it either.
+        // No other lease allows it, so it counts as a refused use of the first one.
         if let Some((access, object)) = too_narrow {
             self.sessions.usages().add_refusal(access, object);
         }

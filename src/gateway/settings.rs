@@ -46,7 +46,7 @@ pub struct DirectSettings {
     pub certificate: WebCertificate,
 }
 
-/// A store: its locations, and the place of their bytes.
+/// A store: the URL of a folder, and the place of the bytes that the folder has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreSettings {
     /// The URL of a folder. It ends in a slash.

@@ -42,7 +42,8 @@ pub enum Event {
         catalog: Digest,
         by: Actor,
         reason: String,
-        /// How many live leases the policy ends, as counted before it was applied. `ends` is a time in all other records.
+        /// How many live leases the policy ends, as counted before it was applied. In older records the field is
+        /// called `ends`.
         #[serde(alias = "ends")]
         would_end: u64,
         /// The people who proposed and approved the change, if a gate required approval.
@@ -232,8 +233,8 @@ pub enum Event {
     #[serde(rename = "leases.ended")]
     LeasesEnded { cause: Cause, leases: Vec<LeaseId>, by: Option<Actor> },
 
-    /// The widening record at this index did not take effect: a later event overtook it, or it was not known in time
-    /// whether the record is on disk. A rebuild of the state leaves it out.
+    /// The record at this index would have given access, but it did not take effect: a later event overtook it, or it was not
+    /// known in time whether the record is on disk. A rebuild of the state leaves it out.
     #[serde(rename = "withdrawn")]
     Withdrawn { index: u64, job: JobId, why: String },
     /// A fence was lowered as the consequence of another record.
@@ -246,8 +247,8 @@ pub enum Event {
     LockSet {
         name: String,
         by: Actor,
-        /// The tenant whose operators may lift the lock. If it is absent, only operators of all tenants may. The records of older
-        /// daemons have none.
+        /// The tenant whose operators may lift the lock. If it is absent, only an operator who may act for every tenant may
+        /// lift it. The records of older daemons have none.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         of: Option<TenantName>,
         reason: String,
@@ -310,8 +311,8 @@ pub enum Event {
 /// A snapshot: the state after all records before the segment that has this record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The index of the first record of that segment. It is 0 in older ledgers. There the snapshot's record is the
-    /// first record.
+    /// The index of the first record of that segment. It is 0 in older ledgers, in which the snapshot's record is itself
+    /// the first record of its segment.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub before: u64,
     /// The version of the snapshot's text.

@@ -59,7 +59,7 @@ pub struct VerifyReport {
 
 /// Reads the whole ledger. `expected` is a head from another machine: the ledger must have this record unchanged.
 ///
-/// Without `expected`, a cut tail is detected only if the record in the head file is missing. A chain that was computed
+/// Without `expected`, a cut tail is detected only if the record that the head file names was cut off. A chain that was computed
 /// again is not detected.
 ///
 /// # Errors
@@ -145,8 +145,8 @@ impl SnapshotCheck<'_> {
     }
 }
 
-/// Returns the position at which reading begins. Records before the first segment may be on another machine if a start
-/// does not need them.
+/// Returns the position at which reading begins. Older segments may be on another machine if the daemon can start
+/// without them. Then reading begins at the first segment that is here.
 fn beginning(disk: &dyn Disk, firsts: &[u64], fold: Option<&dyn Fold>) -> Result<WalkStart, ReadError> {
     match firsts.first() {
         None | Some(1) => Ok(WalkStart::First),

@@ -26,6 +26,7 @@ use crate::{
 pub(super) struct Courier {
     pub(super) webhook: Arc<Webhook>,
     pub(super) outbox: Arc<Outbox>,
+    /// The file that says up to which record notices were delivered.
     pub(super) place: PlaceFile,
     pub(super) client: Client,
     pub(super) clock: Arc<dyn Clock>,
@@ -85,7 +86,7 @@ pub enum ClientFault {
 }
 
 impl Courier {
-    /// Delivers letters until it is cancelled. Then writes the place to its file.
+    /// Delivers letters until it is cancelled. Then writes to the file up to which record notices were delivered.
     pub(super) async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = self.deliver() => {}
@@ -138,7 +139,7 @@ impl Courier {
         metrics::counter!("leasehold_notices_total", "outcome" => "dropped").increment(1);
         if outage.dropped == 0 {
             let name = &self.webhook.name;
-            tracing::error!(webhook = %name, id = first.letter.id, "a notice was given up: others may follow it");
+            tracing::error!(webhook = %name, id = first.letter.id, "a notice was given up; how many were is logged when the receiver works again");
         }
         outage.dropped = outage.dropped.saturating_add(1);
         self.remove_first();
@@ -159,7 +160,7 @@ impl Courier {
         }
     }
 
-    /// Writes the place to its file if the place has changed. Returns the place in the file.
+    /// Writes to the file up to which record notices were delivered, if that has changed. Returns what the file says.
     async fn keep_place(&self, kept: Option<u64>) -> Option<u64> {
         let place = self.outbox.place();
         if kept == Some(place) {
@@ -169,7 +170,7 @@ impl Courier {
         match tokio::task::spawn_blocking(move || file.store(place)).await {
             Ok(Ok(())) => Some(place),
             Ok(Err(error)) => {
-                tracing::debug!(%error, webhook = %self.webhook.name, "the place of a webhook could not be written");
+                tracing::debug!(%error, webhook = %self.webhook.name, "the file that says which notices were delivered could not be written");
                 kept
             }
             Err(_) => kept,

@@ -12,7 +12,7 @@
 //! | File | Contains |
 //! |---|---|
 //! | `store` `store_state` | [`Store`]: reads, and the mutex that orders all changes; the state behind the mutex |
-//! | `widening` `narrowing` | the two ways to change the state |
+//! | `widening` `narrowing` | changes that give access: recorded before they take effect; changes that take access away: in force at once |
 //! | `refused` | [`Refused`]: the reasons for which a change was not made |
 //! | `recorded` `snapshot` | [`Recorded`]: the state as it follows from the records; its text in a snapshot |
 //! | `closed` `size` | closed jobs that are still kept; the size of jobs, and the quotas of open jobs |

@@ -201,8 +201,8 @@ pub(crate) async fn join_job(
     Ok((session, connected))
 }
 
-/// Returns the job once people have decided about it, if it waits for them and the options say to wait. Otherwise returns a
-/// refusal that names the approvers, and the job stays open for them.
+/// Returns a job that no longer waits for people. If it waits for them, and the options say to wait, this returns after they have
+/// decided. If it still waits then, the refusal names the approvers, and the job stays open for them.
 async fn wait_at_gates(
     job: v1::Job,
     id: JobId,

@@ -122,7 +122,7 @@ impl LocalFolders {
                     messages.send(&format!("removed the copy in {}", plain::path(staged.path())));
                 }
                 Ok(()) => messages.send(&format!(
-                    "removed the files of the copy in {}, which was moved; what is in its place now stays",
+                    "removed the files of the copy in {}, which was moved; the folder that is there now was not touched",
                     plain::path(staged.path())
                 )),
                 Err(error) => messages.send(&format!(

@@ -6,10 +6,10 @@
 //! ```
 //!
 //! The guard starts the command, adopts and reaps orphans, and reports to the wrapper what happens to the command. When the
-//! lifeline closes, the wrapper has ended. Then the guard wipes the credential files, ends the job until no child is left, and
-//! removes the copies of resources. The guard has no secret and no connection to the daemon, and only SIGKILL ends it. It also
-//! reports the signals that it receives. If the wrapper receives the signal too, it was sent to all processes, and so to the
-//! command. If the guard is killed, the wrapper adopts its children.
+//! lifeline closes, the wrapper has ended. Then the guard wipes the credential files, ends the job's processes until none is left,
+//! and removes the copies of resources. The guard has no secret and no connection to the daemon, and only SIGKILL ends it. It
+//! also reports to the wrapper which signals it receives. A signal that both of them receive was sent to all processes, so the
+//! command has it too, and the wrapper does not pass it on. If the guard is killed, the wrapper adopts its children.
 //!
 //! The guard does not help if both are killed at the same time. If the kernel kills a whole cgroup, that ends the job's
 //! processes too. In any case the daemon ends the access by itself.
@@ -236,7 +236,11 @@ struct CommandGuard {
 fn open_copies(paths: &[PathBuf]) -> Vec<ForeignCopy> {
     let opened = paths.iter().filter_map(|path| {
         ForeignCopy::open(path)
-            .inspect_err(|error| MessageSink::stderr().send(&format!("its end is not watched: {error}")))
+            .inspect_err(|error| {
+                let path = plain::path(path);
+                let text = format!("if this wrapper is killed, the copy in {path} stays: {error}");
+                MessageSink::stderr().send(&text);
+            })
             .ok()
     });
     opened.collect()

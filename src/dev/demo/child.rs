@@ -1,4 +1,4 @@
-//! The command that the wrappers of a story run.
+//! The command under the wrappers of a demo: it waits for a file, and exits with the code in the file.
 
 use std::{ffi::OsStr, io, path::Path, process::Stdio};
 

@@ -39,8 +39,8 @@ pub struct GatewayPlan {
     pub nginx: Option<PathBuf>,
     /// How many streams are under way at once; several numbers are measured one after the other.
     pub streams: Vec<usize>,
-    /// How long the gateway is measured for one figure. nginx is measured equally long. Both measurements have
-    /// [`rounds`](Self::rounds) parts, and a part of one server follows a part of the other.
+    /// How long the gateway is measured for one figure. nginx is measured equally long. Each measurement is cut into
+    /// [`rounds`](Self::rounds) parts, and the parts alternate: gateway, nginx, gateway, nginx.
     pub time: Duration,
     /// The number of these parts.
     pub rounds: u32,
