@@ -35,7 +35,7 @@ use crate::{
 
 pub(super) struct Verifiers(pub Edge);
 
-/// Reads one use. The report is refused whole if it cannot be true, so that the gateway's log says so.
+/// Reads one use. If one use cannot be true, the whole report is refused, and the gateway logs that.
 fn reported_use(reported: &v1::LeaseUse) -> Result<(JobId, ReportedUse), Refusal> {
     let (first, last) =
         (use_time("uses.first", reported.first.as_ref())?, use_time("uses.last", reported.last.as_ref())?);
@@ -191,7 +191,7 @@ struct Feed {
     edge: Edge,
     connection: Connection,
     audience: SpiffeId,
-    /// The key that makes the tags of this audience.
+    /// The key that hides the names of fences from this audience: it gets a keyed digest of each name.
     fences: FenceKey,
     ticks: Streaming<v1::WatchFencesRequest>,
     tx: mpsc::Sender<Result<v1::WatchFencesResponse, Status>>,

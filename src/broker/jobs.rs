@@ -96,8 +96,8 @@ impl JobUseCases {
         job_risk(&self.context.rules(), job)
     }
 
-    /// Returns notes for a reader of a job: ended memberships, locks in force, and identities that are in other jobs or
-    /// belong to another job.
+    /// Returns notes for a reader of a job: ended memberships, locks in force, identities that are members of
+    /// other jobs too, and identities that are bound to another job.
     pub fn notes_on(&self, job: &Job) -> Vec<String> {
         let note = |(id, jobs): (SpiffeId, Vec<JobId>)| {
             let shown: Vec<String> = jobs.iter().take(3).map(ToString::to_string).collect();
@@ -114,8 +114,8 @@ impl JobUseCases {
         ended.chain(self.locks_before(job)).chain(several).chain(self.bound_elsewhere(job)).collect()
     }
 
-    /// Returns a line for each identity that an open job names in full, if another job still has the identity for
-    /// itself.
+    /// Returns a line for each identity that an open job names without a wildcard and that is still bound to another
+    /// job.
     fn bound_elsewhere(&self, job: &Job) -> Vec<String> {
         if job.is_closed() {
             return Vec::new();

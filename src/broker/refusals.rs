@@ -1,4 +1,5 @@
-//! Refusals that several use cases share. An absent subject and a subject of another tenant get the same answer.
+//! Refusals that several use cases share. The answer is the same if a job or lease does not exist and if it
+//! belongs to another tenant.
 
 use std::convert::Infallible;
 
@@ -62,7 +63,7 @@ pub(super) fn identity_bound(job: JobId) -> Refusal {
     ))
 }
 
-/// Turns a refusal of the state into a refusal for the caller, if the operation does not change the state of a job.
+/// Turns a refusal into one for the caller, as [`state_refusal`] does, for an operation that moves no job to another state.
 pub(super) fn plain_refusal(refused: Refused<Infallible>) -> Refusal {
     state_refusal(refused, |never| match never {})
 }

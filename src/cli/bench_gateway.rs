@@ -10,7 +10,7 @@ use super::{
 };
 use crate::dev::bench::{GatewayCuts, GatewayFigure, GatewayFinding, GatewayMemory};
 
-/// A result in a few words, for the line that says that it was measured.
+/// A short name of a result, for the lines that show the progress.
 pub(super) fn name_of(finding: &GatewayFinding) -> String {
     match finding {
         GatewayFinding::Rate(figure) => format!("{}, {} at once", figure.work.as_str(), figure.streams),
@@ -78,7 +78,7 @@ fn row_of(figure: &GatewayFigure) -> Vec<String> {
 fn line_of_cuts(GatewayCuts { confirmed, cut }: &GatewayCuts) -> String {
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     format!(
-        "{} downloads were cut, from the call that revokes the lease: p50 {:.2} ms, p99 {:.2} ms, longest {:.2} ms; the call itself took {:.2} ms, p99 {:.2} ms",
+        "{} downloads were cut. From the call that revokes the lease to the cut: p50 {:.2} ms, p99 {:.2} ms, longest {:.2} ms; the call itself took {:.2} ms, p99 {:.2} ms",
         cut.calls,
         ms(cut.p50),
         ms(cut.p99),

@@ -137,7 +137,7 @@ impl Failure {
     /// Returns the text for people, without a newline at its end. Withholds texts that look like secrets, and escapes control
     /// characters.
     pub fn render(&self) -> String {
-        // `run` exits with 125 after every refusal, so the reason comes first.
+        // `run` exits with 125 after every refusal, so its exit code does not tell a denial from an error. The reason does.
         let kind = match self.reason.map_or(self.exit, Exit::of) {
             Exit::Denied | Exit::AwaitingApproval => "denied",
             _ => "error",

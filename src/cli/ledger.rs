@@ -40,12 +40,12 @@ pub struct LedgerArgs {
 
 #[derive(Debug, Subcommand)]
 enum LedgerCommand {
-    /// Moves sealed segments that a start does not need to another directory; exits with 7 if the chain is broken.
+    /// Moves to another directory the sealed segments that the daemon's start does not need; exits with 7 if the chain is broken.
     #[command(after_help = "\
 It works with and without a running daemon. Run it as the daemon's user. Before it moves a segment,
 it verifies the chain, also that it continues the segment that was archived last. It removes a file
-only after the copy is on disk and was compared. Segments that a start needs stay: those from the
-older of the two snapshots on.
+only after the copy is on disk and was compared. The last two snapshots of the state stay, and all
+segments from the older one on: the daemon needs them when it starts.
 
 Examples:
   leasehold ledger archive /var/lib/leasehold --dry-run --older-than 90d \\

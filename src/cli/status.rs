@@ -176,7 +176,7 @@ impl WhoamiArgs {
                 ("person", login.human),
                 ("logged in at", login.issuer),
                 ("your groups there", login.groups.join(", ")),
-                ("signed in by", login.amr.join(", ")),
+                ("sign-in methods", login.amr.join(", ")),
                 (
                     "logged in until",
                     login.until.as_ref().map(|at| timestamp::both(Some(at), now)).unwrap_or_default(),

@@ -51,7 +51,8 @@ pub(super) fn read(
         notes.problem(table.line_of("bundles"), what);
     }
     let bundles = bundles.unwrap_or_else(|| Some(BTreeMap::new()));
-    // The domains that an agent gives are not known here, so only the size of the file bounds this list.
+    // The list has no bound in number, because it may also name domains whose roots a SPIFFE agent gives. The size of the file
+    // bounds it.
     let listed = table.list("trust_domains", usize::MAX, notes, str::parse::<TrustDomain>);
     let domains: Option<BTreeSet<_>> =
         table.has("trust_domains").then(|| listed.into_iter().map(|domain| domain.value).collect());

@@ -1,4 +1,5 @@
-//! A gateway process without a daemon, for example on another machine.
+//! A gateway as a process beside the daemon, for example on another machine; and what it shares with the gateway inside the
+//! daemon.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -25,7 +26,7 @@ use crate::{
 
 /// A gateway that serves.
 pub struct GatewayProcess {
-    /// The address for S3. The system chose it, so the port is never 0.
+    /// The address for S3. If the configured port is 0, this has the port that the system chose.
     pub address: SocketAddr,
     /// Serves S3 to clients without an SVID, if the configuration says so.
     pub direct: Option<SocketAddr>,

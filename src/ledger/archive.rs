@@ -1,8 +1,8 @@
 //! Moves sealed segments to another directory, the archive.
 //!
 //! What moves is always the beginning of the ledger, so what stays has no gaps. A segment is removed after its copy is
-//! durable and was compared, oldest first. The archive works beside a running daemon. Only the compressor must not
-//! work on the same segments, so both take the same lock.
+//! durable and was compared, oldest first. [`archive`] may run beside a daemon. The daemon's compressor must not
+//! work on the same segments at the same time, so both take one lock.
 
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{clock::Wall, limits};
 
-/// The segments that [`archive`] should leave, although a start does not need them.
+/// The segments that [`archive`] should leave, although the daemon does not need them when it starts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ArchiveOptions {
     /// Leave at least this many segments.
@@ -74,8 +74,8 @@ pub enum ArchiveError {
     Differs { file: String },
 }
 
-/// Moves the sealed segments that a start does not need to another directory. Verifies before that that they and all
-/// records that stay are one chain, which continues the last segment in the archive.
+/// Moves to another directory the sealed segments that the daemon does not need when it starts. First verifies the chain:
+/// from the last archived segment, over these segments, to the last record.
 ///
 /// # Errors
 ///
@@ -139,8 +139,8 @@ fn list_archive(disk: &dyn Disk) -> Result<Vec<LedgerSegment>, ReadError> {
     }
 }
 
-/// Returns the first record of the segments that a start needs: the segment of the last snapshot and all after it. It
-/// also needs the snapshot before, in case the last one is damaged. `None` if there are not so many snapshots.
+/// Returns the first record of the segments that the daemon needs when it starts: those from the last snapshot but one. It
+/// reads that snapshot if the last one is damaged. `None` if there are fewer snapshots.
 fn first_needed(
     disk: &dyn Disk,
     segments: &[LedgerSegment],
@@ -363,5 +363,5 @@ fn is_segment(file: &str) -> bool {
 }
 
 fn read_only() -> io::Error {
-    io::Error::new(io::ErrorKind::Unsupported, "a ledger and its archive are only read together")
+    io::Error::new(io::ErrorKind::Unsupported, "a ledger that is joined with its archive can only be read")
 }

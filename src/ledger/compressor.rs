@@ -4,7 +4,7 @@
 //! file. Only then does it get its name, and the plain file is removed after that name is durable. So a crash leaves
 //! the plain file, or the compressed file, or both with the same records.
 //!
-//! A segment is sealed when the segment behind it has a durable record. The writer never opens it again.
+//! A segment is sealed as soon as the next segment has a durable record. The writer never opens it again.
 
 use std::{
     collections::BTreeSet,
@@ -94,7 +94,7 @@ impl Drop for Compressor {
 
 impl CompressorState {
     fn run(&self, disk: &dyn Disk) {
-        // The thread works without it.
+        // If the priority cannot be lowered, the thread works all the same.
         let _ = rustix::process::nice(NICE);
         let mut left_plain = BTreeSet::new();
         let mut done_before = 0;
@@ -180,7 +180,7 @@ pub(super) fn compress(disk: &dyn Disk, found: &LedgerSegment, stop: &AtomicBool
     };
     let (plain, compressed) = (segment::name(found.first), segment::compressed_name(found.first));
     let saved = if found.is_compressed {
-        // A crash came between the two names. The files are compared again.
+        // A crash came before the plain file was removed. The files are compared again.
         match check_both(disk, found, stop) {
             Ok(true) => 0,
             // One of them is gone, so the next pass sees which.

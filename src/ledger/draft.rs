@@ -45,7 +45,7 @@ impl Write for Draft<'_> {
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         if self.bytes > self.bytes_max {
             return Err(io::Error::other(
-                "it is larger than such a file may be, which limits elsewhere should prevent",
+                "it is too large for such a file; another limit should have prevented that",
             ));
         }
         self.file.write(bytes)?;

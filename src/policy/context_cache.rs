@@ -26,7 +26,7 @@ impl ContextCache {
         ContextCache { moments, kept: DecisionCache::with_room(limits::CONTEXTS_KEPT_MAX) }
     }
 
-    /// Adds to a key what rules can see of a time: the second if they need it, otherwise the place among the moments.
+    /// Adds to a key what rules can see of a time: the whole second if they need it, otherwise between which moments it lies.
     pub(super) fn add_time(&self, now: Wall, needs_seconds: bool, question: &mut DecisionKey) {
         let now = Wall::from_seconds(now.seconds());
         if needs_seconds {
@@ -52,7 +52,7 @@ impl ContextCache {
             return Ok(Context::clone(&known));
         }
         let context = make()?;
-        // Cedar has a name, a place and a tree node with each value.
+        // An estimate: with each value, Cedar also keeps a name, a source location and a tree node.
         let bytes = question.bytes().saturating_mul(4);
         self.kept.keep(digest, context.clone().into(), bytes);
         Ok(context)

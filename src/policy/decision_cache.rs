@@ -123,6 +123,6 @@ mod tests {
         for name in ["a", "b", "c"] {
             memo.keep(Digest::of(name.as_bytes()), Arc::new(Outcome::Nothing), large);
         }
-        assert_eq!(memo.len(), 1, "two answers of half the room do not fit");
+        assert_eq!(memo.len(), 1, "two answers of half the room and their keys do not fit");
     }
 }

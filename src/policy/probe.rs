@@ -83,7 +83,7 @@ impl Engine {
         }
     }
 
-    /// Returns the role of the shipped policies, and the roles of the principals in the catalog.
+    /// Returns `trainer`, the role that the shipped policies ask for, and then the roles of the principals in the catalog.
     fn roles(&self) -> Vec<String> {
         let known: BTreeSet<&String> = self.catalog.principals().flat_map(|p| &p.roles).collect();
         let others = known.into_iter().filter(|r| *r != "trainer").cloned();

@@ -42,7 +42,7 @@ impl PolicyAct {
 
 /// The policies that can apply to one act of one kind of principal.
 pub(super) struct Slice {
-    /// Each slice of an engine has another number.
+    /// Unique among the slices of an engine.
     pub(super) number: u64,
     pub(super) action: EntityUid,
     pub(super) all: PolicySet,
@@ -129,7 +129,7 @@ fn slice(
 }
 
 /// Returns the policy without the parts of its head that every request of its slice meets. Cedar would build an expression of the
-/// head at each evaluation. The JSON form has no places in the text, which Cedar would copy for each expression.
+/// head at each evaluation. A policy from JSON has no source locations, which Cedar would copy for each expression.
 fn prepare(policy: &Policy, only_type: Option<&EntityTypeName>) -> Policy {
     let prepared = || {
         let mut json = policy.to_json().ok()?;
@@ -147,7 +147,7 @@ fn prepare(policy: &Policy, only_type: Option<&EntityTypeName>) -> Policy {
 }
 
 /// Joins the forbids without a head: one forbid with `||` between their conditions. If one of the conditions holds or cannot be
-/// evaluated, the joined forbid holds or cannot be evaluated either.
+/// evaluated, the joined forbid holds or cannot be evaluated: in both cases it does not allow.
 fn join_forbids<'p>(policies: impl Iterator<Item = &'p Policy>) -> Option<PolicySet> {
     let (mut set, mut conditions) = (Vec::new(), Vec::new());
     for policy in policies {

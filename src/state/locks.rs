@@ -85,7 +85,8 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Returns the tenant for whose bound the lock counts. A recall counts for the owner of the data, who may set it.
+    /// Returns the tenant whose bound on the number of locks counts this lock. A recall counts for the owner of the data, who may
+    /// set it.
     fn counts_for(&self) -> Option<TenantName> {
         match &self.name {
             LockName::Recall(name) => Some(name.tenant()),
@@ -147,7 +148,7 @@ pub struct Locks {
     last: LockSetting,
 }
 
-/// Identifies one setting of a lock. If the same name is locked again later, that is another setting.
+/// Identifies one act of setting a lock. If the same name is locked again later, that is another act.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LockSetting(u64);
 
@@ -292,7 +293,10 @@ mod tests {
         let mut locks = Locks::default();
         locks.insert(lock("recall:dataset:acme/tickets", None));
         assert!(hits(&locks, "dataset:acme/tickets", NOW));
-        assert!(!hits(&locks, "dataset:acme/tickets@v3", NOW), "its jobs stand behind both names");
+        assert!(
+            !hits(&locks, "dataset:acme/tickets@v3", NOW),
+            "callers ask for both names, because a job stands behind both"
+        );
         assert!(!hits(&locks, "dataset:acme/other", NOW));
         // A lock on the same name is another lock: lifting it leaves the recall.
         locks.insert(lock("dataset:acme/tickets", None));

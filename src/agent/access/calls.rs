@@ -39,7 +39,7 @@ struct RetryNotice {
 }
 
 impl Calls {
-    /// Makes the calls. The connection is opened at the first call.
+    /// Creates the client. The connection is opened at the first call.
     pub(crate) fn new(connector: Connector, clock: Arc<dyn Clock>) -> Self {
         Calls { channel: connector.channel(), connector, clock, retry_notice: None }
     }

@@ -29,7 +29,7 @@ pub(super) enum Work {
         request: v1::IntrospectRequest,
     },
     Check(Box<OfflineCheck>),
-    /// The limit of a check: computes the digest of the token.
+    /// The least that a check can cost: computes the digest of the token.
     Digest(SecretText),
 }
 

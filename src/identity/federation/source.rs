@@ -37,7 +37,7 @@ use crate::{
 /// A source with the roots of one foreign trust domain, without an SVID. It polls while [`IdentitySource::follow`]
 /// runs.
 ///
-/// If a poll fails, the last good document stays until the limit. A document with a lower sequence than the present
+/// If polls fail, the last good document stays in use for `outage_max`. A document with a lower sequence than the present
 /// document is ignored. If the endpoint serves its own trust domain over `https_spiffe`, the configured bundle is
 /// trusted from the start.
 pub struct BundleSource {
@@ -59,7 +59,7 @@ struct ServerRoots {
 }
 
 impl BundleSource {
-    /// Reads the configured roots of the endpoint's server. The network is used once [`IdentitySource::follow`] runs.
+    /// Reads the configured roots of the endpoint's server. Uses no network: only [`IdentitySource::follow`] does.
     ///
     /// # Errors
     ///

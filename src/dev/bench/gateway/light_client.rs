@@ -94,7 +94,7 @@ impl LightClient {
         Ok(length)
     }
 
-    /// Makes a request whose body is this piece, again and again.
+    /// Makes a request. Its body repeats this piece up to the length.
     pub(super) fn put(&mut self, head: &[u8], piece: &[u8], length: u64) -> io::Result<()> {
         self.write(head)?;
         let mut left = length;
