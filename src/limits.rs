@@ -261,9 +261,10 @@ pub const OPERATOR_BURST_SECONDS: u32 = 20;
 /// Kinds of refusal (caller, call and reason) that are counted separately in one minute, each with at most two records
 /// and two lines of the log: under 5 GB a day for all callers.
 pub const REFUSAL_KINDS_MAX: usize = 4_096;
-/// SPIFFE IDs whose rates are measured at once. If there are more, only the rate of its tenant bounds a new SPIFFE ID until others
-/// are idle.
+/// SPIFFE IDs whose rates are measured separately. If there are more, they share rates in groups until some of them are idle.
 pub const RATED_IDENTITIES_MAX: usize = 100_000;
+/// Groups of SPIFFE IDs that share a rate while more than [`RATED_IDENTITIES_MAX`] are measured: one or two of those in a group.
+pub const RATED_GROUPS: u64 = 65_536;
 /// The number of times that one request is decided. If the rules change during each of these decisions, the request is refused as
 /// contended.
 pub const REVISION_RETRIES: u32 = 8;

@@ -5,7 +5,12 @@
 //! revoke and lock names that nothing uses, so the calls of a tenant's operators are counted. The platform's operators
 //! are never refused here.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    hash::{BuildHasher, RandomState},
+    num::NonZeroU32,
+    sync::Arc,
+    time::Duration,
+};
 
 use governor::{
     Quota, RateLimiter, clock::Clock as GovernorClock, middleware::NoOpMiddleware,
@@ -38,6 +43,10 @@ type Limiter<K> = RateLimiter<K, HashMapStateStore<K>, Boot, NoOpMiddleware<Dura
 /// The KiB of records that each identity and each tenant may still write.
 pub(super) struct Rates {
     identities: Limiter<SpiffeId>,
+    /// The rates of groups of identities, used while there are too many identities.
+    groups: Limiter<u64>,
+    /// Puts identities into groups. No caller can compute its own group.
+    grouping: RandomState,
     tenants: Limiter<TenantName>,
     operators: Limiter<SpiffeId>,
     operators_of: Limiter<TenantName>,
@@ -64,6 +73,8 @@ impl Rates {
         let clock = Boot(clock);
         Rates {
             identities: RateLimiter::hashmap_with_clock(quota(per_identity), clock.clone()),
+            groups: RateLimiter::hashmap_with_clock(quota(per_identity), clock.clone()),
+            grouping: RandomState::new(),
             tenants: RateLimiter::hashmap_with_clock(quota(per_tenant), clock.clone()),
             operators: RateLimiter::hashmap_with_clock(calls(limits::OPERATOR_CALLS), clock.clone()),
             operators_of: RateLimiter::hashmap_with_clock(
@@ -82,14 +93,16 @@ impl Rates {
             .map_err(|wait| Spent { whose: format!("the tenant {tenant}"), wait })
     }
 
-    /// Takes from the rate of one identity. A flood of new identities must not fill the memory. So past
-    /// [`limits::RATED_IDENTITIES_MAX`], the rate of a new identity is not measured.
+    /// Takes from the rate of one identity. A flood of new identities must not fill the memory. So while there are
+    /// [`limits::RATED_IDENTITIES_MAX`] identities, an identity shares the rate of one identity with a group.
     fn take_of_identity(&self, id: &SpiffeId, kib: NonZeroU32) -> Result<(), Spent> {
-        if self.identities.len() >= limits::RATED_IDENTITIES_MAX {
-            return Ok(());
-        }
-        take(&self.identities, id, kib, &self.clock)
-            .map_err(|wait| Spent { whose: "this identity".to_owned(), wait })
+        let taken = if self.identities.len() >= limits::RATED_IDENTITIES_MAX {
+            let group = self.grouping.hash_one(id) % limits::RATED_GROUPS;
+            take(&self.groups, &group, kib, &self.clock)
+        } else {
+            take(&self.identities, id, kib, &self.clock)
+        };
+        taken.map_err(|wait| Spent { whose: "this identity".to_owned(), wait })
     }
 
     /// Counts a record that a call wants to write. Refuses the call if the caller or its tenant has written too much.
@@ -132,6 +145,7 @@ impl Rates {
     /// Forgets the identities and tenants whose rate is fully available again.
     pub(super) fn prune(&self) {
         self.identities.retain_recent();
+        self.groups.retain_recent();
         self.tenants.retain_recent();
         self.operators.retain_recent();
         self.operators_of.retain_recent();
@@ -258,6 +272,18 @@ mod tests {
         let rates = Rates::new(Arc::new(Put::default()), 1, 1);
         rates.take(&id(1), &tenant("acme"), limits::LEDGER_RECORD_BYTES_MAX).unwrap();
         assert!(rates.take(&id(1), &tenant("acme"), 1).is_err());
+    }
+
+    // A flood of identities is no way around the rates, also of the identities that were there before.
+    #[test]
+    fn a_flood_of_identities_ends_no_rate() {
+        let rates = Rates::new(Arc::new(Put::default()), 10, u32::MAX / limits::RATE_BURST_SECONDS);
+        (0..limits::RATED_IDENTITIES_MAX).for_each(|n| rates.take(&id(n), &tenant("acme"), 1).unwrap());
+        for who in [1, limits::RATED_IDENTITIES_MAX + 1] {
+            assert!((0..20_000).any(|_| rates.take(&id(who), &tenant("acme"), 100).is_err()), "{who}");
+            assert!((0..20_000).any(|_| rates.charge_login(&id(who), 100).is_err()), "{who}");
+        }
+        assert_eq!(rates.identities.len(), limits::RATED_IDENTITIES_MAX);
     }
 
     #[test]
