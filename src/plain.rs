@@ -121,7 +121,7 @@ pub fn is_plain(c: char) -> bool {
     !is_blank_mark(c) && printable()
 }
 
-/// Whether an invisible character counts as a letter or a mark in Unicode. Two names may differ only in such a
+/// Whether this is an invisible character that Unicode counts as a letter or a mark. Two names may differ only in such a
 /// character and look the same.
 const fn is_blank_mark(c: char) -> bool {
     matches!(

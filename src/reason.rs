@@ -280,8 +280,8 @@ impl Reason {
         self.row().grpc
     }
 
-    /// Returns the status of an HTTP response with this reason. It is 401 if another token or certificate may be
-    /// accepted, 403 if another one would be refused too, and 503 if this is not known now.
+    /// Returns the status of an HTTP response with this reason. For a refused token or certificate, it is 401 if another one may
+    /// be accepted, 403 if another one would be refused too, and 503 if this is not known now.
     pub const fn http_status(self) -> StatusCode {
         self.row().http
     }

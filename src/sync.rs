@@ -1,7 +1,8 @@
 //! Synchronization primitives of fences and leases, from the standard library or from a model checker.
 //!
 //! loom and shuttle are cargo features only for `tests/loom` and `tests/model`. Their primitives work only inside a
-//! model, so other code does not run in such a build. A verifier has no fences and no leases.
+//! model, so other code does not run in such a build. Builds without the feature `server` do not have these primitives,
+//! because a verifier has no fences and no leases.
 
 #[cfg(feature = "loom")]
 use loom::sync as here;

@@ -13,7 +13,7 @@ use crate::plain;
 #[derive(Clone)]
 pub struct MessageSink(Arc<dyn Fn(&str) + Send + Sync>);
 
-/// Prints data on stdout, if no child uses it.
+/// Prints data on stdout. Only the sidecar calls this: a wrapper leaves stdout to its child.
 pub(super) fn print_stdout(text: &str) {
     // If the reader closed stdout, the text is not needed.
     let _ = io::stdout().lock().write_all(text.as_bytes());

@@ -335,7 +335,7 @@ impl RunningCommand {
         }
     }
 
-    /// Writes into the files that the command must finish, before the command gets the signal.
+    /// Notes in the credential files that the command must finish. Does this before the command gets the signal.
     fn write_drain_note(&mut self, signal: SignalNumber) {
         if self.finish_request.mark_asked() {
             let writing_ends = Some(self.clock.now().wall.plus(self.drain));
@@ -427,7 +427,7 @@ impl RunningCommand {
                     biased;
                     survivors = &mut end => return survivors,
                     arrival = self.signals.next_arrival() => {
-                        // The signal that ended the command may still reach the remaining processes.
+                        // A late arrival of the signal that ended the command is not a second request to end.
                         let is_new = self.arrivals.add(arrival, clock.now().lease);
                         if is_new && (asks_to_finish(arrival.signal) || arrival == FRONT_IS_GONE) {
                             break arrival.signal;
@@ -492,7 +492,8 @@ const FRONT_IS_GONE: SignalArrival =
 /// How long the remaining processes may take to end before a message is printed.
 const QUIET_END: Duration = Duration::from_secs(1);
 
-/// Waits until the present SVID is about to end, because it was not renewed in time. Returns its end, unless that is `warned`.
+/// Waits until the present SVID is about to end, because it was not renewed in time. Returns its end. Ignores an SVID whose end is
+/// `warned`, because the message about it was printed.
 async fn svid_end_near(identity: &dyn IdentitySource, clock: &dyn Clock, warned: Option<Wall>) -> Wall {
     let mut trust = identity.watch();
     loop {

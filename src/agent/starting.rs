@@ -25,8 +25,8 @@ pub(super) struct Starting<'a> {
 }
 
 impl Starting<'_> {
-    /// Fills the folders that the job file names. The member keeps its access meanwhile. If the access ends, the copies end
-    /// too.
+    /// Fills the folders that the job file names. The member keeps its access meanwhile. If the access ends, this stops copying
+    /// and fails.
     pub(super) async fn fill_folders(
         &mut self,
         settings: &RunSettings,

@@ -62,7 +62,8 @@ fn secret_refused(field: &'static str) -> Refusal {
 /// Reads a reason that a person wrote for other people. It must be within its bound, without control characters and
 /// without secrets.
 pub(super) fn read_reason(field: &'static str, text: &str) -> Result<String, Refusal> {
-    // The bound comes first, because other spellings of a text may be many times as long.
+    // Check the length first: the search for a secret converts the text to plain letters, which may be many times as
+    // long.
     let read = read_text(field, text, limits::TEXT_BYTES_MAX)?;
     if holds_secret(&read) { Err(secret_refused(field)) } else { Ok(read) }
 }
@@ -127,7 +128,7 @@ pub(super) fn read_duration(
         return bad("is below zero".into());
     };
     if nanos > 999_999_999 {
-        return bad("has more than a second of nanoseconds".into());
+        return bad("has `nanos` outside 0 to 999,999,999".into());
     }
     let life = Duration::new(seconds, nanos);
     if life < Duration::from_millis(1) {

@@ -84,7 +84,8 @@ fn refused(refusal: &Refusal) -> Response {
     response
 }
 
-/// Makes an answer with JSON that caches do not keep, or with the status of a reason.
+/// Makes an answer with JSON that caches do not keep. If there is no JSON, the answer has only the status of the reason
+/// `otherwise`.
 fn json(otherwise: Reason, value: Option<&impl Serialize>) -> Response {
     match value.and_then(|value| serde_json::to_string(value).ok()) {
         Some(body) => {

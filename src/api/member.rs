@@ -114,7 +114,7 @@ impl MemberService for MembersService {
                     "the first message must name the session",
                 )));
             }
-            // If thousands of members return at once, the message may still be on its way.
+            // If thousands of members return at once, the message may still be on its way. So the member may try again.
             Err(_) => {
                 let late = "the stream's first message did not come in time: try again";
                 return Err(refuse(Refusal::new(Reason::Overloaded, late)));
@@ -210,7 +210,7 @@ impl MemberService for MembersService {
 }
 
 /// The stream of one member, until the member, the connection or the daemon ends. If the attachment is dropped without
-/// a goodbye, the member is lost and its leases end.
+/// a goodbye, the member is away and its leases end.
 struct KeepAlive {
     broker: std::sync::Arc<Broker>,
     edge: Edge,
@@ -230,7 +230,7 @@ impl KeepAlive {
         loop {
             tokio::select! {
                 biased;
-                // A notice to the member says more than the end of the stream.
+                // A notice comes first, because it tells the member more than the end of the stream does.
                 notice = self.attachment.notice() => {
                     if self.send(&notice).await.is_break() {
                         return;

@@ -392,7 +392,7 @@ pub(super) fn lease_view(now: Now, view: &LeaseView) -> v1::Lease {
 }
 
 /// Converts a lease for the owner of data. For a lease of another tenant, the message shows the holder, the job, the
-/// begin and the end. It does not show other scopes, the cause of the end and the count of lowerings.
+/// begin and the end. It hides the scopes on data of other owners, the cause of the end, and the count of lowerings.
 pub(super) fn lease_of_owner(now: Now, view: &LeaseView, owner: Option<&TenantName>) -> v1::Lease {
     let mut shown = lease_view(now, view);
     if let Some(owner) = owner

@@ -402,7 +402,8 @@ fn log_out(broker: &Broker, caller: &Caller) -> Result<v1::LogOutResponse, Refus
     Ok(v1::LogOutResponse { ended, durable: recorded.durable })
 }
 
-/// Returns the observed tenants: only the caller's own, or all if the caller may reload the catalog.
+/// Returns the observed tenants: policy decides about their jobs, but refuses nothing. If the caller may not reload the
+/// catalog, returns only its own tenant, if that tenant is observed.
 fn observed_tenants(broker: &Broker, caller: &Caller) -> Vec<String> {
     let rules = broker.rules.in_force();
     let now = broker.clock().now().wall;

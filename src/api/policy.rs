@@ -144,7 +144,7 @@ fn entry(found: &EntryThatCan) -> v1::WhoCanEntry {
     }
 }
 
-/// Explains the decisions of a job. The second decisions may read kept rules from disk.
+/// Shows the recorded decisions of a job, and decides each of them again. For this, it may read kept rules from disk.
 pub(super) async fn explain_job(
     broker: Arc<Broker>,
     caller: Caller,
@@ -172,7 +172,7 @@ pub(super) async fn explain_job(
     let shown = explanation.decisions.iter().zip(again).map(|(d, again)| {
         let mut shown = recorded(d, again);
         if !sees_catalog {
-            // The digest of the catalog changes with each tenant's file.
+            // The digest of the catalog changes with each tenant's file, so it would show changes by other tenants.
             shown.catalog.clear();
         }
         shown

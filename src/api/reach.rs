@@ -1,4 +1,4 @@
-//! Messages about recalls, offboardings and remnants.
+//! Messages about recalls, offboardings and remnants (access that is left behind a name).
 
 use super::{
     messages::{ending, lock},

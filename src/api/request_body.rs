@@ -61,7 +61,7 @@ enum BodyDeadline {
 }
 
 impl BodyDeadline {
-    /// Returns whether the bytes are too late. Registers the timer otherwise.
+    /// Is ready if the bytes are too late. If they are not, registers the timer.
     fn poll(&mut self, clock: &Arc<dyn Clock>, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match self {

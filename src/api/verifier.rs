@@ -58,8 +58,8 @@ fn use_time(field: &'static str, time: Option<&prost_types::Timestamp>) -> Resul
     })
 }
 
-/// The number of messages that wait for a slow verifier. If more wait, the verifier must start over, because the daemon
-/// never waits for it.
+/// The number of messages that wait for a slow verifier. If there is no room for the next one within
+/// [`limits::FEED_STALE`], the feed ends, and the verifier must start over. A revocation never waits for it.
 const STREAM_BUFFER: usize = 256;
 
 #[tonic::async_trait]

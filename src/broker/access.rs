@@ -43,8 +43,8 @@ impl AccessControl {
     }
 
     /// Returns the lock that shuts an identity out, if there is one. The lock can be on the SPIFFE ID, its trust
-    /// domain, a prefix, or the person who uses the identity. Such an identity may make no call, and its approvals do
-    /// not count.
+    /// domain, a prefix, or the person who uses the identity. Such an identity may make only the calls of
+    /// `is_open_to_the_locked`, and its approvals do not count.
     pub(super) fn lock_on_identity(&self, id: &SpiffeId) -> Option<Lock> {
         if !self.context.state.has_locks() {
             return None;
@@ -159,8 +159,8 @@ impl AccessControl {
         }
     }
 
-    /// Refuses a call about a job that policy does not allow. A caller that may not see the job gets the answer for an
-    /// absent job.
+    /// Refuses a call about a job if policy does not allow the call. A caller that may not see the job gets the answer for
+    /// an absent job.
     pub(super) fn authorize_job(
         &self,
         caller: &Caller,
@@ -171,7 +171,7 @@ impl AccessControl {
         self.authorize_job_as(caller, rpc, job, caller.relations(job), reason)
     }
 
-    /// Refuses a call about a job that policy does not allow to a caller with these relations.
+    /// Refuses a call about a job if policy does not allow the call to a caller with these relations.
     pub(super) fn authorize_job_as(
         &self,
         caller: &Caller,

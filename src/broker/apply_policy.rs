@@ -326,7 +326,7 @@ impl RuleUseCases {
             ));
         }
         if order.in_force.is_some_and(|seen| seen != change.before) {
-            return Err(conflict("another policy is in force than the one that you saw".to_owned())
+            return Err(conflict("the policy in force is not the one that you saw".to_owned())
                 .with("in force", change.before.to_string())
                 .fix("look at the difference again"));
         }
@@ -340,7 +340,8 @@ impl RuleUseCases {
             .ok_or_else(|| conflict("this daemon has no folder for kept policies".to_owned()))
     }
 
-    /// Saves the policy and records the change. Then marks the policy as the one that the next start reads.
+    /// Saves the policy and records the change. Then marks the policy as the one that the daemon reads when it starts
+    /// next.
     fn record_change(
         &self,
         caller: &Caller,
@@ -377,7 +378,7 @@ impl RuleUseCases {
         self.close_applied(caller, question, needed_people)
             .inspect_err(|refusal| not_applied(&refusal.text))?;
         kept.set_applied(change.after, change.before).map_err(|e| {
-            not_applied("the next start would not find the policy");
+            not_applied("the daemon would not find the policy when it starts next");
             unwritten(e)
         })
     }

@@ -297,8 +297,8 @@ impl ApprovalUseCases {
             if self.context.rates.may_log(caller.id()) {
                 tracing::warn!(job = %id, by = %caller.id(), gates = gates.join(", "), reason, "approval withdrawn");
             }
-            // Other approvers may have left their group since then. In that case the gate is closed again, and access
-            // that needs the gate ends.
+            // Other approvers may have left their group since they approved. In that case the gate is closed again, and
+            // access that needs the gate ends.
             let place = job.sweep_place.map(|place| place.request);
             let concerns = |other: &Job| {
                 other.id == id || place.is_some() && place == other.sweep_place.map(|place| place.request)

@@ -214,7 +214,7 @@ impl Attachment {
             Some(MemberState::Away { .. }) => Some(Notice {
                 kind: NoticeKind::Reconnect,
                 reason: Reason::NotJoined,
-                message: "the daemon counted you as lost: join again".into(),
+                message: "the daemon marked you as away: join again".into(),
             }),
             // If a lock ended the membership, the notice says so.
             Some(MemberState::Left | MemberState::Lost) | None => {

@@ -221,7 +221,8 @@ impl JobUseCases {
     }
 
     /// Refuses a caller that may not drain or end this attempt or this member. A workload may do this only to itself,
-    /// and its session secret proves which member it is. Only the launcher may do it to the whole attempt.
+    /// and its session secret proves which member it is. A workload that launched the job may also do it to the whole
+    /// attempt.
     fn authorize_about(
         &self,
         caller: &Caller,

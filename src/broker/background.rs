@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | [`Task::Expiry`] | removes leases whose deadline has passed | stops at once; due leases are not accepted anyway | the daemon shuts down gracefully |
 //! | [`Task::Calls`] | wakes the members that a lowering concerns | stops at once; their streams end with the daemon | the daemon shuts down gracefully |
-//! | [`Task::Reaper`] | ends members without beats, drains and jobs whose deadline has passed | stops at once; the next run of the daemon continues | the daemon shuts down gracefully |
+//! | [`Task::Reaper`] | marks members without heartbeats as away; ends drains and jobs whose deadline has passed | stops at once; the next run of the daemon continues | the daemon shuts down gracefully |
 //! | [`Task::Pruning`] | removes old fences, keys and locks; records counted denials | stops at once | the daemon shuts down gracefully |
 
 use std::{sync::Arc, time::Duration};

@@ -64,7 +64,8 @@ pub(super) enum Consent {
 
 impl RuleUseCases {
     /// Refuses a caller that may not change the rules of all tenants. Gates do not count here: a caller that lacks only
-    /// approvals may propose the change.
+    /// approvals may propose the change. Returns the caller's tenant if the caller may propose only because there is no
+    /// other tenant.
     pub(super) fn may_propose(
         &self,
         caller: &Caller,
@@ -118,8 +119,8 @@ impl RuleUseCases {
     }
 
     /// Decides whether a change may be carried out, and records the caller's part: the first caller proposes the
-    /// change, other callers approve it. The calling function holds the lock of changes. Blocks until the record is on
-    /// disk.
+    /// change, other callers approve it. The calling function holds the mutex that allows one change at a time. Blocks
+    /// until the record is on disk.
     pub(super) fn ask_consent(
         &self,
         caller: &Caller,

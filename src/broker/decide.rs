@@ -54,8 +54,8 @@ fn parts_of(rules: &Rules, spec: &Spec, scopes: impl Iterator<Item = Scope>) -> 
     parts.into_iter().collect()
 }
 
-/// Refuses if an input has changed since the job was created. The catalog has another pin or, for a job that people had
-/// to approve, another location. In both cases the name may now mean other data.
+/// Refuses if an input has changed since the job was created: the catalog now has another pin or, for a job that people
+/// had to approve, another location. In both cases the name may now mean other data.
 pub(super) fn check_inputs(rules: &Rules, job: &Job, scopes: &[Scope]) -> Result<(), Refusal> {
     for input in job.inputs.iter().filter(|i| scopes.iter().any(|s| s.resource == i.resource)) {
         let Some(now) = rules.catalog().resource(&input.resource) else { continue };

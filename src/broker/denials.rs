@@ -1,4 +1,4 @@
-//! Refused requests. The first of a kind in a minute is logged and recorded. Further ones are counted.
+//! Refused requests. The first of a kind in a minute is logged, and recorded if it is a denial. Further ones are counted.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -93,8 +93,8 @@ impl Denials {
         }
     }
 
-    /// Whether this is the first such report in this minute. Such reports are counted and limited together with the
-    /// denials.
+    /// Whether `by` reports this outcome, which contradicts an earlier report about the job, for the first time in this
+    /// minute. Such reports are counted and limited together with the denials.
     pub(super) fn is_first_conflict(&self, job: JobId, reported: Outcome, by: &Actor) -> bool {
         let Some(by) = by.spiffe_id().map(SpiffeId::to_string) else { return true };
         let kind = DenialKind { by, rpc: format!("{job} {reported}"), reason: Reason::StateConflict };

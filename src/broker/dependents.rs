@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl OperatorUseCases {
-    /// Counts the live leases that a name would end.
+    /// Counts the live leases that a revocation of a name would end.
     pub(super) fn count_behind(&self, name: &FenceName) -> u64 {
         match name.kind() {
             FenceKind::Lease(id) => u64::from(self.context.table.find(id).is_some()),

@@ -110,7 +110,7 @@ impl CredentialDraft<'_> {
         let mut token_expires = now.wall_at(deadline);
         if caller.peer.not_after() < token_expires {
             token_expires = caller.peer.not_after();
-            shortened_by.push("the end of your SVID (the token's life only)".to_owned());
+            shortened_by.push("the end of your SVID (it shortens the token, not the lease)".to_owned());
         }
         if self.prepared.audience.checks == Checks::Jwt {
             let offline = now.wall.plus(limits::OFFLINE_TOKEN_TTL_MAX);
@@ -151,7 +151,7 @@ impl CredentialUseCases {
     ) -> Result<CredentialDraft<'a>, Refusal> {
         let phase = phase(job, session, prepared.offer.half)?;
         let of_token = self.binding(&request.caller, &prepared.audience, session);
-        // The key works from any machine. Its token stays bound for servers that see the presenter.
+        // An S3 key works from any machine. The token that comes with it stays bound, for servers that see the presenter.
         let binding = if kind == CredentialKind::S3Key { Binding::Bearer } else { of_token };
         let has_certificate = of_token == Binding::Certificate;
         let now = self.context.clock.now();
@@ -286,8 +286,11 @@ fn phase(job: &Job, session: &MemberSession, half: Half) -> Result<Phase, Refusa
     match (a.drain_of(&session.instance), half) {
         (Some(_), Half::Reading) => {
             let who = if matches!(a.state, AttemptState::Draining(_)) { "the attempt is" } else { "you are" };
-            Err(Refusal::new(Reason::AttemptDraining, format!("{who} draining: it may no longer read"))
-                .fix("save what you have: checkpoints may still be written"))
+            Err(Refusal::new(
+                Reason::AttemptDraining,
+                format!("{who} draining: reading is no longer allowed"),
+            )
+            .fix("save what you have: checkpoints may still be written"))
         }
         (Some(_), Half::Writing) => Ok(Phase::Draining),
         (None, _) => Ok(Phase::Running),

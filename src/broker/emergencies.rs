@@ -106,7 +106,7 @@ impl ApprovalUseCases {
         Ok(())
     }
 
-    /// Lists the due reviews that the caller may see, in the order of the jobs. Begins behind the job `after`.
+    /// Lists the due reviews that the caller may see, in the order of the jobs. Begins after the job `after`.
     pub fn list_reviews(
         &self,
         caller: &Caller,

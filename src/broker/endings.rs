@@ -68,7 +68,7 @@ impl Endings {
         RecordedEnding { ending, index: Some(index), durable: self.context.ledger.is_durable(index) }
     }
 
-    /// Returns what a dry run would end.
+    /// Returns the ending that a dry run shows. `behind` is the number of leases that would end.
     pub(super) fn dry_ending(&self, behind: u64) -> RecordedEnding {
         RecordedEnding {
             ending: Ending { seq: self.context.fences.seq().0, behind },

@@ -31,7 +31,7 @@ pub struct PolicyQuestion {
     pub identity: Option<SpiffeId>,
     pub purpose: String,
     pub method: Option<Method>,
-    /// The tenant of the job. `None` means the tenant of the identity or of the call.
+    /// The tenant of the job in question. `None` means the tenant of the call or, for an access, of the identity.
     pub tenant: Option<TenantName>,
     pub ttl: Option<Duration>,
     pub relations: Vec<Relation>,

@@ -48,7 +48,7 @@ pub enum DecideBy {
 pub struct RecordedDecision {
     /// The type of the record, for example `job.created`.
     pub kind: String,
-    /// The index of the last record of this kind.
+    /// The index of the last of these records.
     pub index: u64,
     pub at: Wall,
     /// The number of these records.
@@ -291,7 +291,9 @@ fn judged_again(
     mut approved: BTreeSet<String>,
 ) -> DecidedAgain {
     if d.lease.is_some() && d.scopes.is_none() {
-        return DecidedAgain::Not("the record of its issue is not among those that were read".to_owned());
+        return DecidedAgain::Not(
+            "the record that issued this lease is not among the records that were read".to_owned(),
+        );
     }
     let judge = |approved: &BTreeSet<String>| {
         judge_job(
@@ -330,7 +332,7 @@ fn judged_again(
         let why = changed.text.into_owned();
         answer = JobAnswer { result: "deny", rules: Vec::new(), why, gates: BTreeSet::new() };
     }
-    // The record of a credential has its rules in the order of the scopes.
+    // The record of a credential has its rules in the order of the scopes, so sort them before the comparison.
     let mut recorded = d.decision.rules.clone();
     recorded.sort();
     let is_same = answer.result == d.decision.result && answer.rules == recorded;

@@ -8,7 +8,8 @@ use crate::{
 };
 
 impl VerifierUseCases {
-    /// Returns the key for the tags of fences. The verifiers of an audience know fences only by these tags.
+    /// Returns the key that makes the tags of fences: a tag is a keyed digest of the name. The verifiers of an audience
+    /// know fences only by these tags.
     pub fn fence_key(&self, audience: &SpiffeId) -> FenceKey {
         self.context.key.fence_key(audience)
     }

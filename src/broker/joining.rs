@@ -71,8 +71,8 @@ impl Joining {
         }
     }
 
-    /// Checks whether a caller could join the attempt that it wants to begin. Otherwise a refused join would use up an
-    /// attempt.
+    /// Checks whether a caller could join the attempt that it wants to begin. Without this check, a refused join
+    /// would use up an attempt.
     pub(super) fn may_join_new(
         &self,
         rules: &Rules,

@@ -132,7 +132,7 @@ impl KeptRules {
         Ok((kept.texts, kept.signed))
     }
 
-    /// Prepares a kept policy over a kept catalog.
+    /// Makes an engine that decides by a kept policy and a kept catalog.
     pub fn engine(&self, policy: Digest, catalog: Digest, explain: Explain) -> Result<Engine, NotKept> {
         let texts = self.read(CATALOG, catalog)?.texts;
         let other = |what, digest, why: String| NotKept::OtherVersion { what, digest, why };
@@ -165,7 +165,7 @@ impl KeptRules {
         serde_json::from_str(&text).map(Some).map_err(|e| format!("{}: {e}", path.display()))
     }
 
-    /// Selects a kept policy for the next start.
+    /// Marks a kept policy as the one that the daemon reads when it starts next.
     pub fn set_applied(&self, digest: Digest, before: Digest) -> io::Result<()> {
         let applied = AppliedPolicy { digest, before: Some(before) };
         let bytes = serde_json::to_vec(&applied).map_err(io::Error::other)?;

@@ -104,7 +104,7 @@ impl Decisions {
         }
     }
 
-    /// Refuses a workload that creates or begins a job while it is a member of another launcher's open job. The caller
+    /// Refuses a workload that creates or begins a job if it is or was a member of another launcher's open job. The caller
     /// may be the training process of that job, and such a process must not get more access than its job has.
     pub(super) fn may_launch(&self, caller: &Caller) -> Result<(), Refusal> {
         if caller.principal.kind != PrincipalKind::Workload {

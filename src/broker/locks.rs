@@ -139,8 +139,8 @@ impl OperatorUseCases {
         }
     }
 
-    /// Lifts a lock, and waits until the record is on disk. Only the platform lifts its own locks. The break-glass
-    /// identity lifts all locks.
+    /// Lifts a lock, and waits until the record is on disk. Only the platform can lift a lock of the platform. The
+    /// break-glass identity can lift every lock.
     pub async fn unlock(&self, caller: &Caller, name: &LockName, reason: &str) -> Result<Lock, Refusal> {
         check_no_recall(name)?;
         let breaks_glass = self.access.breaks_glass(caller.id());
@@ -166,7 +166,7 @@ impl OperatorUseCases {
     }
 
     /// Returns the locks that the caller may see, in the order of their names: the locks of its tenant, or all. Begins
-    /// behind `after`.
+    /// after the name `after`.
     pub fn list_locks(
         &self,
         caller: &Caller,
@@ -203,7 +203,8 @@ impl OperatorUseCases {
         tenant.ok().flatten().as_ref() == Some(caller.tenant())
     }
 
-    /// Returns the tenant whose operators may set and lift a lock. `None` if only operators of all tenants may.
+    /// Returns the tenant whose operators may set and lift a lock. `None` if only an operator who is responsible
+    /// for all tenants may.
     pub(super) fn tenant_of_lock(
         &self,
         caller: &Caller,

@@ -1,4 +1,4 @@
-//! Lets members join an attempt, and marks silent members.
+//! Lets members join an attempt, and marks silent members as away.
 
 use std::{sync::Arc, time::Duration};
 
@@ -79,8 +79,8 @@ impl MemberUseCases {
         if widened.changed {
             self.report_several(&widened.job, caller.id());
         }
-        // The daemon may have lowered the member's own fence when it lost the member before. If any other fence is
-        // lowered, the join is refused.
+        // The daemon may have lowered the member's own fence when it marked the member as away before. If any other fence
+        // is lowered, the join is refused.
         let own = FenceName::member(id, attempt, instance.clone());
         let again = standing.look_again("you were joining", Some(&own), |changed| match changed {
             None => Ok(()),

@@ -12,7 +12,7 @@
 //! |---|---|---|
 //! | `jobs`: [`JobUseCases`](jobs::JobUseCases) | `jobs` `create` `attempts` `job_filter` `tickets` | creates jobs, begins and ends attempts, closes jobs; shows jobs |
 //! | `approvals`: [`ApprovalUseCases`](approvals::ApprovalUseCases) | `approvals` `emergencies` | people let jobs pass gates, reject jobs, and take approvals back |
-//! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | lets members join, keeps their streams, and marks lost members |
+//! | `members`: [`MemberUseCases`](members::MemberUseCases) | `members` `attachment` | lets members join, keeps their streams, and marks silent members as away |
 //! | `credentials`: [`CredentialUseCases`](credentials::CredentialUseCases) | `credentials` `offer` `prepared` `issue` `renew` `draft` | offers, issues, renews and releases credentials |
 //! | `leases`: [`LeaseUseCases`](leases::LeaseUseCases) | `leases` `listing` | shows leases |
 //! | `logins`: [`LoginUseCases`](logins::LoginUseCases) | `logins` | people log in to get an SVID, and log out |

@@ -22,8 +22,9 @@ pub struct OperatorUseCases {
 }
 
 impl OperatorUseCases {
-    /// Returns the tenant whose operators may end the access behind a name. `None` means only operators of all tenants.
-    /// A caller that may not make the call does not learn whether the job or lease exists.
+    /// Returns the tenant whose operators may end the access behind a name. `None` means that only an operator
+    /// who is responsible for all tenants may. A caller that may not make the call does not learn whether the job or lease
+    /// exists.
     pub(super) fn tenant_of(
         &self,
         caller: &Caller,
@@ -35,7 +36,8 @@ impl OperatorUseCases {
             self.access.authorize(caller, rpc, Some(caller.tenant()), &[], reason)?;
             Err(Refusal::new(code, format!("there is no such {what}, or none that you may see")))
         };
-        // The daemon may have forgotten a job whose checkpoints other jobs of its tenant still read.
+        // The daemon may have forgotten a job whose checkpoints other jobs of its tenant still read. Then these jobs show
+        // the tenant.
         let reader_of =
             |id: JobId| self.context.state.open_jobs().into_iter().find(|job| job.lineage.jobs.contains(&id));
         let of_job = |id: JobId| {

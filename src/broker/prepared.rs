@@ -104,8 +104,8 @@ impl PreparedCredentials {
         Ok(prepared)
     }
 
-    /// Returns the preparation for the next token of a lease, if the catalog has the lease's resources at the same
-    /// locations and audience.
+    /// Returns the preparation for the next token of a lease. Refuses if the lease's audience no longer serves all of its
+    /// resources.
     pub(super) fn for_renewal(
         &self,
         rules: &Arc<Rules>,

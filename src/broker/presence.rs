@@ -23,7 +23,7 @@ pub(super) type MemberKey = (JobId, AttemptNumber, InstanceName);
 #[derive(Default)]
 pub(super) struct Presences(DashMap<MemberKey, Arc<Presence>>);
 
-/// The presence of one member, from a join to its loss.
+/// The presence of one member, from a join until the member is away or has left.
 pub(super) struct Presence {
     streams: AtomicU32,
     last_beat: AtomicU64,
@@ -94,7 +94,7 @@ impl Presences {
     }
 
     /// Adds a stream to the presence of a member, and returns the presence. The map's entry is locked while the stream
-    /// is counted.
+    /// is counted, so that no other task removes the presence meanwhile.
     pub(super) fn open_stream(&self, key: MemberKey, beat: BootTime) -> Arc<Presence> {
         let held = self.0.entry(key).or_insert_with(|| Presence::new(beat));
         held.streams.fetch_add(1, Ordering::AcqRel);

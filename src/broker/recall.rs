@@ -114,7 +114,7 @@ impl OperatorUseCases {
         metrics::counter!("leasehold_revocations_total").increment(1);
         let (done, _) = self.context.state.lock(recall).map_err(plain_refusal)?;
         self.endings.sweep(&done.lowered, "recalled");
-        // Read after the fence was lowered: a job that is created from here on finds the recall.
+        // Read the jobs only now, after the fence was lowered: a job that is created later finds the recall itself.
         let readers = self.readers_of(name);
         let open = readers.iter().filter(|job| !job.is_closed()).map(|job| job.id);
         let detail = format!("{name} was recalled: {reason}");

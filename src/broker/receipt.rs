@@ -22,7 +22,7 @@ impl Receipts {
         Ok(Receipts { key: LessSafeKey::new(key), random: SystemRandom::new() })
     }
 
-    /// Returns a nonce and the encrypted index. Empty if the system has no random bytes, so that the caller cannot wait.
+    /// Returns a nonce and the encrypted index. Empty if the system has no random bytes: then the caller cannot wait.
     pub(super) fn issue(&self, index: u64) -> Vec<u8> {
         let mut nonce = [0; NONCE_LEN];
         let mut sealed = index.to_be_bytes().to_vec();

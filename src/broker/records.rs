@@ -46,7 +46,7 @@ impl RecordUseCases {
             tracing::error!(%error, "a record is not durable");
             Refusal::new(
                 Reason::LedgerUnavailable,
-                "the record is not on disk: what it ended stays ended while this daemon runs",
+                "the record is not on disk: the access stays ended while this daemon runs, but a restart may not know of it",
             )
             .fix("repair the disk; the daemon writes the record as soon as it can")
         })

@@ -47,7 +47,7 @@ fn is_near(date: &str, now: Wall) -> bool {
     [yesterday, now, now.plus(DAY)].iter().any(|day| day_of(*day) == date)
 }
 
-/// `YYYYMMDD`.
+/// Returns the day of a time, as `YYYYMMDD`.
 fn day_of(at: Wall) -> String {
     at.to_string().chars().take(10).filter(char::is_ascii_digit).collect()
 }

@@ -129,7 +129,10 @@ impl OperatorUseCases {
                 if !ended.is_empty() {
                     notes.push(format!("{} membership(s) of it ended", ended.len()));
                 }
-                notes.push("it may join and ask again: only a lock keeps it out (leasehold lock)".to_owned());
+                notes.push(
+                    "this identity may join and ask again: only a lock keeps it out (leasehold lock)"
+                        .to_owned(),
+                );
             }
             FenceKind::Tenant(_)
             | FenceKind::Domain(_)

@@ -14,6 +14,6 @@ pub struct MemberSession {
     pub attempt: AttemptNumber,
     /// The name of the member in that attempt.
     pub instance: InstanceName,
-    /// The member got this secret when it joined. The daemon keeps only the digest of the secret.
+    /// The member made this secret when it joined. The daemon keeps only the digest of the secret.
     pub secret: Secret,
 }

@@ -54,7 +54,8 @@ pub(super) struct TenantView {
     /// new record can name them.
     closed: VecDeque<JobId>,
     leases: HashMap<LeaseId, Stake>,
-    /// The newest records that were shown, because `withdrawn` names one by its index.
+    /// The newest records that were shown, by index. A record that withdraws one of them names its index, and the tenant
+    /// gets the hash instead.
     shown: VecDeque<(u64, Digest)>,
 }
 
@@ -109,8 +110,8 @@ impl TenantView {
                 Some(Fields::Only(&[]))
             }
             Event::EpochEnded { .. } => Some(Fields::Only(&[])),
-            // The tenant's decisions name the digest of the policy. The digest of the catalog changes with each
-            // tenant's file.
+            // The tenant sees the digest of the policy, because its decisions name it. The digest of the catalog is
+            // hidden, because it changes with each tenant's file.
             Event::CatalogLoaded { .. } => Some(Fields::Only(&["policy"])),
             Event::PolicyApplied { .. } => Some(Fields::Only(&["policy", "before"])),
             Event::PolicyNotApplied { .. } => Some(Fields::Only(&["policy"])),
@@ -141,7 +142,7 @@ impl TenantView {
             | Event::MemberLost { job, .. }
             | Event::Withdrawn { job, .. } => all_if(self.job(*job) == Some(Stake::Own)),
 
-            // The job may be forgotten by then.
+            // The job may be forgotten by then, so the record names the tenant.
             Event::ReviewDone { tenant, .. } => all_if(*tenant == self.tenant),
 
             Event::CredentialIssued(issued) => self.credential_issued(issued),

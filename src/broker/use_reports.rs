@@ -137,7 +137,7 @@ impl VerifierUseCases {
     }
 
     fn record_lost(&self, caller: &Caller, audience: &SpiffeId, transfers: Option<u64>) {
-        tracing::warn!(%audience, by = %caller.id(), transfers, "a gateway lost a part of what leases were used for");
+        tracing::warn!(%audience, by = %caller.id(), transfers, "a gateway could not say which leases some transfers used");
         let (audience, by) = (audience.clone(), caller.actor());
         self.context.ledger.defer(&Event::UseLost { audience, by, transfers });
     }

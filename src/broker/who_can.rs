@@ -49,7 +49,7 @@ pub struct WhoCanPage {
 }
 
 impl PolicyUseCases {
-    /// Decides for up to `max` entries that the caller may see. Begins behind the entry `after`.
+    /// Decides for up to `max` entries that the caller may see. Begins after the entry `after`.
     pub fn who_can(
         &self,
         caller: &Caller,

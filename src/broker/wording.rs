@@ -107,8 +107,8 @@ impl Tokens {
         })
     }
 
-    /// Refuses a job that would need a token that is too large for a header. Otherwise its members would be refused
-    /// later, one by one.
+    /// Refuses a job that would need a token that is too large for a header. Without this check, its members
+    /// would be refused later, one by one.
     pub(super) fn tokens_fit(&self, rules: &Rules, job: &Job) -> Result<(), Refusal> {
         for offer in Offer::all_of(rules, job) {
             let sees = rules.catalog().audience(&offer.audience).map(|a| a.presenter);
@@ -130,8 +130,8 @@ impl Tokens {
         holder: &SpiffeId,
         certificate: Option<&[u8; 32]>,
     ) -> Result<Claims, Refusal> {
-        // The token contains only tags of the fences of these two names, and all tags have the same size. So any two
-        // names will do.
+        // The token does not contain these two names, only the tags (keyed digests) of their fences. All tags have the
+        // same size, so any two names will do.
         let (attempt, instance) = (AttemptNumber::new(ATTEMPTS_MAX.into()), "any".parse());
         let (Some(attempt), Ok(instance)) = (attempt, instance) else {
             return Err(Refusal::new(Reason::Internal, "the token could not be measured"));

@@ -1,5 +1,5 @@
-//! Reads the catalog directory at a start and at a reload. Accepts the files without mistakes, and reports what it left
-//! out.
+//! Reads the catalog directory when the daemon starts (*at a start*) and when it reloads. Accepts the files without mistakes,
+//! and reports what it left out.
 //!
 //! Each tenant writes its own file, so a mistake of one tenant must not affect the others. A removal in a correct file
 //! takes effect regardless of the other files. A file with a mistake stays as it was. At a start it is left out,
@@ -257,8 +257,8 @@ impl CatalogReading<'_> {
         left_out
     }
 
-    /// Removes the resources that lack something, if they may be left out without their file. `lacking` returns what a
-    /// resource lacks.
+    /// Removes the resources that lack something. A resource that was not in force stays: the check of the catalog then reports
+    /// it as a mistake of its file. `lacking` returns what a resource lacks.
     fn drop_resources(
         &self,
         f: &mut TenantFile,

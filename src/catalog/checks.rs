@@ -153,7 +153,7 @@ fn check_audiences(files: &[TenantFile], found: &mut Findings) {
 fn check_resources(files: &[TenantFile], problems: &mut Vec<Problem>) {
     let audiences: HashMap<&SpiffeId, _> =
         files.iter().flat_map(|f| &f.audiences).map(|a| (&a.audience.name, a)).collect();
-    // The entry of such a name may have a mistake. A reference to such an entry is not a second mistake.
+    // An entry with a mistake is not in `audiences`, but its name is here. A reference to it is not a second mistake.
     let named_by_entries: BTreeSet<&SpiffeId> = files.iter().flat_map(|f| &f.named_audiences).collect();
     let models: HashMap<&ResourceName, _> =
         files.iter().flat_map(|f| &f.resources).map(|r| (&r.resource.name, &r.resource)).collect();
@@ -185,7 +185,12 @@ fn check_resources(files: &[TenantFile], problems: &mut Vec<Problem>) {
             for t in &r.shared {
                 if t.value == f.tenant {
                     let what = format!("{name} is shared with its own tenant");
-                    problems.push(problem(f, t.line, what, "leave it out: a tenant always has its own"));
+                    problems.push(problem(
+                        f,
+                        t.line,
+                        what,
+                        "leave it out: a tenant can always use its own resources",
+                    ));
                 } else if !files.iter().any(|f| f.tenant == t.value) {
                     let what = format!("{name} is shared with tenant `{}`, which has no file", t.value);
                     problems.push(problem(f, t.line, what, format!("add {}.toml, or leave it out", t.value)));
@@ -226,7 +231,7 @@ fn check_twins(f: &TenantFile, problems: &mut Vec<Problem>) {
             } else {
                 format!("{name} differs from {other} in upper and lower case only")
             };
-            problems.push(problem(f, r.line, what, "give each its own name or version"));
+            problems.push(problem(f, r.line, what, "give each entry a different name or version"));
         } else if twin != stem {
             let what = format!("{stem} differs from {twin} in upper and lower case only");
             problems.push(problem(f, r.line, what, "write both versions under one name"));

@@ -8,7 +8,7 @@ use crate::name::{ResourceName, SpiffeId, SpiffePattern, TenantName};
 /// The entries that were in force. They decide whether an entry that no longer fits is left out, or is a mistake of its
 /// author.
 pub(super) enum Earlier {
-    /// The state at a start: each entry may have been in force in the previous run of the daemon.
+    /// The daemon starts: each entry may have been in force in its previous run.
     Unknown,
     Known(EarlierEntries),
 }

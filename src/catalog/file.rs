@@ -253,7 +253,7 @@ impl TenantFile {
         self.named_audiences.insert(name.clone());
         let (Some(checks), Some(presenter)) = (checks, presenter) else { return };
         if verifiers.is_empty() {
-            let why = format!("no one would check for it; write verifiers = [{GATEWAY}]");
+            let why = format!("it names no server that checks its tokens; write verifiers = [{GATEWAY}]");
             table.wrong("verifiers", why, notes);
             return;
         }

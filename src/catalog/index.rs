@@ -88,9 +88,9 @@ impl Catalog {
         &self.0.warnings
     }
 
-    /// Returns the mistakes that a start or a reload found, by file and line. A reload keeps the previous text of a
-    /// file with a mistake. A start leaves such a file out. Entries that depend on missing entries of another file are
-    /// left out.
+    /// Returns the mistakes that were found when the daemon started or reloaded, by file and line. A reload keeps the previous
+    /// text of a file with a mistake. When the daemon starts, such a file is left out. Entries that depend on missing entries of
+    /// another file are left out.
     pub fn not_taken(&self) -> &[Problem] {
         &self.0.not_taken
     }
@@ -174,7 +174,7 @@ impl Catalog {
         self.resource(name).filter(|r| r.name.kind() == ResourceKind::Checkpoint)
     }
 
-    /// Returns the resources of all tenants, in the order of their names.
+    /// Returns the resources of all tenants, in any order.
     pub fn resources(&self) -> impl Iterator<Item = &Resource> {
         self.0.resources.values()
     }
@@ -192,7 +192,7 @@ impl Catalog {
         self.0.audiences.get(name)
     }
 
-    /// Returns the audiences of all tenants, in the order of their names.
+    /// Returns the audiences of all tenants, in any order.
     pub fn audiences(&self) -> impl Iterator<Item = &Audience> {
         self.0.audiences.values()
     }

@@ -21,8 +21,8 @@ impl<'c> LocatedResource<'c> {
         &self.entry.resource.audience
     }
 
-    /// Returns the bucket and folder. The schemes s3, gs and az are left out, because programs see one bucket of that
-    /// name.
+    /// Returns the bucket and folder, without the scheme. Programs see the buckets `s3://NAME`, `gs://NAME` and `az://NAME` as
+    /// one bucket `NAME`.
     fn folder(self) -> &'c str {
         let location = self.entry.resource.location.as_str();
         location.split_once("://").map_or(location, |(_, rest)| rest)
@@ -40,8 +40,8 @@ impl<'c> LocatedResource<'c> {
     }
 }
 
-/// Finds resources of one audience with a location inside the other's location, although they must not share bytes. An
-/// audience opens every location with its own key, so it cannot see which tenant owns the bytes.
+/// Finds pairs of resources of one audience that must not share bytes, although the location of one is inside the location of
+/// the other. An audience opens every location with its own key, so it cannot see which tenant owns the bytes.
 pub(super) fn check_locations(files: &[TenantFile], found: &mut Findings) {
     let audiences: BTreeMap<&SpiffeId, &Audience> =
         files.iter().flat_map(|f| &f.audiences).map(|a| (&a.audience.name, &a.audience)).collect();

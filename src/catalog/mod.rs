@@ -11,9 +11,10 @@
 //! |---|---|
 //! | `index` | [`Catalog`]: its queries |
 //! | `principal` `resource` `audience` `tree` | its entries, and the search for a principal |
+//! | `exception` | temporary exceptions: observed tenants, and waived rules |
 //! | `load` | reading a directory |
-//! | `checks` `locations` | the checks across files; the check that no two tenants have the same location |
-//! | `accepted` | reading the directory at a start or a reload: which files and entries are accepted |
+//! | `checks` `locations` | the checks across files; the check that no entry gives access to the bytes of another tenant |
+//! | `accepted` | reading the directory when the daemon starts or reloads: which files and entries are accepted |
 //! | `earlier` | the entries that were in force before a reload |
 //! | `file` `value` | one tenant's file, its values |
 //! | `errors` | [`CatalogErrors`]: all mistakes in the files |

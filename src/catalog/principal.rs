@@ -18,7 +18,7 @@ super::words! {
 #[derive(Clone, Debug)]
 pub struct Principal {
     pub tenant: TenantName,
-    /// The pattern of the SPIFFE IDs. Each entry of a catalog has another pattern.
+    /// The pattern of the SPIFFE IDs. No two entries of a catalog have the same pattern.
     pub pattern: SpiffePattern,
     pub kind: PrincipalKind,
     pub identity: IdentityUse,

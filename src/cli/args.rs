@@ -308,7 +308,7 @@ fn wants_json(args: &[OsString]) -> bool {
 fn tip(error: &clap::Error, args: &[OsString]) -> Option<&'static str> {
     let words: Vec<_> = args.iter().skip(1).filter_map(|a| a.to_str()).collect();
     let wraps = words.iter().find(|w| ["run", "agent"].contains(w)).copied();
-    // The usage below the message names every argument.
+    // The usage below the message names every argument, so only the text before it counts.
     let text = error.to_string();
     let named = |what: &str| text.split("Usage:").next().is_some_and(|said| said.contains(what));
     match (error.kind(), wraps) {

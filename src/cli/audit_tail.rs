@@ -28,7 +28,7 @@ use crate::{
 /// The options that select records, and whether to wait for more records.
 #[derive(Debug, Args)]
 pub(super) struct TailArgs {
-    /// Begin with this record [default: the next one that is written]. If you see only one tenant's records, write 1
+    /// Begin with this record [default: the next one that is written]. Records of one tenant have no index: for them, only 1 is possible
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     from: u64,
     /// Begin at this time (2026-11-29T08:00:00Z), or this long ago (2h)
@@ -146,7 +146,8 @@ impl RecordTail<'_> {
         let mut stream = self.open(&client).await?;
         // The daemon has accepted the stream, so a restart before the first record leads to a retry too.
         self.retries.answered();
-        // A reader who sees no index begins with record 1 again. `since` leaves out the earlier records.
+        // After a lost connection, a reader who sees no index and has read no record asks for record 1. `since` then leaves out
+        // the records that are too old.
         self.next = self.next.max(1);
         while let Some(answer) = next(&client, &mut stream).await? {
             self.retries.answered();

@@ -29,7 +29,8 @@ const ASKERS: [PrincipalKind; 6] = [
     PrincipalKind::Verifier,
 ];
 
-/// The kinds in the order for questions about another identity. Policy lets operators and auditors ask them.
+/// The kinds, in the order in which the command prefers them for a question about another identity. Operators and auditors are
+/// first, because policy lets them ask about others.
 const ASKERS_FOR_OTHERS: [PrincipalKind; 6] = [
     PrincipalKind::Operator,
     PrincipalKind::Auditor,

@@ -8,8 +8,9 @@ use std::{
 use super::{Failure, output::note};
 use crate::proto::v1;
 
-/// How many leases make an ending large. The next limit is the same for jobs.
+/// An ending is large if it ends this many leases.
 const LARGE_LEASES: u64 = 100;
+/// An ending is also large if it closes this many jobs.
 const LARGE_JOBS: u64 = 10;
 
 /// Whether the user has confirmed by an option.
@@ -49,7 +50,7 @@ fn is_large(ending: Option<&v1::Ending>, jobs: u64) -> bool {
     ending.is_some_and(|e| e.behind >= LARGE_LEASES) || jobs >= LARGE_JOBS
 }
 
-/// Asks a person at a terminal before a large ending, after `count` has counted it.
+/// Asks a person at a terminal before a large ending. `count` returns what would end: the leases, and the number of jobs.
 pub(super) async fn confirm_if_large(
     name: &str,
     confirmed: Confirmed,

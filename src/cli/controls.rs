@@ -16,7 +16,7 @@ use crate::dev::{
 
 /// All controls together take some seconds. If they take longer than this, the run has failed.
 const LONGEST: Duration = Duration::from_secs(300);
-/// The person who asks whether the daemon is ready. This is an entry of `who`.
+/// The person who asks whether the daemon is ready. This is an entry of `who` in `docs/controls.toml`.
 const ASKER: &str = "oncall";
 
 /// Lists the controls of a governed tuning pipeline, and tries them at a daemon.

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::dev::demo::{self, Claim, StoryName};
 
-/// A story takes a few seconds. A story that takes longer than this has failed.
+/// A story of the demo takes a few seconds. A story that takes longer than this has failed.
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// Shows what leasehold does, in a few seconds, with real processes and connections.

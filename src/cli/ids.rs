@@ -80,8 +80,8 @@ impl JobRef {
 }
 
 impl JobRef {
-    /// Returns the whole id. If only the beginning was typed, looks for it among the jobs whose review is due. The daemon may have
-    /// forgotten such a job.
+    /// Returns the whole id. If only the beginning was typed, looks for it among the jobs whose review is due. The list of all jobs
+    /// may lack such a job, because the daemon may have forgotten it.
     pub(super) async fn of_review<I: Iterator<Item = String>>(
         &self,
         due: impl AsyncFnOnce() -> Result<I, Failure>,

@@ -22,8 +22,9 @@ use crate::{
     state::Recorded,
 };
 
-/// How often, and after which time, the command tries again if the daemon compresses a segment.
+/// How many times the command tries again while the daemon compresses a segment.
 const TRIES: u32 = 150;
+/// The pause before each further try.
 const TRY_AGAIN: Duration = Duration::from_millis(200);
 
 /// Moves old records of the ledger to an archive.
@@ -181,7 +182,9 @@ impl LedgerArchiveArgs {
         let (stay, needed) = (report.stay, report.needed);
         note(&match (moved, self.dry_run) {
             (0, _) => {
-                format!("Nothing is to be moved: {stay} segments stay, and a start needs {needed} of them.")
+                format!(
+                    "There is nothing to move: {stay} segments stay, and the daemon needs {needed} of them when it starts."
+                )
             }
             (_, true) => {
                 format!("These {moved} would be moved to {to}. The ledger would begin with record {stays}.")

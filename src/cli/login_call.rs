@@ -67,7 +67,7 @@ impl LoginClient {
     }
 
     async fn call<T: DeserializeOwned>(&self, method: Method, body: Bytes) -> Result<T, Failure> {
-        // The daemon may have to call the identity provider first.
+        // The daemon may have to call the identity provider first, so this waits longer than for other calls.
         tokio::select! {
             answer = self.request(method, body) => answer,
             () = self.clock.sleep(CALL.saturating_mul(3)) => Err(self.unreachable("it did not answer in time")),

@@ -220,7 +220,6 @@ pub(super) fn role() -> impl TypedValueParser<Value = PrincipalKind> {
     PossibleValuesParser::new(words).try_map(|word| word.parse::<PrincipalKind>())
 }
 
-/// Converts a span to the wire format.
 #[cfg(test)]
 mod tests {
     use super::*;

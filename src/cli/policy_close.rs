@@ -112,7 +112,7 @@ pub(super) fn closed_page(closed: &v1::ClosedChange) -> Page {
     about.below(&Page::line(&format!("{} to {} was {}", closed.call, closed.to, closed.outcome)))
 }
 
-/// A change that no longer waits, for programs.
+/// Returns a change that no longer waits, for programs.
 pub(super) fn closed_value(closed: &v1::ClosedChange) -> Value {
     json!({
         "call": closed.call, "from": closed.from, "to": closed.to, "proposed_by": closed.proposed_by,

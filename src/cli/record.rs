@@ -11,7 +11,7 @@ use crate::{
     name::{FenceKind, FenceName, ResourceName},
 };
 
-/// Fields around an event that a row shows elsewhere or leaves out. `at` repeats the time of the row.
+/// The fields of a record that a row does not show as `key=value`. `at` repeats the time of the row.
 const LEFT_OUT: [&str; 14] = [
     "v",
     "index",
@@ -33,7 +33,8 @@ const LEFT_OUT: [&str; 14] = [
 const MOMENTS: [&str; 7] =
     ["ends", "until", "issued", "expires", "expires_at_latest", "reading_ends", "writing_ends"];
 
-/// More fields with such a time. They repeat the time of the row, or are in records that people seldom read.
+/// More fields with such a time. Rows do not convert them, because they repeat the time of the row, or are in records that people
+/// seldom read.
 const MORE_MOMENTS: [&str; 4] = ["at", "first", "last", "latest"];
 
 /// The fields at the beginning of a row, in this order. The others follow in the order of the record.
@@ -42,7 +43,7 @@ const FIRST: [&str; 8] = ["job", "attempt", "lease", "name", "instance", "member
 /// The fields of a job's specification that a row shows. The JSON has all of them.
 const OF_SPEC: [&str; 7] = ["name", "tenant", "purpose", "why", "read", "read_checkpoints", "write"];
 
-/// More fields that a short row leaves out.
+/// The fields that a short row leaves out, in addition to [`MOMENTS`].
 const IN_WIDE_ROWS: [&str; 8] =
     ["tenant", "audience", "policy", "catalog", "leases", "generation", "stood_at", "purpose"];
 
@@ -293,7 +294,7 @@ impl About {
         Ok(true)
     }
 
-    /// Whether the record is of the attempt or the member that is the name.
+    /// Whether the name is an attempt or a member, and the record is about it.
     fn is_of_run(&self, record: &Value) -> bool {
         self.run.as_ref().is_some_and(|(job, attempt, instance)| {
             text(record, "job") == job
@@ -302,7 +303,7 @@ impl About {
         })
     }
 
-    /// Follows the identities of the person who is the name. Most records of what a person did have only their identity.
+    /// Follows the identities of a person, if the name is a person. Most records of what a person did have only an identity.
     fn follow_identities(&mut self, value: &Value) {
         match value {
             Value::Array(items) => items.iter().for_each(|item| self.follow_identities(item)),

@@ -246,7 +246,7 @@ fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
-/// Explains an error of the wrapper. The exit code is the code for commands other than `run`.
+/// Explains an error of the wrapper. The exit code is for `leasehold agent`: `run` replaces it.
 pub(super) fn failure(error: RunError, svid: Option<&SvidPaths>, source: &dyn IdentitySource) -> Failure {
     match error {
         RunError::Refused(refusal) => {

@@ -48,7 +48,8 @@ pub(super) fn build(needs: Needs) -> Result<Runtime, Failure> {
     Ok(runtime)
 }
 
-/// Keeps the signals of two limits from ending this process silently. A write beyond the file limit then fails with an error.
+/// Handles SIGXFSZ, and also SIGXCPU in a command that serves, so that they do not end this process silently. A write beyond the
+/// limit on the size of a file then fails with an error.
 fn survive_limits(runtime: &Runtime, needs: Needs) {
     let _inside = runtime.enter();
     // The handler stays installed after this value is dropped.

@@ -1,4 +1,4 @@
-//! `leasehold s3-key`.
+//! Implements `leasehold s3-key`.
 
 use std::{
     io::{self, Write},

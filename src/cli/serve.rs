@@ -45,7 +45,7 @@ pub(super) struct ServerOptions {
     /// How long a start waits for the first identity, instead of identity.wait in the file
     #[arg(long, env = "LEASEHOLD_IDENTITY_WAIT", hide_env = true, value_name = "SPAN", value_parser = humantime::parse_duration)]
     identity_wait: Option<Duration>,
-    // These options are only for commands that call a daemon.
+    // These options of the whole program are only for commands that call a daemon, so the help of a server hides them.
     #[arg(long, hide = true, env = "LEASEHOLD_CONTEXT", hide_env = true)]
     context: Option<String>,
     #[arg(id = "role", long = "as", hide = true, value_parser = parse::role())]

@@ -36,7 +36,7 @@ pub struct Session {
     pub identity_wait: Option<Duration>,
     /// The SPIFFE agent that is used instead of the identity of the context.
     pub workload_api: Option<WorkloadEndpoint>,
-    /// The process in front of this process, if a wrapper runs at a terminal.
+    /// The pipes to the process that the shell started, if this process is the wrapper behind that process.
     pub behind: Option<FrontPipes>,
 }
 

@@ -33,7 +33,7 @@ pub(super) fn line_diff(before: &str, after: &str) -> Vec<String> {
     }
 }
 
-/// Computes, for each pair of lines, the length of the longest common subsequence of the lines from there on.
+/// Computes, for each pair of lines, the length of the longest common subsequence of both texts from these lines on.
 fn common_lengths(old: &[&str], new: &[&str]) -> Vec<Vec<u32>> {
     let mut rows: Vec<Vec<u32>> = Vec::with_capacity(old.len().saturating_add(1));
     rows.push(vec![0; new.len().saturating_add(1)]);

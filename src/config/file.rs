@@ -145,7 +145,7 @@ fn bytes_or(table: &mut Section<'_>, key: &'static str, default: usize, notes: &
     read.and_then(|bytes| usize::try_from(bytes).ok())
 }
 
-/// Refuses a share that is larger than the whole, because it would have no effect.
+/// Refuses a bound for one caller that is larger than the bound for all callers, because it would have no effect.
 fn share(
     table: &Section<'_>,
     [one, whole]: [&str; 2],

@@ -147,6 +147,6 @@ secret_key_file = "store.key"
             assert!(said.contains(part), "{part}\n{said}");
         }
         let twice = GOOD.replace("s3://acme-models/", "s3://acme-data/");
-        assert!(load(&twice).unwrap_err().contains("has two stores"));
+        assert!(load(&twice).unwrap_err().contains("two stores have"));
     }
 }

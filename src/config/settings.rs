@@ -152,7 +152,7 @@ pub struct IdentityConfig {
     pub trust_domains: Option<BTreeSet<TrustDomain>>,
     /// The longest accepted life of an SVID.
     pub max_svid_ttl: Duration,
-    /// The time for which a start waits for the first SVID.
+    /// The time for which the daemon waits for its first SVID when it starts.
     pub wait: Duration,
     /// The time for which the last good SVID and roots are used while their source fails.
     pub outage_max: Duration,
@@ -222,7 +222,8 @@ pub struct LedgerConfig {
     pub rate_per_identity: u32,
     /// The KiB of records per second that one tenant may cause, on average.
     pub rate_per_tenant: u32,
-    /// What a start does if the directory has traces of a missing ledger. The configuration file cannot set this.
+    /// What the daemon does if, at its start, the directory has traces of a missing ledger. The configuration file cannot
+    /// set this.
     pub lost: ledger::Lost,
 }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{broker::Broker, clock::Clock};
 
-/// Stops and resumes issuing by the free space on the disk, and logs both.
+/// Stops the issue of credentials while the disk has fewer free bytes than `stop_bytes`. Logs each change.
 pub(super) async fn watch_free_space(
     broker: Arc<Broker>,
     clock: Arc<dyn Clock>,

@@ -1,5 +1,5 @@
-//! The inspection of everything that a start reads, before the daemon serves. `leasehold config check` and the start
-//! use the same inspection, so they always agree.
+//! The inspection of everything that the daemon reads when it starts. `leasehold config check` uses the same inspection,
+//! so it always agrees with the daemon.
 
 use std::{
     fmt,
@@ -52,7 +52,7 @@ impl Look {
     }
 }
 
-/// All findings, in the order of the file, and the parts that a start needs.
+/// All findings, in the order of the file, and the parts that the daemon needs when it starts.
 pub struct Inspection {
     pub looks: Vec<Look>,
     rules: Option<Rules>,
@@ -62,7 +62,7 @@ pub struct Inspection {
     own_id: Option<SpiffeId>,
 }
 
-/// The parts of an inspection that a start needs.
+/// The parts of an inspection that the daemon needs when it starts.
 pub(super) struct StartParts {
     pub(super) rules: Rules,
     /// TLS of the issuer's listener, if it has TLS.
@@ -82,7 +82,7 @@ impl fmt::Display for ConfigFaults {
     }
 }
 
-/// Reads every file that a configuration names, as a start does. Blocks.
+/// Reads every file that a configuration names, as the daemon does when it starts. Blocks.
 pub fn inspect(config: &Config, clock: &Arc<dyn Clock>) -> Inspection {
     let looks = config.paths().iter().map(look_at_path).collect();
     let mut all = Inspection { looks, rules: None, tls: None, people: None, own_id: None };
@@ -152,7 +152,7 @@ impl Inspection {
         self.looks.iter().flat_map(lines).collect()
     }
 
-    /// Returns the parts that a start needs, or all faults and mistakes.
+    /// Returns the parts that the daemon needs when it starts, or all faults and mistakes.
     pub(super) fn into_parts(self) -> Result<StartParts, ConfigFaults> {
         let (faults, mistakes) = (self.faults(), self.mistakes());
         match self.rules {
@@ -362,7 +362,7 @@ impl Inspection {
         }
     }
 
-    /// Opens the stores as a start does, unless a fault of their files was reported before.
+    /// Opens the stores as the daemon does when it starts, unless a fault of their files was reported before.
     fn look_at_stores(&mut self, gateway: &GatewaySettings) {
         if let Some(WebCertificate { cert, key }) = gateway.direct.as_ref().map(|direct| &direct.certificate)
             && self.is_there("gateway.direct_cert", cert)
@@ -409,7 +409,8 @@ impl Inspection {
     }
 }
 
-/// Whether the catalog names the daemon's own identity as the gateway of an audience, and the daemon has a gateway.
+/// Whether the daemon has a gateway, and the catalog names the daemon's own identity as the verifier of the gateway's
+/// audience and of no other audience.
 fn is_own_gateway(config: &Config, catalog: &Catalog, own: &SpiffeId) -> bool {
     let audiences: Vec<_> = catalog.audiences_of_verifier(own).map(|audience| &audience.name).collect();
     config.gateway.as_ref().is_some_and(|gateway| audiences == [&gateway.audience])
@@ -423,8 +424,8 @@ fn look_at_path(path: &ConfiguredPath) -> Look {
     look
 }
 
-/// Returns a line for each catalog entry if its identities cannot connect, because the daemon has no source for the
-/// roots of their trust domain.
+/// Returns a line for each catalog entry whose identities cannot connect, because the daemon has no source for the roots
+/// of their trust domain.
 fn strangers(config: &Config, rules: &Rules) -> Vec<String> {
     let identity = &config.identity;
     let has_roots = |domain: &TrustDomain| {

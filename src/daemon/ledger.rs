@@ -1,4 +1,4 @@
-//! Opens the ledger at a start, and writes copies of its head.
+//! Opens the ledger when the daemon starts, and writes copies of its head.
 
 use std::{path::Path, sync::Arc};
 
@@ -39,7 +39,7 @@ impl OpenedLedger {
             (Some(copy), Some(signed)) if config.lost == Lost::Refuse => copy.check(signed, &key.public())?,
             (Some(_), None) if opened.epoch > 1 => {
                 tracing::warn!(
-                    "there is no copy of the ledger's head yet: this start cannot detect a cut tail"
+                    "there is no copy of the ledger's head yet: the daemon could not check whether the end of the ledger was cut off"
                 );
             }
             _ => {}
@@ -87,7 +87,10 @@ async fn keep_copy_once(ledger: &Ledger, copy: HeadCopy, loud: bool) -> bool {
         Err(error) => error.to_string(),
     };
     if loud {
-        tracing::error!(why, "ledger.head_copy cannot be written: a cut tail may go unnoticed until it can");
+        tracing::error!(
+            why,
+            "ledger.head_copy cannot be written: until it can be written, it may go unnoticed if the end of the ledger is cut off"
+        );
     }
     false
 }

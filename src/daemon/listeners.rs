@@ -99,6 +99,7 @@ struct WebConnections(Mutex<ConnectionOrder>);
 #[derive(Default)]
 struct ConnectionOrder {
     next: u64,
+    /// The connections, by a number that grows with each new connection and request. The lowest has been idle for longest.
     by_turn: BTreeMap<u64, CancellationToken>,
 }
 

@@ -11,7 +11,7 @@
 //! | `ledger` | opening the ledger, and keeping copies of its head |
 //! | `identity` `rules` | the identity, policy and catalog that a configuration names |
 //! | `gateway_process` | [`GatewayProcess`]: a gateway without a daemon |
-//! | `inspect` | [`inspect()`]: checks everything that a start reads, before the daemon serves |
+//! | `inspect` | [`inspect()`]: checks everything that the daemon reads when it starts |
 //! | `listeners` | HTTP: issuer, probes and logins |
 //! | `notices` | the webhooks that a configuration names |
 //! | `telemetry` | logs, and the recorder of metrics |

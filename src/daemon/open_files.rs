@@ -22,8 +22,10 @@ pub enum BoundFrom {
 
 /// Raises the soft limit on open files to the number that a configuration needs, as far as the hard limit allows. A
 /// shell starts a process with a limit of 1,024, and handshakes of unknown callers could use up so few files. Then
-/// other callers could not connect, and the ledger could not begin a segment. If the hard limit is too low, this lowers
-/// a default bound on connections. A bound from the configuration file stays, with a warning.
+/// other callers could not connect, and the ledger could not begin a segment.
+///
+/// If the hard limit is too low, this lowers a default bound on connections to the number that fits. If fewer than
+/// [`CONNECTIONS_FIT_MIN`] fit, or if the bound is from the configuration file, the bound stays, with a warning.
 ///
 /// The bounds apply to one listener. `listeners` is the number of listeners with these bounds.
 pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom, listeners: usize) {
@@ -57,7 +59,8 @@ pub fn allow_open_files(room: &mut RoomConfig, from: BoundFrom, listeners: usize
     }
 }
 
-/// Returns the number of connections of known callers that fit into a limit, if it is large enough.
+/// Returns how many connections of known callers fit into the limit `hard`. `None` if fewer than [`CONNECTIONS_FIT_MIN`]
+/// fit.
 fn fitting(room: &RoomConfig, hard: u64, listeners: usize) -> Option<usize> {
     let others = wanted(&RoomConfig { connections_max: 0, ..room.clone() }, listeners);
     let left = hard.checked_sub(others)?.checked_div(listeners as u64)?;

@@ -23,8 +23,8 @@ pub(super) struct ReadRules {
     pub(super) policy_faults: Vec<String>,
 }
 
-/// Reads the catalog and the policy. If the catalog cannot be used, policies are still checked as far as possible. A
-/// start and a reload accept the catalog files without mistakes. Blocks.
+/// Reads the catalog and the policy. If the catalog cannot be used, policies are still checked as far as possible. If a
+/// tenant's file has a mistake, the daemon leaves it out when it starts, and keeps its previous text at a reload. Blocks.
 pub(super) fn read_all(policy: &PolicyConfig, kept: &KeptRules, before: Option<&Rules>) -> ReadRules {
     let mut read = ReadRules {
         rules: None,
@@ -169,11 +169,11 @@ fn read(
     Ok(rules)
 }
 
-/// Logs the mistakes in the files on disk that are not in force, and the observed tenants: policy decides about their
-/// jobs, but refuses nothing.
+/// Logs the mistakes in the files on disk. The parts with mistakes are not in force. Also logs the observed tenants:
+/// policy decides about their jobs, but refuses nothing.
 pub(super) fn log_mistakes(catalog: &Catalog, now: Wall) {
     for mistake in catalog.not_taken() {
-        tracing::error!(%mistake, "the catalog leaves this out");
+        tracing::error!(%mistake, "a part of the catalog files has a mistake and is not in force");
     }
     for observed in catalog.exceptions().observed.iter().filter(|observed| now < observed.until) {
         tracing::warn!(

@@ -49,7 +49,8 @@ pub enum Stopped {
 
 /// A daemon that serves.
 pub struct Daemon {
-    /// Serves gRPC. The system chose the address, so the port is never 0. This is also true of the other addresses.
+    /// Serves gRPC. If the configured port is 0, this has the port that the system chose. This is also true of the
+    /// other addresses.
     pub grpc: SocketAddr,
     /// Serves discovery and `/keys`.
     pub issuer: SocketAddr,
@@ -345,7 +346,7 @@ impl Daemon {
     }
 
     /// Serves until the daemon is stopped or one of its tasks ends. Then waits for open connections, records the end
-    /// and closes the ledger.
+    /// of this run, and closes the ledger.
     pub async fn run(mut self) -> Stopped {
         let died = tokio::select! {
             () = self.stop.cancelled() => None,
@@ -397,7 +398,7 @@ struct Listeners {
     issuer: TcpListener,
     probe: TcpListener,
     gateway: Option<TcpListener>,
-    /// The gateway's for clients without an SVID.
+    /// The gateway's listener for clients without an SVID.
     direct: Option<TcpListener>,
     /// The listener for the logins of people.
     login: Option<TcpListener>,

@@ -131,7 +131,7 @@ impl Pace {
     }
 }
 
-/// The folder of a deployment. Existing files are kept. SVIDs are issued again at each start.
+/// The folder of a deployment. Existing files are kept, except SVIDs, which are issued again at each start.
 pub struct DevDeployment {
     root: PathBuf,
     authority: Authority,

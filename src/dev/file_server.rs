@@ -97,7 +97,7 @@ impl FileServer {
         self
     }
 
-    /// Subscribes to transfers. The server sends each transfer when it ends.
+    /// Returns a receiver of transfers. It gets the value of each transfer when the transfer has ended.
     pub fn transfers(&self) -> broadcast::Receiver<FileTransfer> {
         self.ended.subscribe()
     }
@@ -172,7 +172,7 @@ impl FileServer {
         }
     }
 
-    /// Returns the folder and the path of the target, even if the target does not exist.
+    /// Returns the folder and the path of the target, even if nothing is at the path. Fails if no folder is served as the resource.
     fn place(&self, target: &Target) -> Result<(ServedFolder, SubPath), RequestError> {
         let below = target.below.clone();
         let Some(job) = target.job else {

@@ -22,7 +22,7 @@ pub struct Starter {
     pub domain: TrustDomain,
     /// The team that owns the catalog file.
     pub tenant: TenantName,
-    /// The port of gRPC. The next four ports serve the issuer's public keys, the probes, the file server and S3.
+    /// The port of gRPC. The next two ports serve the issuer's public keys and the probes.
     pub port: u16,
 }
 

@@ -13,7 +13,7 @@ use crate::{
 pub(super) struct Target {
     pub(super) resource: ResourceName,
     pub(super) action: Action,
-    /// The job whose folder it is, for a checkpoint.
+    /// For a checkpoint: the job to whose folder the path belongs.
     pub(super) job: Option<JobId>,
     pub(super) below: SubPath,
 }

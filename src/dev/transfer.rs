@@ -38,7 +38,7 @@ pub struct FileTransfer {
     pub resource: ResourceName,
     /// The path below the resource.
     pub path: String,
-    /// The number of bytes that were sent or received, if this server knows all of them.
+    /// The number of bytes that this server sent or received. If a download was cut, the client may have fewer bytes.
     pub bytes: u64,
     pub end: TransferEnd,
 }
@@ -52,7 +52,7 @@ pub enum TransferDirection {
 /// How a transfer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransferEnd {
-    /// All bytes arrived.
+    /// All bytes were sent or received.
     Whole,
     /// The transfer was cut, because its access ended.
     Cut(Reason),

@@ -1,5 +1,5 @@
-//! Variants of the registry that each leave out one rule, so that the models show the purpose of the rule. Not in
-//! builds that ship.
+//! Faulty variants of operations of the registry. Each leaves out one rule, so that a loom or shuttle test can show that the
+//! rule is needed. Not in builds that ship.
 
 use std::sync::atomic::Ordering;
 

@@ -22,7 +22,8 @@ use crate::{
     sync::{AtomicU64, Mutex, MutexGuard},
 };
 
-/// A counter that is raised after a change of policy, catalog or prefix locks, and before the sweep of the leases.
+/// A counter that is raised before each sweep of the leases, for example after a change of policy or catalog, or after a lock on
+/// all SPIFFE IDs with one prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revision(pub u64);
 
@@ -59,7 +60,7 @@ pub(super) struct RegistryState {
     pub(super) sets: HashTable<FenceSet>,
     /// The recent lowerings, oldest first, kept until no token issued before them can be valid.
     recent: VecDeque<(LeaseTime, Arc<Fence>)>,
-    /// The hash has a key, because callers choose the names.
+    /// The hash has a random key, because callers choose the names and could choose names that collide.
     hasher: RandomState,
 }
 

@@ -10,10 +10,10 @@ use crate::{
     sync::{AtomicBool, AtomicU32, AtomicU64},
 };
 
-/// A name and the Seq of its last lowering. It is written only under the registry's mutex. All threads may read it.
+/// A name and the Seq of its last lowering. The Seq is written only under the registry's mutex. All threads may read it.
 ///
-/// There are about three fences for each member. A fence takes 40 bytes with the count of holders, and the text of the
-/// name.
+/// There are about three fences for each member. A fence takes 40 bytes with the reference counts of its `Arc`, and the text of
+/// the name.
 #[derive(Debug)]
 pub(super) struct Fence {
     pub(super) name: FenceName,

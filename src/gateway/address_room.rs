@@ -67,8 +67,8 @@ impl AddressRoom {
 
 impl TakenPlaces {
     /// Closes the oldest connection of the address with the most connections, for an address that has `has` connections. Returns
-    /// `false` if the busiest address does not have at least two more connections than `has`. If `has` is 0, one more is enough.
-    /// Otherwise many networks with one connection each would keep a new address out.
+    /// `false` if the busiest address does not have at least two more connections than `has`. If `has` is 0, one more is enough,
+    /// so that many networks with one connection each cannot keep a new address out.
     fn cut_of_the_busiest(&mut self, has: usize) -> bool {
         let most = self.each.values().map(BTreeMap::len).max().unwrap_or(0);
         if most < has.saturating_add(2) && !(has == 0 && most == 1) {

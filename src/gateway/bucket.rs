@@ -113,7 +113,7 @@ impl BucketStore {
             work.visit(page.result.objects.len().saturating_add(page.result.common_prefixes.len()))?;
             page_token = page.page_token;
             let all = entries_of(&page.result, &root, query);
-            // A page that has only marks of folders is empty, but the next page may have keys.
+            // If the store's page has only the mark of the listed folder, no entry is left of it, but the next page may have keys.
             if page_token.is_none() || !all.is_empty() {
                 return Ok(Entries { all, is_complete: page_token.is_none() });
             }
@@ -154,7 +154,8 @@ impl fmt::Debug for BucketStore {
 fn entries_of(page: &ListResult, root: &str, query: &ListQuery) -> Vec<Entry> {
     let below = |path: &Path| AsRef::<str>::as_ref(path).strip_prefix(root).map(str::to_owned);
     let objects = page.objects.iter().filter_map(|meta| {
-        // The store's client shows the mark of a folder as an object without the final slash. It is left out.
+        // The store's client shows the mark of a folder as an object without the final slash. So the mark of the listed folder
+        // does not begin with the root and the prefix, and is left out.
         let key = below(&meta.location).filter(|key| !key.is_empty() && key.starts_with(&query.prefix))?;
         Some(Entry::Object(key, info(meta)))
     });

@@ -121,7 +121,7 @@ fn read_line(path: &Path) -> Result<String, String> {
     let text = read_file(path).map_err(|_| format!("`{}` cannot be read", plain::path(path)))?;
     let line = text.trim();
     if line.is_empty() || line.contains(char::is_whitespace) {
-        return Err(format!("`{}` does not contain one key", plain::path(path)));
+        return Err(format!("`{}` must contain exactly one key, without blanks", plain::path(path)));
     }
     Ok(line.to_owned())
 }

@@ -18,7 +18,7 @@ use super::{
     store::ObjectInfo,
 };
 
-/// File systems on a disk of this machine, or in its memory. On any other file system, an open file may wait for a network.
+/// File systems on a disk of this machine, or in its memory. On any other file system, opening a file may wait for a network.
 /// `statfs(2)` has the numbers: ext2 to ext4, XFS, Btrfs and tmpfs.
 const LOCAL: [FsWord; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
 /// The number of file systems that are remembered.
@@ -29,7 +29,7 @@ const DEVICES_MAX: usize = 64;
 pub(super) struct LocalDevices(Mutex<BTreeMap<u64, bool>>);
 
 impl LocalDevices {
-    /// Remembers the file system of a folder, if it is local. Blocks.
+    /// Remembers whether the file system of a folder is local. Blocks.
     pub(super) fn learn(&self, folder: &OpenFolder) {
         let device = folder.device();
         if self.known().contains_key(&device) {

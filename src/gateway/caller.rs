@@ -159,7 +159,7 @@ fn closed(bucket: &str, key: &str, need: Need) -> Refusal {
         Need::Delete => "delete",
     };
     let name = plain::value(&if key.is_empty() { bucket.to_owned() } else { format!("{bucket}/{key}") });
-    Refusal::new(Reason::TokenScope, format!("the lease does not allow to {to} `s3://{name}`"))
+    Refusal::new(Reason::TokenScope, format!("the lease does not allow you to {to} `s3://{name}`"))
         .fix("name the resource in the job file; `leasehold job show JOB` says what the job opens")
 }
 

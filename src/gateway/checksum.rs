@@ -90,7 +90,7 @@ pub(super) struct Checksums {
     md5: Option<(Md5, String)>,
 }
 
-/// A checksum that was compared.
+/// The checksums of an object or part, computed by the gateway: one for each checksum that the client sent, and equal to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Compared {
     pub(super) crc32: Option<String>,

@@ -24,8 +24,8 @@ use crate::{
 const ASK_AGAIN: &str = "if the job is still open, it asks for a new key, by IssueCredential or `leasehold s3-key`; if it is closed, create a new job";
 
 impl Gateway {
-    /// Answers a request of a client without an SVID. Calls `proven` with the holder of the lease when the signature is checked;
-    /// if that fails, the request is refused.
+    /// Answers a request of a client without an SVID. If the signature is right, calls `proven` with the holder of the lease. If
+    /// `proven` returns a refusal, the request is refused.
     pub(super) async fn answer_direct(
         &self,
         request: Request<Incoming>,
@@ -47,7 +47,7 @@ impl Gateway {
         if hub::is_hub_path(request.uri().path()) {
             return Err(not_implemented("the facade of the Hub for direct keys"));
         }
-        // Only wrappers send this header, and they send it to the other listener.
+        // Only wrappers send these headers, and they send them to the listener for mutual TLS.
         request.headers_mut().remove(TOKEN);
         request.headers_mut().remove(SECRET_KEY);
         check_form(&request)?;
@@ -74,8 +74,8 @@ impl Gateway {
     }
 }
 
-/// Refuses a date that the signature of a present request cannot have. A lease lives for minutes, so its URLs were signed today
-/// or yesterday.
+/// Refuses a signature whose date is not yesterday, today or tomorrow. A lease lives for minutes, so its URLs were signed today
+/// or yesterday, and the clock of the client may be ahead.
 fn check_date(date: &str, now: Wall) -> S3Result<()> {
     const DAY: u64 = 24 * 60 * 60;
     let day = |seconds: u64| {

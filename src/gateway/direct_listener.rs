@@ -205,7 +205,9 @@ async fn serve_connection(
     };
     let tls = match accepted {
         Ok(tls) => tls,
-        Err(error) => return tracing::debug!(%remote, %error, "a client without an SVID made no handshake"),
+        Err(error) => {
+            return tracing::debug!(%remote, %error, "the TLS handshake with a client without an SVID failed");
+        }
     };
     let place = Arc::new(Mutex::new(DirectPlace::Unproven(place)));
     let unproven = place.clone();

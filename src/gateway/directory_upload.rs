@@ -29,7 +29,7 @@ pub(super) struct DirectoryUpload {
     waiting: Vec<Bytes>,
     waiting_bytes: u64,
     /// The number of bytes that were written since the last sync began, and the number at which the next sync begins. Parts are
-    /// never synced, because their bytes are copied.
+    /// never synced, because their bytes are copied into the file of the object, which is synced.
     unsynced: u64,
     unsynced_max: u64,
     /// The sync of earlier bytes, if one was begun.

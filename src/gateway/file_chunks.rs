@@ -14,7 +14,7 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use super::store::StoreError;
 use crate::limits::GATEWAY_CHUNK;
 
-/// Chunks of one file that are kept for the next bytes: one is sent while another is filled.
+/// The number of sent chunks of one file that are kept, so that their memory is used again. One is sent while another is filled.
 const SPARE_MAX: usize = 2;
 
 /// Reads a range of a file, chunk by chunk.
@@ -27,7 +27,7 @@ pub(super) struct FileChunks {
     reads_memory: bool,
 }
 
-/// Chunks that were sent, for the next bytes.
+/// Chunks that were sent. Their memory is used for the next bytes.
 type SpareChunks = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// A chunk with bytes. Its memory goes back to `spare` when it was sent.

@@ -219,7 +219,7 @@ fn kind(seen: &FileStat) -> SFlag {
     SFlag::from_bits_truncate(seen.st_mode) & SFlag::S_IFMT
 }
 
-/// Describes a file. The tag changes with each version: a new version is another file, or has another time or length.
+/// Describes a file. The entity tag changes with each version: a new version is another file, or has another time or length.
 /// The time of the last change of the status counts too, because a program can set the time of the content.
 fn info(seen: &FileStat) -> ObjectInfo {
     let size = u64::try_from(seen.st_size).unwrap_or(0);

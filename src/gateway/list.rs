@@ -220,7 +220,8 @@ fn matches_prefix(mount: &Mount, prefix: &str) -> bool {
 /// Adds the keys of a mount to a page.
 async fn list_mount(mount: &Mount, page: &mut ListPage<ObjectInfo>, work: &ListWork) -> S3Result<KeyOutcome> {
     let place = mount.place.as_ref().map_err(|fault| unusable(&UnusableKey::Store(fault.clone()), true))?;
-    // All keys of the mount are counted under one common prefix above it.
+    // If the delimiter comes in the mount's prefix after the requested prefix, all keys of the mount have one common prefix. The
+    // page shows only this prefix.
     if mount.prefix.starts_with(&page.query().prefix)
         && let Some(above) = page.common_prefix(&mount.prefix)
     {

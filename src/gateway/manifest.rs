@@ -70,7 +70,7 @@ impl PinManifest {
         if manifest.text() == text {
             Ok(manifest)
         } else {
-            Err("its lines are not sorted, or not in their form".to_owned())
+            Err("its lines are not sorted by key, or a line is not exactly `SHA256 SIZE KEY`".to_owned())
         }
     }
 

@@ -158,7 +158,7 @@ pub(super) async fn complete(
     // The completion goes on if the client disconnects, so that the client's next attempt gets the outcome.
     let uploads = uploads.clone();
     let ending = tokio::spawn(async move {
-        // The caller's slot and the turn are kept until the end.
+        // The caller's slot and the right to complete the upload are kept until the end.
         let (_caller, _turn) = (caller, turn);
         let look = final_check(&opened.access);
         let info = open.parts.complete(&wanted, &conditions, look).await?;
@@ -199,7 +199,7 @@ fn wanted_parts(
             part.e_tag.as_ref().is_some_and(|tag| tag.value() == known.e_tag) && !compared.differs_from(part)
         });
         let Some((known, _)) = known else {
-            let text = format!("part {number} is not stored with that tag and checksum");
+            let text = format!("part {number} was not stored, or was stored with another ETag or checksum");
             return Err(failed(S3ErrorCode::InvalidPart, text));
         };
         let is_last = at.saturating_add(1) == named.len();
@@ -216,7 +216,7 @@ fn wanted_parts(
     if size.is_some_and(|size| size != signed(total)) {
         return Err(failed(
             S3ErrorCode::InvalidRequest,
-            "x-amz-mp-object-size is not the size of the parts together",
+            "x-amz-mp-object-size is not the total size of the parts",
         ));
     }
     Ok(wanted)

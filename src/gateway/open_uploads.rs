@@ -145,7 +145,7 @@ impl OpenUploads {
         Ok(upload)
     }
 
-    /// Returns the open uploads of this caller's objects, for listings.
+    /// Returns the uploads that this holder began, by key and id, for listings.
     pub(super) fn of_holder(&self, holder: &SpiffeId) -> Vec<Arc<OpenUpload>> {
         let table = self.table();
         let mut all: Vec<_> =
@@ -195,7 +195,7 @@ impl OpenUploads {
         table.completed.push_back(CompletedUpload { id, holder, found, e_tag });
     }
 
-    /// Returns the tag of an object that this caller completed before.
+    /// Returns the entity tag of the object, if this caller completed the upload before.
     pub(super) fn completed_before(
         &self,
         caller: &GatewayCaller,
@@ -221,7 +221,7 @@ impl OpenUploads {
             let open: Vec<_> = self.table().open.values().cloned().collect();
             for upload in open.iter().filter(|upload| upload.must_go(now)) {
                 let Some(upload) = self.take(&upload.id) else { continue };
-                tracing::info!(object = %upload.found.object, "an upload in parts was removed, because its access ended");
+                tracing::info!(object = %upload.found.object, "an upload in parts was removed, because its access ended or it was not used for too long or it was not used for too long");
                 if let Err(error) = upload.parts.remove().await {
                     tracing::error!(%error, "the parts of an upload could not be removed");
                 }

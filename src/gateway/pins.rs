@@ -55,7 +55,7 @@ struct ComparedObjects {
     turns: [tokio::sync::Mutex<()>; 16],
 }
 
-/// The pin of a place.
+/// The manifest to which the catalog pins a resource, or the reason for which the manifest cannot be used.
 #[derive(Clone, Debug)]
 pub(super) struct PinnedTo {
     manifest: Result<Arc<PinManifest>, String>,
@@ -163,7 +163,7 @@ impl PinnedTo {
             let text = "this gateway does not have the manifest that the catalog pins";
             let refusal = Refusal::new(Reason::PinMismatch, text);
             StoreError::NotAsPinned(
-                refusal.fix("its operator puts it into the folder `manifests` of [gateway]"),
+                refusal.fix("the operator of the gateway must put the manifest into the folder that `manifests` in [gateway] names"),
             )
         })
     }
@@ -347,7 +347,11 @@ fn differs(key: &SubKey, how: &str) -> StoreError {
         Reason::PinMismatch,
         format!("the object `{shown}` differs from the pin in the catalog: {how}"),
     );
-    StoreError::NotAsPinned(refusal.fix("its owner restores it, or gives the changed data another version"))
+    StoreError::NotAsPinned(
+        refusal.fix(
+            "the owner of the data must restore the object, or publish the changed data as another version",
+        ),
+    )
 }
 
 #[cfg(test)]

@@ -175,7 +175,7 @@ mod tests {
         }
     }
 
-    // Only a body that says it is in chunks is read as one.
+    // Only a body that says it is in chunks is read in chunks.
     #[tokio::test]
     async fn a_body_in_chunks_is_followed() {
         let mut headers = HeaderMap::new();

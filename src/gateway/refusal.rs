@@ -75,7 +75,10 @@ pub(super) fn custom(code: &'static str, text: impl Into<Cow<'static, str>>) -> 
 
 /// Makes the error for a field or an operation that is not supported.
 pub(super) fn not_implemented(what: &str) -> S3Error {
-    failed(S3ErrorCode::NotImplemented, format!("this gateway does not implement {what}: leave it out"))
+    failed(
+        S3ErrorCode::NotImplemented,
+        format!("this gateway does not support {what}: send the request without it"),
+    )
 }
 
 /// Makes the error for a key that cannot be opened.

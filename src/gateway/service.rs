@@ -44,8 +44,8 @@ pub(super) fn service(uploads: Arc<OpenUploads>) -> S3Service {
     builder.build()
 }
 
-/// Gives s3s the secret that came with the request. The wrapper's local S3 endpoint chose the id of the key, and the id
-/// has no meaning here.
+/// Gives s3s the secret with which the request in this task is signed. s3s asks with the id of the access key, which has no
+/// meaning here.
 struct SecretOfRequest;
 
 #[tonic::async_trait]

@@ -61,7 +61,7 @@ pub(super) struct AcceptedToken {
 pub(super) struct TokenSession {
     /// The accepted tokens: at most one of the reading half and one of the writing half.
     pub(super) tokens: Vec<AcceptedToken>,
-    /// The refusal of another token of the request, if a token was refused.
+    /// The first refusal, if the request has tokens that were refused.
     pub(super) refused: Option<Refusal>,
 }
 

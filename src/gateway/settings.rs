@@ -79,7 +79,10 @@ impl GatewaySettings {
             match read_store(&mut table, folder, notes) {
                 Some(store) if stores.iter().any(|other| other.location == store.location) => {
                     let shown = plain::value(&store.location);
-                    notes.problem(line, format!("gateway.store: `{shown}` has two stores: remove one"));
+                    notes.problem(
+                        line,
+                        format!("gateway.store: two stores have the location `{shown}`: remove one"),
+                    );
                 }
                 Some(store) => stores.push(store),
                 None => all_read = false,

@@ -1,7 +1,7 @@
-//! A request that is signed by AWS Signature Version 4 with a direct key: what its signature is compared with.
+//! A request that is signed by AWS Signature Version 4 with a direct key, and the check of its signature.
 //!
-//! The gateway has no secret, so it compares the signature with a key of one day. Then it signs the request again with its own
-//! local secret, which s3s compares once more.
+//! The gateway does not have the client's secret, only a key for the signatures of one day. With this key, it computes the
+//! signature and compares. Then it signs the request again with its own local secret, because s3s also checks the signature.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header};
 use s3s::{S3Error, S3ErrorCode, S3Result};
@@ -437,7 +437,7 @@ mod tests {
                 "SignatureDoesNotMatch"
             );
         }
-        // Who passes a presigned URL on cannot turn it into a copy.
+        // Someone who passes a presigned URL on cannot turn it into a copy.
         for mut added in [in_url("/b/k"), in_headers("/b/k", &[TOKEN])] {
             added.headers_mut().insert("x-amz-copy-source", HeaderValue::from_static("/other/key"));
             assert_eq!(code(SignedRequest::read(&added)), "AccessDenied");

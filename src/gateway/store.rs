@@ -1,4 +1,4 @@
-//! A store: it has the bytes of locations.
+//! A store: it keeps the bytes of resources. The location of a resource in the catalog decides which store that is.
 
 use std::{io, ops::Range, time::SystemTime};
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::reason::Refusal;
 
-/// A store with the bytes of locations: a directory of this machine, or a bucket.
+/// A store, which keeps the bytes of resources: a directory of this machine, or a bucket.
 #[derive(Debug)]
 pub(super) enum LocationStore {
     Directory(DirectoryStore),
@@ -192,7 +192,7 @@ impl LocationStore {
     }
 }
 
-/// The tag of a folder in a store that has no folders.
+/// The entity tag of a folder in a store that has no folders.
 const FOLDER_TAG: &str = "folder-0";
 
 impl Entry {

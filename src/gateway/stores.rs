@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{name::Pin, plain};
 
-/// All stores of a gateway, each with its locations.
+/// All stores of a gateway, each with the URL of its root folder.
 #[derive(Debug, Default)]
 pub struct Stores {
     /// The URL of a folder, ending in a slash, and its store.
@@ -60,8 +60,8 @@ impl Stores {
         Stores { pins: Pins::new(folder), ..self }
     }
 
-    /// Returns the place of a location with this pin. If several stores contain the location, the store with the
-    /// longest folder counts.
+    /// Returns the folder in a store that contains a location. `pin` is the pin of the resource at this location. If several
+    /// stores contain the location, takes the store whose root folder has the longest URL.
     pub(super) fn place(&self, location: &str, pin: &Pin) -> Result<Place, NoStore> {
         self.all
             .iter()

@@ -84,7 +84,7 @@ impl MultipartUpload {
         }
     }
 
-    /// Joins parts into an object. `wanted` has the number of each part, and what the client says was stored. The
+    /// Joins parts into an object. `wanted` has the number of each part, and its size and entity tag when it was stored. The
     /// object becomes visible if the conditions are met and the lease has not ended.
     pub(super) async fn complete(
         &self,

@@ -108,7 +108,7 @@ mod tests {
             UploadMemory::new(all.clone(), format!("spiffe://td.example/{name}").parse().unwrap())
         };
         let held: Vec<Share> = std::iter::from_fn(|| memory("a").take(10 << 10).ok()).collect();
-        // The last block was taken while 136 KiB were left, for 130 KiB in all.
+        // The 13th share was taken while 136 of 256 KiB were left. With it, the holder has 130 KiB, and 126 KiB are left.
         assert_eq!(held.len(), 13, "about half of all");
         assert!(memory("b").take(130 << 10).is_err() && memory("b").take(60 << 10).is_ok());
         drop(held);

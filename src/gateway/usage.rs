@@ -126,7 +126,7 @@ impl UseTally {
 /// The use of one resource by one lease.
 #[derive(Clone)]
 struct Usage {
-    /// An access of the lease, with the names of the lease.
+    /// An access of the lease. Its claims name the lease, the job and the holder.
     access: Access,
     /// The newest allowed use.
     live: Option<LiveAccess>,
@@ -151,7 +151,7 @@ struct UsageState {
     keys_in_all: usize,
     /// The uses that wait for a report.
     waiting: VecDeque<LeaseUse>,
-    /// The number of transfers without a known lease.
+    /// The number of transfers that are in no report, because the gateway had too many usages.
     lost: u64,
     /// A report without an answer. It is sent again unchanged.
     unanswered: Option<SentReport>,
@@ -266,7 +266,7 @@ impl Usages {
     }
 
     /// Reports and logs the usages of leases that are over or idle, until `shutdown`. At the end, reports and logs all
-    /// usages. Live leases are reported once a minute. A failed report waits for the next turn.
+    /// usages. Live leases are reported once a minute. A report that failed is sent again after [`GATEWAY_USAGE_LOOK`].
     pub(super) async fn watch(&self, reporter: Option<UseReporter>, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -295,7 +295,7 @@ impl Usages {
         }
     }
 
-    /// Sends the waiting uses, in several reports.
+    /// Sends the waiting uses, in several reports if they do not fit into one.
     async fn report(&self, reporter: &UseReporter, kind: Report) {
         loop {
             let (next, is_whole) = {

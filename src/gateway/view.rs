@@ -41,7 +41,8 @@ impl Need {
     }
 }
 
-/// A prefix in a bucket, and the object that is found below it. The token opens this object.
+/// A prefix in a bucket, and the object that is found below it: a dataset, a model, or the folder of a job in a checkpoint line.
+/// The token opens this object.
 #[derive(Clone, Debug)]
 pub(super) struct Mount {
     pub(super) bucket: String,

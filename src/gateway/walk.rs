@@ -155,7 +155,7 @@ fn may_lead_to(key: &str, query: &ListQuery) -> bool {
     in_prefix && comes_after
 }
 
-/// Whether there is a file below a folder that a key can name.
+/// Whether a key can name a file below this folder.
 fn has_file(level: &Level, walk: WalkBounds<'_>, depth: usize) -> Result<bool, StoreError> {
     let Level { folder, key, .. } = level;
     let mut last = String::new();

@@ -190,8 +190,8 @@ impl TrustBundles {
         self.by_domain.get(domain).map(|roots| roots.anchors.len())
     }
 
-    /// Returns a line for each root that cannot be used, and for each trust domain without a root. SVIDs of such roots
-    /// and domains are refused.
+    /// Returns a line for each root that cannot be used, for each root whose own signature cannot be verified, and for each
+    /// trust domain without a root. SVIDs under an unusable root, and SVIDs of a domain without a root, are refused.
     pub fn warnings(&self) -> Vec<String> {
         self.by_domain.iter().flat_map(|(domain, roots)| roots.warnings(domain)).collect()
     }
@@ -232,8 +232,8 @@ impl TrustBundles {
         Some(kept)
     }
 
-    /// Returns the pairs of trust domains whose roots share a key. Each of them can issue SVIDs of the other (section
-    /// 6.2).
+    /// Returns the pairs of trust domains that have roots with the same key. Each domain of a pair can issue SVIDs of the other
+    /// (section 6.2).
     pub(super) fn shared_roots(&self) -> BTreeSet<(&TrustDomain, &TrustDomain)> {
         let mut first: BTreeMap<&[u8], &TrustDomain> = BTreeMap::new();
         let mut shared = BTreeSet::new();
@@ -316,7 +316,7 @@ impl Roots {
         LoadFault::NoRoot { expired: self.expired, left_out: self.left_out.clone() }.in_file(what)
     }
 
-    /// Whether the bundle has no roots at all. Expired roots count as roots here.
+    /// Whether the bundle has no usable root. Expired roots count as usable here.
     pub(super) fn is_empty(&self) -> bool {
         self.anchors.is_empty() && self.expired == 0
     }
@@ -390,7 +390,8 @@ impl Roots {
         kept
     }
 
-    /// Returns the validity of an anchor. webpki returns the anchor by reference.
+    /// Returns the validity of an anchor that webpki found. webpki returns a reference into `anchors`, so its address identifies
+    /// the root.
     pub(super) fn life_of(&self, anchor: &TrustAnchor<'_>) -> Option<SigningLife> {
         let place = self.anchors.iter().position(|one| std::ptr::eq(one, anchor))?;
         self.lives.get(place).copied()

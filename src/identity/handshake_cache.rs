@@ -14,7 +14,7 @@ use crate::{clock::Wall, limits};
 /// The chains that were verified against the bundles of this cache. The handshake verifies a chain, and the code that
 /// makes the `Peer` removes the result, so that no chain is verified twice.
 ///
-/// An entry has the result of a new verification. The key is the whole presented chain and the side that presented it.
+/// An entry gives the same result as a second verification. The key is the whole presented chain and the side that presented it.
 /// An entry counts only while each certificate of its path is valid. A copy or a change of the bundles begins with an
 /// empty cache. An entry does not show that the peer has the private key of its leaf: the code that makes a `Peer`
 /// checks that. The mutex is held for one look-up. This type uses no clock and is not async.

@@ -132,7 +132,7 @@ pub enum LoadFault {
         domain: TrustDomain,
     },
     /// There are more than [`limits::TRUST_DOMAINS_MAX`] bundles.
-    #[error("is one bundle too many: at most {} are read", limits::TRUST_DOMAINS_MAX)]
+    #[error("is left over: at most {} trust bundles can be configured", limits::TRUST_DOMAINS_MAX)]
     TooManyDomains,
 }
 

@@ -61,7 +61,7 @@ impl IdentityOptions {
         }
     }
 
-    /// Opens the source. Files are read now; the network is used once [`IdentitySource::follow`] runs.
+    /// Opens the source. Reads the files now, but uses no network: only [`IdentitySource::follow`] does.
     ///
     /// # Errors
     ///

@@ -10,7 +10,7 @@ use crate::{clock::Wall, name::SpiffeId};
 /// The other side of a TLS connection, with a verified X.509-SVID. Only this module makes one, from a finished
 /// handshake that proved possession of the private key. The SPIFFE ID is proved until [`Peer::not_after`].
 ///
-/// A clone is a pointer. A peer keeps the presented chain, so that the chain can be verified again when the bundles
+/// A clone copies only a pointer. A peer keeps the presented chain, so that the chain can be verified again when the bundles
 /// change.
 #[derive(Clone)]
 pub struct Peer(Arc<PeerFacts>);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::clock::{BootTime, Wall};
 
 /// Whether a source shows the present answer of its origin. The origin is files, the Workload API or a bundle endpoint. `why`
-/// is a line for people and never contains a secret.
+/// is a line for people and never contains a secret. The limit of an outage is the `outage_max` of the source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceState {
     /// The source shows the present answer of the origin.

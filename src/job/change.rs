@@ -103,7 +103,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Returns the time if the change widened access.
+    /// Returns the time of the change if it widened access.
     pub fn widened_at(&self) -> Option<LeaseTime> {
         match self {
             Change::AttemptBegan { at, .. } | Change::MemberJoined { at, .. } => Some(*at),
@@ -194,7 +194,8 @@ impl Job {
         }
     }
 
-    /// Keeps a membership that an operator ended. Memberships of one identity that ended together count once.
+    /// Notes that an operator ended a membership, to show it later. Memberships of one identity that ended together count
+    /// once.
     fn note_ended_membership(&mut self, attempt: AttemptNumber, instance: &InstanceName, detail: &str) {
         let member = self.attempt(attempt).filter(|a| !a.is_ended()).and_then(|a| a.members.get(instance));
         let Some(identity) = member.map(|m| m.spiffe_id.clone()) else { return };
@@ -206,8 +207,8 @@ impl Job {
         }
     }
 
-    /// Returns the fences to lower when a narrowing change is applied or a begin is recorded. Call it before the change
-    /// is applied.
+    /// Returns the fences to lower when a narrowing change is applied, or when the begin of an attempt is recorded. Call it
+    /// before the change is applied.
     pub fn fences_of(&self, change: &Change) -> Vec<FenceName> {
         if self.is_closed() {
             return Vec::new();

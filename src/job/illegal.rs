@@ -5,7 +5,7 @@ use crate::{
     reason::Reason,
 };
 
-/// The reason for which a transition is not legal now. The caller reads the `Display` text.
+/// The reason for which a transition is not legal now. The refusal shows the `Display` text to the caller.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Illegal {
     #[error("the job is closed: {0}")]

@@ -70,8 +70,8 @@ pub struct Job {
     pub acting_for: Option<HumanName>,
     pub idempotency_key: String,
     pub created: LeaseTime,
-    /// The latest end of all access. A job with gates waits for approval until then, and its own time begins with its
-    /// first attempt.
+    /// The time at which all access ends at the latest. A job with gates waits for approval at most until then. Its
+    /// `max_duration` begins with its first attempt, which moves this time.
     pub ends: LeaseTime,
     /// The resources that the job reads, with the facts of the catalog at the job's creation.
     pub inputs: Arc<[Input]>,
@@ -92,7 +92,8 @@ pub struct Job {
     pub closed: Option<LeaseTime>,
     /// The reason for the state of the job, in one line.
     pub detail: String,
-    /// The memberships that an operator ended, oldest first: the newest [`MEMBERSHIPS_ENDED_SHOWN`](crate::limits::MEMBERSHIPS_ENDED_SHOWN) of them.
+    /// The memberships that an operator ended, the oldest first. Only the newest are kept, at most
+    /// [`MEMBERSHIPS_ENDED_SHOWN`](crate::limits::MEMBERSHIPS_ENDED_SHOWN).
     pub ended_memberships: Vec<EndedMembership>,
     /// The compromised subject, if the compromise may have tainted the job's outputs.
     pub compromised: Option<FenceName>,

@@ -24,7 +24,7 @@ pub struct Facts {
     pub instance: InstanceName,
     /// The SPIFFE ID of the member: the `sub` of the tokens.
     pub holder: SpiffeId,
-    /// The half of the work that the lease opens.
+    /// The half of the job's access to which the lease belongs.
     pub half: Half,
     /// The resource server: the `aud` of the tokens.
     pub audience: SpiffeId,
@@ -108,7 +108,7 @@ impl Lease {
         &self.stand
     }
 
-    /// Extends the lease from `now` with a new decision, never past its latest end. The lease keeps its stand.
+    /// Sets a new deadline after a new decision, never past the latest end of the lease. The lease keeps its stand.
     ///
     /// `generation` is the generation of the prepared credential. If another renewal made this generation first,
     /// nothing changes.

@@ -46,9 +46,9 @@ pub enum LeaseEvent {
     Ended(Ended),
 }
 
-/// All live leases, with indexes by id and by job and group, and counts by holder and tenant. They change in
-/// [`Table::insert`] and [`Table::remove`]. A task that removes a lease from the index by id also removes it from the
-/// others. `clearing` is locked before all other locks, and only one of the others is held at a time.
+/// All live leases, with indexes by id and by job and group, and counts by holder and tenant. [`Table::insert`] adds a lease to
+/// all of them. A task that removes a lease from the index by id also removes it from the others. `clearing` is locked before all
+/// other locks, and only one of the other locks is held at a time.
 #[derive(Debug)]
 pub struct Table {
     quotas: Quotas,
@@ -97,7 +97,7 @@ impl Table {
     ///
     /// # Errors
     ///
-    /// The first quota that is used up: of the job, the holder, the tenant or the daemon.
+    /// The first quota that is used up, in this order: of the daemon, the tenant, the holder, the job.
     pub fn room(&self, facts: &Facts, now: LeaseTime) -> Result<(), QuotaExceeded> {
         self.with_dead_out(facts, now, || self.full(facts).map_or(Ok(()), Err))
     }

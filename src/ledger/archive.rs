@@ -55,7 +55,7 @@ pub struct ArchiveReport {
     pub stays_from: u64,
     /// The number of segments that stay.
     pub stay: usize,
-    /// The number of segments that a start needs.
+    /// The number of segments that the daemon needs when it starts.
     pub needed: usize,
 }
 

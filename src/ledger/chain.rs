@@ -109,7 +109,7 @@ impl Walk<'_> {
     ) -> Result<(), ReadError> {
         let mut input = segment_reader::open(disk, found.first)?;
         self.file.clone_from(&input.file);
-        // A compressed segment is sealed, even if the segment behind it is missing.
+        // A compressed segment is sealed, even if the next segment is missing.
         let is_compressed = found.is_compressed || input.is_compressed;
         let is_sealed = is_compressed || !is_last;
         let mut line = Vec::new();
@@ -144,7 +144,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Adds the place to the error of a file that cannot be decompressed.
+    /// Adds the line and the index to the error of a file that cannot be decompressed.
     fn unreadable(&self, error: ReadError) -> ReadError {
         match error {
             ReadError::Tamper(Tamper { what, .. }) => self.fault(what),
@@ -188,7 +188,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Begins at the first record. That record contains the facts about its predecessor, which is not read.
+    /// Begins at the first record that is read. This record contains the digest of its predecessor, which is not read.
     fn begin_at(&mut self, record: &Line<'_>) -> Result<(), ReadError> {
         let index = record.index.saturating_sub(1).saturating_sub(record.refused);
         self.walked.head = Head { index, digest: record.prev };

@@ -109,7 +109,9 @@ impl CompressorState {
                 }
             }
             if left_plain.len() >= limits::LEDGER_SEGMENTS_DIFFERENT_MAX {
-                tracing::error!("no more ledger segments are compressed until the next start");
+                tracing::error!(
+                    "compressed copies of several ledger segments differed, so no more segments are compressed until the daemon is restarted"
+                );
                 return;
             }
             if done_before == 0 && !self.pause() {

@@ -50,7 +50,7 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         consent: Option<ConsentRecord>,
     },
-    /// A policy whose record was written did not come into force.
+    /// A policy did not come into force, although its `policy.applied` record was written.
     #[serde(rename = "policy.not_applied")]
     PolicyNotApplied { policy: Digest, why: String },
 
@@ -351,7 +351,7 @@ impl std::io::Write for ByteCounter {
 }
 
 impl Snapshot {
-    /// Returns the first record that is not in the state. `own` is the index of the snapshot's record.
+    /// Returns the index of the first record that the snapshot does not cover. `own` is the index of the snapshot's record.
     pub(super) fn begins(&self, own: u64) -> u64 {
         if self.before == 0 { own } else { self.before }
     }
@@ -457,7 +457,7 @@ pub enum Actor {
     Caller {
         /// The SPIFFE ID of its SVID.
         spiffe_id: SpiffeId,
-        /// The person, if the catalog says which one the identity is.
+        /// The person whom the catalog names for this identity, if it names one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         human: Option<HumanName>,
     },
@@ -552,7 +552,7 @@ pub struct Credential {
     /// The expiry of the token, in Unix seconds.
     pub expires: u64,
     pub binding: String,
-    /// The access key that S3 clients use with it, if there is one. Its secret is in no record.
+    /// The access key for S3 clients, if there is one. The secret of this key is in no record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3_access_key: Option<String>,
 }

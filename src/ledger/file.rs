@@ -228,7 +228,7 @@ fn give_to_owner(file: &File, directory: &Path) -> io::Result<()> {
         return Ok(());
     }
     match fchown(file, Some(owner.uid()), Some(owner.gid())) {
-        // Only root may give files away. Another user made the file for itself.
+        // Only root may give files away. If another user runs this, the file stays that user's.
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         given => given,
     }
@@ -252,9 +252,10 @@ impl DiskFile for AppendFile {
         let own = self.file.metadata()?;
         match fs::metadata(&self.path) {
             Ok(named) if (named.dev(), named.ino()) == (own.dev(), own.ino()) => Ok(()),
-            Ok(_) => {
-                Err(io::Error::other(format!("{} is another file than the one in use", self.path.display())))
-            }
+            Ok(_) => Err(io::Error::other(format!(
+                "{} was replaced: it is no longer the file that the daemon writes",
+                self.path.display()
+            ))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 Err(io::Error::other(format!("{} was removed or renamed", self.path.display())))
             }

@@ -1,5 +1,5 @@
 //! The state that is computed from the ledger's records. Snapshots of this state are kept in the directory of the
-//! segments, so that a start reads only the records after the last snapshot.
+//! segments. When the daemon starts, it reads the last snapshot, and only the records after that.
 //!
 //! The writer's thread owns one [`Fold`] and gives it every durable record, in order. `snapshot` writes copies of it.
 

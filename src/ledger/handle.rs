@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{clock::Clock, limits};
 
-/// The open ledger. Clones share it. When the last clone is dropped, the thread writes the waiting records and ends.
+/// The open ledger. Clones share it. When the last clone is dropped, the writer thread writes the waiting records and ends.
 #[derive(Clone)]
 pub struct Ledger {
     inner: Arc<LedgerParts>,
@@ -97,7 +97,7 @@ impl Ledger {
         }
     }
 
-    /// Queues a record that must be durable before its action takes effect. Fixes the index of the record and never
+    /// Queues a record that must be durable before its action takes effect. Gives the record its index, and never
     /// blocks. Refuses the record if the disk is unavailable, if deferred records still wait for a failed disk, or if
     /// the queue is full.
     pub fn append(&self, event: &Event) -> Appending {

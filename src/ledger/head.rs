@@ -1,5 +1,5 @@
-//! The `head` file: the index and the digest of the last record that was safely on disk when the file was written. At the
-//! start it reveals whether files were lost or truncated by accident.
+//! The `head` file: the index and the digest of the last record that was safely on disk when the file was written. When the
+//! daemon starts, the file shows whether other files were lost or truncated by accident.
 
 use std::io::{self, Read};
 

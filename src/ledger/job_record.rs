@@ -38,7 +38,7 @@ pub struct JobCreated {
     /// The number of the job in its parameter sweep, counted from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sweep_number: Option<u32>,
-    /// The approvals of the sweep that the job has from its creation on.
+    /// The approvals that the job has from its creation on, because open jobs of its parameter sweep have them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<ApprovalRecord>,
 }

@@ -22,18 +22,19 @@
 //! directory is written each second and at a clean stop. It shows accidents, but not attacks. A [`HeadCopy`] on another
 //! disk shows both.
 //!
-//! **Each segment has a snapshot** if the ledger was opened [with a fold](Ledger::open_folded). The snapshot is a
-//! separate file with the state after all records before the segment. Its digest is a record of that segment. The next
-//! start reads the last snapshot and the records from its segment on. Verifying proves that each snapshot follows from
-//! the records before it. Older segments may be moved away. `verify` refuses a ledger that a start would refuse.
+//! **A segment can have a snapshot** if the ledger was opened [with a fold](Ledger::open_folded). The snapshot is a
+//! separate file with the state after all records before the segment. A record of that segment contains its digest. When
+//! the daemon starts, it reads the last snapshot, and the records from the segment of this snapshot on. Verifying proves
+//! that each snapshot follows from the records before it. Older segments may be moved away. `verify` refuses a ledger with
+//! which the daemon would not start.
 //!
 //! **A sealed segment may be compressed or archived.** A segment is sealed when the next segment has a durable record.
-//! A separate thread compresses it, or `leasehold ledger archive` moves it to another directory. Every reader reads a
-//! segment from either file. A segment never has no file: the other file is durable before one is removed.
+//! A separate thread compresses it, or `leasehold ledger archive` moves it to another directory. Every reader reads plain
+//! and compressed segments. A segment always has a file: the new file is durable before the old file is removed.
 //!
 //! **A synced file must still have its name.** After each sync, the writer checks that the segment's name still leads
 //! to the written file. Without a sync, it checks this every [`limits::LEDGER_LOOK`](crate::limits::LEDGER_LOOK). If a
-//! directory has traces of a ledger (a head, a key, a snapshot) but no segments, it is never treated as a first start.
+//! directory has traces of a ledger (a head, a key, a snapshot) but no segments, the daemon never treats the ledger as new.
 //!
 //! | File | Contains |
 //! |---|---|

@@ -51,17 +51,17 @@ pub struct Options {
     pub snapshot_bytes_max: u64,
     /// The head that is kept outside this directory. A ledger that ends before the record of this head is refused.
     pub kept: Option<Head>,
-    /// What a start does if the directory has traces of a ledger, but no ledger.
+    /// What to do if the directory has traces of a ledger, but no ledger.
     pub lost: Lost,
 }
 
-/// What a start does if the directory has traces of a ledger, but no ledger.
+/// What [`Ledger::open`] does if the directory has traces of a ledger, but no ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Lost {
-    /// The start fails, because the locks, jobs and decisions of that ledger are not known.
+    /// Opening fails, because the locks, jobs and decisions of that ledger are not known.
     #[default]
     Refuse,
-    /// The start begins a new ledger, because an operator asked for it. It fails if a ledger exists.
+    /// Opening begins a new ledger, because an operator asked for it. Opening fails if a ledger exists.
     BeginNew,
 }
 
@@ -87,11 +87,11 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Opened {
     pub ledger: Ledger,
-    /// All records in order. Empty if they were handed out one by one.
+    /// All records in order. Empty if they were handed out one by one, or folded.
     pub entries: Vec<Record>,
     /// The new epoch: one more than the last epoch in the ledger. It counts when its record is durable.
     pub epoch: u64,
-    /// The latest time in the records. The present time is not before it.
+    /// The latest time in the records. It has passed, so the daemon raises its lease timeline to at least this time.
     pub latest: Option<Wall>,
     /// Repairs and problems, for people.
     pub warnings: Vec<String>,
@@ -183,7 +183,7 @@ impl Ledger {
     }
 
     /// Opens the ledger in a directory and folds its records: those after the last snapshot, or all if no
-    /// snapshot fits. Segments begin with a snapshot from then on. Blocks until all of it is read.
+    /// snapshot fits. From then on, the writer also makes snapshots. Blocks until all of it is read.
     pub fn open_folded<F: Fold + Clone + Default>(
         dir: &Path,
         clock: Arc<dyn Clock>,
@@ -252,7 +252,7 @@ impl Ledger {
         let mut warnings = Vec::new();
         repair(disk.as_ref(), &walked.end, &mut warnings)
             .map_err(|source| OpenError::Io { what: "repaired", source })?;
-        // A crash may have left it. It only uses space.
+        // A crash may have left a draft, which only uses space.
         let _ = disk.remove(SEGMENT_DRAFT);
         let sealed_before = walked
             .last
@@ -288,7 +288,8 @@ impl Ledger {
             unsealed: None,
             fold,
             latest: latest.unwrap_or(Wall(0)),
-            // If there were many records to read, the next start finds them in a snapshot.
+            // The records that were read count too. If they are many, a snapshot is due soon, so the daemon reads fewer of
+            // them at its next start.
             since_snapshot: Size { count: records, bytes: walked.bytes },
             snapshot: Size {
                 count: u64::try_from(held).unwrap_or(u64::MAX),

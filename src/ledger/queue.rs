@@ -1,7 +1,7 @@
 //! The records that wait for the disk, in the order in which they were accepted.
 //!
-//! One short mutex orders all callers and the writer. Callers put records at the back, the writer thread takes them from
-//! the front and reports here whether they are durable.
+//! One mutex, held only briefly, orders all callers and the writer. Callers put records at the back, the writer thread takes
+//! them from the front and reports here whether they are durable.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -85,8 +85,8 @@ pub(super) enum Again {
     Close,
 }
 
-/// The highest number of indexes of coalesced records that are remembered. Each index stands for one burst above the
-/// bound.
+/// The highest number of indexes of coalesced records that are remembered. Each index stands for one time in which too many
+/// records waited.
 const COALESCED_MAX: usize = 1_024;
 
 impl QueueState {
@@ -221,7 +221,8 @@ impl RecordQueue {
         self.wake.notify_one();
     }
 
-    /// Waits for records, at most for `idle`. All waiting records are one batch. The last batch comes before `Close`.
+    /// Waits for records, at most for `idle`. Returns the waiting records as one batch, up to the limit on its bytes. The last
+    /// batch comes before `Close`.
     pub(super) fn next(&self, idle: Duration) -> WriterTurn {
         let mut state = self.lock();
         loop {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{event::Event, fault::Fault};
 use crate::{clock::Wall, name::Digest};
 
-/// The version of the written form. Older versions can still be read.
+/// The version of the written form. A line of another version cannot be read.
 const VERSION: u64 = 1;
 
 const HASH_OPEN: &str = ",\"hash\":\"sha256:";
@@ -140,7 +140,7 @@ pub(super) struct Line<'a> {
     pub(super) hash: Digest,
 }
 
-/// The `type` of the record with which a segment begins.
+/// The `type` of the record that describes a snapshot.
 pub(super) const SNAPSHOT: &str = "snapshot";
 
 /// Reads the event from its fields.

@@ -91,8 +91,8 @@ pub(super) fn open(disk: &dyn Disk, first: u64) -> Result<SegmentReader, ReadErr
     })
 }
 
-/// Refuses a segment whose two files have different records. Returns whether they were compared: a file that is not there, or is
-/// removed meanwhile, is not.
+/// Refuses a segment whose two files have different records. Returns false if one of the files is not there, or is removed
+/// meanwhile: then nothing was compared.
 pub(super) fn check_both(
     disk: &dyn Disk,
     both: &LedgerSegment,
@@ -174,7 +174,7 @@ struct Decompressed {
 
 impl Decompressed {
     fn new(file: Box<dyn Read + Send>) -> io::Result<Self> {
-        // A file is one frame. Bytes behind it would be another file's.
+        // A file is one frame of zstd. Bytes after the frame do not belong to the segment.
         let mut decoder = Decoder::new(file)?.single_frame();
         decoder.window_log_max(limits::LEDGER_WINDOW_LOG_MAX)?;
         Ok(Decompressed { decoder, left: limits::LEDGER_SEGMENT_READ_MAX })

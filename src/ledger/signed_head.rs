@@ -1,7 +1,7 @@
 //! Signed heads of the ledger. Verifiers and auditors keep them, to detect a truncated or rewritten ledger.
 //!
-//! The ledger's key is an Ed25519 pair. The first start creates it in the directory of the segments: `head.key`,
-//! private to the daemon's user, and `head.pub` for auditors. A signed head is one line of JSON,
+//! The ledger's key is an Ed25519 pair. When the daemon starts for the first time, it creates the pair in the directory of
+//! the segments: `head.key`, private to the daemon's user, and `head.pub` for auditors. A signed head is one line of JSON,
 //! `{"v":1,"epoch":…,"index":…,"digest":…,"time":…,"key":…,"signature":…}`. The signature covers `leasehold ledger
 //! head`, a newline, and the line up to `,"signature"`. A person who has the key and the files can rewrite the ledger
 //! and sign the result. So the daemon sends new heads to every follower all the time.
@@ -97,7 +97,7 @@ impl HeadKey {
         let malformed = HeadKeyError::Malformed { file: KEY_FILE, what: "an Ed25519 key in PKCS#8" };
         let (pair, root) = match read_private(&dir.join(KEY_FILE))? {
             Some(pem) => parse(&pem).ok_or(malformed)?,
-            // A start that was killed may already have signed with the draft key.
+            // A daemon that was killed while it started may already have signed with the draft key.
             None => match read_private(&dir.join(KEY_DRAFT))?.and_then(|pem| parse(&pem)) {
                 Some(both) => both,
                 None => {
@@ -113,7 +113,7 @@ impl HeadKey {
         };
         let public = <[u8; 32]>::try_from(pair.public_key().as_ref()).map_err(|_| HeadKeyError::Generate)?;
         let public = HeadPublic(public);
-        // Write the public key for auditors. If that fails, the next start retries.
+        // Write the public key for auditors. If that fails, the daemon retries when it starts again.
         let shown = dir.join(HEAD_PUBLIC_FILE);
         if fs::read_to_string(&shown).ok().as_deref() != Some(public.to_pem().as_str())
             && let Err(error) = write(&shown, public.to_pem().as_bytes(), 0o644)

@@ -1,9 +1,9 @@
 //! Snapshots: a separate thread writes the state with which a segment begins, while the writer goes on.
 //!
-//! When a segment begins, the writer hands over a copy of its fold, which is the state of all records before the
-//! segment. The thread writes the state in pieces and syncs each piece, so that the sync of a record never waits for
+//! When a segment begins and a snapshot is due, the writer hands over a copy of its fold: the state after all records before
+//! the segment. The thread writes the state in pieces and syncs each piece, so that the sync of a record never waits for
 //! the whole file. When the file is complete, its digest is appended as a record of that segment. Until then, or if the
-//! thread fails, a start reads the previous segment too.
+//! thread fails, the daemon reads the previous segment too when it starts.
 
 use std::{
     io::{self, Write},
@@ -38,7 +38,7 @@ pub(super) struct Snapshots {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) bytes_max: u64,
     stop: Arc<AtomicBool>,
-    /// Returns the index of the snapshot's record, if it was accepted.
+    /// The thread that writes. It returns the index of the snapshot's record, if the record was accepted.
     thread: Option<JoinHandle<Option<u64>>>,
     accepted: Option<u64>,
     /// The last segments whose snapshots have a durable record.

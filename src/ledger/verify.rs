@@ -25,7 +25,7 @@ use crate::clock::Wall;
 pub struct VerifyReport {
     /// The number of complete records in all segments.
     pub records: u64,
-    /// The number of segments that have records.
+    /// The number of segments. The last segment may have no record yet.
     pub segments: u64,
     /// The size of their records. A compressed file is smaller.
     pub bytes: u64,
@@ -49,7 +49,7 @@ pub struct VerifyReport {
     pub torn: u64,
     /// Whether the ledger has a head file for the comparison.
     pub head_file: bool,
-    /// The number of these segments that were read only from an archive.
+    /// The number of segments that are only in the archive, and were read from there.
     pub archived: u64,
     /// The number of snapshots in the directory.
     pub snapshots: u64,
@@ -103,7 +103,7 @@ struct SnapshotCheck<'a> {
     fold: &'a mut dyn Fold,
     /// Whether the fold has the state after all records so far.
     known: bool,
-    /// The segment from whose snapshot the state was read. There are no earlier records for a comparison.
+    /// The segment from whose snapshot the state was read. The earlier records are not here, so this snapshot cannot be compared.
     believed: Option<u64>,
     beginnings: VecDeque<(u64, Box<dyn Fold>)>,
 }

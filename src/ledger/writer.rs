@@ -54,7 +54,7 @@ pub(super) struct Writer {
     pub(super) reserved: bool,
     /// A segment with bytes past its durable end. It must be cut before the next write.
     pub(super) unsealed: Option<(String, u64)>,
-    /// The state after the durable records. If there is one, segments begin with its snapshot.
+    /// The state after the durable records. `None` if no snapshots are made.
     pub(super) fold: Option<Box<dyn Fold>>,
     /// The latest time in the durable records.
     pub(super) latest: Wall,

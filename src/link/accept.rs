@@ -278,7 +278,7 @@ async fn serve_connection<S, B>(
 }
 
 /// An accepted connection with its slot. A peer that has reached its limit gets a slot only to read the refusal. In that case,
-/// `share` contains the number of its connections, including this slot.
+/// `share` contains the number of its other connections, and this slot.
 struct Admitted {
     accepted: Accepted,
     class: PeerClass,

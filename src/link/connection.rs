@@ -155,7 +155,8 @@ struct PeerValidity {
     trust: watch::Receiver<Arc<Trust>>,
     /// The revision of the bundles in the last verification.
     revision: AtomicU64,
-    /// The earliest end of all verifications, in milliseconds. It is written before the revision and read after it.
+    /// The earliest end of validity that a verification found, in milliseconds. It is written before the revision and read after
+    /// it.
     until: AtomicU64,
 }
 

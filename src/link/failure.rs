@@ -59,7 +59,8 @@ pub enum FailureCause {
 }
 
 impl HandshakeFailure {
-    /// Returns the failure's code for metrics and the log. `None` if the peer did not present a certificate.
+    /// Returns the failure's code for metrics and the log. `None` unless an SVID broke a rule, or the listener, the address or the
+    /// peer has reached its limit of connections.
     pub fn reason(&self) -> Option<Reason> {
         match &self.cause {
             FailureCause::Svid(why) => Some(why.reason()),
@@ -127,7 +128,7 @@ impl FailureLog {
         (self.observer.0)(failure);
         let Some(left_out) = self.budget.admit() else { return };
         if left_out > 0 {
-            tracing::warn!(left_out, "more handshakes failed than are logged");
+            tracing::warn!(left_out, "some failed handshakes were not logged (their number is in left_out)");
         }
         let HandshakeFailure { remote, cause } = failure;
         match failure.reason() {

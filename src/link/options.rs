@@ -47,7 +47,7 @@ pub struct ServeOptions {
     pub classify: Classify,
     /// The size limit of a request's headers, in bytes.
     pub header_bytes_max: u32,
-    /// The time from the end of a connection's SVID until the connection is closed.
+    /// The time from the end of a connection, such as the NotAfter of its SVID, until it is closed. For a shutdown, see `drain`.
     pub grace: Duration,
     /// The time from the beginning of a shutdown until connections are closed.
     pub drain: Duration,

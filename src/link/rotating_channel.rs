@@ -7,7 +7,7 @@ use tonic::transport::Channel;
 use super::connect::Connector;
 
 /// Gives a gRPC channel that was opened with our present SVID. After a rotation, the next call uses a new channel, and pending
-/// calls finish on the old channel. Otherwise the first call after the old SVID's NotAfter would fail.
+/// calls finish on the old channel. With one channel, the first call after the old SVID's NotAfter would fail.
 pub struct RotatingChannel {
     connector: Connector,
     current: Mutex<OpenedChannel>,

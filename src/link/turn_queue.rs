@@ -170,7 +170,7 @@ impl<K: Clone + Ord + Hash> TurnQueueState<K> {
         }
     }
 
-    /// Gives places to the clients that are next. If no place is free, ends the use of other clients if the limits say so.
+    /// Gives places to the clients that are next. If no place is free, `when_full` says whether the use of another client ends.
     fn give_turns(&mut self, limits: &TurnLimits) {
         while let Some((count, _, key)) = self.turns.first().cloned() {
             let may_end = count == 0 && limits.when_full == WhenFull::EndsTheOldest;

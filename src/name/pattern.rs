@@ -1,4 +1,4 @@
-//! Patterns over SPIFFE IDs: segments, never characters.
+//! Patterns over SPIFFE IDs. A wildcard stands for whole segments, never for single characters.
 
 use std::{fmt, str::FromStr, sync::Arc};
 

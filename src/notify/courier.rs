@@ -46,7 +46,8 @@ enum DeliveryFault {
     Status { status: StatusCode, retry_after: Option<Duration> },
 }
 
-/// The messages that the courier has logged about an outage of the receiver, so that an outage takes only two lines.
+/// Whether an outage of the receiver was logged, and how many notices were given up in it. So an outage takes only a few lines of
+/// the log.
 #[derive(Default)]
 struct ReceiverOutage {
     is_reported: bool,

@@ -7,7 +7,7 @@
 //! twice, with the same id, but no notice that waited is missing.
 //!
 //! This module decides nothing, and never sends a token, a key or another secret. A webhook of one tenant gets only notices of
-//! that tenant.
+//! that tenant, and notices about a person on whom that tenant's open jobs depend.
 //!
 //! | File | Contains |
 //! |---|---|

@@ -15,11 +15,11 @@ pub enum Occasion {
     Voided,
     /// A dataset was recalled, or a recall was cancelled.
     Recalled,
-    /// An operator ended access: by a revocation, a lock, or by closing a job.
+    /// An operator ended access, by a revocation, by a lock or by closing a job. Or an operator lifted a lock.
     Revoked,
-    /// A member of a job is lost, and no one reported how its work ended.
+    /// A member of a job is lost. Or a job was closed, because its members are gone and no one reported how its work ended.
     Lost,
-    /// The daemon refused requests. There is at most one notice a minute for each kind.
+    /// The daemon refused a request. Further refusals of the same caller, call and reason within a minute share one notice.
     Refused,
 }
 

@@ -8,8 +8,8 @@ use std::{
 
 use crate::{limits::WEBHOOK_FILE_BYTES_MAX, written::read_regular_text};
 
-/// The file with the place of one webhook. It is not synced to disk. If the place is lost, some notices come twice, and no
-/// notice is missing.
+/// The file with the place of one webhook in the ledger: the index of the last record up to which no notice waits. It is not
+/// synced to disk. If the newest place is lost, some notices come twice, and no notice is missing.
 #[derive(Clone, Debug)]
 pub(super) struct PlaceFile(PathBuf);
 
@@ -32,7 +32,7 @@ impl PlaceFile {
         if let Some(dir) = self.0.parent() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         }
-        // No name of a webhook ends in a blank and this word.
+        // No name of a webhook ends in ` draft`, so the draft is never the file of another webhook.
         let mut draft = self.0.clone().into_os_string();
         draft.push(" draft");
         let mut file =

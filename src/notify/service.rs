@@ -53,7 +53,7 @@ pub struct NoticeParts<'a> {
     pub source: String,
 }
 
-/// The record at which a webhook goes on after a start.
+/// The record after which a webhook gets notices when the daemon has started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Resumed {
     /// The last record for which the webhook gets no notice.
@@ -63,8 +63,8 @@ struct Resumed {
 }
 
 impl Resumed {
-    /// Goes on after the last record for which the webhook got a notice. If there is no such record, or if it is not in the
-    /// ledger, goes on after the head.
+    /// Goes on after `heard`, the record in the file of the webhook, but skips records that are too far back. If the file has no
+    /// record, or one that is not in the ledger, goes on after `head`, the last record of the ledger.
     fn at(heard: Option<u64>, head: u64) -> Self {
         let heard = heard.filter(|heard| *heard <= head).unwrap_or(head);
         let after = heard.max(head.saturating_sub(NOTICE_RESUME_RECORDS_MAX));
@@ -136,7 +136,7 @@ impl RecordReader {
                     Some(line) => match self.take(line).await {
                         Ok(index) => next = index.saturating_add(1),
                         Err(error) => {
-                            tracing::error!(%error, "notices stop here, because a record cannot be read");
+                            tracing::error!(%error, "no notices are made for now, because a record cannot be read: trying again");
                             break;
                         }
                     },

@@ -36,7 +36,8 @@ pub enum UrlFrom {
 pub enum TenantsHeard {
     /// The receiver gets the notices of all tenants, and notices that belong to no tenant.
     All,
-    /// The receiver gets only the notices of these tenants. It gets no notice that belongs to no tenant or to several tenants.
+    /// The receiver gets only the notices of these tenants. It gets a notice that belongs to no tenant or to several tenants only
+    /// if the notice is about a person on whom open jobs of these tenants depend.
     Only(BTreeSet<TenantName>),
 }
 
@@ -86,7 +87,7 @@ pub enum WebhookUrlFault {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
 pub struct WebhookFault {
-    /// The key in the configuration: `secret_file`, `url_file` or `ca`.
+    /// The key in the configuration: `secret_file` or `url_file`.
     pub key: &'static str,
     pub what: String,
 }
@@ -169,7 +170,7 @@ impl Webhook {
         SigningSecrets::load(file).map(Some).map_err(|what| WebhookFault { key: "secret_file", what })
     }
 
-    /// Reads every file of the receiver, as a delivery does, and returns the mistakes. Blocks.
+    /// Reads the files with the URL and the secrets, as a delivery does, and returns the mistakes. Blocks.
     pub fn faults(&self) -> Vec<WebhookFault> {
         let url = self.read_url().err();
         let secrets = self.read_secrets().err();

@@ -117,9 +117,10 @@ async fn wait_for_code(
         let found = target.and_then(|target| answer_of(&target, state));
         let (status, text) = match &found {
             None => ("400 Bad Request", "This is not the answer to the login that waits here."),
-            Some(Ok(_)) => {
-                ("200 OK", "You are logged in as far as your browser is concerned: go back to the terminal.")
-            }
+            Some(Ok(_)) => (
+                "200 OK",
+                "The identity provider accepted your login: go back to the terminal to see the result.",
+            ),
             Some(Err(_)) => ("200 OK", "The login was refused: go back to the terminal."),
         };
         let page = format!(

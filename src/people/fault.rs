@@ -63,7 +63,7 @@ pub enum LoginFault {
         limits::ID_TOKEN_AGE_MAX.as_secs() / 60
     )]
     TooOften,
-    /// The tokens of this person's other logins are issued in the future, and wait for their time.
+    /// Too many other logins of this person wait, because their ID tokens are dated ahead of the daemon's clock.
     #[error(
         "{} of your logins wait, because their ID tokens are dated ahead of this daemon's clock",
         limits::LOGINS_AHEAD_PER_PERSON_MAX

@@ -61,7 +61,7 @@ pub enum FlowFault {
     #[error("the login was not finished in time")]
     TimedOut,
     /// The ID token is not the answer to this login.
-    #[error("the ID token is not the one that was asked for: {0}")]
+    #[error("the ID token does not belong to this login: {0}")]
     OtherToken(String),
 }
 

@@ -216,7 +216,9 @@ impl IdentityProvider {
         // If the provider cannot be reached, try once a second, not for each token. Keys that are too old are not used
         // meanwhile.
         if within(held.tried, Duration::from_secs(1)) {
-            return Err(LoginFault::Provider { why: "it gave none a moment ago".to_owned() });
+            return Err(LoginFault::Provider {
+                why: "its keys could not be fetched a moment ago".to_owned(),
+            });
         }
         held.tried = Some(now);
         let found = self.discover().await?;

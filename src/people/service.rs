@@ -52,7 +52,7 @@ impl People {
         serde_json::to_vec(&terms).ok().map(|json| Digest::of(&json))
     }
 
-    /// Whether the configuration would still admit a login that began so long ago. The [terms](Self::terms) must be the same,
+    /// Whether the configuration would still admit a login that is `age` old. The [terms](Self::terms) must be the same,
     /// the person must have used the methods that are required now, and the present lifetime of a login must not be over.
     pub fn still_admits(
         &self,

@@ -127,9 +127,9 @@ impl Phase {
 /// One act, as a person names it: an action of a job, or a call about a tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AskedAct {
-    /// An action on a resource. A folder is the folder of another job.
+    /// An action on a resource. If the object is a folder, it belongs to another job.
     Access(Action, Object),
-    /// `None` stands for all tenants at once.
+    /// A call about a tenant. `None` stands for all tenants at once.
     Call(Rpc, Option<TenantName>),
 }
 

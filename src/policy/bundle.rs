@@ -51,7 +51,7 @@ impl PolicyBundle {
     /// Makes a bundle of files that a client sent, and sorts them by name.
     ///
     /// # Errors
-    /// A line for each file name that such a directory cannot have, or that occurs twice.
+    /// A line for each file name that a policy directory cannot have, or that occurs twice.
     pub fn of(
         policies: Vec<PolicyText>,
         cases: Vec<PolicyText>,

@@ -31,7 +31,7 @@ impl ContextField<'_> {
             ContextField::Text(t) => key.add(t),
             ContextField::Number(n) => key.add_number(*n),
             ContextField::Truth(t) => key.add_number(u64::from(*t)),
-            // Nothing to add here: `TimeReads` adds the time to the key.
+            // Nothing to add here: the caller adds what rules can see of the time.
             ContextField::Moment(_) => {}
             ContextField::Tenant(t) => key.add(t.as_str()),
             ContextField::Words(words) => {
@@ -121,7 +121,7 @@ impl<'a> ContextFields<'a> {
         ])
     }
 
-    /// Adds to a key all fields that the policies of some slices (see [`Slice`](super::slice::Slice)) read, except the time.
+    /// Adds to a key all fields that the policies of some slices (see [`Slice`]) read, except the time.
     /// `reads` has one bit for each field of `JobContext`, in its order.
     pub(super) fn add_read_fields(&self, reads: JobReads, key: &mut DecisionKey) {
         for (at, (_, fact)) in self.0.iter().enumerate() {

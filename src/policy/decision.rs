@@ -51,7 +51,7 @@ pub enum Verdict {
     Allow {
         parts: Vec<Decided>,
     },
-    /// Only gates prevent it.
+    /// Policy allows the bundle after people approve at these gates.
     Wait {
         gates: Vec<Gate>,
         parts: Vec<Decided>,

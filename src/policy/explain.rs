@@ -113,8 +113,8 @@ pub(super) fn wrong_kind(call: &Call<'_>, principal: &Principal, kinds: &[Princi
     .fix(format!("call it as one of: {}", kinds.join(", ")))
 }
 
-/// Returns the refusal for a principal that is not a workload and would take part in a job as a member. The launcher of a
-/// job may be its member.
+/// Returns the refusal for a principal that is not a workload and would take part in a job as a member. A workload that launched
+/// the job itself may be its member.
 pub(super) fn holds_nothing(who: &Who<'_>) -> Refusal {
     let text = format!("{} may not take part in a job", who.principal.kind.with_article());
     Refusal::new(Reason::KindNotAllowed, text)

@@ -1,5 +1,5 @@
 //! Entries of a catalog without effect: roles and groups that no rule mentions, and entries to which no rule permits an
-//! act. The lines also name other mistakes in the policies.
+//! act. [`Engine::gaps`] also reports other probable mistakes in the policies.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

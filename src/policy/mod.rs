@@ -13,6 +13,7 @@
 //! | `ask` `decision` | [`Bundle`] and [`Call`]: the questions; [`Decision`] and [`Grant`]: the answers |
 //! | `engine` `outcome` `decision_cache` | [`Engine`]: rules over a catalog; the outcome for one act, and a cache of outcomes |
 //! | `source` `rules` `entity_references` `fault` | policies as they are read and validated; their mistakes |
+//! | `nesting` | a check before Cedar reads a policy: its expressions must not be nested too deep |
 //! | `entities` `context` `slice` | the input of Cedar: entities, context, and the rules that can apply |
 //! | `time_reads` `context_cache` | how the rules use the time of a decision; a cache of contexts |
 //! | `bundle` | [`PolicyBundle`]: the files of a policy and of its test cases |

@@ -69,7 +69,7 @@ impl Engine {
         purposes.find_map(|purpose| self.would(&Bundle { purpose, ..bundle.clone() }, trial))
     }
 
-    /// Returns the rule that would permit the act with these changes.
+    /// Returns the rule that would permit the act with this bundle and this trial.
     fn would(&self, bundle: &Bundle<'_>, trial: &Trial<'_>) -> Option<Arc<Rule>> {
         let slice = self.slices.get(&(trial.principal.kind, PolicyAct::Part(trial.action)))?;
         let me = self.prepared.principals.get(&trial.principal.pattern)?;

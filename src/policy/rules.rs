@@ -271,7 +271,7 @@ fn gate(id: &str, policy: &Policy) -> Result<Option<Gate>, String> {
     let text: String = policy.to_cedar().unwrap_or_default().split_whitespace().collect();
     if !text.contains(&format!("context.approved.contains(\"{id}\")")) {
         return Err(format!(
-            "no approval would ever open it; add unless {{ context.approved.contains(\"{id}\") }}"
+            "approvals would not open this gate; add unless {{ context.approved.contains(\"{id}\") }}"
         ));
     }
     Ok(Some(Gate { id: id.to_owned(), explanation, approver_group, approvals_needed, approval_ttl }))

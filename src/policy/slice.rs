@@ -167,7 +167,7 @@ fn join_forbids<'p>(policies: impl Iterator<Item = &'p Policy>) -> Option<Policy
             "effect": "forbid", "principal": head, "action": head, "resource": head,
             "conditions": [{ "kind": "when", "body": any }],
         });
-        // The id of a rule has no spaces.
+        // The id of a rule has no spaces, so no rule has this id.
         set.push(Policy::from_json(Some(PolicyId::new(format!("joined forbids {at}"))), json).ok()?);
     }
     PolicySet::from_policies(set).ok()

@@ -16,7 +16,7 @@ const COMPARISONS: [&str; 6] = ["<", "<=", ">", ">=", "==", "!="];
 /// the same from one second to the next, and a lease that is renewed after minutes needs no new evaluation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct TimeReads {
-    /// The moments that stand in the policies.
+    /// The fixed moments in the text of the policies.
     moments: BTreeSet<Wall>,
     /// Set if the policies compare `context.now` with `resource.retain_until`.
     retention: bool,
@@ -35,7 +35,7 @@ impl TimeReads {
         self.otherwise || self.moments.len() > limits::POLICY_MOMENTS_MAX
     }
 
-    /// Returns the moments that stand in the policies.
+    /// Returns the fixed moments in the text of the policies.
     pub(super) fn moments(&self) -> impl Iterator<Item = Wall> {
         self.moments.iter().copied()
     }
@@ -45,7 +45,8 @@ impl TimeReads {
         self.otherwise = true;
     }
 
-    /// Notes a comparison of `context.now` with a fixed moment, in Cedar's JSON form. Returns whether it is one.
+    /// Notes a comparison of `context.now` with a fixed moment or with `resource.retain_until`, in Cedar's JSON form. Returns
+    /// false for any other expression.
     pub(super) fn add_comparison(&mut self, operator: &str, operands: &Json) -> bool {
         let (left, right) = (operands.get("left"), operands.get("right"));
         let other = match (left, right) {

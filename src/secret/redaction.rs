@@ -135,7 +135,7 @@ fn settings(lower: &str, names: &[&str]) -> Vec<(usize, usize)> {
             let rest = lower.get(at + name.len()..).unwrap_or_default();
             let value =
                 rest.trim_start_matches(' ').strip_prefix('=').map(|value| value.trim_start_matches(' '));
-            // In the JSON of a log, such a quote ends the field.
+            // In the JSON of a log, a quote directly after the `=` may end the field. Then the setting has no value.
             let ends_field = |value: &str| {
                 let rest = value.strip_prefix('"');
                 rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([',', '}', ']', ':']))
@@ -153,8 +153,8 @@ fn settings(lower: &str, names: &[&str]) -> Vec<(usize, usize)> {
     found
 }
 
-/// Returns the end of a setting's value: at its closing quote or brace, or else at a `;`, a blank or the quote of the
-/// message.
+/// Returns the end of a setting's value: at its closing quote or brace, or else at a `;`, a blank, or the quote that the message
+/// puts around it.
 fn setting_end(text: &str, start: usize) -> usize {
     let value = text.get(start..).unwrap_or_default();
     let before = |at: usize| value.get(..at).unwrap_or_default();
@@ -222,7 +222,7 @@ pub(crate) fn has_secret_form(text: &str) -> bool {
 pub(crate) fn looks_secret(text: &str) -> bool {
     /// The lowest length of an encoded run. Shorter runs are names, ULIDs and UUIDs.
     const RUN: usize = 32;
-    /// A run with slashes may be a path.
+    /// The lowest length of an encoded run with slashes. Such a run may be a path, so it must be longer.
     const RUN_WITH_SLASHES: usize = 40;
     let ends_run = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '=' | '_' | '-'));
     has_secret_form(text)
@@ -296,7 +296,7 @@ fn pem_end(block: &str) -> usize {
     end.or_else(quote).unwrap_or(block.len())
 }
 
-/// Replaces the secrets that [`named_secrets`] finds, with the names of their settings.
+/// Withholds the secrets that [`named_secrets`] finds. The name of a setting is withheld together with its value.
 fn redact_named(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut done = 0;

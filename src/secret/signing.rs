@@ -54,7 +54,7 @@ impl DateKey {
         DateKey(key)
     }
 
-    /// Returns the bytes themselves. With each call, a secret leaves its wrapper.
+    /// Returns the bytes themselves. Call it only if the secret itself is needed: the returned bytes are not protected.
     pub fn expose(&self) -> &[u8] {
         self.0.expose()
     }

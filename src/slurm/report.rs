@@ -49,7 +49,8 @@ impl RunReport {
         }
     }
 
-    /// Reports the end of the noted run. If there is no note, it must be the first run. Otherwise returns `None`.
+    /// Reports the end of the noted run. If there is no note, reports only the end of a first run, and returns `None` for a
+    /// later run.
     pub fn ended(allocation: &Allocation, noted: Option<&NotedRun>, at: Wall) -> Option<Self> {
         let noted = noted.filter(|noted| noted.job == allocation.job);
         // After a requeue, the environment has the count of the next run.

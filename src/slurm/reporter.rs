@@ -262,7 +262,7 @@ impl<S: Scheduler> Reporter<S> {
         let (first, mut rest): (Vec<_>, Vec<_>) =
             spool.pending()?.into_iter().partition(|s| own.is_some_and(|own| own.job == s.report.job));
         if own.is_some() {
-            // The script that wrote a recent report is sending it.
+            // Leave out recent reports, because the scripts that wrote them are still sending them.
             let now = self.now();
             rest.retain(|s| now.since(s.report.at) > 2 * SLURM_BUDGET);
         }
@@ -279,7 +279,7 @@ impl<S: Scheduler> Reporter<S> {
     pub async fn send_each(&self, spooled: &[Spooled]) -> bool {
         let mut all_sent = true;
         for one in spooled {
-            // A report of the end of the run has replaced this report, so the begin is not reported any more.
+            // Another script has sent this report, or the report of the run's end has replaced it.
             if !one.is_pending() {
                 continue;
             }

@@ -95,12 +95,12 @@ impl Identities {
         true
     }
 
-    /// Returns the open jobs in which an identity is a member.
+    /// Returns the open jobs in which an identity is or was a member.
     pub(super) fn open(&self, id: &SpiffeId) -> impl Iterator<Item = JobId> {
         self.uses.get(id).into_iter().flatten().filter(|u| u.closed.is_none()).map(|u| u.job)
     }
 
-    /// Returns the open jobs, except `job`, in which an identity is a member.
+    /// Returns the open jobs, except `job`, in which an identity is or was a member.
     pub(super) fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> impl Iterator<Item = JobId> {
         self.open(id).filter(move |open| *open != job)
     }

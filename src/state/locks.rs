@@ -78,15 +78,16 @@ pub struct Lock {
     pub name: LockName,
     pub reason: String,
     pub by: Actor,
-    /// The tenant whose operators set the lock and may lift it. `None` if only operators of all tenants may lift it.
+    /// The tenant whose operators set the lock and may lift it. `None` if only an operator who is
+    /// responsible for all tenants may lift it.
     pub of: Option<TenantName>,
     pub since: LeaseTime,
     pub until: Option<LeaseTime>,
 }
 
 impl Lock {
-    /// Returns the tenant whose bound on the number of locks counts this lock. A recall counts for the owner of the data, who may
-    /// set it.
+    /// Returns the tenant whose bound on the number of locks counts this lock. A recall counts for the owner of the data,
+    /// who may set it.
     fn counts_for(&self) -> Option<TenantName> {
         match &self.name {
             LockName::Recall(name) => Some(name.tenant()),
@@ -169,12 +170,12 @@ impl Locks {
         &slot.into_mut().1
     }
 
-    /// Lifts a lock, regardless of its setting.
+    /// Lifts a lock, regardless of the act that set it.
     pub fn remove(&mut self, name: &LockName) -> Option<Lock> {
         self.by_name.remove(name).map(|(_, lock)| lock)
     }
 
-    /// Lifts one setting of a lock. A later setting stays in force.
+    /// Lifts a lock if this act set it. If the lock was set again later, it stays in force.
     pub fn lift(&mut self, name: &LockName, turn: LockSetting) {
         if self.by_name.get(name).is_some_and(|(t, _)| *t == turn) {
             self.by_name.remove(name);
@@ -185,7 +186,7 @@ impl Locks {
         self.set(name, now).map(|(_, lock)| lock)
     }
 
-    /// Returns the lock with its setting.
+    /// Returns the lock in force, and the act that set it.
     pub fn set(&self, name: &LockName, now: LeaseTime) -> Option<(LockSetting, &Lock)> {
         self.by_name.get(name).filter(|(_, l)| l.stands(now)).map(|(turn, lock)| (*turn, lock))
     }
@@ -213,7 +214,7 @@ impl Locks {
         self.by_name.retain(|_, (_, l)| l.stands(now));
     }
 
-    /// Returns the locks in the order of their names. Begins behind `after`.
+    /// Returns the locks in the order of their names. Begins after the name `after`.
     pub fn beyond(&self, after: Option<&LockName>) -> impl Iterator<Item = &Lock> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.by_name.range::<LockName, _>((from, Bound::Unbounded)).map(|(_, (_, lock))| lock)

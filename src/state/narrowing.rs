@@ -26,8 +26,8 @@ pub struct Committed<T> {
 }
 
 impl Store {
-    /// Makes narrowing changes of a job: decides under the mutex, applies them, lowers their fences and hands their
-    /// records over.
+    /// Makes narrowing changes of a job: decides under the mutex, applies them, lowers their fences, and queues their
+    /// records in the ledger.
     pub fn narrow<E>(
         &self,
         id: JobId,

@@ -82,7 +82,8 @@ impl Rebuilt {
     }
 }
 
-/// Marks every joined member as away. A member has no access until it returns and is decided again.
+/// Marks every joined member as away. A member has no access until it returns and policy decides about it
+/// again.
 pub(super) fn suspend(job: &mut Job, now: LeaseTime) {
     let Some(a) = job.current() else { return };
     let attempt = a.number;

@@ -210,7 +210,7 @@ impl Recorded {
     fn withdraw(&mut self, index: u64, id: JobId) {
         let Some(entry) = self.jobs.get_mut(&id) else { return };
         if entry.made == index {
-            // No caller got an answer about this job.
+            // No caller got an answer about this job, so remove it, unless it has begun or is closed.
             if entry.job.attempts.is_empty() && !entry.job.is_closed() {
                 self.jobs.remove_mut(&id);
             }
@@ -307,7 +307,7 @@ impl Recorded {
             self.keys.remove_mut(&of);
             self.keys_by_time.remove_mut(&(at, of));
         }
-        // A job without an end would be sorted first, but it binds permanently.
+        // An identity in a job without an end would be sorted first. It stays bound, so do not drop it.
         while let Some(((closed @ Some(_), id, job), ())) = self.identities_by_time.first()
             && let place = (id.clone(), *job)
             && let closed = *closed

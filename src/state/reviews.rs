@@ -55,7 +55,8 @@ impl DueReview {
 pub type Reviews = BTreeMap<JobId, DueReview>;
 
 impl Store {
-    /// Returns up to `max` due reviews that pass a filter, in the order of the jobs. Begins behind `after`.
+    /// Returns up to `max` due reviews that pass a filter, in the order of the jobs. Begins after the job
+    /// `after`.
     pub fn reviews(
         &self,
         after: Option<JobId>,

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The state in memory. One mutex orders its changes. It is held only for short, synchronous steps, never across an
-/// await. While it is held, the store enters the table of leases (in [`Store::lock_lease`]), the fence registry and the
+/// await. While it is held, the store calls the table of leases (in [`Store::lock_lease`]), the fence registry and the
 /// ledger's queue, in that order. None of them calls the store.
 pub struct Store {
     pub(super) inner: Mutex<StoreState>,
@@ -33,7 +33,7 @@ pub struct Store {
     pub(super) clock: Arc<dyn Clock>,
 }
 
-/// The number of jobs that `list` reads each time it takes the lock.
+/// The number of jobs that `list` reads each time it locks the mutex.
 const LIST_BATCH: usize = 256;
 
 impl Store {
@@ -93,7 +93,8 @@ impl Store {
         let mut upper = below.unwrap_or((LeaseTime(u64::MAX), JobId(u128::MAX)));
         let mut found = Vec::new();
         while found.len() < max {
-            // The filter runs without the lock, and each step reads a bounded number of jobs, because others need the lock meanwhile.
+            // The filter runs without the mutex, and each step reads a bounded number of jobs, because others need the mutex
+            // meanwhile.
             let some: Vec<_> = {
                 let inner = self.lock_inner();
                 let keys = inner.order.range(..upper).rev().take(LIST_BATCH);
@@ -126,7 +127,7 @@ impl Store {
         }
     }
 
-    /// Returns the other open jobs in which an identity is a member.
+    /// Returns the open jobs, except `job`, in which an identity is or was a member.
     pub fn open_elsewhere(&self, id: &SpiffeId, job: JobId) -> Vec<JobId> {
         self.lock_inner().identities.open_elsewhere(id, job).collect()
     }
@@ -149,8 +150,8 @@ impl Store {
         inner.identities.open(id).find(is_others)
     }
 
-    /// Returns the identities of a job's current attempt that are also members of other open jobs, with those jobs. At
-    /// most [`limits::IDENTITIES_SHOWN`] identities are checked.
+    /// Returns the identities of a job's current attempt that are or were members of other open jobs too, with those jobs.
+    /// At most [`limits::IDENTITIES_SHOWN`] identities are checked.
     pub fn identities_in_several_jobs(&self, job: &Job) -> Vec<(SpiffeId, Vec<JobId>)> {
         let Some(a) = job.current() else { return Vec::new() };
         let inner = self.lock_inner();
@@ -211,7 +212,8 @@ impl Store {
         self.lock_inner().locks.find(name, now).cloned()
     }
 
-    /// Returns up to `max` locks in force, in the order of their names. Begins behind `after`.
+    /// Returns up to `max` locks in force, in the order of their names. Begins after the name
+    /// `after`.
     pub fn locks(&self, after: Option<&LockName>, max: usize) -> Vec<Lock> {
         let now = self.clock.now().lease;
         self.lock_inner().locks.beyond(after).filter(|l| l.stands(now)).take(max).cloned().collect()

@@ -209,7 +209,7 @@ impl Store {
         let appending = {
             let mut inner = self.lock_inner();
             inner.logins.prune(login.at);
-            // A lock that was set after the broker's check.
+            // A lock may have been set after the broker's check.
             let id = &login.id;
             let names = [
                 FenceName::identity(id.clone()),
@@ -283,14 +283,15 @@ impl Store {
         let mut inner = self.lock_inner();
         let stands = inner.locks.set(name, self.clock.now().lease).is_some_and(|(now, _)| now == turn);
         if let Err(why) = written {
-            // If the lock was set again, the new setting is already recorded after this lifting.
+            // If the lock was set again meanwhile, the ledger has that after this lifting. If not, record the lock again,
+            // because the record of the lifting may still reach the disk.
             if accepted && stands {
                 let record = lock_record(inner.locks.insert(lock), Ending::default());
                 self.ledger.defer(&record);
             }
             return Err(Refused::Ledger(why));
         }
-        // A lock that was set again meanwhile, and recorded after this, stays in force.
+        // If the lock was set again meanwhile, it was recorded after this lifting, and it stays in force.
         inner.locks.lift(name, turn);
         if inner.locks.find(name, self.clock.now().lease).is_some() {
             Err(Refused::SetAgain)

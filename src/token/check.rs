@@ -109,7 +109,8 @@ pub enum Presenter<'a> {
     KeyHolder(KeyHolder),
 }
 
-/// A client without an SVID whose request names an S3 key, and must be signed with that key. The token must be of this lease.
+/// A client without an SVID whose request names an S3 key, and must be signed with that key. The token must be of the same lease
+/// as the key.
 ///
 /// For such a client, the `sub` and the `cnf` of a token are not checked. Only the gateway of this package makes a `KeyHolder`,
 /// because the gateway also checks the signature of the request. A resource server has no key for that check, so it cannot make
@@ -226,7 +227,7 @@ fn read_header(part: &str) -> Result<Header, TokenError> {
     Ok(header)
 }
 
-/// Checks the token itself. The follower of the feed checks whether its fences were lowered.
+/// Checks the token itself, and not whether its fences were lowered. A `Verifier` checks both.
 ///
 /// # Errors
 ///
@@ -263,7 +264,7 @@ pub(super) fn verify(token: &str, keys: &KeySet) -> Result<(String, Claims), Tok
     let claims: Claims = serde_json::from_slice(&body)
         .map_err(|_| TokenError::Malformed("its claims are not those of a lease"))?;
     if !claims.has_all_fences() {
-        return Err(TokenError::Malformed("its fences are not those of its other claims"));
+        return Err(TokenError::Malformed("the number of its fence tags does not fit its other claims"));
     }
     Ok((header.kid, claims))
 }

@@ -59,7 +59,7 @@ pub enum KeyError {
     Twice(String),
 }
 
-/// An ES256 key pair and the secret of the fence tags. Both are made at start and never written to disk.
+/// An ES256 key pair and the secret of the fence tags. Both are made when the daemon starts, and are never written to disk.
 ///
 /// Tokens and feeds do not outlive one epoch of the daemon, so the tag secret is not kept longer.
 pub struct SigningKey {

@@ -117,7 +117,7 @@ impl Shard {
     }
 }
 
-/// Shows only fields that contain no token and no claims.
+/// Shows no field, because the cache contains claims.
 impl fmt::Debug for VerifiedTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("VerifiedTokens")

@@ -16,7 +16,7 @@ use crate::{
     token::{Claims, TokenError},
 };
 
-/// The witness that a token allowed a use at the moment of the check. Only a [`Verifier`](super::Verifier) makes it.
+/// The witness that a token was valid at the moment of the check. Only a [`Verifier`](super::Verifier) makes it.
 ///
 /// A server that continues to serve calls [`Access::check`] before each part, and stops when [`Access::ended`] resolves.
 /// Cloning copies a pointer.

@@ -16,7 +16,7 @@ use crate::{
     token::FenceTag,
 };
 
-/// The number of parts of the map. Each part has a lock, so that a check waits only while one part grows.
+/// The number of parts of the map. Each part has a lock, so a check waits only while the part with its fence changes.
 const SHARDS: usize = 64;
 
 /// The lowered fences, each with the Seq of its last lowering.

@@ -11,7 +11,7 @@
 //! # A resource server
 //!
 //! A started verifier answers three questions for each request. Does the token allow this action here, for this peer? Is that
-//! still true before each part? Has the access ended meanwhile? A server with another transport asks these questions like this:
+//! still true before each part? Has the access ended meanwhile? A server asks these questions like this, over any transport:
 //!
 //! ```no_run
 //! use std::sync::Arc;

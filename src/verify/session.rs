@@ -82,7 +82,7 @@ impl FeedError {
     }
 }
 
-/// The newest position that was ever seen. A feed behind this position is refused.
+/// The newest position that was ever seen. A feed whose position is older is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct FeedPosition {
     pub(super) epoch: Option<u64>,
@@ -134,7 +134,7 @@ impl FeedSession {
         }
     }
 
-    /// Returns the newest position. The next subscription must not be behind it.
+    /// Returns the newest position. The position of the next subscription must not be older.
     pub(super) fn newest(&self) -> FeedPosition {
         self.newest
     }

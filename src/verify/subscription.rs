@@ -47,7 +47,7 @@ pub(super) enum FeedEvent {
 }
 
 impl FeedSubscription {
-    /// Connects with our present SVID and subscribes. A feed behind `newest` is refused.
+    /// Connects with our present SVID and subscribes. A feed whose position is older than `newest` is refused.
     pub(super) async fn open(
         connector: &Connector,
         audience: &SpiffeId,
@@ -82,7 +82,7 @@ impl FeedSubscription {
         self.svid
     }
 
-    /// Returns the newest position. The next subscription must not be behind it.
+    /// Returns the newest position. The position of the next subscription must not be older.
     pub(super) fn newest(&self) -> FeedPosition {
         self.session.newest()
     }

@@ -72,7 +72,7 @@ pub(crate) fn read_document<T>(
     let mut notes = Notes::new(file);
     let made = notes.read(parsed, read).flatten();
     if made.is_none() && notes.problems.is_empty() {
-        // A reader returns nothing only after it noted a mistake.
+        // This does not happen if `read` returns nothing only after it has noted a mistake.
         notes.problem(1, "cannot be used");
     }
     match made {

@@ -68,8 +68,8 @@ impl Lines {
     }
 }
 
-/// Returns the path of a private key, if such a file exists or if the text can only be a path. Otherwise the user may
-/// have pasted the key itself.
+/// Returns the path of a private key, if such a file exists or if the text can only be a path. Otherwise returns a note
+/// without the text, because the user may have pasted the key itself.
 pub(crate) fn shown_key_path(path: &Path) -> String {
     match path.try_exists() {
         Ok(true) => plain::path(path),
@@ -98,7 +98,8 @@ pub(crate) fn one_line(message: &str) -> String {
 pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let most = (word.chars().count() / 4).clamp(2, NEAREST_EDITS_MAX);
     let near = known.into_iter().filter(|name| name.len().abs_diff(word.len()) <= most);
-    // The comparison of two words takes as many steps as the product of their lengths.
+    // The comparison of two words takes as many steps as the product of their lengths. So a long word is compared with fewer
+    // known words.
     let steps = word.len().saturating_mul(word.len().saturating_add(most)).max(1);
     let counted = near.take(NEAREST_STEPS_MAX / steps).map(|name| (strsim::osa_distance(word, name), name));
     counted.filter(|(edits, _)| *edits <= most).min().map(|(_, name)| name)

@@ -6,7 +6,7 @@ use crate::{
     reason::{Reason, Refusal},
 };
 
-/// Why access has ended before the work. The files were wiped before this is reported.
+/// Why access has ended while the work goes on. The files are wiped before this is reported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct AccessEnd {
     pub(crate) reason: Reason,

@@ -13,7 +13,8 @@ struct Advice {
 const FIXED_BY_OPTIONS: [Reason; 3] =
     [Reason::TicketRequired, Reason::AttemptDraining, Reason::InstanceTaken];
 
-/// Adds what a refusal means, and what to do if the daemon did not say it.
+/// Adds the meaning of a refusal. Also adds what to do, unless the daemon said it. For the reasons in [`FIXED_BY_OPTIONS`], the
+/// advice replaces what the daemon said.
 pub fn explain_refusal(refusal: Refusal) -> Refusal {
     let Some(Advice { means, fix }) = advice(refusal.reason) else { return refusal };
     let mut refusal = refusal.with("means", means);
@@ -25,7 +26,7 @@ pub fn explain_refusal(refusal: Refusal) -> Refusal {
 
 /// Returns the meaning of a reason, for a message while the work runs.
 pub(crate) fn meaning_for_people(reason: Reason) -> Option<&'static str> {
-    // The run's own drain needs no explanation.
+    // While the work runs, this reason means the drain of this run. The advice is about the drain of an earlier run.
     advice(reason).filter(|_| reason != Reason::AttemptDraining).map(|a| a.means)
 }
 

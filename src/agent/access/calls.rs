@@ -29,7 +29,7 @@ pub(crate) struct Calls {
     connector: Connector,
     channel: Channel,
     clock: Arc<dyn Clock>,
-    /// Where to send a message at the first retry.
+    /// Sends one message, at the first retry.
     retry_notice: Option<Arc<RetryNotice>>,
 }
 

@@ -350,7 +350,7 @@ impl CredentialDir {
     pub fn wipe(&self) {
         let mut state = self.state();
         state.is_wiped = true;
-        // Do not erase another folder that replaced it.
+        // The path may lead to another folder by now. Do not erase that folder.
         if !state.folder.is_there() {
             return;
         }
@@ -379,7 +379,10 @@ impl CredentialDir {
             && !manifest.lists(name)
             && fs::symlink_metadata(&path).is_ok()
         {
-            let source = io::Error::new(io::ErrorKind::AlreadyExists, "it belongs to someone else");
+            let source = io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "there is a file of this name that leasehold did not write",
+            );
             return Err(CredentialError::Write { path, source });
         }
         state.files.insert(name.to_owned(), FileContent { text, mode, is_written: false });

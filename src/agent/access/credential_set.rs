@@ -122,7 +122,8 @@ impl CredentialSet {
         self.request_now(now);
     }
 
-    /// Notes a lease that is to be released, because its response came after the lease was replaced.
+    /// Notes a lease from a response that no longer counts, so that the lease is released. Does nothing if a credential uses the
+    /// lease.
     pub(crate) fn add_unused_lease(&mut self, lease: LeaseId) {
         let is_used = self.credentials.iter().any(|c| c.lease == Some(lease));
         if self.unused_leases.len() < CREDENTIALS_MAX && !is_used {

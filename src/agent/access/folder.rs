@@ -35,7 +35,7 @@ impl Readers {
     /// Parses a mode in the form that `chmod` accepts. Without a mode, a named group may read.
     ///
     /// # Errors
-    /// Fails if the mode is not 0600 or 0640, so that other users may read.
+    /// Fails if the mode is anything but 0600 or 0640.
     pub fn new(group: Option<Gid>, mode: Option<&str>) -> Result<Self, String> {
         let group_may_read = match mode.map(|m| (m, u32::from_str_radix(m, 8))) {
             None => group.is_some(),
@@ -142,7 +142,7 @@ impl LockedFolder {
         }
         if readers.group_may_read && is.mode() & 0o050 != 0o050 {
             return Err(unfit(
-                "its group may not enter it; give it mode 0750, or name a folder that does not exist",
+                "its group is not allowed to enter it; give it mode 0750, or name a folder that does not exist",
             ));
         }
         if lock.try_lock().is_err() {
@@ -242,7 +242,7 @@ pub(crate) fn check_ancestors(path: &Path) -> Result<Option<String>, CredentialE
                 ),
             });
         }
-        // Kubernetes mounts each emptyDir like this, and the containers that share the volume trust one another.
+        // Only a warning: Kubernetes mounts each emptyDir like this, and the containers that share the volume trust one another.
         if is.mode() & 0o022 != 0 && is.mode() & 0o1000 == 0 {
             warning = Some(format!("others may rename what is in {}", plain::path(folder)));
         }

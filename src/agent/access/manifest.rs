@@ -85,8 +85,8 @@ impl Manifest {
             self.files.iter().flat_map(|(name, all)| all.iter().map(move |d| format!("{d} {name}\n")));
         let text: String = [format!("{DRAFT}{}\n", self.draft)].into_iter().chain(lines).collect();
         let (manifest_path, draft) = (self.folder.join(Self::NAME), self.folder.join(&self.draft));
-        // If no manifest exists yet, no other process knows the draft name. So the first manifest is written under its final
-        // name.
+        // While no manifest exists, the next wrapper could not recognize a file with the draft name. So the first manifest is
+        // written under its final name.
         let next = if self.is_written() { &draft } else { &manifest_path };
         let write = || {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(next)?;

@@ -149,7 +149,7 @@ impl From<ObtainError> for RunError {
 /// What happens to the work if the wrapper or the sidecar is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OnKill {
-    /// A helper process, the guard, ends the command. The next start has nothing to continue.
+    /// A helper process, the guard, ends the command. The wrapper that starts next has nothing to continue.
     EndCommand,
     /// The work goes on, and the next sidecar becomes the same member again.
     Rejoin,
@@ -316,7 +316,7 @@ pub(crate) async fn next_end_signal(
     loop {
         let arrival = signals.next_arrival().await;
         let is_new = arrivals.add(arrival, clock.now().lease);
-        // `Signals` reports SIGKILL if the front process has ended. It passes signals on to the wrapper.
+        // The front process passes signals on to the wrapper. If the front process has ended, `Signals` reports SIGKILL.
         let ends = |s: &Signal| asks_to_finish(*s) || matches!(s, Signal::SIGQUIT | Signal::SIGKILL);
         if let Some(signal) = arrival.signal.named().filter(ends).filter(|_| is_new) {
             return signal;

@@ -8,7 +8,7 @@ use crate::{link::Endpoint, name::Object, secret::SecretText};
 /// The present access of a member. Each change of a token makes a new value.
 #[derive(Clone, Debug)]
 pub(crate) enum PresentAccess {
-    /// The member has joined.
+    /// The member is connected to the daemon.
     Open(Arc<Vec<GatewayAccess>>),
     /// The connection to the daemon is lost. The member tries to come back.
     Away,

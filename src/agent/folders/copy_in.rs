@@ -1,4 +1,5 @@
-//! Copies objects into a folder, with several requests at once. After a broken transfer, a copy goes on from the last byte.
+//! Copies objects into a folder, with several requests at once. After a broken transfer, a copy goes on after the last byte that
+//! arrived.
 
 use std::{
     fs::{self, DirBuilder, OpenOptions},
@@ -104,7 +105,8 @@ impl CopyIn<'_> {
         Ok(CopiedObject { object, sha256 })
     }
 
-    /// Copies a range of an object. Goes on after a broken transfer if each try brings some bytes.
+    /// Copies a range of an object. Goes on after a broken transfer. Fails after [`STAGE_TRIES`] tries in a row that brought no
+    /// byte, or if a retry cannot help.
     async fn copy_chunk(
         &self,
         object: &RemoteObject,
@@ -146,7 +148,7 @@ impl CopyIn<'_> {
         while let Some(bytes) = pieces.try_next().await? {
             let after = left.start.saturating_add(bytes.len() as u64);
             if after > left.end {
-                return Err(broken("it is longer than was listed").into());
+                return Err(broken("the object is longer than its size in the listing").into());
             }
             file.write_all(&bytes).await.map_err(Broken::Disk)?;
             left.start = after;

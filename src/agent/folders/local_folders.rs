@@ -86,7 +86,7 @@ impl LocalFolders {
         self.staged.iter().map(|staged| staged.path().to_owned()).collect()
     }
 
-    /// Whether the files of any folder are uploaded.
+    /// Whether the run has a synced folder.
     pub(in crate::agent) fn are_synced(&self) -> bool {
         !self.synced.is_empty()
     }

@@ -10,7 +10,7 @@
 //! | all folders of one run, from the start to the end | `local_folders` |
 //! | a folder of the user, held open | `own_folder` |
 //! | a folder with the copy of a resource, and how the copy is removed | `staged` |
-//! | copies objects into a folder in parallel, and continues a broken transfer from its last byte | `copy_in` |
+//! | copies objects into a folder in parallel, and continues a broken transfer after the last byte that arrived | `copy_in` |
 //! | a folder whose files are uploaded | `synced` |
 //! | which files of a folder are finished | `changes` |
 //! | one upload | `upload` |

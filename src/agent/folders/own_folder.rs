@@ -125,7 +125,8 @@ pub(super) fn others_can_replace(path: &Path) -> bool {
     !parent.ancestors().chain(real.ancestors()).all(is_safe)
 }
 
-/// Whether other users may write, by the mode. With the usual umask of many systems, the group of a folder has one user.
+/// Whether other users may write, by the mode. A group whose only user is this user does not count: many systems make such a
+/// group for each user, and let it write.
 fn others_may_write(seen: &Metadata) -> bool {
     let by_group = seen.mode() & 0o020 != 0 && !has_one_user(Gid::from_raw(seen.gid()));
     by_group || seen.mode() & 0o002 != 0

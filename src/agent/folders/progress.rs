@@ -42,7 +42,7 @@ impl CopyProgress {
                     let copied = self.copied.load(Ordering::Relaxed);
                     let speed = copied / clock.now().lease.since(began).as_secs().max(1);
                     messages.send(&format!(
-                        "{what}: {} of {}, {} in a second",
+                        "{what}: {} of {}, {} per second",
                         bytes_shown(copied),
                         bytes_shown(self.total),
                         bytes_shown(speed)

@@ -1,8 +1,8 @@
 //! A folder with the copy of a resource. It is made before the command starts, and removed at the end.
 //!
 //! The journal is a file in the folder. It names the resource, is locked while the run lives, and lists the complete files. So
-//! another run finds a folder that was left behind when a machine stopped. It keeps the files that are complete and unchanged,
-//! and removes the others.
+//! another run recognizes a folder that was left behind when a machine stopped. The other run keeps the files that are complete and
+//! unchanged, and removes the rest.
 
 use std::{
     collections::HashMap,
@@ -223,7 +223,7 @@ fn read_journal(journal: &File, head: &Value) -> Option<HashMap<String, CopiedOb
 
 fn is_whole(path: &Path, copied: &CopiedObject) -> bool {
     let is_file = fs::symlink_metadata(path).is_ok_and(|m| m.is_file() && m.len() == copied.object.size);
-    // If there is no tag, the object may be another object of the same size.
+    // Without an ETag, the object may be another one of the same size by now. So the copy does not count as whole.
     is_file && copied.object.e_tag.is_some() && sha256_of(path).is_ok_and(|sha256| sha256 == copied.sha256)
 }
 

@@ -110,7 +110,8 @@ impl Syncing {
     async fn copy_earlier_files(&self) -> Result<(), FolderError> {
         let listed = self.objects.list().await?;
         let here: HashMap<String, FileStamp> = self.files().await?.into_iter().collect();
-        // A file of this size that is not older counts as copied, as in other programs that synchronize folders.
+        // A local file of the object's size that is not newer than the object counts as uploaded, as in other programs that
+        // synchronize folders.
         let is_copied = |object: &&RemoteObject| {
             here.get(&object.name)
                 .is_some_and(|stamp| stamp.size == object.size && stamp.modified_ms() <= object.modified_ms)

@@ -152,7 +152,7 @@ async fn accept(
         let (relay, messages, warned) = (relay.clone(), messages.clone(), warned.clone());
         let (slots, open) = (slots.clone(), open.clone());
         tokio::spawn(async move {
-            // Another user takes no slot, and closes no connection.
+            // This check comes first. So another user takes no slot, and does not cause a connection to be closed.
             if !may_connect(peer, own, callers).await {
                 if !warned.swap(true, Ordering::Relaxed) {
                     let text =

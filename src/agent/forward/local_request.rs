@@ -100,7 +100,7 @@ impl LocalRequest {
 
     /// Chooses the gateway that serves the bucket of the request. If no gateway serves it, a request that only reads goes to
     /// the first gateway, which names the bucket in its refusal. Other requests for such a bucket are refused here, so that
-    /// their body is not sent to a gateway.
+    /// their body is not sent to a gateway. A request without a bucket, or for [`STABLE_BUCKET`], is never refused here.
     pub(super) fn choose<'a>(&self, gateways: &'a [GatewayAccess]) -> Result<&'a GatewayAccess, NotServed> {
         let no_gateway = || NotServed::TryLater("this job has no access at an S3 gateway now".to_owned());
         let first = gateways.first().ok_or_else(no_gateway)?;

@@ -4,7 +4,7 @@
 //! forwarder passes each request to the gateway over mutual TLS, with the present tokens. So the key of a program never changes. A
 //! stolen key gives no access from another machine, to another user or after the end of the attempt.
 //!
-//! The forwarder never reads a body. If a body is cut, its end is an error. The gateway decides about access, not the
+//! The forwarder never reads a body. If a body is cut, its reader gets an error. The gateway decides about access, not the
 //! forwarder.
 //!
 //! | What | File |

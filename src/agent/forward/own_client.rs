@@ -25,7 +25,7 @@ impl Forwarder {
     /// Makes a client that reads and writes under the stable names. It uses the key that all programs of this run use.
     pub(in crate::agent) fn client(&self) -> Result<AmazonS3, String> {
         let key = self.key();
-        // The forwarder waits for the daemon and the gateway itself.
+        // The forwarder already waits for the daemon and the gateway, so this client retries only a few times.
         let retry = RetryConfig { max_retries: 3, retry_timeout: FORWARD_QUIET, ..RetryConfig::default() };
         let builder = AmazonS3Builder::new()
             .with_endpoint(format!("http://{}", self.address()))
@@ -48,7 +48,7 @@ struct LocalConnector;
 
 impl HttpConnector for LocalConnector {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        // The HTTP client takes the crypto provider of the process, also for plain HTTP.
+        // The HTTP client needs a crypto provider in this process, even for plain HTTP.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder()
             .no_proxy()

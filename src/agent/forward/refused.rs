@@ -69,7 +69,7 @@ impl NotServed {
     fn text(&self) -> String {
         match self {
             NotServed::Ended(end) => format!("access has ended ({}): {}", end.reason, end.message),
-            NotServed::TryLater(why) => format!("leasehold cannot reach what it needs now, try again: {why}"),
+            NotServed::TryLater(why) => format!("leasehold cannot serve this request now, try again: {why}"),
             NotServed::OtherKey(id) => format!(
                 "the request is signed with the key {}, which leasehold did not give to this program: remove that key from the script or its settings",
                 plain::ascii_value(id)
@@ -117,9 +117,9 @@ impl NotServed {
         )
     }
 
-    /// Adds the headers in which the Hub's clients look for the reason. Every call that we tried showed one of these headers.
-    /// The code `GatedRepo` keeps a client from trying again. It is left out if the call fetches the bytes of a file. Clients
-    /// always show the warning.
+    /// Adds the headers in which the Hub's clients look for the reason. Every client function that we tried shows one of them.
+    /// The code `GatedRepo` keeps a client from trying again. For the bytes of a file, this code would hide the text, so it is
+    /// left out. Clients always show `x-hf-warning`.
     fn name_to_hub_clients(&self, text: &str, method: &Method, path: &str, headers: &mut http::HeaderMap) {
         let ascii: String =
             text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();

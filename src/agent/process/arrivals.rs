@@ -13,7 +13,7 @@ use crate::{
 /// systemd, Slurm and Ctrl-C send a signal to every process of a unit, a step or a group. The command has then got the signal,
 /// and would get it twice if the wrapper passed it on. So the wrapper waits for [`SIGNAL_TOGETHER`]. If two of our processes
 /// (the wrapper, its guard, the process in front) get the signal in that time, the command got it too, and the wrapper does
-/// not pass it on. This also happens after `pkill -f leasehold`.
+/// not pass it on. After `pkill -f leasehold` that is a mistake: our processes get the signal, but the command does not.
 #[derive(Debug, Default)]
 pub(crate) struct Arrivals(Vec<SentSignal>);
 

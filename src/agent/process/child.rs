@@ -100,8 +100,8 @@ impl SpawnError {
     }
 }
 
-/// The command of this wrapper, as a child of its guard. It has its own process group. At a terminal it is in the process group
-/// of the shell's job.
+/// The command of this wrapper, as a child of its guard. If there is a process in front of the wrapper, the command is in the
+/// process group of the shell's job. If there is none, the command has its own process group.
 ///
 /// All descendants of the wrapper belong to the job: orphans are adopted, reaped, and ended with the job. So a process has at
 /// most one `Child`, and starts no other process meanwhile. If the `Child` is dropped, or the wrapper ends in any way, the
@@ -182,7 +182,7 @@ impl Child {
                     None => command::start_error(&program, &error).into(),
                 });
             }
-            _ => return Err(SpawnError::Start(io::Error::other("its guard ended at once"))),
+            _ => return Err(SpawnError::Start(io::Error::other("the guard of the command ended at once"))),
         };
         let descendants = descendants.with_guard(Pid::from_raw(guard.id().cast_signed()));
         let events = pipe::Receiver::from_owned_fd(OwnedFd::from(events)).map_err(SpawnError::Start)?;
@@ -241,8 +241,9 @@ impl Child {
     }
 
     /// Ends the processes that the command left behind, by SIGTERM, and by SIGKILL after the grace. Then ends the guard, which
-    /// waits for the last descendant. Call it after the end of the command and after the report, because the end of access does
-    /// not wait for this.
+    /// waits for the last descendant. Call it after the end of the command. Also call it after the report, because the end of
+    /// access does not wait for this. Only if files are still to be uploaded, call it before the upload, so that no process changes
+    /// them.
     pub async fn end_descendants(&mut self, grace: Duration, clock: &dyn Clock) -> Survivors {
         let handle = self.handle();
         let end = handle.descendants.end(Some((Signal::SIGTERM, grace)), KILL_WAIT, clock);

@@ -46,7 +46,7 @@ pub fn resolve(command: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Command
     }
     let mut refused = None;
     for folder in std::env::split_paths(path.unwrap_or(OsStr::new("/usr/local/bin:/usr/bin:/bin"))) {
-        // An empty entry means the current directory. The slash prevents a second search.
+        // An empty entry means the current directory. With `./` before its name, the command is not searched on the PATH again.
         let folder = if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder };
         let found = folder.join(command);
         match check_executable(&found) {
@@ -61,10 +61,11 @@ pub fn resolve(command: &OsStr, path: Option<&OsStr>) -> Result<PathBuf, Command
 fn check_executable(path: &Path) -> Result<(), Option<&'static str>> {
     match fs::metadata(path) {
         Ok(m) if m.is_dir() => Err(Some("it is a directory")),
-        Ok(_) => access(path, AccessFlags::X_OK)
-            .map_err(|_| Some("it may not be executed; see its mode, or the mount's")),
+        Ok(_) => access(path, AccessFlags::X_OK).map_err(|_| {
+            Some("this user is not allowed to execute it: check its mode, and the options of its mount")
+        }),
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
-            Err(Some("its directory may not be searched"))
+            Err(Some("this user is not allowed to enter its directory"))
         }
         Err(_) => Err(None),
     }
@@ -109,7 +110,7 @@ mod tests {
         let plain = first.join("tool");
         let refused = resolve(plain.as_os_str(), Some(&path)).unwrap_err();
         assert_eq!(refused.exit_code(), 126);
-        assert!(refused.to_string().contains("may not be executed"), "{refused}");
+        assert!(refused.to_string().contains("not allowed to execute"), "{refused}");
         assert_eq!(find("./gone/tool").unwrap_err().exit_code(), 127);
         assert!(resolve(OsStr::new("sh"), None).is_ok());
     }

@@ -92,7 +92,7 @@ impl ChildExit {
         }
     }
 
-    /// Returns the outcome for the attempt, if the work was not asked to finish.
+    /// Returns the outcome for the attempt, if no platform and no drain asked the work to finish.
     ///
     /// | The child | Outcome |
     /// |---|---|

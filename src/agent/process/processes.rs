@@ -91,14 +91,14 @@ fn read_stat(text: &str) -> Option<Stat> {
     Some(Stat { parent: Pid::from_raw(parent), start, is_dead })
 }
 
-/// The descendants of this process, without the processes that existed before.
+/// The descendants of this process, without the processes that existed before the command was started.
 ///
 /// The wrapper and its guard adopt orphans, because they are subreapers or the first process of a container. So every process
 /// that the command started is found here, in any session. For example, torchrun starts each worker in its own session.
 #[derive(Clone, Debug)]
 pub(crate) struct Descendants {
-    /// Children that existed before (`helper & exec leasehold run …`). These children and their descendants are
-    /// not counted.
+    /// Children that existed before the command was started (`helper & exec leasehold run …`). These children and their
+    /// descendants are not counted.
     before: BTreeSet<Process>,
     /// The guard. It does not belong to the job, but all its descendants do.
     guard: Option<Pid>,
@@ -228,7 +228,8 @@ impl Descendants {
             (Some(own), Some(guarded)) => {
                 guarded.is_empty() && own.into_iter().all(|pid| self.is_foreign(pid))
             }
-            // The kernel has no such lists. The guard, which ends after us, waits for its last child.
+            // The kernel has no such lists, so an empty scan must be enough. A process that the scan missed is left to the guard,
+            // which waits for its last child.
             _ => self.living().is_empty(),
         }
     }

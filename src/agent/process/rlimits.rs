@@ -27,8 +27,8 @@ pub fn limit_of(error: &io::Error) -> Option<&'static str> {
     })
 }
 
-/// Returns the limit that caused the signal that ended a command. The command has the limits of the wrapper, unless it changed
-/// them.
+/// Returns the limit that may have caused the signal that ended a command. The command has the limits of the wrapper, unless it
+/// changed them.
 pub(crate) fn limit_behind_signal(signal: i32) -> Option<String> {
     let limits_of = |resource| getrlimit(resource).ok().filter(|(soft, _)| *soft != RLIM_INFINITY);
     match Signal::try_from(signal).ok()? {

@@ -134,7 +134,7 @@ impl Signals {
         Signals::listen_behind(None)
     }
 
-    /// Like [`Signals::listen`], but also returns the signals that the front process receives and reports.
+    /// Like [`Signals::listen`], but the value also reports the signals that the front process receives.
     pub(crate) fn listen_behind(front: Option<FrontSignals>) -> io::Result<Self> {
         block(&TERMINAL_SIGNALS);
         let ignored = ignored_signals();
@@ -145,7 +145,7 @@ impl Signals {
         Ok(Signals { own, front })
     }
 
-    /// Also blocks the signals for faults: someone may send them, and they must not end a guard.
+    /// Like [`Signals::listen`], but also blocks the signals for faults: someone may send them, and they must not end a guard.
     pub(crate) fn listen_as_guard() -> io::Result<Self> {
         block(&FAULTS);
         Signals::listen()

@@ -20,7 +20,8 @@ pub struct RunSettings {
     pub on_revoke: OnRevoke,
     /// The time from SIGTERM to SIGKILL.
     pub grace: Duration,
-    /// The time for checkpoint writes after the first SIGTERM. `None` uses the daemon's setting.
+    /// The time for checkpoint writes after the first signal that asks to finish. `None` uses the time in the job's specification,
+    /// or the default.
     pub drain: Option<Duration>,
     /// The signal that asks the child to finish when a drain begins. `None` is SIGTERM.
     pub drain_signal: Option<Signal>,
@@ -56,7 +57,8 @@ impl Default for RunSettings {
 }
 
 impl RunSettings {
-    /// Returns the keys of the job file that the daemon does not get and that change something. `drain` is a part of the job.
+    /// Returns the keys of the job file that the daemon does not get and that differ from the default. The daemon gets `drain` as a
+    /// part of the job.
     pub fn keys_of_file(&self) -> Vec<&'static str> {
         let RunSettings {
             on_revoke,

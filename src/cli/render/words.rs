@@ -46,7 +46,7 @@ pub(super) fn member_state(member: &v1::Member) -> String {
     }
 }
 
-/// Returns `ready` or `running`, or the outcome.
+/// Returns the state of an open job, such as `running`, or the outcome of a closed job.
 pub(in crate::cli) fn job_state_or_outcome(job: &v1::Job) -> String {
     match outcome(job.outcome()) {
         o if o.is_empty() => job_state(job),

@@ -1,4 +1,5 @@
-//! The echo: a server without a broker that answers the messages of the daemon. Its rates are the limit for the daemon.
+//! The echo: a server without a broker that answers the messages of the daemon. Its rates are shown beside the daemon's rates,
+//! as the best that this machine can do.
 
 use std::{path::Path, pin::Pin, sync::Arc};
 

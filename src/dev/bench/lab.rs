@@ -1,5 +1,5 @@
 //! The processes of a benchmark: the daemon, the echo, and the members that send requests to both. The echo answers like the
-//! daemon and does only a part of its work. Its speed is the limit for the daemon.
+//! daemon and does only a part of its work. Its speed is the limit for the daemon, which `figure` explains.
 
 use std::{process::Stdio, time::Duration};
 

@@ -1,5 +1,5 @@
 //! The table of figures in a page of the documentation. A run of the bench writes the table. A later run reads
-//! the table, and fails if its own ratios are too far below.
+//! the table, and fails if one of its ratios is below half of the ratio in the table.
 
 use std::fmt::Write;
 

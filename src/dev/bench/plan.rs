@@ -27,7 +27,7 @@ impl Workload {
     /// The workloads of a daemon, in the order in which they are measured.
     pub const ALL: [Workload; 5] =
         [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check, Workload::End];
-    /// The workloads whose rate has a limit.
+    /// The workloads whose rate is compared with the best that this machine can do.
     pub const RATES: [Workload; 4] =
         [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check];
 
@@ -44,7 +44,7 @@ impl Workload {
         }
     }
 
-    /// Describes the limit of the workload.
+    /// Describes what the workload is compared with: its limit, which `figure` explains.
     pub const fn limit(self) -> &'static str {
         match self {
             Workload::Issue | Workload::Renew => {

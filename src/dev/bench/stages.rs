@@ -31,7 +31,7 @@ impl StageFigure {
 }
 
 impl BenchLab<'_> {
-    /// Measures issues at each server in turns.
+    /// Measures how long each server takes to issue a credential. The servers are measured in turns.
     pub(super) async fn measure_stages(
         &self,
         plan: &BenchPlan,

@@ -154,7 +154,7 @@ impl Lab {
         Ok(())
     }
 
-    /// Issues an SVID. If the daemon does not accept the trust domain, the domain still gets an authority.
+    /// Issues an SVID. A trust domain that the daemon does not accept gets an authority too, so that a step can try such an SVID.
     fn mint(
         &mut self,
         authorities: &mut BTreeMap<TrustDomain, Authority>,

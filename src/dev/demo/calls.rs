@@ -160,7 +160,7 @@ impl Stage {
     }
 }
 
-/// A member that sends beats.
+/// A member that sends heartbeats.
 pub(in crate::dev) struct DemoMember {
     pub session: v1::Session,
     pub members: MemberServiceClient<Channel>,

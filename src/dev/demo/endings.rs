@@ -79,7 +79,7 @@ impl EndCause {
 }
 
 impl Story<'_> {
-    /// Ends jobs under a wrapper, each in another way.
+    /// Ends jobs under a wrapper, each in a different way.
     pub(super) async fn show_endings(&mut self, checks: &Checks<'_>) {
         // All wrappers start together. The measurement of each begins when it has a credential.
         let names = ENDINGS.iter().map(|ending| ending.name).chain(["revoked"]);
@@ -231,7 +231,7 @@ impl Story<'_> {
         self.report(claim, start, seen);
     }
 
-    /// Returns the token that was issued before the lock.
+    /// Shows that a lock ends access and refuses new access. Returns the token that was issued before the lock.
     pub(super) async fn show_lock(&mut self, checks: &Checks<'_>) -> Option<SecretText> {
         let claim = "a lock ends access, and refuses new access";
         let begun = async {

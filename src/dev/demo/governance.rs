@@ -39,7 +39,7 @@ struct RunningTune {
 }
 
 impl Story<'_> {
-    /// Runs the acts in order. Stops if an act fails, because each act needs the previous one.
+    /// Shows the claims in order. Stops if a claim is not observed and later claims need it.
     async fn run_approvals_and_recall(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
         let start = Stopwatch::now();
         let seen = self.ask_to_tune().await;
@@ -103,7 +103,7 @@ impl Story<'_> {
         spec.read = vec![format!("dataset:{TENANT}/data@v1"), format!("model:{TENANT}/{MODEL}")];
         spec.read.extend(more.iter().map(|name| format!("dataset:{TENANT}/{name}")));
         spec.write = vec![format!("checkpoint:{TENANT}/{LINE}")];
-        // The shipped policy asks for these two texts in a change of a production model.
+        // The shipped policy asks for these four texts in a change of a production model.
         spec.why = "the demo".into();
         spec.ticket = "CHG-1412".into();
         spec.rollback_to = format!("model:{TENANT}/{MODEL}");

@@ -48,7 +48,7 @@ pub(super) async fn run(stage: &Stage, report: &mut (dyn FnMut(&Claim) + Send)) 
 }
 
 impl Story<'_> {
-    /// Runs the acts in order. Stops if an act fails, because each act needs the previous one.
+    /// Shows the claims in order. Stops if a claim is not observed and later claims need it.
     async fn run_acts(&mut self, checks: &Checks<'_>, daemon: &mut Child) -> Option<()> {
         let start = Stopwatch::now();
         let seen = self.join_all(checks).await;
@@ -61,7 +61,7 @@ impl Story<'_> {
         tokio::time::sleep(PACE.window()).await;
         let start = Stopwatch::now();
         let seen = self.restart_one(&mut team, checks).await;
-        self.require("started again, it is a member of the same attempt", start, seen)?;
+        self.require("the killed wrapper is started again and is a member of the same attempt", start, seen)?;
 
         self.drain(&mut team, checks).await?;
 

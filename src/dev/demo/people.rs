@@ -1,4 +1,4 @@
-//! The people of a story, and the catalog entries that they and their model need.
+//! The people of the story `governance`, and the catalog entries that they and their model need.
 
 use std::fs;
 

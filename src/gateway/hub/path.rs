@@ -28,7 +28,7 @@ pub(super) struct RepositoryName {
 pub(super) enum Question {
     /// A description of a repository, by default at its newest revision.
     Info { repository: RepositoryName, revision: Option<String> },
-    /// The files and folders below a folder, which is empty or ends in a slash.
+    /// The files and folders below a folder. `folder` is a path that ends in a slash, or an empty text for the root.
     Tree { repository: RepositoryName, revision: String, folder: String, is_recursive: bool },
     /// The bytes of a file.
     Resolve { repository: RepositoryName, revision: String, path: String },

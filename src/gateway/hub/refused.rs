@@ -2,7 +2,7 @@
 //!
 //! The Hub's clients do not show the body of most error answers. They show the text of the headers `x-error-message`
 //! and `x-hf-warning` (tested with `huggingface_hub` 2.4). If the answer has the code `GatedRepo`, the client does not
-//! try again. For the bytes of a file, this code would hide the text, so such an answer does not have it.
+//! try again. If a client asks for the bytes of a file, this code would hide the text, so such an answer does not have the code.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use s3s::{Body, S3Error, S3ErrorCode};

@@ -142,7 +142,7 @@ impl LeasedVersion {
             prefix: prefix.to_owned(),
             delimiter: None,
             after: String::new(),
-            // A directory is walked only once. An object store decides the size of its pages.
+            // With this maximum, a directory is walked only once. An object store still returns smaller pages.
             max: HUB_FILES_MAX.saturating_add(1),
         };
         let mut files = Vec::new();

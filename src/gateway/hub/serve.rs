@@ -34,7 +34,7 @@ pub(in crate::gateway) async fn answer(
 ) -> S3Result<Response<Body>> {
     let (method, uri) = (request.method(), request.uri());
     let question = Question::read(below(uri.path()), uri.query().unwrap_or_default()).ok_or_else(|| {
-        failed(S3ErrorCode::NoSuchKey, "this gateway does not support such a path of the Hub")
+        failed(S3ErrorCode::NoSuchKey, "this gateway does not support this path of the Hub API")
     })?;
     if *method != Method::GET && *method != Method::HEAD {
         return Err(failed(

@@ -39,7 +39,7 @@ use crate::{
 ///
 /// If polls fail, the last good document stays in use for `outage_max`. A document with a lower sequence than the present
 /// document is ignored. If the endpoint serves its own trust domain over `https_spiffe`, the configured bundle is
-/// trusted from the start.
+/// trusted until the first document arrives.
 pub struct BundleSource {
     endpoint: BundleEndpoint,
     clock: Arc<dyn Clock>,

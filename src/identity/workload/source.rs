@@ -51,7 +51,8 @@ impl WorkloadOptions {
     }
 }
 
-/// A source with the last good message of the agent. It connects while [`IdentitySource::follow`] runs.
+/// A source with the last good message of the agent. It connects while [`IdentitySource::follow`] runs. The limit of an outage
+/// is [`WorkloadOptions::outage_max`].
 ///
 /// | What happens | What is shown | Then |
 /// |---|---|---|
@@ -69,7 +70,7 @@ pub struct WorkloadSource {
 }
 
 impl WorkloadSource {
-    /// Makes a source that connects once [`IdentitySource::follow`] runs.
+    /// Makes a source. It does not connect yet: only [`IdentitySource::follow`] does.
     pub fn new(options: WorkloadOptions, clock: Arc<dyn Clock>) -> Self {
         if let WorkloadEndpoint::Tcp(address) = options.endpoint
             && !address.ip().is_loopback()
@@ -206,7 +207,7 @@ impl WorkloadSource {
 
     fn discard(&self, fault: &MessageFault) {
         if self.status.may_log() {
-            tracing::error!(%fault, "a message of the SPIFFE agent was discarded: the previous state stays");
+            tracing::error!(%fault, "a message of the SPIFFE agent cannot be used: the previous SVID and bundles stay in use");
         }
         let why = format!("a message of the SPIFFE agent cannot be used: {fault}");
         match self.status.current().standing {

@@ -65,7 +65,7 @@ impl LiveMember {
         match self.credentials.put(at, granted, now, self.lead_ms) {
             // Access has ended in the meantime.
             Err(CredentialError::Wiped) => {}
-            // Files that could not be written are kept in memory. If the disk has space again, a renewal may write them too.
+            // Files that could not be written are kept in memory. `mend` tries to write them again.
             Ok(()) | Err(CredentialError::Write { .. }) => {
                 self.credentials.refresh_index(&self.session);
                 self.credentials.mend();

@@ -97,7 +97,7 @@ impl LiveMember {
         let now = self.context.clock.now().lease;
         self.is_connecting = false;
         let MemberConnection::Down(outage) = &mut self.connection else {
-            // The old stream is still open, and a refusal would arrive on it. Try the replacement again later.
+            // The old stream is still open. If access ends, that stream reports it. Try the replacement again later.
             self.replace_at = Some(now.plus(RETRY_MAX));
             return None;
         };

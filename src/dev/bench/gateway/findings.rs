@@ -51,7 +51,7 @@ impl GatewayWork {
     }
 }
 
-/// A rate beside its limit.
+/// The gateway's rate, beside the rate with which it is compared: of nginx, or of a plain write.
 #[derive(Clone, Debug)]
 pub struct GatewayFigure {
     /// What was measured.

@@ -35,12 +35,12 @@ use crate::dev::demo::Stage;
 /// How much is measured.
 #[derive(Clone, Debug)]
 pub struct GatewayPlan {
-    /// The nginx program. Without nginx, figures have no limit beside them.
+    /// The nginx program. Without nginx, the rates of reading have no limit beside them.
     pub nginx: Option<PathBuf>,
     /// How many streams are under way at once; several numbers are measured one after the other.
     pub streams: Vec<usize>,
     /// How long the gateway is measured for one figure. nginx is measured equally long. Each measurement is cut into
-    /// [`rounds`](Self::rounds) parts, and the parts alternate: gateway, nginx, gateway, nginx.
+    /// [`rounds`](Self::rounds) parts, and the parts alternate: nginx, gateway, nginx, gateway.
     pub time: Duration,
     /// The number of these parts.
     pub rounds: u32,

@@ -1,4 +1,4 @@
-//! nginx with the same files: the limit of a gateway.
+//! nginx with the same files. Its rate is shown beside the gateway's rate, as the best that this machine can do.
 
 use std::{
     fmt::Write,

@@ -180,8 +180,8 @@ impl StreamReads {
     }
 }
 
-/// The range that a stream reads in its turn. Each stream begins at another range, and reads each range of the object in
-/// turn.
+/// The range of a stream's request with the number `turn`. The streams begin at different ranges. Each stream reads every range of
+/// the object before it reads one again.
 fn range(stream: usize, turn: u64) -> Range<u64> {
     let ranges = LARGE.1 / RANGE;
     // The step 37 has no common divisor with the number of ranges, so a stream reaches every range.
