@@ -211,6 +211,11 @@ impl World {
         self.manual.as_deref().expect("this test has a manual clock")
     }
 
+    /// The manual clock, for an action that uses the clock itself.
+    pub fn shared_time(&self) -> Arc<TestClock> {
+        self.manual.clone().expect("this test has a manual clock")
+    }
+
     // ---------- who calls ----------
 
     /// The authority of a SPIFFE ID's trust domain.
