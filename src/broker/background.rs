@@ -5,7 +5,7 @@
 //! | [`Task::Expiry`] | removes leases whose deadline has passed | stops at once; due leases are not accepted anyway | the daemon shuts down gracefully |
 //! | [`Task::Calls`] | wakes the members that a lowering concerns | stops at once; their streams end with the daemon | the daemon shuts down gracefully |
 //! | [`Task::Reaper`] | marks members without heartbeats as away; ends drains and jobs whose deadline has passed | stops at once; the next run of the daemon continues | the daemon shuts down gracefully |
-//! | [`Task::Pruning`] | removes old fences, keys and locks; records counted denials | stops at once | the daemon shuts down gracefully |
+//! | [`Task::Pruning`] | removes old fences, expired keys and expired locks; records how many requests were denied | stops at once | the daemon shuts down gracefully |
 
 use std::{sync::Arc, time::Duration};
 
@@ -131,7 +131,7 @@ impl Broker {
         let is_over =
             before.replace(in_force).is_some_and(|(of, count)| of == in_force.0 && in_force.1 < count);
         if is_over {
-            // A request that counted an expired exception checks the revision before it answers, and starts over.
+            // A request that was decided under the expired exception checks the revision before it answers, and starts over.
             self.context.fences.raise_revision();
             let jobs = self.context.state.open_jobs();
             let ended = self.approvals.sweeps.end_no_longer_allowed(&rules, &jobs, "an exception is over");

@@ -96,16 +96,16 @@ impl OperatorUseCases {
         ended
     }
 
-    /// Returns the fences of the jobs whose checkpoints other jobs can read. Open jobs are left out, because no other job
-    /// reads their checkpoints, and the leases of their members stand behind the same fence.
+    /// Returns the fences of the jobs whose checkpoints other jobs can read. Open jobs are left out: no other job reads
+    /// their checkpoints yet, and lowering the fence of a job would also end the leases of its own members.
     fn read_by_others(&self, tainted: &Tainted) -> impl Iterator<Item = FenceName> {
         let is_open = |id: &JobId| self.context.state.job(*id).is_some_and(|job| !job.is_closed());
         tainted.writers.iter().copied().filter(move |id| !is_open(id)).map(FenceName::job)
     }
 
     /// Returns the jobs in memory that a compromise concerns. The writers are the named job, or all jobs that the named
-    /// identity launched or joined. All jobs that read checkpoints of the writers are tainted too. They get a mark,
-    /// because the daemon forgets the writers before it forgets the readers.
+    /// identity launched or joined. All jobs that read checkpoints of the writers are tainted too. The
+    /// readers are marked themselves, because the daemon may forget a writer before it forgets its readers.
     fn tainted(&self, name: &FenceName) -> Tainted {
         let has_part = |job: &Job| match name.kind() {
             FenceKind::Identity(id) => job.launcher == id || job.attempts.iter().any(|a| a.members.has(&id)),

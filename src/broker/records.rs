@@ -36,7 +36,7 @@ impl RecordUseCases {
         self.access.authorize(caller, Rpc::WaitDurable, Some(caller.tenant()), &[], "")?;
         let index = self.receipts.read(receipt).ok_or_else(|| {
             Refusal::new(Reason::EpochChanged, "the receipt is not from this run of the daemon")
-                .fix("repeat the call: if the first one took effect, the second gets the same answer")
+                .fix("repeat the call that gave the receipt: if it took effect, it gets the same answer and a new receipt")
         })?;
         let waited =
             tokio::time::timeout(limits::DURABLE_WAIT, self.context.ledger.wait_durable(index)).await;

@@ -136,7 +136,7 @@ impl OperatorUseCases {
         }
         let name = match name {
             LockName::Name(name) => name,
-            // A wider prefix and the trust domain shut out the same identities.
+            // A lock on a wider prefix, or on the trust domain, shuts out these identities too.
             LockName::Prefix(prefix) => {
                 let below = below(prefix)?;
                 let mut locks = self.context.state.locks(None, usize::MAX).into_iter();
@@ -164,7 +164,8 @@ fn has_identity_behind(rules: &Rules, named: &SpiffePattern, name: &LockName) ->
             FenceKind::Domain(domain) => domain == *named.trust_domain(),
             _ => false,
         },
-        // The texts are compared too, because a pattern does not match the identities of SPIRE itself below the prefix.
+        // The text of the pattern is also compared with the prefix. A pattern leaves out SPIRE's own identities, so a
+        // comparison of what the two match would miss some.
         LockName::Prefix(prefix) => {
             named.to_string().starts_with(prefix.as_str())
                 || below(prefix).is_some_and(|below| below.overlaps(named))

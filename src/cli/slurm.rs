@@ -333,7 +333,7 @@ fn log_page(report: &RunReport, delivery: &Delivery<Failure>) -> Page {
                 .saying("No attempt was begun. The Slurm job runs without access."),
         ),
         Delivery::Waits(so_far) => Page::message(&format!(
-            "leasehold: {run}: {so_far}; {what} is reported again later, in case its start arrives"
+            "leasehold: {run}: {so_far}; {what} is reported again later, because the report of its start may still come"
         )),
         Delivery::Kept(failure) => lines(
             "could not be reported",

@@ -88,8 +88,8 @@ pub struct ServerConfig {
     pub room: RoomConfig,
 }
 
-/// The bounds of the gRPC listener. One SPIFFE ID may use at most as much as is still free for others, so at most half
-/// of each bound.
+/// The bounds of the gRPC listener. One SPIFFE ID may use no more of a bound than what it leaves free for all others,
+/// so at most half.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RoomConfig {
     /// The highest number of handshakes under way.

@@ -210,7 +210,7 @@ impl OpenUploads {
         same.then(|| known.e_tag.clone())
     }
 
-    /// Removes uploads whose access ended, or that were not used for long, until `shutdown`.
+    /// Until `shutdown`, removes uploads whose access ended or that were idle for too long.
     pub(super) async fn watch(&self, clock: Arc<dyn Clock>, shutdown: CancellationToken) {
         loop {
             tokio::select! {
@@ -221,7 +221,7 @@ impl OpenUploads {
             let open: Vec<_> = self.table().open.values().cloned().collect();
             for upload in open.iter().filter(|upload| upload.must_go(now)) {
                 let Some(upload) = self.take(&upload.id) else { continue };
-                tracing::info!(object = %upload.found.object, "an upload in parts was removed, because its access ended or it was not used for too long or it was not used for too long");
+                tracing::info!(object = %upload.found.object, "an upload in parts was removed, because its access ended or it was not used for too long");
                 if let Err(error) = upload.parts.remove().await {
                     tracing::error!(%error, "the parts of an upload could not be removed");
                 }
@@ -316,7 +316,7 @@ impl OpenUpload {
             && now.lh.attempt == then
     }
 
-    /// Whether the upload must be removed, because its access ended or it was not used for long. While the state of the
+    /// Whether the upload must be removed, because its access ended or it was idle for too long. While the state of the
     /// access is not known, the upload stays, because its holder may come back. While a request ends the upload, that
     /// request checks the access.
     fn must_go(&self, now: LeaseTime) -> bool {

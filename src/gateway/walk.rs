@@ -148,8 +148,8 @@ pub(super) fn list(
 fn may_lead_to(key: &str, query: &ListQuery) -> bool {
     let is_folder = key.ends_with('/');
     let in_prefix = key.starts_with(&query.prefix) || is_folder && query.prefix.starts_with(key);
-    // Keys below a folder may come after `after` if `after` is below the folder too. A common prefix of an earlier page
-    // was listed already.
+    // If the page begins below this folder, later keys of the folder may follow. If it begins after the folder itself, as a common
+    // prefix, an earlier page listed the folder.
     let is_over = query.after == key && query.delimiter.as_deref() == Some("/");
     let comes_after = key > query.after.as_str() || is_folder && query.after.starts_with(key) && !is_over;
     in_prefix && comes_after

@@ -26,7 +26,7 @@ pub enum LeaseRefused {
     /// The generation counter of the lease is at its maximum.
     #[error("the lease was renewed as often as it can be")]
     WornOut,
-    /// Another renewal already made the generation of this credential.
+    /// Another renewal already took the next generation number of this credential.
     #[error("another renewal came first")]
     Overtaken,
 }

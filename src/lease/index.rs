@@ -147,7 +147,7 @@ impl ByJob {
     pub(super) fn create(&self, stand: Stand, mut terms: Terms) -> Arc<Lease> {
         let mut shard = self.shard(terms.facts.job);
         let job = shard.entry(terms.facts.job).or_default();
-        // All stands behind the same names have the same place, so the place is the key of their group.
+        // If two leases stand behind the same names, their place is the same. So the place is the key of their group.
         let place = stand.place();
         if !job.groups.contains_key(&place)
             && let Some(facts) = Arc::get_mut(&mut terms.facts)

@@ -1,7 +1,7 @@
 //! The queue of the handshakes of one listener: fair turns by address.
 //!
-//! Before its handshake, a connection is known only by its address. A connection from an address without a handshake does not
-//! wait: if no place is free, the address with the most handshakes loses its oldest one. If each address has only one
+//! Before its handshake, a connection is known only by its address. If an address has no handshake under way, its new connection
+//! does not wait: if no place is free, the address with the most handshakes loses its oldest one. If each address has only one
 //! handshake, the connection waits.
 
 use std::{

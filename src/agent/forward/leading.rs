@@ -74,7 +74,8 @@ impl LeadingFiles {
         })
     }
 
-    /// The variables for the programs, without those that the user keeps. `inherited` looks up a variable of this process.
+    /// The variables to set for the programs. A variable in `keep_env` is left out, so that the user's value stays.
+    /// `inherited` looks up a variable of this process.
     pub(in crate::agent) fn variables(
         &self,
         keep: &[String],

@@ -5,7 +5,7 @@
 //! | the command: how it is found, started, followed and ended | `command` `environment` `standing` `child` `exit` `rlimits` |
 //! | the small process that ends everything if the wrapper is killed | `guard` |
 //! | the descendants of the command, and how all of them are ended | `processes` `cgroup` |
-//! | signals, and the process in front of the wrapper at a terminal | `signals` `arrivals` `front` `terminal` |
+//! | signals; and, at a terminal, the process that the shell started and that stands for the wrapper in its job control | `signals` `arrivals` `front` `terminal` |
 //! | work that another program started | `work_watch` |
 
 pub(super) mod arrivals;

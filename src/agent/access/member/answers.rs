@@ -84,7 +84,8 @@ impl LiveMember {
         let credential = self.credentials.get_mut(at)?;
         let is_renewal = credential.lease.is_some();
         match refusal.reason.member_step() {
-            // A lock on one lease may leave the others live. So request another credential: the answer says what is locked.
+            // Perhaps only this lease is locked. So request a new credential: if the job or the identity is locked, that is refused
+            // too, and the answer says what is locked.
             MemberStep::Stop if is_renewal && refusal.reason == Reason::Locked => {
                 credential.lease = None;
                 credential.schedule.request_now(now);
