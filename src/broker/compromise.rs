@@ -97,7 +97,7 @@ impl OperatorUseCases {
     }
 
     /// Returns the fences of the jobs whose checkpoints other jobs can read. Open jobs are left out: no other job reads
-    /// their checkpoints yet, and lowering the fence of a job would also end the leases of its own members.
+    /// their checkpoints yet, and lowering the fence of a job would also end the leases of the members of that job.
     fn read_by_others(&self, tainted: &Tainted) -> impl Iterator<Item = FenceName> {
         let is_open = |id: &JobId| self.context.state.job(*id).is_some_and(|job| !job.is_closed());
         tainted.writers.iter().copied().filter(move |id| !is_open(id)).map(FenceName::job)
