@@ -10,34 +10,33 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit, Failure, Session, bench_gateway,
+    Exit, Failure, Session, bench_gateway, bench_leases,
     dev::failed,
     output::{Page, columns, note, print},
     stage::set_up_stage,
 };
 use crate::dev::bench::{
     self, BenchFinding, BenchPlan, Delay, EchoWork, Figure, GatewayFinding, GatewayPlan, Machine, Measured,
-    StageFigure, Workload,
+    RevokeFigure, StageFigure, StormFigure, Workload,
 };
 
 /// Measures how many requests a daemon handles on this machine, compared with the machine's limit.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command starts a daemon with new identities in a temporary folder, with its ledger there, and a
-second server without a broker that answers the same messages: the limit. Both are measured in
-turns, so a busy machine slows both. Clients and servers share the processors of this machine.
-Use a release build, and stop other work: the ratio is steady, the rates are not.
-`gateway` measures an S3 gateway beside nginx with the same files. It needs 1.4 GB on the disk.
+The command starts a daemon in a temporary folder, and a second server without a broker that answers
+the same messages: the limit. Both are measured in turns, so a busy machine slows both. Clients and
+servers share the processors of this machine. Use a release build, and stop other work: the ratio is
+steady, the rates are not. `gateway` needs 1.4 GB on the disk.
 
 Examples:
   leasehold bench
   leasehold bench gateway --nginx /opt/nginx/sbin/nginx
   leasehold bench --quick --floor docs/performance.md")]
 pub struct BenchArgs {
-    /// What to measure: issue, renew, introspect, check, end, stages, gateway [default: all but the last two]
+    /// What to measure: issue, renew, introspect, check, mixed, revoke, storm, end, stages, gateway [default: all but the last two]
     #[arg(value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub what: Vec<Workload>,
-    /// Requests under way at once; several numbers are measured one after the other
+    /// Requests under way at once, measured one number after the other
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 64, 256], value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub in_flight: Vec<u16>,
     /// Connections that the requests share
@@ -46,9 +45,12 @@ pub struct BenchArgs {
     /// Seconds to measure each figure; its limit takes as many again
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=20))]
     pub seconds: u16,
-    /// Begin this many requests a second [default: begin a request when another has ended]
+    /// Begin this many requests a second [default: begin one when another has ended]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
+    /// Leases of a revoked job or of a storm, measured one number after the other
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub leases: Vec<u32>,
     /// Streams of a gateway, measured one number after the other
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 8], value_parser = clap::value_parser!(u16).range(1..=100))]
     pub streams: Vec<u16>,
@@ -100,9 +102,10 @@ impl BenchArgs {
             note("this build is not optimized: its figures say nothing about a release build");
         }
         let plan = self.plan();
-        let has_rates = Workload::RATES.iter().any(|rate| plan.workloads.contains(rate));
+        let has_rates = plan.workloads.iter().any(|workload| workload.is_rate());
         if self.page.is_some() && !has_rates {
-            let text = "`--page` writes the rates of a daemon: measure issue, renew, introspect or check";
+            let text =
+                "`--page` writes the rates of a daemon: measure issue, renew, introspect, check or mixed";
             return Err(Failure::new(Exit::Usage, text.to_owned()));
         }
         if plan.workloads.contains(&Workload::Gateway) && plan.gateway.nginx.is_none() {
@@ -112,21 +115,10 @@ impl BenchArgs {
         }
         let mut results = BenchResults::default();
         let mut report = |finding: BenchFinding| {
-            let what = match &finding {
-                BenchFinding::Rate(f) => format!("{} with {} in flight", f.workload.as_str(), f.in_flight),
-                BenchFinding::Delay(d) => d.event.as_str().to_owned(),
-                BenchFinding::Stages(_) => "stages".to_owned(),
-                BenchFinding::Gateway(finding) => bench_gateway::name_of(finding),
-            };
             if !session.for_programs() {
-                note(&format!("{what}: measured"));
+                note(&format!("{}: measured", name_of(&finding)));
             }
-            match finding {
-                BenchFinding::Rate(figure) => results.figures.push(figure),
-                BenchFinding::Delay(delay) => results.delays.push(delay),
-                BenchFinding::Stages(stages) => results.stages.extend(stages),
-                BenchFinding::Gateway(finding) => results.gateway.push(finding),
-            }
+            results.add(finding);
         };
         let done = bench::run(&plan, &stage, &mut report).await;
         done.map_err(|why| failed("the bench could not go on", &why))?;
@@ -144,7 +136,7 @@ impl BenchArgs {
     }
 
     fn plan(&self) -> BenchPlan {
-        let all: &[Workload] = if self.quick { &Workload::RATES } else { &Workload::ALL };
+        let all: &[Workload] = if self.quick { &Workload::QUICK } else { &Workload::ALL };
         let workloads = match self.what.as_slice() {
             [] => all.to_vec(),
             what => what.to_vec(),
@@ -157,13 +149,23 @@ impl BenchArgs {
             ),
         };
         let (connections, gateway) = (self.connections.into(), self.gateway_plan());
+        let leases = |default: &[u32]| -> Vec<usize> {
+            let numbers = if self.leases.is_empty() { default } else { &self.leases };
+            numbers.iter().filter_map(|n| usize::try_from(*n).ok()).collect()
+        };
+        let (revoke_leases, storm_leases) = match self.quick {
+            true => (leases(&[1_000]), leases(&[1_000])),
+            false => (leases(&[1_000, 10_000]), leases(&[10_000])),
+        };
         BenchPlan {
             workloads,
             in_flight,
             connections,
             time,
             rounds: 4,
-            endings: 20,
+            endings: if self.quick { 5 } else { 20 },
+            revoke_leases,
+            storm_leases,
             rate: self.rate,
             gateway,
         }
@@ -216,8 +218,35 @@ fn write_page(page: &Path, machine: &Machine, session: &Session, figures: &[Figu
 struct BenchResults {
     figures: Vec<Figure>,
     delays: Vec<Delay>,
+    revocations: Vec<RevokeFigure>,
+    storms: Vec<StormFigure>,
     stages: Vec<StageFigure>,
     gateway: Vec<GatewayFinding>,
+}
+
+impl BenchResults {
+    fn add(&mut self, finding: BenchFinding) {
+        match finding {
+            BenchFinding::Rate(figure) => self.figures.push(figure),
+            BenchFinding::Delay(delay) => self.delays.push(delay),
+            BenchFinding::Revoke(figure) => self.revocations.push(figure),
+            BenchFinding::Storm(figure) => self.storms.push(figure),
+            BenchFinding::Stages(stages) => self.stages.extend(stages),
+            BenchFinding::Gateway(finding) => self.gateway.push(finding),
+        }
+    }
+}
+
+/// A short name of a result, for the lines that show the progress.
+fn name_of(finding: &BenchFinding) -> String {
+    match finding {
+        BenchFinding::Rate(f) => format!("{} with {} in flight", f.workload.as_str(), f.in_flight),
+        BenchFinding::Delay(d) => d.event.as_str().to_owned(),
+        BenchFinding::Revoke(f) => format!("revoke with {} leases", f.leases),
+        BenchFinding::Storm(f) => format!("storm of {} leases", f.leases),
+        BenchFinding::Stages(_) => "stages".to_owned(),
+        BenchFinding::Gateway(finding) => bench_gateway::name_of(finding),
+    }
 }
 
 fn microseconds(time: Duration) -> String {
@@ -227,8 +256,12 @@ fn microseconds(time: Duration) -> String {
 fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<(), Failure> {
     if session.for_programs() {
         let mut value = to_json(machine, results);
-        if let (Value::Object(fields), false) = (&mut value, results.gateway.is_empty()) {
-            fields.insert("gateway".to_owned(), bench_gateway::to_json(&results.gateway));
+        if let Value::Object(fields) = &mut value {
+            fields.insert("revoke".to_owned(), bench_leases::revoke_json(&results.revocations));
+            fields.insert("storm".to_owned(), bench_leases::storm_json(&results.storms));
+            if !results.gateway.is_empty() {
+                fields.insert("gateway".to_owned(), bench_gateway::to_json(&results.gateway));
+            }
         }
         return session.print_value(&value);
     }
@@ -247,10 +280,18 @@ fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<
         machine.load,
         microseconds(machine.disk_sync),
     );
-    let rates = rate_table(&results.figures).below(&Page::lines(limits));
-    let rest = end_table(&results.delays).below(&stage_table(&results.stages));
-    let rest = rest.below(&bench_gateway::page_of(&results.gateway));
-    print(&rates.below(&rest).then(&Page::line(&machine)))
+    let sections = [
+        rate_table(&results.figures),
+        Page::lines(limits),
+        bench_leases::revoke_table(&results.revocations),
+        bench_leases::storm_table(&results.storms),
+        end_table(&results.delays),
+        stage_table(&results.stages),
+        bench_gateway::page_of(&results.gateway),
+        Page::line(&machine),
+    ];
+    let filled = sections.into_iter().filter(|section| *section != Page::default());
+    print(&filled.reduce(|all, section| all.below(&section)).unwrap_or_default())
 }
 
 fn rate_table(figures: &[Figure]) -> Page {

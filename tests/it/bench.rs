@@ -7,14 +7,45 @@ use crate::harness::{plain, soon};
 // Each server, from the one that only answers to the daemon, does the issues that it is measured by.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bench_of_stages_measures_each_server() {
-    let mut bench = plain(env!("CARGO_BIN_EXE_leasehold"));
-    bench.args(["bench", "stages", "--in-flight", "4", "--seconds", "1", "-o", "json"]);
-    bench.stdin(Stdio::null()).kill_on_drop(true);
-    let done = soon("the bench", bench.output()).await.unwrap();
-    let (out, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-    let value: serde_json::Value = serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{said}"));
+    let value = run_bench(&["stages", "--in-flight", "4", "--seconds", "1"]).await;
     let stages = value["stages"].as_array().unwrap();
     let calls = stages.iter().filter_map(|s| s["measured"]["calls"].as_u64());
-    assert!(done.status.success() && stages.len() == 5 && calls.clone().all(|n| n > 0), "{out}{said}");
+    assert!(stages.len() == 5 && calls.clone().all(|n| n > 0), "{value}");
     assert_eq!(stages.last().unwrap()["adds"], "all else: the daemon");
+}
+
+/// Runs the bench with these arguments, and returns what it prints for programs.
+async fn run_bench(arguments: &[&str]) -> serde_json::Value {
+    let mut bench = plain(env!("CARGO_BIN_EXE_leasehold"));
+    bench.arg("bench").args(arguments).args(["-o", "json"]).stdin(Stdio::null()).kill_on_drop(true);
+    let done = soon("the bench", bench.output()).await.unwrap();
+    let (out, said) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success(), "{out}{said}");
+    serde_json::from_str(&out).unwrap_or_else(|e| panic!("{e}: {out}{said}"))
+}
+
+// The echo answers each request of the mix too, so the mix has a limit beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mix_of_requests_is_measured_beside_its_limit() {
+    let value = run_bench(&["mixed", "--seconds", "1"]).await;
+    let figures = value["figures"].as_array().unwrap();
+    let [mixed] = figures.as_slice() else { panic!("{value}") };
+    assert_eq!((&mixed["what"], &mixed["in_flight"]), (&"mixed".into(), &100.into()));
+    assert!(
+        mixed["ours"]["calls"].as_u64() > Some(0) && mixed["limit"]["calls"].as_u64() > Some(0),
+        "{value}"
+    );
+}
+
+// A revoked job ends for the verifier too. Leases that end together are refused from their deadlines on.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_leases_end_by_a_revocation_or_together() {
+    let value = run_bench(&["revoke", "storm", "--quick", "--leases", "60", "--rate", "20"]).await;
+    let [revoked] = value["revoke"].as_array().unwrap().as_slice() else { panic!("{value}") };
+    assert_eq!((&revoked["leases"], &revoked["refused"]["calls"]), (&60.into(), &5.into()), "{value}");
+    let [storm] = value["storm"].as_array().unwrap().as_slice() else { panic!("{value}") };
+    assert_eq!((&storm["leases"], &storm["checks_refused"]), (&60.into(), &60.into()), "{value}");
+    assert_eq!(storm["introspections_refused"], 60, "{value}");
+    let calls = ["issue_before", "issue_during"].map(|when| storm[when]["calls"].as_u64());
+    assert!(calls.iter().all(|calls| *calls > Some(0)), "{value}");
 }

@@ -1,19 +1,24 @@
 //! The processes of a benchmark: the daemon, the echo, and the members that send requests to both. The echo answers like the
 //! daemon and does only a part of its work. Its speed is the limit for the daemon, which `figure` explains.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::Stdio,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use prost::Message;
 use tokio::process::{Child, Command};
 use tonic::transport::Channel;
 
 use super::{
+    crowd::let_crowd_in,
     echo::ANSWERS,
     echo_work::{EchoWork, RECORD, last_issued},
     figure::{Figure, Sample},
     load::Load,
     machine::processor_time,
-    plan::{BenchPlan, Workload},
+    plan::{BenchPlan, MIX, Workload},
     work::{OfflineCheck, Work},
 };
 use crate::{
@@ -30,6 +35,7 @@ use crate::{
         self, member_service_client::MemberServiceClient, verifier_service_client::VerifierServiceClient,
     },
     secret::SecretText,
+    verify::Verifier,
 };
 
 /// How many jobs have members that send requests at once. One job can have 100,000 leases, and would be full in seconds.
@@ -65,6 +71,8 @@ pub(super) struct BenchLab<'a> {
     leases: Vec<(String, SecretText)>,
     /// Connections to the daemon.
     connections: Connections,
+    /// The number of crowds that were opened.
+    crowds: AtomicUsize,
 }
 
 /// Connections to one server, of members and of the verifier.
@@ -77,6 +85,7 @@ impl<'a> BenchLab<'a> {
     /// Starts the processes and joins the members.
     pub(super) async fn open(stage: &'a Stage, plan: &BenchPlan) -> Result<Self, String> {
         allow_any_rate(stage).map_err(|e| format!("the configuration cannot be written: {e}"))?;
+        let_crowd_in(stage).map_err(|e| format!("the catalog cannot be written: {e}"))?;
         let daemon = stage.start_daemon().await?;
         let running =
             Running::start(&stage.deployment, stage.clock.clone()).await.map_err(|e| e.to_string())?;
@@ -97,7 +106,8 @@ impl<'a> BenchLab<'a> {
         keep_answers(stage, &mut members, &leases, &holder).await?;
         let echo = start_echo(stage, EchoWork::Signature, plan).await?;
         let connections = connect(stage, plan, stage.deployment.ports.grpc)?;
-        Ok(BenchLab { stage, daemon, echo, running, holder, members, leases, connections })
+        let crowds = AtomicUsize::new(0);
+        Ok(BenchLab { stage, daemon, echo, running, holder, members, leases, connections, crowds })
     }
 
     /// Stops the processes.
@@ -176,6 +186,16 @@ impl<'a> BenchLab<'a> {
         self.stage
     }
 
+    /// Returns the verifier that follows the daemon's feed.
+    pub(super) fn verifier(&self) -> &Verifier {
+        &self.running.verifier
+    }
+
+    /// Returns the number of the next crowd.
+    pub(super) fn next_crowd(&self) -> usize {
+        self.crowds.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// Returns the check of a token by the verifier that follows the daemon's feed.
     pub(super) fn offline_check(&self, token: SecretText) -> Result<OfflineCheck, String> {
         let object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
@@ -212,6 +232,10 @@ impl<'a> BenchLab<'a> {
                 at: VerifierServiceClient::new(channel),
                 request: introspect_request(&token, &self.holder),
             },
+            (Workload::Mixed, _) => {
+                let turns = MIX.map(|one| self.work(one, server, worker, object.clone()));
+                Work::Mixed { turns: turns.into(), next: worker }
+            }
             _ if !matches!(server, Server::Daemon) => Work::Digest(token),
             _ => Work::Check(Box::new(OfflineCheck {
                 verifier: self.running.verifier.clone(),
@@ -223,11 +247,11 @@ impl<'a> BenchLab<'a> {
     }
 }
 
-fn issue_request(session: Option<v1::Session>) -> v1::IssueCredentialRequest {
+pub(super) fn issue_request(session: Option<v1::Session>) -> v1::IssueCredentialRequest {
     v1::IssueCredentialRequest { session, half: v1::Half::Reading as i32, ..Default::default() }
 }
 
-fn introspect_request(token: &SecretText, holder: &Leaf) -> v1::IntrospectRequest {
+pub(super) fn introspect_request(token: &SecretText, holder: &Leaf) -> v1::IntrospectRequest {
     v1::IntrospectRequest {
         token: token.expose().to_owned(),
         presenter: holder.spiffe_id.to_string(),

@@ -61,6 +61,14 @@ pub(super) fn processor_time(process: u32) -> Option<Duration> {
     (nanoseconds > 0).then(|| Duration::from_nanos(nanoseconds))
 }
 
+/// Returns the resident memory of a process, in bytes.
+pub(super) fn resident(process: u32) -> Result<u64, String> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).map_err(|e| e.to_string())?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
+    Ok(kib.ok_or("this kernel does not say how much memory a process has")?.saturating_mul(1 << 10))
+}
+
 fn sync_time(folder: &Path) -> std::io::Result<Duration> {
     let mut file = tempfile::tempfile_in(folder)?;
     let mut times = Vec::with_capacity(WRITES);

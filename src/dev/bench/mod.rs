@@ -13,12 +13,16 @@
 //! | `stages` | [`StageFigure`]: the time of an issue at servers that each do one stage more than the server before |
 //! | `work` | `Work`: one request, repeated |
 //! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |
+//! | `crowd` | `Crowd`: a job that has many leases |
+//! | `revocations` | [`RevokeFigure`]: the time to revoke a job with many leases |
+//! | `storm` | [`StormFigure`]: the deadlines of many leases pass together |
 //! | `load` | `Load`: many requests at once, and how long each took |
 //! | `gateway/` | [`GatewayPlan`]: what is measured of an S3 gateway, beside nginx |
 //! | `figure` | [`Figure`]: a measurement and its limit |
 //! | `page` | the figures as a table in a page, and the ratios that a page states |
 //! | `machine` | [`Machine`]: the machine on which the figures were measured |
 
+mod crowd;
 mod echo;
 mod echo_work;
 mod endings;
@@ -29,7 +33,9 @@ mod load;
 mod machine;
 mod page;
 mod plan;
+mod revocations;
 mod stages;
+mod storm;
 mod work;
 
 pub use echo::serve_echo;
@@ -40,9 +46,12 @@ pub use gateway::{GatewayCuts, GatewayFigure, GatewayFinding, GatewayMemory, Gat
 pub use machine::Machine;
 pub use page::{below, floors, with_figures};
 pub use plan::{BenchPlan, Workload};
+pub use revocations::RevokeFigure;
 pub use stages::StageFigure;
+pub use storm::StormFigure;
 
 use lab::BenchLab;
+use storm::StormPlan;
 
 use super::demo::Stage;
 
@@ -51,6 +60,8 @@ use super::demo::Stage;
 pub enum BenchFinding {
     Rate(Figure),
     Delay(Delay),
+    Revoke(RevokeFigure),
+    Storm(StormFigure),
     Stages(Vec<StageFigure>),
     Gateway(GatewayFinding),
 }
@@ -82,20 +93,43 @@ async fn run_daemon(
 ) -> Result<(), String> {
     let lab = BenchLab::open(stage, plan).await?;
     for workload in plan.workloads.iter().filter(|workload| **workload != Workload::Gateway) {
-        if *workload == Workload::End {
-            for event in EndingEvent::ALL {
-                report(BenchFinding::Delay(lab.measure_ending(event, plan.endings).await?));
+        match workload {
+            Workload::End => {
+                for event in EndingEvent::ALL {
+                    report(BenchFinding::Delay(lab.measure_ending(event, plan.endings).await?));
+                }
             }
-            continue;
-        }
-        for in_flight in plan.in_flight_of(*workload) {
-            if *workload == Workload::Stages {
-                report(BenchFinding::Stages(lab.measure_stages(plan, in_flight).await?));
-                continue;
+            Workload::Revoke => {
+                for leases in &plan.revoke_leases {
+                    report(BenchFinding::Revoke(lab.measure_revocations(*leases, plan.endings).await?));
+                }
             }
-            let figure = lab.measure(plan, *workload, in_flight).await?;
-            report(BenchFinding::Rate(figure));
+            Workload::Storm => {
+                for leases in &plan.storm_leases {
+                    let storm = StormPlan { leases: *leases, rate: plan.rate, window: plan.time / 3 };
+                    report(BenchFinding::Storm(lab.measure_storm(storm).await?));
+                }
+            }
+            rate_or_stages => {
+                for in_flight in plan.in_flight_of(*rate_or_stages) {
+                    report(lab.measure_requests(plan, *rate_or_stages, in_flight).await?);
+                }
+            }
         }
     }
     lab.close().await
+}
+
+impl BenchLab<'_> {
+    async fn measure_requests(
+        &self,
+        plan: &BenchPlan,
+        workload: Workload,
+        in_flight: usize,
+    ) -> Result<BenchFinding, String> {
+        if workload == Workload::Stages {
+            return self.measure_stages(plan, in_flight).await.map(BenchFinding::Stages);
+        }
+        self.measure(plan, workload, in_flight).await.map(BenchFinding::Rate)
+    }
 }

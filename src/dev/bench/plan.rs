@@ -15,6 +15,12 @@ pub enum Workload {
     Introspect,
     /// A server checks a token by itself
     Check,
+    /// A hundred requests at once: of five, one issue, three renewals and one introspection
+    Mixed,
+    /// An operator revokes jobs that have many leases
+    Revoke,
+    /// The deadlines of many leases pass together
+    Storm,
     /// The time from an event that ends access to the last use that a server accepts
     End,
     /// How long each stage of an issue takes: each server does one stage more than the one before
@@ -25,11 +31,31 @@ pub enum Workload {
 
 impl Workload {
     /// The workloads of a daemon, in the order in which they are measured.
-    pub const ALL: [Workload; 5] =
-        [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check, Workload::End];
-    /// The workloads whose rate is compared with the best that this machine can do.
-    pub const RATES: [Workload; 4] =
+    pub const ALL: [Workload; 8] = [
+        Workload::Issue,
+        Workload::Renew,
+        Workload::Introspect,
+        Workload::Check,
+        Workload::Mixed,
+        Workload::Revoke,
+        Workload::Storm,
+        Workload::End,
+    ];
+    /// The workloads that are measured if there is little time.
+    pub const QUICK: [Workload; 4] =
         [Workload::Issue, Workload::Renew, Workload::Introspect, Workload::Check];
+
+    /// Whether the rate of the workload is compared with the best that this machine can do.
+    pub const fn is_rate(self) -> bool {
+        match self {
+            Workload::Issue | Workload::Renew | Workload::Introspect | Workload::Check | Workload::Mixed => {
+                true
+            }
+            Workload::Revoke | Workload::Storm | Workload::End | Workload::Stages | Workload::Gateway => {
+                false
+            }
+        }
+    }
 
     /// Returns the name of the workload on the command line.
     pub const fn as_str(self) -> &'static str {
@@ -38,6 +64,9 @@ impl Workload {
             Workload::Renew => "renew",
             Workload::Introspect => "introspect",
             Workload::Check => "check",
+            Workload::Mixed => "mixed",
+            Workload::Revoke => "revoke",
+            Workload::Storm => "storm",
             Workload::End => "end",
             Workload::Stages => "stages",
             Workload::Gateway => "gateway",
@@ -51,19 +80,28 @@ impl Workload {
                 "an echo of the same messages over the same accept loop, with one ES256 signature"
             }
             Workload::Introspect => "an echo of the same messages over the same accept loop",
+            Workload::Mixed => {
+                "an echo of the same messages over the same accept loop, with one ES256 signature for each issue and renewal"
+            }
             Workload::Check => "the SHA-256 of the token",
-            Workload::End | Workload::Stages => "none",
+            Workload::Revoke | Workload::Storm | Workload::End | Workload::Stages => "none",
             Workload::Gateway => "nginx with the same files",
         }
     }
 }
+
+/// The requests of [`Workload::Mixed`], which each worker repeats in this order. The workers begin at different places.
+pub(super) const MIX: [Workload; 5] =
+    [Workload::Issue, Workload::Renew, Workload::Renew, Workload::Renew, Workload::Introspect];
+/// The number of requests of [`Workload::Mixed`] in flight at once.
+const MIXED_IN_FLIGHT: usize = 100;
 
 /// What to measure, and for how long.
 #[derive(Clone, Debug)]
 pub struct BenchPlan {
     /// The workloads to measure, in this order.
     pub workloads: Vec<Workload>,
-    /// The numbers of requests in flight at once. A check sends no request, and is measured once.
+    /// The numbers of requests in flight at once. A check sends no request, and is measured once. The mix has its own number.
     pub in_flight: Vec<usize>,
     /// The number of connections that the requests share.
     pub connections: usize,
@@ -72,8 +110,12 @@ pub struct BenchPlan {
     pub time: Duration,
     /// The number of parts for each figure.
     pub rounds: u32,
-    /// How many jobs each event ends.
+    /// How many jobs each event ends, and how many jobs are revoked for each number of leases.
     pub endings: usize,
+    /// The leases of each job that is revoked, measured one number after the other.
+    pub revoke_leases: Vec<usize>,
+    /// The leases whose deadlines pass together, measured one number after the other.
+    pub storm_leases: Vec<usize>,
     /// The number of requests for each second, if they begin at fixed times. The latency of each request counts from its time.
     /// If `None`, a request begins when another request has ended.
     pub rate: Option<u32>,
@@ -83,12 +125,17 @@ pub struct BenchPlan {
 
 impl BenchPlan {
     pub(super) fn in_flight_of(&self, workload: Workload) -> Vec<usize> {
-        if workload == Workload::Check { vec![1] } else { self.in_flight.clone() }
+        match workload {
+            Workload::Check => vec![1],
+            Workload::Mixed => vec![MIXED_IN_FLIGHT],
+            _ => self.in_flight.clone(),
+        }
     }
 
     /// The largest number of requests in flight at once.
     pub(super) fn workers(&self) -> usize {
-        self.in_flight.iter().copied().max().unwrap_or_default().max(1)
+        let all = self.workloads.iter().flat_map(|workload| self.in_flight_of(*workload));
+        all.max().unwrap_or_default().max(1)
     }
 
     /// The time of one part.

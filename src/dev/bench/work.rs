@@ -31,6 +31,11 @@ pub(super) enum Work {
     Check(Box<OfflineCheck>),
     /// The least that a check can cost: computes the digest of the token.
     Digest(SecretText),
+    /// Several requests in turns. `next` is the place of the next one.
+    Mixed {
+        turns: Vec<Work>,
+        next: usize,
+    },
 }
 
 /// A token that a resource server checks without a call to the daemon.
@@ -45,7 +50,8 @@ impl Work {
     /// Makes the request once, and waits for its answer.
     pub(super) async fn once(&mut self) -> Result<(), String> {
         let failed = |status: Status| describe(&status);
-        match self {
+        let Some(work) = self.take_turn() else { return Err("a mix has no requests".to_owned()) };
+        match work {
             Work::Issue { at, request } => {
                 at.issue_credential(request.clone()).await.map(drop).map_err(failed)
             }
@@ -61,6 +67,19 @@ impl Work {
                 tokio::task::consume_budget().await;
                 Ok(())
             }
+            Work::Mixed { .. } => Err("a mix cannot be in a mix".to_owned()),
+        }
+    }
+
+    /// Returns the request whose turn it is.
+    fn take_turn(&mut self) -> Option<&mut Work> {
+        match self {
+            Work::Mixed { turns, next } => {
+                let turn = *next % turns.len().max(1);
+                *next = turn.wrapping_add(1);
+                turns.get_mut(turn)
+            }
+            work => Some(work),
         }
     }
 }

@@ -48,10 +48,24 @@ impl Stage {
 
     /// Makes a connector to the daemon with an SVID that is issued for this call.
     pub(super) fn connector_as(&self, authority: &Authority, id: &SpiffeId) -> Observed<Connector> {
-        let deployment = &self.deployment;
+        self.connector_with(self.new_svid(authority, id, SVID_LIFE)?)
+    }
+
+    /// Issues an SVID.
+    pub(in crate::dev) fn new_svid(
+        &self,
+        authority: &Authority,
+        id: &SpiffeId,
+        life: Duration,
+    ) -> Observed<X509Svid> {
         let now = self.clock.now().wall;
-        let pem = authority.issue(id, &[], now, SVID_LIFE).map_err(|e| e.to_string())?;
-        let svid = X509Svid::from_pem(pem.cert.as_bytes(), pem.key.as_bytes()).map_err(|e| e.to_string())?;
+        let pem = authority.issue(id, &[], now, life).map_err(|e| e.to_string())?;
+        X509Svid::from_pem(pem.cert.as_bytes(), pem.key.as_bytes()).map_err(|e| e.to_string())
+    }
+
+    /// Makes a connector to the daemon with this SVID.
+    pub(in crate::dev) fn connector_with(&self, svid: X509Svid) -> Observed<Connector> {
+        let (deployment, now) = (&self.deployment, self.clock.now().wall);
         let domain = deployment.domain().map_err(|e| e.to_string())?;
         let bundles = TrustBundles::empty()
             .with_pem(domain, "bundle", deployment.authority().bundle().as_bytes(), now)
@@ -96,19 +110,38 @@ impl Stage {
     }
 
     pub(super) async fn create_job_as(&self, role: Role, spec: v1::JobSpec) -> Result<v1::Job, Status> {
+        self.create_job_by(&self.connector(role).map_err(Status::internal)?, spec).await
+    }
+
+    /// Creates a job with the identity of a connector.
+    pub(in crate::dev) async fn create_job_by(
+        &self,
+        launcher: &Connector,
+        spec: v1::JobSpec,
+    ) -> Result<v1::Job, Status> {
         let key = random_u128().map_err(|e| Status::internal(e.to_string()))?;
         let request = v1::CreateJobRequest {
             spec: Some(spec),
             idempotency_key: format!("demo-{key:032x}"),
             dry_run: false,
         };
-        let mut jobs = self.job_client(role).map_err(Status::internal)?;
+        let mut jobs = JobServiceClient::new(launcher.channel());
         Ok(jobs.create_job(request).await?.into_inner().job.unwrap_or_default())
     }
 
     /// Begins an attempt, joins it, and keeps the membership alive.
     pub(in crate::dev) async fn join(&self, job: &str, key: &str) -> Result<DemoMember, Status> {
-        let mut jobs = self.job_client(Role::Trainer).map_err(Status::internal)?;
+        self.join_by(&self.connector(Role::Trainer).map_err(Status::internal)?, job, key).await
+    }
+
+    /// Begins an attempt, joins it with the identity of a connector, and keeps the membership alive.
+    pub(in crate::dev) async fn join_by(
+        &self,
+        member: &Connector,
+        job: &str,
+        key: &str,
+    ) -> Result<DemoMember, Status> {
+        let mut jobs = JobServiceClient::new(member.channel());
         let began = jobs
             .begin_attempt(v1::BeginAttemptRequest {
                 job: job.into(),
@@ -126,8 +159,7 @@ impl Stage {
             instance: "story".into(),
             secret: secret.expose().to_vec(),
         };
-        let channel = self.connector(Role::Trainer).map_err(Status::internal)?.channel();
-        let mut members = MemberServiceClient::new(channel);
+        let mut members = MemberServiceClient::new(member.channel());
         members
             .join_attempt(v1::JoinAttemptRequest {
                 job: job.into(),

@@ -1,7 +1,6 @@
 //! The resident memory of a gateway while many streams read.
 
 use std::{
-    fs,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -15,7 +14,7 @@ use super::{
     GatewayMemory, GatewayPlan,
     lab::{ENDLESS, GatewayLab},
 };
-use crate::proto::v1;
+use crate::{dev::bench::machine::resident, proto::v1};
 
 /// The time between two measurements of the memory.
 const LOOK: Duration = Duration::from_millis(10);
@@ -71,12 +70,4 @@ impl GatewayLab<'_> {
         looked?;
         Ok(GatewayMemory { streams, before, peak })
     }
-}
-
-/// The resident memory of a process, in bytes.
-fn resident(process: u32) -> Result<u64, String> {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).map_err(|e| e.to_string())?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
-    Ok(kib.ok_or("this kernel does not say how much memory a process has")?.saturating_mul(1 << 10))
 }
