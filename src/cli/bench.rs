@@ -10,37 +10,39 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit, Failure, Session, bench_gateway, bench_leases,
+    Exit, Failure, Session, bench_gateway, bench_growth, bench_leases,
     dev::failed,
     output::{Page, columns, note, print},
     stage::set_up_stage,
 };
 use crate::dev::bench::{
-    self, BenchFinding, BenchPlan, Delay, EchoWork, Figure, GatewayFinding, GatewayPlan, Machine, Measured,
-    RevokeFigure, StageFigure, StormFigure, Workload,
+    self, BenchFinding, BenchPlan, ChartData, Delay, EchoWork, Figure, GatewayFinding, GatewayPlan,
+    GrowthFinding, GrowthPlan, Machine, Measured, RevokeFigure, StageFigure, StormFigure, Workload,
 };
+
+/// The chart of growth, as a page names it.
+const PICTURE: &str = "img/growth.svg";
 
 /// Measures how many requests a daemon handles on this machine, compared with the machine's limit.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command starts a daemon in a temporary folder, and a second server without a broker that answers
-the same messages: the limit. Both are measured in turns, so a busy machine slows both. Clients and
-servers share the processors of this machine. Use a release build, and stop other work: the ratio is
-steady, the rates are not. `gateway` needs 1.4 GB on the disk.
+The command starts a daemon in a temporary folder, and beside it a server without a broker that
+answers the same messages: the limit. Both are measured in turns. Use a release build, and stop other
+work. `gateway` needs 1.4 GB on the disk, `growth` 3 GB and ten minutes at most.
 
 Examples:
   leasehold bench
   leasehold bench gateway --nginx /opt/nginx/sbin/nginx
   leasehold bench --quick --floor docs/performance.md")]
 pub struct BenchArgs {
-    /// What to measure: issue, renew, introspect, check, mixed, revoke, storm, end, stages, gateway [default: all but the last two]
+    /// What: issue, renew, introspect, check, mixed, revoke, storm, end, stages, gateway, growth [default: all but the last three]
     #[arg(value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub what: Vec<Workload>,
     /// Requests under way at once, measured one number after the other
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 64, 256], value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub in_flight: Vec<u16>,
     /// Connections that the requests share
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(long, value_name = "N", default_value_t = 4, hide = true, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub connections: u16,
     /// Seconds to measure each figure; its limit takes as many again
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=20))]
@@ -48,9 +50,15 @@ pub struct BenchArgs {
     /// Begin this many requests a second [default: begin one when another has ended]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub rate: Option<u32>,
-    /// Leases of a revoked job or of a storm, measured one number after the other
-    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    /// Leases for revoke, storm and growth, measured one number after the other
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub leases: Vec<u32>,
+    /// Verifiers for growth, measured one number after the other
+    #[arg(long, value_name = "N,…", value_delimiter = ',', hide = true, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub verifiers: Vec<u32>,
+    /// Seconds after which growth makes no more leases
+    #[arg(long, value_name = "N", default_value_t = 600, hide = true, value_parser = clap::value_parser!(u16).range(1..=600))]
+    pub at_most: u16,
     /// Streams of a gateway, measured one number after the other
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 8], value_parser = clap::value_parser!(u16).range(1..=100))]
     pub streams: Vec<u16>,
@@ -63,9 +71,12 @@ pub struct BenchArgs {
     /// The folder for the daemon and its ledger [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Write the daemon's rates into this page, between the two lines for them
+    /// Write the rates, and the growth, into this page, each between the two lines for them
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
+    /// Draw the ratios, and the growth, into this SVG file
+    #[arg(long, value_name = "FILE")]
+    pub chart: Option<PathBuf>,
     /// Fail if the ratio of a rate is below half of the ratio on this page
     #[arg(long, value_name = "FILE")]
     pub floor: Option<PathBuf>,
@@ -102,10 +113,9 @@ impl BenchArgs {
             note("this build is not optimized: its figures say nothing about a release build");
         }
         let plan = self.plan();
-        let has_rates = plan.workloads.iter().any(|workload| workload.is_rate());
-        if self.page.is_some() && !has_rates {
-            let text =
-                "`--page` writes the rates of a daemon: measure issue, renew, introspect, check or mixed";
+        let is_shown = |workload: &Workload| workload.is_rate() || *workload == Workload::Growth;
+        if (self.page.is_some() || self.chart.is_some()) && !plan.workloads.iter().any(is_shown) {
+            let text = "`--page` and `--chart` show rates and growth: measure issue, renew, introspect, check, mixed or growth";
             return Err(Failure::new(Exit::Usage, text.to_owned()));
         }
         if plan.workloads.contains(&Workload::Gateway) && plan.gateway.nginx.is_none() {
@@ -116,23 +126,50 @@ impl BenchArgs {
         let mut results = BenchResults::default();
         let mut report = |finding: BenchFinding| {
             if !session.for_programs() {
-                note(&format!("{}: measured", name_of(&finding)));
+                note(&progress(&finding));
             }
             results.add(finding);
         };
         let done = bench::run(&plan, &stage, &mut report).await;
-        done.map_err(|why| failed("the bench could not go on", &why))?;
-        if let Some(page) = &self.page {
-            write_page(page, &machine, session, &results.figures)
-                .map_err(|e| Failure::new(Exit::Failure, e))?;
+        let done = done.map_err(|why| failed("the bench could not go on", &why));
+        if done.is_err() && results.growth.is_empty() {
+            return done.map(|()| Exit::Ok);
         }
+        // Growth takes minutes, so what was found before a fault is shown.
         show(session, &machine, &results)?;
+        done?;
+        self.write_files(&machine, session, &results).map_err(|e| Failure::new(Exit::Failure, e))?;
         let slow = bench::below(&floors.unwrap_or_default(), &results.figures);
         if slow.is_empty() {
             return Ok(Exit::Ok);
         }
         let text = format!("slower than half of what the page states: {}", slow.join("; "));
         Err(Failure::new(Exit::Failure, text))
+    }
+
+    /// Writes the page and the charts.
+    fn write_files(
+        &self,
+        machine: &Machine,
+        session: &Session,
+        results: &BenchResults,
+    ) -> Result<(), String> {
+        let draw = |figures, path: &Path| {
+            let chart = bench::draw_chart(ChartData { figures, growth: &results.growth });
+            std::fs::write(path, chart?).map_err(|e| named(path, &e))
+        };
+        if let Some(chart) = &self.chart {
+            draw(&results.figures, chart)?;
+        }
+        let Some(page) = &self.page else { return Ok(()) };
+        if !results.growth.is_empty() {
+            let picture = page.with_file_name(PICTURE);
+            if let Some(folder) = picture.parent() {
+                std::fs::create_dir_all(folder).map_err(|e| named(folder, &e))?;
+            }
+            draw(&[], &picture)?;
+        }
+        write_page(page, machine, session, results)
     }
 
     fn plan(&self) -> BenchPlan {
@@ -149,13 +186,9 @@ impl BenchArgs {
             ),
         };
         let (connections, gateway) = (self.connections.into(), self.gateway_plan());
-        let leases = |default: &[u32]| -> Vec<usize> {
-            let numbers = if self.leases.is_empty() { default } else { &self.leases };
-            numbers.iter().filter_map(|n| usize::try_from(*n).ok()).collect()
-        };
         let (revoke_leases, storm_leases) = match self.quick {
-            true => (leases(&[1_000]), leases(&[1_000])),
-            false => (leases(&[1_000, 10_000]), leases(&[10_000])),
+            true => (numbers(&self.leases, &[1_000]), numbers(&self.leases, &[1_000])),
+            false => (numbers(&self.leases, &[1_000, 10_000]), numbers(&self.leases, &[10_000])),
         };
         BenchPlan {
             workloads,
@@ -168,6 +201,25 @@ impl BenchArgs {
             storm_leases,
             rate: self.rate,
             gateway,
+            growth: self.growth_plan(),
+        }
+    }
+
+    fn growth_plan(&self) -> GrowthPlan {
+        let (leases, verifiers): (&[u32], &[u32]) = match self.quick {
+            true => (&[1_000, 10_000], &[1, 10, 100]),
+            false => (&[1_000, 10_000, 100_000, 1_000_000], &[1, 10, 100, 1_000, 5_000]),
+        };
+        let sorted = |given: &[u32], default| {
+            let mut all = numbers(given, default);
+            all.sort_unstable();
+            all
+        };
+        GrowthPlan {
+            leases: sorted(&self.leases, leases),
+            verifiers: sorted(&self.verifiers, verifiers),
+            revocations: 20,
+            time: Duration::from_secs(self.at_most.into()),
         }
     }
 
@@ -198,6 +250,12 @@ impl BenchArgs {
     }
 }
 
+/// Returns the numbers that the caller gave, or else the default.
+fn numbers(given: &[u32], default: &[u32]) -> Vec<usize> {
+    let numbers = if given.is_empty() { default } else { given };
+    numbers.iter().filter_map(|n| usize::try_from(*n).ok()).collect()
+}
+
 fn named(page: &Path, why: &dyn std::fmt::Display) -> String {
     format!("{}: {why}", page.display())
 }
@@ -206,10 +264,22 @@ fn read_page(page: &Path) -> Result<String, String> {
     std::fs::read_to_string(page).map_err(|e| named(page, &e))
 }
 
-fn write_page(page: &Path, machine: &Machine, session: &Session, figures: &[Figure]) -> Result<(), String> {
+fn write_page(
+    page: &Path,
+    machine: &Machine,
+    session: &Session,
+    results: &BenchResults,
+) -> Result<(), String> {
     let now = session.clock.now().wall.to_string();
     let date = now.split('T').next().unwrap_or_default();
-    let text = bench::with_figures(&read_page(page)?, machine, date, figures).map_err(|e| named(page, &e))?;
+    let mut text = read_page(page)?;
+    if !results.figures.is_empty() {
+        text = bench::with_figures(&text, machine, date, &results.figures).map_err(|e| named(page, &e))?;
+    }
+    if !results.growth.is_empty() {
+        let written = bench::with_growth(&text, machine, date, &results.growth, PICTURE);
+        text = written.map_err(|e| named(page, &e))?;
+    }
     std::fs::write(page, text).map_err(|e| named(page, &e))
 }
 
@@ -222,6 +292,7 @@ struct BenchResults {
     storms: Vec<StormFigure>,
     stages: Vec<StageFigure>,
     gateway: Vec<GatewayFinding>,
+    growth: Vec<GrowthFinding>,
 }
 
 impl BenchResults {
@@ -233,11 +304,21 @@ impl BenchResults {
             BenchFinding::Storm(figure) => self.storms.push(figure),
             BenchFinding::Stages(stages) => self.stages.extend(stages),
             BenchFinding::Gateway(finding) => self.gateway.push(finding),
+            BenchFinding::Growth(GrowthFinding::Progress { .. }) => {}
+            BenchFinding::Growth(finding) => self.growth.push(finding),
         }
     }
 }
 
-/// A short name of a result, for the lines that show the progress.
+/// The line that shows the progress after a result.
+fn progress(finding: &BenchFinding) -> String {
+    match finding {
+        BenchFinding::Growth(finding) => bench_growth::progress(finding),
+        other => format!("{}: measured", name_of(other)),
+    }
+}
+
+/// A short name of a result.
 fn name_of(finding: &BenchFinding) -> String {
     match finding {
         BenchFinding::Rate(f) => format!("{} with {} in flight", f.workload.as_str(), f.in_flight),
@@ -246,6 +327,7 @@ fn name_of(finding: &BenchFinding) -> String {
         BenchFinding::Storm(f) => format!("storm of {} leases", f.leases),
         BenchFinding::Stages(_) => "stages".to_owned(),
         BenchFinding::Gateway(finding) => bench_gateway::name_of(finding),
+        BenchFinding::Growth(_) => "growth".to_owned(),
     }
 }
 
@@ -261,6 +343,9 @@ fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<
             fields.insert("storm".to_owned(), bench_leases::storm_json(&results.storms));
             if !results.gateway.is_empty() {
                 fields.insert("gateway".to_owned(), bench_gateway::to_json(&results.gateway));
+            }
+            if !results.growth.is_empty() {
+                fields.insert("growth".to_owned(), bench_growth::to_json(&results.growth));
             }
         }
         return session.print_value(&value);
@@ -288,6 +373,7 @@ fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<
         end_table(&results.delays),
         stage_table(&results.stages),
         bench_gateway::page_of(&results.gateway),
+        bench_growth::page_of(&results.growth),
         Page::line(&machine),
     ];
     let filled = sections.into_iter().filter(|section| *section != Page::default());

@@ -21,6 +21,7 @@
 //! | `approval_request` | a job's request as its approver reads it |
 //! | `login_call` `login_files` | the calls of a login to the daemon; its files |
 //! | `runtime` | the threads on which a command runs |
+//! | `bench_growth` | the results of `bench growth` as they are printed |
 //! | `bench_leases` | the results of `bench revoke` and `bench storm` as they are printed |
 //! | `bench_gateway` | the results of `bench gateway` as they are printed |
 //! | all others | one subcommand in each |
@@ -53,6 +54,7 @@ mod audit;
 mod audit_tail;
 mod bench;
 mod bench_gateway;
+mod bench_growth;
 mod bench_leases;
 mod can_i;
 mod catalog;

@@ -49,3 +49,53 @@ async fn many_leases_end_by_a_revocation_or_together() {
     let calls = ["issue_before", "issue_during"].map(|when| storm[when]["calls"].as_u64());
     assert!(calls.iter().all(|calls| *calls > Some(0)), "{value}");
 }
+
+// The page gets a table and a picture, and keeps the rest of its text. The chart is a second file.
+#[tokio::test(flavor = "multi_thread")]
+async fn growth_is_measured_and_written_into_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let (page, chart) = (folder.path().join("page.md"), folder.path().join("chart.svg"));
+    let marks = "<!-- leasehold bench growth --page writes from here -->\n<!-- to here: growth -->";
+    std::fs::write(&page, format!("Before.\n{marks}\nAfter.\n")).unwrap();
+    let [page, chart] = [&page, &chart].map(|path| path.to_str().unwrap());
+    let numbers = ["--quick", "--leases", "80,40", "--verifiers", "1,3", "--rate", "20"];
+    let files = ["--page", page, "--chart", chart];
+    let value = run_bench(&[&["growth"][..], &numbers, &files].concat()).await;
+    let [small, large] = value["growth"]["steps"].as_array().unwrap().as_slice() else { panic!("{value}") };
+    for (step, leases) in [(small, 40), (large, 80)] {
+        assert_eq!((&step["leases"], &step["revocation"]["leases"]), (&leases.into(), &leases.into()));
+        assert_eq!(step["storm"]["checks_refused"], leases / 4, "{value}");
+        assert!(step["memory_bytes"].as_u64() > Some(1 << 20), "{value}");
+        assert!(
+            step["look_up"]["calls"].as_u64() > Some(0) && step["issue"]["calls"] == leases / 2,
+            "{value}"
+        );
+    }
+    let feeds = value["growth"]["feeds"].as_array().unwrap();
+    let verifiers: Vec<_> = feeds.iter().map(|f| (&f["verifiers"], &f["heard"]["calls"])).collect();
+    assert_eq!(verifiers, [(&1.into(), &20.into()), (&3.into(), &20.into())]);
+    assert_eq!(value["growth"]["stopped"], serde_json::json!([]));
+
+    let text = std::fs::read_to_string(page).unwrap();
+    assert!(
+        text.starts_with("Before.\n<!--") && text.ends_with("<!-- to here: growth -->\nAfter.\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("\n| 80 | ") && text.contains("\n| 3 | ") && text.contains("(img/growth.svg)"),
+        "{text}"
+    );
+    for svg in [folder.path().join("img/growth.svg"), chart.into()] {
+        let svg = std::fs::read_to_string(svg).unwrap();
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
+    }
+}
+
+// The result says how far it went, so no reader takes the largest number for measured.
+#[tokio::test(flavor = "multi_thread")]
+async fn growth_that_is_stopped_says_where() {
+    let value = run_bench(&["growth", "--leases", "90000", "--verifiers", "1", "--at-most", "1"]).await;
+    assert_eq!(value["growth"]["steps"], serde_json::json!([]));
+    let [stopped] = value["growth"]["stopped"].as_array().unwrap().as_slice() else { panic!("{value}") };
+    assert_eq!(stopped, "90000 leases: 0 were made: the time was over");
+}

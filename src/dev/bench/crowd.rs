@@ -88,6 +88,7 @@ pub(super) struct Filled {
 /// The token of a lease.
 pub(super) struct KeptToken {
     number: usize,
+    pub(super) lease: String,
     pub(super) token: SecretText,
     /// The deadline of the lease.
     pub(super) deadline: Wall,
@@ -241,13 +242,13 @@ impl Filler {
 
     async fn keep(&self, number: usize, issued: v1::IssueCredentialResponse) -> Result<KeptToken, String> {
         let token = SecretText::new(issued.token);
-        let deadline = issued.lease.and_then(|lease| lease.expires);
-        let deadline = deadline.as_ref().map(nearest_wall).ok_or("a lease has no deadline")?;
+        let lease = issued.lease.ok_or("a token has no lease")?;
+        let deadline = lease.expires.as_ref().map(nearest_wall).ok_or("a lease has no deadline")?;
         let access = match &self.filling.verifier {
             Some(verifier) => Some(accept(verifier, &self.leaf, &token).await?),
             None => None,
         };
-        Ok(KeptToken { number, token, deadline, access })
+        Ok(KeptToken { number, lease: lease.id, token, deadline, access })
     }
 }
 

@@ -17,7 +17,7 @@ use super::{
     echo_work::{EchoWork, RECORD, last_issued},
     figure::{Figure, Sample},
     load::Load,
-    machine::processor_time,
+    machine::{processor_time, resident},
     plan::{BenchPlan, MIX, Workload},
     work::{OfflineCheck, Work},
 };
@@ -186,9 +186,19 @@ impl<'a> BenchLab<'a> {
         self.stage
     }
 
+    /// Returns the resident memory of the daemon, in bytes.
+    pub(super) fn daemon_memory(&self) -> Result<u64, String> {
+        resident(self.daemon.id().ok_or("the daemon has ended")?)
+    }
+
     /// Returns the verifier that follows the daemon's feed.
     pub(super) fn verifier(&self) -> &Verifier {
         &self.running.verifier
+    }
+
+    /// Returns the jobs that this lab created for its members.
+    pub(super) fn jobs(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|member| member.session.job.as_str())
     }
 
     /// Returns the number of the next crowd.

@@ -17,6 +17,7 @@
 //! | `revocations` | [`RevokeFigure`]: the time to revoke a job with many leases |
 //! | `storm` | [`StormFigure`]: the deadlines of many leases pass together |
 //! | `load` | `Load`: many requests at once, and how long each took |
+//! | `growth/` | [`GrowthPlan`]: what is measured while leases and verifiers become more and more |
 //! | `gateway/` | [`GatewayPlan`]: what is measured of an S3 gateway, beside nginx |
 //! | `figure` | [`Figure`]: a measurement and its limit |
 //! | `page` | the figures as a table in a page, and the ratios that a page states |
@@ -28,6 +29,7 @@ mod echo_work;
 mod endings;
 mod figure;
 mod gateway;
+mod growth;
 mod lab;
 mod load;
 mod machine;
@@ -43,6 +45,7 @@ pub use echo_work::EchoWork;
 pub use endings::{Delay, EndingEvent};
 pub use figure::{Figure, Measured};
 pub use gateway::{GatewayCuts, GatewayFigure, GatewayFinding, GatewayMemory, GatewayPlan, find_nginx};
+pub use growth::{ChartData, GrowthFinding, GrowthPlan, GrowthStep, draw_chart, with_growth};
 pub use machine::Machine;
 pub use page::{below, floors, with_figures};
 pub use plan::{BenchPlan, Workload};
@@ -64,6 +67,7 @@ pub enum BenchFinding {
     Storm(StormFigure),
     Stages(Vec<StageFigure>),
     Gateway(GatewayFinding),
+    Growth(GrowthFinding),
 }
 
 /// Measures all workloads of the plan, and calls `report` with each result.
@@ -76,11 +80,14 @@ pub async fn run(
     stage: &Stage,
     report: &mut (dyn FnMut(BenchFinding) + Send),
 ) -> Result<(), String> {
-    if plan.workloads.iter().any(|workload| *workload != Workload::Gateway) {
+    if plan.workloads.iter().any(|workload| workload.shares_daemon()) {
         run_daemon(plan, stage, report).await?;
     }
     if plan.workloads.contains(&Workload::Gateway) {
         gateway::run(&plan.gateway, stage, &mut |finding| report(BenchFinding::Gateway(finding))).await?;
+    }
+    if plan.workloads.contains(&Workload::Growth) {
+        growth::run(plan, stage, &mut |finding| report(BenchFinding::Growth(finding))).await?;
     }
     Ok(())
 }
@@ -92,7 +99,7 @@ async fn run_daemon(
     report: &mut (dyn FnMut(BenchFinding) + Send),
 ) -> Result<(), String> {
     let lab = BenchLab::open(stage, plan).await?;
-    for workload in plan.workloads.iter().filter(|workload| **workload != Workload::Gateway) {
+    for workload in plan.workloads.iter().filter(|workload| workload.shares_daemon()) {
         match workload {
             Workload::End => {
                 for event in EndingEvent::ALL {

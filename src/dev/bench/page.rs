@@ -22,9 +22,26 @@ pub struct Floor {
 ///
 /// Fails if the page does not have the two lines that mark the place of the figures.
 pub fn with_figures(page: &str, machine: &Machine, date: &str, figures: &[Figure]) -> Result<String, String> {
-    let (before, rest) = page.split_once(BEGIN).ok_or_else(|| format!("the page has no line `{BEGIN}`"))?;
-    let (_, after) = rest.split_once(END).ok_or_else(|| format!("the page has no line `{END}`"))?;
-    Ok(format!("{before}{BEGIN}\n\n{}\n{END}{after}", table(machine, date, figures)))
+    with_section(page, [BEGIN, END], &table(machine, date, figures))
+}
+
+/// Returns the page with this text between the two lines.
+pub(super) fn with_section(page: &str, [begin, end]: [&str; 2], text: &str) -> Result<String, String> {
+    let (before, rest) = page.split_once(begin).ok_or_else(|| format!("the page has no line `{begin}`"))?;
+    let (_, after) = rest.split_once(end).ok_or_else(|| format!("the page has no line `{end}`"))?;
+    Ok(format!("{before}{begin}\n\n{text}\n{end}{after}"))
+}
+
+/// Returns a line that describes the machine.
+pub(super) fn machine_line(machine: &Machine, date: &str) -> String {
+    format!(
+        "Measured on {date}: {} cores, {}, Linux {}, load {} before; one `fdatasync` of a record took {:.0} µs.",
+        machine.cores,
+        machine.processor,
+        machine.kernel,
+        machine.load,
+        machine.disk_sync.as_secs_f64() * 1e6,
+    )
 }
 
 /// Returns the ratios in a page.
@@ -93,15 +110,7 @@ fn table(machine: &Machine, date: &str, figures: &[Figure]) -> String {
             processor(f.limit.processor),
         );
     }
-    let _ = writeln!(
-        out,
-        "\nMeasured on {date}: {} cores, {}, Linux {}, load {} before; one `fdatasync` of a record took {:.0} µs.",
-        machine.cores,
-        machine.processor,
-        machine.kernel,
-        machine.load,
-        microseconds(machine.disk_sync),
-    );
+    let _ = writeln!(out, "\n{}", machine_line(machine, date));
     let mut limits: Vec<String> = Vec::new();
     for f in figures {
         let line = format!("The limit of {} is {}.", f.workload.as_str(), f.workload.limit());
@@ -114,13 +123,13 @@ fn table(machine: &Machine, date: &str, figures: &[Figure]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(in crate::dev::bench) mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::dev::bench::{Measured, Workload};
 
-    fn figure(workload: Workload, in_flight: usize, ours: f64) -> Figure {
+    pub(in crate::dev::bench) fn figure(workload: Workload, in_flight: usize, ours: f64) -> Figure {
         let of = |per_second| Measured {
             calls: 1,
             per_second,
@@ -132,7 +141,7 @@ mod tests {
         Figure { workload, in_flight, ours: of(ours), limit: of(100.0) }
     }
 
-    fn machine() -> Machine {
+    pub(in crate::dev::bench) fn machine() -> Machine {
         Machine {
             cores: 2,
             processor: "a model".into(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::gateway::GatewayPlan;
+use super::{gateway::GatewayPlan, growth::GrowthPlan};
 
 /// A request whose rate and latency are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -27,6 +27,8 @@ pub enum Workload {
     Stages,
     /// A gateway reads and writes, and is cut
     Gateway,
+    /// Memory and times of a daemon while leases and verifiers become more and more
+    Growth,
 }
 
 impl Workload {
@@ -51,10 +53,18 @@ impl Workload {
             Workload::Issue | Workload::Renew | Workload::Introspect | Workload::Check | Workload::Mixed => {
                 true
             }
-            Workload::Revoke | Workload::Storm | Workload::End | Workload::Stages | Workload::Gateway => {
-                false
-            }
+            Workload::Revoke
+            | Workload::Storm
+            | Workload::End
+            | Workload::Stages
+            | Workload::Gateway
+            | Workload::Growth => false,
         }
+    }
+
+    /// Whether the workload is measured together with others, at one daemon. All others start their processes themselves.
+    pub(super) const fn shares_daemon(self) -> bool {
+        !matches!(self, Workload::Gateway | Workload::Growth)
     }
 
     /// Returns the name of the workload on the command line.
@@ -70,6 +80,7 @@ impl Workload {
             Workload::End => "end",
             Workload::Stages => "stages",
             Workload::Gateway => "gateway",
+            Workload::Growth => "growth",
         }
     }
 
@@ -84,7 +95,9 @@ impl Workload {
                 "an echo of the same messages over the same accept loop, with one ES256 signature for each issue and renewal"
             }
             Workload::Check => "the SHA-256 of the token",
-            Workload::Revoke | Workload::Storm | Workload::End | Workload::Stages => "none",
+            Workload::Revoke | Workload::Storm | Workload::End | Workload::Stages | Workload::Growth => {
+                "none"
+            }
             Workload::Gateway => "nginx with the same files",
         }
     }
@@ -121,6 +134,8 @@ pub struct BenchPlan {
     pub rate: Option<u32>,
     /// What is measured of a gateway.
     pub gateway: GatewayPlan,
+    /// What is measured of a growing daemon.
+    pub growth: GrowthPlan,
 }
 
 impl BenchPlan {
