@@ -41,7 +41,7 @@ pub(super) struct RevokeTimes {
     pub(super) refused: Duration,
 }
 
-/// A client of an operator, which is connected.
+/// A client of an operator, which is connected: it revokes.
 pub(super) struct Revoker(OperatorServiceClient<Channel>);
 
 impl Revoker {
@@ -55,6 +55,13 @@ impl Revoker {
     pub(super) async fn revoke(&mut self, name: String) -> Result<(), String> {
         let request = v1::RevokeRequest { name, reason: "bench".into(), ..Default::default() };
         self.0.revoke(request).await.map(drop).map_err(|status| describe(&status))
+    }
+
+    /// Returns how many leases a revocation of the name would end. Revokes nothing.
+    pub(super) async fn leases_behind(&mut self, name: String) -> Result<u64, String> {
+        let request = v1::RevokeRequest { name, reason: "bench".into(), dry_run: true, ..Default::default() };
+        let answer = self.0.revoke(request).await.map_err(|status| describe(&status))?.into_inner();
+        Ok(answer.ending.map_or(0, |ending| ending.behind))
     }
 }
 

@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::{
     crowd::{Crowd, Filling, KeptToken, LeaseEnd},
@@ -33,12 +29,10 @@ const MARGIN: Duration = Duration::from_millis(200);
 const TRIES: u32 = 4;
 /// The most tokens about which the daemon is asked.
 const ASKED_MAX: usize = 500;
-/// The time between two looks at the daemon's counter of expired leases.
+/// The time between two questions how many leases are left.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long to wait until the daemon has ended the leases.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Bytes of the daemon's metrics that are read at most.
-const METRICS_BYTES_MAX: u64 = 1 << 20;
 
 /// What happened when the deadlines of many leases passed within a second.
 #[derive(Clone, Debug)]
@@ -101,7 +95,8 @@ impl BenchLab<'_> {
             if left > plan.window {
                 let deadlines = || kept.iter().map(|kept| kept.deadline);
                 let (Some(first), Some(last)) = (deadlines().min(), deadlines().max()) else { break };
-                let figure = self.watch(plan, Storm { crowd, kept, first, last }, &load).await?;
+                let figure =
+                    self.watch(plan, Storm { crowd, kept, first, last }, &load, &mut revoker).await?;
                 revoker.revoke(format!("job:{}", load.job)).await?;
                 return Ok(figure);
             }
@@ -113,20 +108,24 @@ impl BenchLab<'_> {
 
     /// Issues at a steady rate before the deadlines and from then on. Meanwhile, checks that no token is accepted after its
     /// deadline, and waits until the daemon has removed all leases.
-    async fn watch(&self, plan: StormPlan, mut storm: Storm, load: &Crowd) -> Result<StormFigure, String> {
+    async fn watch(
+        &self,
+        plan: StormPlan,
+        mut storm: Storm,
+        load: &Crowd,
+        revoker: &mut Revoker,
+    ) -> Result<StormFigure, String> {
         storm.kept.sort_unstable_by_key(|kept| kept.deadline);
         let stage = self.stage();
         let issues = Load { in_flight: IN_FLIGHT, time: plan.window, rate: Some(plan.rate.unwrap_or(RATE)) };
         let issue = |worker| load.issue_work(worker);
-        let expired = expired_leases(stage).await?;
-        let all = expired.saturating_add(u64::try_from(plan.leases).unwrap_or(u64::MAX));
         let lead = storm.first.since(stage.clock.now().wall).saturating_sub(plan.window);
         tokio::time::sleep(lead.saturating_sub(MARGIN)).await;
         let before = issues.apply(issue).await?.measured();
         sleep_until(stage, storm.first).await;
         let (during, gone, checks, introspections) = tokio::try_join!(
             issues.apply(issue),
-            wait_for_expired(stage, all),
+            wait_for_end(stage, revoker, &storm.crowd.job),
             check_all(stage, &storm.kept),
             self.ask_about(&storm),
         )?;
@@ -173,21 +172,17 @@ async fn check_all(stage: &Stage, kept: &[KeptToken]) -> Result<usize, String> {
     Ok(checks)
 }
 
-/// Waits until the daemon has counted this many expired leases, and returns when it had.
-async fn wait_for_expired(stage: &Stage, all: u64) -> Result<Wall, String> {
+/// Waits until the daemon has removed all leases of a job, and returns when it had.
+async fn wait_for_end(stage: &Stage, revoker: &mut Revoker, job: &str) -> Result<Wall, String> {
     let begin = Instant::now();
     loop {
-        let expired = expired_leases(stage).await?;
+        let left = revoker.leases_behind(format!("job:{job}")).await?;
         let now = stage.clock.now().wall;
-        if expired >= all {
+        if left == 0 {
             return Ok(now);
         }
         if begin.elapsed() > PATIENCE {
-            return Err(format!(
-                "{} leases live {} s after their deadline",
-                all.saturating_sub(expired),
-                PATIENCE.as_secs()
-            ));
+            return Err(format!("{left} leases are left {} s after their deadline", PATIENCE.as_secs()));
         }
         tokio::time::sleep(LOOK).await;
     }
@@ -201,17 +196,4 @@ async fn sleep_until(stage: &Stage, at: Wall) {
         }
         tokio::time::sleep(left).await;
     }
-}
-
-/// Reads from the daemon's metrics how many leases have expired.
-async fn expired_leases(stage: &Stage) -> Result<u64, String> {
-    const NAME: &str = "leasehold_leases_expired_total ";
-    let failed = |e: std::io::Error| format!("the daemon's metrics cannot be read: {e}");
-    let mut stream = TcpStream::connect(("127.0.0.1", stage.deployment.ports.probe)).await.map_err(failed)?;
-    let request = "GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-    stream.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut text = String::new();
-    stream.take(METRICS_BYTES_MAX).read_to_string(&mut text).await.map_err(failed)?;
-    let count = text.lines().find_map(|line| line.strip_prefix(NAME)?.trim().parse().ok());
-    count.ok_or_else(|| "the daemon's metrics do not count expired leases".to_owned())
 }

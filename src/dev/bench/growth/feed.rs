@@ -86,15 +86,15 @@ impl BenchLab<'_> {
             };
             let new: Vec<Verifier> = (0..count).map(start).collect();
             let ready = join_all(new.iter().map(Verifier::ready));
-            tokio::time::timeout(PATIENCE, ready).await.map_err(|_| {
-                FeedFault::Bound(format!("after {} verifiers, the next could not connect", verifiers.len()))
-            })?;
+            if tokio::time::timeout(PATIENCE, ready).await.is_err() {
+                let refusal = new.iter().find_map(|verifier| verifier.state().err());
+                let why = refusal.map_or_else(String::new, |refusal| format!(": {refusal}"));
+                let after = verifiers.len();
+                return Err(FeedFault::Bound(format!("after {after} of them, the next is not ready{why}")));
+            }
             verifiers.extend(new);
             if verifiers.len() < wanted && Instant::now() >= until {
-                return Err(FeedFault::Bound(format!(
-                    "the time was over after {} verifiers",
-                    verifiers.len()
-                )));
+                return Err(FeedFault::Bound(format!("the time was over after {} of them", verifiers.len())));
             }
         }
         Ok(())
