@@ -10,14 +10,18 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit, Failure, Session, bench_gateway, bench_growth, bench_leases,
+    Exit, Failure, Session, bench_gateway, bench_growth, bench_leases, bench_vault,
     dev::failed,
     output::{Page, columns, note, print},
     stage::set_up_stage,
 };
-use crate::dev::bench::{
-    self, BenchFinding, BenchPlan, ChartData, Delay, EchoWork, Figure, GatewayFinding, GatewayPlan,
-    GrowthFinding, GrowthPlan, Machine, Measured, RevokeFigure, StageFigure, StormFigure, Workload,
+use crate::{
+    dev::bench::{
+        self, BenchFinding, BenchPlan, ChartData, Delay, EchoWork, Figure, GatewayFinding, GatewayPlan,
+        GrowthFinding, GrowthPlan, Machine, Measured, RevokeFigure, StageFigure, StormFigure, VaultFinding,
+        VaultPlan, VaultProgram, Workload,
+    },
+    limits,
 };
 
 /// The chart of growth, as a page names it.
@@ -28,23 +32,23 @@ const PICTURE: &str = "img/growth.svg";
 #[command(after_help = "\
 The command starts a daemon in a temporary folder, and beside it a server without a broker that
 answers the same messages: the limit. Both are measured in turns. Use a release build, and stop other
-work. `gateway` needs 1.4 GB on the disk, `growth` 3 GB and ten minutes at most.
+work. `gateway` needs 1.4 GB on the disk, `growth` 3 GB and ten minutes, `vault` HashiCorp Vault.
 
 Examples:
   leasehold bench
-  leasehold bench gateway --nginx /opt/nginx/sbin/nginx
+  leasehold bench vault --vault /opt/vault/vault --in-flight 64
   leasehold bench --quick --floor docs/performance.md")]
 pub struct BenchArgs {
-    /// What: issue, renew, introspect, check, mixed, revoke, storm, end, stages, gateway, growth [default: all but the last three]
+    /// What: issue, renew, introspect, check, mixed, revoke, storm, end, stages, gateway, growth, vault [default: all but the last four]
     #[arg(value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub what: Vec<Workload>,
-    /// Requests under way at once, measured one number after the other
+    /// Numbers of requests under way at once
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 64, 256], value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub in_flight: Vec<u16>,
     /// Connections that the requests share
     #[arg(long, value_name = "N", default_value_t = 4, hide = true, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub connections: u16,
-    /// Seconds to measure each figure; its limit takes as many again
+    /// Seconds for each figure, and for its limit
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=20))]
     pub seconds: u16,
     /// Begin this many requests a second [default: begin one when another has ended]
@@ -65,13 +69,16 @@ pub struct BenchArgs {
     /// The nginx program to compare a gateway with [default: from PATH]
     #[arg(long, value_name = "PROGRAM")]
     pub nginx: Option<PathBuf>,
+    /// The Vault program to compare the daemon with [default: from PATH]
+    #[arg(long, value_name = "PROGRAM")]
+    pub vault: Option<PathBuf>,
     /// Measure for only twenty seconds, 64 requests in flight, without `end`
     #[arg(long)]
     pub quick: bool,
     /// The folder for the daemon and its ledger [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Write the rates, and the growth, into this page, each between the two lines for them
+    /// Write the rates, the growth, or the results of Vault, between the lines in this page
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
     /// Draw the ratios, and the growth, into this SVG file
@@ -100,6 +107,8 @@ impl BenchArgs {
         let floors =
             self.floor.as_deref().map(|page| bench::floors(&read_page(page)?).map_err(|e| named(page, &e)));
         let floors = floors.transpose().map_err(|e| Failure::new(Exit::Usage, e))?;
+        let plan = self.plan().await?;
+        self.check_files(&plan)?;
         let builder = || tempfile::Builder::new();
         let folder = match &self.dir {
             Some(dir) => builder().prefix("leasehold-bench-").tempdir_in(dir),
@@ -112,18 +121,13 @@ impl BenchArgs {
         if cfg!(debug_assertions) {
             note("this build is not optimized: its figures say nothing about a release build");
         }
-        let plan = self.plan();
-        let is_shown = |workload: &Workload| workload.is_rate() || *workload == Workload::Growth;
-        if (self.page.is_some() || self.chart.is_some()) && !plan.workloads.iter().any(is_shown) {
-            let text = "`--page` and `--chart` show rates and growth: measure issue, renew, introspect, check, mixed or growth";
-            return Err(Failure::new(Exit::Usage, text.to_owned()));
-        }
         if plan.workloads.contains(&Workload::Gateway) && plan.gateway.nginx.is_none() {
             note(
                 "there is no nginx in PATH, so the gateway is measured without its limit: install nginx, or use --nginx",
             );
         }
-        let mut results = BenchResults::default();
+        let version = plan.vault.as_ref().map(|vault| vault.program.version.clone()).unwrap_or_default();
+        let mut results = BenchResults { vault_version: version, ..Default::default() };
         let mut report = |finding: BenchFinding| {
             if !session.for_programs() {
                 note(&progress(&finding));
@@ -132,10 +136,10 @@ impl BenchArgs {
         };
         let done = bench::run(&plan, &stage, &mut report).await;
         let done = done.map_err(|why| failed("the bench could not go on", &why));
-        if done.is_err() && results.growth.is_empty() {
+        if done.is_err() && results.growth.is_empty() && results.vault.is_empty() {
             return done.map(|()| Exit::Ok);
         }
-        // Growth takes minutes, so what was found before a fault is shown.
+        // Growth and Vault take minutes, so what was found before a fault is shown.
         show(session, &machine, &results)?;
         done?;
         self.write_files(&machine, session, &results).map_err(|e| Failure::new(Exit::Failure, e))?;
@@ -145,6 +149,16 @@ impl BenchArgs {
         }
         let text = format!("slower than half of what the page states: {}", slow.join("; "));
         Err(Failure::new(Exit::Failure, text))
+    }
+
+    /// Fails if nothing is measured that the page or the chart shows.
+    fn check_files(&self, plan: &BenchPlan) -> Result<(), Failure> {
+        let is_drawn = |workload: &Workload| workload.is_rate() || *workload == Workload::Growth;
+        let is_drawn = plan.workloads.iter().any(is_drawn);
+        let is_shown =
+            (self.page.is_none() || is_drawn || plan.vault.is_some()) && (self.chart.is_none() || is_drawn);
+        let text = "`--page` and `--chart` show rates and growth, `--page` also Vault: measure issue, renew, introspect, check, mixed, growth or vault";
+        if is_shown { Ok(()) } else { Err(Failure::usage(text)) }
     }
 
     /// Writes the page and the charts.
@@ -172,7 +186,7 @@ impl BenchArgs {
         write_page(page, machine, session, results)
     }
 
-    fn plan(&self) -> BenchPlan {
+    async fn plan(&self) -> Result<BenchPlan, Failure> {
         let all: &[Workload] = if self.quick { &Workload::QUICK } else { &Workload::ALL };
         let workloads = match self.what.as_slice() {
             [] => all.to_vec(),
@@ -186,11 +200,15 @@ impl BenchArgs {
             ),
         };
         let (connections, gateway) = (self.connections.into(), self.gateway_plan());
+        let vault = match workloads.contains(&Workload::Vault) {
+            true => Some(self.vault_plan().await?),
+            false => None,
+        };
         let (revoke_leases, storm_leases) = match self.quick {
             true => (numbers(&self.leases, &[1_000]), numbers(&self.leases, &[1_000])),
             false => (numbers(&self.leases, &[1_000, 10_000]), numbers(&self.leases, &[10_000])),
         };
-        BenchPlan {
+        Ok(BenchPlan {
             workloads,
             in_flight,
             connections,
@@ -202,7 +220,8 @@ impl BenchArgs {
             rate: self.rate,
             gateway,
             growth: self.growth_plan(),
-        }
+            vault,
+        })
     }
 
     fn growth_plan(&self) -> GrowthPlan {
@@ -221,6 +240,16 @@ impl BenchArgs {
             revocations: 20,
             time: Duration::from_secs(self.at_most.into()),
         }
+    }
+
+    async fn vault_plan(&self) -> Result<VaultPlan, Failure> {
+        let program = VaultProgram::find(self.vault.as_deref()).await;
+        let program = program.map_err(bench_vault::without_vault)?;
+        let leases = numbers(&self.leases, if self.quick { &[1_000] } else { &[20_000] });
+        Ok(VaultPlan {
+            program,
+            leases: leases.into_iter().max().unwrap_or(1).min(limits::LEASES_PER_JOB_MAX),
+        })
     }
 
     fn gateway_plan(&self) -> GatewayPlan {
@@ -280,6 +309,10 @@ fn write_page(
         let written = bench::with_growth(&text, machine, date, &results.growth, PICTURE);
         text = written.map_err(|e| named(page, &e))?;
     }
+    if !results.vault.is_empty() {
+        let written = bench::with_vault(&text, machine, date, &results.vault_version, &results.vault);
+        text = written.map_err(|e| named(page, &e))?;
+    }
     std::fs::write(page, text).map_err(|e| named(page, &e))
 }
 
@@ -293,6 +326,8 @@ struct BenchResults {
     stages: Vec<StageFigure>,
     gateway: Vec<GatewayFinding>,
     growth: Vec<GrowthFinding>,
+    vault: Vec<VaultFinding>,
+    vault_version: String,
 }
 
 impl BenchResults {
@@ -306,6 +341,7 @@ impl BenchResults {
             BenchFinding::Gateway(finding) => self.gateway.push(finding),
             BenchFinding::Growth(GrowthFinding::Progress { .. }) => {}
             BenchFinding::Growth(finding) => self.growth.push(finding),
+            BenchFinding::Vault(finding) => self.vault.push(finding),
         }
     }
 }
@@ -328,6 +364,7 @@ fn name_of(finding: &BenchFinding) -> String {
         BenchFinding::Stages(_) => "stages".to_owned(),
         BenchFinding::Gateway(finding) => bench_gateway::name_of(finding),
         BenchFinding::Growth(_) => "growth".to_owned(),
+        BenchFinding::Vault(finding) => bench_vault::name_of(finding),
     }
 }
 
@@ -346,6 +383,10 @@ fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<
             }
             if !results.growth.is_empty() {
                 fields.insert("growth".to_owned(), bench_growth::to_json(&results.growth));
+            }
+            if !results.vault.is_empty() {
+                let vault = bench_vault::to_json(&results.vault_version, &results.vault);
+                fields.insert("vault".to_owned(), vault);
             }
         }
         return session.print_value(&value);
@@ -374,6 +415,7 @@ fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<
         stage_table(&results.stages),
         bench_gateway::page_of(&results.gateway),
         bench_growth::page_of(&results.growth),
+        bench_vault::page_of(&results.vault_version, &results.vault),
         Page::line(&machine),
     ];
     let filled = sections.into_iter().filter(|section| *section != Page::default());

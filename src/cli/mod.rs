@@ -24,6 +24,7 @@
 //! | `bench_growth` | the results of `bench growth` as they are printed |
 //! | `bench_leases` | the results of `bench revoke` and `bench storm` as they are printed |
 //! | `bench_gateway` | the results of `bench gateway` as they are printed |
+//! | `bench_vault` | the results of `bench vault` as they are printed |
 //! | all others | one subcommand in each |
 
 #![allow(clippy::doc_markdown, reason = "clap prints doc comments as help, without Markdown")]
@@ -56,6 +57,7 @@ mod bench;
 mod bench_gateway;
 mod bench_growth;
 mod bench_leases;
+mod bench_vault;
 mod can_i;
 mod catalog;
 mod completions;

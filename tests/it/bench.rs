@@ -1,6 +1,6 @@
 //! The bench, run by the real program.
 
-use std::process::Stdio;
+use std::{ffi::OsStr, os::unix::fs::PermissionsExt, process::Stdio};
 
 use crate::harness::{plain, soon};
 
@@ -98,4 +98,40 @@ async fn growth_that_is_stopped_says_where() {
     assert_eq!(value["growth"]["steps"], serde_json::json!([]));
     let [stopped] = value["growth"]["stopped"].as_array().unwrap().as_slice() else { panic!("{value}") };
     assert_eq!(stopped, "90000 leases: 0 were made: the time was over");
+}
+
+async fn bench_vault(args: &[&OsStr]) -> (Option<i32>, String) {
+    let mut bench = plain(env!("CARGO_BIN_EXE_leasehold"));
+    bench.args(["bench", "vault", "--quick"]).args(args).env("PATH", "/nonexistent");
+    bench.stdin(Stdio::null()).kill_on_drop(true);
+    let done = soon("the bench", bench.output()).await.unwrap();
+    assert!(done.stdout.is_empty(), "{}", String::from_utf8_lossy(&done.stdout));
+    (done.status.code(), String::from_utf8_lossy(&done.stderr).into_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_vault_the_bench_says_how_to_get_it() {
+    let (code, said) = bench_vault(&[]).await;
+    assert!(code == Some(64) && said.contains("there is no vault in PATH"), "{code:?} {said}");
+    assert!(said.contains("tests/interop/vault/build"), "{said}");
+    let (code, said) = bench_vault(&["--vault".as_ref(), "/bin/true".as_ref()]).await;
+    assert!(code == Some(64) && said.contains("did not print a version of Vault"), "{code:?} {said}");
+}
+
+// A Vault that does not start ends the bench, with the last lines of its log. Nothing stays in the folder.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_ends_at_once_ends_the_bench() {
+    let folder = tempfile::tempdir().unwrap();
+    let (program, dir) = (folder.path().join("vault"), folder.path().join("bench"));
+    let script = "#!/bin/sh\ncase $1 in version) echo Vault v9.9 ;; *) echo no storage >&2; exit 3 ;; esac\n";
+    std::fs::create_dir(&dir).unwrap();
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o700)).unwrap();
+    let args: [&OsStr; 4] = ["--vault".as_ref(), program.as_ref(), "--dir".as_ref(), dir.as_os_str()];
+    let (code, said) = bench_vault(&args).await;
+    assert!(
+        code == Some(1) && said.contains("Vault ended with exit status: 3: no storage"),
+        "{code:?} {said}"
+    );
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 0);
 }

@@ -18,7 +18,9 @@ use super::{
     figure::{Figure, Sample},
     load::Load,
     machine::{processor_time, resident},
+    peers::unused_ports,
     plan::{BenchPlan, MIX, Workload},
+    revocations::Revoker,
     work::{OfflineCheck, Work},
 };
 use crate::{
@@ -92,9 +94,7 @@ impl<'a> BenchLab<'a> {
         running.verifier.ready().await;
         let mut members = Vec::with_capacity(JOBS);
         for n in 0..JOBS {
-            let job = stage.create_job(stage.spec(1)).await.map_err(|s| describe(&s))?;
-            let member = stage.join(&job.id, &format!("bench-{n}")).await.map_err(|s| describe(&s))?;
-            members.push(member);
+            members.push(join_new_job(stage, n).await?);
         }
         let mut leases = Vec::new();
         for n in 0..plan.workers() {
@@ -146,7 +146,8 @@ impl<'a> BenchLab<'a> {
         load: Load,
     ) -> Result<Sample, String> {
         let object: Object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
-        load.apply(|worker| self.work(workload, server, worker, object.clone())).await
+        let works = (0..load.in_flight).map(|worker| self.work(workload, server, worker, object.clone()));
+        load.apply(works).await
     }
 
     /// Measures one part, and adds it to a sample.
@@ -206,6 +207,17 @@ impl<'a> BenchLab<'a> {
         self.crowds.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Gives each member a new job, and revokes its old job with all leases. So a bench can issue more credentials than the
+    /// daemon holds at once.
+    pub(super) async fn replace_members(&mut self) -> Result<(), String> {
+        let mut revoker = Revoker::connect(self).await?;
+        for (n, member) in self.members.iter_mut().enumerate() {
+            revoker.revoke(format!("job:{}", member.session.job)).await?;
+            *member = join_new_job(self.stage, n).await?;
+        }
+        Ok(())
+    }
+
     /// Returns the check of a token by the verifier that follows the daemon's feed.
     pub(super) fn offline_check(&self, token: SecretText) -> Result<OfflineCheck, String> {
         let object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
@@ -255,6 +267,12 @@ impl<'a> BenchLab<'a> {
             })),
         }
     }
+}
+
+/// Creates a job and joins its first attempt.
+async fn join_new_job(stage: &Stage, n: usize) -> Result<DemoMember, String> {
+    let job = stage.create_job(stage.spec(1)).await.map_err(|s| describe(&s))?;
+    stage.join(&job.id, &format!("bench-{n}")).await.map_err(|s| describe(&s))
 }
 
 pub(super) fn issue_request(session: Option<v1::Session>) -> v1::IssueCredentialRequest {
@@ -310,9 +328,7 @@ async fn keep_answers(
 
 /// Starts the echo on a free port.
 async fn start_echo(stage: &Stage, work: EchoWork, plan: &BenchPlan) -> Result<EchoProcess, String> {
-    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).map_err(|e| e.to_string())?;
-    let port = free.local_addr().map_err(|e| e.to_string())?.port();
-    drop(free);
+    let [port] = unused_ports()?;
     let process = Command::new(&stage.program)
         .args(["bench", "--echo-port", &port.to_string(), "--echo-work", work.as_str(), "--echo-folder"])
         .arg(stage.deployment.root())

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -21,14 +21,13 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// Repeats the work of each worker until the time is over. Stops at the first failed request.
-    pub(super) async fn apply(self, work: impl Fn(usize) -> Work) -> Result<Sample, String> {
+    /// Repeats the works until the time is over, each with one request in flight. Stops at the first failed request.
+    pub(super) async fn apply(self, works: impl IntoIterator<Item = Work>) -> Result<Sample, String> {
         let begin = Instant::now();
         let turns = Arc::new(AtomicU32::new(0));
         let mut workers = JoinSet::new();
-        for worker in 0..self.in_flight {
-            let (work, turns) = (work(worker), turns.clone());
-            workers.spawn(self.repeat(work, begin, turns));
+        for work in works.into_iter().take(self.in_flight) {
+            workers.spawn(self.repeat(work, begin, turns.clone()));
         }
         let mut all = Sample::new()?;
         while let Some(sample) = workers.join_next().await {
@@ -58,6 +57,35 @@ impl Load {
     }
 }
 
+/// A number of requests, of which some are in flight at once.
+#[derive(Clone, Copy)]
+pub(super) struct Batch {
+    pub(super) requests: usize,
+    pub(super) in_flight: usize,
+}
+
+impl Batch {
+    /// Repeats the works until all requests are made, each with one in flight. Stops at the first failed request.
+    pub(super) async fn apply(self, works: impl IntoIterator<Item = Work>) -> Result<(), String> {
+        let left = Arc::new(AtomicUsize::new(self.requests));
+        let mut workers = JoinSet::new();
+        for mut work in works.into_iter().take(self.in_flight) {
+            let left = left.clone();
+            workers.spawn(async move {
+                let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+                while take().is_ok() {
+                    work.once().await?;
+                }
+                Ok::<_, String>(())
+            });
+        }
+        while let Some(done) = workers.join_next().await {
+            done.map_err(|e| e.to_string())??;
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,7 +95,8 @@ mod tests {
     #[tokio::test]
     async fn a_steady_load_ends_in_time_with_many_workers() {
         let load = Load { in_flight: 640, time: Duration::from_millis(200), rate: Some(20) };
-        let sample = load.apply(|_| Work::Digest(SecretText::new("token".to_owned()))).await.unwrap();
+        let sample =
+            load.apply((0..640).map(|_| Work::Digest(SecretText::new("token".to_owned())))).await.unwrap();
         assert_eq!(sample.measured().calls, 4);
         assert!(sample.time < Duration::from_secs(10), "{:?}", sample.time);
     }

@@ -19,6 +19,8 @@
 //! | `load` | `Load`: many requests at once, and how long each took |
 //! | `growth/` | [`GrowthPlan`]: what is measured while leases and verifiers become more and more |
 //! | `gateway/` | [`GatewayPlan`]: what is measured of an S3 gateway, beside nginx |
+//! | `vault/` | [`VaultPlan`]: what is measured of Vault, beside the daemon |
+//! | `peers` | where the programs of others are, and ports for them |
 //! | `figure` | [`Figure`]: a measurement and its limit |
 //! | `page` | the figures as a table in a page, and the ratios that a page states |
 //! | `machine` | [`Machine`]: the machine on which the figures were measured |
@@ -34,10 +36,12 @@ mod lab;
 mod load;
 mod machine;
 mod page;
+mod peers;
 mod plan;
 mod revocations;
 mod stages;
 mod storm;
+mod vault;
 mod work;
 
 pub use echo::serve_echo;
@@ -52,6 +56,10 @@ pub use plan::{BenchPlan, Workload};
 pub use revocations::RevokeFigure;
 pub use stages::StageFigure;
 pub use storm::StormFigure;
+pub use vault::{
+    ManyLeases, SWITCHED_OFF, VaultFigure, VaultFinding, VaultPlan, VaultProgram, VaultProgramError,
+    VaultRevocation, with_vault,
+};
 
 use lab::BenchLab;
 use storm::StormPlan;
@@ -68,6 +76,7 @@ pub enum BenchFinding {
     Stages(Vec<StageFigure>),
     Gateway(GatewayFinding),
     Growth(GrowthFinding),
+    Vault(VaultFinding),
 }
 
 /// Measures all workloads of the plan, and calls `report` with each result.
@@ -88,6 +97,9 @@ pub async fn run(
     }
     if plan.workloads.contains(&Workload::Growth) {
         growth::run(plan, stage, &mut |finding| report(BenchFinding::Growth(finding))).await?;
+    }
+    if let Some(vault) = &plan.vault {
+        vault::run(vault, plan, stage, &mut |finding| report(BenchFinding::Vault(finding))).await?;
     }
     Ok(())
 }

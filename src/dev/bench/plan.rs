@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{gateway::GatewayPlan, growth::GrowthPlan};
+use super::{gateway::GatewayPlan, growth::GrowthPlan, vault::VaultPlan};
 
 /// A request whose rate and latency are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -29,6 +29,8 @@ pub enum Workload {
     Gateway,
     /// Memory and times of a daemon while leases and verifiers become more and more
     Growth,
+    /// Vault creates and revokes tokens, beside the daemon
+    Vault,
 }
 
 impl Workload {
@@ -58,13 +60,9 @@ impl Workload {
             | Workload::End
             | Workload::Stages
             | Workload::Gateway
-            | Workload::Growth => false,
+            | Workload::Growth
+            | Workload::Vault => false,
         }
-    }
-
-    /// Whether the workload is measured together with others, at one daemon. All others start their processes themselves.
-    pub(super) const fn shares_daemon(self) -> bool {
-        !matches!(self, Workload::Gateway | Workload::Growth)
     }
 
     /// Returns the name of the workload on the command line.
@@ -81,6 +79,7 @@ impl Workload {
             Workload::Stages => "stages",
             Workload::Gateway => "gateway",
             Workload::Growth => "growth",
+            Workload::Vault => "vault",
         }
     }
 
@@ -99,7 +98,13 @@ impl Workload {
                 "none"
             }
             Workload::Gateway => "nginx with the same files",
+            Workload::Vault => "Vault",
         }
+    }
+
+    /// Whether the workload is measured together with others, at one daemon. All others start their processes themselves.
+    pub(super) const fn shares_daemon(self) -> bool {
+        !matches!(self, Workload::Gateway | Workload::Vault)
     }
 }
 
@@ -136,6 +141,8 @@ pub struct BenchPlan {
     pub gateway: GatewayPlan,
     /// What is measured of a growing daemon.
     pub growth: GrowthPlan,
+    /// What is measured of Vault. `None` if it is not measured.
+    pub vault: Option<VaultPlan>,
 }
 
 impl BenchPlan {

@@ -118,13 +118,13 @@ impl BenchLab<'_> {
         storm.kept.sort_unstable_by_key(|kept| kept.deadline);
         let stage = self.stage();
         let issues = Load { in_flight: IN_FLIGHT, time: plan.window, rate: Some(plan.rate.unwrap_or(RATE)) };
-        let issue = |worker| load.issue_work(worker);
+        let issue = || (0..IN_FLIGHT).map(|worker| load.issue_work(worker));
         let lead = storm.first.since(stage.clock.now().wall).saturating_sub(plan.window);
         tokio::time::sleep(lead.saturating_sub(MARGIN)).await;
-        let before = issues.apply(issue).await?.measured();
+        let before = issues.apply(issue()).await?.measured();
         sleep_until(stage, storm.first).await;
         let (during, gone, checks, introspections) = tokio::try_join!(
-            issues.apply(issue),
+            issues.apply(issue()),
             wait_for_end(stage, revoker, &storm.crowd.job),
             check_all(stage, &storm.kept),
             self.ask_about(&storm),

@@ -2,6 +2,7 @@
 
 use tonic::{Status, transport::Channel};
 
+use super::vault::{VaultClient, VaultRequest};
 use crate::{
     dev::demo::describe,
     identity::Leaf,
@@ -29,6 +30,11 @@ pub(super) enum Work {
         request: v1::IntrospectRequest,
     },
     Check(Box<OfflineCheck>),
+    /// Vault creates a token.
+    Vault {
+        at: VaultClient,
+        request: VaultRequest,
+    },
     /// The least that a check can cost: computes the digest of the token.
     Digest(SecretText),
     /// Several requests in turns. `next` is the place of the next one.
@@ -61,6 +67,7 @@ impl Work {
                 if answer.active { Ok(()) } else { Err(format!("the token is not good: {}", answer.reason)) }
             }
             Work::Check(check) => check.once().await,
+            Work::Vault { at, request } => at.send(request).await.map(drop),
             Work::Digest(token) => {
                 std::hint::black_box(sha256(token.expose().as_bytes()));
                 // Yield to other tasks from time to time, as a check does.

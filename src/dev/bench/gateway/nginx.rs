@@ -3,8 +3,6 @@
 use std::{
     fmt::Write,
     fs::{self, File},
-    io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -16,18 +14,17 @@ use nix::{
     unistd::{Pid, geteuid},
 };
 
-use crate::dev::{DevDeployment, Role};
+use crate::dev::{
+    DevDeployment, Role,
+    bench::peers::{find_program, unused_ports},
+};
 
 /// The folders in which systems keep programs for administrators. They are often not in PATH.
 const ELSEWHERE: [&str; 3] = ["/usr/sbin", "/usr/local/sbin", "/usr/local/nginx/sbin"];
 
 /// Finds nginx in PATH, or in the usual folders of such programs.
 pub fn find_nginx() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(ELSEWHERE.map(PathBuf::from));
-    folders.map(|folder| folder.join("nginx")).find(|file| {
-        file.metadata().is_ok_and(|seen| seen.is_file() && seen.permissions().mode() & 0o111 != 0)
-    })
+    find_program("nginx", &ELSEWHERE)
 }
 
 /// A running nginx. Ends with this value.
@@ -42,7 +39,7 @@ impl Nginx {
     /// Starts nginx with the sample data of a deployment. It shows the SVID of the gateway, and asks for one as the gateway does.
     pub(super) fn start(program: &Path, deployment: &DevDeployment) -> Result<Self, String> {
         let folder = deployment.path("nginx");
-        let [tls_port, plain_port] = free_ports()?;
+        let [tls_port, plain_port] = unused_ports()?;
         let text = config(&folder, deployment, tls_port, plain_port);
         let written = fs::create_dir_all(&folder).and_then(|()| fs::write(folder.join("nginx.conf"), text));
         written.map_err(|e| format!("the configuration of nginx cannot be written: {e}"))?;
@@ -95,17 +92,6 @@ impl Drop for Nginx {
             let _ = self.master.wait();
         }
     }
-}
-
-/// Two ports that no program uses now.
-fn free_ports() -> Result<[u16; 2], String> {
-    let listen = || std::net::TcpListener::bind(("127.0.0.1", 0));
-    let port = |listener: &std::net::TcpListener| listener.local_addr().map(|address| address.port());
-    let find = || {
-        let (one, other) = (listen()?, listen()?);
-        Ok([port(&one)?, port(&other)?])
-    };
-    find().map_err(|e: io::Error| e.to_string())
 }
 
 fn config(folder: &Path, deployment: &DevDeployment, tls_port: u16, plain_port: u16) -> String {
