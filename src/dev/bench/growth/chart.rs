@@ -170,6 +170,7 @@ impl Panel {
             .disable_x_mesh()
             .light_line_style(TRANSPARENT)
             .x_desc(self.below)
+            .x_labels(6)
             .x_label_formatter(&|x| short(*x))
             .y_label_formatter(&|y| short(*y))
             .draw()
