@@ -32,7 +32,7 @@ const PICTURE: &str = "img/growth.svg";
 #[command(after_help = "\
 The command starts a daemon in a temporary folder, and beside it a server without a broker that
 answers the same messages: the limit. Both are measured in turns. Use a release build, and stop other
-work. `gateway` needs 1.4 GB on the disk, `growth` 3 GB and ten minutes, `vault` HashiCorp Vault.
+work. `gateway` needs 1.4 GB on the disk, `growth` 3 GB and ten minutes, `vault` Vault.
 
 Examples:
   leasehold bench
@@ -78,7 +78,7 @@ pub struct BenchArgs {
     /// The folder for the daemon and its ledger [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Write the rates, the growth, or the results of Vault, between the lines in this page
+    /// Write rates, growth or results of Vault between their lines in this page
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
     /// Draw the ratios, and the growth, into this SVG file
