@@ -1,9 +1,11 @@
 //! Decisions with the shipped policy over catalogs of 1,000 and 10,000 entries, beside bare Cedar on the same request.
 //!
-//! `cargo bench --bench decisions`. The kinds of decisions alternate in one run, so that other load of the machine falls on all of them.
+//! `cargo bench --bench decisions`, or `-- new` for one kind. The kinds of decisions alternate in one run, so that other load of the machine falls on all of them.
 //! Figures go to stdout, each beside its target; nothing is asserted, because a timed test fails on a machine with other work.
 //!
-//! - *new*: the engine has not met the question before: another dataset, another purpose. It evaluates the rules.
+//! - *new*: the engine has not met the question before: another dataset, another purpose. If it has met an equal question about
+//!   a dataset with equal attributes, it does not evaluate the rules again.
+//! - *first*: as *new*, but no other dataset has equal attributes, so the engine evaluates the rules.
 //! - *later*: the engine has met it in another second, as when a lease is renewed.
 //! - *known*: the engine has met it in this second, as for the members of one job.
 //! - *bare Cedar*: `Authorizer::is_authorized` with all rules, all entities and a context with all fields, made for each request.
@@ -37,11 +39,12 @@ use leasehold::{
         fence::{Registry, Seq},
         policy::{Bundle, Decision, Engine, Explain, JobRisk, Phase, PolicySource, RequestFacts},
     },
-    name::{Action, FenceName, ResourceName, SpiffeId, TenantName},
+    name::{Action, FenceName, Object, SpiffeId, TenantName},
 };
 use serde_json::{Value as Json, json};
 
-const SIZES: [usize; 2] = [1_000, 10_000];
+/// The catalogs: how many entries each has, and whether its datasets have equal attributes.
+const CATALOGS: [(usize, bool); 3] = [(1_000, true), (10_000, true), (1_000, false)];
 const ROUNDS: usize = 400;
 /// Decisions of one kind in one round.
 const TURN: usize = 25;
@@ -51,22 +54,32 @@ const PURPOSES: [&str; 11] = ["support-tuning", "b", "c", "d", "e", "f", "g", "h
 const HOLDER: &str = "spiffe://k8s.acme.example/ns/ml/job/a";
 
 fn main() {
-    let sides: Vec<Side> = SIZES.into_iter().map(Side::new).collect();
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let sides: Vec<Side> = CATALOGS.into_iter().map(|(entries, alike)| Side::new(entries, alike)).collect();
     let mut times: BTreeMap<(usize, &str), Vec<f64>> = BTreeMap::new();
-    let mut question = 0;
+    let mut asked = 0;
     for _ in 0..ROUNDS {
         for side in &sides {
-            for (what, decide) in [
-                ("new", Side::decide_new as fn(&Side, usize)),
-                ("later", |side: &Side, question| side.decide(0, PURPOSES[0], question)),
-                ("known", |side: &Side, _| side.decide(0, PURPOSES[0], 0)),
-                ("bare Cedar", Side::decide_bare),
-            ] {
+            for what in ["first", "new", "later", "known", "bare Cedar"] {
+                let is_wanted = wanted.is_empty() || wanted.iter().any(|kind| kind == what);
+                if !is_wanted || side.alike == (what == "first") {
+                    continue;
+                }
                 let kept = times.entry((side.entries, what)).or_default();
                 for _ in 0..TURN {
-                    question += 1;
+                    asked += 1;
+                    let question = match what {
+                        "first" | "new" => side.unasked(),
+                        "known" => Question::about(0, 0),
+                        "later" => Question::about(0, asked),
+                        _ => Question::about(asked % side.entries, asked),
+                    };
                     let from = Instant::now();
-                    decide(side, question);
+                    if what == "bare Cedar" {
+                        side.decide_bare(&question);
+                    } else {
+                        side.decide(&question);
+                    }
                     kept.push(from.elapsed().as_secs_f64() * 1e6);
                 }
             }
@@ -81,21 +94,47 @@ fn main() {
         let at = |share: usize| times[times.len() * share / 100];
         p50s.insert((entries, what), at(50));
         let target = match what {
-            "bare Cedar" => String::new(),
+            "bare Cedar" | "first" => String::new(),
             _ => format!("≤ 10   {}", if at(50) <= 10.0 { "ok" } else { "MISSED" }),
         };
         println!("{entries:>8}  {what:<12} {:>8.2} {:>8.2}   {target}", at(50), at(99));
     }
     for what in ["new", "later", "known", "bare Cedar"] {
-        let ratio = p50s[&(SIZES[1], what)] / p50s[&(SIZES[0], what)];
+        let (Some(large), Some(small)) = (p50s.get(&(CATALOGS[1].0, what)), p50s.get(&(CATALOGS[0].0, what)))
+        else {
+            continue;
+        };
+        let ratio = large / small;
         let verdict = if ratio <= 1.2 { "ok" } else { "MISSED" };
-        println!("{what}: {} entries to {}: {ratio:.2} ×   ≤ 1.2 ×   {verdict}", SIZES[1], SIZES[0]);
+        println!(
+            "{what}: {} entries to {}: {ratio:.2} ×   ≤ 1.2 ×   {verdict}",
+            CATALOGS[1].0, CATALOGS[0].0
+        );
+    }
+}
+
+/// Whether the holder may read a dataset, as a request asks. The request brings the name, so that it is not part of a decision to
+/// find it in memory.
+struct Question {
+    dataset: String,
+    parts: [(Action, Object); 1],
+    purpose: &'static str,
+    second: usize,
+}
+
+impl Question {
+    fn about(number: usize, second: usize) -> Self {
+        let dataset = dataset(number);
+        let parts = [(Action::ReadDataset, dataset.parse().unwrap())];
+        Question { dataset, parts, purpose: PURPOSES[0], second }
     }
 }
 
 /// One catalog, as the engine and as Cedar have it.
 struct Side {
     entries: usize,
+    /// Whether all datasets have equal attributes.
+    alike: bool,
     /// How many new questions were asked.
     asked: Cell<usize>,
     engine: Engine,
@@ -104,7 +143,6 @@ struct Side {
     holder: SpiffeId,
     approved: BTreeSet<String>,
     risk: JobRisk,
-    datasets: Vec<ResourceName>,
     authorizer: Authorizer,
     policies: PolicySet,
     entities: Entities,
@@ -112,9 +150,9 @@ struct Side {
 }
 
 impl Side {
-    fn new(entries: usize) -> Self {
+    fn new(entries: usize, alike: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("acme.toml"), catalog(entries)).unwrap();
+        fs::write(folder.path().join("acme.toml"), catalog(entries, alike)).unwrap();
         let catalog = Catalog::load(folder.path()).unwrap();
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/policy");
         let read = |name: &str| fs::read_to_string(shipped.join(name)).unwrap();
@@ -122,6 +160,7 @@ impl Side {
         let datasets = (0..entries).map(dataset);
         Side {
             entries,
+            alike,
             asked: Cell::new(0),
             engine: Engine::load(&PolicySource::Default, &catalog, Explain::Requester).unwrap(),
             fences: Registry::new(Seq(0)),
@@ -129,7 +168,6 @@ impl Side {
             holder: HOLDER.parse().unwrap(),
             approved: BTreeSet::new(),
             risk: JobRisk::default(),
-            datasets: datasets.clone().map(|name| name.parse().unwrap()).collect(),
             authorizer: Authorizer::new(),
             policies: PolicySet::from_str(&read("leasehold.cedar")).unwrap(),
             entities: Entities::from_json_value(entity_list(datasets), Some(&schema)).unwrap(),
@@ -137,32 +175,31 @@ impl Side {
         }
     }
 
-    /// Decides a question that was not asked before: no two of them have both dataset and purpose in common.
-    fn decide_new(&self, _: usize) {
-        let question = self.asked.get();
-        self.asked.set(question + 1);
-        let (purpose, dataset) = (question / self.entries, question % self.entries);
-        self.decide(dataset, PURPOSES[purpose], question);
+    /// Returns a question that was not asked before: no two of them have both dataset and purpose in common.
+    fn unasked(&self) -> Question {
+        let number = self.asked.get();
+        self.asked.set(number + 1);
+        let purpose = PURPOSES[number / self.entries];
+        Question { purpose, ..Question::about(number % self.entries, number) }
     }
 
-    /// Decides whether the holder may read a dataset, as the daemon does after it took the stand.
-    fn decide(&self, dataset: usize, purpose: &str, second: usize) {
-        let parts = [(Action::ReadDataset, self.datasets[dataset].clone().into())];
+    /// Decides a question, as the daemon does after it took the stand.
+    fn decide(&self, question: &Question) {
         let bundle = Bundle {
             job: "j-00000000000000000000000001",
             tenant: &self.tenant,
             attempt: 1,
             phase: Phase::Running,
-            purpose,
+            purpose: question.purpose,
             facts: RequestFacts::default(),
             risk: &self.risk,
             method: None,
             ttl: Duration::from_secs(300),
-            now: Wall(NOW + second as u64 * 1_000),
+            now: Wall(NOW + question.second as u64 * 1_000),
             approved: &self.approved,
             own_checkpoint: true,
             binding: "",
-            parts: &parts,
+            parts: &question.parts,
         };
         let stand = self.fences.stand([] as [FenceName; 0]);
         match self.engine.decide(&self.holder, &bundle, stand, self.fences.revision()) {
@@ -172,11 +209,11 @@ impl Side {
     }
 
     /// Asks Cedar for the same decision.
-    fn decide_bare(&self, question: usize) {
+    fn decide_bare(&self, question: &Question) {
         let uid =
             |kind: &str, id: &str| EntityUid::from_str(&format!("Leasehold::{kind}::\"{id}\"")).unwrap();
         let text = |t: &str| Value::new_string(t.to_owned());
-        let now = Wall(NOW + question as u64 * 1_000).to_string();
+        let now = Wall(NOW + question.second as u64 * 1_000).to_string();
         let context = Context::from_pairs([
             ("spiffe_id".to_owned(), text(HOLDER)),
             ("job".to_owned(), text("j-00000000000000000000000001")),
@@ -204,7 +241,7 @@ impl Side {
         let request = Request::new(
             uid("Workload", "spiffe://k8s.acme.example/ns/ml/job/*"),
             uid("Action", "read_dataset"),
-            uid("Dataset", &dataset(question % self.entries)),
+            uid("Dataset", &question.dataset),
             context,
             Some(&self.schema),
         )
@@ -219,18 +256,19 @@ fn dataset(number: usize) -> String {
     format!("dataset:acme/data-{number}@v1")
 }
 
-/// A catalog with this number of datasets.
-fn catalog(entries: usize) -> String {
+/// A catalog with this number of datasets. If they are not alike, each has another owner.
+fn catalog(entries: usize, alike: bool) -> String {
     let mut text = String::from(
         "[tenant.acme]\n[[principal]]\nmatch = \"spiffe://k8s.acme.example/ns/ml/job/*\"\nkind = \"workload\"\n\
          identity = \"job\"\nroles = [\"trainer\"]\n[[audience]]\nname = \"spiffe://k8s.acme.example/gw\"\n\
          verifiers = [\"spiffe://k8s.acme.example/gw\"]\nchecks = \"feed\"\npresenter = \"mtls\"\n",
     );
     for number in 0..entries {
+        let owner = if alike { 0 } else { number };
         text.push_str(&format!(
             "[[dataset]]\nname = \"data-{number}@v1\"\nlocation = \"s3://d/{number}/\"\naudience = \"spiffe://k8s.acme.example/gw\"\n\
              pin = \"none\"\nclassification = \"internal\"\ndata_classes = []\nsource_trust = \"curated\"\n\
-             purposes = {PURPOSES:?}\nowner = \"a\"\nretain_until = 2099-01-01\n"
+             purposes = {PURPOSES:?}\nowner = \"o-{owner}\"\nretain_until = 2099-01-01\n"
         ));
     }
     text
@@ -254,7 +292,7 @@ fn entity_list(datasets: impl Iterator<Item = String>) -> Json {
         json!({
             "uid": { "type": "Leasehold::Dataset", "id": name },
             "attrs": {
-                "tenant": { "__entity": tenant }, "owner": "a", "shared_with": [], "pinned": false, "enforced": "checked",
+                "tenant": { "__entity": tenant }, "owner": "o-0", "shared_with": [], "pinned": false, "enforced": "checked",
                 "classification": "internal", "data_classes": [], "source_trust": "curated",
                 "allowed_purposes": PURPOSES,
                 "retain_until": { "__extn": { "fn": "datetime", "arg": "2099-01-01T00:00:00Z" } },

@@ -45,13 +45,15 @@ impl DecisionKey {
 pub(super) struct DecisionCache<T> {
     kept: DashMap<Digest, Arc<T>>,
     room: usize,
+    /// About how many answers there are. To count them, the map would lock each of its parts.
+    answers: AtomicUsize,
     /// About how many bytes the answers have.
     bytes: AtomicUsize,
 }
 
 impl<T> DecisionCache<T> {
     pub(super) fn with_room(room: usize) -> Self {
-        DecisionCache { kept: DashMap::new(), room, bytes: AtomicUsize::new(0) }
+        DecisionCache { kept: DashMap::new(), room, answers: AtomicUsize::new(0), bytes: AtomicUsize::new(0) }
     }
 
     pub(super) fn find(&self, question: &Digest) -> Option<Arc<T>> {
@@ -62,8 +64,10 @@ impl<T> DecisionCache<T> {
     pub(super) fn keep(&self, question: Digest, answer: Arc<T>, bytes: usize) {
         let bytes = bytes.saturating_add(size_of::<Digest>().saturating_add(size_of::<T>()));
         let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if self.kept.len() >= self.room || before.saturating_add(bytes) > limits::POLICY_CACHE_BYTES_MAX {
+        let answers = self.answers.fetch_add(1, Ordering::Relaxed);
+        if answers >= self.room || before.saturating_add(bytes) > limits::POLICY_CACHE_BYTES_MAX {
             self.kept.clear();
+            self.answers.store(1, Ordering::Relaxed);
             self.bytes.store(bytes, Ordering::Relaxed);
         }
         self.kept.insert(question, answer);

@@ -11,7 +11,7 @@ use super::{
     context::{ContextFields, JobReads},
     context_cache::ContextCache,
     decision_cache::{DecisionCache, DecisionKey},
-    entities::{CatalogEntities, Types},
+    entities::{CatalogEntities, PreparedResource, Types},
     entity_references,
     explain::{self, DenialCause, Who},
     outcome::Outcome,
@@ -51,6 +51,15 @@ struct KnownPart<'a> {
     /// The resource, or the folder of another job.
     object: &'a Object,
     resource: &'a Resource,
+}
+
+/// The resource or the tenant of an act.
+struct ActTarget<'a> {
+    uid: &'a EntityUid,
+    /// The class of a resource.
+    class: Option<u64>,
+    /// Until when a resource may be kept.
+    retain_until: Option<Wall>,
 }
 
 impl Engine {
@@ -182,7 +191,8 @@ impl Engine {
         };
         let tenant = self.prepared.tenant_uid(&self.types, call.tenant);
         let facts = ContextFields::of_change(call, approved);
-        match &*self.outcome(slice, principal, (&tenant, None), &facts) {
+        let target = ActTarget { uid: &tenant, class: None, retain_until: None };
+        match &*self.outcome(slice, principal, &target, &facts) {
             Outcome::Allow(rules) => CallVerdict::Allow(ids(rules)),
             Outcome::Wait(gates, permits) => CallVerdict::Wait {
                 gates: gates.iter().filter_map(|rule| rule.gate.clone()).collect(),
@@ -265,11 +275,12 @@ impl Engine {
     }
 
     /// Judges the parts of a bundle. If an equal question was allowed before, returns the cached verdict. If the catalog has
-    /// exceptions, the cache is not used, because exceptions depend on the time.
+    /// exceptions, the cache is not used, because exceptions depend on the time. A bundle of one part does not use it either,
+    /// because the outcome of each part is cached already.
     fn judge_known(&self, who: &Who<'_>, parts: &[KnownPart<'_>]) -> Verdict {
         let plain = ContextFields::of_job(who.name, who.bundle, &[]);
         let me = self.prepared.principals.get(&who.principal.pattern);
-        let Some(me) = me.filter(|_| self.catalog.exceptions().is_empty()) else {
+        let Some(me) = me.filter(|_| parts.len() > 1 && self.catalog.exceptions().is_empty()) else {
             return self.judge_parts(who, parts, &plain);
         };
         let mut question = DecisionKey::new(512);
@@ -389,18 +400,20 @@ impl Engine {
     ) -> Arc<Outcome> {
         let slice = self.slices.get(&(principal.kind, PolicyAct::Part(action)));
         match (slice, self.prepared.resources.get(&on.name)) {
-            (Some(slice), Some(uid)) => self.outcome(slice, principal, (uid, retain_until(on)), facts),
+            (Some(slice), Some(PreparedResource { uid, class })) => {
+                let target = ActTarget { uid, class: Some(*class), retain_until: retain_until(on) };
+                self.outcome(slice, principal, &target, facts)
+            }
             _ => Arc::new(Outcome::Nothing),
         }
     }
 
-    /// Returns the outcome for one act, cached or evaluated. `on` is the resource or tenant of the act, and
-    /// the time until which a resource may be kept.
+    /// Returns the outcome for one act, cached or evaluated.
     fn outcome(
         &self,
         slice: &Slice,
         principal: &Principal,
-        (on, retain_until): (&EntityUid, Option<Wall>),
+        target: &ActTarget<'_>,
         facts: &ContextFields<'_>,
     ) -> Arc<Outcome> {
         let Some(me) = self.prepared.principals.get(&principal.pattern) else {
@@ -409,9 +422,13 @@ impl Engine {
         let mut question = DecisionKey::new(256);
         question.add(slice.action.id().unescaped());
         question.add(me.id().unescaped());
-        question.add(on.id().unescaped());
-        facts.add_to_key(&slice.reads, retain_until, &mut question);
-        self.memo.answer(question.digest(), || self.evaluate(slice, &self.prepared.entities, me, on, facts))
+        match target.class {
+            Some(class) if !slice.reads.tells_resources_apart() => question.add_number(class),
+            _ => question.add(target.uid.id().unescaped()),
+        }
+        facts.add_to_key(&slice.reads, target.retain_until, &mut question);
+        let evaluate = || self.evaluate(slice, &self.prepared.entities, me, target.uid, facts);
+        self.memo.answer(question.digest(), evaluate)
     }
 
     /// Evaluates one act.

@@ -538,6 +538,101 @@ fn a_kept_answer_is_given_only_to_the_same_question() {
     assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
 }
 
+/// A catalog with the datasets `a` and `b`, which are alike, and `c`, which has another owner.
+fn alike() -> Catalog {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = String::from(
+        "[tenant.acme]\n[[principal]]\nmatch = \"spiffe://k8s.acme.example/ns/ml/job/*\"\nkind = \"workload\"\n\
+         identity = \"job\"\nroles = [\"trainer\"]\n[[audience]]\nname = \"spiffe://k8s.acme.example/gw\"\n\
+         verifiers = [\"spiffe://k8s.acme.example/gw\"]\nchecks = \"feed\"\npresenter = \"mtls\"\n",
+    );
+    for (name, owner) in [("a", "x"), ("b", "x"), ("c", "y")] {
+        text.push_str(&format!(
+            "[[dataset]]\nname = \"{name}@v1\"\nlocation = \"s3://d/{name}/\"\naudience = \"spiffe://k8s.acme.example/gw\"\n\
+             pin = \"none\"\nclassification = \"internal\"\ndata_classes = []\nsource_trust = \"curated\"\n\
+             purposes = [\"support-tuning\"]\nowner = \"{owner}\"\nretain_until = 2099-01-01\n"
+        ));
+    }
+    fs::write(dir.path().join("acme.toml"), text).unwrap();
+    Catalog::load(dir.path()).unwrap()
+}
+
+// The answer for a resource is kept for all resources with equal attributes, but not if a rule looks at the resource itself.
+#[test]
+fn resources_with_equal_attributes_share_an_answer() {
+    let asks = ["a", "b", "c"].map(|name| {
+        let name = format!("dataset:acme/{name}@v1");
+        Ask::of(&[("read_dataset", &name)])
+    });
+    let engine = Engine::load(&PolicySource::Default, &alike(), Explain::Requester).unwrap();
+    for ask in &asks {
+        assert!(matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
+    }
+    assert_eq!(engine.memo.len(), 2, "one for a and b, one for c");
+
+    for (scope, condition) in [
+        (r#"resource == Leasehold::Dataset::"dataset:acme/a@v1""#, "true"),
+        (r#"resource in Leasehold::Dataset::"dataset:acme/a@v1""#, "true"),
+        ("resource", r#"resource == Leasehold::Dataset::"dataset:acme/a@v1""#),
+        ("resource", r#"[Leasehold::Dataset::"dataset:acme/a@v1"].contains(resource)"#),
+        ("resource", r#"resource is Leasehold::Dataset in Leasehold::Dataset::"dataset:acme/a@v1""#),
+        ("resource", r#"(if true then resource else resource) == Leasehold::Dataset::"dataset:acme/a@v1""#),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let rule = format!(
+            r#"@id("p") permit (principal, action == Leasehold::Action::"read_dataset", {scope}) when {{ {condition} }};"#
+        );
+        fs::write(dir.path().join("site.cedar"), &rule).unwrap();
+        let engine = Engine::load(&PolicySource::Dir(dir.path().into()), &alike(), Explain::Requester);
+        let engine = engine.unwrap_or_else(|e| panic!("{rule}: {e:?}"));
+        let allowed = asks.each_ref().map(|ask| matches!(ask.judge(&engine, TRAINER), Verdict::Allow { .. }));
+        assert_eq!(allowed, [true, false, false], "{rule}");
+    }
+}
+
+// A waiver of one resource and the model of a checkpoint line count too, whichever resource is asked about first.
+#[test]
+fn a_shared_answer_is_that_of_each_resource() {
+    let by_name = r#"
+        @id("p") permit (principal, action, resource) when { resource has owner && resource.owner != "" };
+        @id("guard") forbid (principal, action == Leasehold::Action::"read_dataset", resource)
+          when { resource.shared_with.isEmpty() } unless { context.waived.contains("guard") };
+    "#;
+    let engines = || [shipped(), site(by_name).unwrap_or_else(|e| panic!("{e:?}"))];
+    let mut asked = 0;
+    for is_reversed in [false, true] {
+        for engine in engines() {
+            let mut resources: Vec<&Resource> = engine.catalog.resources().collect();
+            resources.sort_by(|a, b| a.name.cmp(&b.name));
+            if is_reversed {
+                resources.reverse();
+            }
+            let ask = Ask::of(&[]);
+            let bundle = ask.bundle();
+            for on in resources {
+                for waived in [&[][..], &["guard"][..]] {
+                    let facts = ContextFields::of_job(TRAINER, &bundle, waived);
+                    for action in Action::ALL.iter().filter(|action| action.applies_to() == on.name.kind()) {
+                        for principal in engine.catalog.principals() {
+                            let Some(slice) = engine.slices.get(&(principal.kind, PolicyAct::Part(*action)))
+                            else {
+                                continue;
+                            };
+                            let me = &engine.prepared.principals[&principal.pattern];
+                            let uid = &engine.prepared.resources[&on.name].uid;
+                            let own = engine.evaluate(slice, &engine.prepared.entities, me, uid, &facts);
+                            let shared = engine.part(principal, *action, on, &facts);
+                            assert_eq!(format!("{shared:?}"), format!("{own:?}"), "{action} {uid} {me}");
+                            asked += 1;
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(asked > 1_000, "{asked}");
+}
+
 // An act is allowed faster by a set in which the forbids are joined. It is the same set of acts, allowed by the same permits.
 #[test]
 fn joined_forbids_allow_what_the_rules_allow() {
@@ -582,11 +677,10 @@ fn joined_forbids_allow_what_the_rules_allow() {
                 let (PolicyAct::Part(action), Some(joined)) = (act, &slice.joined) else { continue };
                 for principal in engine.catalog.principals().filter(|p| p.kind == *kind) {
                     let me = &engine.prepared.principals[&principal.pattern];
-                    for (_, on) in engine
-                        .prepared
-                        .resources
-                        .iter()
+                    let resources = engine.prepared.resources.iter();
+                    for on in resources
                         .filter(|(name, _)| name.kind() == action.applies_to())
+                        .map(|(_, resource)| &resource.uid)
                     {
                         let request = engine.request(slice, me, on, &facts).unwrap();
                         let by = |set| {

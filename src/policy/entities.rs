@@ -8,11 +8,12 @@ use std::{
 use cedar_policy::{
     Entities, Entity, EntityId, EntityTypeName, EntityUid, RestrictedExpression as Value, Schema,
 };
+use serde_json::Value as Json;
 
 use super::PolicyErrors;
 use crate::{
     catalog::{Catalog, Principal, Resource, ResourceFacts},
-    name::{Pin, PrincipalKind, ResourceKind, ResourceName, SpiffePattern, TenantName},
+    name::{Digest, Pin, PrincipalKind, ResourceKind, ResourceName, SpiffePattern, TenantName},
 };
 
 /// The tenant entity for requests that concern all tenants.
@@ -87,11 +88,19 @@ impl Types {
     }
 }
 
+/// A resource as requests name it.
+pub(super) struct PreparedResource {
+    pub(super) uid: EntityUid,
+    /// The number of the resource's class. All resources of a class have one kind, equal attributes and equal parents. So rules
+    /// that do not look at the name of a resource give one answer for all of them.
+    pub(super) class: u64,
+}
+
 /// All entities, and the entities that requests name.
 pub(super) struct CatalogEntities {
     pub(super) entities: Entities,
     pub(super) principals: HashMap<SpiffePattern, EntityUid>,
-    pub(super) resources: HashMap<ResourceName, EntityUid>,
+    pub(super) resources: HashMap<ResourceName, PreparedResource>,
     tenants: HashMap<TenantName, EntityUid>,
     all_tenants: EntityUid,
 }
@@ -118,9 +127,12 @@ impl CatalogEntities {
             prepared.principals.insert(p.pattern.clone(), entity.uid());
             all.push(entity);
         }
+        let mut classes: HashMap<(ResourceKind, Digest), u64> = HashMap::new();
         for r in catalog.resources() {
             let entity = resource_entity(types, r)?;
-            prepared.resources.insert(r.name.clone(), entity.uid());
+            let next = classes.len() as u64;
+            let class = *classes.entry((r.name.kind(), facts_without_name(&entity)?)).or_insert(next);
+            prepared.resources.insert(r.name.clone(), PreparedResource { uid: entity.uid(), class });
             all.push(entity);
         }
         prepared.entities = Entities::from_entities(all, Some(schema)).map_err(catalog_fault)?;
@@ -213,4 +225,16 @@ fn resource_entity(types: &Types, r: &Resource) -> Result<Entity, PolicyErrors> 
         }
     }
     Entity::new(me, attributes, parents).map_err(catalog_fault)
+}
+
+/// Returns the digest of everything of an entity except its name, in Cedar's JSON form.
+fn facts_without_name(entity: &Entity) -> Result<Digest, PolicyErrors> {
+    let mut json = entity.to_json_value().map_err(catalog_fault)?;
+    if let Some(fields) = json.as_object_mut() {
+        fields.remove("uid");
+        if let Some(parents) = fields.get_mut("parents").and_then(Json::as_array_mut) {
+            parents.sort_by_cached_key(Json::to_string);
+        }
+    }
+    Ok(Digest::of(json.to_string().as_bytes()))
 }

@@ -11,6 +11,7 @@ use serde_json::Value as Json;
 use super::{
     Bundle, Call, Engine, JobRisk, Phase, Relation, RequestFacts, Rpc,
     context::ContextFields,
+    entities::PreparedResource,
     outcome::Outcome,
     slice::{PolicyAct, Slice},
 };
@@ -154,7 +155,9 @@ impl Engine {
     }
 
     fn may_hold(&self, p: &Principal, resource: &Resource, asked: &mut GapSearch) -> bool {
-        let Some(on) = self.prepared.resources.get(&resource.name) else { return true };
+        let Some(PreparedResource { uid: on, .. }) = self.prepared.resources.get(&resource.name) else {
+            return true;
+        };
         let name = p.pattern.to_string();
         let purposes: Vec<&str> = match resource.dataset() {
             Some(dataset) => dataset.purposes.iter().map(String::as_str).collect(),

@@ -73,7 +73,7 @@ impl Engine {
     fn would(&self, bundle: &Bundle<'_>, trial: &Trial<'_>) -> Option<Arc<Rule>> {
         let slice = self.slices.get(&(trial.principal.kind, PolicyAct::Part(trial.action)))?;
         let me = self.prepared.principals.get(&trial.principal.pattern)?;
-        let on = self.prepared.resources.get(&trial.resource.name)?;
+        let on = &self.prepared.resources.get(&trial.resource.name)?.uid;
         let exceptions = self.catalog.exceptions();
         let waived = exceptions.waived(bundle.tenant, &trial.resource.name, bundle.now);
         let facts = ContextFields::of_job(trial.name, bundle, &waived);
@@ -95,8 +95,9 @@ impl Engine {
     fn few_entities(&self, principal: &Principal, action: Action, resource: &Resource) -> Option<Entities> {
         let slice = self.slices.get(&(principal.kind, PolicyAct::Part(action)))?;
         let all = &self.prepared.entities;
-        let model = resource.checkpoint().and_then(|c| self.prepared.resources.get(&c.model));
-        let named = [Some(&slice.action), self.prepared.resources.get(&resource.name), model];
+        let uid_of = |name| self.prepared.resources.get(name).map(|resource| &resource.uid);
+        let model = resource.checkpoint().and_then(|c| uid_of(&c.model));
+        let named = [Some(&slice.action), uid_of(&resource.name), model];
         let mut few: HashMap<EntityUid, Entity> = HashMap::new();
         for uid in named.into_iter().flatten() {
             few.insert(uid.clone(), all.get(uid)?.clone());

@@ -225,6 +225,9 @@ pub(super) struct Reads {
     fields: BTreeSet<String>,
     /// Set if a policy uses the context in a way that hides which fields it reads.
     everything: bool,
+    /// Set if a policy uses more of the resource than its attributes and its type, so that it can tell apart resources of one
+    /// class.
+    resource: bool,
     time: TimeReads,
 }
 
@@ -239,12 +242,20 @@ impl Reads {
         &self.time
     }
 
+    /// Whether the policies of the slice can tell apart resources of one class.
+    pub(super) fn tells_resources_apart(&self) -> bool {
+        self.resource
+    }
+
     #[cfg(test)]
     pub(super) fn everything() -> Self {
-        Reads { fields: BTreeSet::new(), everything: true, time: TimeReads::any() }
+        Reads { fields: BTreeSet::new(), everything: true, resource: true, time: TimeReads::any() }
     }
 
     fn add_policy(&mut self, policy: &Policy) {
+        if !matches!(policy.resource_constraint(), ResourceConstraint::Any | ResourceConstraint::Is(_)) {
+            self.resource = true;
+        }
         match policy.to_json() {
             Ok(json) => self.add_json(&json),
             Err(_) => self.add_everything(),
@@ -253,6 +264,7 @@ impl Reads {
 
     fn add_everything(&mut self) {
         self.everything = true;
+        self.resource = true;
         self.time.add_other_use();
     }
 
@@ -261,16 +273,19 @@ impl Reads {
     fn add_json(&mut self, json: &Json) {
         match json {
             Json::Object(map) => {
-                let context = |v: &Json| v.get("Var").and_then(Json::as_str) == Some("context");
+                let is_var = |v: &Json, name: &str| v.get("Var").and_then(Json::as_str) == Some(name);
                 for (key, value) in map {
                     let attribute = value.get("attr").and_then(Json::as_str);
                     match (key.as_str(), value.get("left"), attribute) {
-                        ("." | "has", Some(left), Some(field)) if context(left) => {
+                        ("." | "has", Some(left), Some(field)) if is_var(left, "context") => {
                             self.fields.insert(field.to_owned());
                             if field == "now" {
                                 self.time.add_other_use();
                             }
                         }
+                        ("." | "has", Some(left), Some(_)) if is_var(left, "resource") => {}
+                        ("is", Some(left), _) if is_var(left, "resource") && value.get("in").is_none() => {}
+                        ("Var", _, _) if value.as_str() == Some("resource") => self.resource = true,
                         ("Var", _, _) if value.as_str() == Some("context") => self.add_everything(),
                         (operator, ..) if self.time.add_comparison(operator, value) => {
                             self.fields.insert("now".to_owned());
@@ -310,6 +325,29 @@ mod tests {
             let reads = reads(whole);
             assert!(reads.of("now") && reads.time.needs_seconds(), "{whole}");
         }
+    }
+
+    // Only a rule that looks at the resource itself can tell apart two resources with equal attributes.
+    #[test]
+    fn a_rule_tells_resources_apart_only_by_the_resource() {
+        let by = |condition: &str| reads(condition).tells_resources_apart();
+        let of_class = "resource.a.b == \"resource\" && resource has c && resource is Leasehold::Dataset";
+        assert!(!by(of_class), "{of_class}");
+        for one in [
+            "resource == principal.x",
+            "principal.x.contains(resource)",
+            "resource in principal.x",
+            "resource is Leasehold::Dataset in principal.x",
+            "resource.hasTag(\"a\")",
+            "(if true then resource else resource).a == 1",
+            "{ a: resource }.a == principal.x",
+        ] {
+            assert!(by(one), "{one}");
+        }
+        let mut head = Reads::default();
+        let text = "permit (principal, action, resource in Leasehold::Tenant::\"acme\");";
+        head.add_policy(&Policy::parse(None, text).unwrap());
+        assert!(head.tells_resources_apart());
     }
 
     // A comparison with fixed moments changes only when one of them passes. Any other use may change each second.

@@ -81,7 +81,7 @@ impl Engine {
             return Some(GatesMet::Closed);
         };
         let me = self.prepared.principals.get(&p.pattern)?;
-        let on = self.prepared.resources.get(&model.name)?;
+        let on = &self.prepared.resources.get(&model.name)?.uid;
         let (name, approved) = (p.pattern.to_string(), BTreeSet::new());
         let facts = RequestFacts::assumed(&model.name);
         let risk = JobRisk::of(&self.catalog, &p.tenant, [&model.name], [p]);
