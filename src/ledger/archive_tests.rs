@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use super::{
     archive::Joined,
     compressor::compress,
-    compressor_tests::{Dying, Lying},
+    compressor_tests::FaultyDisk,
     forgetful::{Dice, Forgetful},
     ledger_tests::*,
     segment,
@@ -146,8 +146,8 @@ async fn a_crash_while_archiving_leaves_every_record() {
     let mut points = 0;
     loop {
         let (disk, to) = (sample.kill(), Forgetful::default());
-        let dying = Dying::after(&disk, points);
-        let dying_to = Dying { disk: to.clone(), ..dying.clone() };
+        let dying = FaultyDisk::dying_after(&disk, points);
+        let dying_to = dying.with_disk(&to);
         let (from_arc, to_arc): (Arc<dyn Disk>, Arc<dyn Disk>) = (Arc::new(dying), Arc::new(dying_to));
         let done = archive(&from_arc, &to_arc, &Slow::default(), ArchiveOptions::default());
         let mut dice = Dice(points as u64);
@@ -257,7 +257,7 @@ async fn a_reader_of_an_archived_segment_gets_a_clear_error() {
 async fn a_copy_that_reads_back_differently_removes_nothing() {
     let ((disk, _), to) = (sample().await, Forgetful::default());
     let before = disk.list().unwrap();
-    let lying: Arc<dyn Disk> = Arc::new(Lying { disk: to.clone(), about: segment::name(1) + ".zst" });
+    let lying: Arc<dyn Disk> = Arc::new(FaultyDisk::lying_about(&to, &(segment::name(1) + ".zst")));
     let refused = archive(&shared(&disk), &lying, &Slow::default(), ArchiveOptions::default()).unwrap_err();
     assert!(matches!(refused, ArchiveError::Read(ReadError::Tamper(_))), "{refused}");
     assert_eq!(disk.list().unwrap(), before);

@@ -104,7 +104,7 @@ impl CompressorState {
                 Ok(false) => done_before = 0,
                 Err(_) if self.stop.load(Ordering::Acquire) => return,
                 Err(error) => {
-                    tracing::warn!(%error, "a ledger segment cannot be compressed now: it stays as it is until the next try");
+                    tracing::warn!(%error, "ledger segments cannot be compressed now: they stay as they are until the next try");
                     done_before = 0;
                 }
             }
@@ -136,13 +136,15 @@ impl CompressorState {
         !self.stop.load(Ordering::Acquire)
     }
 
-    /// Compresses the plain segments before a record. Returns false if another process keeps it from that.
+    /// Compresses the plain segments before a record. Returns false if some of them must be tried again: because another process
+    /// moves segments, or because one could not be read.
     fn compress_before(
         &self,
         disk: &dyn Disk,
         sealed_before: u64,
         left_plain: &mut BTreeSet<u64>,
     ) -> io::Result<bool> {
+        let mut is_done = true;
         for found in segment::list(disk)? {
             if found.first >= sealed_before || !found.is_plain || left_plain.contains(&found.first) {
                 continue;
@@ -150,7 +152,22 @@ impl CompressorState {
             if self.stop.load(Ordering::Acquire) {
                 return Ok(true);
             }
-            match compress(disk, &found, &self.stop)? {
+            let compressed = match compress(disk, &found, &self.stop) {
+                // A full disk stays full for the other segments.
+                Err(error)
+                    if error.kind() == io::ErrorKind::StorageFull || self.stop.load(Ordering::Acquire) =>
+                {
+                    return Err(error);
+                }
+                Err(error) => {
+                    let file = found.file();
+                    tracing::warn!(%error, file, "a ledger segment cannot be compressed now: it stays as it is until the next try");
+                    is_done = false;
+                    continue;
+                }
+                Ok(compressed) => compressed,
+            };
+            match compressed {
                 Compressed::Done { saved } => {
                     metrics::counter!("leasehold_ledger_segments_compressed_total").increment(1);
                     metrics::counter!("leasehold_ledger_saved_bytes_total").increment(saved);
@@ -169,7 +186,7 @@ impl CompressorState {
                 break;
             }
         }
-        Ok(true)
+        Ok(is_done)
     }
 }
 

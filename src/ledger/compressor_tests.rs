@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    compressor::{Compressed, compress},
+    compressor::{Compressed, Compressor, compress},
     file::{DirectoryLock, DiskFile},
     forgetful::{Dice, Faults, Forgetful},
     ledger_tests::*,
@@ -75,16 +75,39 @@ async fn until(what: impl Fn() -> bool) {
     tokio::time::timeout(LONG, waiting).await.expect("in time");
 }
 
-/// A disk of a process that dies: after some changes, every further change fails.
+/// A disk with faults that a [`Forgetful`] disk does not have.
 #[derive(Clone)]
-pub(super) struct Dying {
-    pub(super) disk: Forgetful,
-    pub(super) left: Arc<AtomicUsize>,
+pub(super) struct FaultyDisk {
+    disk: Forgetful,
+    /// How many changes succeed before the process dies: every further change fails.
+    left: Arc<AtomicUsize>,
+    /// The file that is read with a changed byte.
+    lies_about: Option<String>,
+    /// The file that cannot be read.
+    unreadable: Option<String>,
 }
 
-impl Dying {
-    pub(super) fn after(disk: &Forgetful, changes: usize) -> Self {
-        Dying { disk: disk.clone(), left: Arc::new(AtomicUsize::new(changes)) }
+impl FaultyDisk {
+    fn of(disk: &Forgetful) -> Self {
+        let left = Arc::new(AtomicUsize::new(usize::MAX));
+        FaultyDisk { disk: disk.clone(), left, lies_about: None, unreadable: None }
+    }
+
+    pub(super) fn dying_after(disk: &Forgetful, changes: usize) -> Self {
+        FaultyDisk { left: Arc::new(AtomicUsize::new(changes)), ..Self::of(disk) }
+    }
+
+    /// Another disk of the same process.
+    pub(super) fn with_disk(&self, disk: &Forgetful) -> Self {
+        FaultyDisk { disk: disk.clone(), ..self.clone() }
+    }
+
+    pub(super) fn lying_about(disk: &Forgetful, file: &str) -> Self {
+        FaultyDisk { lies_about: Some(file.to_owned()), ..Self::of(disk) }
+    }
+
+    fn unreadable(disk: &Forgetful, file: &str) -> Self {
+        FaultyDisk { unreadable: Some(file.to_owned()), ..Self::of(disk) }
     }
 
     fn lives(&self) -> io::Result<()> {
@@ -93,7 +116,7 @@ impl Dying {
     }
 }
 
-impl Disk for Dying {
+impl Disk for FaultyDisk {
     fn lock(&self) -> Result<DirectoryLock, LockError> {
         self.disk.lock()
     }
@@ -104,11 +127,20 @@ impl Disk for Dying {
         self.disk.list()
     }
     fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        self.disk.read(file, offset)
+        if self.unreadable.as_deref() == Some(file) {
+            return Err(io::Error::other("the sectors cannot be read"));
+        }
+        let mut bytes = Vec::new();
+        self.disk.read(file, offset)?.read_to_end(&mut bytes)?;
+        if self.lies_about.as_deref() == Some(file) {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 4;
+        }
+        Ok(Box::new(io::Cursor::new(bytes)))
     }
     fn create(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
         self.lives()?;
-        Ok(Box::new(DyingFile { file: self.disk.create(file)?, disk: self.clone() }))
+        Ok(Box::new(FaultyFile { file: self.disk.create(file)?, disk: self.clone() }))
     }
     fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
         self.lives()?;
@@ -135,12 +167,12 @@ impl Disk for Dying {
     }
 }
 
-struct DyingFile {
+struct FaultyFile {
     file: Box<dyn DiskFile>,
-    disk: Dying,
+    disk: FaultyDisk,
 }
 
-impl DiskFile for DyingFile {
+impl DiskFile for FaultyFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.disk.lives()?;
         self.file.write(bytes)
@@ -154,59 +186,25 @@ impl DiskFile for DyingFile {
     }
 }
 
-/// A disk that returns one file with a changed byte.
-pub(super) struct Lying {
-    pub(super) disk: Forgetful,
-    pub(super) about: String,
-}
-
-impl Disk for Lying {
-    fn lock(&self) -> Result<DirectoryLock, LockError> {
-        self.disk.lock()
-    }
-    fn lock_segments(&self) -> Result<DirectoryLock, LockError> {
-        self.disk.lock_segments()
-    }
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-    fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>> {
-        let mut bytes = Vec::new();
-        self.disk.read(file, offset)?.read_to_end(&mut bytes)?;
-        if file == self.about {
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 4;
-        }
-        Ok(Box::new(io::Cursor::new(bytes)))
-    }
-    fn create(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
-        self.disk.create(file)
-    }
-    fn append(&self, file: &str) -> io::Result<Box<dyn DiskFile>> {
-        self.disk.append(file)
-    }
-    fn truncate(&self, file: &str, bytes: u64) -> io::Result<()> {
-        self.disk.truncate(file, bytes)
-    }
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, file: &str) -> io::Result<()> {
-        self.disk.remove(file)
-    }
-    fn reserve(&self, file: &str, bytes: u64) -> io::Result<()> {
-        self.disk.reserve(file, bytes)
-    }
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
-    }
+// A segment that cannot be read does not keep the others from being compressed.
+#[tokio::test]
+async fn an_unreadable_segment_does_not_stop_the_compressor() {
+    let (disk, _) = sample().await;
+    let all = segments(&disk);
+    let last = all.last().unwrap().first;
+    let faulty = FaultyDisk::unreadable(&disk, &segment::name(all[0].first));
+    let compressor = Compressor::start(Arc::new(faulty), last);
+    until(|| segments(&disk)[1..all.len() - 1].iter().all(|s| s.is_compressed && !s.is_plain)).await;
+    drop(compressor);
+    assert_eq!(segments(&disk)[0], all[0]);
+    assert!(disk.file(SEGMENT_DRAFT).is_none());
 }
 
 #[tokio::test]
 async fn a_draft_that_reads_back_differently_is_removed() {
     let (disk, head) = sample().await;
     let found = segments(&disk)[1];
-    let lying = Lying { disk: disk.clone(), about: SEGMENT_DRAFT.to_owned() };
+    let lying = FaultyDisk::lying_about(&disk, SEGMENT_DRAFT);
     assert_eq!(compress_one(&lying, &found).unwrap(), Compressed::Differs);
     assert!(disk.file(SEGMENT_DRAFT).is_none());
     assert_eq!(segments(&disk)[1], found);
@@ -235,7 +233,7 @@ async fn a_crash_at_each_point_of_compression_loses_nothing() {
     loop {
         let disk = sample.kill();
         let found = segments(&disk)[1];
-        let dying = Dying::after(&disk, points);
+        let dying = FaultyDisk::dying_after(&disk, points);
         let done = compress_one(&dying, &found);
         check_left(disk.kill(), head, &format!("killed at {points}")).await;
         for seed in 0..8 {
