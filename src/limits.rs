@@ -144,6 +144,9 @@ pub const LEASES_PER_HOLDER_MAX: usize = 250_000;
 pub const LEASES_PER_TENANT_MAX: usize = 1_000_000;
 /// Live leases of the daemon: under 1 GiB.
 pub const LEASES_MAX: usize = 2_000_000;
+/// Leases that the task of a request sweeps: about a millisecond of work. If there are more, the thread runs no other task
+/// meanwhile, and another thread takes over its tasks.
+pub const SWEPT_IN_TASK_MAX: u64 = 1_000;
 /// Ended leases kept for `lease list`, newest first.
 pub const LEASES_ENDED_MAX: usize = 10_000;
 /// The time for which an ended lease is kept for `lease list`, because its holder may still try to renew it.
