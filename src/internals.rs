@@ -44,7 +44,12 @@ pub mod daemon {
 /// A trust domain and a daemon for a trial.
 #[cfg(feature = "cli")]
 pub mod dev {
-    pub use crate::dev::{Authority, DevDeployment, Role, free_ports};
+    pub use crate::dev::{
+        Authority, DevDeployment, Role,
+        bench::{AllocationFigure, count_allocations},
+        demo::Stage,
+        free_ports,
+    };
 }
 
 /// Fences, which the model checkers explore.

@@ -39,7 +39,7 @@ Examples:
   leasehold bench vault --vault /opt/vault/vault --in-flight 64
   leasehold bench --quick --floor docs/performance.md")]
 pub struct BenchArgs {
-    /// What: issue, renew, introspect, check, mixed, revoke, storm, end, stages, gateway, growth, vault [default: all but the last four]
+    /// What: issue, renew, introspect, introspect-first, check, mixed, revoke, storm, end, stages, gateway, growth, vault [default: all but the last four]
     #[arg(value_enum, value_name = "WHAT", hide_possible_values = true)]
     pub what: Vec<Workload>,
     /// Numbers of requests under way at once
@@ -399,12 +399,13 @@ fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<
         }
     }
     let machine = format!(
-        "{} cores, {}, Linux {}, load {} before; one fdatasync of a record {} µs",
+        "{} cores, {}, Linux {}, load {} before; one fdatasync of a record {} µs, measuring {} µs of a request",
         machine.cores,
         machine.processor,
         machine.kernel,
         machine.load,
         microseconds(machine.disk_sync),
+        format_args!("{:.2}", machine.measuring.as_secs_f64() * 1e6),
     );
     let sections = [
         rate_table(&results.figures),
@@ -518,6 +519,7 @@ fn to_json(machine: &Machine, results: &BenchResults) -> Value {
         "machine": {
             "cores": machine.cores, "processor": machine.processor, "kernel": machine.kernel,
             "load": machine.load, "disk_sync_seconds": seconds(machine.disk_sync),
+            "measuring_seconds": seconds(machine.measuring),
         },
         "release": !cfg!(debug_assertions),
         "figures": figures,

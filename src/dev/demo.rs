@@ -67,7 +67,9 @@ pub async fn run(
 
 /// The things that a story needs.
 pub struct Stage {
+    /// The identities, configuration and folders of the daemon.
     pub deployment: Arc<DevDeployment>,
+    /// The clock of this process.
     pub clock: Arc<dyn Clock>,
     /// The path of this program. The daemon, the wrappers and their children are started from it.
     pub program: PathBuf,

@@ -3,12 +3,19 @@
 
 use std::{
     process::Stdio,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use prost::Message;
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    sync::OnceCell,
+};
 use tonic::transport::Channel;
 
 use super::{
@@ -21,7 +28,7 @@ use super::{
     peers::unused_ports,
     plan::{BenchPlan, MIX, Workload},
     revocations::Revoker,
-    work::{OfflineCheck, Work},
+    work::{OfflineCheck, UnseenTokens, Work},
 };
 use crate::{
     dev::{
@@ -42,6 +49,8 @@ use crate::{
 
 /// How many jobs have members that send requests at once. One job can have 100,000 leases, and would be full in seconds.
 const JOBS: usize = 8;
+/// How many tokens that the daemon does not remember are issued at once.
+const UNSEEN_AT_ONCE: usize = 64;
 /// The longest that the echo may take to start.
 const ECHO_START: Duration = Duration::from_secs(15);
 
@@ -75,6 +84,8 @@ pub(super) struct BenchLab<'a> {
     connections: Connections,
     /// The number of crowds that were opened.
     crowds: AtomicUsize,
+    /// Tokens that the daemon does not remember. They are issued when a workload needs them first.
+    unseen: OnceCell<Arc<UnseenTokens>>,
 }
 
 /// Connections to one server, of members and of the verifier.
@@ -106,8 +117,8 @@ impl<'a> BenchLab<'a> {
         keep_answers(stage, &mut members, &leases, &holder).await?;
         let echo = start_echo(stage, EchoWork::Signature, plan).await?;
         let connections = connect(stage, plan, stage.deployment.ports.grpc)?;
-        let crowds = AtomicUsize::new(0);
-        Ok(BenchLab { stage, daemon, echo, running, holder, members, leases, connections, crowds })
+        let (crowds, unseen) = (AtomicUsize::new(0), OnceCell::new());
+        Ok(BenchLab { stage, daemon, echo, running, holder, members, leases, connections, crowds, unseen })
     }
 
     /// Stops the processes.
@@ -146,8 +157,29 @@ impl<'a> BenchLab<'a> {
         load: Load,
     ) -> Result<Sample, String> {
         let object: Object = format!("dataset:{TENANT}/data@v1").parse().map_err(|_| "no such name")?;
+        if workload == Workload::IntrospectFirst {
+            self.unseen.get_or_try_init(|| self.issue_unseen()).await?;
+        }
         let works = (0..load.in_flight).map(|worker| self.work(workload, server, worker, object.clone()));
         load.apply(works).await
+    }
+
+    /// Issues twice as many tokens as the daemon remembers.
+    async fn issue_unseen(&self) -> Result<Arc<UnseenTokens>, String> {
+        let issue = |n: usize| {
+            let channel = self.connections.member.get(n % self.connections.member.len().max(1)).cloned();
+            let session = self.members.get(n % JOBS).map(|member| member.session.clone());
+            async move {
+                let mut at = MemberServiceClient::new(channel.ok_or("there is no connection")?);
+                let issued = at.issue_credential(issue_request(session)).await.map_err(|s| describe(&s))?;
+                let token = SecretText::new(issued.into_inner().token);
+                Ok::<_, String>(introspect_request(&token, &self.holder))
+            }
+        };
+        let all =
+            stream::iter((0..2 * limits::VERIFIED_TOKENS_MAX).map(issue)).buffer_unordered(UNSEEN_AT_ONCE);
+        let requests = all.try_collect().await?;
+        Ok(Arc::new(UnseenTokens { requests, next: AtomicUsize::new(0) }))
     }
 
     /// Measures one part, and adds it to a sample.
@@ -174,13 +206,17 @@ impl<'a> BenchLab<'a> {
 
     /// Returns the processor time of the process that answers. Zero for a check, which this process does itself.
     fn processor_time(&self, workload: Workload, server: Server<'_>) -> Duration {
-        let process = match (workload, server) {
+        self.process(workload, server).and_then(processor_time).unwrap_or_default()
+    }
+
+    /// Returns the id of the process that answers. `None` for a check, which this process does itself.
+    pub(super) fn process(&self, workload: Workload, server: Server<'_>) -> Option<u32> {
+        match (workload, server) {
             (Workload::Check, _) => None,
             (_, Server::Daemon) => self.daemon.id(),
             (_, Server::Echo) => self.echo.process.id(),
             (_, Server::Other(echo)) => echo.process.id(),
-        };
-        process.and_then(processor_time).unwrap_or_default()
+        }
     }
 
     pub(super) fn stage(&self) -> &Stage {
@@ -253,6 +289,10 @@ impl<'a> BenchLab<'a> {
             (Workload::Introspect, (_, Some(channel))) => Work::Introspect {
                 at: VerifierServiceClient::new(channel),
                 request: introspect_request(&token, &self.holder),
+            },
+            (Workload::IntrospectFirst, (_, Some(channel))) => Work::IntrospectFirst {
+                at: VerifierServiceClient::new(channel),
+                tokens: self.unseen.get().cloned().unwrap_or_default(),
             },
             (Workload::Mixed, _) => {
                 let turns = MIX.map(|one| self.work(one, server, worker, object.clone()));

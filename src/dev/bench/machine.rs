@@ -4,8 +4,12 @@ use std::{fs, io::Write, path::Path, thread, time::Duration};
 
 use tokio::time::Instant;
 
+use super::figure::Sample;
+
 /// The number of bytes in the record of an issued credential.
 const RECORD_BYTES: usize = 1_490;
+/// How many times nothing is measured, to find out how long measuring takes.
+const MEASUREMENTS: u32 = 100_000;
 /// How many writes are measured. Their median is the time of one write.
 const WRITES: usize = 100;
 
@@ -22,6 +26,8 @@ pub struct Machine {
     pub load: String,
     /// The median time to write a record of usual size to the disk of the ledger, with `fdatasync`.
     pub disk_sync: Duration,
+    /// How much of each request is the work of measuring it: two readings of the clock, and an entry in a histogram.
+    pub measuring: Duration,
 }
 
 impl Machine {
@@ -44,6 +50,7 @@ impl Machine {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: read("/proc/loadavg").split(' ').next().unwrap_or_default().to_owned(),
             disk_sync: sync_time(folder)?,
+            measuring: measuring_time().map_err(std::io::Error::other)?,
         })
     }
 }
@@ -67,6 +74,15 @@ pub(super) fn resident(process: u32) -> Result<u64, String> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().split(' ').next()?.parse::<u64>().ok());
     Ok(kib.ok_or("this kernel does not say how much memory a process has")?.saturating_mul(1 << 10))
+}
+
+fn measuring_time() -> Result<Duration, String> {
+    let mut sample = Sample::new()?;
+    let begin = Instant::now();
+    for _ in 0..MEASUREMENTS {
+        sample.record(Instant::now().elapsed());
+    }
+    Ok(begin.elapsed() / MEASUREMENTS)
 }
 
 fn sync_time(folder: &Path) -> std::io::Result<Duration> {

@@ -12,6 +12,7 @@
 //! | `echo_work` | [`EchoWork`]: how much of the daemon's work it does |
 //! | `stages` | [`StageFigure`]: the time of an issue at servers that each do one stage more than the server before |
 //! | `work` | `Work`: one request, repeated |
+//! | `allocations` | [`AllocationFigure`]: how many allocations of memory a request takes |
 //! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |
 //! | `crowd` | `Crowd`: a job that has many leases |
 //! | `revocations` | [`RevokeFigure`]: the time to revoke a job with many leases |
@@ -25,6 +26,7 @@
 //! | `page` | the figures as a table in a page, and the ratios that a page states |
 //! | `machine` | [`Machine`]: the machine on which the figures were measured |
 
+mod allocations;
 mod crowd;
 mod echo;
 mod echo_work;
@@ -44,6 +46,7 @@ mod storm;
 mod vault;
 mod work;
 
+pub use allocations::{AllocationFigure, count_allocations};
 pub use echo::serve_echo;
 pub use echo_work::EchoWork;
 pub use endings::{Delay, EndingEvent};

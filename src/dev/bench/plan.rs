@@ -13,6 +13,8 @@ pub enum Workload {
     Renew,
     /// A server asks whether a token is good
     Introspect,
+    /// A server asks whether a token is good that the daemon has not checked before
+    IntrospectFirst,
     /// A server checks a token by itself
     Check,
     /// A hundred requests at once: of five, one issue, three renewals and one introspection
@@ -35,10 +37,11 @@ pub enum Workload {
 
 impl Workload {
     /// The workloads of a daemon, in the order in which they are measured.
-    pub const ALL: [Workload; 8] = [
+    pub const ALL: [Workload; 9] = [
         Workload::Issue,
         Workload::Renew,
         Workload::Introspect,
+        Workload::IntrospectFirst,
         Workload::Check,
         Workload::Mixed,
         Workload::Revoke,
@@ -52,9 +55,12 @@ impl Workload {
     /// Whether the rate of the workload is compared with the best that this machine can do.
     pub const fn is_rate(self) -> bool {
         match self {
-            Workload::Issue | Workload::Renew | Workload::Introspect | Workload::Check | Workload::Mixed => {
-                true
-            }
+            Workload::Issue
+            | Workload::Renew
+            | Workload::Introspect
+            | Workload::IntrospectFirst
+            | Workload::Check
+            | Workload::Mixed => true,
             Workload::Revoke
             | Workload::Storm
             | Workload::End
@@ -71,6 +77,7 @@ impl Workload {
             Workload::Issue => "issue",
             Workload::Renew => "renew",
             Workload::Introspect => "introspect",
+            Workload::IntrospectFirst => "introspect-first",
             Workload::Check => "check",
             Workload::Mixed => "mixed",
             Workload::Revoke => "revoke",
@@ -89,7 +96,9 @@ impl Workload {
             Workload::Issue | Workload::Renew => {
                 "an echo of the same messages over the same accept loop, with one ES256 signature"
             }
-            Workload::Introspect => "an echo of the same messages over the same accept loop",
+            Workload::Introspect | Workload::IntrospectFirst => {
+                "an echo of the same messages over the same accept loop"
+            }
             Workload::Mixed => {
                 "an echo of the same messages over the same accept loop, with one ES256 signature for each issue and renewal"
             }
@@ -115,7 +124,7 @@ pub(super) const MIX: [Workload; 5] =
 const MIXED_IN_FLIGHT: usize = 100;
 
 /// What to measure, and for how long.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BenchPlan {
     /// The workloads to measure, in this order.
     pub workloads: Vec<Workload>,

@@ -1,5 +1,10 @@
 //! One request that is repeated.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use tonic::{Status, transport::Channel};
 
 use super::vault::{VaultClient, VaultRequest};
@@ -29,6 +34,11 @@ pub(super) enum Work {
         at: VerifierServiceClient<Channel>,
         request: v1::IntrospectRequest,
     },
+    /// An introspection of the next of many tokens.
+    IntrospectFirst {
+        at: VerifierServiceClient<Channel>,
+        tokens: Arc<UnseenTokens>,
+    },
     Check(Box<OfflineCheck>),
     /// Vault creates a token.
     Vault {
@@ -42,6 +52,20 @@ pub(super) enum Work {
         turns: Vec<Work>,
         next: usize,
     },
+}
+
+/// More tokens than the daemon remembers, so that it has forgotten each one when its turn comes again.
+#[derive(Default)]
+pub(super) struct UnseenTokens {
+    pub(super) requests: Vec<v1::IntrospectRequest>,
+    pub(super) next: AtomicUsize,
+}
+
+impl UnseenTokens {
+    fn take_turn(&self) -> Option<v1::IntrospectRequest> {
+        let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.requests.len().max(1);
+        self.requests.get(turn).cloned()
+    }
 }
 
 /// A token that a resource server checks without a call to the daemon.
@@ -62,9 +86,9 @@ impl Work {
                 at.issue_credential(request.clone()).await.map(drop).map_err(failed)
             }
             Work::Renew { at, request } => at.renew_lease(request.clone()).await.map(drop).map_err(failed),
-            Work::Introspect { at, request } => {
-                let answer = at.introspect(request.clone()).await.map_err(failed)?.into_inner();
-                if answer.active { Ok(()) } else { Err(format!("the token is not good: {}", answer.reason)) }
+            Work::Introspect { at, request } => introspect(at, request.clone()).await,
+            Work::IntrospectFirst { at, tokens } => {
+                introspect(at, tokens.take_turn().ok_or("there are no tokens")?).await
             }
             Work::Check(check) => check.once().await,
             Work::Vault { at, request } => at.send(request).await.map(drop),
@@ -89,6 +113,14 @@ impl Work {
             work => Some(work),
         }
     }
+}
+
+async fn introspect(
+    at: &mut VerifierServiceClient<Channel>,
+    request: v1::IntrospectRequest,
+) -> Result<(), String> {
+    let answer = at.introspect(request).await.map_err(|status| describe(&status))?.into_inner();
+    if answer.active { Ok(()) } else { Err(format!("the token is not good: {}", answer.reason)) }
 }
 
 impl OfflineCheck {

@@ -33,7 +33,7 @@ use lab::GatewayLab;
 use crate::dev::demo::Stage;
 
 /// How much is measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GatewayPlan {
     /// The nginx program. Without nginx, the rates of reading have no limit beside them.
     pub nginx: Option<PathBuf>,

@@ -28,7 +28,7 @@ use super::{BenchPlan, lab::BenchLab};
 use crate::dev::demo::Stage;
 
 /// What to measure of a growing daemon.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct GrowthPlan {
     /// The numbers of live leases, from the smallest to the largest.
     pub leases: Vec<usize>,

@@ -112,6 +112,7 @@ mod tests {
             kernel: "6.1".into(),
             load: "0.1".into(),
             disk_sync: Duration::from_micros(140),
+            measuring: Duration::from_nanos(90),
         }
     }
 
