@@ -110,7 +110,7 @@ impl CompressorState {
             }
             if left_plain.len() >= limits::LEDGER_SEGMENTS_DIFFERENT_MAX {
                 tracing::error!(
-                    "compressed copies of several ledger segments differed, so no more segments are compressed until the daemon is restarted"
+                    "several ledger segments could not be compressed, so no more segments are compressed until the daemon is restarted"
                 );
                 return;
             }
@@ -136,15 +136,14 @@ impl CompressorState {
         !self.stop.load(Ordering::Acquire)
     }
 
-    /// Compresses the plain segments before a record. Returns false if some of them must be tried again: because another process
-    /// moves segments, or because one could not be read.
+    /// Compresses the plain segments before a record. Returns false if another process keeps it from that. Leaves out segments that
+    /// differ from their copy or cannot be read, and adds them to `left_plain`.
     fn compress_before(
         &self,
         disk: &dyn Disk,
         sealed_before: u64,
         left_plain: &mut BTreeSet<u64>,
     ) -> io::Result<bool> {
-        let mut is_done = true;
         for found in segment::list(disk)? {
             if found.first >= sealed_before || !found.is_plain || left_plain.contains(&found.first) {
                 continue;
@@ -153,19 +152,14 @@ impl CompressorState {
                 return Ok(true);
             }
             let compressed = match compress(disk, &found, &self.stop) {
-                // A full disk stays full for the other segments.
-                Err(error)
-                    if error.kind() == io::ErrorKind::StorageFull || self.stop.load(Ordering::Acquire) =>
-                {
-                    return Err(error);
-                }
-                Err(error) => {
+                Err(error) if !self.stop.load(Ordering::Acquire) && !can_be_read(disk, &found) => {
                     let file = found.file();
-                    tracing::warn!(%error, file, "a ledger segment cannot be compressed now: it stays as it is until the next try");
-                    is_done = false;
+                    tracing::error!(%error, file, "a ledger segment cannot be read, so it is not compressed: run `audit verify`");
+                    left_plain.insert(found.first);
                     continue;
                 }
-                Ok(compressed) => compressed,
+                // Another fault of the disk concerns the other segments too.
+                done => done?,
             };
             match compressed {
                 Compressed::Done { saved } => {
@@ -186,8 +180,14 @@ impl CompressorState {
                 break;
             }
         }
-        Ok(is_done)
+        Ok(true)
     }
+}
+
+/// Whether the plain file of a segment can be read to its end.
+fn can_be_read(disk: &dyn Disk, found: &LedgerSegment) -> bool {
+    let whole = disk.read(&segment::name(found.first), 0);
+    whole.and_then(|mut file| io::copy(&mut file, &mut io::sink())).is_ok()
 }
 
 /// Compresses a sealed segment whose plain file is there.

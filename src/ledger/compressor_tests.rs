@@ -79,7 +79,7 @@ async fn until(what: impl Fn() -> bool) {
 #[derive(Clone)]
 pub(super) struct FaultyDisk {
     disk: Forgetful,
-    /// How many changes succeed before the process dies: every further change fails.
+    /// How many changes still succeed. Then the process is dead: every further change fails.
     left: Arc<AtomicUsize>,
     /// The file that is read with a changed byte.
     lies_about: Option<String>,
