@@ -43,3 +43,51 @@ pub(crate) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + S
     }
     result.await.ok()
 }
+
+/// Lets another thread take the task that the caller woke last.
+///
+/// Tokio keeps the task that a worker woke last for this worker. Other workers cannot take it, so it waits until the caller's task
+/// pauses. A new task takes its place, and the woken one goes to the queue from which all workers take tasks.
+#[cfg(feature = "server")]
+pub(crate) fn release_woken_task() {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        drop(runtime.spawn(std::future::ready(())));
+    }
+}
+
+#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+mod tests {
+    use std::{
+        sync::{Arc, mpsc},
+        time::Duration,
+    };
+
+    use tokio::sync::Notify;
+
+    use super::*;
+
+    // The feed is woken by a lowering, and the task that lowered works on without a pause.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_released_task_runs_while_the_caller_works_on() {
+        let caller = tokio::spawn(async {
+            let (send, heard) = mpsc::channel();
+            let woken = Arc::new(Notify::new());
+            let feed = woken.clone();
+            tokio::spawn(async move {
+                feed.notified().await;
+                send.send(()).unwrap();
+            });
+            // After this pause, the other task waits for its notification.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            woken.notify_one();
+            release_woken_task();
+            heard.recv_timeout(Duration::from_secs(20))
+        });
+        assert_eq!(caller.await.unwrap(), Ok(()));
+    }
+
+    #[test]
+    fn without_a_runtime_there_is_nothing_to_release() {
+        release_woken_task();
+    }
+}

@@ -2,14 +2,11 @@
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
-use tokio::runtime::{Handle, RuntimeFlavor};
-
 use super::{caller::Caller, context::BrokerContext, refusals::plain_refusal};
 use crate::{
     job::{Close, End, Illegal, Job},
     lease::Ended,
     ledger::{Actor, Cause, Deferred, Ending, Event, LEASES_PER_RECORD},
-    limits,
     name::{AttemptNumber, FenceName, JobId, LeaseId, Outcome},
     reason::Refusal,
     state::{Committed, Refused},
@@ -204,16 +201,6 @@ impl Endings {
 
     /// Cleans up behind lowered fences: frees quotas, and keeps and records the ended leases.
     pub(super) fn sweep(&self, lowered: &[FenceName], cause: &str) {
-        let behind = lowered.iter().map(|name| self.context.fences.behind(name)).fold(0, u64::saturating_add);
-        if behind <= limits::SWEPT_IN_TASK_MAX {
-            self.sweep_here(lowered, cause);
-        } else {
-            // The tasks that tell verifiers of the end were just woken. They must not wait for the sweep.
-            let_others_run(|| self.sweep_here(lowered, cause));
-        }
-    }
-
-    fn sweep_here(&self, lowered: &[FenceName], cause: &str) {
         let now = self.context.clock.now().lease;
         for name in lowered {
             // Another lowering at the same time may have ended a lease. The lease's stand shows which lowering ended
@@ -242,44 +229,5 @@ impl Endings {
         if let Some(Ended { facts, .. }) = self.context.table.find_ended(lease) {
             self.context.sessions.lease_ended(&(facts.job, facts.attempt, facts.instance.clone()));
         }
-    }
-}
-
-/// Does long work. Meanwhile another thread runs the other tasks of this thread, also the one that was woken last, which no other
-/// thread could take otherwise.
-fn let_others_run<T>(work: impl FnOnce() -> T) -> T {
-    let has_threads =
-        Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if has_threads { tokio::task::block_in_place(work) } else { work() }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{sync::mpsc, time::Duration};
-
-    use super::*;
-
-    // A revocation of many leases wakes the tasks of the feed, and then sweeps. They do not wait for the sweep.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_task_that_was_woken_runs_beside_long_work() {
-        let revoking = tokio::spawn(async {
-            let woken = std::sync::Arc::new(tokio::sync::Notify::new());
-            let (send, heard) = mpsc::channel();
-            let feed = woken.clone();
-            tokio::spawn(async move {
-                feed.notified().await;
-                send.send(()).unwrap();
-            });
-            // The feed waits, and this task runs on.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            woken.notify_one();
-            let_others_run(|| heard.recv_timeout(Duration::from_secs(20)))
-        });
-        assert_eq!(revoking.await.unwrap(), Ok(()));
-    }
-
-    #[tokio::test]
-    async fn long_work_is_done_on_one_thread_too() {
-        assert_eq!(let_others_run(|| 7), 7);
     }
 }

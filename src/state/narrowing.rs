@@ -9,10 +9,12 @@ use super::{
     store::Store,
 };
 use crate::{
+    clock::LeaseTime,
     fence::{Lowered, Revision, Seq},
     job::{Change, Job, JobState, ReportedUse},
     ledger::{Actor, Deferred, Ending, Event, JOBS_PER_RECORD},
     name::{Digest, FenceName, JobId, LeaseId, SpiffeId},
+    sync::release_woken_task,
 };
 
 /// A narrowing change that is in force.
@@ -50,7 +52,7 @@ impl Store {
             done.value = inner.apply(id, &change).ok_or(Refused::NoJob)?;
             let mut one = Ending::default();
             for name in names {
-                let l = self.fences.lower(&name, now);
+                let l = self.lower_fence(&name, now);
                 one.seq = one.seq.max(l.seq.0);
                 one.behind = one.behind.max(l.behind);
                 done.lowered.push(name);
@@ -156,6 +158,16 @@ impl Store {
         })
     }
 
+    /// Lowers a fence. The callers clean up behind it without a pause, which may take long, so this lets other threads tell the
+    /// verifiers meanwhile.
+    pub(super) fn lower_fence(&self, name: &FenceName, now: LeaseTime) -> Lowered {
+        let lowered = self.fences.lower(name, now);
+        if lowered.first {
+            release_woken_task();
+        }
+        lowered
+    }
+
     fn lower_and_record(
         &self,
         name: &FenceName,
@@ -163,7 +175,7 @@ impl Store {
         event: impl FnOnce(FenceName, Ending) -> Event,
     ) -> Committed<()> {
         let mut inner = self.lock_inner();
-        let l = self.fences.lower(name, self.clock.now().lease);
+        let l = self.lower_fence(name, self.clock.now().lease);
         let logins = inner.logins.end_behind(name);
         let mut ending = ending(l);
         ending.behind = behind.unwrap_or(ending.behind);
@@ -206,7 +218,7 @@ impl Store {
         let (ending, lowered, revision) = match lock.name.fence() {
             Some(name) => {
                 let own = end.map(|end| end());
-                let l = self.fences.lower(&name, now);
+                let l = self.lower_fence(&name, now);
                 let mut ending = ending(l);
                 ending.behind = own.unwrap_or(ending.behind);
                 (ending, vec![name], None)

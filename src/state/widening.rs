@@ -195,7 +195,7 @@ impl Store {
         let job = inner.apply(id, &change).ok_or(Refused::NoJob)?;
         let mut lowered = Vec::new();
         for name in names {
-            let l = self.fences.lower(&name, now);
+            let l = self.lower_fence(&name, now);
             let because = "a newer attempt began".to_owned();
             self.ledger.defer(&Event::Lowered { name: name.clone(), because, ending: ending(l) });
             lowered.push(name);
