@@ -24,15 +24,15 @@ use crate::{
     limits,
 };
 
-/// The chart of growth, as a page names it.
+/// The path of the growth chart, relative to the folder of the page.
 const PICTURE: &str = "img/growth.svg";
 
 /// Measures how many requests a daemon handles on this machine, compared with the machine's limit.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The command starts a daemon in a temporary folder, and beside it a server without a broker that
-answers the same messages: the limit. Both are measured in turns. Use a release build, and stop other
-work. `gateway` needs 1.4 GB on the disk, `growth` 3 GB and ten minutes, `vault` Vault.
+The command starts a daemon in a temporary folder, and a server without a broker that answers the
+same messages: the limit. Both are measured in turns. Use a release build, and stop other work.
+`gateway` needs 1.4 GB on the disk, `growth` needs 3 GB and ten minutes, `vault` needs Vault.
 
 Examples:
   leasehold bench
@@ -52,15 +52,15 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=20))]
     pub seconds: u16,
     /// Begin this many requests a second [default: begin one when another has ended]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: Option<u32>,
-    /// Leases for revoke, storm and growth, measured one number after the other
+    /// Numbers of leases for revoke, storm and growth; vault takes the largest
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub leases: Vec<u32>,
-    /// Verifiers for growth, measured one number after the other
+    /// Numbers of verifiers for growth, measured one after the other
     #[arg(long, value_name = "N,…", value_delimiter = ',', hide = true, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub verifiers: Vec<u32>,
-    /// Seconds after which growth makes no more leases
+    /// Seconds that growth may take; the last tenth is for measurements
     #[arg(long, value_name = "N", default_value_t = 600, hide = true, value_parser = clap::value_parser!(u16).range(1..=600))]
     pub at_most: u16,
     /// Streams of a gateway, measured one number after the other
@@ -72,7 +72,7 @@ pub struct BenchArgs {
     /// The Vault program to compare the daemon with [default: from PATH]
     #[arg(long, value_name = "PROGRAM")]
     pub vault: Option<PathBuf>,
-    /// Measure for only twenty seconds, 64 requests in flight, without `end`
+    /// Measure briefly, 64 in flight [default: issue, renew, introspect, check]
     #[arg(long)]
     pub quick: bool,
     /// The folder for the daemon and its ledger [default: a temporary folder]
@@ -139,7 +139,7 @@ impl BenchArgs {
         if done.is_err() && results.growth.is_empty() && results.vault.is_empty() {
             return done.map(|()| Exit::Ok);
         }
-        // Growth and Vault take minutes, so what was found before a fault is shown.
+        // Growth and Vault take minutes. If the bench fails, it still shows the results that it has.
         show(session, &machine, &results)?;
         done?;
         self.write_files(&machine, session, &results).map_err(|e| Failure::new(Exit::Failure, e))?;
@@ -151,13 +151,13 @@ impl BenchArgs {
         Err(Failure::new(Exit::Failure, text))
     }
 
-    /// Fails if nothing is measured that the page or the chart shows.
+    /// Fails if the plan measures nothing that the wanted page or chart can show.
     fn check_files(&self, plan: &BenchPlan) -> Result<(), Failure> {
         let is_drawn = |workload: &Workload| workload.is_rate() || *workload == Workload::Growth;
         let is_drawn = plan.workloads.iter().any(is_drawn);
         let is_shown =
             (self.page.is_none() || is_drawn || plan.vault.is_some()) && (self.chart.is_none() || is_drawn);
-        let text = "`--page` and `--chart` show rates and growth, `--page` also Vault: measure issue, renew, introspect, check, mixed, growth or vault";
+        let text = "`--page` and `--chart` show rates and growth, and `--page` shows Vault too: measure issue, renew, introspect, introspect-first, check, mixed or growth; for `--page` also vault";
         if is_shown { Ok(()) } else { Err(Failure::usage(text)) }
     }
 
@@ -279,7 +279,7 @@ impl BenchArgs {
     }
 }
 
-/// Returns the numbers that the caller gave, or else the default.
+/// Returns the given numbers. If there are none, returns the default.
 fn numbers(given: &[u32], default: &[u32]) -> Vec<usize> {
     let numbers = if given.is_empty() { default } else { given };
     numbers.iter().filter_map(|n| usize::try_from(*n).ok()).collect()

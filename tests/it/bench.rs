@@ -37,7 +37,7 @@ async fn a_mix_of_requests_is_measured_beside_its_limit() {
     );
 }
 
-// A revoked job ends for the verifier too. Leases that end together are refused from their deadlines on.
+// The verifier refuses a revoked job too. Verifier and daemon refuse leases that end together from their deadlines on.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_leases_end_by_a_revocation_or_together() {
     let value = run_bench(&["revoke", "storm", "--quick", "--leases", "60", "--rate", "20"]).await;
@@ -61,6 +61,7 @@ async fn growth_is_measured_and_written_into_a_page() {
     let numbers = ["--quick", "--leases", "80,40", "--verifiers", "1,3", "--rate", "20"];
     let files = ["--page", page, "--chart", chart];
     let value = run_bench(&[&["growth"][..], &numbers, &files].concat()).await;
+    assert_eq!(value["figures"], serde_json::json!([]), "growth has no rate");
     let [small, large] = value["growth"]["steps"].as_array().unwrap().as_slice() else { panic!("{value}") };
     for (step, leases) in [(small, 40), (large, 80)] {
         assert_eq!((&step["leases"], &step["revocation"]["leases"]), (&leases.into(), &leases.into()));
@@ -91,7 +92,7 @@ async fn growth_is_measured_and_written_into_a_page() {
     }
 }
 
-// The result says how far it went, so no reader takes the largest number for measured.
+// The result says how far the bench went, so that a reader does not believe that the largest number was measured.
 #[tokio::test(flavor = "multi_thread")]
 async fn growth_that_is_stopped_says_where() {
     let value = run_bench(&["growth", "--leases", "90000", "--verifiers", "1", "--at-most", "1"]).await;

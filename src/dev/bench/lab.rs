@@ -49,7 +49,7 @@ use crate::{
 
 /// How many jobs have members that send requests at once. One job can have 100,000 leases, and would be full in seconds.
 const JOBS: usize = 8;
-/// How many tokens that the daemon does not remember are issued at once.
+/// How many requests are in flight at once while [`UnseenTokens`] are issued.
 const UNSEEN_AT_ONCE: usize = 64;
 /// The longest that the echo may take to start.
 const ECHO_START: Duration = Duration::from_secs(15);
@@ -84,7 +84,7 @@ pub(super) struct BenchLab<'a> {
     connections: Connections,
     /// The number of crowds that were opened.
     crowds: AtomicUsize,
-    /// Tokens that the daemon does not remember. They are issued when a workload needs them first.
+    /// Tokens that the daemon does not remember. They are issued when a workload first needs them.
     unseen: OnceCell<Arc<UnseenTokens>>,
 }
 
@@ -243,8 +243,8 @@ impl<'a> BenchLab<'a> {
         self.crowds.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Gives each member a new job, and revokes its old job with all leases. So a bench can issue more credentials than the
-    /// daemon holds at once.
+    /// Revokes the job of each member with all its leases, and gives the member a new job. So a bench can issue more credentials
+    /// than the daemon holds at once.
     pub(super) async fn replace_members(&mut self) -> Result<(), String> {
         let mut revoker = Revoker::connect(self).await?;
         for (n, member) in self.members.iter_mut().enumerate() {
@@ -286,13 +286,15 @@ impl<'a> BenchLab<'a> {
                 at: MemberServiceClient::new(channel),
                 request: v1::RenewLeaseRequest { session: member, lease, ttl: None },
             },
-            (Workload::Introspect, (_, Some(channel))) => Work::Introspect {
+            (Workload::IntrospectFirst, (_, Some(channel))) if matches!(server, Server::Daemon) => {
+                Work::IntrospectFirst {
+                    at: VerifierServiceClient::new(channel),
+                    tokens: self.unseen.get().cloned().unwrap_or_default(),
+                }
+            }
+            (Workload::Introspect | Workload::IntrospectFirst, (_, Some(channel))) => Work::Introspect {
                 at: VerifierServiceClient::new(channel),
                 request: introspect_request(&token, &self.holder),
-            },
-            (Workload::IntrospectFirst, (_, Some(channel))) => Work::IntrospectFirst {
-                at: VerifierServiceClient::new(channel),
-                tokens: self.unseen.get().cloned().unwrap_or_default(),
             },
             (Workload::Mixed, _) => {
                 let turns = MIX.map(|one| self.work(one, server, worker, object.clone()));

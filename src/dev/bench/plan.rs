@@ -13,11 +13,11 @@ pub enum Workload {
     Renew,
     /// A server asks whether a token is good
     Introspect,
-    /// A server asks whether a token is good that the daemon has not checked before
+    /// A server asks about a token that the daemon has not checked before
     IntrospectFirst,
     /// A server checks a token by itself
     Check,
-    /// A hundred requests at once: of five, one issue, three renewals and one introspection
+    /// A hundred requests at once: of each five, one issue, three renewals and one introspection
     Mixed,
     /// An operator revokes jobs that have many leases
     Revoke,
@@ -29,7 +29,7 @@ pub enum Workload {
     Stages,
     /// A gateway reads and writes, and is cut
     Gateway,
-    /// Memory and times of a daemon while leases and verifiers become more and more
+    /// Memory and times of a daemon while the numbers of leases and verifiers grow
     Growth,
     /// Vault creates and revokes tokens, beside the daemon
     Vault,
@@ -111,9 +111,9 @@ impl Workload {
         }
     }
 
-    /// Whether the workload is measured together with others, at one daemon. All others start their processes themselves.
+    /// Whether the workload is measured at the daemon that several workloads share. All others start their own processes.
     pub(super) const fn shares_daemon(self) -> bool {
-        !matches!(self, Workload::Gateway | Workload::Vault)
+        !matches!(self, Workload::Gateway | Workload::Growth | Workload::Vault)
     }
 }
 
@@ -128,7 +128,7 @@ const MIXED_IN_FLIGHT: usize = 100;
 pub struct BenchPlan {
     /// The workloads to measure, in this order.
     pub workloads: Vec<Workload>,
-    /// The numbers of requests in flight at once. A check sends no request, and is measured once. The mix has its own number.
+    /// The numbers of requests in flight at once. A check sends no request, and is measured once. The mix has a fixed number.
     pub in_flight: Vec<usize>,
     /// The number of connections that the requests share.
     pub connections: usize,
@@ -139,9 +139,9 @@ pub struct BenchPlan {
     pub rounds: u32,
     /// How many jobs each event ends, and how many jobs are revoked for each number of leases.
     pub endings: usize,
-    /// The leases of each job that is revoked, measured one number after the other.
+    /// The numbers of leases of each job that is revoked, measured one after the other.
     pub revoke_leases: Vec<usize>,
-    /// The leases whose deadlines pass together, measured one number after the other.
+    /// The numbers of leases whose deadlines pass together, measured one after the other.
     pub storm_leases: Vec<usize>,
     /// The number of requests for each second, if they begin at fixed times. The latency of each request counts from its time.
     /// If `None`, a request begins when another request has ended.
