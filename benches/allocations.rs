@@ -1,11 +1,11 @@
 //! Counts the allocations of memory for each request: issue, renew, introspect and check, beside their limits.
 //!
 //! `cargo bench --bench allocations`. The daemon and the limit are processes of this program, with an allocator that counts. Each
-//! of them writes its count into a file, because another process cannot read it otherwise. The counts hardly depend on the machine.
+//! of them writes its count into a file, so that this process can read it. The counts hardly depend on the machine.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a bench counts by the machine's clock and ends where it cannot go on"
+    reason = "a bench uses the machine's clock and ends if it cannot go on"
 )]
 
 use std::{
@@ -59,12 +59,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// The folder for the counts of a process and of its children: one file for each, named after its process id.
+/// The folder for the counts of the children of a process: one file for each child, named after its process id.
 fn counts_of(parent: u32) -> PathBuf {
     env::temp_dir().join(format!("leasehold-allocations-{parent}"))
 }
 
-/// Writes the count of this process again and again, without an allocation.
+/// Writes the count of this process again and again. It allocates nothing meanwhile.
 fn write_counts(parent: u32) {
     let file = fs::File::create(counts_of(parent).join(std::process::id().to_string())).unwrap();
     loop {

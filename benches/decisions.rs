@@ -1,10 +1,11 @@
 //! Decisions with the shipped policy over catalogs of 1,000 and 10,000 entries, beside bare Cedar on the same request.
 //!
-//! `cargo bench --bench decisions`, or `-- new` for one kind. The kinds of decisions alternate in one run, so that other load of the machine falls on all of them.
+//! `cargo bench --bench decisions`, or `-- new` for one kind. The kinds of decisions alternate in one run, so that other load of
+//! the machine falls on all of them.
 //! Figures go to stdout, each beside its target; nothing is asserted, because a timed test fails on a machine with other work.
 //!
-//! - *new*: the engine has not met the question before: another dataset, another purpose. If it has met an equal question about
-//!   a dataset with equal attributes, it does not evaluate the rules again.
+//! - *new*: the engine has not met the question before: the dataset or the purpose is another one. If it has met an equal
+//!   question about a dataset with equal attributes, it does not evaluate the rules again.
 //! - *first*: as *new*, but no other dataset has equal attributes, so the engine evaluates the rules.
 //! - *later*: the engine has met it in another second, as when a lease is renewed.
 //! - *known*: the engine has met it in this second, as for the members of one job.
@@ -15,7 +16,7 @@
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
     clippy::indexing_slicing,
-    reason = "a bench measures by the machine's clock and ends where it cannot go on"
+    reason = "a bench measures by the machine's clock and ends if it cannot go on"
 )]
 
 use std::{
@@ -49,7 +50,7 @@ const ROUNDS: usize = 400;
 /// Decisions of one kind in one round.
 const TURN: usize = 25;
 const NOW: u64 = 1_800_000_000_000;
-/// Enough for 10,000 new questions over the smaller catalog, and some more.
+/// Each dataset of the smaller catalog with each purpose gives 11,000 questions, of which 10,000 are asked as new.
 const PURPOSES: [&str; 11] = ["support-tuning", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];
 const HOLDER: &str = "spiffe://k8s.acme.example/ns/ml/job/a";
 
@@ -113,8 +114,8 @@ fn main() {
     }
 }
 
-/// Whether the holder may read a dataset, as a request asks. The request brings the name, so that it is not part of a decision to
-/// find it in memory.
+/// The question whether the holder may read a dataset. It contains the name, as a request does, so the bench does not measure the
+/// making of the name.
 struct Question {
     dataset: String,
     parts: [(Action, Object); 1],
@@ -183,7 +184,7 @@ impl Side {
         Question { purpose, ..Question::about(number % self.entries, number) }
     }
 
-    /// Decides a question, as the daemon does after it took the stand.
+    /// Decides a question. Takes the stand first, as the daemon does.
     fn decide(&self, question: &Question) {
         let bundle = Bundle {
             job: "j-00000000000000000000000001",
@@ -256,7 +257,7 @@ fn dataset(number: usize) -> String {
     format!("dataset:acme/data-{number}@v1")
 }
 
-/// A catalog with this number of datasets. If they are not alike, each has another owner.
+/// A catalog with this number of datasets. If they are not alike, each has a different owner.
 fn catalog(entries: usize, alike: bool) -> String {
     let mut text = String::from(
         "[tenant.acme]\n[[principal]]\nmatch = \"spiffe://k8s.acme.example/ns/ml/job/*\"\nkind = \"workload\"\n\

@@ -7,7 +7,7 @@
     clippy::unwrap_used,
     clippy::disallowed_methods,
     clippy::cast_precision_loss,
-    reason = "a bench measures by the machine's clock and ends where it cannot go on"
+    reason = "a bench measures by the machine's clock and ends if it cannot go on"
 )]
 
 use std::{

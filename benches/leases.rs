@@ -14,7 +14,7 @@
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
     clippy::indexing_slicing,
-    reason = "a bench measures by the machine's clock and ends where it cannot go on"
+    reason = "a bench measures by the machine's clock and ends if it cannot go on"
 )]
 
 use std::{

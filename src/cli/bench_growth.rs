@@ -11,7 +11,7 @@ use super::{
 };
 use crate::dev::bench::{GrowthFinding, GrowthStep};
 
-/// The line that shows the progress.
+/// The line that shows the progress after a result of growth.
 pub(super) fn progress(finding: &GrowthFinding) -> String {
     match finding {
         GrowthFinding::Progress { leases, wanted } => format!("growth: {leases} of {wanted} leases"),

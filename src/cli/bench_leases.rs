@@ -64,7 +64,7 @@ pub(super) fn storm_table(figures: &[StormFigure]) -> Page {
         (checks.saturating_add(f.checks), asked.saturating_add(f.introspections))
     });
     let line = format!(
-        "no token was accepted after its deadline: a verifier refused {checks} uses, and the daemon {asked}"
+        "no token was accepted after its deadline: a verifier refused {checks}, the daemon refused {asked}"
     );
     columns(&headings, rows).then(&Page::line(&line))
 }

@@ -68,7 +68,7 @@ pub(super) fn page_of(version: &str, findings: &[VaultFinding]) -> Page {
         "BYTES A LEASE",
         "VAULT'S",
     ];
-    let mut lines = vec![format!("Vault {version}. Switched off in its favour:")];
+    let mut lines = vec![format!("Vault {version}. In its favour, it runs without:")];
     lines.extend(SWITCHED_OFF.iter().map(|what| format!("  {what}")));
     let rates = columns(&rate_headings, rates).below(&columns(&revocation_headings, revocations));
     rates.below(&Page::lines(lines))

@@ -56,9 +56,9 @@ struct KnownPart<'a> {
 /// The resource or the tenant of an act.
 struct ActTarget<'a> {
     uid: &'a EntityUid,
-    /// The class of a resource.
+    /// The class of a resource. `None` for a tenant.
     class: Option<u64>,
-    /// Until when a resource may be kept.
+    /// The time until which a resource may be kept. `None` if there is no such time.
     retain_until: Option<Wall>,
 }
 
@@ -275,7 +275,7 @@ impl Engine {
     }
 
     /// Judges the parts of a bundle. If an equal question was allowed before, returns the cached verdict. If the catalog has
-    /// exceptions, the cache is not used, because exceptions depend on the time. A bundle of one part does not use it either,
+    /// exceptions, the cache is not used, because exceptions depend on the time. It is not used for a bundle of one part either,
     /// because the outcome of each part is cached already.
     fn judge_known(&self, who: &Who<'_>, parts: &[KnownPart<'_>]) -> Verdict {
         let plain = ContextFields::of_job(who.name, who.bundle, &[]);

@@ -590,7 +590,7 @@ fn resources_with_equal_attributes_share_an_answer() {
     }
 }
 
-// A waiver of one resource and the model of a checkpoint line count too, whichever resource is asked about first.
+// A shared answer depends on waivers and on the model of a checkpoint line too, and not on which resource was asked about first.
 #[test]
 fn a_shared_answer_is_that_of_each_resource() {
     let by_name = r#"

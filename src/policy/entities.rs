@@ -227,7 +227,7 @@ fn resource_entity(types: &Types, r: &Resource) -> Result<Entity, PolicyErrors> 
     Entity::new(me, attributes, parents).map_err(catalog_fault)
 }
 
-/// Returns the digest of everything of an entity except its name, in Cedar's JSON form.
+/// Returns the digest of an entity without its name, in Cedar's JSON form.
 fn facts_without_name(entity: &Entity) -> Result<Digest, PolicyErrors> {
     let mut json = entity.to_json_value().map_err(catalog_fault)?;
     if let Some(fields) = json.as_object_mut() {

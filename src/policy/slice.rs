@@ -225,7 +225,7 @@ pub(super) struct Reads {
     fields: BTreeSet<String>,
     /// Set if a policy uses the context in a way that hides which fields it reads.
     everything: bool,
-    /// Set if a policy uses more of the resource than its attributes and its type, so that it can tell apart resources of one
+    /// Set if a policy uses more of the resource than its attributes and its type. Such a policy can distinguish resources of one
     /// class.
     resource: bool,
     time: TimeReads,
@@ -242,7 +242,7 @@ impl Reads {
         &self.time
     }
 
-    /// Whether the policies of the slice can tell apart resources of one class.
+    /// Whether the policies of the slice can distinguish resources of one class.
     pub(super) fn tells_resources_apart(&self) -> bool {
         self.resource
     }

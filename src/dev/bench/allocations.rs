@@ -14,9 +14,9 @@ const TIME: Duration = Duration::from_secs(2);
 /// How long a server has for the work that is left after its last answer, such as the write of a record.
 const REST: Duration = Duration::from_millis(100);
 
-/// How many requests are in flight at once, as in the table of rates. Requests that are under way together share some allocations.
+/// How many requests are in flight at once, as in the table of rates. Requests in flight together share some allocations.
 const IN_FLIGHT: usize = 64;
-/// The connections that they share.
+/// The number of connections that these requests share.
 const CONNECTIONS: usize = 4;
 
 /// How many allocations one request takes in the process that answers it.
@@ -26,9 +26,9 @@ pub struct AllocationFigure {
     pub workload: Workload,
     /// The number of requests over which the count is averaged.
     pub requests: u64,
-    /// Allocations of the daemon for each request. For a check: of this process, which checks.
+    /// Allocations of the daemon for each request. A check is made by this process, so its own allocations count.
     pub ours: f64,
-    /// Allocations of the limit, which [`Workload::limit`] describes.
+    /// Allocations of the limit for each request. [`Workload::limit`] describes the limit.
     pub limit: f64,
 }
 

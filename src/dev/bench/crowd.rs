@@ -39,7 +39,7 @@ const IN_FLIGHT: usize = 64;
 const CONNECTIONS: usize = 4;
 /// How long the job may run: longer than any bench.
 const JOB_LIFE: Duration = Duration::from_secs(3_600);
-/// The deadlines of leases that end together differ by less than this.
+/// The deadlines of leases that end together differ by less than this many milliseconds.
 const DEADLINES_WITHIN_MS: usize = 500;
 
 /// A job with one member, which has many leases. The member has an identity that no other job uses, because the leases of one
@@ -68,9 +68,9 @@ pub(super) enum LeaseEnd {
 pub(super) struct Filling {
     pub(super) count: usize,
     pub(super) end: LeaseEnd,
-    /// The token of each such lease is kept, and that of the last lease. The first lease has the number 0.
+    /// Keeps the tokens of the leases 0, `kept_every`, twice `kept_every` and so on, and the token of the last lease.
     pub(super) kept_every: usize,
-    /// Checks each kept token at once, so that it can be checked quickly later.
+    /// Checks each kept token when it is issued, so that later checks are quick. If `None`, no token is checked.
     pub(super) verifier: Option<Verifier>,
     /// No lease is made after this moment.
     pub(super) until: Option<Instant>,
@@ -111,7 +111,7 @@ impl Crowd {
         Ok(Crowd { job, member, leaf, channels, clock: stage.clock.clone(), leases: 0 })
     }
 
-    /// Makes leases with many requests at once. If the daemon refuses one, or the time is over, it makes no more.
+    /// Makes leases with many requests at once. Stops if the daemon refuses one, or if the time is over.
     pub(super) async fn fill(&mut self, filling: &Filling) -> Result<Filled, String> {
         let begin = Instant::now();
         let turns = Arc::new(AtomicUsize::new(0));
@@ -161,7 +161,7 @@ impl Crowd {
         Work::Issue { at, request }
     }
 
-    /// Returns the question to the daemon whether a token is good.
+    /// Returns the request that asks the daemon whether a token is good.
     pub(super) fn introspect_request(&self, token: &SecretText) -> v1::IntrospectRequest {
         introspect_request(token, &self.leaf)
     }
@@ -190,7 +190,7 @@ struct Filler {
     leaf: Leaf,
     clock: Arc<dyn Clock>,
     filling: Filling,
-    /// The number of the next lease of all fillers.
+    /// The number of the next lease. All fillers share it.
     turns: Arc<AtomicUsize>,
 }
 

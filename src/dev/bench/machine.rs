@@ -8,7 +8,7 @@ use super::figure::Sample;
 
 /// The number of bytes in the record of an issued credential.
 const RECORD_BYTES: usize = 1_490;
-/// How many times nothing is measured, to find out how long measuring takes.
+/// How many empty measurements are made, to find out how long one measurement takes.
 const MEASUREMENTS: u32 = 100_000;
 /// How many writes are measured. Their median is the time of one write.
 const WRITES: usize = 100;

@@ -16,12 +16,12 @@
 //! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |
 //! | `crowd` | `Crowd`: a job that has many leases |
 //! | `revocations` | [`RevokeFigure`]: the time to revoke a job with many leases |
-//! | `storm` | [`StormFigure`]: the deadlines of many leases pass together |
+//! | `storm` | [`StormFigure`]: what happens when the deadlines of many leases pass together |
 //! | `load` | `Load`: many requests at once, and how long each took |
-//! | `growth/` | [`GrowthPlan`]: what is measured while leases and verifiers become more and more |
+//! | `growth/` | [`GrowthPlan`]: what is measured while the numbers of leases and verifiers grow |
 //! | `gateway/` | [`GatewayPlan`]: what is measured of an S3 gateway, beside nginx |
 //! | `vault/` | [`VaultPlan`]: what is measured of Vault, beside the daemon |
-//! | `peers` | where the programs of others are, and ports for them |
+//! | `peers` | how to find the programs of others, and ports for them |
 //! | `figure` | [`Figure`]: a measurement and its limit |
 //! | `page` | the figures as a table in a page, and the ratios that a page states |
 //! | `machine` | [`Machine`]: the machine on which the figures were measured |

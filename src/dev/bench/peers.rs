@@ -1,4 +1,4 @@
-//! The programs of others that a bench starts beside the daemon: where they are, and ports for them.
+//! Finds the programs of others that a bench starts beside the daemon, and ports for them.
 
 use std::{io, net::TcpListener, os::unix::fs::PermissionsExt, path::PathBuf};
 
@@ -11,7 +11,7 @@ pub(super) fn find_program(name: &str, elsewhere: &[&str]) -> Option<PathBuf> {
     })
 }
 
-/// Ports of this machine's loopback address that no program uses now.
+/// Returns ports of this machine's loopback address that no program uses now.
 pub(super) fn unused_ports<const N: usize>() -> Result<[u16; N], String> {
     let find = || {
         // All listeners stay until all ports are known, so the ports differ.

@@ -19,9 +19,9 @@ use crate::{
 
 /// How long to wait until a verifier refuses a revoked token.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// The leases of all jobs that are revoked for one figure. If each job has many leases, fewer jobs are revoked.
+/// The most leases of all jobs that are revoked for one figure. If each job has many leases, fewer jobs are revoked.
 const LEASES_IN_ALL: usize = 200_000;
-/// The jobs that are revoked even if each has many leases.
+/// The least number of jobs that are revoked, even if they have more than [`LEASES_IN_ALL`].
 const JOBS_MIN: usize = 3;
 
 /// The times of the revocations of several jobs, each with this number of leases.
@@ -31,7 +31,7 @@ pub struct RevokeFigure {
     pub leases: usize,
     /// The time of the call. Its rate has no meaning.
     pub call: Measured,
-    /// The time from the begin of the call until a verifier on the feed refuses a token of the job.
+    /// The time from the beginning of the call until a verifier on the feed refuses a token of the job.
     pub refused: Measured,
 }
 
@@ -41,7 +41,7 @@ pub(super) struct RevokeTimes {
     pub(super) refused: Duration,
 }
 
-/// A client of an operator, which is connected: it revokes.
+/// A connected client of an operator, which revokes.
 pub(super) struct Revoker(OperatorServiceClient<Channel>);
 
 impl Revoker {

@@ -21,15 +21,15 @@ use crate::{
 const RATE: u32 = 500;
 /// The number of issues in flight at most.
 const IN_FLIGHT: usize = 64;
-/// Leases that are issued to see how fast this machine is.
+/// The number of leases that are issued first, to see how fast this machine is.
 const FIRST_LEASES: usize = 200;
-/// The time between the last lease and the load.
+/// A short time between the last lease and the load, and between the load and the first deadline.
 const MARGIN: Duration = Duration::from_millis(200);
-/// How often the leases are made again with later deadlines, because this machine was too slow.
+/// How many times the leases are made at most. If this machine is too slow, they are made again with later deadlines.
 const TRIES: u32 = 4;
 /// The most tokens about which the daemon is asked.
 const ASKED_MAX: usize = 500;
-/// The time between two questions how many leases are left.
+/// The time between two questions about the number of leases that are left.
 const LOOK: Duration = Duration::from_millis(5);
 /// How long to wait until the daemon has ended the leases.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,7 +49,7 @@ pub struct StormFigure {
     pub during: Measured,
     /// Uses that a verifier refused, one of each token, just after the deadline.
     pub checks: usize,
-    /// Questions about tokens that the daemon answered with no, just after the deadline.
+    /// Introspections of tokens just after their deadline. The daemon said of each token that it is not good.
     pub introspections: usize,
 }
 
@@ -58,7 +58,7 @@ pub struct StormFigure {
 pub(super) struct StormPlan {
     pub(super) leases: usize,
     pub(super) rate: Option<u32>,
-    /// How long issues are measured before the deadlines, and from then on.
+    /// How long issues are measured before the first deadline, and as long again after it.
     pub(super) window: Duration,
 }
 
@@ -71,7 +71,7 @@ struct Storm {
 }
 
 impl BenchLab<'_> {
-    /// Makes leases whose deadlines pass together, and watches their end. Nothing is left of them and of the load.
+    /// Makes leases whose deadlines pass together, and watches their end. Afterwards, none of them and none of the load is live.
     pub(super) async fn measure_storm(&self, plan: StormPlan) -> Result<StormFigure, String> {
         let mut revoker = Revoker::connect(self).await?;
         let mut load = Crowd::open(self).await?;
@@ -106,7 +106,7 @@ impl BenchLab<'_> {
         Err(format!("this machine is too slow to make {} leases that end together", plan.leases))
     }
 
-    /// Issues at a steady rate before the deadlines and from then on. Meanwhile, checks that no token is accepted after its
+    /// Issues at a steady rate before the first deadline and after it. Meanwhile, checks that no token is accepted after its
     /// deadline, and waits until the daemon has removed all leases.
     async fn watch(
         &self,
@@ -172,7 +172,7 @@ async fn check_all(stage: &Stage, kept: &[KeptToken]) -> Result<usize, String> {
     Ok(checks)
 }
 
-/// Waits until the daemon has removed all leases of a job, and returns when it had.
+/// Waits until the daemon has removed all leases of a job, and returns the time of that.
 async fn wait_for_end(stage: &Stage, revoker: &mut Revoker, job: &str) -> Result<Wall, String> {
     let begin = Instant::now();
     loop {

@@ -34,7 +34,7 @@ pub(super) enum Work {
         at: VerifierServiceClient<Channel>,
         request: v1::IntrospectRequest,
     },
-    /// An introspection of the next of many tokens.
+    /// An introspection of one of many tokens, a different one each time.
     IntrospectFirst {
         at: VerifierServiceClient<Channel>,
         tokens: Arc<UnseenTokens>,

@@ -20,7 +20,7 @@ const PANEL: (u32, u32) = (420, 280);
 const COLUMNS: usize = 2;
 /// The height of one bar, with the space below it.
 const BAR: u32 = 26;
-/// The bars begin here. Their names are on the left.
+/// The horizontal place at which the bars begin. Their names are on the left.
 const BARS_FROM: i32 = 170;
 const BLUE: RGBColor = RGBColor(31, 98, 166);
 const ORANGE: RGBColor = RGBColor(212, 106, 20);
@@ -90,7 +90,7 @@ fn shown(error: impl Display) -> String {
     format!("the chart cannot be drawn: {error}")
 }
 
-/// A number of things, on an axis.
+/// Converts a count to a place on an axis.
 fn number(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::MAX, f64::from)
 }
@@ -211,7 +211,7 @@ fn trimmed(number: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// Draws a bar for each ratio. A line shows where the limit is.
+/// Draws a bar for each ratio, and a line at the ratio 1, which is the limit.
 fn draw_bars(
     figures: &[Figure],
     place: &DrawingArea<SVGBackend<'_>, Shift>,
@@ -335,7 +335,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_chart_may_have_only_bars_but_something() {
+    fn a_chart_needs_bars_or_curves() {
         let figures = [figure(Workload::Mixed, 100, 50.0)];
         let svg = draw_chart(ChartData { figures: &figures, growth: &[] }).unwrap();
         assert!(

@@ -22,14 +22,14 @@ use crate::{
 
 /// The number of verifiers that connect at once.
 const CONNECTING: usize = 64;
-/// How long to wait until they follow the feed.
+/// How long to wait until these verifiers follow the feed, and until all verifiers refuse a revoked token.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Why a number of verifiers was not measured.
 enum FeedFault {
-    /// This machine, or a bound of the daemon, allows fewer verifiers.
+    /// The time was over, or this machine or a bound of the daemon allows fewer verifiers.
     Bound(String),
-    /// The bench must fail.
+    /// Something failed, so the bench must fail.
     Broken(String),
 }
 
@@ -40,7 +40,8 @@ impl From<String> for FeedFault {
 }
 
 impl BenchLab<'_> {
-    /// Lets more and more verifiers follow the feed, and measures with each number of them. None is started after `until`.
+    /// Lets more and more verifiers follow the feed, and measures with each number of them. After `until`, it starts at most one
+    /// more group of verifiers for each number.
     pub(super) async fn measure_feeds(
         &self,
         plan: &GrowthPlan,
@@ -68,7 +69,7 @@ impl BenchLab<'_> {
         Ok(())
     }
 
-    /// Starts verifiers until there are enough, some at a time.
+    /// Starts verifiers in groups until there are enough.
     async fn add_verifiers(
         &self,
         verifiers: &mut Vec<Verifier>,
@@ -90,7 +91,7 @@ impl BenchLab<'_> {
                 let refusal = new.iter().find_map(|verifier| verifier.state().err());
                 let why = refusal.map_or_else(String::new, |refusal| format!(": {refusal}"));
                 let after = verifiers.len();
-                return Err(FeedFault::Bound(format!("after {after} of them, the next is not ready{why}")));
+                return Err(FeedFault::Bound(format!("{after} of them are ready, the next is not{why}")));
             }
             verifiers.extend(new);
             if verifiers.len() < wanted && Instant::now() >= until {
@@ -122,7 +123,7 @@ async fn measure_feed(
         let all = async {
             while let Some(moment) = waiting.join_next().await {
                 let moment = moment.map_err(|e| FeedFault::Broken(e.to_string()))?;
-                // If its feed is late, the verifier refuses everything, also what was not revoked.
+                // If the feed of a verifier is late, the verifier refuses all tokens, not only revoked ones.
                 last = last.max(moment.map_err(FeedFault::Bound)?);
             }
             Ok::<_, FeedFault>(())

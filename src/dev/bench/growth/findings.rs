@@ -7,7 +7,7 @@ use crate::dev::bench::{Measured, StormFigure};
 /// One result, or the progress towards it.
 #[derive(Clone, Debug)]
 pub enum GrowthFinding {
-    /// So many of the leases of the next step were made.
+    /// The number of leases now, on the way to the next step.
     Progress {
         leases: usize,
         wanted: usize,
@@ -29,7 +29,7 @@ pub struct GrowthStep {
     pub issue: Measured,
     /// Introspections of tokens that the daemon has seen before, one after the other.
     pub look_up: Measured,
-    /// The end of many of the leases together. `None` if the number of leases was not reached.
+    /// What happened when many leases ended together. `None` if the bench stopped before that.
     pub storm: Option<StormFigure>,
     /// The revocation of one job.
     pub revocation: JobRevocation,
@@ -42,7 +42,7 @@ pub struct JobRevocation {
     pub leases: usize,
     /// The time of the call.
     pub call: Duration,
-    /// The time from the begin of the call until a verifier on the feed refuses a token of the job.
+    /// The time from the beginning of the call until a verifier on the feed refuses a token of the job.
     pub refused: Duration,
 }
 
@@ -51,6 +51,6 @@ pub struct JobRevocation {
 pub struct FeedFigure {
     /// The number of verifiers, each with its own connection. All are in the process of the bench.
     pub verifiers: usize,
-    /// The time from the begin of the call that revokes until the last verifier refuses the token. The rate has no meaning.
+    /// The time from the beginning of the call that revokes until the last verifier refuses the token. Its rate has no meaning.
     pub heard: Measured,
 }

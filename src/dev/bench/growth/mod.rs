@@ -36,11 +36,11 @@ pub struct GrowthPlan {
     pub verifiers: Vec<usize>,
     /// How many revocations are measured with each number of verifiers.
     pub revocations: usize,
-    /// The time for everything. After half of it, no more verifiers are started. When it is nearly over, no more leases are made.
+    /// The time for everything. The feed gets half of it. The last tenth is for measurements: no more leases are made.
     pub time: Duration,
 }
 
-/// Measures the feed of one daemon, and then the leases of another, which begins with little memory. Both have the same ledger.
+/// Measures the feed with one daemon, and then the leases with a new one, whose memory has not grown yet. Both use one ledger.
 pub(super) async fn run(
     plan: &BenchPlan,
     stage: &Stage,

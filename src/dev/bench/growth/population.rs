@@ -18,7 +18,7 @@ const REPORTED_EVERY: usize = 20_000;
 /// About this many tokens are kept, for look-ups.
 const KEPT_TOKENS: usize = 1_000;
 
-/// Jobs whose leases live until the end of the bench. Each but the newest has as many leases as a job can have.
+/// Jobs whose leases stay live until the bench revokes them. All jobs except the newest have as many leases as a job can have.
 #[derive(Default)]
 pub(super) struct Population {
     parts: Vec<PopulationPart>,
@@ -29,7 +29,7 @@ pub(super) struct PopulationPart {
     pub(super) crowd: Crowd,
     /// Questions to the daemon about some of its tokens.
     questions: Vec<v1::IntrospectRequest>,
-    /// The token of its newest lease.
+    /// The newest of its tokens that were kept.
     pub(super) newest: Option<KeptToken>,
 }
 
@@ -50,7 +50,7 @@ impl Population {
         self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.crowd.leases))
     }
 
-    /// Makes leases until there are enough. Returns their latencies, and what stopped it before that.
+    /// Makes leases until there are enough. Returns their latencies, and if there are fewer leases, the reason.
     pub(super) async fn fill(
         &mut self,
         lab: &BenchLab<'_>,
@@ -86,7 +86,7 @@ impl Population {
         }
     }
 
-    /// Returns the job that gets the next lease. Creates it if the last one is full.
+    /// Returns the job that gets the next lease. If there is no job, or the newest is full, creates one.
     async fn newest_part(&mut self, lab: &BenchLab<'_>) -> Result<&mut PopulationPart, String> {
         let is_full = |part: &PopulationPart| part.crowd.leases >= limits::LEASES_PER_JOB_MAX;
         if self.parts.last().is_none_or(is_full) {
@@ -103,7 +103,7 @@ impl Population {
         all.into_iter().step_by(step).cloned().collect()
     }
 
-    /// Takes out the job with the most leases.
+    /// Removes the job with the most leases, and returns it.
     pub(super) fn take_largest(&mut self) -> Option<PopulationPart> {
         let place = (0..self.parts.len()).max_by_key(|n| self.parts.get(*n).map(|part| part.crowd.leases))?;
         Some(self.parts.remove(place))

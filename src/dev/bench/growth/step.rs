@@ -22,13 +22,13 @@ use crate::{
     proto::v1,
 };
 
-/// The most leases that end together in one storm, and half of the issues that are measured.
+/// The most leases that end together in one storm. At most twice as many issues are measured.
 const SHARE_MAX: usize = 10_000;
-/// The part of the time that is kept for the measurements after the last lease was made.
+/// One part in ten of the time is kept for the measurements after the last lease was made.
 const KEPT_TIME: u32 = 10;
 /// How long look-ups are measured.
 const LOOK_UPS: Duration = Duration::from_secs(1);
-/// If a step stopped, it is still measured if it has this many times the leases of the step before.
+/// A step that stopped early is measured if it has at least this many times the leases of the step before.
 const WORTH_MEASURING: usize = 2;
 
 impl BenchLab<'_> {
@@ -41,7 +41,7 @@ impl BenchLab<'_> {
     ) -> Result<(), String> {
         let mut population = Population::default();
         let mut revoker = Revoker::connect(self).await?;
-        // Their leases would count for the bound of the tenant.
+        // The leases of the lab's jobs would count for the bound of the tenant.
         for job in self.jobs() {
             revoker.revoke(format!("job:{job}")).await?;
         }
@@ -94,7 +94,7 @@ impl BenchLab<'_> {
         Ok(GrowthStep { leases, memory, issue, look_up, storm, revocation })
     }
 
-    /// Asks the daemon about each token once, and then for a second again, and measures that.
+    /// Asks the daemon about each token once. Then asks again for a second, and measures only these look-ups.
     async fn measure_look_ups(&self, questions: &[v1::IntrospectRequest]) -> Result<Measured, String> {
         let mut client = self.stage().verifier_client()?;
         let mut ask = async |question: &v1::IntrospectRequest| {

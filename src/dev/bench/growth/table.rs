@@ -11,7 +11,7 @@ use crate::dev::bench::{
 const BEGIN: &str = "<!-- leasehold bench growth --page writes from here -->";
 const END: &str = "<!-- to here: growth -->";
 
-/// Returns the page with these findings instead of its old ones. `picture` is the path of the chart, as the page names it.
+/// Returns the page with these findings instead of its old ones. `picture` is the path of the chart, relative to the page.
 ///
 /// # Errors
 ///
@@ -81,7 +81,7 @@ mod tests {
     use super::{super::chart::tests::findings, *};
     use crate::dev::bench::page::tests::machine;
 
-    // A page can have the table of the rates too. Both have lines for themselves.
+    // A page can have the table of the rates too, between other lines.
     #[test]
     fn growth_in_a_page_replaces_the_growth_before() {
         let empty = format!("# Title\n\n{BEGIN}\nearlier figures\n{END}\n\nMore.\n");

@@ -1,4 +1,4 @@
-//! What the answers of Vault say. See <https://developer.hashicorp.com/vault/api-docs>.
+//! Reads the answers of Vault. See <https://developer.hashicorp.com/vault/api-docs>.
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -53,7 +53,7 @@ pub(super) fn read_init(body: &[u8]) -> Result<VaultSecrets, String> {
     let root_token = SecretText::new(root_token);
     match <[String; 1]>::try_from(keys_base64) {
         Ok([key]) => Ok(VaultSecrets { unseal_key: SecretText::new(key), root_token }),
-        Err(keys) => Err(format!("Vault was asked for one key and has {} keys", keys.len())),
+        Err(keys) => Err(format!("Vault was asked for one key and sent {} keys", keys.len())),
     }
 }
 
@@ -79,7 +79,7 @@ pub(super) fn describe_error(status: StatusCode, body: &[u8]) -> String {
     }
 }
 
-/// The text of an error does not show the answer, because answers contain secrets.
+/// Reads an answer. The text of an error does not show the answer, because answers contain secrets.
 fn read<'a, T: Deserialize<'a>>(path: &str, body: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(body).map_err(|e| {
         format!("Vault's answer to {path} cannot be read: line {}, column {}", e.line(), e.column())

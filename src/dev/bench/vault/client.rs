@@ -32,10 +32,10 @@ impl VaultRequest {
             .uri(format!("/v1/{path}"))
             .header(HOST, format!("127.0.0.1:{port}"))
             .body(Full::new(body))
-            .map_err(|e| format!("no request to {path}: {e}"))?;
+            .map_err(|e| format!("the request to {path} cannot be made: {e}"))?;
         if let Some(token) = token {
             let mut value =
-                HeaderValue::from_str(token.expose()).map_err(|_| "Vault's token is no header value")?;
+                HeaderValue::from_str(token.expose()).map_err(|_| "Vault's token is not a header value")?;
             value.set_sensitive(true);
             request.headers_mut().insert(TOKEN_HEADER, value);
         }
@@ -58,7 +58,7 @@ impl VaultClient {
         let stream = TcpStream::connect(("127.0.0.1", port)).await.map_err(|e| failed(&e))?;
         stream.set_nodelay(true).map_err(|e| failed(&e))?;
         let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|e| failed(&e))?;
-        // The connection ends when its sender is dropped. A request reports its failure.
+        // This task ends when the sender is dropped. If the connection fails, the request on it reports that.
         tokio::spawn(connection);
         Ok(VaultClient(sender))
     }

@@ -14,7 +14,7 @@ pub enum VaultStorage {
 }
 
 impl VaultStorage {
-    /// Both, in the order in which they are measured.
+    /// Both kinds, in the order in which they are measured.
     pub const ALL: [VaultStorage; 2] = [VaultStorage::Raft, VaultStorage::Memory];
 
     /// The name in tables.
@@ -25,7 +25,7 @@ impl VaultStorage {
         }
     }
 
-    /// The least ratio of the daemon's rate to Vault's rate that the daemon should reach.
+    /// The target for the daemon's rate divided by Vault's rate.
     pub const fn target(self) -> f64 {
         match self {
             VaultStorage::Raft => 12.0,
@@ -80,7 +80,7 @@ impl ManyLeases {
     }
 }
 
-/// Many leases of the daemon and as many of Vault.
+/// Many leases of the daemon, and equally many of Vault.
 #[derive(Clone, Debug)]
 pub struct VaultRevocation {
     /// Where Vault keeps its data.
@@ -116,7 +116,7 @@ pub enum VaultFinding {
 mod tests {
     use super::*;
 
-    // A call that is answered before the last token is refused is over only then.
+    // If a call is answered before the last token is refused, the revocation is over only when that token is refused.
     #[test]
     fn a_revocation_is_over_when_all_tokens_are_refused() {
         let of = |memory, call, refused| ManyLeases {

@@ -14,11 +14,11 @@ use crate::dev::bench::{
 
 /// How many requests for leases are in flight at once.
 const IN_FLIGHT: usize = 64;
-/// How many leases are made and revoked before the measurement begins, so that connections and caches are in use.
+/// How many leases are made and revoked before the measurement begins, to warm up connections and caches.
 const WARM_UP: usize = 500;
 
 impl BenchLab<'_> {
-    /// Makes and revokes many leases of the daemon, then as many of each kind of Vault.
+    /// Makes and revokes many leases of the daemon, then equally many of Vault with each storage.
     pub(super) async fn revoke_beside_vault(
         &self,
         vault: &VaultPlan,
@@ -81,7 +81,7 @@ async fn revoke_role(server: &VaultServer, leases: usize) -> Result<ManyLeases, 
     }
 }
 
-/// The last lease is made separately, because its token is used.
+/// Returns a batch without the last lease, which is made separately, because its token is used.
 fn all_but_one(leases: usize) -> Batch {
     Batch { requests: leases.saturating_sub(1), in_flight: IN_FLIGHT }
 }

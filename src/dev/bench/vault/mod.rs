@@ -1,4 +1,4 @@
-//! Tokens of Vault beside the credentials of the daemon, on the same machine, with as many requests in flight.
+//! Measures tokens of Vault beside credentials of the daemon, on one machine, with equally many requests in flight.
 //!
 //! Vault runs as a separate process, once with its raft storage on the disk and once with everything in memory. Some of its
 //! protections are switched off in its favour: [`SWITCHED_OFF`].
@@ -8,7 +8,7 @@
 //! | `program` | [`VaultProgram`]: a program that says that it is Vault, and its version |
 //! | `server` | `VaultServer`: a process of Vault, ready to create tokens |
 //! | `client` | `VaultClient`: one connection to Vault, and prepared requests |
-//! | `answers` | what the answers of Vault say |
+//! | `answers` | the reading of Vault's answers |
 //! | `rates` | tokens and credentials a second |
 //! | `leases` | the memory of many leases, and how long their revocation takes |
 //! | `findings` | [`VaultFigure`] and [`VaultRevocation`]: the results |
@@ -45,7 +45,7 @@ pub struct VaultPlan {
 ///
 /// # Errors
 ///
-/// A process did not start, or a request failed. The text says which.
+/// Fails if a process did not start, or a request failed. The text says which.
 pub(super) async fn run(
     vault: &VaultPlan,
     plan: &BenchPlan,
@@ -53,7 +53,7 @@ pub(super) async fn run(
     report: &mut (dyn FnMut(VaultFinding) + Send),
 ) -> Result<(), String> {
     let mut lab = BenchLab::open(stage, plan).await?;
-    // The memory is measured first, while the daemon has not yet kept memory of other leases.
+    // The memory is measured first, because the daemon keeps some memory of the leases that the rates make.
     for revocation in lab.revoke_beside_vault(vault).await? {
         report(VaultFinding::Revocation(revocation));
     }

@@ -35,7 +35,7 @@ pub enum VaultProgramError {
     /// The program could not be started.
     #[error("`{path}` could not be started")]
     NotStarted { path: String, source: std::io::Error },
-    /// The program said no version of Vault.
+    /// The program did not print a version of Vault.
     #[error("`{0} version` did not print a version of Vault")]
     NotVault(String),
 }
@@ -51,7 +51,7 @@ impl VaultProgram {
         let path = path.ok_or(VaultProgramError::Absent)?;
         let shown = plain::path(&path);
         let not_started = |source| VaultProgramError::NotStarted { path: shown.clone(), source };
-        // Vault 1.13 writes a cache into its home even for `version`, and without a home into the folder where it is started.
+        // Vault 1.13 writes a cache into its home even for `version`. Without a home, it writes into its working folder.
         let home = tempfile::tempdir().map_err(not_started)?;
         let mut child = Command::new(std::path::absolute(&path).map_err(not_started)?)
             .arg("version")
@@ -67,7 +67,7 @@ impl VaultProgram {
         let mut output = Vec::new();
         if let Some(stdout) = child.stdout.take() {
             let mut stdout = stdout.take(OUTPUT_BYTES_MAX);
-            // A program that does not end in time, or whose output cannot be read, has printed no version.
+            // If the program does not end in time, or its output breaks off, the output until then counts.
             let _ = tokio::time::timeout(PATIENCE, stdout.read_to_end(&mut output)).await;
         }
         let version = read_version(&String::from_utf8_lossy(&output));
@@ -99,9 +99,10 @@ mod tests {
             assert_eq!(read(other), None, "{other}");
         }
     }
-    // What the program writes beside itself is removed.
+
+    // The program runs in a temporary home, which is removed with all that the program wrote.
     #[tokio::test]
-    async fn the_program_that_says_its_version_has_its_own_home() {
+    async fn the_program_runs_in_a_temporary_home() {
         let folder = tempfile::tempdir().unwrap();
         let (program, left) = (folder.path().join("vault"), folder.path().join("home"));
         let script = format!("#!/bin/sh\ntest . -ef \"$HOME\" && echo Vault v1; pwd >{}\n", left.display());

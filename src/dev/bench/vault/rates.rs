@@ -1,4 +1,4 @@
-//! Credentials of the daemon and tokens of Vault in a second.
+//! Measures how many credentials the daemon issues in a second, and how many tokens Vault creates.
 
 use super::{
     VaultFigure, VaultPlan, VaultStorage,

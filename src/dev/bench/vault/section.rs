@@ -40,7 +40,7 @@ fn section(machine: &Machine, date: &str, version: &str, findings: &[VaultFindin
     out.push_str(&revocation_table(&revocations));
     // Writing to a String does not fail.
     let _ = writeln!(out, "{} Vault {version}.\n", machine_line(machine, date));
-    out.push_str("Switched off in Vault's favour:\n\n");
+    out.push_str("In its favour, Vault runs without:\n\n");
     for what in SWITCHED_OFF {
         let _ = writeln!(out, "- {what}");
     }

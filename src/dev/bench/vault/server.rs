@@ -28,7 +28,7 @@ pub const SWITCHED_OFF: [&str; 3] = [
     "mlock: Vault's memory may be swapped",
 ];
 
-/// The longest that Vault may take to start, or to answer a call that is not measured.
+/// The longest that Vault may take to start, to get ready for tokens, or to accept a connection.
 const START: Duration = Duration::from_secs(60);
 /// The pause between two attempts to reach a Vault that starts.
 const LOOK: Duration = Duration::from_millis(20);
@@ -164,7 +164,7 @@ impl VaultTokens {
         read_token(&client.send(&self.create_request()?).await?)
     }
 
-    /// Revokes all tokens of the role, and waits until Vault has done so.
+    /// Revokes all tokens of the role. Vault answers when it has done so.
     pub(super) async fn revoke_all(&self, client: &mut VaultClient) -> Result<(), String> {
         let path = format!("sys/leases/revoke-prefix/auth/token/create/{ROLE}");
         let body = json!({ "sync": true });
