@@ -144,9 +144,6 @@ pub const LEASES_PER_HOLDER_MAX: usize = 250_000;
 pub const LEASES_PER_TENANT_MAX: usize = 1_000_000;
 /// Live leases of the daemon: under 1 GiB.
 pub const LEASES_MAX: usize = 2_000_000;
-/// Leases that a request sweeps while other tasks of its thread wait: about a millisecond of work. If there are more, another
-/// thread takes over these tasks.
-pub const SWEPT_IN_TASK_MAX: u64 = 1_000;
 /// Ended leases kept for `lease list`, newest first.
 pub const LEASES_ENDED_MAX: usize = 10_000;
 /// The time for which an ended lease is kept for `lease list`, because its holder may still try to renew it.
@@ -214,7 +211,7 @@ pub const LEDGER_WINDOW_LOG_MAX: u32 = 23;
 pub const LEDGER_COMPRESS_RETRY: Duration = Duration::from_secs(30);
 /// Segments that stay plain, because they differ from their compressed copy or cannot be read. If there are so many, the machine
 /// or its disk is faulty, and no more segments are compressed.
-pub const LEDGER_SEGMENTS_DIFFERENT_MAX: usize = 16;
+pub const LEDGER_SEGMENTS_LEFT_PLAIN_MAX: usize = 16;
 /// Records after which a segment is closed even if it is small. A start reads at most this many records after the
 /// snapshot.
 pub const LEDGER_SEGMENT_RECORDS: u64 = 20_000;

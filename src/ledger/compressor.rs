@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeSet,
-    io,
+    io::{self, Read},
     sync::{
         Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -108,7 +108,7 @@ impl CompressorState {
                     done_before = 0;
                 }
             }
-            if left_plain.len() >= limits::LEDGER_SEGMENTS_DIFFERENT_MAX {
+            if left_plain.len() >= limits::LEDGER_SEGMENTS_LEFT_PLAIN_MAX {
                 tracing::error!(
                     "several ledger segments could not be compressed, so no more segments are compressed until the daemon is restarted"
                 );
@@ -152,13 +152,13 @@ impl CompressorState {
                 return Ok(true);
             }
             let compressed = match compress(disk, &found, &self.stop) {
-                Err(error) if !self.stop.load(Ordering::Acquire) && !can_be_read(disk, &found) => {
+                Err(error) if is_unreadable(&error) => {
                     let file = found.file();
                     tracing::error!(%error, file, "a ledger segment cannot be read, so it is not compressed: run `audit verify`");
                     left_plain.insert(found.first);
                     continue;
                 }
-                // Another fault of the disk concerns the other segments too.
+                // Another fault may concern the other segments too, and may pass.
                 done => done?,
             };
             match compressed {
@@ -176,7 +176,7 @@ impl CompressorState {
                 }
                 Compressed::Busy => return Ok(false),
             }
-            if left_plain.len() >= limits::LEDGER_SEGMENTS_DIFFERENT_MAX {
+            if left_plain.len() >= limits::LEDGER_SEGMENTS_LEFT_PLAIN_MAX {
                 break;
             }
         }
@@ -184,10 +184,25 @@ impl CompressorState {
     }
 }
 
-/// Whether the plain file of a segment can be read to its end.
-fn can_be_read(disk: &dyn Disk, found: &LedgerSegment) -> bool {
-    let whole = disk.read(&segment::name(found.first), 0);
-    whole.and_then(|mut file| io::copy(&mut file, &mut io::sink())).is_ok()
+/// The reader of a plain segment. Its faults can be told apart from faults of the draft.
+struct SegmentSource<R>(R);
+
+/// The fault of a file that could be opened, but not be read to its end.
+#[derive(Debug, thiserror::Error)]
+#[error("it cannot be read: {0}")]
+struct Unreadable(io::Error);
+
+impl<R: Read> Read for SegmentSource<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out).map_err(|error| match error.kind() {
+            io::ErrorKind::Interrupted => error,
+            _ => io::Error::other(Unreadable(error)),
+        })
+    }
+}
+
+fn is_unreadable(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Unreadable>)
 }
 
 /// Compresses a sealed segment whose plain file is there.
@@ -234,7 +249,7 @@ fn write_draft(disk: &dyn Disk, plain: &str, stop: &AtomicBool) -> io::Result<u6
     let out = io::BufWriter::with_capacity(READ, draft);
     let mut encoder = zstd::stream::write::Encoder::new(out, LEVEL)?;
     encoder.include_checksum(true)?;
-    let mut input = io::BufReader::with_capacity(READ, disk.read(plain, 0)?);
+    let mut input = io::BufReader::with_capacity(READ, SegmentSource(disk.read(plain, 0)?));
     let before = io::copy(&mut input, &mut encoder)?;
     let draft = encoder.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
     Ok(before.saturating_sub(draft.finish()?))

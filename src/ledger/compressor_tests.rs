@@ -128,7 +128,7 @@ impl Disk for FaultyDisk {
     }
     fn read(&self, file: &str, offset: u64) -> io::Result<Box<dyn Read + Send>> {
         if self.unreadable.as_deref() == Some(file) {
-            return Err(io::Error::other("the sectors cannot be read"));
+            return Ok(Box::new(BadSectors));
         }
         let mut bytes = Vec::new();
         self.disk.read(file, offset)?.read_to_end(&mut bytes)?;
@@ -164,6 +164,15 @@ impl Disk for FaultyDisk {
     fn sync_dir(&self) -> io::Result<()> {
         self.lives()?;
         self.disk.sync_dir()
+    }
+}
+
+/// A file that can be opened, but not be read.
+struct BadSectors;
+
+impl Read for BadSectors {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::Error::other("the sectors cannot be read"))
     }
 }
 
