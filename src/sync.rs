@@ -1,4 +1,5 @@
-//! Synchronization primitives of fences and leases, from the standard library or from a model checker.
+//! Synchronization primitives of fences and leases, from the standard library or from a model checker, and functions that let
+//! work go on in other threads.
 //!
 //! loom and shuttle are cargo features only for `tests/loom` and `tests/model`. Their primitives work only inside a
 //! model, so other code does not run in such a build. Builds without the feature `server` do not have these primitives,
@@ -27,7 +28,8 @@ pub(crate) const IS_MODEL_CHECK: bool = cfg!(any(feature = "loom", feature = "sh
 /// `None` if the work panicked.
 pub(crate) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let (done, result) = tokio::sync::oneshot::channel();
-    // If a thread cannot be started, its closure is dropped. So the new thread and the caller share the work.
+    // If a thread cannot be started, its closure is dropped. So the caller keeps a second handle to the work, and runs it itself
+    // if no thread starts.
     let theirs = std::sync::Arc::new(std::sync::Mutex::new(Some(move || {
         // The caller may have stopped waiting.
         let _ = done.send(work());
@@ -46,16 +48,19 @@ pub(crate) async fn run_blocking<T: Send + 'static>(work: impl FnOnce() -> T + S
 
 /// Lets another thread take the task that the caller woke last.
 ///
-/// Tokio keeps the task that a worker woke last for this worker. Other workers cannot take it, so it waits until the caller's task
-/// pauses. A new task takes its place, and the woken one goes to the queue from which all workers take tasks.
+/// Each worker of Tokio has a private place for the task that it woke last. Other workers cannot take that task, so it waits
+/// until the caller's task pauses. Here a new task takes the place, and the woken one goes to the queue of the worker, from which
+/// a worker that has nothing else to do takes it.
 #[cfg(feature = "server")]
 pub(crate) fn release_woken_task() {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+    if let Ok(runtime) = tokio::runtime::Handle::try_current()
+        && runtime.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
+    {
         drop(runtime.spawn(std::future::ready(())));
     }
 }
 
-#[cfg(all(test, not(any(feature = "loom", feature = "shuttle"))))]
+#[cfg(all(test, feature = "server", not(any(feature = "loom", feature = "shuttle"))))]
 mod tests {
     use std::{
         sync::{Arc, mpsc},

@@ -36,7 +36,7 @@ pub(super) fn build(needs: Needs) -> Result<Runtime, Failure> {
         Needs::OneThread => Builder::new_current_thread().enable_all().build(),
         Needs::Workers => {
             let cores = thread::available_parallelism().map_or(1, usize::from);
-            // With two threads, the feed goes on while a request works long, also on one core.
+            // With two threads, the feed can go on while one request works long, also on one core.
             let (workers, refused) = try_workers(cores.clamp(2, WORKER_THREADS_MAX));
             match refused.filter(|_| workers == 0) {
                 Some(error) => Err(error),

@@ -253,3 +253,35 @@ pub(super) fn ending(l: Lowered) -> Ending {
     let Lowered { seq: Seq(seq), behind, .. } = l;
     Ending { seq, behind }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, time::Duration};
+
+    use super::*;
+    use crate::{
+        fence::Registry,
+        ledger::{Ledger, Options, forgetful::Forgetful},
+        state::{Rebuilt, testing::clock},
+    };
+
+    // A caller lowers a fence and sweeps without a pause. The feed, which a worker has just woken, does not wait for that.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_feed_hears_of_a_lowering_during_a_sweep() {
+        let clock = clock();
+        let opened =
+            Ledger::open_on(Arc::new(Forgetful::default()), clock.clone(), Options::default()).unwrap();
+        let fences = Arc::new(Registry::new(Seq(0)));
+        let store = Store::new(Rebuilt::default(), fences.clone(), opened.ledger, clock);
+        let caller = tokio::spawn(async move {
+            let (send, heard) = mpsc::channel();
+            let mut feed = fences.listen();
+            tokio::spawn(async move { send.send(feed.recv().await.is_ok()).unwrap() });
+            // After this pause, the feed waits for a lowering.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            store.lower(&FenceName::lease(LeaseId(1)), "a test");
+            heard.recv_timeout(Duration::from_secs(20))
+        });
+        assert_eq!(caller.await.unwrap(), Ok(true));
+    }
+}
