@@ -122,7 +122,7 @@ impl Denials {
                 continue;
             }
             let by = m.by.unwrap_or_else(|| format!("several: {by}"));
-            tracing::info!(%reason, by, rpc, more = m.more, text = m.text, "refused more often in the last minute");
+            tracing::info!(%reason, by, rpc, more = m.more, text = m.text, "refused again in the last minute");
             if reason.is_denial() {
                 let (text, rules, count) = (m.text, m.rules, m.more);
                 self.ledger.defer(&Event::Denied { by, rpc, reason, text, rules, count });

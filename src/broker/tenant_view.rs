@@ -118,8 +118,8 @@ impl TenantView {
             // Only the platform sees who changes the rules of all tenants.
             Event::ChangeProposed { .. } | Event::ChangeApproved { .. } | Event::ChangeClosed { .. } => None,
             Event::Snapshot(_) => None,
-            // Records of this tenant may be among the counted records, so the tenant must know. Their number is about
-            // all tenants.
+            // This record stands for records that were only counted, because too many were waiting. Some of them may be this
+            // tenant's, so the tenant must know. Their number is about all tenants.
             Event::Coalesced(_) => Some(Fields::Only(&[])),
 
             Event::JobCreated(job) => self.job_created(job),
@@ -319,8 +319,8 @@ impl TenantView {
         self.context.rules().catalog().principal(id).is_some_and(|p| p.tenant == self.tenant)
     }
 
-    /// Writes the line without its index, without the digest of the line before, and with its own hash. The hash cannot
-    /// be computed from this line, because the reader could then confirm a guess of the missing fields.
+    /// Writes the line without its index, without the digest of the line before, and with its own hash. The hash must
+    /// not be computable from this line. Otherwise a reader could guess the missing fields and confirm the guess.
     fn line(&self, record: &Record, fields: Fields, hash: Digest) -> String {
         let mut map = match serde_json::to_value(&record.event) {
             Ok(Value::Object(map)) => map,

@@ -56,7 +56,8 @@ Examples:
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
-    /// Asks the daemon whether a token is valid now. Exits with 4 if its access was ended, and with 7 if it is not valid otherwise.
+    /// Asks the daemon whether a token is valid now. Exits with 4 if its access was ended, and with 7 if it is
+    /// invalid for another reason.
     #[command(after_help = "\
 Examples:
   leasehold token check leaked.jwt --audience spiffe://… --presenter spiffe://…

@@ -1,13 +1,13 @@
 //! The S3 gateway: unmodified programs read and write with their lease, and a revocation cuts their transfers.
 //!
-//! A request comes over mutual TLS from the wrapper of a member, with the member's tokens. The gateway checks the
-//! tokens only with [`verify`](crate::verify), and never issues or renews anything. The library s3s provides the S3
-//! protocol. The gateway authorizes the literal bytes of each key, and checks the access before each chunk.
+//! A request comes over mutual TLS from the wrapper of a member, with the member's tokens. The gateway checks the tokens only
+//! with [`verify`](crate::verify), and never issues or renews anything. The library s3s provides the S3 protocol. The gateway
+//! decides on the key of an object byte for byte, as the client sent it, and checks the access before each chunk.
 //! `docs/gateway.md` explains the gateway to operators.
 //!
 //! Background tasks: the accept loop of [`link`](crate::link), a task for unfinished uploads, and a task for usages
 //! (all end with the gateway). Each download has a task that cuts a client that stopped reading (it ends with the
-//! download), and each direct key has one that forgets the key when its access ends.
+//! download), and each direct key (an access key for a client without an SVID) has one that forgets the key when its access ends.
 //!
 //! | File | Contains |
 //! |---|---|
@@ -20,7 +20,7 @@
 //! | `address_room` | connections of clients that have not proven who they are |
 //! | `session` | sessions: each token is checked once, and kept |
 //! | `caller` | the caller of a request, and what it may open |
-//! | `attempt_order` | changes of an attempt appear before the next attempt's first request |
+//! | `attempt_order` | what an attempt wrote is visible before the next attempt's first request is served |
 //! | `live_access` | an access that goes on with newer tokens of its lease |
 //! | `view` | buckets and prefixes that a token opens |
 //! | `key` | the key of an object below a leased prefix |

@@ -120,9 +120,9 @@ impl Change {
 }
 
 impl Job {
-    /// Applies one change. A change from a transition of this job is always legal. On a replay of the ledger, a change
-    /// that no longer fits changes nothing. An example is the begin of an attempt whose job was closed while the record
-    /// was written.
+    /// Applies one change. A change that a function of `transitions` has just returned for this job always fits. On a replay
+    /// of the ledger, a change that no longer fits changes nothing. An example is the begin of an attempt whose job was
+    /// closed while the record was written.
     pub fn apply(&mut self, change: &Change) {
         if let Change::Compromised { because } = change {
             self.compromised.get_or_insert_with(|| because.clone());
@@ -280,8 +280,8 @@ impl Job {
     fn end_attempt_now(&mut self, attempt: AttemptNumber, outcome: Outcome, at: LeaseTime, detail: &str) {
         let Some(a) = self.attempt_mut(attempt) else { return };
         if a.is_ended() {
-            // This happens only on a replay. The begin was recorded first, but a completion came while the record was
-            // written and closed the job before the begin took effect.
+            // This happens only on a replay. The begin of the next attempt was recorded first. While its record was written,
+            // this attempt completed and closed the job, so the next attempt never began.
             if a.state == AttemptState::Ended(Outcome::Superseded) && outcome == Outcome::Completed {
                 self.close_now(outcome, at, detail);
             }

@@ -46,9 +46,10 @@ pub enum LeaseEvent {
     Ended(Ended),
 }
 
-/// All live leases, with indexes by id and by job and group, and counts by holder and tenant. [`Table::insert`] adds a lease to
-/// all of them. A task that removes a lease from the index by id also removes it from the others. `clearing` is locked before all
-/// other locks, and only one of the other locks is held at a time.
+/// All live leases, with indexes by id and by job and group, and counts by holder and tenant. The leases of a group have one
+/// member, one half and the same resources. [`Table::insert`] adds a lease to all indexes. A task that removes a lease from
+/// the index by id also removes it from the others. `clearing` is locked before all other locks, and only one of the other
+/// locks is held at a time.
 #[derive(Debug)]
 pub struct Table {
     quotas: Quotas,
@@ -235,7 +236,7 @@ impl Table {
     }
 
     /// Ends leases that were removed from the index by id, and removes them from the other indexes. Leases of one group
-    /// are removed together, under one lock of their job and with one subtraction from each fence.
+    /// are removed together, under one lock of their job, and the number of leases of each fence is reduced once.
     fn bury(&self, _clearing: &MutexGuard<'_, ()>, out: &mut [Arc<Lease>], now: LeaseTime, cause: &str) {
         // End the leases themselves first, so that a task that still has a lease sees the end at its next check.
         for lease in &*out {

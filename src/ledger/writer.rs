@@ -45,7 +45,7 @@ pub(super) struct Writer {
     pub(super) epoch: u64,
     /// The last durable record.
     pub(super) tip: Head,
-    /// The segment that is written. `None` if the next record begins a segment.
+    /// The open segment, to which records are appended. `None` if the next record begins a segment.
     pub(super) segment: Option<OpenSegment>,
     /// A valid segment whose file is closed while the disk fails, so that an administrator can make the disk read-only
     /// meanwhile.
@@ -74,7 +74,7 @@ pub(super) struct Size {
     pub(super) bytes: u64,
 }
 
-/// A segment that is written.
+/// A segment to which records are appended.
 pub(super) struct OpenSegment {
     pub(super) name: String,
     pub(super) file: Box<dyn DiskFile>,

@@ -72,7 +72,7 @@ pub(crate) fn read_document<T>(
     let mut notes = Notes::new(file);
     let made = notes.read(parsed, read).flatten();
     if made.is_none() && notes.problems.is_empty() {
-        // This does not happen if `read` returns nothing only after it has noted a mistake.
+        // `read` should have noted why it returns nothing. This line is for a `read` that did not.
         notes.problem(1, "cannot be used");
     }
     match made {

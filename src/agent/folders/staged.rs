@@ -321,7 +321,8 @@ mod tests {
         assert!(!left.join("deep/part.leasehold-part").exists());
     }
 
-    // A folder is not filled if it belongs to another resource or user, or is a link.
+    // A folder with files of others, or behind a link, is refused. A folder that a run left with another resource is emptied and
+    // used.
     #[tokio::test]
     async fn a_folder_of_others_is_refused() {
         let (base, objects) = (tempfile::tempdir().unwrap(), objects().await);

@@ -100,7 +100,7 @@ async fn request(
     }
 }
 
-/// Converts the failure of a handshake: to the broken rule of this crate, or to the error of rustls.
+/// Converts the failure of a handshake. The result names the SVID rule that the server does not meet, or has the error of rustls.
 fn refused(error: io::Error) -> FetchFault {
     if let Some(why) = SvidError::in_io(&error) {
         return FetchFault::ServerNotTrusted(why.to_string());
