@@ -144,6 +144,8 @@ pub const LEASES_PER_HOLDER_MAX: usize = 250_000;
 pub const LEASES_PER_TENANT_MAX: usize = 1_000_000;
 /// Live leases of the daemon: under 1 GiB.
 pub const LEASES_MAX: usize = 2_000_000;
+/// Leases behind a name that a task sweeps in about a millisecond. If there are more, the feed does not wait for the sweep.
+pub const SWEPT_IN_TASK_MAX: u64 = 1_000;
 /// Ended leases kept for `lease list`, newest first.
 pub const LEASES_ENDED_MAX: usize = 10_000;
 /// The time for which an ended lease is kept for `lease list`, because its holder may still try to renew it.

@@ -13,6 +13,7 @@ use crate::{
     fence::{Lowered, Revision, Seq},
     job::{Change, Job, JobState, ReportedUse},
     ledger::{Actor, Deferred, Ending, Event, JOBS_PER_RECORD},
+    limits,
     name::{Digest, FenceName, JobId, LeaseId, SpiffeId},
     sync::release_woken_task,
 };
@@ -158,11 +159,11 @@ impl Store {
         })
     }
 
-    /// Lowers a fence. The callers clean up behind it without a pause, which may take long, so this lets other threads tell the
+    /// Lowers a fence. The callers clean up behind it without a pause. If that takes long, this lets other threads tell the
     /// verifiers meanwhile.
     pub(super) fn lower_fence(&self, name: &FenceName, now: LeaseTime) -> Lowered {
         let lowered = self.fences.lower(name, now);
-        if lowered.first {
+        if lowered.first && lowered.behind > limits::SWEPT_IN_TASK_MAX {
             release_woken_task();
         }
         lowered
@@ -279,7 +280,10 @@ mod tests {
             tokio::spawn(async move { send.send(feed.recv().await.is_ok()).unwrap() });
             // After this pause, the feed waits for a lowering.
             tokio::time::sleep(Duration::from_millis(20)).await;
-            store.lower(&FenceName::lease(LeaseId(1)), "a test");
+            let name = FenceName::lease(LeaseId(1));
+            let stand = fences.stand([name.clone()]);
+            (0..=limits::SWEPT_IN_TASK_MAX).for_each(|_| stand.enter());
+            store.lower(&name, "a test");
             heard.recv_timeout(Duration::from_secs(20))
         });
         assert_eq!(caller.await.unwrap(), Ok(true));
