@@ -95,7 +95,7 @@ fn main() {
         let at = |share: usize| times[times.len() * share / 100];
         p50s.insert((entries, what), at(50));
         let target = match what {
-            "bare Cedar" | "first" => String::new(),
+            "bare Cedar" => String::new(),
             _ => format!("≤ 10   {}", if at(50) <= 10.0 { "ok" } else { "MISSED" }),
         };
         println!("{entries:>8}  {what:<12} {:>8.2} {:>8.2}   {target}", at(50), at(99));

@@ -184,7 +184,7 @@ impl CompressorState {
     }
 }
 
-/// The reader of a plain segment. Its faults can be told apart from faults of the draft.
+/// The reader of a plain segment. It marks its faults as [`Unreadable`], so that they differ from faults of the draft.
 struct SegmentSource<R>(R);
 
 /// The fault of a file that could be opened, but not be read to its end.
