@@ -76,6 +76,13 @@ pub(super) struct Filling {
     pub(super) until: Option<Instant>,
 }
 
+impl Filling {
+    /// Leases of a job that is then revoked. Only the first and the last token are kept.
+    pub(super) fn of_one_revocation(count: usize) -> Self {
+        Filling { count, end: LeaseEnd::Latest, kept_every: usize::MAX, verifier: None, until: None }
+    }
+}
+
 /// Leases that were made.
 pub(super) struct Filled {
     pub(super) made: usize,

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::{
-    crowd::{Crowd, Filling, KeptToken, LeaseEnd},
+    crowd::{Crowd, Filling, KeptToken},
     figure::{Measured, Sample},
     lab::BenchLab,
 };
@@ -75,13 +75,7 @@ impl BenchLab<'_> {
         let mut revoker = Revoker::connect(self).await?;
         let (mut call, mut refused) = (Sample::new()?, Sample::new()?);
         let jobs = jobs.min((LEASES_IN_ALL / leases.max(1)).max(JOBS_MIN));
-        let filling = Filling {
-            count: leases,
-            end: LeaseEnd::Latest,
-            kept_every: usize::MAX,
-            verifier: None,
-            until: None,
-        };
+        let filling = Filling::of_one_revocation(leases);
         for _ in 0..jobs {
             let mut crowd = Crowd::open(self).await?;
             let filled = crowd.fill_whole(&filling).await?;

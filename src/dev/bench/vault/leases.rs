@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use super::{ManyLeases, VaultPlan, VaultRevocation, VaultStorage, server::VaultServer};
 use crate::dev::bench::{
-    crowd::{Crowd, Filling, LeaseEnd},
+    crowd::{Crowd, Filling},
     lab::BenchLab,
     load::Batch,
     machine::resident,
@@ -40,13 +40,7 @@ impl BenchLab<'_> {
     async fn revoke_job(&self, leases: usize) -> Result<ManyLeases, String> {
         let mut revoker = Revoker::connect(self).await?;
         let mut crowd = Crowd::open(self).await?;
-        let filling = Filling {
-            count: leases,
-            end: LeaseEnd::Latest,
-            kept_every: usize::MAX,
-            verifier: None,
-            until: None,
-        };
+        let filling = Filling::of_one_revocation(leases);
         let before = self.daemon_memory()?;
         let filled = crowd.fill_whole(&filling).await?;
         let memory = self.daemon_memory()?.saturating_sub(before);

@@ -103,18 +103,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::dev::bench::{ManyLeases, Measured, vault::VaultStorage};
-
-    fn machine() -> Machine {
-        Machine {
-            cores: 2,
-            processor: "a model".into(),
-            kernel: "6.1".into(),
-            load: "0.1".into(),
-            disk_sync: Duration::from_micros(140),
-            measuring: Duration::from_nanos(90),
-        }
-    }
+    use crate::dev::bench::{ManyLeases, Measured, page::tests::machine, vault::VaultStorage};
 
     // The page names the version, the ratios, and what was switched off. The rest of the page stays.
     #[test]
