@@ -162,9 +162,10 @@ impl Edge {
         let permit = self.room(&request)?;
         let timeout = deadline_of(&request);
         let (broker, query) = (self.broker.clone(), request.into_inner());
+        let expected = appends_record(rpc).then(|| broker.ledger().expect_record());
         let task = tokio::spawn(async move {
             let answer = use_case(broker, caller, query).await;
-            drop(permit);
+            drop((permit, expected));
             answer
         });
         let answer = match timeout {
@@ -187,6 +188,11 @@ impl Edge {
             }
         }
     }
+}
+
+/// Whether the call waits until its record is on disk, and members make it often.
+fn appends_record(rpc: Rpc) -> bool {
+    matches!(rpc, Rpc::IssueCredential | Rpc::RenewLease)
 }
 
 /// Returns the call that a path names. `None` for health, reflection and unknown calls.

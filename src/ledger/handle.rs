@@ -15,7 +15,7 @@ use super::{
     event::Event,
     file::Disk,
     health::{CloseError, Health, LedgerError, WriterEnd},
-    queue::{Admission, RecordBody, RecordQueue},
+    queue::{Admission, ExpectedRecord, RecordBody, RecordQueue},
     record::{EventText, Head},
     signed_head::{HeadKey, HeadPublic, SignedHead},
     tail::Tail,
@@ -107,6 +107,12 @@ impl Ledger {
         }
     }
 
+    /// Makes the writer expect a record until the returned value is dropped. If the writer expects many records, it waits a
+    /// moment, so that more of them share a sync.
+    pub fn expect_record(&self) -> ExpectedRecord {
+        ExpectedRecord::new(self.inner.shared.clone())
+    }
+
     /// Queues a record like [`Ledger::append`].
     pub fn append_text(&self, text: EventText) -> Appending {
         let refused = |e| Appending { state: AppendingState::Refused(e) };
@@ -121,8 +127,7 @@ impl Ledger {
             Some(sender),
             Admission::Append,
         );
-        drop(state);
-        self.inner.shared.wake.notify_one();
+        self.inner.shared.wake_writer(state);
         Appending { state: AppendingState::Waiting { index, answer } }
     }
 
@@ -167,8 +172,7 @@ impl Ledger {
                 Deferred { index, answer: Err(LedgerError::Coalesced) }
             }
         };
-        drop(state);
-        self.inner.shared.wake.notify_one();
+        self.inner.shared.wake_writer(state);
         deferred
     }
 

@@ -129,6 +129,29 @@ async fn many_appends_share_a_sync_and_a_lone_one_waits_for_no_other() {
     assert_eq!(after - before, 2, "64 records, two syncs: the first one's and all others'");
 }
 
+#[tokio::test]
+async fn a_sync_waits_for_many_callers_and_not_for_a_few() {
+    // Eight callers are too few. If the writer waited for them, it would wait as long as the test does.
+    let ledger = open(&Forgetful::default(), Options { gather: LONG * 2, ..quick() });
+    let few: Vec<_> = (0..8).map(|_| ledger.expect_record()).collect();
+    soon(ledger.append(&said(1))).await.unwrap();
+    drop(few);
+
+    let disk = Forgetful::default();
+    let ledger = open(&disk, Options { gather: Duration::from_millis(500), ..quick() });
+    soon(ledger.append(&said(1))).await.unwrap();
+    let (before, _) = disk.counts();
+    let many: Vec<_> = (0..9).map(|_| ledger.expect_record()).collect();
+    let first = ledger.append(&said(2));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let second = ledger.append(&said(3));
+    soon(join_all([first, second])).await;
+    assert_eq!(disk.counts().0 - before, 1, "two records, one sync");
+    drop(many);
+    soon(ledger.append(&said(4))).await.unwrap();
+    assert_eq!(disk.counts().0 - before, 2);
+}
+
 #[test]
 fn records_are_written_in_the_order_of_acceptance() {
     let disk = Forgetful::default();

@@ -98,6 +98,7 @@ pub use handle::{Appending, Deferred, Ledger};
 pub use health::{Health, LedgerError};
 pub use job_record::*;
 pub use open::{Lost, OpenError, Opened, Options};
+pub use queue::ExpectedRecord;
 pub use record::{Head, Record};
 pub use signed_head::{HEAD_PUBLIC_FILE, HeadError, HeadKey, HeadKeyError, HeadPublic, SignedHead};
 pub use tail::{Tail, TailError, TailLine};

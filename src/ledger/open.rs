@@ -47,6 +47,8 @@ pub struct Options {
     pub deferred_max: usize,
     /// The interval between two checks that the files still exist. The head is written at the same interval.
     pub look: Duration,
+    /// How long the writer waits for more records if many are expected. If zero, it does not wait.
+    pub gather: Duration,
     /// The highest number of bytes of a snapshot.
     pub snapshot_bytes_max: u64,
     /// The head that is kept outside this directory. A ledger that ends before the record of this head is refused.
@@ -76,6 +78,7 @@ impl Default for Options {
             retry_max: limits::LEDGER_RETRY_MAX,
             deferred_max: limits::LEDGER_DEFERRED_MAX,
             look: limits::LEDGER_LOOK,
+            gather: limits::LEDGER_GATHER,
             snapshot_bytes_max: limits::LEDGER_SNAPSHOT_BYTES_MAX,
             kept: None,
             lost: Lost::Refuse,

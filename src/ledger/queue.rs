@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -22,7 +25,9 @@ use crate::{clock::Wall, limits, name::Digest};
 pub(super) struct RecordQueue {
     state: Mutex<QueueState>,
     /// Wakes the writer, the only thread that waits on it.
-    pub(super) wake: Condvar,
+    wake: Condvar,
+    /// The number of calls in progress that are expected to append a record.
+    expected: AtomicUsize,
     pub(super) durable: watch::Sender<u64>,
     pub(super) health: watch::Sender<Health>,
     pub(super) stopped: watch::Sender<Option<WriterEnd>>,
@@ -45,6 +50,8 @@ pub(super) struct QueueState {
     /// Set while appends are refused: the reason.
     shut: Option<Arc<str>>,
     closing: bool,
+    /// What the writer waits for. `None` if it does not sleep.
+    sleeps: Option<Sleep>,
     pub(super) stopped: Option<WriterEnd>,
 }
 
@@ -55,6 +62,30 @@ pub(super) struct Waiting {
     pub(super) body: RecordBody,
     answer: Option<oneshot::Sender<Result<u64, LedgerError>>>,
     way: Admission,
+}
+
+/// A call in progress that appends a record. The writer expects the record until this value is dropped.
+pub struct ExpectedRecord(Arc<RecordQueue>);
+
+impl ExpectedRecord {
+    pub(super) fn new(queue: Arc<RecordQueue>) -> Self {
+        queue.expected.fetch_add(1, Ordering::Relaxed);
+        ExpectedRecord(queue)
+    }
+}
+
+impl Drop for ExpectedRecord {
+    fn drop(&mut self) {
+        self.0.expected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a sleeping writer waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sleep {
+    UntilRecord,
+    /// More records for the next sync.
+    UntilBatch,
 }
 
 /// The content of an accepted record.
@@ -84,6 +115,11 @@ pub(super) enum Again {
     Ending,
     Close,
 }
+
+/// If at least this many records are in the queue, the writer does not wait for more.
+const BATCH_ENOUGH: usize = 16;
+/// If at least this many more records are expected, the writer waits for them.
+const GATHER_FROM: usize = 8;
 
 /// The highest number of indexes of coalesced records that are remembered. Each index stands for one time in which too many
 /// records waited.
@@ -202,9 +238,11 @@ impl RecordQueue {
                 coalesced: BTreeSet::new(),
                 shut,
                 closing: false,
+                sleeps: None,
                 stopped: None,
             }),
             wake: Condvar::new(),
+            expected: AtomicUsize::new(0),
             durable: watch::Sender::new(head.index),
             health: watch::Sender::new(health),
             stopped: watch::Sender::new(None),
@@ -217,26 +255,63 @@ impl RecordQueue {
     }
 
     pub(super) fn close(&self) {
-        self.lock().closing = true;
-        self.wake.notify_one();
+        let mut state = self.lock();
+        state.closing = true;
+        self.wake_writer(state);
     }
 
     /// Waits for records, at most for `idle`. Returns the waiting records as one batch, up to the limit on its bytes. The last
     /// batch comes before `Close`.
-    pub(super) fn next(&self, idle: Duration) -> WriterTurn {
+    ///
+    /// If many callers are about to append a record, the writer waits for their records, at most for `gather`, so that more records
+    /// share the next sync. A record of an ending waits for no other record.
+    pub(super) fn next(&self, idle: Duration, gather: Duration) -> WriterTurn {
         let mut state = self.lock();
         loop {
             if !state.queue.is_empty() {
+                if self.expected(&state) >= GATHER_FROM {
+                    let gathers = |state: &mut QueueState| self.gathers(state);
+                    state.sleeps = Some(Sleep::UntilBatch);
+                    let waited = self.wake.wait_timeout_while(state, gather, gathers);
+                    (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                    state.sleeps = None;
+                }
                 return WriterTurn::Write(state.take());
             }
             if state.closing {
                 return WriterTurn::Close;
             }
-            let (woken, waited) = self.wake.wait_timeout(state, idle).unwrap_or_else(PoisonError::into_inner);
+            state.sleeps = Some(Sleep::UntilRecord);
+            let waited = self.wake.wait_timeout(state, idle);
+            let (mut woken, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            woken.sleeps = None;
             if waited.timed_out() && woken.queue.is_empty() && !woken.closing {
                 return WriterTurn::Look;
             }
             state = woken;
+        }
+    }
+
+    /// The number of records that callers are about to append.
+    fn expected(&self, state: &QueueState) -> usize {
+        self.expected.load(Ordering::Relaxed).saturating_sub(state.waiting)
+    }
+
+    /// Whether the next sync waits for more records.
+    fn gathers(&self, state: &QueueState) -> bool {
+        !state.closing && state.deferred == 0 && state.queue.len() < BATCH_ENOUGH && self.expected(state) > 0
+    }
+
+    /// Wakes the writer if it waits for this change of the state. To wake it is a system call, so it is not woken without need.
+    pub(super) fn wake_writer(&self, state: MutexGuard<'_, QueueState>) {
+        let wakes = match state.sleeps {
+            None => false,
+            Some(Sleep::UntilRecord) => true,
+            Some(Sleep::UntilBatch) => !self.gathers(&state),
+        };
+        drop(state);
+        if wakes {
+            self.wake.notify_one();
         }
     }
 
@@ -305,10 +380,12 @@ impl RecordQueue {
 
     /// Waits until the next retry of a failed disk. If `eager`, a waiting ending is a reason for a retry.
     pub(super) fn again(&self, delay: Duration, eager: bool) -> Again {
-        let state = self.lock();
+        let mut state = self.lock();
         let idle = |s: &mut QueueState| !s.closing && (!eager || s.queue.is_empty());
-        let (state, _) =
+        state.sleeps = Some(Sleep::UntilRecord);
+        let (mut state, _) =
             self.wake.wait_timeout_while(state, delay, idle).unwrap_or_else(PoisonError::into_inner);
+        state.sleeps = None;
         if state.closing {
             Again::Close
         } else if eager && !state.queue.is_empty() {

@@ -136,8 +136,7 @@ fn record(shared: &RecordQueue, clock: &dyn Clock, said: Snapshot) -> Option<u64
     let mut state = shared.lock();
     state.admits(text.as_str().len()).ok()?;
     let index = state.accept(clock.now().wall, RecordBody::Event(text), None, Admission::Append);
-    drop(state);
-    shared.wake.notify_one();
+    shared.wake_writer(state);
     Some(index)
 }
 

@@ -109,7 +109,7 @@ impl Writer {
             return;
         }
         loop {
-            let (batch, done) = match self.shared.next(self.options.look) {
+            let (batch, done) = match self.shared.next(self.options.look, self.options.gather) {
                 WriterTurn::Write(batch) => {
                     let done = self.write(&batch);
                     (batch, done)
