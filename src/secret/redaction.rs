@@ -77,6 +77,9 @@ fn is_between(c: char) -> bool {
 fn has_signed_url(text: &str) -> bool {
     /// The lowest number of characters of a signature, which has at least 128 bits.
     const LONG: usize = 16;
+    if !text.contains(['?', '&']) {
+        return false;
+    }
     text.split(is_between).filter(|word| word.contains(['?', '&'])).any(|word| {
         let parameters: Vec<_> = word
             .split(['?', '&', '#'])
@@ -95,59 +98,62 @@ fn has_signed_url(text: &str) -> bool {
 /// Returns the positions of secrets that only the words before them reveal, as in a connection string or an
 /// `Authorization` header.
 fn named_secrets(text: &str) -> Vec<Range<usize>> {
-    let lower = text.to_ascii_lowercase();
+    const HEADER: &str = "authorization";
     let mut found = Vec::new();
-    for (at, value) in settings(&lower, KEY_SETTINGS) {
+    for (at, value) in settings(text, KEY_SETTINGS) {
         found.push(at..setting_end(text, value));
     }
-    let has_store = !settings(&lower, STORE_SETTINGS).is_empty();
-    for (at, value) in settings(&lower, PASSWORD_SETTINGS) {
+    let passwords = settings(text, PASSWORD_SETTINGS);
+    let has_store = !passwords.is_empty() && !settings(text, STORE_SETTINGS).is_empty();
+    for (at, value) in passwords {
         let end = setting_end(text, value);
         let is_ended = text.get(end..).is_some_and(|rest| rest.starts_with(';'));
         // `PWD` is also the variable with the directory of a shell.
-        let is_path = lower.get(at..).is_some_and(|name| name.starts_with("pwd=/"));
+        let is_path = begins_with(text, at, "pwd=/");
         if (has_store || is_ended) && !is_path {
             found.push(at..end);
         }
     }
-    let headers = lower.match_indices("authorization").map(|(at, name)| at + name.len());
+    let headers = text.match_indices(['a', 'A']).filter(|(at, _)| begins_with(text, *at, HEADER));
     let after_name = |at: usize| {
-        let rest = lower.get(at..).unwrap_or_default();
-        lower.len() - rest.trim_start_matches(|c: char| c == ' ' || "=:'\"\\".contains(c)).len()
+        let rest = text.get(at..).unwrap_or_default();
+        text.len() - rest.trim_start_matches(|c: char| c == ' ' || "=:'\"\\".contains(c)).len()
     };
     let is_whole = |at: usize| text.get(at..).is_some_and(|token| !token.contains(char::is_whitespace));
-    let places = headers.map(|at| (after_name(at), false)).chain([(0, true)]);
+    let places = headers.map(|(at, _)| (after_name(at + HEADER.len()), false)).chain([(0, true)]);
     found.extend(places.filter_map(|(at, must_be_whole)| {
-        let token = bearer_token(text, &lower, at)?;
+        let token = bearer_token(text, at)?;
         (!must_be_whole || is_whole(token.start)).then_some(token)
     }));
     found.sort_by_key(|range| range.start);
     found
 }
 
-/// Finds the settings with these names in a text in lower case. Returns the positions of the names and the values.
-fn settings(lower: &str, names: &[&str]) -> Vec<(usize, usize)> {
+/// Whether the part of the text from `at` on begins with these ASCII characters, in upper or lower case.
+fn begins_with(text: &str, at: usize, beginning: &str) -> bool {
+    let found = text.as_bytes().get(at..at.saturating_add(beginning.len()));
+    found.is_some_and(|found| found.eq_ignore_ascii_case(beginning.as_bytes()))
+}
+
+/// Finds the settings with these names in a text. Returns the positions of the names and the values.
+fn settings(text: &str, names: &[&str]) -> Vec<(usize, usize)> {
+    let is_in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
     let mut found = Vec::new();
-    for name in names {
-        for (at, _) in lower.match_indices(name) {
-            let is_in_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-            let begins = lower.get(..at).is_some_and(|before| !before.ends_with(is_in_name));
-            let rest = lower.get(at + name.len()..).unwrap_or_default();
-            let value =
-                rest.trim_start_matches(' ').strip_prefix('=').map(|value| value.trim_start_matches(' '));
-            // In the JSON of a log, a quote directly after the `=` may end the field. Then the setting has no value.
-            let ends_field = |value: &str| {
-                let rest = value.strip_prefix('"');
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([',', '}', ']', ':']))
-            };
-            if let Some(value) = value
-                && begins
-                && !ends_field(value)
-                && !value.is_empty()
-                && !value.starts_with([';', '&', ',', '`'])
-            {
-                found.push((at, lower.len() - value.len()));
-            }
+    for (sign, _) in text.match_indices('=') {
+        let before = text.get(..sign).unwrap_or_default().trim_end_matches(' ');
+        let begin = |name: &&str| {
+            let at = before.len().checked_sub(name.len()).filter(|at| begins_with(before, *at, name))?;
+            before.get(..at).is_some_and(|before| !before.ends_with(is_in_name)).then_some(at)
+        };
+        let Some(at) = names.iter().find_map(begin) else { continue };
+        let value = text.get(sign + 1..).unwrap_or_default().trim_start_matches(' ');
+        // In the JSON of a log, a quote directly after the `=` may end the field. Then the setting has no value.
+        let ends_field = || {
+            let rest = value.strip_prefix('"');
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([',', '}', ']', ':']))
+        };
+        if !value.is_empty() && !value.starts_with([';', '&', ',', '`']) && !ends_field() {
+            found.push((at, text.len() - value.len()));
         }
     }
     found
@@ -182,11 +188,10 @@ fn setting_end(text: &str, start: usize) -> usize {
 }
 
 /// Finds the credential after `Basic` or `Bearer`, which begins at `at`.
-fn bearer_token(text: &str, lower: &str, at: usize) -> Option<Range<usize>> {
+fn bearer_token(text: &str, at: usize) -> Option<Range<usize>> {
     /// The lowest length of a credential. Shorter words are prose.
     const LEAST: usize = 7;
-    let rest = lower.get(at..)?;
-    let scheme = SCHEMES.iter().find(|scheme| rest.starts_with(**scheme))?;
+    let scheme = SCHEMES.iter().find(|scheme| begins_with(text, at, scheme))?;
     let start = at + scheme.len();
     let token = text.get(start..)?.split(is_between).next()?;
     let is_encoded = token.contains(|c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '=');
@@ -196,13 +201,21 @@ fn bearer_token(text: &str, lower: &str, at: usize) -> Option<Range<usize>> {
 /// Whether a text has the form of a secret. Such forms are a PEM block of a private key, a token of a well-known
 /// system, a signed URL, a URL or connection string with a password, and an `Authorization` header.
 pub(crate) fn has_secret_form(text: &str) -> bool {
-    let is_token = |(begin, least): &(&str, usize)| {
-        text.match_indices(begin).any(|(at, _)| {
-            let is_start = text.get(..at).is_some_and(|b| !b.ends_with(|c: char| c.is_ascii_alphanumeric()));
-            let tail = text.get(at + begin.len()..).unwrap_or_default();
-            is_start && tail.bytes().take_while(u8::is_ascii_alphanumeric).count() >= *least
+    let is_token = |word: &[u8]| {
+        let may_begin = |(begin, _): &&(&str, usize)| begin.as_bytes().first() == word.first();
+        TOKEN_BEGINNINGS.iter().filter(may_begin).any(|(begin, least)| {
+            let tail = word.strip_prefix(begin.as_bytes());
+            let run = |tail: &[u8]| tail.iter().take_while(|byte| byte.is_ascii_alphanumeric()).count();
+            tail.is_some_and(|tail| run(tail) >= *least)
         })
     };
+    // A token begins at the start of the text, or after a character that is not an ASCII letter or digit.
+    let bytes = text.as_bytes();
+    let mut words = std::iter::once(0)
+        .chain(bytes.windows(2).zip(1..).filter_map(|(two, at)| {
+            matches!(two, [before, _] if !before.is_ascii_alphanumeric()).then_some(at)
+        }))
+        .filter_map(|at| bytes.get(at..));
     let has_password = text.match_indices("://").any(|(at, mark)| {
         let rest = text.get(at + mark.len()..).unwrap_or_default();
         let authority = rest.split(['/', '?', '#', ' ']).next().unwrap_or_default();
@@ -214,7 +227,7 @@ pub(crate) fn has_secret_form(text: &str) -> bool {
         || has_password
         || has_signed_url(text)
         || !named_secrets(text).is_empty()
-        || TOKEN_BEGINNINGS.iter().any(is_token)
+        || words.any(is_token)
 }
 
 /// Whether a text looks like a secret: it has the form of a secret, or a long run of letters and digits like an encoded
