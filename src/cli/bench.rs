@@ -6,20 +6,23 @@ use std::{
 };
 
 use clap::Args;
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
 
 use super::{
-    Exit, Failure, Session, bench_gateway, bench_growth, bench_leases, bench_vault,
+    Exit, Failure, Session,
+    bench_results::{BenchResults, machine_line, progress, to_json},
+    bench_vault,
     dev::failed,
-    output::{Page, columns, note, print},
+    output::{Page, note, print},
     stage::set_up_stage,
 };
 use crate::{
+    config::{LogConfig, LogFormat},
+    daemon::init_logging,
     dev::bench::{
-        self, BenchFinding, BenchPlan, ChartData, Delay, EchoWork, Figure, GatewayFinding, GatewayPlan,
-        GrowthFinding, GrowthPlan, Machine, Measured, RevokeFigure, StageFigure, StormFigure, VaultFinding,
-        VaultPlan, VaultProgram, Workload,
+        self, BenchFinding, BenchPlan, ChartData, EchoWork, GatewayPlan, GrowthPlan, Machine, VaultPlan,
+        VaultProgram, VaultProgramError, Workload,
     },
     limits,
 };
@@ -78,7 +81,7 @@ pub struct BenchArgs {
     /// The folder for the daemon and its ledger [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Write rates, growth or results of Vault between their lines in this page
+    /// Write the results into this page; without WHAT or --quick, measure all
     #[arg(long, value_name = "FILE")]
     pub page: Option<PathBuf>,
     /// Draw the ratios, and the growth, into this SVG file
@@ -100,6 +103,9 @@ pub struct BenchArgs {
 impl BenchArgs {
     pub(super) async fn run(self, session: &Session) -> Result<Exit, Failure> {
         if let (Some(port), Some(folder)) = (self.echo_port, &self.echo_folder) {
+            if self.echo_work >= EchoWork::Log {
+                init_logging(&LogConfig { format: LogFormat::Text, level: LevelFilter::INFO });
+            }
             let stop = CancellationToken::new();
             let served = bench::serve_echo(folder, port, self.echo_work, session.clock.clone(), stop).await;
             return served.map(|()| Exit::Ok).map_err(|e| Failure::new(Exit::Failure, e));
@@ -136,13 +142,13 @@ impl BenchArgs {
         };
         let done = bench::run(&plan, &stage, &mut report).await;
         let done = done.map_err(|why| failed("the bench could not go on", &why));
-        if done.is_err() && results.growth.is_empty() && results.vault.is_empty() {
+        if done.is_err() && results.reports().is_empty() {
             return done.map(|()| Exit::Ok);
         }
-        // Growth and Vault take minutes. If the bench fails, it still shows the results that it has.
+        // Some measurements take minutes. If one fails, the results before it are still shown and written.
         show(session, &machine, &results)?;
-        done?;
         self.write_files(&machine, session, &results).map_err(|e| Failure::new(Exit::Failure, e))?;
+        done?;
         let slow = bench::below(&floors.unwrap_or_default(), &results.figures);
         if slow.is_empty() {
             return Ok(Exit::Ok);
@@ -151,14 +157,22 @@ impl BenchArgs {
         Err(Failure::new(Exit::Failure, text))
     }
 
-    /// Fails if the plan measures nothing that the wanted page or chart can show.
+    /// Fails if the page lacks a section for a result, or if the plan measures nothing that the chart can show.
     fn check_files(&self, plan: &BenchPlan) -> Result<(), Failure> {
+        if let Some(page) = &self.page {
+            let text = read_page(page).map_err(Failure::usage)?;
+            for workload in &plan.workloads {
+                let section = bench::with_section(&text, workload.section(), "");
+                section.map_err(|e| Failure::usage(named(page, &e)))?;
+            }
+        }
         let is_drawn = |workload: &Workload| workload.is_rate() || *workload == Workload::Growth;
-        let is_drawn = plan.workloads.iter().any(is_drawn);
-        let is_shown =
-            (self.page.is_none() || is_drawn || plan.vault.is_some()) && (self.chart.is_none() || is_drawn);
-        let text = "`--page` and `--chart` show rates and growth, and `--page` shows Vault too: measure issue, renew, introspect, introspect-first, check, mixed or growth; for `--page` also vault";
-        if is_shown { Ok(()) } else { Err(Failure::usage(text)) }
+        if self.chart.is_none() || plan.workloads.iter().any(is_drawn) {
+            return Ok(());
+        }
+        Err(Failure::usage(
+            "`--chart` shows rates and growth: measure issue, renew, introspect, introspect-first, check, mixed or growth",
+        ))
     }
 
     /// Writes the page and the charts.
@@ -187,9 +201,10 @@ impl BenchArgs {
     }
 
     async fn plan(&self) -> Result<BenchPlan, Failure> {
-        let all: &[Workload] = if self.quick { &Workload::QUICK } else { &Workload::ALL };
         let workloads = match self.what.as_slice() {
-            [] => all.to_vec(),
+            [] if self.quick => Workload::QUICK.to_vec(),
+            [] if self.page.is_some() => self.page_workloads().await?,
+            [] => Workload::ALL.to_vec(),
             what => what.to_vec(),
         };
         let (in_flight, time) = match self.quick {
@@ -222,6 +237,23 @@ impl BenchArgs {
             growth: self.growth_plan(),
             vault,
         })
+    }
+
+    /// Returns the workloads that a page shows. Leaves out what cannot be compared, because nginx or Vault is absent.
+    async fn page_workloads(&self) -> Result<Vec<Workload>, Failure> {
+        let mut all = [&Workload::ALL[..], &[Workload::Stages, Workload::Growth]].concat();
+        match self.gateway_plan().nginx {
+            Some(_) => all.push(Workload::Gateway),
+            None => note("there is no nginx in PATH, so the page keeps its old gateway figures: use --nginx"),
+        }
+        match VaultProgram::find(self.vault.as_deref()).await {
+            Ok(_) => all.push(Workload::Vault),
+            Err(VaultProgramError::Absent) => {
+                note("there is no vault in PATH, so the page keeps its old Vault figures: use --vault");
+            }
+            Err(error) => return Err(bench_vault::without_vault(error)),
+        }
+        Ok(all)
     }
 
     fn growth_plan(&self) -> GrowthPlan {
@@ -293,6 +325,17 @@ fn read_page(page: &Path) -> Result<String, String> {
     std::fs::read_to_string(page).map_err(|e| named(page, &e))
 }
 
+fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<(), Failure> {
+    if session.for_programs() {
+        return session.print_value(&to_json(machine, results));
+    }
+    let reports = results.reports().into_iter();
+    let machine = Page::line(&machine_line(machine));
+    let pages = reports.map(|(_, report)| report.to_page()).chain([machine]);
+    print(&pages.reduce(|all, page| all.below(&page)).unwrap_or_default())
+}
+
+/// Writes each report that is not empty into its section of a page.
 fn write_page(
     page: &Path,
     machine: &Machine,
@@ -302,228 +345,13 @@ fn write_page(
     let now = session.clock.now().wall.to_string();
     let date = now.split('T').next().unwrap_or_default();
     let mut text = read_page(page)?;
-    if !results.figures.is_empty() {
-        text = bench::with_figures(&text, machine, date, &results.figures).map_err(|e| named(page, &e))?;
-    }
-    if !results.growth.is_empty() {
-        let written = bench::with_growth(&text, machine, date, &results.growth, PICTURE);
-        text = written.map_err(|e| named(page, &e))?;
-    }
-    if !results.vault.is_empty() {
-        let written = bench::with_vault(&text, machine, date, &results.vault_version, &results.vault);
-        text = written.map_err(|e| named(page, &e))?;
+    for (name, report) in results.reports() {
+        let mut section = report.to_markdown();
+        if name == Workload::Growth.section() {
+            section.push_str(&format!("\n![The same figures as curves]({PICTURE})\n"));
+        }
+        section.push_str(&format!("\n{date}: {}.\n", machine_line(machine)));
+        text = bench::with_section(&text, name, &section).map_err(|e| named(page, &e))?;
     }
     std::fs::write(page, text).map_err(|e| named(page, &e))
-}
-
-/// What a run found.
-#[derive(Default)]
-struct BenchResults {
-    figures: Vec<Figure>,
-    delays: Vec<Delay>,
-    revocations: Vec<RevokeFigure>,
-    storms: Vec<StormFigure>,
-    stages: Vec<StageFigure>,
-    gateway: Vec<GatewayFinding>,
-    growth: Vec<GrowthFinding>,
-    vault: Vec<VaultFinding>,
-    vault_version: String,
-}
-
-impl BenchResults {
-    fn add(&mut self, finding: BenchFinding) {
-        match finding {
-            BenchFinding::Rate(figure) => self.figures.push(figure),
-            BenchFinding::Delay(delay) => self.delays.push(delay),
-            BenchFinding::Revoke(figure) => self.revocations.push(figure),
-            BenchFinding::Storm(figure) => self.storms.push(figure),
-            BenchFinding::Stages(stages) => self.stages.extend(stages),
-            BenchFinding::Gateway(finding) => self.gateway.push(finding),
-            BenchFinding::Growth(GrowthFinding::Progress { .. }) => {}
-            BenchFinding::Growth(finding) => self.growth.push(finding),
-            BenchFinding::Vault(finding) => self.vault.push(finding),
-        }
-    }
-}
-
-/// The line that shows the progress after a result.
-fn progress(finding: &BenchFinding) -> String {
-    match finding {
-        BenchFinding::Growth(finding) => bench_growth::progress(finding),
-        other => format!("{}: measured", name_of(other)),
-    }
-}
-
-/// A short name of a result.
-fn name_of(finding: &BenchFinding) -> String {
-    match finding {
-        BenchFinding::Rate(f) => format!("{} with {} in flight", f.workload.as_str(), f.in_flight),
-        BenchFinding::Delay(d) => d.event.as_str().to_owned(),
-        BenchFinding::Revoke(f) => format!("revoke with {} leases", f.leases),
-        BenchFinding::Storm(f) => format!("storm of {} leases", f.leases),
-        BenchFinding::Stages(_) => "stages".to_owned(),
-        BenchFinding::Gateway(finding) => bench_gateway::name_of(finding),
-        BenchFinding::Growth(_) => "growth".to_owned(),
-        BenchFinding::Vault(finding) => bench_vault::name_of(finding),
-    }
-}
-
-fn microseconds(time: Duration) -> String {
-    format!("{:.1}", time.as_secs_f64() * 1e6)
-}
-
-fn show(session: &Session, machine: &Machine, results: &BenchResults) -> Result<(), Failure> {
-    if session.for_programs() {
-        let mut value = to_json(machine, results);
-        if let Value::Object(fields) = &mut value {
-            fields.insert("revoke".to_owned(), bench_leases::revoke_json(&results.revocations));
-            fields.insert("storm".to_owned(), bench_leases::storm_json(&results.storms));
-            if !results.gateway.is_empty() {
-                fields.insert("gateway".to_owned(), bench_gateway::to_json(&results.gateway));
-            }
-            if !results.growth.is_empty() {
-                fields.insert("growth".to_owned(), bench_growth::to_json(&results.growth));
-            }
-            if !results.vault.is_empty() {
-                let vault = bench_vault::to_json(&results.vault_version, &results.vault);
-                fields.insert("vault".to_owned(), vault);
-            }
-        }
-        return session.print_value(&value);
-    }
-    let mut limits: Vec<String> = Vec::new();
-    for figure in &results.figures {
-        let line = format!("limit of {}: {}", figure.workload.as_str(), figure.workload.limit());
-        if !limits.contains(&line) {
-            limits.push(line);
-        }
-    }
-    let machine = format!(
-        "{} cores, {}, Linux {}, load {} before; one fdatasync of a record {} µs, measuring {} µs of a request",
-        machine.cores,
-        machine.processor,
-        machine.kernel,
-        machine.load,
-        microseconds(machine.disk_sync),
-        format_args!("{:.2}", machine.measuring.as_secs_f64() * 1e6),
-    );
-    let sections = [
-        rate_table(&results.figures),
-        Page::lines(limits),
-        bench_leases::revoke_table(&results.revocations),
-        bench_leases::storm_table(&results.storms),
-        end_table(&results.delays),
-        stage_table(&results.stages),
-        bench_gateway::page_of(&results.gateway),
-        bench_growth::page_of(&results.growth),
-        bench_vault::page_of(&results.vault_version, &results.vault),
-        Page::line(&machine),
-    ];
-    let filled = sections.into_iter().filter(|section| *section != Page::default());
-    print(&filled.reduce(|all, section| all.below(&section)).unwrap_or_default())
-}
-
-fn rate_table(figures: &[Figure]) -> Page {
-    let rows = figures.iter().map(|f| {
-        vec![
-            f.workload.as_str().to_owned(),
-            f.in_flight.to_string(),
-            format!("{:.2}", f.ratio()),
-            format!("{:.0}", f.ours.per_second),
-            format!("{:.0}", f.limit.per_second),
-            microseconds(f.ours.p50),
-            microseconds(f.ours.p99),
-            microseconds(f.limit.p50),
-            microseconds(f.ours.processor),
-            microseconds(f.limit.processor),
-        ]
-    });
-    let headings = [
-        "WHAT",
-        "IN FLIGHT",
-        "RATIO",
-        "A SECOND",
-        "LIMIT",
-        "P50 µs",
-        "P99 µs",
-        "LIMIT'S P50 µs",
-        "CPU µs",
-        "LIMIT'S CPU µs",
-    ];
-    if figures.is_empty() { Page::default() } else { columns(&headings, rows) }
-}
-
-pub(super) fn measured_json(m: &Measured) -> Value {
-    let seconds = |time: Duration| time.as_secs_f64();
-    json!({
-        "calls": m.calls, "per_second": m.per_second,
-        "p50_seconds": seconds(m.p50), "p99_seconds": seconds(m.p99), "longest_seconds": seconds(m.longest),
-        "processor_seconds": seconds(m.processor),
-    })
-}
-
-fn end_table(delays: &[Delay]) -> Page {
-    let milliseconds = |time: Duration| format!("{:.2}", time.as_secs_f64() * 1e3);
-    let rows = delays.iter().map(|d| {
-        let Measured { calls, p50, longest, .. } = &d.times;
-        vec![d.event.as_str().to_owned(), calls.to_string(), milliseconds(*p50), milliseconds(*longest)]
-    });
-    let headings = ["EVENT", "TIMES", "LAST ACCEPTED USE, P50 ms", "LONGEST ms"];
-    if delays.is_empty() { Page::default() } else { columns(&headings, rows) }
-}
-
-fn stage_table(stages: &[StageFigure]) -> Page {
-    let rows = stages.iter().map(|s| {
-        vec![
-            s.adds().to_owned(),
-            s.in_flight.to_string(),
-            format!("{:.0}", s.measured.per_second),
-            microseconds(s.measured.p50),
-            microseconds(s.measured.processor),
-        ]
-    });
-    let headings = ["AN ISSUE, WITH ALSO", "IN FLIGHT", "A SECOND", "P50 µs", "CPU µs"];
-    if stages.is_empty() { Page::default() } else { columns(&headings, rows) }
-}
-
-fn to_json(machine: &Machine, results: &BenchResults) -> Value {
-    let seconds = |time: Duration| time.as_secs_f64();
-    let figures: Vec<Value> = results
-        .figures
-        .iter()
-        .map(|f| {
-            json!({
-                "what": f.workload.as_str(), "in_flight": f.in_flight, "ratio": f.ratio(),
-                "ours": measured_json(&f.ours), "limit": measured_json(&f.limit), "limit_is": f.workload.limit(),
-            })
-        })
-        .collect();
-    let delays: Vec<Value> = results
-        .delays
-        .iter()
-        .map(|d| {
-            json!({
-                "event": d.event.as_str(), "times": d.times.calls,
-                "p50_seconds": seconds(d.times.p50), "longest_seconds": seconds(d.times.longest),
-            })
-        })
-        .collect();
-    let stages: Vec<Value> = results
-        .stages
-        .iter()
-        .map(
-            |s| json!({ "adds": s.adds(), "in_flight": s.in_flight, "measured": measured_json(&s.measured) }),
-        )
-        .collect();
-    json!({
-        "machine": {
-            "cores": machine.cores, "processor": machine.processor, "kernel": machine.kernel,
-            "load": machine.load, "disk_sync_seconds": seconds(machine.disk_sync),
-            "measuring_seconds": seconds(machine.measuring),
-        },
-        "release": !cfg!(debug_assertions),
-        "figures": figures,
-        "delays": delays,
-        "stages": stages,
-    })
 }

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{
-    bench::measured_json,
-    output::{Page, columns},
-};
+use super::{bench_report::BenchReport, bench_results::measured_json};
 use crate::dev::bench::{GatewayCuts, GatewayFigure, GatewayFinding, GatewayMemory};
 
 /// A short name of a result, for the lines that show the progress.
@@ -19,10 +16,7 @@ pub(super) fn name_of(finding: &GatewayFinding) -> String {
     }
 }
 
-pub(super) fn page_of(findings: &[GatewayFinding]) -> Page {
-    if findings.is_empty() {
-        return Page::default();
-    }
+pub(super) fn report(findings: &[GatewayFinding]) -> BenchReport {
     let headings = [
         "WHAT",
         "STREAMS",
@@ -49,7 +43,7 @@ pub(super) fn page_of(findings: &[GatewayFinding]) -> Page {
             GatewayFinding::Memory(memory) => lines.push(line_of_memory(memory)),
         }
     }
-    columns(&headings, rows).below(&Page::lines(limits)).below(&Page::lines(lines))
+    BenchReport::table(&headings, rows).then(BenchReport::lines(limits)).then(BenchReport::lines(lines))
 }
 
 fn row_of(figure: &GatewayFigure) -> Vec<String> {

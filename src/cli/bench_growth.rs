@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{
-    bench::measured_json,
-    bench_leases::one_storm_json,
-    output::{Page, columns},
-};
+use super::{bench_leases::one_storm_json, bench_report::BenchReport, bench_results::measured_json};
 use crate::dev::bench::{GrowthFinding, GrowthStep};
 
 /// The line that shows the progress after a result of growth.
@@ -25,7 +21,7 @@ fn milliseconds(time: Duration) -> String {
     format!("{:.2}", time.as_secs_f64() * 1e3)
 }
 
-pub(super) fn page_of(findings: &[GrowthFinding]) -> Page {
+pub(super) fn report(findings: &[GrowthFinding]) -> BenchReport {
     let (mut steps, mut feeds, mut stops) = (Vec::new(), Vec::new(), Vec::new());
     for finding in findings {
         match finding {
@@ -53,17 +49,8 @@ pub(super) fn page_of(findings: &[GrowthFinding]) -> Page {
         "REMOVED AFTER ms",
     ];
     let feed_headings = ["VERIFIERS", "REVOKED", "THE LAST ONE HEARS, P50 ms", "LONGEST ms"];
-    let mut sections = Vec::new();
-    if !steps.is_empty() {
-        sections.push(columns(&steps_headings, steps));
-    }
-    if !feeds.is_empty() {
-        sections.push(columns(&feed_headings, feeds));
-    }
-    if !stops.is_empty() {
-        sections.push(Page::lines(stops));
-    }
-    sections.into_iter().reduce(|all, section| all.below(&section)).unwrap_or_default()
+    let steps = BenchReport::table(&steps_headings, steps);
+    steps.then(BenchReport::table(&feed_headings, feeds)).then(BenchReport::lines(stops))
 }
 
 fn row_of_step(step: &GrowthStep) -> Vec<String> {

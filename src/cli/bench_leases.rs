@@ -4,17 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{
-    bench::measured_json,
-    output::{Page, columns},
-};
+use super::{bench_report::BenchReport, bench_results::measured_json};
 use crate::dev::bench::{RevokeFigure, StormFigure};
 
 fn milliseconds(time: Duration) -> String {
     format!("{:.2}", time.as_secs_f64() * 1e3)
 }
 
-pub(super) fn revoke_table(figures: &[RevokeFigure]) -> Page {
+pub(super) fn revoke_report(figures: &[RevokeFigure]) -> BenchReport {
     let rows = figures.iter().map(|f| {
         vec![
             f.leases.to_string(),
@@ -33,12 +30,12 @@ pub(super) fn revoke_table(figures: &[RevokeFigure]) -> Page {
         "UNTIL A SERVER REFUSES, P50 ms",
         "P99 ms",
     ];
-    if figures.is_empty() { Page::default() } else { columns(&headings, rows) }
+    BenchReport::table(&headings, rows)
 }
 
-pub(super) fn storm_table(figures: &[StormFigure]) -> Page {
+pub(super) fn storm_report(figures: &[StormFigure]) -> BenchReport {
     if figures.is_empty() {
-        return Page::default();
+        return BenchReport::default();
     }
     let rows = figures.iter().map(|f| {
         vec![
@@ -66,7 +63,7 @@ pub(super) fn storm_table(figures: &[StormFigure]) -> Page {
     let line = format!(
         "no token was accepted after its deadline: a verifier refused {checks}, the daemon refused {asked}"
     );
-    columns(&headings, rows).then(&Page::line(&line))
+    BenchReport::table(&headings, rows).then(BenchReport::lines(vec![line]))
 }
 
 pub(super) fn revoke_json(figures: &[RevokeFigure]) -> Value {

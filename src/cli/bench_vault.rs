@@ -4,11 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{
-    Failure,
-    bench::measured_json,
-    output::{Page, columns},
-};
+use super::{Failure, bench_report::BenchReport, bench_results::measured_json};
 use crate::dev::bench::{
     ManyLeases, SWITCHED_OFF, VaultFigure, VaultFinding, VaultProgramError, VaultRevocation,
 };
@@ -34,9 +30,9 @@ pub(super) fn name_of(finding: &VaultFinding) -> String {
     }
 }
 
-pub(super) fn page_of(version: &str, findings: &[VaultFinding]) -> Page {
+pub(super) fn report(version: &str, findings: &[VaultFinding]) -> BenchReport {
     if findings.is_empty() {
-        return Page::default();
+        return BenchReport::default();
     }
     let (mut rates, mut revocations) = (Vec::new(), Vec::new());
     for finding in findings {
@@ -68,10 +64,12 @@ pub(super) fn page_of(version: &str, findings: &[VaultFinding]) -> Page {
         "BYTES A LEASE",
         "VAULT'S",
     ];
-    let mut lines = vec![format!("Vault {version}. In its favour, it runs without:")];
-    lines.extend(SWITCHED_OFF.iter().map(|what| format!("  {what}")));
-    let rates = columns(&rate_headings, rates).below(&columns(&revocation_headings, revocations));
-    rates.below(&Page::lines(lines))
+    let lines =
+        SWITCHED_OFF.iter().map(|what| format!("to its advantage, Vault {version} runs without {what}"));
+    let rates = BenchReport::table(&rate_headings, rates);
+    rates
+        .then(BenchReport::table(&revocation_headings, revocations))
+        .then(BenchReport::lines(lines.collect()))
 }
 
 fn rate_row(f: &VaultFigure) -> Vec<String> {

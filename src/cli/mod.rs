@@ -24,6 +24,8 @@
 //! | `bench_growth` | the results of `bench growth` as they are printed |
 //! | `bench_leases` | the results of `bench revoke` and `bench storm` as they are printed |
 //! | `bench_gateway` | the results of `bench gateway` as they are printed |
+//! | `bench_report` | `BenchReport`: tables and lines, for a terminal or in Markdown |
+//! | `bench_results` | the results of `bench`, as reports for people and as a value for programs |
 //! | `bench_vault` | the results of `bench vault` as they are printed |
 //! | all others | one subcommand in each |
 
@@ -57,6 +59,8 @@ mod bench;
 mod bench_gateway;
 mod bench_growth;
 mod bench_leases;
+mod bench_report;
+mod bench_results;
 mod bench_vault;
 mod can_i;
 mod catalog;

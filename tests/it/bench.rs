@@ -10,7 +10,7 @@ async fn a_bench_of_stages_measures_each_server() {
     let value = run_bench(&["stages", "--in-flight", "4", "--seconds", "1"]).await;
     let stages = value["stages"].as_array().unwrap();
     let calls = stages.iter().filter_map(|s| s["measured"]["calls"].as_u64());
-    assert!(stages.len() == 5 && calls.clone().all(|n| n > 0), "{value}");
+    assert!(stages.len() == 8 && calls.clone().all(|n| n > 0), "{value}");
     assert_eq!(stages.last().unwrap()["adds"], "all else: the daemon");
 }
 
@@ -55,7 +55,7 @@ async fn many_leases_end_by_a_revocation_or_together() {
 async fn growth_is_measured_and_written_into_a_page() {
     let folder = tempfile::tempdir().unwrap();
     let (page, chart) = (folder.path().join("page.md"), folder.path().join("chart.svg"));
-    let marks = "<!-- leasehold bench growth --page writes from here -->\n<!-- to here: growth -->";
+    let marks = "<!-- leasehold bench --page writes growth from here -->\n<!-- to here: growth -->";
     std::fs::write(&page, format!("Before.\n{marks}\nAfter.\n")).unwrap();
     let [page, chart] = [&page, &chart].map(|path| path.to_str().unwrap());
     let numbers = ["--quick", "--leases", "80,40", "--verifiers", "1,3", "--rate", "20"];

@@ -10,9 +10,10 @@ use ring::{
 use serde_json::Value;
 use tonic::Status;
 
+use super::echo_lease::LeaseMaker;
 use crate::{
     clock::Clock,
-    ledger::{CredentialIssued, Event, Ledger, Options},
+    ledger::{CredentialIssued, Event, ExpectedRecord, Ledger, Options},
     name::LeaseId,
     token::{Claims, FenceKey, SigningKey, UnsignedToken},
 };
@@ -31,12 +32,25 @@ pub enum EchoWork {
     Token,
     /// The echo waits until a record of the credential is on disk
     Record,
+    /// The echo does all of this in a separate task for each request
+    Task,
+    /// The echo writes a line into its log
+    Log,
+    /// The echo decides by policy, and keeps the lease
+    Lease,
 }
 
 impl EchoWork {
     /// All of them, from the least work to the most.
-    pub const ALL: [EchoWork; 4] =
-        [EchoWork::Messages, EchoWork::Signature, EchoWork::Token, EchoWork::Record];
+    pub const ALL: [EchoWork; 7] = [
+        EchoWork::Messages,
+        EchoWork::Signature,
+        EchoWork::Token,
+        EchoWork::Record,
+        EchoWork::Task,
+        EchoWork::Log,
+        EchoWork::Lease,
+    ];
 
     /// The name of this value on the command line of the echo.
     pub(super) const fn as_str(self) -> &'static str {
@@ -45,6 +59,9 @@ impl EchoWork {
             EchoWork::Signature => "signature",
             EchoWork::Token => "token",
             EchoWork::Record => "record",
+            EchoWork::Task => "task",
+            EchoWork::Log => "log",
+            EchoWork::Lease => "lease",
         }
     }
 
@@ -55,6 +72,9 @@ impl EchoWork {
             EchoWork::Signature => "one ES256 signature",
             EchoWork::Token => "the claims of a token",
             EchoWork::Record => "a record on disk",
+            EchoWork::Task => "a task for each request",
+            EchoWork::Log => "a line in the log",
+            EchoWork::Lease => "four decisions by policy, and the lease",
         }
     }
 }
@@ -63,8 +83,7 @@ impl EchoWork {
 pub(super) struct Worker {
     work: EchoWork,
     signer: Signer,
-    maker: TokenMaker,
-    ledger: Option<Recorder>,
+    maker: Arc<CredentialMaker>,
 }
 
 impl Worker {
@@ -75,33 +94,74 @@ impl Worker {
         token: &str,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, String> {
-        Ok(Worker {
-            work,
-            signer: Signer::generate().ok_or("the system could not make an ES256 key")?,
-            maker: TokenMaker::like(token)?,
-            ledger: (work == EchoWork::Record).then(|| Recorder::open(folder, clock)).transpose()?,
-        })
+        let signer = Signer::generate().ok_or("the system could not make an ES256 key")?;
+        Ok(Worker { work, signer, maker: Arc::new(CredentialMaker::open(work, folder, token, clock)?) })
     }
 
     /// Does the work for one request. The answer does not depend on it.
     pub(super) async fn work_once(&self, token: &str) -> Result<(), Status> {
+        let maker = self.maker.clone();
         match self.work {
             EchoWork::Messages => Ok(()),
             EchoWork::Signature => self.signer.sign(token),
-            EchoWork::Token | EchoWork::Record => {
-                let lease = LeaseId::random().map_err(|_| failed("there are no random bytes"))?;
-                let unsigned = self.maker.prepare(lease)?;
-                if let Some(ledger) = &self.ledger {
-                    ledger.record(lease, &unsigned).await?;
-                }
-                let token = unsigned.sign(&self.maker.key);
-                std::hint::black_box(token).map(drop).map_err(|e| failed(&e.to_string()))
+            EchoWork::Token => maker.make().await,
+            EchoWork::Record => (maker.expect_record(), maker.make().await).1,
+            EchoWork::Task | EchoWork::Log | EchoWork::Lease => {
+                let expected = maker.expect_record();
+                let made = tokio::spawn(async move { (maker.make().await, expected).0 }).await;
+                made.map_err(|e| failed(&e.to_string()))?
             }
         }
     }
 }
 
-fn failed(why: &str) -> Status {
+/// Makes credentials like one that the daemon issued.
+struct CredentialMaker {
+    tokens: TokenMaker,
+    ledger: Option<Recorder>,
+    leases: Option<LeaseMaker>,
+    logs: bool,
+}
+
+impl CredentialMaker {
+    fn open(work: EchoWork, folder: &Path, token: &str, clock: Arc<dyn Clock>) -> Result<Self, String> {
+        let tokens = TokenMaker::like(token)?;
+        let ledger = (work >= EchoWork::Record).then(|| Recorder::open(folder, clock.clone())).transpose()?;
+        let leases = match &ledger {
+            Some(ledger) if work >= EchoWork::Lease => {
+                let names = tokens.claims.named_fences().map_err(|e| e.to_string())?;
+                Some(LeaseMaker::open(folder, ledger.record.clone(), names, clock)?)
+            }
+            _ => None,
+        };
+        Ok(CredentialMaker { tokens, ledger, leases, logs: work >= EchoWork::Log })
+    }
+
+    /// Announces the record to the ledger, as the daemon does at the beginning of a call.
+    fn expect_record(&self) -> Option<ExpectedRecord> {
+        self.ledger.as_ref().map(|recorder| recorder.ledger.expect_record())
+    }
+
+    async fn make(&self) -> Result<(), Status> {
+        let lease = LeaseId::random().map_err(|_| failed("there are no random bytes"))?;
+        let grant = self.leases.as_ref().map(LeaseMaker::decide).transpose()?;
+        let unsigned = self.tokens.prepare(lease)?;
+        if let Some(ledger) = &self.ledger {
+            ledger.record(lease, &unsigned).await?;
+        }
+        if let (Some(leases), Some(grant)) = (&self.leases, grant) {
+            leases.insert(lease, grant)?;
+        }
+        let token = unsigned.sign(&self.tokens.key);
+        if self.logs {
+            let Claims { client_id, sub, aud, .. } = &self.tokens.claims;
+            tracing::info!(%lease, job = %client_id, holder = %sub, audience = %aud, "credential issued");
+        }
+        std::hint::black_box(token).map(drop).map_err(|e| failed(&e.to_string()))
+    }
+}
+
+pub(super) fn failed(why: &str) -> Status {
     Status::internal(why.to_owned())
 }
 
@@ -162,7 +222,9 @@ impl Recorder {
         let Event::CredentialIssued(record) = serde_json::from_str(&text).map_err(|e| e.to_string())? else {
             return Err(format!("{RECORD} is no record of an issued credential"));
         };
-        let opened = Ledger::open(&folder.join("echo-ledger"), clock, Options::default());
+        // Each echo has its own ledger, because a ledger has one writer.
+        let state = folder.join(format!("echo-ledger-{}", std::process::id()));
+        let opened = Ledger::open(&state, clock, Options::default());
         Ok(Recorder { ledger: opened.map_err(|e| e.to_string())?.ledger, record: *record })
     }
 

@@ -371,20 +371,27 @@ async fn keep_answers(
 /// Starts the echo on a free port.
 async fn start_echo(stage: &Stage, work: EchoWork, plan: &BenchPlan) -> Result<EchoProcess, String> {
     let [port] = unused_ports()?;
-    let process = Command::new(&stage.program)
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(stage.deployment.path("echo.log"));
+    let mut process = Command::new(&stage.program)
         .args(["bench", "--echo-port", &port.to_string(), "--echo-work", work.as_str(), "--echo-folder"])
         .arg(stage.deployment.root())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .stderr(log.map_err(|e| format!("echo.log: {e}"))?)
         .kill_on_drop(true)
         .spawn()
         .map_err(|e| e.to_string())?;
     let listening = async {
         while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            if let Ok(Some(status)) = process.try_wait() {
+                let log = std::fs::read_to_string(stage.deployment.path("echo.log")).unwrap_or_default();
+                return Err(format!("the echo ended with {status}: {log}"));
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+        Ok(())
     };
-    tokio::time::timeout(ECHO_START, listening).await.map_err(|_| "the echo did not start")?;
+    tokio::time::timeout(ECHO_START, listening).await.map_err(|_| "the echo did not start")??;
     Ok(EchoProcess { process, connections: connect(stage, plan, port)? })
 }
 

@@ -10,6 +10,7 @@
 //! | `lab` | `BenchLab`: the daemon and the echo, each a process, and the members that call both |
 //! | `echo` | [`serve_echo`]: the server that is the limit |
 //! | `echo_work` | [`EchoWork`]: how much of the daemon's work it does |
+//! | `echo_lease` | the decisions and the lease that are a part of this work |
 //! | `stages` | [`StageFigure`]: the time of an issue at servers that each do one stage more than the server before |
 //! | `work` | `Work`: one request, repeated |
 //! | `allocations` | [`AllocationFigure`]: how many allocations of memory a request takes |
@@ -23,12 +24,13 @@
 //! | `vault/` | [`VaultPlan`]: what is measured of Vault, beside the daemon |
 //! | `peers` | how to find the programs of others, and ports for them |
 //! | `figure` | [`Figure`]: a measurement and its limit |
-//! | `page` | the figures as a table in a page, and the ratios that a page states |
+//! | `page` | the sections of a page that the bench writes, and the ratios that a page states |
 //! | `machine` | [`Machine`]: the machine on which the figures were measured |
 
 mod allocations;
 mod crowd;
 mod echo;
+mod echo_lease;
 mod echo_work;
 mod endings;
 mod figure;
@@ -52,16 +54,16 @@ pub use echo_work::EchoWork;
 pub use endings::{Delay, EndingEvent};
 pub use figure::{Figure, Measured};
 pub use gateway::{GatewayCuts, GatewayFigure, GatewayFinding, GatewayMemory, GatewayPlan, find_nginx};
-pub use growth::{ChartData, GrowthFinding, GrowthPlan, GrowthStep, draw_chart, with_growth};
+pub use growth::{ChartData, GrowthFinding, GrowthPlan, GrowthStep, draw_chart};
 pub use machine::Machine;
-pub use page::{below, floors, with_figures};
+pub use page::{below, floors, with_section};
 pub use plan::{BenchPlan, Workload};
 pub use revocations::RevokeFigure;
 pub use stages::StageFigure;
 pub use storm::StormFigure;
 pub use vault::{
     ManyLeases, SWITCHED_OFF, VaultFigure, VaultFinding, VaultPlan, VaultProgram, VaultProgramError,
-    VaultRevocation, with_vault,
+    VaultRevocation,
 };
 
 use lab::BenchLab;

@@ -90,6 +90,23 @@ impl Workload {
         }
     }
 
+    /// Returns the name of the section of a page that shows the workload.
+    pub const fn section(self) -> &'static str {
+        match self {
+            Workload::Issue
+            | Workload::Renew
+            | Workload::Introspect
+            | Workload::IntrospectFirst
+            | Workload::Check
+            | Workload::Mixed => "rates",
+            Workload::Stages => "stages",
+            Workload::Revoke | Workload::Storm | Workload::End => "endings",
+            Workload::Growth => "growth",
+            Workload::Gateway => "gateway",
+            Workload::Vault => "vault",
+        }
+    }
+
     /// Describes what the workload is compared with: its limit, which `figure` explains.
     pub const fn limit(self) -> &'static str {
         match self {

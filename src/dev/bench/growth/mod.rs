@@ -6,7 +6,6 @@
 //! | `population` | `Population`: the live leases, and the jobs that have them |
 //! | `step` | what is measured at one number of leases |
 //! | `feed` | how long it takes until the last verifier hears of a revocation |
-//! | `table` | the findings as a table in a page |
 //! | `chart` | the findings as a picture |
 
 mod chart;
@@ -14,7 +13,6 @@ mod feed;
 mod findings;
 mod population;
 mod step;
-mod table;
 
 use std::time::Duration;
 
@@ -22,7 +20,6 @@ use tokio::time::Instant;
 
 pub use chart::{ChartData, draw_chart};
 pub use findings::{FeedFigure, GrowthFinding, GrowthStep, JobRevocation};
-pub use table::with_growth;
 
 use super::{BenchPlan, lab::BenchLab};
 use crate::dev::demo::Stage;

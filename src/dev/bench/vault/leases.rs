@@ -53,7 +53,6 @@ impl BenchLab<'_> {
 /// Makes tokens of the role, and revokes all of them.
 async fn revoke_role(server: &VaultServer, leases: usize) -> Result<ManyLeases, String> {
     let tokens = &server.tokens;
-    let mut client = tokens.connect().await?;
     let request = tokens.create_request()?;
     let mut works = Vec::with_capacity(IN_FLIGHT);
     for _ in 0..IN_FLIGHT {
@@ -61,6 +60,8 @@ async fn revoke_role(server: &VaultServer, leases: usize) -> Result<ManyLeases, 
     }
     let before = resident(server.id()?)?;
     all_but_one(leases).apply(works).await?;
+    // Vault closes a new connection if no request comes within ten seconds.
+    let mut client = tokens.connect().await?;
     let last = tokens.create(&mut client).await?.token;
     let memory = resident(server.id()?)?.saturating_sub(before);
     if !tokens.accepts(&mut client, &last).await? {

@@ -12,7 +12,6 @@
 //! | `rates` | tokens and credentials a second |
 //! | `leases` | the memory of many leases, and how long their revocation takes |
 //! | `findings` | [`VaultFigure`] and [`VaultRevocation`]: the results |
-//! | `section` | the results as a section of a page |
 
 mod answers;
 mod client;
@@ -20,13 +19,11 @@ mod findings;
 mod leases;
 mod program;
 mod rates;
-mod section;
 mod server;
 
 pub(super) use client::{VaultClient, VaultRequest};
 pub use findings::{ManyLeases, VaultFigure, VaultFinding, VaultRevocation, VaultStorage};
 pub use program::{VaultProgram, VaultProgramError};
-pub use section::with_vault;
 pub use server::SWITCHED_OFF;
 
 use super::{lab::BenchLab, plan::BenchPlan};
