@@ -1,4 +1,4 @@
-//! The results of `leasehold bench growth`, as they are printed.
+//! The results of `leasehold bench growth`, as reports and as values for programs.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The results of `leasehold bench revoke` and `leasehold bench storm`, as they are printed.
+//! The results of `leasehold bench revoke` and `leasehold bench storm`, as reports and as values for programs.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The results of `leasehold bench vault`, as they are printed.
+//! The results of `leasehold bench vault`, as reports and as values for programs.
 
 use std::time::Duration;
 

@@ -21,12 +21,12 @@
 //! | `approval_request` | a job's request as its approver reads it |
 //! | `login_call` `login_files` | the calls of a login to the daemon; its files |
 //! | `runtime` | the threads on which a command runs |
-//! | `bench_growth` | the results of `bench growth` as they are printed |
-//! | `bench_leases` | the results of `bench revoke` and `bench storm` as they are printed |
-//! | `bench_gateway` | the results of `bench gateway` as they are printed |
+//! | `bench_growth` | the results of `bench growth` as reports and values |
+//! | `bench_leases` | the results of `bench revoke` and `bench storm` as reports and values |
+//! | `bench_gateway` | the results of `bench gateway` as reports and values |
 //! | `bench_report` | `BenchReport`: tables and lines, for a terminal or in Markdown |
 //! | `bench_results` | the results of `bench`, as reports for people and as a value for programs |
-//! | `bench_vault` | the results of `bench vault` as they are printed |
+//! | `bench_vault` | the results of `bench vault` as reports and values |
 //! | all others | one subcommand in each |
 
 #![allow(clippy::doc_markdown, reason = "clap prints doc comments as help, without Markdown")]
