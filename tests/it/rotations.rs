@@ -70,6 +70,8 @@ async fn a_job_goes_through_24_rotations_of_15_second_svids() {
     let script = "echo up; while [ ! -e $HERE/go ]; do sleep 0.1; done; echo down";
     let mut wrapper = world.wrap_with(&identity, &job_toml("", ""), &[], script);
     wrapper.child_says("up").await;
+    // The start of the daemon and of the command took a part of the first SVIDs' life.
+    rotate(&world, &daemons, &workers, LIFE);
     for round in 1..=ROTATIONS {
         tokio::time::sleep(LIFE / 2).await;
         rotate(&world, &daemons, &workers, LIFE);
@@ -86,8 +88,9 @@ async fn a_job_goes_through_24_rotations_of_15_second_svids() {
     println!("{ROTATIONS} rotations, {renewed} renewals, {joined} joined, {away} away, {denied} denied");
     let lines = said.lines().filter(|line| !line.contains("credentials are on disk")).count();
     let good = code == Some(0) && (joined, away, denied) == (1, 0, 0) && lines == 2;
-    // A wrapper warns if an SVID has a third of its life left, which is a sixth after it should have been rotated.
-    if !good && stalls.longest() > LIFE / 6 {
+    // A wrapper warns if an SVID has a third of its life left, which is a sixth after it should have been rotated. An SVID ends in
+    // a whole second, which can be a second earlier.
+    if !good && stalls.longest() > LIFE / 6 - Duration::from_secs(1) {
         println!("not judged: this machine stood still for {} ms", stalls.longest().as_millis());
         return;
     }
