@@ -51,7 +51,9 @@ impl VerifierUseCases {
         let claims = self
             .context
             .verified_tokens
-            .claims(token, self.context.key.public())
+            .claims_recognizing(token, self.context.key.public(), |lease, digest| {
+                self.context.table.find(lease).is_some_and(|lease| lease.is_newest_token_digest(digest))
+            })
             .map_err(|e| self.reason_of_key(token, e.reason()))?;
         let audience = catalog
             .audience(&claims.aud)

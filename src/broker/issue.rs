@@ -26,7 +26,7 @@ use crate::{
     name::{JobId, LeaseId, Object},
     policy::Rpc,
     reason::{Reason, Refusal},
-    secret::{S3Secret, SecretText},
+    secret::{S3Secret, SecretText, sha256},
 };
 
 /// A credential and its terms.
@@ -109,6 +109,7 @@ impl CredentialUseCases {
             self.withdraw(id, job.id, Reason::Internal, "it could not be signed");
             return Err(Refusal::new(Reason::Internal, "the token could not be signed"));
         };
+        lease.set_newest_token_digest(&sha256(token.expose().as_bytes()));
         metrics::counter!("leasehold_credentials_issued_total").increment(1);
         tracing::info!(lease = %id, job = %job.id, holder = %request.caller.id(), audience = %prepared.offer.audience, "credential issued");
         Ok(Some(Issued {

@@ -27,7 +27,7 @@ use crate::{
     name::{FenceName, LeaseId},
     policy::Rpc,
     reason::{Reason, Refusal},
-    secret::SecretText,
+    secret::{SecretText, sha256},
 };
 
 /// A renewed credential.
@@ -121,6 +121,7 @@ impl CredentialUseCases {
         }
         let token = token.minted.sign(&self.context.key);
         let token = token.map_err(|_| Refusal::new(Reason::Internal, "the token could not be signed"))?;
+        lease.set_newest_token_digest(&sha256(token.expose().as_bytes()));
         metrics::counter!("leasehold_leases_renewed_total").increment(1);
         let Life { token_expires, shortened_by, .. } = life;
         Ok(Some(Renewed { lease, token, token_expires, shortened_by }))

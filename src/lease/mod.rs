@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `right` | [`Lease`], its [`Facts`] and [`Terms`] |
 //! | `cell` | deadline, generation and end in one atomic word |
+//! | `newest_token` | the digest of the newest token |
 //! | `table` `index` | [`Table`]: live leases, by id, job and name |
 //! | `deadlines` `quota` | the times at which leases are checked; the highest numbers of leases |
 //! | `ended` | [`Ended`]: the leases that ended recently |
@@ -19,6 +20,7 @@ mod ended;
 mod index;
 #[cfg(any(feature = "loom", feature = "shuttle"))]
 mod mutants;
+mod newest_token;
 mod quota;
 mod right;
 mod table;

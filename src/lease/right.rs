@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{LeaseRefused, cell::LeaseCell};
+use super::{LeaseRefused, cell::LeaseCell, newest_token::NewestTokenDigest};
 use crate::{
     clock::LeaseTime,
     fence::Stand,
@@ -66,6 +66,7 @@ pub struct Lease {
     pub id: LeaseId,
     pub(super) cell: LeaseCell,
     pub(super) stand: Stand,
+    newest_token_digest: NewestTokenDigest,
     /// The begin of the lease.
     pub issued: LeaseTime,
     /// The latest end of the lease, also after renewals.
@@ -80,7 +81,16 @@ impl Lease {
     /// Makes a lease that is not in the table yet.
     pub(super) fn new(stand: Stand, terms: Terms) -> Self {
         let Terms { id, issued, deadline, latest, facts, s3_secret } = terms;
-        Lease { id, cell: LeaseCell::new(deadline.min(latest)), stand, issued, latest, facts, s3_secret }
+        Lease {
+            id,
+            cell: LeaseCell::new(deadline.min(latest)),
+            stand,
+            newest_token_digest: NewestTokenDigest::none(),
+            issued,
+            latest,
+            facts,
+            s3_secret,
+        }
     }
 
     /// Checks that the lease is valid at `now`. The check takes no lock and only a few loads.
@@ -106,6 +116,17 @@ impl Lease {
     /// Returns the stand with the fences that can end the lease.
     pub fn stand(&self) -> &Stand {
         &self.stand
+    }
+
+    /// Keeps the SHA-256 of the token that was just signed for this lease.
+    pub fn set_newest_token_digest(&self, digest: &[u8; 32]) {
+        self.newest_token_digest.set(digest);
+    }
+
+    /// Returns true if this is the SHA-256 of the newest token of the lease. If it returns false, the token can still be a token
+    /// of this lease: an earlier one, or one of two that were signed at the same time.
+    pub fn is_newest_token_digest(&self, digest: &[u8; 32]) -> bool {
+        self.newest_token_digest.is(digest)
     }
 
     /// Sets a new deadline after a new decision, never past the latest end of the lease. The lease keeps its stand.

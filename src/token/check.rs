@@ -233,40 +233,87 @@ fn read_header(part: &str) -> Result<Header, TokenError> {
 ///
 /// Returns the first fault, in this order: form, key, signature, claims, issuer, audience, time, presenter.
 pub fn check(token: &str, keys: &KeySet, expected: Expected<'_>, now: Wall) -> Result<Claims, TokenError> {
-    let (_, claims) = verify(token, keys)?;
+    let (claims, _) = verify(token, keys)?;
     expected.accept(&claims, now)?;
     Ok(claims)
 }
 
-/// Checks form, key, signature and claims. Returns the id of the key, and the claims.
-pub(super) fn verify(token: &str, keys: &KeySet) -> Result<(String, Claims), TokenError> {
-    if token.len() > TOKEN_BYTES_MAX {
-        return Err(TokenError::too_long());
+/// Checks form, key, signature and claims. Returns the claims, and the id of the key.
+pub(super) fn verify(token: &str, keys: &KeySet) -> Result<(Claims, String), TokenError> {
+    let parts = TokenParts::split(token)?;
+    parts.check_signature(keys)?;
+    Ok((parts.claims()?, parts.kid))
+}
+
+/// The parts of a token with a correct form. Its signature may be wrong.
+pub(super) struct TokenParts<'a> {
+    pub(super) kid: String,
+    signed: &'a str,
+    body: &'a str,
+    signature: Vec<u8>,
+}
+
+/// The lease in the claims of a token.
+#[cfg(feature = "server")]
+#[derive(Deserialize)]
+struct NamedLease {
+    lh: NamedLeaseClaims,
+}
+
+#[cfg(feature = "server")]
+#[derive(Deserialize)]
+struct NamedLeaseClaims {
+    lease: LeaseId,
+}
+
+impl<'a> TokenParts<'a> {
+    pub(super) fn split(token: &'a str) -> Result<Self, TokenError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenError::too_long());
+        }
+        let (signed, signature) =
+            token.rsplit_once('.').ok_or(TokenError::Malformed("it does not have three parts"))?;
+        let (header, body) =
+            signed.split_once('.').ok_or(TokenError::Malformed("it does not have three parts"))?;
+        if body.contains('.') {
+            return Err(TokenError::Malformed("it has more than three parts"));
+        }
+        let header = read_header(header)?;
+        let signature = URL_SAFE_NO_PAD
+            .decode(signature)
+            .map_err(|_| TokenError::Malformed("its signature is not base64url"))?;
+        Ok(TokenParts { kid: header.kid, signed, body, signature })
     }
-    let (signed, signature) =
-        token.rsplit_once('.').ok_or(TokenError::Malformed("it does not have three parts"))?;
-    let (header, body) =
-        signed.split_once('.').ok_or(TokenError::Malformed("it does not have three parts"))?;
-    if body.contains('.') {
-        return Err(TokenError::Malformed("it has more than three parts"));
+
+    pub(super) fn check_signature(&self, keys: &KeySet) -> Result<(), TokenError> {
+        match keys.verifies(&self.kid, self.signed.as_bytes(), &self.signature) {
+            None => Err(TokenError::KeyUnknown),
+            Some(false) => Err(TokenError::Signature),
+            Some(true) => Ok(()),
+        }
     }
-    let header = read_header(header)?;
-    let signature = URL_SAFE_NO_PAD
-        .decode(signature)
-        .map_err(|_| TokenError::Malformed("its signature is not base64url"))?;
-    match keys.verifies(&header.kid, signed.as_bytes(), &signature) {
-        None => return Err(TokenError::KeyUnknown),
-        Some(false) => return Err(TokenError::Signature),
-        Some(true) => {}
+
+    /// Returns the lease that the token names, without reading the other claims. Anyone can write such a name.
+    #[cfg(feature = "server")]
+    pub(super) fn named_lease(&self) -> Option<LeaseId> {
+        let claims: NamedLease = serde_json::from_slice(&self.body().ok()?).ok()?;
+        Some(claims.lh.lease)
     }
-    let body =
-        URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Malformed("its claims are not base64url"))?;
-    let claims: Claims = serde_json::from_slice(&body)
-        .map_err(|_| TokenError::Malformed("its claims are not those of a lease"))?;
-    if !claims.has_all_fences() {
-        return Err(TokenError::Malformed("the number of its fence tags does not fit its other claims"));
+
+    fn body(&self) -> Result<Vec<u8>, TokenError> {
+        URL_SAFE_NO_PAD.decode(self.body).map_err(|_| TokenError::Malformed("its claims are not base64url"))
     }
-    Ok((header.kid, claims))
+
+    /// Reads the claims. Check the signature first: anyone can write claims, and can make them slow to read.
+    pub(super) fn claims(&self) -> Result<Claims, TokenError> {
+        let body = self.body()?;
+        let claims: Claims = serde_json::from_slice(&body)
+            .map_err(|_| TokenError::Malformed("its claims are not those of a lease"))?;
+        if !claims.has_all_fences() {
+            return Err(TokenError::Malformed("the number of its fence tags does not fit its other claims"));
+        }
+        Ok(claims)
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 //! | `claims` | [`Claims`]: the claims of a token |
 //! | `tag` | [`FenceTag`]: the name of a fence, opaque to verifiers |
 //! | `mint` `check` | [`mint()`] makes a token, and [`check()`] checks it |
-//! | `verified` | [`VerifiedTokens`]: tokens whose signature was already checked |
+//! | `verified` | [`VerifiedTokens`]: tokens that were already checked or recognized |
 
 mod check;
 mod claims;

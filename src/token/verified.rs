@@ -1,4 +1,4 @@
-//! Tokens whose signature was already checked.
+//! Tokens that were already checked or recognized.
 
 use std::{
     collections::HashMap,
@@ -6,11 +6,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+#[cfg(feature = "server")]
+use super::check::TokenParts;
 use super::{
     check::{TokenError, verify},
     claims::Claims,
     keys::KeySet,
 };
+#[cfg(feature = "server")]
+use crate::name::LeaseId;
 use crate::{limits, secret::sha256};
 
 /// How many locks the cache has, so that two tokens seldom wait for each other.
@@ -64,6 +68,42 @@ impl VerifiedTokens {
     ///
     /// Fails if the form, the key, the signature or the claims are wrong.
     pub fn claims(&self, token: &str, keys: &KeySet) -> Result<Arc<Claims>, TokenError> {
+        self.claims_or(token, keys, |_| verify(token, keys))
+    }
+
+    /// Returns the claims of a token. Does not check the signature if `is_newest_of` says that the newest token of a lease has
+    /// this digest.
+    ///
+    /// `is_newest_of` gets the lease that the token names. Anyone can have written this name, because the signature was not checked.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the form, the key, the signature or the claims are wrong.
+    #[cfg(feature = "server")]
+    pub(crate) fn claims_recognizing(
+        &self,
+        token: &str,
+        keys: &KeySet,
+        is_newest_of: impl FnOnce(LeaseId, &TokenDigest) -> bool,
+    ) -> Result<Arc<Claims>, TokenError> {
+        self.claims_or(token, keys, |digest| {
+            let parts = TokenParts::split(token)?;
+            let is_recognized = keys.contains(&parts.kid)
+                && parts.named_lease().is_some_and(|lease| is_newest_of(lease, digest));
+            if !is_recognized {
+                parts.check_signature(keys)?;
+            }
+            Ok((parts.claims()?, parts.kid))
+        })
+    }
+
+    /// Returns the claims of a token from the cache. If the cache does not have them, `check` reads them, and they are kept.
+    fn claims_or(
+        &self,
+        token: &str,
+        keys: &KeySet,
+        check: impl FnOnce(&TokenDigest) -> Result<(Claims, String), TokenError>,
+    ) -> Result<Arc<Claims>, TokenError> {
         if token.len() > limits::TOKEN_BYTES_MAX {
             return Err(TokenError::too_long());
         }
@@ -71,7 +111,7 @@ impl VerifiedTokens {
         if let Some(known) = self.find(&digest) {
             return if keys.contains(&known.kid) { Ok(known.claims) } else { Err(TokenError::KeyUnknown) };
         }
-        let (kid, claims) = verify(token, keys)?;
+        let (claims, kid) = check(&digest)?;
         let claims = Arc::new(claims);
         self.keep(digest, Verified { kid: kid.into(), claims: claims.clone() });
         Ok(claims)
@@ -138,7 +178,7 @@ mod tests {
         let first = tokens.claims(&token, key.public()).unwrap();
         let second = tokens.claims(&token, key.public()).unwrap();
         assert!(Arc::ptr_eq(&first, &second));
-        assert_eq!(*first, verify(&token, key.public()).unwrap().1);
+        assert_eq!(*first, verify(&token, key.public()).unwrap().0);
     }
 
     // A cached token is refused when its key is withdrawn, and a changed token is checked separately.
@@ -153,6 +193,30 @@ mod tests {
             minted(&key, 2).rsplit_once('.').unwrap().0.to_owned() + "." + token.rsplit_once('.').unwrap().1;
         assert_eq!(tokens.claims(&changed, key.public()), Err(TokenError::Signature));
         assert_eq!(tokens.len(), 1, "a refused token is not kept");
+    }
+
+    // The daemon does not check the signature of a token that it recognizes, and checks every other text: with another signature, or
+    // with other claims. The key of a recognized token must still be there.
+    #[cfg(feature = "server")]
+    #[test]
+    fn only_the_exact_token_is_recognized() {
+        let (key, other) = (SigningKey::generate(7, 1).unwrap(), SigningKey::generate(7, 2).unwrap());
+        let (token, second) = (minted(&key, 1), minted(&key, 2));
+        let (signed, signature) = token.rsplit_once('.').unwrap();
+        let (signed_2, signature_2) = second.rsplit_once('.').unwrap();
+        let claims = |known: &str, token: &str, keys: &KeySet| {
+            let known = sha256(known.as_bytes());
+            let newest = |lease, digest: &TokenDigest| (lease, *digest) == (LeaseId(1), known);
+            VerifiedTokens::default().claims_recognizing(token, keys, newest).map(|_| ())
+        };
+        assert_eq!(claims(&token, &token, key.public()), Ok(()));
+        assert_eq!(claims(&second, &token, key.public()), Ok(()), "an earlier token is checked");
+        assert_eq!(claims(&token, &token, other.public()), Err(TokenError::KeyUnknown));
+        let forged = format!("{signed}.{signature_2}");
+        assert_eq!(claims(&token, &forged, key.public()), Err(TokenError::Signature));
+        let changed = format!("{signed_2}.{signature}");
+        assert_eq!(claims(&token, &changed, key.public()), Err(TokenError::Signature));
+        assert_eq!(claims(&forged, &forged, key.public()), Ok(()), "the signature is not looked at");
     }
 
     // The size of the cache is limited, and a token in use stays in it.
