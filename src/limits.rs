@@ -144,6 +144,8 @@ pub const LEASES_PER_HOLDER_MAX: usize = 250_000;
 pub const LEASES_PER_TENANT_MAX: usize = 1_000_000;
 /// Live leases of the daemon: under 1 GiB.
 pub const LEASES_MAX: usize = 2_000_000;
+/// The longest time for which one task lowers fences before the feed gets a turn.
+pub const LOWERING_RUN_MAX: Duration = Duration::from_millis(5);
 /// Leases behind a name that a task sweeps in about a millisecond. If there are more, the feed does not wait for the sweep.
 pub const SWEPT_IN_TASK_MAX: u64 = 1_000;
 /// Ended leases kept for `lease list`, newest first.
@@ -276,7 +278,7 @@ pub const REVISION_RETRIES: u32 = 8;
 /// Bytes of a token. nginx, Apache and gunicorn accept header lines of 8 KiB, and Tomcat accepts 8 KiB for all lines of
 /// a request. So half a KiB is left for the other headers. 64 resources with names of 33 bytes fit.
 pub const TOKEN_BYTES_MAX: usize = 7_680;
-/// Tokens that the daemon, or one verifier, remembers, so that it checks the signature of each only once. Claims take up to 8 KiB:
+/// Tokens that the daemon, or one verifier, remembers, so that it checks the signature of each at most once. Claims take up to 8 KiB:
 /// 64 MiB in all.
 pub const VERIFIED_TOKENS_MAX: usize = 8_192;
 /// Members for which the daemon caches what it computed from their job and the rules: about 6 KiB each, 48 MiB in all.

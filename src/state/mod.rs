@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `store` `store_state` | [`Store`]: reads, and the mutex that orders all changes; the state behind the mutex |
 //! | `widening` `narrowing` | changes that give access: recorded before they take effect; changes that take access away: in force at once |
+//! | `lowering_run` | whether a task has lowered fences for so long that the feed must get a turn |
 //! | `refused` | [`Refused`]: the reasons for which a change was not made |
 //! | `recorded` `snapshot` | [`Recorded`]: the state as it follows from the records; its text in a snapshot |
 //! | `closed` `size` | closed jobs that are still kept; the size of jobs, and the quotas of open jobs |
@@ -26,6 +27,7 @@ mod identities;
 mod keys;
 mod locks;
 mod logins;
+mod lowering_run;
 mod narrowing;
 mod param_sweeps;
 mod rebuild;

@@ -4,6 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use super::{
     locks::{Lock, LockName},
+    lowering_run,
     records::change_record,
     refused::Refused,
     store::Store,
@@ -159,11 +160,12 @@ impl Store {
         })
     }
 
-    /// Lowers a fence. The callers clean up behind it without a pause. If that takes long, this lets other threads tell the
-    /// verifiers meanwhile.
+    /// Lowers a fence. The caller then sweeps without a pause, and some callers lower many fences. If that is much work, this first
+    /// lets another thread tell the verifiers.
     pub(super) fn lower_fence(&self, name: &FenceName, now: LeaseTime) -> Lowered {
         let lowered = self.fences.lower(name, now);
-        if lowered.first && lowered.behind > limits::SWEPT_IN_TASK_MAX {
+        let is_long_run = lowered.first && lowering_run::is_long(now);
+        if is_long_run || (lowered.first && lowered.behind > limits::SWEPT_IN_TASK_MAX) {
             release_woken_task();
         }
         lowered
@@ -266,18 +268,24 @@ mod tests {
         state::{Rebuilt, testing::clock},
     };
 
-    // A caller lowers a fence and sweeps without a pause. The feed, which a worker has just woken, does not wait for that.
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn the_feed_hears_of_a_lowering_during_a_sweep() {
+    /// Returns a store, its fences, and a receiver that gets `true` when the feed hears of a lowering.
+    fn store_and_feed() -> (Store, Arc<Registry>, mpsc::Receiver<bool>) {
         let clock = clock();
         let opened =
             Ledger::open_on(Arc::new(Forgetful::default()), clock.clone(), Options::default()).unwrap();
         let fences = Arc::new(Registry::new(Seq(0)));
         let store = Store::new(Rebuilt::default(), fences.clone(), opened.ledger, clock);
+        let (send, heard) = mpsc::channel();
+        let mut feed = fences.listen();
+        tokio::spawn(async move { send.send(feed.recv().await.is_ok()).unwrap() });
+        (store, fences, heard)
+    }
+
+    // A caller lowers a fence and sweeps without a pause. The feed, which a worker has just woken, does not wait for that.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_feed_hears_of_a_lowering_during_a_sweep() {
         let caller = tokio::spawn(async move {
-            let (send, heard) = mpsc::channel();
-            let mut feed = fences.listen();
-            tokio::spawn(async move { send.send(feed.recv().await.is_ok()).unwrap() });
+            let (store, fences, heard) = store_and_feed();
             // After this pause, the feed waits for a lowering.
             tokio::time::sleep(Duration::from_millis(20)).await;
             let name = FenceName::lease(LeaseId(1));
@@ -287,5 +295,21 @@ mod tests {
             heard.recv_timeout(Duration::from_secs(20))
         });
         assert_eq!(caller.await.unwrap(), Ok(true));
+    }
+
+    // A caller lowers many fences without a pause. No fence has a lease behind it. The feed hears of a lowering before the caller
+    // stops.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_feed_hears_of_a_lowering_during_a_run() {
+        let caller = tokio::spawn(async move {
+            let (store, _, heard) = store_and_feed();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let end = store.clock.now().lease.plus(Duration::from_secs(5));
+            (1..).map(LeaseId).take_while(|_| store.clock.now().lease < end).find_map(|id| {
+                store.lower(&FenceName::lease(id), "a test");
+                heard.try_recv().ok()
+            })
+        });
+        assert_eq!(caller.await.unwrap(), Some(true));
     }
 }
