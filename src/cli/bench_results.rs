@@ -156,13 +156,16 @@ fn end_report(delays: &[Delay]) -> BenchReport {
 
 fn stage_report(stages: &[StageFigure]) -> BenchReport {
     let limit_of = |stage: &StageFigure| {
-        let is_limit =
-            |s: &&StageFigure| s.work == Some(EchoWork::Signature) && s.in_flight == stage.in_flight;
+        let is_limit = |s: &&StageFigure| {
+            s.work == Some(EchoWork::Signature)
+                && (s.workload, s.in_flight) == (stage.workload, stage.in_flight)
+        };
         stages.iter().find(is_limit).map(|limit| limit.measured.per_second)
     };
     let rows = stages.iter().map(|s| {
         let ratio = limit_of(s).map(|limit| format!("{:.2}", s.measured.per_second / limit));
         vec![
+            s.workload.as_str().to_owned(),
             s.adds().to_owned(),
             s.in_flight.to_string(),
             ratio.unwrap_or_else(|| "-".to_owned()),
@@ -171,7 +174,7 @@ fn stage_report(stages: &[StageFigure]) -> BenchReport {
             microseconds(s.measured.processor),
         ]
     });
-    let headings = ["EACH ROW ADDS", "IN FLIGHT", "RATIO", "A SECOND", "P50 µs", "CPU µs"];
+    let headings = ["WHAT", "EACH ROW ADDS", "IN FLIGHT", "RATIO", "A SECOND", "P50 µs", "CPU µs"];
     BenchReport::table(&headings, rows)
 }
 
@@ -202,7 +205,7 @@ pub(super) fn to_json(machine: &Machine, results: &BenchResults) -> Value {
         .stages
         .iter()
         .map(
-            |s| json!({ "adds": s.adds(), "in_flight": s.in_flight, "measured": measured_json(&s.measured) }),
+            |s| json!({ "what": s.workload.as_str(), "adds": s.adds(), "in_flight": s.in_flight, "measured": measured_json(&s.measured) }),
         )
         .collect();
     let mut value = json!({

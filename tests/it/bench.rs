@@ -4,14 +4,18 @@ use std::{ffi::OsStr, os::unix::fs::PermissionsExt, process::Stdio};
 
 use crate::harness::{plain, soon};
 
-// Each server, from the one that only answers to the daemon, does the issues that it is measured by.
+// The bench measures issues and renewals at each server, from the one that only answers to the daemon. A renewal has no stage for a
+// line in the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bench_of_stages_measures_each_server() {
     let value = run_bench(&["stages", "--in-flight", "4", "--seconds", "1"]).await;
     let stages = value["stages"].as_array().unwrap();
     let calls = stages.iter().filter_map(|s| s["measured"]["calls"].as_u64());
-    assert!(stages.len() == 8 && calls.clone().all(|n| n > 0), "{value}");
-    assert_eq!(stages.last().unwrap()["adds"], "all else: the daemon");
+    assert!(stages.len() == 15 && calls.clone().all(|n| n > 0), "{value}");
+    for (what, stages) in ["issue", "renew"].iter().zip(stages.chunks(8)) {
+        assert!(stages.iter().all(|s| s["what"] == *what), "{value}");
+        assert_eq!(stages.last().unwrap()["adds"], "all else: the daemon");
+    }
 }
 
 /// Runs the bench with these arguments, and returns what it prints for programs.

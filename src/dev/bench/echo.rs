@@ -81,15 +81,17 @@ impl MemberService for Echo {
         &self,
         _: Request<v1::IssueCredentialRequest>,
     ) -> Result<Response<v1::IssueCredentialResponse>, Status> {
-        self.worker.work_once(&self.issue.token).await?;
+        self.worker.work_once(&self.issue.token, None).await?;
         Ok(Response::new(self.issue.clone()))
     }
 
     async fn renew_lease(
         &self,
-        _: Request<v1::RenewLeaseRequest>,
+        request: Request<v1::RenewLeaseRequest>,
     ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
-        self.worker.work_once(&self.renew.token).await?;
+        let name = &request.get_ref().lease;
+        let lease = name.parse().map_err(|_| Status::invalid_argument(format!("`{name}` is no lease id")))?;
+        self.worker.work_once(&self.renew.token, Some(lease)).await?;
         Ok(Response::new(self.renew.clone()))
     }
 

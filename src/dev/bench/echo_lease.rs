@@ -9,7 +9,7 @@ use crate::{
     catalog::Catalog,
     clock::Clock,
     fence::{Registry, Seq},
-    lease::{Facts, Quotas, Table, Terms},
+    lease::{Facts, Lease, Quotas, Table, Terms},
     ledger::CredentialIssued,
     name::{Action, FenceName, LeaseId, Object, SpiffeId},
     policy::{
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Decides about an issue as the daemon does, and keeps the leases.
+/// Decides about issues and renewals as the daemon does, and keeps the leases.
 pub(super) struct LeaseMaker {
     engine: Engine,
     fences: Registry,
@@ -71,14 +71,19 @@ impl LeaseMaker {
         })
     }
 
-    /// Makes the four decisions of an issue: on the member's call, the launcher's call, the launcher's work, and the credential.
-    pub(super) fn decide(&self) -> Result<Grant, Status> {
-        let stand = self.fences.stand(self.names.iter().cloned());
+    /// Makes the four decisions of an issue, or of the renewal of this lease: about the call of the member, the call of the launcher,
+    /// the work of the launcher, and the credential.
+    pub(super) fn decide(&self, renewed: Option<LeaseId>) -> Result<Grant, Status> {
+        let lease = renewed.and_then(|id| self.table.find(id));
+        let stand = match lease {
+            Some(lease) => self.fences.stand_again(lease.stand()),
+            None => self.fences.stand(self.names.iter().cloned()),
+        };
+        let rpc = if renewed.is_some() { Rpc::RenewLease } else { Rpc::IssueCredential };
         let member: &[Relation] = &[Relation::Join, Relation::Member];
-        for (caller, rpc, relations) in [
-            (&self.facts.holder, Rpc::IssueCredential, member),
-            (&self.launcher, Rpc::CreateJob, &[Relation::Launcher]),
-        ] {
+        for (caller, rpc, relations) in
+            [(&self.facts.holder, rpc, member), (&self.launcher, Rpc::CreateJob, &[Relation::Launcher])]
+        {
             let (tenant, now) = (Some(&self.facts.tenant), self.clock.now().wall);
             let call = Call { caller, rpc, tenant, relations, now, reason: &self.record.why, amr: &[] };
             self.engine.authorize(&call).map_err(|refusal| failed(&refusal.text))?;
@@ -122,12 +127,17 @@ impl LeaseMaker {
         }
     }
 
-    /// Adds a lease with this id to the table.
-    pub(super) fn insert(&self, id: LeaseId, grant: Grant) -> Result<(), Status> {
+    /// Renews the lease with this id, or adds a lease if the table has none with this id.
+    pub(super) fn renew_or_insert(&self, id: LeaseId, grant: Grant) -> Result<Arc<Lease>, Status> {
         let issued = self.clock.now().lease;
         let deadline = issued.plus(self.record.expires.since(self.record.issued));
+        if let Some(lease) = self.table.find(id) {
+            let next = lease.generation().saturating_add(1);
+            let renewed = lease.renew(&grant, next, issued, deadline);
+            return renewed.map(|()| lease).map_err(|refused| failed(&refused.to_string()));
+        }
         let facts = self.facts.clone();
         let terms = Terms { id, issued, deadline, latest: deadline, facts, s3_secret: None };
-        self.table.insert(grant, terms).map(drop).map_err(|unborn| failed(&unborn.to_string()))
+        self.table.insert(grant, terms).map_err(|unborn| failed(&unborn.to_string()))
     }
 }

@@ -13,8 +13,9 @@ use tonic::Status;
 use super::echo_lease::LeaseMaker;
 use crate::{
     clock::Clock,
-    ledger::{CredentialIssued, Event, ExpectedRecord, Ledger, Options},
+    ledger::{Credential, CredentialIssued, Event, ExpectedRecord, Ledger, Options},
     name::LeaseId,
+    secret::sha256,
     token::{Claims, FenceKey, SigningKey, UnsignedToken},
 };
 
@@ -98,17 +99,17 @@ impl Worker {
         Ok(Worker { work, signer, maker: Arc::new(CredentialMaker::open(work, folder, token, clock)?) })
     }
 
-    /// Does the work for one request. The answer does not depend on it.
-    pub(super) async fn work_once(&self, token: &str) -> Result<(), Status> {
+    /// Does the work for one request: a renewal of the lease `renewed`, or an issue if it is `None`. The answer stays the same.
+    pub(super) async fn work_once(&self, token: &str, renewed: Option<LeaseId>) -> Result<(), Status> {
         let maker = self.maker.clone();
         match self.work {
             EchoWork::Messages => Ok(()),
             EchoWork::Signature => self.signer.sign(token),
-            EchoWork::Token => maker.make().await,
-            EchoWork::Record => (maker.expect_record(), maker.make().await).1,
+            EchoWork::Token => maker.make(renewed).await,
+            EchoWork::Record => (maker.expect_record(), maker.make(renewed).await).1,
             EchoWork::Task | EchoWork::Log | EchoWork::Lease => {
                 let expected = maker.expect_record();
-                let made = tokio::spawn(async move { (maker.make().await, expected).0 }).await;
+                let made = tokio::spawn(async move { (maker.make(renewed).await, expected).0 }).await;
                 made.map_err(|e| failed(&e.to_string()))?
             }
         }
@@ -142,22 +143,29 @@ impl CredentialMaker {
         self.ledger.as_ref().map(|recorder| recorder.ledger.expect_record())
     }
 
-    async fn make(&self) -> Result<(), Status> {
-        let lease = LeaseId::random().map_err(|_| failed("there are no random bytes"))?;
-        let grant = self.leases.as_ref().map(LeaseMaker::decide).transpose()?;
+    async fn make(&self, renewed: Option<LeaseId>) -> Result<(), Status> {
+        let random = || LeaseId::random().map_err(|_| failed("there are no random bytes"));
+        let lease = renewed.map_or_else(random, Ok)?;
+        let grant = self.leases.as_ref().map(|leases| leases.decide(renewed)).transpose()?;
         let unsigned = self.tokens.prepare(lease)?;
         if let Some(ledger) = &self.ledger {
-            ledger.record(lease, &unsigned).await?;
+            ledger.record(lease, renewed, &unsigned).await?;
         }
-        if let (Some(leases), Some(grant)) = (&self.leases, grant) {
-            leases.insert(lease, grant)?;
+        let lease_kept = match (&self.leases, grant) {
+            (Some(leases), Some(grant)) => Some(leases.renew_or_insert(lease, grant)?),
+            _ => None,
+        };
+        let token = unsigned.sign(&self.tokens.key).map_err(|e| failed(&e.to_string()))?;
+        if let Some(kept) = lease_kept {
+            kept.set_newest_token_digest(&sha256(token.expose().as_bytes()));
         }
-        let token = unsigned.sign(&self.tokens.key);
-        if self.logs {
+        // The daemon writes no line for a renewal.
+        if self.logs && renewed.is_none() {
             let Claims { client_id, sub, aud, .. } = &self.tokens.claims;
             tracing::info!(%lease, job = %client_id, holder = %sub, audience = %aud, "credential issued");
         }
-        std::hint::black_box(token).map(drop).map_err(|e| failed(&e.to_string()))
+        std::hint::black_box(token);
+        Ok(())
     }
 }
 
@@ -165,7 +173,7 @@ pub(super) fn failed(why: &str) -> Status {
     Status::internal(why.to_owned())
 }
 
-/// Makes the one signature that every issue needs.
+/// Makes the one signature that every issue and renewal needs.
 struct Signer {
     pair: EcdsaKeyPair,
     random: SystemRandom,
@@ -210,7 +218,7 @@ impl TokenMaker {
     }
 }
 
-/// Writes the record of an issued credential into a ledger of the echo.
+/// Writes the records of issued and renewed credentials into a ledger of the echo.
 struct Recorder {
     ledger: Ledger,
     record: CredentialIssued,
@@ -228,11 +236,26 @@ impl Recorder {
         Ok(Recorder { ledger: opened.map_err(|e| e.to_string())?.ledger, record: *record })
     }
 
-    async fn record(&self, lease: LeaseId, token: &UnsignedToken) -> Result<(), Status> {
-        let mut record = self.record.clone();
-        record.lease = lease;
-        record.credential.claims_sha256 = token.claims_digest;
-        let event = Event::CredentialIssued(Box::new(record));
+    async fn record(
+        &self,
+        lease: LeaseId,
+        renewed: Option<LeaseId>,
+        token: &UnsignedToken,
+    ) -> Result<(), Status> {
+        let credential = Credential { claims_sha256: token.claims_digest, ..self.record.credential.clone() };
+        let event = if renewed.is_some() {
+            Event::CredentialRenewed {
+                lease,
+                job: self.record.job,
+                attempt: self.record.attempt,
+                generation: 1,
+                expires: self.record.expires,
+                decision: self.record.decision.clone(),
+                credential,
+            }
+        } else {
+            Event::CredentialIssued(Box::new(CredentialIssued { lease, credential, ..self.record.clone() }))
+        };
         self.ledger.append(&event).await.map(drop).map_err(|e| failed(&e.to_string()))
     }
 }

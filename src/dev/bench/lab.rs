@@ -40,8 +40,11 @@ use crate::{
     limits,
     link::{Connector, Endpoint},
     name::Object,
-    proto::v1::{
-        self, member_service_client::MemberServiceClient, verifier_service_client::VerifierServiceClient,
+    proto::{
+        convert::duration,
+        v1::{
+            self, member_service_client::MemberServiceClient, verifier_service_client::VerifierServiceClient,
+        },
     },
     secret::SecretText,
     verify::Verifier,
@@ -110,7 +113,8 @@ impl<'a> BenchLab<'a> {
         let mut leases = Vec::new();
         for n in 0..plan.workers() {
             let Some(member) = members.get_mut(n % JOBS) else { break };
-            let (lease, token) = member.issue(None).await.map_err(|s| describe(&s))?;
+            let issued = member.issue(Some(limits::LEASE_TTL_MAX)).await;
+            let (lease, token) = issued.map_err(|s| describe(&s))?;
             leases.push((lease.id, token));
         }
         let holder = stage.trainer()?;
@@ -284,7 +288,11 @@ impl<'a> BenchLab<'a> {
             }
             (Workload::Renew, (Some(channel), _)) => Work::Renew {
                 at: MemberServiceClient::new(channel),
-                request: v1::RenewLeaseRequest { session: member, lease, ttl: None },
+                request: v1::RenewLeaseRequest {
+                    session: member,
+                    lease,
+                    ttl: Some(duration(limits::LEASE_TTL_MAX)),
+                },
             },
             (Workload::IntrospectFirst, (_, Some(channel))) if matches!(server, Server::Daemon) => {
                 Work::IntrospectFirst {

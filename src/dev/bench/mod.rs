@@ -11,7 +11,7 @@
 //! | `echo` | [`serve_echo`]: the server that is the limit |
 //! | `echo_work` | [`EchoWork`]: how much of the daemon's work it does |
 //! | `echo_lease` | the decisions and the lease that are a part of this work |
-//! | `stages` | [`StageFigure`]: the time of an issue at servers that each do one stage more than the server before |
+//! | `stages` | [`StageFigure`]: the time of an issue or a renewal at servers that each do one stage more than the server before |
 //! | `work` | `Work`: one request, repeated |
 //! | `allocations` | [`AllocationFigure`]: how many allocations of memory a request takes |
 //! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |

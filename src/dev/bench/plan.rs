@@ -25,7 +25,7 @@ pub enum Workload {
     Storm,
     /// The time from an event that ends access to the last use that a server accepts
     End,
-    /// How long each stage of an issue takes: each server does one stage more than the one before
+    /// How long each stage of an issue and of a renewal takes: each server does one stage more than the one before
     Stages,
     /// A gateway reads and writes, and is cut
     Gateway,
