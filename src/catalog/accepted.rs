@@ -68,7 +68,7 @@ impl CatalogReading<'_> {
             let left_out = self.prune(&mut files, &on_disk);
             let each = check_each(&files);
             let found = if each.problems.is_empty() { check(&mut files) } else { each };
-            let is_unusable = self.is_start() && files.is_empty() && !on_disk.is_empty();
+            let is_unusable = files.is_empty() && !on_disk.is_empty();
             if found.problems.is_empty() && !is_unusable {
                 problems.extend(left_out);
                 let mut index = indexed(self.dir, &sources, files, warnings);

@@ -346,6 +346,18 @@ fn a_start_needs_one_good_file() {
     assert!(Catalog::load_at_start(case.dir.path()).is_err());
 }
 
+// A reload that leaves out every file would take all access away.
+#[test]
+fn a_reload_needs_one_good_file() {
+    let case = Case::new();
+    for file in ["platform.toml", "acme.toml", "globex.toml"] {
+        fs::remove_file(case.file(file)).unwrap();
+    }
+    case.write("other.toml", "[tenant.other");
+    let said = case.catalog.reload(case.dir.path()).unwrap_err().to_string();
+    assert!(said.contains("other.toml"), "{said}");
+}
+
 #[test]
 fn a_start_takes_no_side_of_a_conflict() {
     let mut case = Case::new();
