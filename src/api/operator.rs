@@ -402,8 +402,9 @@ fn log_out(broker: &Broker, caller: &Caller) -> Result<v1::LogOutResponse, Refus
     Ok(v1::LogOutResponse { ended, durable: recorded.durable })
 }
 
-/// Returns the observed tenants: policy decides about their jobs, but refuses nothing. If the caller may not reload the
-/// catalog, returns only its own tenant, if that tenant is observed.
+/// Returns the observed tenants, each with the end of the observation. If policy denies a job of such a tenant the tenant's own
+/// resources, the denial is only recorded. If the caller may not reload the catalog, returns only its own tenant, if that tenant is
+/// observed.
 fn observed_tenants(broker: &Broker, caller: &Caller) -> Vec<String> {
     let rules = broker.rules.in_force();
     let now = broker.clock().now().wall;

@@ -31,8 +31,8 @@ pub(super) struct Presence {
     pinned: AtomicBool,
     /// A counter. When it is raised, the streams check the state of the member.
     calls: watch::Sender<u64>,
-    /// The number of the member's leases that other callers ended one by one. The end of a single lease lowers no fence
-    /// of the member.
+    /// The number of the member's leases that other callers ended one by one. The streams compare it, because the end of
+    /// a single lease lowers no fence of the member.
     leases_ended: AtomicU64,
 }
 
@@ -47,7 +47,7 @@ impl Presence {
         })
     }
 
-    /// Counts a heartbeat.
+    /// Notes the time of a heartbeat.
     pub(super) fn beat(&self, now: BootTime) {
         self.last_beat.fetch_max(now.0, Ordering::AcqRel);
     }

@@ -50,8 +50,7 @@ pub(super) struct TenantView {
     context: Arc<BrokerContext>,
     tenant: TenantName,
     jobs: HashMap<JobId, Stake>,
-    /// Closed jobs, in the order of their ends. The oldest jobs are forgotten. The state has forgotten them too, so no
-    /// new record can name them.
+    /// Closed jobs, in the order of their ends. If there are too many, the view forgets the oldest one.
     closed: VecDeque<JobId>,
     leases: HashMap<LeaseId, Stake>,
     /// The newest records that were shown, by index. A record that withdraws one of them names its index, and the tenant
@@ -217,7 +216,7 @@ impl TenantView {
     fn credential_issued(&mut self, issued: &CredentialIssued) -> Option<Fields> {
         let stake = self.stake(&issued.tenant, issued.scopes.iter().map(|s| &s.resource))?;
         self.leases.insert(issued.lease, stake);
-        let seen_by_owner = &[
+        let seen_by_data_owner = &[
             "lease",
             "job",
             "attempt",
@@ -233,7 +232,7 @@ impl TenantView {
             "expires",
             "expires_at_latest",
         ];
-        of_stake(stake, seen_by_owner)
+        of_stake(stake, seen_by_data_owner)
     }
 
     fn leases_ended(&mut self, cause: &Cause, leases: &mut Vec<LeaseId>) -> Option<Fields> {
@@ -252,7 +251,7 @@ impl TenantView {
         if has_own {
             return Some(Fields::All);
         }
-        // The name may belong to an identity or person of another tenant.
+        // If the lowered fence is not of this tenant, its name is hidden: it may be an identity or person of another tenant.
         match cause {
             Cause::Lowered { name, .. } if !self.owns(name) => Some(Fields::Only(&["leases"])),
             Cause::Lowered { .. } | Cause::Expired | Cause::Released | Cause::NoLongerAllowed { .. } => {
@@ -319,8 +318,9 @@ impl TenantView {
         self.context.rules().catalog().principal(id).is_some_and(|p| p.tenant == self.tenant)
     }
 
-    /// Writes the line without its index, without the digest of the line before, and with its own hash. The hash must
-    /// not be computable from this line. Otherwise a reader could guess the missing fields and confirm the guess.
+    /// Writes the line without its index, without the digest of the line before, and with its own hash. The hash covers
+    /// all fields of the record. A reader could guess a hidden field and confirm the guess by the hash, but cannot
+    /// guess the digest of the line before.
     fn line(&self, record: &Record, fields: Fields, hash: Digest) -> String {
         let mut map = match serde_json::to_value(&record.event) {
             Ok(Value::Object(map)) => map,
@@ -384,11 +384,11 @@ impl TenantView {
     }
 }
 
-/// Returns all fields if the tenant owns the job or lease. If another tenant uses its data, returns only these fields.
-fn of_stake(stake: Stake, seen_by_owner: &'static [&'static str]) -> Option<Fields> {
+/// Returns all fields if the job or lease is the tenant's own. If it only uses the tenant's data, returns these fields.
+fn of_stake(stake: Stake, seen_by_data_owner: &'static [&'static str]) -> Option<Fields> {
     Some(match stake {
         Stake::Own => Fields::All,
-        Stake::Data => Fields::Only(seen_by_owner),
+        Stake::Data => Fields::Only(seen_by_data_owner),
     })
 }
 

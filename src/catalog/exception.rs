@@ -70,7 +70,8 @@ impl Exceptions {
         rules
     }
 
-    /// Whether a tenant is observed: policy decides about its jobs, but refuses nothing.
+    /// Whether a tenant is observed: if policy denies its jobs its own resources, the denial is only recorded. Policy can exempt a
+    /// rule from this.
     pub fn observes(&self, tenant: &TenantName, now: Wall) -> bool {
         self.observed.iter().any(|o| o.tenant == *tenant && now < o.until)
     }

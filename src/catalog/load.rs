@@ -183,7 +183,7 @@ pub(super) fn sources(
     Some(out)
 }
 
-/// Fills the index with the entries of all files that have no mistakes.
+/// Fills the index with the entries of these files, which have no mistakes, and with the verifiers that have no entry.
 fn assemble(files: Vec<TenantFile>, index: &mut CatalogIndex) {
     let mut implied = Vec::new();
     for f in &files {

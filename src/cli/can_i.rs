@@ -58,7 +58,7 @@ pub struct CanIArgs {
     /// The dataset, model or checkpoint line. For a call: the tenant [default: your tenant]
     #[arg(value_name = "RESOURCE", default_value = "", hide_default_value = true)]
     resource: String,
-    /// Ask about another identity in a tenant that you oversee. Prefers your operator or auditor, unless --as says another
+    /// Ask about another identity in a tenant that you oversee. Asks as your operator or auditor, unless --as says another
     #[arg(long = "for", value_name = "SPIFFE_ID")]
     identity: Option<crate::name::SpiffeId>,
     /// The purpose of the job
@@ -182,7 +182,8 @@ fn answer_code(answer: v1::PolicyAnswer) -> &'static str {
 /// Lists who in the catalog may do something, and the approvals needed. For operators and auditors.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Without --purpose, each purpose that a dataset allows is tried. You see the entries of your tenant.
+Without --purpose, each purpose that a dataset allows is tried.
+You see the entries of your tenant, or of all tenants if you oversee all.
 
 Examples:
   leasehold who-can finetune model:acme/base-7b@2026.10

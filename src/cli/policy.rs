@@ -130,7 +130,7 @@ fn show(rule: Option<&str>, dir: Option<PathBuf>, session: &Session) -> Result<E
             let engine = load(&source, &shown, &Catalog::empty())?;
             engine.rule_text(id).ok_or_else(|| {
                 let known: Vec<_> = engine.rules().map(|rule| rule.id.clone()).collect();
-                Failure::usage(format!("{shown} have no rule `{}`", plain::value(id)))
+                Failure::usage(format!("there is no rule `{}` in {shown}", plain::value(id)))
                     .with("rules", known.join(", "))
                     .fix("use one of these ids; refusals and `audit tail` show the same ids")
             })?

@@ -1,6 +1,7 @@
 //! The difference of two short texts, line by line.
 
-/// The limit for the product of both line counts. Larger texts are shown whole, because the table would be too large.
+/// The limit for the product of both line counts, which is the size of a table in memory. Of larger texts, each line of the first
+/// text is shown as removed, and each line of the second text as added.
 const CELLS_MAX: usize = 1 << 20;
 
 /// Returns the lines of both texts. A line that is only in the first text has `-` before it, and a line that is only in the

@@ -93,7 +93,8 @@ fn url(table: &mut Section<'_>, folder: &Path, notes: &mut Notes) -> Option<UrlF
         let url: WebhookUrl = text.parse().map_err(|why| format!("it {why}"))?;
         if url.has_query() || text.contains("hooks.slack.com/services/") {
             return Err(
-                "it has a part that is a secret: write it into a file, and url_file = \"FILE\"".to_owned()
+                "it has a part that is a secret: write the URL into a file, and set url_file = \"FILE\" here"
+                    .to_owned(),
             );
         }
         Ok(UrlFrom::Written(url))

@@ -6,7 +6,7 @@
 //! | File | Contains |
 //! |---|---|
 //! | `list` | [`ControlList`]: the controls, read from the file |
-//! | `lab` | [`Lab`]: a daemon with the shipped samples, and an SVID for each role |
+//! | `lab` | [`Lab`]: a daemon with the shipped samples, and an SVID for each identity |
 //! | `trial` | [`ControlTrial`]: runs the steps of one control |
 
 mod lab;

@@ -60,7 +60,7 @@ pub enum TransferEnd {
     Broken,
 }
 
-/// Counts a transfer, and sends it to the observers when it is dropped.
+/// Counts the bytes of a transfer. When the counter is dropped, the observers get the transfer.
 pub(super) struct TransferCounter {
     pub(super) transfer: FileTransfer,
     pub(super) ended: broadcast::Sender<FileTransfer>,
@@ -86,7 +86,8 @@ impl Drop for TransferCounter {
 /// The body of a download: a file in chunks.
 ///
 /// It checks the access before each chunk. It waits for the disk and for the end of the access at the same time. If the client
-/// stops reading, this body is no longer polled, so a separate task cuts the connection.
+/// stops reading, this body is not polled, and does not notice the end of the access. So a separate task cuts the connection some
+/// time after that end.
 pub(super) struct DownloadBody {
     file: Pin<Box<dyn AsyncRead + Send>>,
     left: u64,

@@ -78,7 +78,7 @@ pub(super) struct ListWork {
 }
 
 impl ListWork {
-    /// Checks that the listing may go on, and counts the entries that it visits next.
+    /// Checks that the listing may go on, and counts entries.
     ///
     /// # Errors
     ///

@@ -23,7 +23,8 @@ struct Level {
     last: String,
 }
 
-/// A function that is called before entries are visited. An error ends the walk.
+/// A function that counts visited entries. It is called with 1 before a folder is read, and then with the number of its entries. An
+/// error ends the walk.
 type GoOn<'a> = &'a dyn Fn(usize) -> Result<(), StoreError>;
 
 /// The bounds of a walk.
@@ -43,7 +44,8 @@ impl WalkBounds<'_> {
         NameBounds { names_max, bytes_max: bytes.max(GATEWAY_WALK_LEVEL_BYTES_MIN.min(self.name_bytes)) }
     }
 
-    /// Shows the names in a folder, if the walk may go on. A folder without entries counts as work too.
+    /// Calls `see` with each name in a folder, if the walk may go on. The folder counts as one more entry, so that empty folders
+    /// count too.
     fn visit(
         &self,
         folder: &OpenFolder,
@@ -148,8 +150,8 @@ pub(super) fn list(
 fn may_lead_to(key: &str, query: &ListQuery) -> bool {
     let is_folder = key.ends_with('/');
     let in_prefix = key.starts_with(&query.prefix) || is_folder && query.prefix.starts_with(key);
-    // If the page begins below this folder, later keys of the folder may follow. If it begins after the folder itself, as a common
-    // prefix, an earlier page listed the folder.
+    // `after` is the last key that was listed. If it is below this folder, later keys of the folder may follow. If it is the folder
+    // itself, and folders are listed as common prefixes, nothing of the folder follows.
     let is_over = query.after == key && query.delimiter.as_deref() == Some("/");
     let comes_after = key > query.after.as_str() || is_folder && query.after.starts_with(key) && !is_over;
     in_prefix && comes_after

@@ -40,7 +40,7 @@ pub enum LedgerError {
     #[error("the ledger is closed")]
     Closed,
     #[error(
-        "too many records waited for the disk: this record was only counted, in a summary with its digest"
+        "the record was only counted, and a summary has its digest: too many records waited for the disk, or it cannot be written as JSON"
     )]
     Coalesced,
     #[error("no record {index} was accepted in this epoch")]

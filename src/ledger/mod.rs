@@ -5,15 +5,16 @@
 //!
 //! **Two kinds of records.** A record that widens access is [`append`](Ledger::append)ed. It is refused at once while
 //! the disk fails, and the caller waits until it is durable. A record that narrows access is
-//! [`defer`](Ledger::defer)red. It is never refused, callers do not wait for it, and it is written first when the disk
-//! works again.
+//! [`defer`](Ledger::defer)red. It is not refused while the disk fails, callers do not wait for it, and it is written
+//! first when the disk works again. If too many such records wait, a summary counts the others.
 //!
 //! **An index is fixed when a record is accepted**, and the index of a deferred record is never given to another record
 //! in this epoch. When writing fails, appended records that were accepted but are not durable yet are refused. Their
 //! indexes are used again if no deferred record was accepted after them. Otherwise the indexes stay empty, and the
 //! record after the gap says so (`"refused":n`). An index that was not reported as durable is valid only in its own
-//! epoch, because another record may get it after a restart. If the daemon stops before it can cut off a refused
-//! append, the complete record may still be on disk. So `Unavailable` means that the record is not known to be durable.
+//! epoch, because another record may get it after a restart. A refused append is
+//! cut off the file. If the daemon stops before that, the ledger may have the record after the restart. So after
+//! `Unavailable`, the record may or may not be there.
 //!
 //! **What the chain shows.** Each line ends with its own hash and begins with the digest of the previous line. A
 //! changed, removed, moved or inserted byte or line is found, also in the last line. A person who can write the files

@@ -1,4 +1,4 @@
-//! The common part of the two ways to get an ID token: the provider's endpoints, and the faults of a login.
+//! What the browser flow and the device flow share: the provider's endpoints, and the faults of a login.
 
 use openidconnect::{
     AdditionalProviderMetadata, DeviceAuthorizationUrl, IssuerUrl, ProviderMetadata, TokenUrl,

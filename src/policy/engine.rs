@@ -518,8 +518,8 @@ impl Engine {
     }
 }
 
-/// Allows a request that policy would not allow, because the tenant is observed: policy decides about its jobs, but refuses
-/// nothing. Each part has the verdict of policy.
+/// Allows a request that policy would not allow, because the tenant is observed and the denial is one that is only recorded. Each
+/// part has the verdict of policy.
 fn observed_verdict(
     who: &Who<'_>,
     mut decided: Vec<Decided>,

@@ -1,4 +1,4 @@
-//! A run of lowerings: one task lowers many fences, for example because it closes many jobs.
+//! Notices when a task has lowered fences for so long that the feed must get a turn, for example because it closes many jobs.
 
 use std::cell::Cell;
 
@@ -11,11 +11,11 @@ thread_local! {
     static RUN: Cell<Option<(task::Id, LeaseTime)>> = const { Cell::new(None) };
 }
 
-/// Notes a lowering by the present task. Returns true if the run of this task has lasted for
-/// [`limits::LOWERING_RUN_MAX`]. The next lowering then belongs to a new run.
+/// Notes a lowering by the present task. The first lowering of a task on this thread begins a run. Returns true if the run has
+/// lasted for [`limits::LOWERING_RUN_MAX`]. In that case, this lowering begins the next run.
 ///
-/// A run is kept for each thread, because a thread has the place for a woken task that `release_woken_task` empties. A task that
-/// lowers its first fence begins a run, so the result is false.
+/// Each thread keeps its own run, because each worker thread of Tokio has its own place for the task that it woke last, and
+/// `release_woken_task` empties only the place of the present thread.
 pub(super) fn is_long(now: LeaseTime) -> bool {
     let Some(task) = task::try_id() else { return false };
     match RUN.get() {

@@ -71,10 +71,10 @@ impl VerifiedTokens {
         self.claims_or(token, keys, |_| verify(token, keys))
     }
 
-    /// Returns the claims of a token. Does not check the signature if `is_newest_of` says that the newest token of a lease has
-    /// this digest.
+    /// Returns the claims of a token. Does not check the signature if `is_newest_of` says that the lease which the token names has
+    /// the SHA-256 of this token as that of its newest token.
     ///
-    /// `is_newest_of` gets the lease that the token names. Anyone can have written this name, because the signature was not checked.
+    /// Anyone can write the name of a lease into a token, so `is_newest_of` must trust only the digest.
     ///
     /// # Errors
     ///
@@ -195,8 +195,8 @@ mod tests {
         assert_eq!(tokens.len(), 1, "a refused token is not kept");
     }
 
-    // The daemon does not check the signature of a token that it recognizes, and checks every other text: with another signature, or
-    // with other claims. The key of a recognized token must still be there.
+    // The daemon does not check the signature of a token that it recognizes, and checks every other text: with another signature,
+    // or with other claims. The key of a recognized token must still be there.
     #[cfg(feature = "server")]
     #[test]
     fn only_the_exact_token_is_recognized() {

@@ -169,8 +169,8 @@ async fn each_refusal_before_a_start_says_what_to_do() {
     leasehold: denied: several jobs share your identity, so joining needs the ticket of this attempt
       code   TICKET_REQUIRED
       you    spiffe://hpc.acme.example/slurm/ml-support/node
-      means  other processes can have your identity or match its pattern, so each must prove that it belongs to this job
-      fix    give the ticket that the launcher wrote: leasehold job begin ID --attempt-key K --ticket-to FILE, then --ticket-file FILE here; if members.start names you in full, --job ID --attempt-key K brings it
+      means  several jobs can use your identity, or the job names it only by a pattern that others match too, so each process must prove that it belongs to this job
+      fix    give the ticket that the launcher wrote: leasehold job begin ID --attempt-key K --ticket-to FILE, then --ticket-file FILE here; if members.start has your full SPIFFE ID, --job ID --attempt-key K is enough, and this command gets the ticket itself
     Nothing was started, no access was given.
     -- exit 125
 

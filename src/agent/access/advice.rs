@@ -92,8 +92,8 @@ fn advice_about_work(reason: Reason) -> Option<(&'static str, &'static str)> {
             "start it again with its own --instance",
         ),
         R::TicketRequired => (
-            "other processes can have your identity or match its pattern, so each must prove that it belongs to this job",
-            "give the ticket that the launcher wrote: leasehold job begin ID --attempt-key K --ticket-to FILE, then --ticket-file FILE here; if members.start names you in full, --job ID --attempt-key K brings it",
+            "several jobs can use your identity, or the job names it only by a pattern that others match too, so each process must prove that it belongs to this job",
+            "give the ticket that the launcher wrote: leasehold job begin ID --attempt-key K --ticket-to FILE, then --ticket-file FILE here; if members.start has your full SPIFFE ID, --job ID --attempt-key K is enough, and this command gets the ticket itself",
         ),
         R::MembersFull => (
             "not a fault of this process: the job allows fewer members than have come; the others go on",

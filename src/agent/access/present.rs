@@ -32,7 +32,8 @@ impl GatewayAccess {
         GatewayAccess { endpoint, tokens: Vec::new(), locations: Vec::new(), resources: Vec::new() }
     }
 
-    /// Whether the gateway serves this bucket and key, by the locations and the stable names of its resources.
+    /// Whether this gateway gets requests for this bucket and key: the bucket is that of one of its locations, or the key begins
+    /// with the stable name of one of its resources.
     pub(crate) fn serves(&self, bucket: &str, key: &str) -> bool {
         let (kind, rest) = key.split_once('/').unwrap_or((key, ""));
         let has_name = |resource: &Object| {

@@ -1,7 +1,7 @@
 //! Measures how many requests a daemon answers in a second, compared with the limit of this machine for the same messages.
 //!
-//! The daemon is a separate process with a real ledger on disk. Each figure has a limit, which is measured in the same run, in
-//! turns with the figure. The limit is a server without a broker that answers the same messages over the same accept loop.
+//! The daemon is a separate process with a real ledger on disk. Each rate has a limit. Both are measured in the same run, in
+//! turns. The limit is a server without a broker that answers the same messages over the same accept loop.
 //! Clients and servers share the cores of this machine, so the ratio says more than the rate.
 //!
 //! | File | Contains |
@@ -11,7 +11,7 @@
 //! | `echo` | [`serve_echo`]: the server that is the limit |
 //! | `echo_work` | [`EchoWork`]: how much of the daemon's work it does |
 //! | `echo_lease` | the decisions and the lease that are a part of this work |
-//! | `stages` | [`StageFigure`]: the time of an issue or a renewal at servers that each do one stage more than the server before |
+//! | `stages` | [`StageFigure`]: how long each stage of an issue or a renewal takes, measured with servers that each do one stage more than the one before |
 //! | `work` | `Work`: one request, repeated |
 //! | `allocations` | [`AllocationFigure`]: how many allocations of memory a request takes |
 //! | `endings` | [`Delay`]: how long a token is accepted after the event that ends its access |
@@ -109,7 +109,7 @@ pub async fn run(
     Ok(())
 }
 
-/// Measures the requests to a daemon.
+/// Measures the workloads that share one daemon.
 async fn run_daemon(
     plan: &BenchPlan,
     stage: &Stage,

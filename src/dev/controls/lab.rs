@@ -1,4 +1,5 @@
-//! A daemon with the shipped samples, and an SVID for each role.
+//! The place where the controls are tried: a folder with a daemon, the shipped samples, and an SVID for each identity that the
+//! commands use.
 
 use std::{
     collections::BTreeMap,
@@ -40,7 +41,7 @@ const DOMAINS: [&str; 5] = [
     "k8s.globex.example",
     "people.globex.example",
 ];
-/// The beginning of the SPIFFE ID of each control's workload.
+/// The beginning of the SPIFFE ID of the job that a control's commands run. The number of the control follows.
 const JOBS: &str = "spiffe://k8s.acme.example/ns/ml/job";
 /// How long the start of the daemon may take.
 const START: Duration = Duration::from_secs(20);

@@ -295,7 +295,8 @@ impl Story<'_> {
             Ok(begun) => begun,
             Err(why) => return self.report_ms(claim, 0.0, Err(why)),
         };
-        // The client stops reading now, so only the buffers between the server and the client fill up.
+        // The client stops reading now. The buffers on the way fill up, and the rest of the file does not fit into them. So the
+        // download is still under way when the job is revoked.
         let start = Stopwatch::now();
         let revoked = self.revoke(&format!("job:{}", job.id), "demo: this download must be cut").await;
         if let Err(why) = revoked {
